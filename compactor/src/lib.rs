@@ -1,0 +1,1 @@
+//! The compactor role: merging blocks, retention, garbage.

@@ -1,0 +1,1 @@
+//! The ingester role: routing, shard groups, the head, sealing and upload.

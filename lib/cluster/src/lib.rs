@@ -1,0 +1,1 @@
+//! Raft groups on RocksDB, the metadata group, rings, leases, and service clients.

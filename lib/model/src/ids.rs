@@ -1,0 +1,210 @@
+//! Identities. Each is a newtype, so that one can never stand where another is meant.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! number_id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number_id!(
+    /// A node, by the number the metadata group gave it. Bound to one data folder, never reused.
+    NodeId(u64)
+);
+number_id!(
+    /// An ingest shard. Never reused: an incarnation of a shard that starts empty is a new number.
+    ShardId(u32)
+);
+number_id!(
+    /// A Raft group of a node's store: 0 is the metadata group, `shard + 1` the group of a shard.
+    GroupId(u32)
+);
+number_id!(
+    /// A series within one shard. Allocated in apply, from 1; never reused within the shard.
+    SeriesRef(u64)
+);
+number_id!(
+    /// A numbered configuration in the metadata group; 0 is "none yet".
+    ConfigRevision(u64)
+);
+number_id!(
+    /// The rule by which series are placed on shards; chosen by the sample's timestamp.
+    PlacementEpoch(u32)
+);
+number_id!(
+    /// What every replica of a group understands; raised by a log entry only.
+    FeatureLevel(u32)
+);
+number_id!(
+    /// Hash of a target's job, final labels and URL: two paths of one host are two targets.
+    TargetId(u64)
+);
+
+impl GroupId {
+    pub const METADATA: Self = Self(0);
+
+    #[must_use]
+    pub const fn of_shard(shard: ShardId) -> Self {
+        Self(shard.0 + 1)
+    }
+
+    /// The shard whose group this is; none for the metadata group.
+    #[must_use]
+    pub const fn shard(self) -> Option<ShardId> {
+        match self.0.checked_sub(1) {
+            Some(shard) => Some(ShardId(shard)),
+            None => None,
+        }
+    }
+}
+
+/// The newest feature level this build understands.
+pub const CURRENT_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
+
+/// 128 random bits, written as 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClusterId(pub u128);
+
+/// Names one object of the bucket and one record of the catalogue; unique to the attempt that writes it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BlockId(pub u128);
+
+/// A text that should have been 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an id: 32 hexadecimal digits are expected")]
+pub struct BadId(pub String);
+
+macro_rules! hex_id {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:032x})"), self.0)
+            }
+        }
+        impl FromStr for $name {
+            type Err = BadId;
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                if text.len() != 32 {
+                    return Err(BadId(text.to_owned()));
+                }
+                u128::from_str_radix(text, 16)
+                    .map(Self)
+                    .map_err(|_| BadId(text.to_owned()))
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = BadId;
+            fn try_from(text: String) -> Result<Self, BadId> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+hex_id!(ClusterId);
+hex_id!(BlockId);
+
+/// Whose data it is: 1 to 64 bytes of `[A-Za-z0-9_-]`. Part of every key, entry and block name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantId(std::sync::Arc<str>);
+
+impl TenantId {
+    /// The one tenant there is until tenants are switched on.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self("anonymous".into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text that is no tenant id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a tenant id: 1 to 64 letters, digits, '-' or '_' are expected")]
+pub struct BadTenantId(pub String);
+
+impl TryFrom<String> for TenantId {
+    type Error = BadTenantId;
+    fn try_from(text: String) -> Result<Self, BadTenantId> {
+        text.parse()
+    }
+}
+
+impl FromStr for TenantId {
+    type Err = BadTenantId;
+    fn from_str(text: &str) -> Result<Self, BadTenantId> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if text.is_empty() || text.len() > 64 || !text.bytes().all(legal) {
+            return Err(BadTenantId(text.to_owned()));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl From<TenantId> for String {
+    fn from(id: TenantId) -> Self {
+        id.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The unit of hand-over from a shard to the bucket: the samples of one shard for one window up to one log id.
+/// Numbers count from 1 within a shard; windows of one shard may have several parts (late samples).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PartId {
+    pub shard: ShardId,
+    pub number: u64,
+}
+
+impl fmt::Display for PartId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.shard, self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_survive_their_text_form() {
+        let id = BlockId(0xab);
+        assert_eq!(id.to_string().parse::<BlockId>(), Ok(id));
+        assert!("xyz".parse::<ClusterId>().is_err());
+        assert!("a/b".parse::<TenantId>().is_err());
+        assert_eq!(GroupId::of_shard(ShardId(3)).shard(), Some(ShardId(3)));
+        assert_eq!(GroupId::METADATA.shard(), None);
+    }
+}

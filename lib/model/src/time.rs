@@ -1,0 +1,85 @@
+//! Instants and ranges, always in milliseconds since the Unix epoch.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Milliseconds since 1970-01-01T00:00:00Z; negative before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TimestampMs(pub i64);
+
+impl TimestampMs {
+    pub const MIN: Self = Self(i64::MIN);
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// Saturates at the ends of the representable range.
+    #[must_use]
+    pub const fn saturating_add_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Saturates at the ends of the representable range.
+    #[must_use]
+    pub const fn saturating_sub_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_sub(ms))
+    }
+}
+
+impl fmt::Display for TimestampMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A range of instants, **half-open**: `start` is in it, `end` is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TimeRange {
+    pub start: TimestampMs,
+    pub end: TimestampMs,
+}
+
+impl TimeRange {
+    #[must_use]
+    pub const fn new(start: TimestampMs, end: TimestampMs) -> Self {
+        Self { start, end }
+    }
+
+    /// The aligned window of `width_ms` (> 0) that holds `at`.
+    #[must_use]
+    pub const fn window_of(at: TimestampMs, width_ms: i64) -> Self {
+        let start = at.0.div_euclid(width_ms) * width_ms;
+        Self {
+            start: TimestampMs(start),
+            end: TimestampMs(start.saturating_add(width_ms)),
+        }
+    }
+
+    #[must_use]
+    pub const fn contains(&self, at: TimestampMs) -> bool {
+        self.start.0 <= at.0 && at.0 < self.end.0
+    }
+
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.start.0 < other.end.0 && other.start.0 < self.end.0
+    }
+
+    /// Milliseconds from start to end.
+    #[must_use]
+    pub const fn width_ms(&self) -> i64 {
+        self.end.0.saturating_sub(self.start.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_aligned_and_half_open_before_the_epoch_too() {
+        let w = TimeRange::window_of(TimestampMs(-1), 10);
+        assert_eq!((w.start.0, w.end.0), (-10, 0));
+        assert!(w.contains(TimestampMs(-10)) && !w.contains(TimestampMs(0)));
+        assert!(!w.overlaps(&TimeRange::window_of(TimestampMs(0), 10)));
+    }
+}

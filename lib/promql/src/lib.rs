@@ -1,0 +1,1 @@
+//! PromQL: parser, plan and engine over a series source; no I/O.

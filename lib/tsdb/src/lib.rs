@@ -1,0 +1,1 @@
+//! Pages, index, block writer and reader over an object store.

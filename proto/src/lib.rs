@@ -1,0 +1,1 @@
+//! Wire formats: .proto files, generated code, conversions and error codes.

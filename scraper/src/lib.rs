@@ -1,0 +1,1 @@
+//! The scraper role: discovery, scraping, parsing, relabelling, pushing.
