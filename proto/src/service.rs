@@ -1,0 +1,58 @@
+//! The calls that roles make of each other. Each trait has a local body (the role itself), a remote one (a gRPC
+//! channel, in `lib/cluster`), and doubles in tests; callers cannot tell which they hold.
+
+use crate::ServiceError;
+use crate::v1::{
+    AppendRequest, AppendResponse, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse,
+    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaResponse, MetaState,
+    MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest,
+    TargetMetadataResponse,
+};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+
+/// Appending to a shard. Only its leader takes it; the answer comes after the entry is committed and applied.
+#[async_trait]
+pub trait ShardWriteService: Send + Sync + 'static {
+    async fn append(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError>;
+}
+
+/// A stream of series batches, ascending by labels over the whole stream.
+pub type SelectStream = BoxStream<'static, Result<SelectBatch, ServiceError>>;
+
+/// Reading a shard's head: whatever the caller's view does not take from blocks, at one applied index that is not
+/// older than any acknowledgement given before the call.
+#[async_trait]
+pub trait ShardReadService: Send + Sync + 'static {
+    /// # Errors
+    /// `StaleView` where the head has dropped a part in the range that the view does not name.
+    async fn select(&self, request: SelectRequest) -> Result<SelectStream, ServiceError>;
+    async fn labels(&self, request: LabelsRequest) -> Result<LabelsResponse, ServiceError>;
+    async fn exemplars(&self, request: ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError>;
+    async fn metric_metadata(&self, request: MetricMetadataRequest) -> Result<MetricMetadataResponse, ServiceError>;
+    async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError>;
+}
+
+/// The metadata group.
+#[async_trait]
+pub trait MetaService: Send + Sync + 'static {
+    /// Commits one command. A refusal is a response whose `refused` says why; an error means that it was not decided
+    /// (`Unknown`: it may have been).
+    async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError>;
+    /// Linearizable: not older than any response given before the call.
+    async fn read(&self) -> Result<Arc<MetaState>, ServiceError>;
+    /// The state now, and after every change; coalesced, revisions only grow. Ends with an error when the source is
+    /// lost; callers open it again with what they have.
+    async fn watch(
+        &self,
+        after_revision: u64,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError>;
+}
+
+/// A scraper's targets.
+#[async_trait]
+pub trait TargetsService: Send + Sync + 'static {
+    async fn list_targets(&self, request: ListTargetsRequest) -> Result<ListTargetsResponse, ServiceError>;
+    async fn target_metadata(&self, request: TargetMetadataRequest) -> Result<TargetMetadataResponse, ServiceError>;
+}
