@@ -3,12 +3,14 @@
 //! Invariant: nothing here does I/O or knows of an async runtime.
 
 pub mod clock;
+pub mod duration;
 pub mod histogram;
 pub mod ids;
 pub mod labels;
 pub mod matcher;
 pub mod re2;
 pub mod sample;
+pub mod size;
 pub mod time;
 
 pub use clock::{Clock, ManualClock, SystemClock};
