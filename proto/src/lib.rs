@@ -1,7 +1,10 @@
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 //! Wire formats: the generated code of every `.proto` file, the service traits that roles call each other by, their
 //! error codes, and conversions between wire and model.
 
+pub mod batch;
 pub mod error;
+pub mod histogram;
 pub mod service;
 
 pub use error::ServiceError;
