@@ -1,21 +1,62 @@
-# gnomon: `make run` and `make test` are the two commands; the rest is for those who work on it.
+# gnomon. `make run` and `make test` are the two commands; `make help` lists the rest.
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-# The RocksDB that is linked: Debian's (7.8, seconds to link) where it is installed, else the one bundled
-# with the crate. Set ROCKSDB_LIB_DIR yourself to use another; ROCKSDB_COMPILE=1 forces the bundled one
-# (about 20 minutes of compiling on two cores).
+# RocksDB: Debian 12's library (7.8) is linked where it is installed, since building the bundled one takes about
+# 20 minutes on two cores. ROCKSDB_COMPILE=1 builds the bundled one; ROCKSDB_LIB_DIR names another compatible one.
 MULTIARCH := $(shell gcc -print-multiarch 2>/dev/null)
-SYSTEM_ROCKSDB := $(wildcard /usr/lib/$(MULTIARCH)/librocksdb.so)
-ifneq ($(SYSTEM_ROCKSDB),)
 ifeq ($(ROCKSDB_COMPILE),)
+ifneq ($(wildcard /usr/lib/$(MULTIARCH)/librocksdb.so.7.*),)
 export ROCKSDB_LIB_DIR ?= /usr/lib/$(MULTIARCH)
 endif
 endif
-LLVM_LIB := $(lastword $(sort $(wildcard /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-*.so*)))
-ifneq ($(LLVM_LIB),)
-export LIBCLANG_PATH ?= $(dir $(LLVM_LIB))
+# libclang reads RocksDB's C header while building.
+LIBCLANG := $(firstword $(wildcard /usr/lib/llvm-*/lib/libclang.so.1 /usr/lib/llvm-*/lib/libclang-*.so.1))
+ifneq ($(LIBCLANG),)
+export LIBCLANG_PATH ?= $(dir $(LIBCLANG))
 endif
 
-print-env:
-	@echo "export ROCKSDB_LIB_DIR=$(ROCKSDB_LIB_DIR) LIBCLANG_PATH=$(LIBCLANG_PATH)"
+HTTP_ADDRESS ?= 127.0.0.1:9090
+DATA_DIR ?= data
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: help run build setup peers test test-run lint fix print-env
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: setup ## build and start one node that scrapes itself and this host
+	$(MAKE) --no-print-directory build
+	exec target/release/gnomon --config.file=deploy/quickstart/prometheus.yml --storage.tsdb.path=$(DATA_DIR) \
+	  --web.listen-address=$(HTTP_ADDRESS) --web.enable-lifecycle
+
+build: ## the release binary, target/release/gnomon
+	cargo build --release --locked --bin gnomon
+
+setup: ## install what the build needs (Debian packages; asks for sudo unless root)
+	@deploy/setup.sh build
+
+peers: ## fetch the real servers that tests compare with (unpacked, not installed)
+	@deploy/setup.sh peers
+
+test: setup peers ## every test
+	$(MAKE) --no-print-directory test-run
+
+test-run:
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --workspace --locked --no-fail-fast
+	cargo test --workspace --locked --doc --quiet
+else
+	cargo test --workspace --locked --no-fail-fast
+endif
+
+lint: ## formatting, clippy with warnings denied (checks only)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fix: ## what lint complains of and a machine can mend
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged -- -D warnings
+
+print-env: ## the build's environment, for a shell: eval $$(make -s print-env)
+	@echo "export$(if $(ROCKSDB_LIB_DIR), ROCKSDB_LIB_DIR=$(ROCKSDB_LIB_DIR))$(if $(LIBCLANG_PATH), LIBCLANG_PATH=$(LIBCLANG_PATH))"

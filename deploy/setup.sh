@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# setup.sh build: installs the Debian packages that the build needs.
+# setup.sh peers: unpacks Debian's prometheus, node exporter, … below the cache folder, for the tests that compare
+#                 gnomon with them. Nothing is installed and no service is started.
+set -euo pipefail
+
+sudo=
+[ "$(id -u)" = 0 ] || sudo=sudo
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/gnomon
+
+need_debian() {
+  command -v apt-get >/dev/null && return
+  echo "setup: this is not a Debian-like system: install $1 yourself, then run make again" >&2
+  exit 1
+}
+
+updated=
+apt_update() {
+  [ -n "$updated" ] || $sudo apt-get update -qq
+  updated=yes
+}
+
+install_for_build() {
+  local missing=()
+  command -v cargo >/dev/null || {
+    echo "setup: cargo is missing: install Rust 1.95 or newer from https://rustup.rs" >&2
+    exit 1
+  }
+  command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+  compgen -G '/usr/lib/*/librocksdb.so.7.*' >/dev/null || missing+=(librocksdb-dev)
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so.1' >/dev/null || missing+=(libclang1-14)
+  compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null ||
+    compgen -G '/usr/lib/clang/*/include/stddef.h' >/dev/null || missing+=(libclang-common-14-dev)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  need_debian "a C compiler, RocksDB 7.8 with headers, libclang"
+  cat <<TEXT
+setup: the build needs these packages, which are not installed: ${missing[*]}
+  gcc, libc6-dev                     a C compiler and linker, for Rust itself and for TLS and zstd
+  librocksdb-dev                     the store below the Raft log (else it is compiled: +20 minutes)
+  libclang1-14, libclang-common-14-dev   read RocksDB's C header
+setup: running: ${sudo:+sudo }apt-get install ${missing[*]}
+TEXT
+  apt_update
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+fetch_peers() {
+  local package
+  mkdir -p "$cache/peers"
+  for package in prometheus prometheus-node-exporter prometheus-alertmanager "$@"; do
+    [ -d "$cache/peers/$package" ] && continue
+    need_debian "$package"
+    echo "setup: fetching $package (used by tests only) into $cache/peers"
+    local work
+    work=$(mktemp -d)
+    (
+      cd "$work"
+      # _apt may not enter a private temp folder; the download itself needs no sandbox.
+      apt-get download -qq -o APT::Sandbox::User=root "$package" 2>/dev/null || {
+        apt_update
+        apt-get download -qq -o APT::Sandbox::User=root "$package"
+      }
+      dpkg-deb -x ./"$package"_*.deb unpacked
+    )
+    mv "$work/unpacked" "$cache/peers/$package"
+    rm -rf "$work"
+  done
+}
+
+case ${1:-} in
+  build) install_for_build ;;
+  peers) shift; fetch_peers "$@" ;;
+  *) echo "usage: setup.sh build | peers [PACKAGE…]" >&2; exit 2 ;;
+esac

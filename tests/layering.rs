@@ -1,0 +1,72 @@
+//! Arrows point down: `model` <- `proto`, `promql`, `tsdb` <- `cluster` <- roles <- root package. Role crates never
+//! depend on each other, and the bottom crates do no I/O.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Crate, folder, and the highest layer-mates it may depend on.
+const LAYERS: &[(&str, &str, u8)] = &[
+    ("gnomon-model", "lib/model", 0),
+    ("gnomon-proto", "proto", 1),
+    ("gnomon-promql", "lib/promql", 1),
+    ("gnomon-tsdb", "lib/tsdb", 1),
+    ("gnomon-cluster", "lib/cluster", 2),
+    ("gnomon-scraper", "scraper", 3),
+    ("gnomon-ingester", "ingester", 3),
+    ("gnomon-querier", "querier", 3),
+    ("gnomon-compactor", "compactor", 3),
+    ("gnomon", ".", 4),
+];
+
+/// Crates that would bring I/O or an async runtime.
+const IO: &[&str] = &["tokio", "hyper", "axum", "tonic", "reqwest", "object_store", "rocksdb", "openraft"];
+
+fn dependencies(folder: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("Cargo.toml");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[') {
+            name.trim_end_matches(']').clone_into(&mut section);
+        } else if matches!(section.as_str(), "dependencies" | "dev-dependencies" | "build-dependencies")
+            && let Some((name, _)) = line.split_once(['.', '=', ' '])
+        {
+            found.push(format!("{section}:{}", name.trim()));
+        }
+    }
+    assert!(folder == "." || !found.is_empty(), "{folder}: no dependency was read from its manifest");
+    found
+}
+
+#[test]
+fn arrows_point_down() {
+    let layer: BTreeMap<_, _> = LAYERS.iter().map(|(name, _, layer)| (*name, *layer)).collect();
+    for (name, folder, own) in LAYERS {
+        for dependency in dependencies(folder) {
+            let Some((_, dependency)) = dependency.split_once(':') else { continue };
+            if let Some(theirs) = layer.get(dependency) {
+                assert!(theirs < own, "{name} (layer {own}) must not depend on {dependency} (layer {theirs})");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_bottom_does_no_io() {
+    for (name, folder) in [("gnomon-model", "lib/model"), ("gnomon-promql", "lib/promql")] {
+        for dependency in dependencies(folder) {
+            if let Some(used) = dependency.strip_prefix("dependencies:") {
+                assert!(!IO.contains(&used), "{name} must not depend on {used}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_crate_has_its_layer() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("manifest");
+    let members = text.lines().find(|l| l.starts_with("members")).expect("members line");
+    let count = members.matches('"').count() / 2;
+    assert_eq!(count, LAYERS.len(), "a workspace member has no layer in this table: {members}");
+}
