@@ -1,0 +1,157 @@
+//! Log lines in Prometheus' two formats, logfmt and JSON, on standard error.
+
+use std::fmt::{self, Write as _};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+/// How a line is written (`--log.format`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Logfmt,
+    Json,
+}
+
+/// Changes the level of a running process.
+pub type LevelHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+
+/// Starts logging. `level` is debug, info, warn or error; libraries below gnomon never speak below warn.
+///
+/// # Errors
+/// When logging was started before.
+pub fn start(level: &str, format: Format) -> anyhow::Result<LevelHandle> {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Lines(format));
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    Ok(handle)
+}
+
+/// The filter of a level: gnomon's crates at it, everything else at warn (or error).
+#[must_use]
+pub fn filter(level: &str) -> EnvFilter {
+    let others = if level == "error" { "error" } else { "warn" };
+    let mut text = others.to_owned();
+    for part in ["", "_model", "_proto", "_promql", "_tsdb", "_cluster", "_scraper", "_ingester", "_querier", "_compactor"] {
+        let _ = write!(text, ",gnomon{part}={level}");
+    }
+    EnvFilter::new(text)
+}
+
+struct Lines(Format);
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let level = match *event.metadata().level() {
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARN",
+            Level::INFO => "INFO",
+            Level::DEBUG | Level::TRACE => "DEBUG",
+        };
+        let source = event.metadata().module_path().unwrap_or("gnomon").trim_start_matches("gnomon_");
+        match self.0 {
+            Format::Logfmt => {
+                write!(out, "time={time} level={level} source={source} msg={}", Value(&fields.message))?;
+                for (name, value) in &fields.rest {
+                    write!(out, " {name}={}", Value(value))?;
+                }
+                writeln!(out)
+            }
+            Format::Json => {
+                let mut line = serde_json::Map::new();
+                for (name, value) in
+                    [("time", time.as_str()), ("level", level), ("source", source), ("msg", &fields.message)]
+                {
+                    line.insert(name.to_owned(), value.into());
+                }
+                for (name, value) in fields.rest {
+                    line.insert(name.to_owned(), value.into());
+                }
+                writeln!(out, "{}", serde_json::Value::Object(line))
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: String) {
+        if field.name() == "message" {
+            self.message = value;
+        } else {
+            self.rest.push((field.name(), value));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.to_owned());
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let mut text = value.to_string();
+        let mut cause = value.source();
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        self.put(field, text);
+    }
+}
+
+/// A logfmt value: quoted where it has to be.
+struct Value<'a>(&'a str);
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=' | '\\');
+        if !self.0.is_empty() && self.0.chars().all(plain) {
+            return f.write_str(self.0);
+        }
+        f.write_char('"')?;
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\t' => f.write_str("\\t")?,
+                c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Value;
+
+    #[test]
+    fn values_are_quoted_only_where_they_must_be() {
+        assert_eq!(Value("127.0.0.1:9090").to_string(), "127.0.0.1:9090");
+        assert_eq!(Value("").to_string(), "\"\"");
+        assert_eq!(Value("a b=\"c\"\n").to_string(), r#""a b=\"c\"\n""#);
+    }
+}
