@@ -1,1 +1,5 @@
 //! Raft groups on RocksDB, the metadata group, rings, leases, and service clients.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod router;
