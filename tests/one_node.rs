@@ -1,0 +1,12 @@
+//! Whole-system tests of one node: real processes, real peers, real disks.
+
+mod harness;
+
+#[path = "one_node/kill.rs"]
+mod kill;
+#[path = "one_node/lifecycle.rs"]
+mod lifecycle;
+#[path = "one_node/remote_write.rs"]
+mod remote_write;
+#[path = "one_node/scrape.rs"]
+mod scrape;

@@ -1,0 +1,72 @@
+//! Real exporters, scraped and queried.
+
+use crate::harness::{Node, Process, client, eventually, free_port, peers};
+use std::process::Command;
+
+fn now() -> f64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_exporters_are_scraped_and_a_missing_one_says_why() {
+    let (Some(node_exporter), Some(alertmanager), Some(prometheus)) = (
+        peers::find("prometheus-node-exporter", "prometheus-node-exporter"),
+        peers::find("prometheus-alertmanager", "prometheus-alertmanager"),
+        peers::find("prometheus", "prometheus"),
+    ) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("temp folder");
+    let path = |name: &str| folder.path().join(name);
+    let (node_port, alert_port, prom_port, absent) = (free_port(), free_port(), free_port(), free_port());
+    let _exporter = Process::start(
+        "node exporter",
+        Command::new(node_exporter).arg(format!("--web.listen-address=127.0.0.1:{node_port}")),
+        path("node.log"),
+    );
+    std::fs::write(path("am.yml"), "route: {receiver: none}\nreceivers: [{name: none}]\n").expect("write");
+    let _alertmanager = Process::start(
+        "alertmanager",
+        Command::new(alertmanager)
+            .arg(format!("--config.file={}", path("am.yml").display()))
+            .arg(format!("--storage.path={}", path("am").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{alert_port}"))
+            .arg("--cluster.listen-address="),
+        path("am.log"),
+    );
+    std::fs::write(path("p.yml"), "global: {scrape_interval: 1s}\n").expect("write");
+    let _prometheus = Process::start(
+        "prometheus",
+        Command::new(prometheus)
+            .arg(format!("--config.file={}", path("p.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", path("p").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{prom_port}")),
+        path("p.log"),
+    );
+    let yaml = format!(
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n\
+         - {{job_name: node, static_configs: [{{targets: ['127.0.0.1:{node_port}']}}]}}\n\
+         - {{job_name: alertmanager, static_configs: [{{targets: ['127.0.0.1:{alert_port}']}}]}}\n\
+         - {{job_name: prometheus, static_configs: [{{targets: ['127.0.0.1:{prom_port}']}}]}}\n\
+         - {{job_name: absent, static_configs: [{{targets: ['127.0.0.1:{absent}']}}]}}\n"
+    );
+    let node = Node::start(folder.path(), &yaml, &[]).await;
+    eventually("three targets up", async || {
+        let up = client::series(&node.http.query("up == 1", now()).await);
+        (up.len() == 3).then_some(())
+    })
+    .await;
+    let down = client::series(&node.http.query("up{job='absent'}", now()).await);
+    assert_eq!(down.values().next().map(|s| s[0].1.as_str()), Some("0"));
+    let targets = node.http.api("/api/v1/targets").await;
+    let absent = targets["activeTargets"].as_array().expect("targets").iter().find(|t| t["scrapePool"] == "absent");
+    let error = absent.and_then(|t| t["lastError"].as_str()).unwrap_or_default();
+    assert!(error.contains("connection refused"), "{error}");
+    let counted = node.http.query("count by (job) ({__name__=~'node_cpu.*|alertmanager_.*|prometheus_.*'})", now()).await;
+    assert_eq!(client::series(&counted).len(), 3, "{counted}");
+    eventually("a rate over two scrapes", async || {
+        let rate = node.http.query("sum(rate(node_cpu_seconds_total[5s]))", now()).await;
+        client::series(&rate).values().next().and_then(|s| s[0].1.parse::<f64>().ok()).filter(|r| *r > 0.0)
+    })
+    .await;
+}
