@@ -8,5 +8,7 @@ mod kill;
 mod lifecycle;
 #[path = "one_node/remote_write.rs"]
 mod remote_write;
+#[path = "one_node/replay.rs"]
+mod replay;
 #[path = "one_node/scrape.rs"]
 mod scrape;
