@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod duration;
+pub mod gofloat;
 pub mod histogram;
 pub mod ids;
 pub mod labels;

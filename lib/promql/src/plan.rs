@@ -1,0 +1,232 @@
+//! From a syntax tree to a plan: times resolved, constants folded, selectors listed.
+
+mod build;
+mod duration;
+mod explain;
+
+use crate::ast::{AggregateOp, BinaryOp, Expr, Span, ValueType, VectorMatching};
+use crate::functions::FunctionId;
+use crate::source::SelectRequest;
+
+/// Milliseconds; the default of `--query.lookback-delta`.
+pub const DEFAULT_LOOKBACK_MS: i64 = 5 * 60 * 1000;
+
+/// When to evaluate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvalParams {
+    /// First step, milliseconds since the Unix epoch.
+    pub start_ms: i64,
+    /// Last step is at most this, inclusive.
+    pub end_ms: i64,
+    /// Milliseconds between steps; 0 for an instant query (`start_ms` = `end_ms`), whose result keeps its type. A range
+    /// query's result is a matrix always.
+    pub step_ms: i64,
+    /// How old a sample an instant selector takes, exclusive; at least 1.
+    pub lookback_ms: i64,
+    /// Step of subqueries that name none: the global evaluation interval.
+    pub subquery_step_ms: i64,
+    /// Prometheus' feature `promql-delayed-name-removal`.
+    pub delayed_name_removal: bool,
+}
+
+impl EvalParams {
+    #[must_use]
+    pub const fn instant(at_ms: i64) -> Self {
+        Self::range(at_ms, at_ms, 0)
+    }
+
+    #[must_use]
+    pub const fn range(start_ms: i64, end_ms: i64, step_ms: i64) -> Self {
+        Self {
+            start_ms,
+            end_ms,
+            step_ms,
+            lookback_ms: DEFAULT_LOOKBACK_MS,
+            subquery_step_ms: 60_000,
+            delayed_name_removal: false,
+        }
+    }
+}
+
+/// Why an expression cannot be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A duration expression without a usable value.
+    #[error("{0}")]
+    Duration(String),
+    #[error("invalid expression type {0:?} for range query, must be Scalar or instant Vector")]
+    NotForRange(&'static str),
+    #[error("the step of a range query must be greater than 0 and its end not before its start")]
+    BadRange,
+    /// A modifier on a function that cannot take it.
+    #[error("{0}")]
+    Modifier(String),
+}
+
+/// The steps of a node: `start`, `start + step`, …, `n` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub(crate) start_ms: i64,
+    pub(crate) step_ms: i64,
+    pub(crate) n: usize,
+}
+
+impl Grid {
+    pub(crate) fn time(&self, i: usize) -> i64 {
+        self.start_ms
+            .saturating_add(self.step_ms.saturating_mul(i64::try_from(i).unwrap_or(i64::MAX)))
+    }
+
+    pub(crate) fn last(&self) -> i64 {
+        self.time(self.n.saturating_sub(1))
+    }
+
+    fn single(&self) -> Self {
+        Self {
+            n: self.n.min(1),
+            ..*self
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) kind: NodeKind,
+    pub(crate) span: Span,
+    pub(crate) value_type: ValueType,
+    pub(crate) grid: Grid,
+}
+
+/// How a selector's or subquery's time follows from a step's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shift {
+    pub(crate) at_ms: Option<i64>,
+    pub(crate) offset_ms: i64,
+}
+
+impl Shift {
+    pub(crate) fn apply(&self, step_ms: i64) -> i64 {
+        self.at_ms.unwrap_or(step_ms).saturating_sub(self.offset_ms)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extended {
+    No,
+    Anchored,
+    Smoothed,
+}
+
+/// A range vector: what a function like `rate` looks through.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) input: WindowInput,
+    pub(crate) range_ms: i64,
+    pub(crate) shift: Shift,
+    pub(crate) extended: Extended,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum WindowInput {
+    Request(usize),
+    Subquery(Box<Node>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum NodeKind {
+    Number(f64),
+    String(String),
+    Select {
+        request: usize,
+        shift: Shift,
+        extended: Extended,
+    },
+    Window(Window),
+    /// Evaluated for one step, whose result stands for all.
+    Invariant(Box<Node>),
+    Negate(Box<Node>),
+    Binary {
+        op: BinaryOp,
+        lhs: Box<Node>,
+        rhs: Box<Node>,
+        return_bool: bool,
+        matching: VectorMatching,
+    },
+    Aggregate {
+        op: AggregateOp,
+        input: Box<Node>,
+        param: Option<Box<Node>>,
+        grouping: Vec<String>,
+        without: bool,
+    },
+    Call {
+        func: FunctionId,
+        args: Vec<Node>,
+    },
+    /// `info(v, {…})`: the request selects the info series.
+    Info {
+        input: Box<Node>,
+        request: usize,
+    },
+}
+
+/// A query that is ready to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(crate) query: String,
+    pub(crate) params: EvalParams,
+    pub(crate) root: Node,
+    requests: Vec<SelectRequest>,
+}
+
+impl Plan {
+    /// Plans `expr`, which came from parsing `query` (annotations point into it).
+    ///
+    /// # Errors
+    /// When a duration has no usable value, or the expression does not fit a range query.
+    pub fn new(query: &str, expr: &Expr, params: EvalParams) -> Result<Self, PlanError> {
+        let value_type = expr.value_type();
+        if params.step_ms == 0 {
+            if params.start_ms != params.end_ms {
+                return Err(PlanError::BadRange);
+            }
+        } else {
+            if params.step_ms < 0 || params.end_ms < params.start_ms {
+                return Err(PlanError::BadRange);
+            }
+            if !matches!(value_type, ValueType::Scalar | ValueType::Vector) {
+                return Err(PlanError::NotForRange(value_type.documented()));
+            }
+        }
+        let (root, requests) = build::build(expr, params)?;
+        Ok(Self {
+            query: query.to_owned(),
+            params,
+            root,
+            requests,
+        })
+    }
+
+    /// All that the query will ask of its source, with the times it can look at. A request's `id` is its position.
+    #[must_use]
+    pub fn selectors(&self) -> &[SelectRequest] {
+        &self.requests
+    }
+
+    #[must_use]
+    pub fn params(&self) -> &EvalParams {
+        &self.params
+    }
+
+    /// The type of the expression (a range query's result is a matrix whatever it is).
+    #[must_use]
+    pub fn value_type(&self) -> ValueType {
+        self.root.value_type
+    }
+
+    /// The plan as indented text, a node a line.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        explain::explain(self)
+    }
+}

@@ -1,0 +1,215 @@
+//! The tree back to text; what it prints parses to the same tree.
+
+use crate::ast::{
+    AggregateExpr, At, BinaryExpr, Cardinality, DurationExpr, Expr, ExprKind, VectorMatching, VectorSelector,
+};
+use gnomon_model::duration::format_duration_ms;
+use gnomon_model::gofloat::{Plain, fixed};
+use gnomon_model::labels::{is_legacy_label_name, is_legacy_metric_name};
+use gnomon_model::{METRIC_NAME, MatchOp};
+use std::fmt;
+
+/// A text as a PromQL string, in double quotes.
+pub(crate) struct QuotedString<'a>(pub(crate) &'a str);
+
+impl fmt::Display for QuotedString<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        f.write_char('"')?;
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
+                c if c.is_control() => write!(f, "\\u{:04x}", c as u32)?,
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
+fn write_seconds(f: &mut fmt::Formatter<'_>, value: f64, duration: bool) -> fmt::Result {
+    if !duration {
+        return write!(f, "{}", Plain(value));
+    }
+    let sign = if value.is_sign_negative() { "-" } else { "" };
+    write!(f, "{sign}{}", format_duration_ms((value.abs() * 1000.0).round() as i64))
+}
+
+impl fmt::Display for DurationExpr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Durations are always printed with units, whatever they were written as.
+            Self::Seconds { value, .. } => write_seconds(f, *value, true),
+            Self::Step => f.write_str("step()"),
+            Self::Range => f.write_str("range()"),
+            Self::Paren(inner) => write!(f, "({inner})"),
+            Self::Unary { negative, expr } => write!(f, "{}{expr}", if *negative { "-" } else { "+" }),
+            Self::Binary { op, lhs, rhs } => write!(f, "{lhs} {} {rhs}", op.symbol()),
+            Self::Min(a, b) => write!(f, "min_of({a}, {b})"),
+            Self::Max(a, b) => write!(f, "max_of({a}, {b})"),
+        }
+    }
+}
+
+fn write_modifiers(f: &mut fmt::Formatter<'_>, offset: Option<&DurationExpr>, at: Option<At>) -> fmt::Result {
+    match at {
+        Some(At::Millis(ms)) => write!(f, " @ {}", fixed(ms as f64 / 1000.0, 3))?,
+        Some(At::Start) => f.write_str(" @ start()")?,
+        Some(At::End) => f.write_str(" @ end()")?,
+        None => {}
+    }
+    match offset {
+        Some(offset @ DurationExpr::Binary { .. }) => write!(f, " offset ({offset})"),
+        Some(offset) => write!(f, " offset {offset}"),
+        None => Ok(()),
+    }
+}
+
+fn write_selector(f: &mut fmt::Formatter<'_>, selector: &VectorSelector) -> fmt::Result {
+    f.write_str(&selector.name)?;
+    let named = usize::from(!selector.name.is_empty());
+    let shown = &selector.matchers[..selector.matchers.len().saturating_sub(named)];
+    if shown.is_empty() && named == 1 {
+        return Ok(());
+    }
+    f.write_str("{")?;
+    for (i, matcher) in shown.iter().enumerate() {
+        if i > 0 {
+            f.write_str(",")?;
+        }
+        let name = matcher.name();
+        let quoted_name = name == METRIC_NAME && matcher.op() == MatchOp::Equal;
+        if quoted_name && !matcher.value().is_empty() && !is_legacy_metric_name(matcher.value()) {
+            write!(f, "{}", QuotedString(matcher.value()))?;
+        } else if is_legacy_label_name(name) {
+            write!(f, "{name}{}{}", matcher.op(), QuotedString(matcher.value()))?;
+        } else {
+            write!(
+                f,
+                "{}{}{}",
+                QuotedString(name),
+                matcher.op(),
+                QuotedString(matcher.value())
+            )?;
+        }
+    }
+    f.write_str("}")
+}
+
+fn write_extended(f: &mut fmt::Formatter<'_>, selector: &VectorSelector) -> fmt::Result {
+    f.write_str(match (selector.anchored, selector.smoothed) {
+        (true, _) => " anchored",
+        (_, true) => " smoothed",
+        _ => "",
+    })
+}
+
+fn write_labels(f: &mut fmt::Formatter<'_>, labels: &[String]) -> fmt::Result {
+    f.write_str("(")?;
+    for (i, label) in labels.iter().enumerate() {
+        if i > 0 {
+            f.write_str(", ")?;
+        }
+        if is_legacy_label_name(label) {
+            f.write_str(label)?;
+        } else {
+            write!(f, "{}", QuotedString(label))?;
+        }
+    }
+    f.write_str(")")
+}
+
+fn write_matching(f: &mut fmt::Formatter<'_>, matching: &VectorMatching) -> fmt::Result {
+    let grouped = matches!(matching.card, Cardinality::ManyToOne | Cardinality::OneToMany);
+    if matching.on || !matching.labels.is_empty() || grouped {
+        f.write_str(if matching.on { " on " } else { " ignoring " })?;
+        write_labels(f, &matching.labels)?;
+        if grouped {
+            f.write_str(if matching.card == Cardinality::ManyToOne {
+                " group_left "
+            } else {
+                " group_right "
+            })?;
+            write_labels(f, &matching.include)?;
+        }
+    }
+    match (matching.fill_left, matching.fill_right) {
+        (Some(left), Some(right)) if left.to_bits() == right.to_bits() => write!(f, " fill ({})", Plain(left)),
+        (left, right) => {
+            if let Some(left) = left {
+                write!(f, " fill_left ({})", Plain(left))?;
+            }
+            if let Some(right) = right {
+                write!(f, " fill_right ({})", Plain(right))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn write_binary(f: &mut fmt::Formatter<'_>, binary: &BinaryExpr) -> fmt::Result {
+    write!(f, "{} {}", binary.lhs, binary.op.symbol())?;
+    if binary.return_bool {
+        f.write_str(" bool")?;
+    }
+    write_matching(f, &binary.matching)?;
+    write!(f, " {}", binary.rhs)
+}
+
+fn write_aggregate(f: &mut fmt::Formatter<'_>, aggregate: &AggregateExpr) -> fmt::Result {
+    f.write_str(aggregate.op.name())?;
+    if aggregate.without || !aggregate.grouping.is_empty() {
+        f.write_str(if aggregate.without { " without " } else { " by " })?;
+        write_labels(f, &aggregate.grouping)?;
+        f.write_str(" ")?;
+    }
+    f.write_str("(")?;
+    if let Some(param) = &aggregate.param {
+        write!(f, "{param}, ")?;
+    }
+    write!(f, "{})", aggregate.expr)
+}
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            ExprKind::Number { value, duration } => write_seconds(f, *value, *duration),
+            ExprKind::String(text) => write!(f, "{}", QuotedString(text)),
+            ExprKind::Paren(inner) => write!(f, "({inner})"),
+            ExprKind::Unary { negative, expr } => write!(f, "{}{expr}", if *negative { "-" } else { "+" }),
+            ExprKind::Binary(binary) => write_binary(f, binary),
+            ExprKind::Aggregate(aggregate) => write_aggregate(f, aggregate),
+            ExprKind::Call(call) => {
+                write!(f, "{}(", call.func.name)?;
+                for (i, arg) in call.args.iter().enumerate() {
+                    write!(f, "{}{arg}", if i > 0 { ", " } else { "" })?;
+                }
+                f.write_str(")")
+            }
+            ExprKind::Vector(selector) => {
+                write_selector(f, selector)?;
+                write_extended(f, selector)?;
+                write_modifiers(f, selector.offset.as_ref(), selector.at)
+            }
+            ExprKind::Matrix(matrix) => {
+                write_selector(f, &matrix.selector)?;
+                write!(f, "[{}]", matrix.range)?;
+                write_extended(f, &matrix.selector)?;
+                write_modifiers(f, matrix.selector.offset.as_ref(), matrix.selector.at)
+            }
+            ExprKind::Subquery(subquery) => {
+                write!(f, "{}[{}:", subquery.expr, subquery.range)?;
+                if let Some(step) = &subquery.step {
+                    write!(f, "{step}")?;
+                }
+                f.write_str("]")?;
+                write_modifiers(f, subquery.offset.as_ref(), subquery.at)
+            }
+        }
+    }
+}

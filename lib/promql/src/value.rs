@@ -1,0 +1,80 @@
+//! What a query gives back.
+
+use gnomon_model::Labels;
+use gnomon_model::histogram::FloatHistogram;
+use std::sync::Arc;
+
+/// The value of one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SampleValue {
+    Float(f64),
+    Histogram(Arc<FloatHistogram>),
+}
+
+/// One element of an instant vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstantSample {
+    pub labels: Labels,
+    /// Milliseconds since the Unix epoch: the evaluation time.
+    pub timestamp_ms: i64,
+    pub value: SampleValue,
+}
+
+/// One series of a matrix; each list by time, no time in both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RangeSeries {
+    pub labels: Labels,
+    pub floats: Vec<(i64, f64)>,
+    pub histograms: Vec<(i64, Arc<FloatHistogram>)>,
+}
+
+/// The answer to a query: a range query always gives a matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Scalar {
+        timestamp_ms: i64,
+        value: f64,
+    },
+    String {
+        timestamp_ms: i64,
+        text: String,
+    },
+    Vector(Vec<InstantSample>),
+    /// Sorted by labels.
+    Matrix(Vec<RangeSeries>),
+}
+
+impl Value {
+    /// The `resultType` of the HTTP API.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Scalar { .. } => "scalar",
+            Self::String { .. } => "string",
+            Self::Vector(_) => "vector",
+            Self::Matrix(_) => "matrix",
+        }
+    }
+}
+
+/// What it took to answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryStats {
+    /// Series that the source gave.
+    pub series_read: u64,
+    /// Samples that the source gave.
+    pub samples_read: u64,
+    /// Most samples held at once.
+    pub peak_samples: u64,
+}
+
+/// A value with what is to be said about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryResult {
+    pub value: Value,
+    /// Whole texts, with positions (`PromQL warning: … (1:5)`), sorted, each once.
+    pub warnings: Vec<String>,
+    /// Whole texts, with positions (`PromQL info: … (1:5)`), sorted, each once.
+    pub infos: Vec<String>,
+    pub stats: QueryStats,
+}
