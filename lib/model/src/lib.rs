@@ -10,6 +10,7 @@ pub mod ids;
 pub mod labels;
 pub mod matcher;
 pub mod re2;
+pub mod relabel;
 pub mod sample;
 pub mod size;
 pub mod time;

@@ -1,41 +1,188 @@
-//! Regular expressions with the syntax and meaning of Go's RE2.
+//! Regular expressions with the syntax and meaning of Go's RE2, anchored at both ends, `.` matching a newline.
+//!
+//! [`parse`] reads RE2 syntax into the `regex-syntax` crate's HIR and refuses what Go refuses, in Go's words;
+//! `regex-automata` runs it in time linear in the text. Source: <https://github.com/google/re2/wiki/Syntax> and the
+//! documentation of Go's `regexp/syntax`.
 
-use regex_automata::meta;
+mod class;
+mod expand;
+mod facts;
+mod parse;
 
-/// An expression that RE2 would refuse.
+pub use expand::Captures;
+
+use facts::Shape;
+use regex_automata::{Anchored, Input, meta};
+use std::sync::Arc;
+
+/// An expression that Go's RE2 would refuse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("error parsing regexp: {message}: `{expression}`")]
 pub struct Error {
+    /// What is wrong, in Go's words.
     pub message: String,
+    /// The part of the expression that is at fault.
     pub expression: String,
 }
 
-/// A compiled expression, anchored at both ends, in which `.` matches a newline.
-#[derive(Clone, Debug)]
-pub struct Regex {
-    compiled: meta::Regex,
+impl Error {
+    fn new(message: &str, expression: &str) -> Self {
+        Self {
+            message: message.to_owned(),
+            expression: expression.to_owned(),
+        }
+    }
 }
+
+/// Bytes that a compiled expression may take; Go allows 128 MiB, but a query may bring many expressions.
+const SIZE_LIMIT_BYTES: usize = 16 << 20;
+
+/// A compiled expression that matches whole texts only, as `^(?s:expression)$` does. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Regex(Arc<Compiled>);
+
+#[derive(Debug)]
+struct Compiled {
+    source: String,
+    shape: Shape,
+    literal_prefix: String,
+    /// Names by group number, the whole match included.
+    group_names: Vec<Option<String>>,
+    /// Absent where `shape` says all that the engine could.
+    engine: Option<meta::Regex>,
+}
+
+/// Equal where written alike.
+impl PartialEq for Regex {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.source == other.0.source
+    }
+}
+
+impl Eq for Regex {}
 
 impl Regex {
     /// Compiles `^(?s:expression)$`.
     ///
     /// # Errors
-    /// When the expression is not RE2's or compiles to more than the size limit.
+    /// When Go's RE2 would refuse `expression`, or it compiles to more than 16 MiB.
     pub fn anchored(expression: &str) -> Result<Self, Error> {
-        let compiled = meta::Regex::new(&format!("^(?s:{expression})$")).map_err(|e| Error {
-            message: e.to_string(),
-            expression: expression.to_owned(),
-        })?;
-        Ok(Self { compiled })
+        let parsed = parse::parse(expression)?;
+        let shape = facts::shape(&parsed.hir);
+        let literal_prefix = facts::literal_prefix(&parsed.hir);
+        let engine = match shape {
+            Shape::Other => Some(build_engine(parsed.hir, expression)?),
+            Shape::Any { .. } | Shape::NonEmpty { .. } | Shape::Literals { .. } => None,
+        };
+        let source = expression.to_owned();
+        Ok(Self(Arc::new(Compiled {
+            source,
+            shape,
+            literal_prefix,
+            group_names: parsed.group_names,
+            engine,
+        })))
+    }
+
+    /// `(.*)`: matches every text and captures it whole.
+    #[must_use]
+    pub fn match_all() -> Self {
+        Self(Arc::new(Compiled {
+            source: "(.*)".to_owned(),
+            shape: Shape::Any { wrapping_groups: 1 },
+            literal_prefix: String::new(),
+            group_names: vec![None, None],
+            engine: None,
+        }))
+    }
+
+    /// The expression as written, without the anchors.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.0.source
     }
 
     #[must_use]
     pub fn is_match(&self, text: &str) -> bool {
-        self.compiled.is_match(text)
+        match &self.0.shape {
+            Shape::Any { .. } => true,
+            Shape::NonEmpty { .. } => !text.is_empty(),
+            Shape::Literals { sorted, .. } => sorted.binary_search_by(|literal| literal.as_str().cmp(text)).is_ok(),
+            Shape::Other => {
+                text.starts_with(&self.0.literal_prefix)
+                    && self
+                        .0
+                        .engine
+                        .as_ref()
+                        .is_some_and(|engine| engine.is_match(anchored(text)))
+            }
+        }
     }
 
+    /// The groups of a match; none where `text` does not match.
+    #[must_use]
+    pub fn captures<'t>(&self, text: &'t str) -> Option<Captures<'_, 't>> {
+        let whole = || (self.is_match(text)).then_some((0, text.len()));
+        let spans = match &self.0.shape {
+            Shape::Any { wrapping_groups }
+            | Shape::NonEmpty { wrapping_groups }
+            | Shape::Literals { wrapping_groups, .. } => {
+                vec![Some(whole()?); wrapping_groups + 1]
+            }
+            Shape::Other => {
+                let engine = self.0.engine.as_ref()?;
+                let mut found = engine.create_captures();
+                engine.captures(anchored(text), &mut found);
+                found.get_match()?;
+                let span = |group| found.get_group(group).map(|span| (span.start, span.end));
+                (0..self.0.group_names.len()).map(span).collect()
+            }
+        };
+        Some(Captures::new(text, &self.0.group_names, spans))
+    }
+
+    /// All texts that can match, sorted and without duplicates, where the expression is a choice of literals (`a|b`,
+    /// `node-[12]`) that stands for at most a few thousand.
     #[must_use]
     pub fn literal_alternatives(&self) -> Option<Vec<String>> {
-        None
+        match &self.0.shape {
+            Shape::Literals { sorted, .. } => Some(sorted.clone()),
+            _ => None,
+        }
+    }
+
+    /// A text with which every match begins; may be empty.
+    #[must_use]
+    pub fn literal_prefix(&self) -> &str {
+        &self.0.literal_prefix
+    }
+
+    /// Whether every text matches (`.*`).
+    #[must_use]
+    pub fn matches_everything(&self) -> bool {
+        matches!(self.0.shape, Shape::Any { .. })
+    }
+
+    /// Whether every text but the empty one matches, and that one does not (`.+`).
+    #[must_use]
+    pub fn matches_all_but_empty(&self) -> bool {
+        matches!(self.0.shape, Shape::NonEmpty { .. })
     }
 }
+
+fn anchored(text: &str) -> Input<'_> {
+    Input::new(text).anchored(Anchored::Yes)
+}
+
+fn build_engine(hir: regex_syntax::hir::Hir, expression: &str) -> Result<meta::Regex, Error> {
+    use regex_syntax::hir::{Hir, Look};
+    let whole = Hir::concat(vec![Hir::look(Look::Start), hir, Hir::look(Look::End)]);
+    let config = meta::Config::new().nfa_size_limit(Some(SIZE_LIMIT_BYTES));
+    meta::Builder::new()
+        .configure(config)
+        .build_from_hir(&whole)
+        .map_err(|_| Error::new("expression too large", expression))
+}
+
+#[cfg(test)]
+mod tests;

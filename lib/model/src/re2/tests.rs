@@ -1,0 +1,164 @@
+use super::*;
+use proptest::prelude::*;
+
+fn regex(expression: &str) -> Regex {
+    Regex::anchored(expression).expect("an expression")
+}
+
+/// Rows of expression, text and whether it matches; or expression, null and why it is refused.
+#[test]
+fn expressions_mean_what_they_mean_in_go() {
+    let rows: Vec<(String, Option<String>, serde_json::Value)> =
+        serde_json::from_str(include_str!("table.json")).expect("the table");
+    assert!(rows.len() >= 200, "{} rows", rows.len());
+    let mut wrong = Vec::new();
+    for (expression, text, expected) in rows {
+        let got = match (Regex::anchored(&expression), &text) {
+            (Ok(regex), Some(text)) => {
+                let matched = regex.is_match(text);
+                assert_eq!(
+                    matched,
+                    regex.captures(text).is_some(),
+                    "{expression:?} on {text:?}: two answers"
+                );
+                serde_json::Value::from(matched)
+            }
+            (Ok(_), None) => "accepted".into(),
+            (Err(error), _) => error.to_string().into(),
+        };
+        let expected = match expected.as_str() {
+            Some(message) => format!("error parsing regexp: {message}").into(),
+            None => expected,
+        };
+        if got != expected {
+            wrong.push(format!("{expression:?} on {text:?}: {got}, not {expected}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nesting_and_size_are_limited() {
+    let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "(".repeat(depth), ")".repeat(depth));
+    assert!(regex(&nested(900, "a")).is_match("a"));
+    assert!(regex(&nested(999, "")).is_match(""));
+    for depth in [1000, 100_000] {
+        let error = Regex::anchored(&nested(depth, "a")).expect_err("too deep");
+        assert_eq!(error.message, "expression nests too deeply");
+    }
+    assert!(regex(&format!("{}a{}", "(?:".repeat(50_000), ")".repeat(50_000))).is_match("a"));
+    let error = Regex::anchored(&r"\pL{999}".repeat(20)).expect_err("too large");
+    assert_eq!(error.message, "expression too large");
+}
+
+#[test]
+fn groups_expand_as_in_go() {
+    let host = regex("(?P<host>[^:]+):(?P<port>[0-9]+)(/x)?");
+    let captures = host.captures("example:9090").expect("a match");
+    for (template, expanded) in [
+        ("", ""),
+        ("plain", "plain"),
+        ("$1", "example"),
+        ("$1-$2", "example-9090"),
+        ("$1_$2", "9090"),
+        ("${1}_$2", "example_9090"),
+        ("$0", "example:9090"),
+        ("$host", "example"),
+        ("${port}0", "90900"),
+        ("$port0", ""),
+        ("$3", ""),
+        ("$4", ""),
+        ("$99999999999999999999", ""),
+        ("$01", ""),
+        ("${01}", ""),
+        ("$$1", "$1"),
+        ("$$$1", "$example"),
+        ("a$", "a$"),
+        ("$-x", "$-x"),
+        ("${", "${"),
+        ("${1", "${1"),
+        ("${}", "${}"),
+        ("${1-2}", "${1-2}"),
+        ("$é", ""),
+        ("é$1é", "é"),
+    ] {
+        assert_eq!(captures.expand(template), expanded, "{template}");
+    }
+    assert_eq!(captures.name("port"), Some("9090"));
+    assert_eq!(captures.get(3), None);
+    assert_eq!(
+        regex("(?P<n>a)|(?P<n>b)").captures("b").and_then(|c| c.name("n")),
+        Some("b")
+    );
+    assert_eq!(
+        regex("(.*)").captures("whole").map(|c| c.expand("<$1>")).as_deref(),
+        Some("<whole>")
+    );
+    assert_eq!(
+        regex("((a|b))").captures("b").map(|c| c.expand("$2$1")).as_deref(),
+        Some("bb")
+    );
+    assert_eq!(
+        regex("(a){0}(b)").captures("b").map(|c| c.expand("[$1$2]")).as_deref(),
+        Some("[b]")
+    );
+}
+
+#[test]
+fn choices_of_literals_are_seen() {
+    for (expression, texts) in [
+        ("a|b|c", Some(vec!["a", "b", "c"])),
+        ("foo", Some(vec!["foo"])),
+        ("(foo|bar)", Some(vec!["bar", "foo"])),
+        ("foo|foobar|foo", Some(vec!["foo", "foobar"])),
+        ("x-(?:1|2)", Some(vec!["x-1", "x-2"])),
+        ("node[1-3]", Some(vec!["node1", "node2", "node3"])),
+        ("", Some(vec![""])),
+        ("a?", None),
+        ("a|b.*", None),
+        (".*", None),
+        ("[^a]", None),
+    ] {
+        let texts = texts.map(|texts| texts.into_iter().map(str::to_owned).collect());
+        assert_eq!(regex(expression).literal_alternatives(), texts, "{expression}");
+    }
+    let many: Vec<String> = (0..20_000).map(|i| format!("instance-{i}:9100")).collect();
+    let all = regex(&many.join("|"));
+    assert!(all.is_match("instance-19999:9100") && !all.is_match("instance-20000:9100"));
+    assert_eq!(all.literal_alternatives().map(|texts| texts.len()), Some(20_000));
+    assert!(
+        regex("(?:(?:[ab]{1}[cd][ef]){1}[a-z]{1}[a-z])[a-z][a-z]")
+            .literal_alternatives()
+            .is_none()
+    );
+}
+
+#[test]
+fn prefixes_and_shapes_are_seen() {
+    for (expression, prefix) in [
+        ("foo.*", "foo"),
+        ("(foo)+x", "foo"),
+        ("foo|bar.*", ""),
+        ("(?i)foo.*", ""),
+        ("foobar", "foobar"),
+        ("^a.b", ""),
+    ] {
+        assert_eq!(regex(expression).literal_prefix(), prefix, "{expression}");
+    }
+    assert!(regex("(?:.*)").matches_everything() && regex("((.*))").matches_everything());
+    assert!(!regex("(?-s).*").matches_everything() && !regex(".*a?").matches_all_but_empty());
+    assert!(regex("(.+)").matches_all_but_empty() && !regex(".+").matches_everything());
+    assert_eq!(Regex::match_all(), regex("(.*)"));
+}
+
+proptest! {
+    #[test]
+    fn no_expression_panics(expression in r"[-a-c(){}|*+?\[\]^$.\\0-9:<>=!,PQEpLdwsbBzAiUé]{0,24}", text in "[a-c0-9é\n]{0,8}") {
+        if let Ok(regex) = Regex::anchored(&expression) {
+            prop_assert_eq!(regex.is_match(&text), regex.captures(&text).is_some());
+            if let Some(texts) = regex.literal_alternatives() {
+                prop_assert!(texts.iter().all(|text| regex.is_match(text)));
+            }
+        }
+    }
+}
