@@ -33,7 +33,10 @@ impl Load {
         let at = self.end_ms - (self.rounds - round) as i64 * STEP_MS;
         let series = (first..(first + self.per_request).min(self.series)).map(|i| {
             let instance = format!("10.0.{}.{}:9100", i / 1000 / 250, i / 1000 % 250);
-            let (cpu, mode) = ((i % 8).to_string(), ["idle", "iowait", "irq", "nice", "softirq", "user"][i % 6]);
+            let (cpu, mode) = (
+                (i % 8).to_string(),
+                ["idle", "iowait", "irq", "nice", "softirq", "user"][i % 6],
+            );
             let name = format!("node_metric_{}_total", i % 1000 / 10);
             let labels = [
                 ("__name__", name.as_str()),
@@ -82,7 +85,9 @@ fn cpu_seconds(pid: u32) -> f64 {
 fn status_mib(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(field));
-    line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }
 
 impl Server {
@@ -137,7 +142,13 @@ impl Server {
         let resident_peak_mib = status_mib(process.id(), "VmHWM:");
         process.kill();
         let (_process, restart) = self.start(folder).await;
-        Figures { cpu, wall, peak_anonymous_mib, resident_peak_mib, restart }
+        Figures {
+            cpu,
+            wall,
+            peak_anonymous_mib,
+            resident_peak_mib,
+            restart,
+        }
     }
 }
 
@@ -181,7 +192,10 @@ fn servers(folder: &Path) -> Vec<Server> {
         found.push(Server {
             name: "victoria-metrics",
             program,
-            args: vec![format!("-storageDataPath={}", data("victoria")), format!("-httpListenAddr={at}")],
+            args: vec![
+                format!("-storageDataPath={}", data("victoria")),
+                format!("-httpListenAddr={at}"),
+            ],
             http: Http::new(&format!("http://{at}")),
             ready: "/health",
         });
@@ -202,8 +216,13 @@ async fn main() {
     });
     let folder = tempfile::tempdir().expect("temp folder");
     let samples = (load.series * load.rounds) as f64;
-    println!("{} series, {} rounds of one sample each, {} senders\n", load.series, load.rounds, load.senders);
-    println!("| server | CPU s per million samples | samples per CPU second | anonymous KiB per series | peak resident MiB | wall s | restart to ready s |");
+    println!(
+        "{} series, {} rounds of one sample each, {} senders\n",
+        load.series, load.rounds, load.senders
+    );
+    println!(
+        "| server | CPU s per million samples | samples per CPU second | anonymous KiB per series | peak resident MiB | wall s | restart to ready s |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for server in servers(folder.path()) {
         let f = server.run(Arc::clone(&load), folder.path()).await;

@@ -25,8 +25,12 @@ pub type LevelHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 /// When logging was started before.
 pub fn start(level: &str, format: Format) -> anyhow::Result<LevelHandle> {
     let (filter, handle) = reload::Layer::new(filter(level));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Lines(format));
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .event_format(Lines(format));
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init()?;
     Ok(handle)
 }
 
@@ -35,7 +39,18 @@ pub fn start(level: &str, format: Format) -> anyhow::Result<LevelHandle> {
 pub fn filter(level: &str) -> EnvFilter {
     let others = if level == "error" { "error" } else { "warn" };
     let mut text = others.to_owned();
-    for part in ["", "_model", "_proto", "_promql", "_tsdb", "_cluster", "_scraper", "_ingester", "_querier", "_compactor"] {
+    for part in [
+        "",
+        "_model",
+        "_proto",
+        "_promql",
+        "_tsdb",
+        "_cluster",
+        "_scraper",
+        "_ingester",
+        "_querier",
+        "_compactor",
+    ] {
         let _ = write!(text, ",gnomon{part}={level}");
     }
     EnvFilter::new(text)
@@ -59,10 +74,18 @@ where
             Level::INFO => "INFO",
             Level::DEBUG | Level::TRACE => "DEBUG",
         };
-        let source = event.metadata().module_path().unwrap_or("gnomon").trim_start_matches("gnomon_");
+        let source = event
+            .metadata()
+            .module_path()
+            .unwrap_or("gnomon")
+            .trim_start_matches("gnomon_");
         match self.0 {
             Format::Logfmt => {
-                write!(out, "time={time} level={level} source={source} msg={}", Value(&fields.message))?;
+                write!(
+                    out,
+                    "time={time} level={level} source={source} msg={}",
+                    Value(&fields.message)
+                )?;
                 for (name, value) in &fields.rest {
                     write!(out, " {name}={}", Value(value))?;
                 }
@@ -70,9 +93,12 @@ where
             }
             Format::Json => {
                 let mut line = serde_json::Map::new();
-                for (name, value) in
-                    [("time", time.as_str()), ("level", level), ("source", source), ("msg", &fields.message)]
-                {
+                for (name, value) in [
+                    ("time", time.as_str()),
+                    ("level", level),
+                    ("source", source),
+                    ("msg", &fields.message),
+                ] {
                     line.insert(name.to_owned(), value.into());
                 }
                 for (name, value) in fields.rest {

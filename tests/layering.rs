@@ -19,7 +19,16 @@ const LAYERS: &[(&str, &str, u8)] = &[
 ];
 
 /// Crates that would bring I/O or an async runtime.
-const IO: &[&str] = &["tokio", "hyper", "axum", "tonic", "reqwest", "object_store", "rocksdb", "openraft"];
+const IO: &[&str] = &[
+    "tokio",
+    "hyper",
+    "axum",
+    "tonic",
+    "reqwest",
+    "object_store",
+    "rocksdb",
+    "openraft",
+];
 
 fn dependencies(folder: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("Cargo.toml");
@@ -29,13 +38,18 @@ fn dependencies(folder: &str) -> Vec<String> {
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[') {
             name.trim_end_matches(']').clone_into(&mut section);
-        } else if matches!(section.as_str(), "dependencies" | "dev-dependencies" | "build-dependencies")
-            && let Some((name, _)) = line.split_once(['.', '=', ' '])
+        } else if matches!(
+            section.as_str(),
+            "dependencies" | "dev-dependencies" | "build-dependencies"
+        ) && let Some((name, _)) = line.split_once(['.', '=', ' '])
         {
             found.push(format!("{section}:{}", name.trim()));
         }
     }
-    assert!(folder == "." || !found.is_empty(), "{folder}: no dependency was read from its manifest");
+    assert!(
+        folder == "." || !found.is_empty(),
+        "{folder}: no dependency was read from its manifest"
+    );
     found
 }
 
@@ -44,9 +58,14 @@ fn arrows_point_down() {
     let layer: BTreeMap<_, _> = LAYERS.iter().map(|(name, _, layer)| (*name, *layer)).collect();
     for (name, folder, own) in LAYERS {
         for dependency in dependencies(folder) {
-            let Some((_, dependency)) = dependency.split_once(':') else { continue };
+            let Some((_, dependency)) = dependency.split_once(':') else {
+                continue;
+            };
             if let Some(theirs) = layer.get(dependency) {
-                assert!(theirs < own, "{name} (layer {own}) must not depend on {dependency} (layer {theirs})");
+                assert!(
+                    theirs < own,
+                    "{name} (layer {own}) must not depend on {dependency} (layer {theirs})"
+                );
             }
         }
     }
@@ -68,5 +87,9 @@ fn every_crate_has_its_layer() {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("manifest");
     let members = text.lines().find(|l| l.starts_with("members")).expect("members line");
     let count = members.matches('"').count() / 2;
-    assert_eq!(count, LAYERS.len(), "a workspace member has no layer in this table: {members}");
+    assert_eq!(
+        count,
+        LAYERS.len(),
+        "a workspace member has no layer in this table: {members}"
+    );
 }

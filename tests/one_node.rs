@@ -2,6 +2,8 @@
 
 mod harness;
 
+#[path = "one_node/disk.rs"]
+mod disk;
 #[path = "one_node/kill.rs"]
 mod kill;
 #[path = "one_node/lifecycle.rs"]

@@ -1,8 +1,13 @@
 //! Starts real processes on free ports with temp folders, and ends them by their own id.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by several binaries, each of which uses a part of it"
+)]
 
 pub mod client;
+pub mod disk;
 pub mod peers;
 pub mod remote;
 
@@ -52,7 +57,11 @@ impl Process {
             .stderr(open())
             .spawn()
             .unwrap_or_else(|e| panic!("{name}: cannot start {command:?}: {e}"));
-        Self { child, name: name.to_owned(), log }
+        Self {
+            child,
+            name: name.to_owned(),
+            log,
+        }
     }
 
     pub fn id(&self) -> u32 {
@@ -75,14 +84,20 @@ impl Process {
     }
 
     pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill");
+        let done = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()
+            .expect("kill");
         assert!(done.success(), "kill {signal} {}", self.name);
     }
 
     /// Ctrl-C; the exit code once it has ended. Panics after [`PATIENCE`].
     pub async fn interrupt(&mut self) -> Option<i32> {
         self.signal("-INT");
-        let status = eventually("the process to end after SIGINT", async || self.child.try_wait().expect("wait")).await;
+        let status = eventually("the process to end after SIGINT", async || {
+            self.child.try_wait().expect("wait")
+        })
+        .await;
         status.code()
     }
 }
@@ -91,7 +106,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let lines: Vec<_> = BufReader::new(self.log().as_bytes()).lines().map_while(Result::ok).collect();
+            let lines: Vec<_> = BufReader::new(self.log().as_bytes())
+                .lines()
+                .map_while(Result::ok)
+                .collect();
             eprintln!("--- end of the log of {} ---", self.name);
             for line in &lines[lines.len().saturating_sub(40)..] {
                 eprintln!("{line}");
@@ -124,7 +142,11 @@ impl Node {
     }
 
     async fn spawn(folder: &Path, args: Vec<String>) -> Self {
-        let address = args.iter().find_map(|a| a.strip_prefix("--web.listen-address=")).expect("an address").to_owned();
+        let address = args
+            .iter()
+            .find_map(|a| a.strip_prefix("--web.listen-address="))
+            .expect("an address")
+            .to_owned();
         let mut process = Process::start(
             "gnomon",
             Command::new(env!("CARGO_BIN_EXE_gnomon")).args(&args),
@@ -136,7 +158,12 @@ impl Node {
             http.is_ready().await.then_some(())
         })
         .await;
-        Self { process, http, folder: folder.to_owned(), args }
+        Self {
+            process,
+            http,
+            folder: folder.to_owned(),
+            args,
+        }
     }
 
     /// kill -9 and start again, with the same arguments; the time from start to ready.
@@ -148,7 +175,9 @@ impl Node {
     /// Starts again after an end; the time from start to ready.
     pub async fn restart(self) -> (Self, Duration) {
         let began = tokio::time::Instant::now();
-        let Self { folder, args, process, .. } = self;
+        let Self {
+            folder, args, process, ..
+        } = self;
         drop(process);
         let node = Self::spawn(&folder, args).await;
         (node, began.elapsed())

@@ -7,15 +7,31 @@ use prost::Message;
 /// A series of floats: label pairs (sorted by name) and (ms, value) pairs.
 pub fn time_series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> TimeSeries {
     TimeSeries {
-        labels: labels.iter().map(|(n, v)| Label { name: (*n).into(), value: (*v).into() }).collect(),
-        samples: samples.iter().map(|(timestamp, value)| Sample { timestamp: *timestamp, value: *value }).collect(),
+        labels: labels
+            .iter()
+            .map(|(n, v)| Label {
+                name: (*n).into(),
+                value: (*v).into(),
+            })
+            .collect(),
+        samples: samples
+            .iter()
+            .map(|(timestamp, value)| Sample {
+                timestamp: *timestamp,
+                value: *value,
+            })
+            .collect(),
         ..TimeSeries::default()
     }
 }
 
 /// The body of a remote write 1.0 request.
 pub fn body(timeseries: Vec<TimeSeries>) -> Vec<u8> {
-    let bytes = WriteRequest { timeseries, metadata: vec![] }.encode_to_vec();
+    let bytes = WriteRequest {
+        timeseries,
+        metadata: vec![],
+    }
+    .encode_to_vec();
     snap::raw::Encoder::new().compress_vec(&bytes).expect("snappy")
 }
 

@@ -26,8 +26,12 @@ fn request(writer: usize, step: i64, at_ms: i64) -> Vec<u8> {
     let writer_text = writer.to_string();
     let series = (0..SERIES_PER_WRITER)
         .map(|i| {
-            let labels =
-                [("__name__", "ledger"), ("instance", &writer_text), ("job", "kill"), ("series", &format!("s{i}"))];
+            let labels = [
+                ("__name__", "ledger"),
+                ("instance", &writer_text),
+                ("job", "kill"),
+                ("series", &format!("s{i}")),
+            ];
             remote::time_series(&labels, &[(at_ms, value(writer, i, step))])
         })
         .collect();
@@ -62,16 +66,28 @@ async fn check(node: &Node, writer: usize, base_ms: i64, ledger: &Ledger) {
     let end = time_of(base_ms, last + 1) as f64 / 1000.0;
     let selector = format!("ledger{{instance=\"{writer}\"}}[{}s]", (last + 8) / 4 + 1);
     let found = client::series(&node.http.query(&selector, end).await);
-    assert!(found.len() == SERIES_PER_WRITER || ledger.acknowledged.is_empty(), "{} series", found.len());
+    assert!(
+        found.len() == SERIES_PER_WRITER || ledger.acknowledged.is_empty(),
+        "{} series",
+        found.len()
+    );
     for (labels, samples) in &found {
-        let index = labels.split("\"s").nth(1).and_then(|s| s.split('"').next()).and_then(|s| s.parse::<usize>().ok());
+        let index = labels
+            .split("\"s")
+            .nth(1)
+            .and_then(|s| s.split('"').next())
+            .and_then(|s| s.parse::<usize>().ok());
         let index = index.unwrap_or_else(|| panic!("no series label: {labels}"));
         let mut seen = BTreeSet::new();
         for (seconds, text) in samples {
             let step = ((seconds * 1000.0).round() as i64 - base_ms) / 250;
             assert!(seen.insert(step), "twice: {labels} step {step}");
             assert!(ledger.attempted.contains(&step), "never sent: {labels} step {step}");
-            assert_eq!(text.parse::<f64>().ok(), Some(value(writer, index, step)), "wrong: {labels} step {step}");
+            assert_eq!(
+                text.parse::<f64>().ok(),
+                Some(value(writer, index, step)),
+                "wrong: {labels} step {step}"
+            );
         }
         let lost: Vec<_> = ledger.acknowledged.difference(&seen).collect();
         assert!(lost.is_empty(), "lost: {labels} steps {lost:?}");
@@ -81,8 +97,14 @@ async fn check(node: &Node, writer: usize, base_ms: i64, ledger: &Ledger) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_kill_9() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let rounds: usize = std::env::var("GNOMON_KILL_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(20);
-    let seed: u64 = std::env::var("GNOMON_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_123);
+    let rounds: usize = std::env::var("GNOMON_KILL_ROUNDS")
+        .ok()
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(20);
+    let seed: u64 = std::env::var("GNOMON_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(20_261_123);
     println!("seed {seed}, {rounds} rounds");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let mut node = Node::start(folder.path(), "", &["--web.enable-remote-write-receiver"]).await;
@@ -92,7 +114,11 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     let mut slowest = Duration::ZERO;
     for round in 0..rounds {
         let stop = Arc::new(AtomicBool::new(false));
-        let from = ledgers.iter().filter_map(|l| l.attempted.last()).max().map_or(0, |s| s + 1);
+        let from = ledgers
+            .iter()
+            .filter_map(|l| l.attempted.last())
+            .max()
+            .map_or(0, |s| s + 1);
         let writers: Vec<_> = (0..WRITERS)
             .map(|w| tokio::spawn(write(node.http.clone(), w, base_ms, from, Arc::clone(&stop))))
             .collect();
@@ -114,6 +140,12 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
         println!("round {round}: {acknowledged} requests acknowledged so far, restart to ready {took:?}");
     }
     let acknowledged: usize = ledgers.iter().map(|l| l.acknowledged.len()).sum();
-    assert!(acknowledged >= rounds, "hardly anything was acknowledged: {acknowledged}");
-    println!("{} samples acknowledged, none lost; slowest restart {slowest:?}", acknowledged * SERIES_PER_WRITER);
+    assert!(
+        acknowledged >= rounds,
+        "hardly anything was acknowledged: {acknowledged}"
+    );
+    println!(
+        "{} samples acknowledged, none lost; slowest restart {slowest:?}",
+        acknowledged * SERIES_PER_WRITER
+    );
 }

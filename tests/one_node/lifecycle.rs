@@ -10,7 +10,10 @@ async fn ctrl_c_stops_cleanly_and_nothing_is_lost() {
     let at = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
     let labels = [("__name__", "kept"), ("instance", "a:1"), ("job", "j")];
     let body = crate::harness::remote::body(vec![crate::harness::remote::time_series(&labels, &[(at, 7.0)])]);
-    assert_eq!(crate::harness::remote::send(&node.http, body).await.expect("send").0, 204);
+    assert_eq!(
+        crate::harness::remote::send(&node.http, body).await.expect("send").0,
+        204
+    );
     assert_eq!(node.process.interrupt().await, Some(0), "{}", node.process.log());
     let (node, _) = node.restart().await;
     let found = client::series(&node.http.query("kept", at as f64 / 1000.0).await);
@@ -44,7 +47,11 @@ fn check_config_names_file_line_and_field() {
     let folder = tempfile::tempdir().expect("temp folder");
     let file = folder.path().join("bad.yml");
     std::fs::write(&file, "global:\n  scrape_interval: 5parsecs\n").expect("write");
-    let out = Command::new(env!("CARGO_BIN_EXE_gnomon")).args(["check", "config"]).arg(&file).output().expect("run");
+    let out = Command::new(env!("CARGO_BIN_EXE_gnomon"))
+        .args(["check", "config"])
+        .arg(&file)
+        .output()
+        .expect("run");
     let text = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
     assert_eq!(out.status.code(), Some(1), "{text}");
     for part in ["bad.yml", "2", "scrape_interval"] {
@@ -55,7 +62,10 @@ fn check_config_names_file_line_and_field() {
 #[test]
 fn unknown_flags_and_impossible_promises_are_errors() {
     let run = |args: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_gnomon")).args(args).output().expect("run");
+        let out = Command::new(env!("CARGO_BIN_EXE_gnomon"))
+            .args(args)
+            .output()
+            .expect("run");
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
     let (code, text) = run(&["--no.such.flag"]);

@@ -21,14 +21,21 @@ async fn samples_are_readable_once_acknowledged_and_bad_bodies_harm_nobody() {
 
     let mut truncated = good();
     truncated.truncate(truncated.len() - 3);
-    let unsorted = remote::body(vec![remote::time_series(&[("job", "j"), ("__name__", "m")], &[(at, 1.0)])]);
+    let unsorted = remote::body(vec![remote::time_series(
+        &[("job", "j"), ("__name__", "m")],
+        &[(at, 1.0)],
+    )]);
     let no_name_label = remote::body(vec![remote::time_series(&[("", "x")], &[(at, 1.0)])]);
     let lies = vec![0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2, 3];
     for (what, body, expected) in [
         ("truncated", truncated, 400),
         ("not snappy", b"garbage that is no snappy block".to_vec(), 400),
         ("claims 4 GiB", lies, 400),
-        ("snappy of garbage", snap::raw::Encoder::new().compress_vec(&[0xff; 100]).expect("snappy"), 400),
+        (
+            "snappy of garbage",
+            snap::raw::Encoder::new().compress_vec(&[0xff; 100]).expect("snappy"),
+            400,
+        ),
         ("empty label name", no_name_label, 400),
     ] {
         let (code, text) = remote::send(&node.http, body).await.expect("send");
@@ -47,7 +54,9 @@ async fn samples_are_readable_once_acknowledged_and_bad_bodies_harm_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_prometheus_sends_what_it_scrapes() {
-    let Some(prometheus) = peers::find("prometheus", "prometheus") else { return };
+    let Some(prometheus) = peers::find("prometheus", "prometheus") else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("temp folder");
     let node = Node::start(folder.path(), "", &["--web.enable-remote-write-receiver"]).await;
     let port = free_port();
@@ -63,7 +72,10 @@ async fn a_real_prometheus_sends_what_it_scrapes() {
         "prometheus",
         Command::new(prometheus)
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("sender").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.path().join("sender").display()
+            ))
             .arg(format!("--web.listen-address=127.0.0.1:{port}")),
         folder.path().join("sender.log"),
     );

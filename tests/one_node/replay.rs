@@ -53,14 +53,21 @@ fn node(out: &mut String, step: usize, at: i64) {
         let mut total = 0.0;
         for (b, le) in ["0.1", "0.5", "1", "+Inf"].iter().enumerate() {
             total += (step * (b + 1 + handler.len())) as f64;
-            let _ = writeln!(out, "request_seconds_bucket{{handler=\"{handler}\",le=\"{le}\"}} {total} {at}");
+            let _ = writeln!(
+                out,
+                "request_seconds_bucket{{handler=\"{handler}\",le=\"{le}\"}} {total} {at}"
+            );
         }
         let _ = writeln!(out, "request_seconds_sum{{handler=\"{handler}\"}} {} {at}", total * 0.3);
         let _ = writeln!(out, "request_seconds_count{{handler=\"{handler}\"}} {total} {at}");
     }
     out.push_str("# TYPE gc_seconds summary\n");
     for q in ["0.5", "0.9"] {
-        let _ = writeln!(out, "gc_seconds{{quantile=\"{q}\"}} {} {at}", if step % 9 == 0 { "NaN" } else { "0.25" });
+        let _ = writeln!(
+            out,
+            "gc_seconds{{quantile=\"{q}\"}} {} {at}",
+            if step % 9 == 0 { "NaN" } else { "0.25" }
+        );
     }
 }
 
@@ -84,9 +91,16 @@ fn containers(out: &mut String, step: usize, at: i64) {
 /// Labels that collide with the target's.
 fn federated(out: &mut String, step: usize, at: i64) {
     for job in ["a", "b"] {
-        let _ = writeln!(out, "federated_up{{job=\"{job}\",instance=\"far:{job}\"}} {} {at}", step % 2);
+        let _ = writeln!(
+            out,
+            "federated_up{{job=\"{job}\",instance=\"far:{job}\"}} {} {at}",
+            step % 2
+        );
     }
-    let _ = writeln!(out, "escaped{{text=\"a\\\\b\\\"c\\nd\",utf=\"\u{e4}\u{2603}\"}} {step} {at}");
+    let _ = writeln!(
+        out,
+        "escaped{{text=\"a\\\\b\\\"c\\nd\",utf=\"\u{e4}\u{2603}\"}} {step} {at}"
+    );
 }
 
 async fn serve(State(replay): State<Arc<Replay>>, Path(reader): Path<String>) -> impl axum::response::IntoResponse {
@@ -149,31 +163,50 @@ const RANGE: &[&str] = &[
 ];
 
 fn equal(a: &str, b: &str) -> bool {
-    let (Ok(x), Ok(y)) = (a.parse::<f64>(), b.parse::<f64>()) else { return a == b };
+    let (Ok(x), Ok(y)) = (a.parse::<f64>(), b.parse::<f64>()) else {
+        return a == b;
+    };
     x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()) || (x - y).abs() <= 1e-12 * x.abs().max(y.abs())
 }
 
 fn differences(query: &str, ours: &client::Series, theirs: &client::Series) -> Vec<String> {
     let mut found = Vec::new();
     if ours.keys().ne(theirs.keys()) {
-        found.push(format!("{query}: series {:?} but Prometheus has {:?}", ours.keys(), theirs.keys()));
+        found.push(format!(
+            "{query}: series {:?} but Prometheus has {:?}",
+            ours.keys(),
+            theirs.keys()
+        ));
         return found;
     }
     for (labels, samples) in ours {
         let expected = &theirs[labels];
         if samples.len() != expected.len() {
-            found.push(format!("{query}: {labels}: {} samples but Prometheus has {}", samples.len(), expected.len()));
+            found.push(format!(
+                "{query}: {labels}: {} samples but Prometheus has {}",
+                samples.len(),
+                expected.len()
+            ));
         }
-        let wrong = samples.iter().zip(expected).find(|(a, b)| a.0 != b.0 || !equal(&a.1, &b.1));
+        let wrong = samples
+            .iter()
+            .zip(expected)
+            .find(|(a, b)| a.0 != b.0 || !equal(&a.1, &b.1));
         found.extend(wrong.map(|(a, b)| format!("{query}: {labels}: {a:?} but Prometheus has {b:?}")));
     }
     found
 }
 
-async fn scrape_both(folder: &std::path::Path, prometheus: &std::path::Path, replay: &Arc<Replay>) -> (Node, Http, Process) {
+async fn scrape_both(
+    folder: &std::path::Path,
+    prometheus: &std::path::Path,
+    replay: &Arc<Replay>,
+) -> (Node, Http, Process) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
-    let routes = axum::Router::new().route("/{reader}", axum::routing::get(serve)).with_state(Arc::clone(replay));
+    let routes = axum::Router::new()
+        .route("/{reader}", axum::routing::get(serve))
+        .with_state(Arc::clone(replay));
     tokio::spawn(async move { axum::serve(listener, routes).await });
     let yaml = |reader: &str| {
         format!(
@@ -197,10 +230,15 @@ async fn scrape_both(folder: &std::path::Path, prometheus: &std::path::Path, rep
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_scrapes_give_the_same_answers_as_prometheus() {
-    let Some(prometheus) = peers::find("prometheus", "prometheus") else { return };
+    let Some(prometheus) = peers::find("prometheus", "prometheus") else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("temp folder");
     let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
-    let replay = Arc::new(Replay { base_ms: now_ms - 40 * 60_000, next: parking_lot::Mutex::default() });
+    let replay = Arc::new(Replay {
+        base_ms: now_ms - 40 * 60_000,
+        next: parking_lot::Mutex::default(),
+    });
     let (node, reference, _process) = scrape_both(folder.path(), &prometheus, &replay).await;
     eventually("both to have scraped every step", async || {
         (replay.is_done("gnomon") && replay.is_done("prometheus")).then_some(())
@@ -211,7 +249,10 @@ async fn the_same_scrapes_give_the_same_answers_as_prometheus() {
     let mut wrong = Vec::new();
     for at in [60, 1100, 1795] {
         for query in INSTANT {
-            let (a, b) = (node.http.query(query, base + f64::from(at)).await, reference.query(query, base + f64::from(at)).await);
+            let (a, b) = (
+                node.http.query(query, base + f64::from(at)).await,
+                reference.query(query, base + f64::from(at)).await,
+            );
             wrong.extend(differences(query, &client::series(&a), &client::series(&b)));
         }
     }

@@ -59,14 +59,28 @@ async fn real_exporters_are_scraped_and_a_missing_one_says_why() {
     let down = client::series(&node.http.query("up{job='absent'}", now()).await);
     assert_eq!(down.values().next().map(|s| s[0].1.as_str()), Some("0"));
     let targets = node.http.api("/api/v1/targets").await;
-    let absent = targets["activeTargets"].as_array().expect("targets").iter().find(|t| t["scrapePool"] == "absent");
+    let absent = targets["activeTargets"]
+        .as_array()
+        .expect("targets")
+        .iter()
+        .find(|t| t["scrapePool"] == "absent");
     let error = absent.and_then(|t| t["lastError"].as_str()).unwrap_or_default();
     assert!(error.contains("connection refused"), "{error}");
-    let counted = node.http.query("count by (job) ({__name__=~'node_cpu.*|alertmanager_.*|prometheus_.*'})", now()).await;
+    let counted = node
+        .http
+        .query(
+            "count by (job) ({__name__=~'node_cpu.*|alertmanager_.*|prometheus_.*'})",
+            now(),
+        )
+        .await;
     assert_eq!(client::series(&counted).len(), 3, "{counted}");
     eventually("a rate over two scrapes", async || {
         let rate = node.http.query("sum(rate(node_cpu_seconds_total[5s]))", now()).await;
-        client::series(&rate).values().next().and_then(|s| s[0].1.parse::<f64>().ok()).filter(|r| *r > 0.0)
+        client::series(&rate)
+            .values()
+            .next()
+            .and_then(|s| s[0].1.parse::<f64>().ok())
+            .filter(|r| *r > 0.0)
     })
     .await;
 }

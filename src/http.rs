@@ -1,0 +1,92 @@
+//! The listeners: HTTP for users, gRPC for nodes. Both stop when told to and let running requests end.
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::serve::{Listener, ListenerExt as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How long requests under way may take after a stop was asked for.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Binds `address` (`host:port`, `:port` or `0.0.0.0:port` as in Prometheus' flag).
+///
+/// # Errors
+/// When the address is not one or is taken; the message names it.
+pub async fn bind(address: &str, what: &str) -> anyhow::Result<TcpListener> {
+    let full = if address.starts_with(':') {
+        format!("[::]{address}")
+    } else {
+        address.to_owned()
+    };
+    match TcpListener::bind(&full).await {
+        // A host without IPv6 still has every address of its own.
+        Err(_) if address.starts_with(':') => TcpListener::bind(format!("0.0.0.0{address}")).await,
+        other => other,
+    }
+    .with_context(|| format!("cannot listen on {address} ({what})"))
+}
+
+/// Serves until `stop`; running requests get [`GRACE`].
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    // Nagle's algorithm would hold small answers back for up to 40 ms.
+    let listener = listener.tap_io(|io| {
+        let _ = io.set_nodelay(true);
+    });
+    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
+    let graceful = stop.clone().cancelled_owned();
+    let server = axum::serve(listener, routes).with_graceful_shutdown(graceful);
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = server => ended.with_context(|| format!("serving {address}")),
+        () = overdue => {
+            tracing::warn!(%address, "requests were cut off at shutdown");
+            Ok(())
+        }
+    }
+}
+
+/// The gRPC server of this node, over the same kind of listener.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve_grpc(
+    listener: TcpListener,
+    routes: tonic::service::Routes,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = server => ended.context("serving gRPC"),
+        // Long streams (watches, replication) have no end of their own.
+        () = overdue => Ok(()),
+    }
+}
+
+/// The address a listener got, for port 0.
+///
+/// # Errors
+/// When the listener is gone.
+pub fn local_address(listener: &impl Listener<Addr = SocketAddr>) -> anyhow::Result<SocketAddr> {
+    Ok(listener.local_addr()?)
+}
