@@ -1,1 +1,3 @@
 //! The scraper role: discovery, scraping, parsing, relabelling, pushing.
+
+pub mod config;
