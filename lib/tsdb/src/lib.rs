@@ -1,1 +1,19 @@
-//! Pages, index, block writer and reader over an object store.
+//! Pages, index, block writer and reader over an object store. The byte diagrams are in `format.md`.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod page;
+
+pub use page::{
+    AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError,
+    PageSamples, decode_histograms_into, decode_into,
+};
+
+use gnomon_model::Labels;
+
+/// One series with its pages, ascending by time and not overlapping: what blocks and shard heads give, and what
+/// travels between nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeriesPages {
+    pub labels: Labels,
+    pub pages: Vec<Page>,
+}

@@ -1,0 +1,111 @@
+//! Bits, most significant first.
+
+/// Appends bits to a byte vector of its owner; `free` is how many low bits of the last byte are still unused.
+pub(super) struct BitWriter<'a> {
+    pub(super) bytes: &'a mut Vec<u8>,
+    pub(super) free: &'a mut u8,
+}
+
+impl BitWriter<'_> {
+    /// Appends the low `width` (at most 64) bits of `value`.
+    #[inline]
+    pub(super) fn put(&mut self, value: u64, width: u32) {
+        let mut left = width;
+        while left > 0 {
+            if *self.free == 0 {
+                // A hundred thousand of these live in a head: growth in small steps wastes less than doubling.
+                if self.bytes.len() == self.bytes.capacity() {
+                    self.bytes.reserve_exact((self.bytes.len() / 4).max(16));
+                }
+                self.bytes.push(0);
+                *self.free = 8;
+            }
+            let take = left.min(u32::from(*self.free));
+            let chunk = ((value >> (left - take)) & ((1 << take) - 1)) as u8;
+            if let Some(last) = self.bytes.last_mut() {
+                *last |= chunk << (u32::from(*self.free) - take);
+            }
+            *self.free -= take as u8;
+            left -= take;
+        }
+    }
+}
+
+/// Reads bits from a byte slice.
+pub(super) struct BitReader<'a> {
+    bytes: &'a [u8],
+    /// Next byte to load.
+    at: usize,
+    /// Loaded bits, at the high end.
+    loaded: u64,
+    /// How many of `loaded` count.
+    left: u32,
+}
+
+impl<'a> BitReader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, loaded: 0, left: 0 }
+    }
+
+    #[inline]
+    fn refill(&mut self) {
+        if let Some(eight) = self.bytes.get(self.at..self.at + 8).and_then(|b| b.first_chunk::<8>()) {
+            self.loaded |= u64::from_be_bytes(*eight) >> self.left;
+            self.at += ((63 - self.left) >> 3) as usize;
+            self.left |= 56;
+            return;
+        }
+        while self.left <= 56 {
+            let Some(&byte) = self.bytes.get(self.at) else { return };
+            self.loaded |= u64::from(byte) << (56 - self.left);
+            self.at += 1;
+            self.left += 8;
+        }
+    }
+
+    /// The next `width` (1 to 56) bits; none when fewer are left.
+    #[inline]
+    pub(super) fn take(&mut self, width: u32) -> Option<u64> {
+        if self.left < width {
+            self.refill();
+            if self.left < width {
+                return None;
+            }
+        }
+        let value = self.loaded >> (64 - width);
+        self.loaded <<= width;
+        self.left -= width;
+        Some(value)
+    }
+
+    #[inline]
+    pub(super) fn bit(&mut self) -> Option<bool> {
+        self.take(1).map(|b| b == 1)
+    }
+
+    /// The next `width` (1 to 64) bits.
+    #[inline]
+    pub(super) fn take_wide(&mut self, width: u32) -> Option<u64> {
+        if width <= 56 {
+            return self.take(width);
+        }
+        let high = self.take(width - 32)?;
+        Some(high << 32 | self.take(32)?)
+    }
+
+    /// Bits consumed so far.
+    pub(super) fn position(&self) -> usize {
+        self.at * 8 - self.left as usize
+    }
+}
+
+/// Maps small magnitudes of either sign to small numbers.
+#[inline]
+pub(super) const fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+#[inline]
+pub(super) const fn unzigzag(value: u64) -> i64 {
+    ((value >> 1) as i64) ^ -((value & 1) as i64)
+}

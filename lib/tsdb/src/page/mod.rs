@@ -1,0 +1,205 @@
+//! A page: consecutive samples of one series within one window, in one coding.
+//!
+//! ```text
+//! page = coding:u8  count:uvarint  min_ts:uvarint(zigzag)  max_ts-min_ts:uvarint  body
+//! ```
+//!
+//! Timestamps are strictly increasing within a page. The codings' bodies are drawn in `format.md`.
+
+mod bits;
+mod float;
+mod histogram;
+#[cfg(test)]
+mod tests;
+
+pub use float::FloatPageBuilder;
+pub use histogram::HistogramPageBuilder;
+
+use bits::{unzigzag, zigzag};
+use bytes::Bytes;
+use gnomon_model::histogram::FloatHistogram;
+use gnomon_model::labels::{get_uvarint, put_uvarint};
+
+/// No page has more samples: a bound on what a decoder allocates, since a page of a constant is a few bytes long.
+pub const MAX_PAGE_SAMPLES: u32 = 1 << 16;
+
+/// How the samples of a page are written: its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Coding {
+    /// Float samples: delta-of-delta timestamps, XOR or integer-delta values, runs.
+    Float = 1,
+    /// Native histogram samples.
+    Histogram = 2,
+}
+
+impl Coding {
+    #[must_use]
+    pub const fn from_tag(tag: u8) -> Option<Self> {
+        match tag {
+            1 => Some(Self::Float),
+            2 => Some(Self::Histogram),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub const fn tag(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Bytes that are no page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    #[error("page coding {0} is unknown to this version: 1 and 2 are known")]
+    UnknownCoding(u8),
+    #[error("a page of floats was expected, this one has histograms, or the reverse")]
+    OtherCoding,
+    #[error("page ends within a sample")]
+    Truncated,
+    #[error("page contradicts itself: {0}")]
+    Corrupt(&'static str),
+}
+
+/// Why a builder did not take a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The timestamp is not after the last one.
+    #[error("timestamp is not after the page's last")]
+    OutOfOrder,
+    /// Start another page.
+    #[error("page is full")]
+    Full,
+}
+
+/// One encoded page. The fields repeat what its header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub coding: Coding,
+    pub count: u32,
+    /// First timestamp, milliseconds.
+    pub min_ts: i64,
+    /// Last timestamp, milliseconds, inclusive.
+    pub max_ts: i64,
+    /// The whole page, header included.
+    pub bytes: Bytes,
+}
+
+impl Page {
+    /// Reads the header; the body is not looked at.
+    ///
+    /// # Errors
+    /// When the header is cut short or no page has such a one.
+    pub fn parse(bytes: Bytes) -> Result<Self, PageError> {
+        let (header, _) = Header::read(&bytes)?;
+        Ok(Self {
+            coding: header.coding,
+            count: header.count,
+            min_ts: header.min_ts,
+            max_ts: header.max_ts,
+            bytes,
+        })
+    }
+
+    /// Whether a sample of the page may lie in `start_ms..=end_ms`.
+    #[must_use]
+    pub const fn overlaps(&self, start_ms: i64, end_ms: i64) -> bool {
+        self.min_ts <= end_ms && start_ms <= self.max_ts
+    }
+
+    /// Decodes a page of either coding.
+    ///
+    /// # Errors
+    /// When the bytes are damaged.
+    pub fn decode(&self) -> Result<PageSamples, PageError> {
+        match self.coding {
+            Coding::Float => {
+                let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+                decode_into(&self.bytes, &mut timestamps, &mut values)?;
+                Ok(PageSamples::Floats { timestamps, values })
+            }
+            Coding::Histogram => {
+                let mut samples = Vec::new();
+                decode_histograms_into(&self.bytes, &mut samples)?;
+                Ok(PageSamples::Histograms(samples))
+            }
+        }
+    }
+}
+
+/// What was in a page.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PageSamples {
+    Floats { timestamps: Vec<i64>, values: Vec<f64> },
+    Histograms(Vec<HistogramSample>),
+}
+
+/// A histogram at an instant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistogramSample {
+    pub timestamp_ms: i64,
+    /// It was sent with integer counts (all counts are then integers from 0 up to 2^53).
+    pub is_integer: bool,
+    pub histogram: FloatHistogram,
+}
+
+/// Decodes a page of floats, appending to both vectors; nothing is appended on error.
+///
+/// # Errors
+/// When the bytes are not a page of floats or are damaged. Allocates for [`MAX_PAGE_SAMPLES`] samples at most.
+pub fn decode_into(bytes: &[u8], timestamps: &mut Vec<i64>, values: &mut Vec<f64>) -> Result<(), PageError> {
+    float::decode_into(bytes, timestamps, values)
+}
+
+/// Decodes a page of histograms, appending; nothing is appended on error.
+///
+/// # Errors
+/// When the bytes are not a page of histograms or are damaged.
+pub fn decode_histograms_into(bytes: &[u8], samples: &mut Vec<HistogramSample>) -> Result<(), PageError> {
+    histogram::decode_into(bytes, samples)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    coding: Coding,
+    count: u32,
+    min_ts: i64,
+    max_ts: i64,
+}
+
+impl Header {
+    fn write(self, out: &mut Vec<u8>) {
+        out.push(self.coding.tag());
+        put_uvarint(out, u64::from(self.count));
+        put_uvarint(out, zigzag(self.min_ts));
+        put_uvarint(out, self.max_ts.wrapping_sub(self.min_ts) as u64);
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Self, &[u8]), PageError> {
+        let (&tag, rest) = bytes.split_first().ok_or(PageError::Truncated)?;
+        let coding = Coding::from_tag(tag).ok_or(PageError::UnknownCoding(tag))?;
+        let (count, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
+        let (min, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
+        let (width, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if count == 0 || count > MAX_PAGE_SAMPLES {
+            return Err(PageError::Corrupt("count is 0 or beyond 65536"));
+        }
+        let min_ts = unzigzag(min);
+        let max_ts = min_ts.wrapping_add(width as i64);
+        if max_ts < min_ts || (count == 1) != (width == 0) {
+            return Err(PageError::Corrupt("time range does not fit the count"));
+        }
+        let header = Self { coding, count, min_ts, max_ts };
+        Ok((header, rest))
+    }
+
+    fn read_as(bytes: &[u8], coding: Coding) -> Result<(Self, &[u8]), PageError> {
+        let (header, body) = Self::read(bytes)?;
+        if header.coding != coding {
+            return Err(PageError::OtherCoding);
+        }
+        Ok((header, body))
+    }
+}
