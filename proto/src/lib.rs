@@ -20,3 +20,9 @@ pub mod v1 {
 pub mod prometheus {
     tonic::include_proto!("prometheus");
 }
+
+/// What targets expose in protobuf (`io.prometheus.client`).
+#[allow(unreachable_pub, clippy::all)]
+pub mod client {
+    tonic::include_proto!("io.prometheus.client");
+}
