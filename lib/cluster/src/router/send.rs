@@ -1,0 +1,288 @@
+//! Sending encoded batches to a shard's leader until they are taken, refused or out of time.
+
+use super::Router;
+use super::cache::Known;
+use super::chunk::Chunk;
+use super::resend;
+use super::types::{LabelSource, Refused, WriteOutcome};
+use gnomon_model::{LabelsRef, NodeId, SeriesRef, ShardId};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::ShardWriteService;
+use gnomon_proto::v1::{AppendRequest, AppendResponse, Rejection};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tower::retry::budget::Budget;
+
+/// The client of one replica of a shard.
+#[derive(Clone)]
+pub struct ShardWriter {
+    pub node: NodeId,
+    pub client: Arc<dyn ShardWriteService>,
+}
+
+/// Where the shards' leaders are.
+pub trait ShardWriters: Send + Sync + 'static {
+    /// The client of the node that leads the shard, as far as is known.
+    ///
+    /// # Errors
+    /// `Unavailable` where no replica's address is known (yet).
+    fn leader(&self, shard: ShardId) -> Result<ShardWriter, ServiceError>;
+    /// `asked` does not lead, or does not answer; `hint` leads, where that is known.
+    fn not_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>);
+}
+
+/// Rounds of "unknown reference" that one batch may take: after the first only a shard that forgets has more.
+const MAX_RESENDS: u8 = 3;
+const FIRST_BACKOFF: Duration = Duration::from_millis(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Redirects that are followed at once; then they wait like any other retry.
+const QUICK_REDIRECTS: u32 = 3;
+
+/// Batches for one shard, sent in order.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) shard: ShardId,
+    pub(super) chunks: Vec<Chunk>,
+}
+
+/// What the answers of one shard add up to.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) taken: u64,
+    pub(super) duplicates: u64,
+    pub(super) series_added: u64,
+    pub(super) refused: Vec<Refused>,
+    /// A tick group was refused as a whole.
+    pub(super) tick_refused: bool,
+    pub(super) target_shards: Vec<(u64, Vec<u32>)>,
+    pub(super) error: Option<ServiceError>,
+}
+
+impl Tally {
+    fn add(&mut self, response: AppendResponse) {
+        self.taken += response.samples_taken;
+        self.duplicates += response.duplicates;
+        self.series_added += response.series_added;
+        for rejection in response.rejections {
+            add_refused(&mut self.refused, refused(rejection));
+        }
+        for target in response.target_shards {
+            self.target_shards.push((target.target, target.shards));
+        }
+    }
+}
+
+fn refused(rejection: Rejection) -> Refused {
+    let labels = LabelsRef::checked(&rejection.example_labels).ok();
+    Refused {
+        reason: rejection.reason(),
+        count: rejection.count,
+        example: labels.map(|l| (l.to_owned(), rejection.example_timestamp_ms)),
+    }
+}
+
+pub(super) fn add_refused(all: &mut Vec<Refused>, one: Refused) {
+    if one.count == 0 {
+        return;
+    }
+    match all.iter_mut().find(|r| r.reason == one.reason) {
+        Some(same) => {
+            same.count += one.count;
+            same.example = same.example.take().or(one.example);
+        }
+        None => all.push(one),
+    }
+}
+
+impl WriteOutcome {
+    pub(super) fn merge(&mut self, tally: Tally) {
+        self.taken += tally.taken;
+        self.duplicates += tally.duplicates;
+        for one in tally.refused {
+            add_refused(&mut self.refused, one);
+        }
+        if let Some(error) = tally.error {
+            let may_succeed_later = error.is_retryable()
+                || matches!(
+                    error,
+                    ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled | ServiceError::LimitExceeded(_)
+                );
+            let place = if may_succeed_later {
+                &mut self.retryable
+            } else {
+                &mut self.failed
+            };
+            place.get_or_insert(error);
+        }
+    }
+}
+
+/// An answer, and whether an attempt before it may have been carried out.
+struct Answer {
+    response: AppendResponse,
+    after_unknown: bool,
+}
+
+impl Router {
+    /// Sends a lane's batches one after another. What was taken before an error or the end of `deadline` counts.
+    pub(super) async fn send_lane(&self, lane: Lane, labels: &dyn LabelSource, deadline: Duration) -> Tally {
+        let shard = lane.shard;
+        let mut tally = Tally::default();
+        let mut last_error = None;
+        let sending = self.send_chunks(lane, labels, &mut tally, &mut last_error);
+        let result = tokio::time::timeout(deadline, sending).await;
+        tally.error = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(last_error.unwrap_or_else(|| {
+                ServiceError::DeadlineExceeded(format!("shard {shard} did not answer within {deadline:?}"))
+            })),
+        };
+        tally
+    }
+
+    async fn send_chunks(
+        &self,
+        lane: Lane,
+        labels: &dyn LabelSource,
+        tally: &mut Tally,
+        last_error: &mut Option<ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let shard = lane.shard;
+        let mut queue: VecDeque<(Chunk, u8)> = lane.chunks.into_iter().map(|c| (c, 0)).collect();
+        while let Some((chunk, round)) = queue.pop_front() {
+            let Answer {
+                mut response,
+                after_unknown,
+            } = self.append(shard, &chunk, last_error).await?;
+            self.learn(shard, &chunk, &response);
+            let unknown = std::mem::take(&mut response.unknown_refs);
+            if unknown.is_empty() {
+                // A repeated tick after an attempt of unknown outcome is that attempt, which was carried out.
+                tally.tick_refused |= !after_unknown && response.ticks_taken.contains(&false);
+                tally.add(response);
+                continue;
+            }
+            tally.add(response);
+            self.forget(&chunk, &unknown);
+            if round >= MAX_RESENDS {
+                return Err(ServiceError::Unavailable(format!(
+                    "shard {shard} does not keep the references it gives"
+                )));
+            }
+            self.metrics.resends.inc();
+            let again = resend::with_labels(&chunk, &unknown, labels)?;
+            for chunk in again.into_iter().rev() {
+                queue.push_front((chunk, round + 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&self, shard: ShardId, chunk: &Chunk, response: &AppendResponse) {
+        for (named, reference) in chunk.new.iter().zip(&response.refs) {
+            if *reference != 0 {
+                let known = Known {
+                    reference: SeriesRef(*reference),
+                    shard,
+                };
+                self.cache.insert(named.key, known);
+            }
+        }
+    }
+
+    fn forget(&self, chunk: &Chunk, unknown: &[u64]) {
+        let unknown: std::collections::HashSet<u64> = unknown.iter().copied().collect();
+        for named in chunk.known.iter().filter(|n| unknown.contains(&n.reference.0)) {
+            self.cache.forget(named.key, named.reference);
+        }
+    }
+
+    /// Asks until there is an answer or an error that asking again would not change. Runs until it is dropped else.
+    async fn append(
+        &self,
+        shard: ShardId,
+        chunk: &Chunk,
+        last_error: &mut Option<ServiceError>,
+    ) -> Result<Answer, ServiceError> {
+        self.metrics.batches.inc();
+        self.metrics.batch_bytes.inc_by(chunk.bytes.len() as u64);
+        self.budget.deposit();
+        let mut after_unknown = false;
+        let mut backoff = FIRST_BACKOFF;
+        let mut redirects = 0;
+        loop {
+            let error = match self.attempt(shard, chunk).await {
+                Ok(response) => {
+                    return Ok(Answer {
+                        response,
+                        after_unknown,
+                    });
+                }
+                Err(error) => error,
+            };
+            let reason = match &error {
+                ServiceError::NotLeader { leader } => {
+                    if leader.is_some() && redirects < QUICK_REDIRECTS {
+                        redirects += 1;
+                        backoff = FIRST_BACKOFF;
+                        self.metrics.retries.with_label_values(&["not-leader"]).inc();
+                        *last_error = Some(error);
+                        continue;
+                    }
+                    "not-leader"
+                }
+                ServiceError::Unavailable(_) => "unavailable",
+                ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled => {
+                    after_unknown = true;
+                    "unknown"
+                }
+                _ => return Err(error),
+            };
+            tracing::debug!(%shard, %error, "batch not taken; trying again");
+            self.metrics.retries.with_label_values(&[reason]).inc();
+            *last_error = Some(error);
+            self.wait(&mut backoff).await;
+        }
+    }
+
+    /// Waits between attempts; longer while too many of all sends are retries.
+    async fn wait(&self, backoff: &mut Duration) {
+        loop {
+            let jitter = rand::random_range(0.5..1.0);
+            tokio::time::sleep(backoff.mul_f64(jitter)).await;
+            *backoff = (*backoff * 2).min(MAX_BACKOFF);
+            if self.budget.withdraw() {
+                return;
+            }
+            *backoff = MAX_BACKOFF;
+        }
+    }
+
+    async fn attempt(&self, shard: ShardId, chunk: &Chunk) -> Result<AppendResponse, ServiceError> {
+        let writer = self.writers.leader(shard)?;
+        let request = AppendRequest {
+            shard: shard.0,
+            batch: chunk.bytes.clone(),
+        };
+        let timeout = self.options.attempt_timeout;
+        let result = match tokio::time::timeout(timeout, writer.client.append(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(ServiceError::Unknown(format!(
+                "shard {shard} on node {} did not answer within {timeout:?}",
+                writer.node
+            ))),
+        };
+        match &result {
+            Err(ServiceError::NotLeader { leader }) => {
+                self.writers.not_leader(shard, writer.node, leader.map(NodeId));
+            }
+            Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_)) => {
+                self.writers.not_leader(shard, writer.node, None);
+            }
+            _ => {}
+        }
+        result
+    }
+}

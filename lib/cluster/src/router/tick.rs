@@ -1,0 +1,434 @@
+//! One scrape of one target: usually one shard and one batch.
+
+use super::Router;
+use super::chunk::{Chunk, ChunkWriter, ITEM_BYTES, MAX_ITEM_BYTES, NamedSeries};
+use super::rows::cache_key;
+use super::send::{Lane, Tally, add_refused};
+use super::types::{Refused, SeriesIdentity, Tick, TickOutcome};
+use crate::placement::{Owner, Placement, TenantSeed};
+use gnomon_model::{LabelsRef, SeriesRef, ShardId, TargetId, TimestampMs};
+use gnomon_proto::ServiceError;
+use gnomon_proto::batch::{SeriesKey, TickHeader};
+use gnomon_proto::v1::rejection::Reason;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Targets whose other shards are remembered; the home shard says it again where one is not.
+const MAX_TARGETS: usize = 200_000;
+/// Scratch memory kept for the next ticks, and the most slots one of them may keep.
+const MAX_SCRATCHES: usize = 8;
+const MAX_SCRATCH_SLOTS: usize = 1 << 20;
+/// What a sample costs at most: head, value, and the time where samples of the tick have times of their own.
+const SAMPLE_BYTES: usize = 19;
+const TIME_BYTES: usize = 10;
+
+/// Which shards besides its home hold series of a target; only targets that have such.
+#[derive(Default)]
+pub(super) struct TargetShards(Mutex<HashMap<TargetId, Arc<[ShardId]>>>);
+
+impl TargetShards {
+    fn get(&self, target: TargetId) -> Option<Arc<[ShardId]>> {
+        self.0.lock().get(&target).cloned()
+    }
+
+    fn set(&self, target: TargetId, shards: &[ShardId]) {
+        let mut all = self.0.lock();
+        if shards.is_empty() {
+            all.remove(&target);
+        } else {
+            if all.len() >= MAX_TARGETS {
+                all.clear();
+            }
+            all.insert(target, shards.into());
+        }
+    }
+}
+
+/// What the first pass finds out about an item.
+#[derive(Clone, Copy)]
+struct Slot {
+    lane: u32,
+    place: Place,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Known(SeriesRef),
+    /// Range of the arena.
+    New(u32, u32),
+    Refused,
+}
+
+/// Memory used again by the next tick.
+#[derive(Default)]
+pub(super) struct TickScratch {
+    slots: Vec<Slot>,
+    /// Canonical labels of the series that are not known.
+    arena: Vec<u8>,
+    lanes: Vec<TickLane>,
+}
+
+impl TickScratch {
+    /// Shards that get the tick, the home first.
+    fn tick_shards(&self, home: Owner) -> impl Iterator<Item = ShardId> {
+        let in_epoch = self.lanes.iter().filter(move |lane| lane.owner.epoch == home.epoch);
+        in_epoch.map(|lane| lane.owner.shard)
+    }
+}
+
+struct TickLane {
+    owner: Owner,
+    /// Upper bound of the bytes of its items.
+    bytes: usize,
+}
+
+/// The first pass over a tick: who owns each item.
+struct Resolver<'a> {
+    router: &'a Router,
+    placement: &'a Placement,
+    seed: TenantSeed,
+    tick: &'a Tick<'a>,
+    scratch: TickScratch,
+    refused: Vec<Refused>,
+    sample_bytes: usize,
+    hits: u64,
+    misses: u64,
+}
+
+impl Resolver<'_> {
+    fn run(&mut self, home: Owner) -> Result<(), ServiceError> {
+        let tick = self.tick;
+        self.lane(home);
+        if tick.samples.iter().any(|s| s.timestamp_ms != tick.tick_ms) {
+            self.sample_bytes += TIME_BYTES;
+        }
+        for sample in tick.samples {
+            self.resolve(sample.identity, sample.series, sample.timestamp_ms, self.sample_bytes)?;
+        }
+        for h in tick.histograms {
+            if h.encoded.len() > MAX_ITEM_BYTES {
+                self.refuse(Reason::InvalidHistogram, None, h.timestamp_ms);
+            } else {
+                self.resolve(h.identity, h.series, h.timestamp_ms, ITEM_BYTES + h.encoded.len())?;
+            }
+        }
+        for e in tick.exemplars {
+            let bytes = e.labels.as_bytes().len();
+            if bytes > MAX_ITEM_BYTES {
+                self.refuse(Reason::InvalidLabels, None, e.timestamp_ms);
+            } else {
+                self.resolve(e.identity, e.series, e.timestamp_ms, ITEM_BYTES + bytes)?;
+            }
+        }
+        let metadata = tick
+            .metadata
+            .iter()
+            .map(metadata_bytes)
+            .filter(|b| *b <= MAX_ITEM_BYTES);
+        self.scratch.lanes[0].bytes += metadata.map(|b| b + ITEM_BYTES).sum::<usize>();
+        Ok(())
+    }
+
+    fn lane(&mut self, owner: Owner) -> u32 {
+        let lanes = &mut self.scratch.lanes;
+        let at = lanes.iter().position(|lane| lane.owner == owner).unwrap_or_else(|| {
+            lanes.push(TickLane { owner, bytes: 0 });
+            lanes.len() - 1
+        });
+        at as u32
+    }
+
+    fn refuse(&mut self, reason: Reason, labels: Option<LabelsRef<'_>>, timestamp_ms: i64) {
+        let refused = Refused {
+            reason,
+            count: 1,
+            example: labels.map(|l| (l.to_owned(), timestamp_ms)),
+        };
+        add_refused(&mut self.refused, refused);
+        let place = Place::Refused;
+        self.scratch.slots.push(Slot { lane: 0, place });
+    }
+
+    #[inline]
+    fn resolve(&mut self, identity: SeriesIdentity, series: u32, at: i64, bytes: usize) -> Result<(), ServiceError> {
+        let epoch = self.placement.epoch_at(TimestampMs(at)).ok_or_else(no_shards)?;
+        let Some(known) = self.router.cache.get(cache_key(identity, self.seed, epoch)) else {
+            return self.resolve_new(series, at, bytes);
+        };
+        self.hits += 1;
+        let shard = known.shard;
+        let lane = self.lane(Owner { epoch, shard });
+        self.scratch.lanes[lane as usize].bytes += bytes;
+        let place = Place::Known(known.reference);
+        self.scratch.slots.push(Slot { lane, place });
+        Ok(())
+    }
+
+    fn resolve_new(&mut self, series: u32, at: i64, bytes: usize) -> Result<(), ServiceError> {
+        self.misses += 1;
+        let arena = &mut self.scratch.arena;
+        let start = arena.len();
+        self.tick.labels.write_labels(series, arena);
+        let (from, to) = (u32::try_from(start), u32::try_from(arena.len()));
+        let (Ok(from), Ok(to)) = (from, to) else {
+            return Err(ServiceError::LimitExceeded(
+                "the new series of one scrape have more than 4 GiB of labels".into(),
+            ));
+        };
+        let made = &arena[start..];
+        let usable = !made.is_empty() && made.len() <= MAX_ITEM_BYTES;
+        let Some(labels) = LabelsRef::checked(made).ok().filter(|_| usable) else {
+            arena.truncate(start);
+            self.refuse(Reason::InvalidLabels, None, at);
+            return Ok(());
+        };
+        let owner = self
+            .placement
+            .owner(self.seed, labels, TimestampMs(at))
+            .ok_or_else(no_shards)?;
+        let lane = self.lane(owner);
+        self.scratch.lanes[lane as usize].bytes += bytes + (to - from) as usize;
+        let place = Place::New(from, to);
+        self.scratch.slots.push(Slot { lane, place });
+        Ok(())
+    }
+}
+
+fn no_shards() -> ServiceError {
+    ServiceError::Unavailable("the cluster has no shards yet".into())
+}
+
+fn metadata_bytes(info: &super::MetricInfo<'_>) -> usize {
+    info.metric.len() + info.kind.len() + info.unit.len() + info.help.len()
+}
+
+fn header(tick: &Tick<'_>, home: bool, other_shards: Vec<ShardId>) -> TickHeader {
+    TickHeader {
+        target: tick.target,
+        term: tick.term,
+        tick_ms: tick.tick_ms,
+        interval_ms: tick.interval_ms,
+        first: true,
+        last: true,
+        complete: tick.complete,
+        home,
+        track_timestamps_staleness: tick.track_timestamps_staleness,
+        other_shards,
+    }
+}
+
+/// The second pass: the items into their lanes' writers.
+struct Encoder<'a> {
+    tick: &'a Tick<'a>,
+    seed: TenantSeed,
+    scratch: &'a TickScratch,
+    writers: Vec<ChunkWriter>,
+}
+
+impl<'a> Encoder<'a> {
+    fn new(tick: &'a Tick<'a>, seed: TenantSeed, scratch: &'a TickScratch) -> Self {
+        let home = scratch.lanes[0].owner;
+        let others: Vec<ShardId> = scratch.tick_shards(home).filter(|s| *s != home.shard).collect();
+        let writer = |lane: &TickLane| {
+            let is_home = lane.owner == home;
+            if lane.owner.epoch != home.epoch {
+                // Samples that bring a time of another epoch: one shard may be in both, and takes one tick only.
+                return ChunkWriter::rows(tick.tenant, lane.owner.epoch);
+            }
+            let header = header(tick, is_home, if is_home { others.clone() } else { Vec::new() });
+            ChunkWriter::tick(tick.tenant, lane.owner.epoch, header, lane.bytes)
+        };
+        Self {
+            tick,
+            seed,
+            scratch,
+            writers: scratch.lanes.iter().map(writer).collect(),
+        }
+    }
+
+    #[inline]
+    fn key(
+        &mut self,
+        slot: Slot,
+        identity: SeriesIdentity,
+        series: u32,
+        bytes: usize,
+    ) -> Option<(&mut ChunkWriter, SeriesKey)> {
+        let lane = slot.lane as usize;
+        let key = cache_key(identity, self.seed, self.scratch.lanes[lane].owner.epoch);
+        let writer = &mut self.writers[lane];
+        let made = match slot.place {
+            Place::Known(reference) => {
+                writer.make_room(bytes);
+                writer.known(NamedSeries { key, reference, series })
+            }
+            Place::New(from, to) => {
+                writer.make_room(bytes + (to - from) as usize);
+                let labels = LabelsRef::from_canonical(&self.scratch.arena[from as usize..to as usize]);
+                writer.new_series(key, series, labels)
+            }
+            Place::Refused => return None,
+        };
+        Some((writer, made))
+    }
+
+    fn run(mut self, sample_bytes: usize) -> Vec<Vec<Chunk>> {
+        let tick = self.tick;
+        let scratch = self.scratch;
+        let mut slots = scratch.slots.iter().copied();
+        for (sample, slot) in tick.samples.iter().zip(&mut slots) {
+            if let Some((writer, key)) = self.key(slot, sample.identity, sample.series, sample_bytes) {
+                writer.items().sample(key, sample.timestamp_ms, sample.value);
+            }
+        }
+        for (h, slot) in tick.histograms.iter().zip(&mut slots) {
+            if let Some((writer, key)) = self.key(slot, h.identity, h.series, ITEM_BYTES + h.encoded.len()) {
+                writer.items().histogram(key, h.timestamp_ms, &h.encoded);
+            }
+        }
+        for (e, slot) in tick.exemplars.iter().zip(&mut slots) {
+            let bytes = ITEM_BYTES + e.labels.as_bytes().len();
+            if let Some((writer, key)) = self.key(slot, e.identity, e.series, bytes) {
+                writer.items().exemplar(key, e.timestamp_ms, e.value, e.labels.as_ref());
+            }
+        }
+        for info in tick.metadata {
+            let bytes = metadata_bytes(info);
+            if bytes <= MAX_ITEM_BYTES {
+                self.writers[0].make_room(bytes + ITEM_BYTES);
+                let items = self.writers[0].items();
+                items.metadata(info.metric, info.kind, info.unit, info.help);
+            }
+        }
+        self.writers.into_iter().map(ChunkWriter::finish).collect()
+    }
+}
+
+/// A tick, ready to be sent.
+struct Encoded {
+    lanes: Vec<Lane>,
+    /// Shards that get the tick, the home first.
+    shards: Vec<ShardId>,
+    /// What was refused before sending.
+    refused: Vec<Refused>,
+}
+
+fn encode(router: &Router, tick: &Tick<'_>) -> Result<Encoded, ServiceError> {
+    let placement = router.placement.borrow().clone();
+    let seed = TenantSeed::of(tick.tenant);
+    let home = placement
+        .owner(seed, tick.target_labels, TimestampMs(tick.tick_ms))
+        .ok_or_else(no_shards)?;
+    let mut resolver = Resolver {
+        router,
+        placement: &placement,
+        seed,
+        tick,
+        scratch: router.take_scratch(),
+        refused: Vec::new(),
+        sample_bytes: SAMPLE_BYTES,
+        hits: 0,
+        misses: 0,
+    };
+    resolver.run(home)?;
+    for shard in router.targets.get(tick.target).iter().flat_map(|s| s.iter()) {
+        let (epoch, shard) = (home.epoch, *shard);
+        resolver.lane(Owner { epoch, shard });
+    }
+    let Resolver {
+        scratch,
+        refused,
+        sample_bytes,
+        hits,
+        misses,
+        ..
+    } = resolver;
+    router.count(hits, misses);
+    let chunks = Encoder::new(tick, seed, &scratch).run(sample_bytes);
+    let shards = scratch.lanes.iter().map(|lane| lane.owner.shard);
+    let lanes = shards
+        .zip(chunks)
+        .map(|(shard, chunks)| Lane { shard, chunks })
+        .collect();
+    let shards = scratch.tick_shards(home).collect();
+    router.give_back(scratch);
+    Ok(Encoded { lanes, shards, refused })
+}
+
+/// What a shard gets that holds series of the target, none of which is in the tick.
+fn empty_lane(tick: &Tick<'_>, placement: &Placement, shard: ShardId) -> Option<Lane> {
+    let epoch = placement.epoch_at(TimestampMs(tick.tick_ms))?;
+    let chunks = ChunkWriter::tick(tick.tenant, epoch, header(tick, false, Vec::new()), 0).finish();
+    Some(Lane { shard, chunks })
+}
+
+pub(super) async fn push(router: &Router, tick: &Tick<'_>, deadline: Duration) -> Result<TickOutcome, ServiceError> {
+    let Encoded {
+        lanes,
+        shards: mut sent,
+        refused,
+    } = encode(router, tick)?;
+    let sends = lanes
+        .into_iter()
+        .map(|lane| router.send_lane(lane, tick.labels, deadline));
+    let mut tallies = futures::future::join_all(sends).await;
+    let missed = learn_shards(router, tick, &mut sent, &tallies);
+    if !missed.is_empty() {
+        let placement = router.placement.borrow().clone();
+        let lanes = missed.iter().filter_map(|shard| empty_lane(tick, &placement, *shard));
+        let sends = lanes.map(|lane| router.send_lane(lane, tick.labels, deadline));
+        tallies.extend(futures::future::join_all(sends).await);
+    }
+    let mut outcome = TickOutcome {
+        taken: true,
+        refused,
+        ..TickOutcome::default()
+    };
+    for tally in tallies {
+        if let Some(error) = tally.error {
+            return Err(error);
+        }
+        outcome.taken &= !tally.tick_refused;
+        outcome.samples_taken += tally.taken;
+        outcome.duplicates += tally.duplicates;
+        outcome.series_added += tally.series_added;
+        for one in tally.refused {
+            add_refused(&mut outcome.refused, one);
+        }
+    }
+    Ok(outcome)
+}
+
+/// Takes over what the home shard says of the target's other shards; gives those that were not sent the tick.
+fn learn_shards(router: &Router, tick: &Tick<'_>, sent: &mut Vec<ShardId>, tallies: &[Tally]) -> Vec<ShardId> {
+    let home = sent.first().copied();
+    let told = tallies.iter().flat_map(|t| &t.target_shards);
+    let Some((_, others)) = told.into_iter().rfind(|(target, _)| *target == tick.target.0) else {
+        return Vec::new();
+    };
+    let mut others: Vec<ShardId> = others.iter().copied().map(ShardId).collect();
+    others.retain(|s| Some(*s) != home);
+    router.targets.set(tick.target, &others);
+    others.retain(|s| !sent.contains(s));
+    sent.extend(&others);
+    others
+}
+
+impl Router {
+    fn take_scratch(&self) -> TickScratch {
+        self.scratches.lock().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut scratch: TickScratch) {
+        scratch.slots.clear();
+        scratch.arena.clear();
+        scratch.lanes.clear();
+        let small = scratch.slots.capacity() <= MAX_SCRATCH_SLOTS && scratch.arena.capacity() <= 64 * MAX_SCRATCH_SLOTS;
+        let mut kept = self.scratches.lock();
+        if small && kept.len() < MAX_SCRATCHES {
+            kept.push(scratch);
+        }
+    }
+}
