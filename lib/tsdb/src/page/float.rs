@@ -327,7 +327,7 @@ impl Output for Columns<'_> {
     #[inline]
     fn run(&mut self, after_ts: i64, delta: i64, value: u64, length: u32) {
         let length = length as usize;
-        self.timestamps.extend((1..=length as i64).map(|i| after_ts + i * delta));
+        self.timestamps.extend((1..=length as i64).map(|i| after_ts.wrapping_add(i.wrapping_mul(delta))));
         self.values.resize(self.values.len() + length, f64::from_bits(value));
     }
 }
@@ -376,9 +376,10 @@ impl<'a> Decoder<'a> {
             return Err(PageError::Corrupt("a run is longer than the page"));
         }
         let delta = self.state.last_delta;
-        let end = delta
-            .checked_mul(i64::from(length))
-            .and_then(|step| self.state.last_ts.checked_add(step))
+        // Wider than the result: the way there may be longer than 2^63 ms.
+        let end = i128::from(self.state.last_ts) + i128::from(delta) * i128::from(length);
+        let end = i64::try_from(end)
+            .ok()
             .filter(|_| delta > 0)
             .ok_or(PageError::Corrupt("timestamps do not increase"))?;
         out.run(self.state.last_ts, delta, self.state.last_value, length);
