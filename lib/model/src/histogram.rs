@@ -1,6 +1,16 @@
 //! Native histograms: exponential buckets (schemas -4 to 8) and custom buckets (schema -53), as in Prometheus'
 //! `model/histogram`.
 
+mod buckets;
+mod combine;
+mod compact;
+mod reset;
+mod trim;
+
+pub use buckets::Bucket;
+pub use combine::{Accumulator, Combined, IncompatibleSchemas};
+
+use crate::sample::is_stale_nan;
 use serde::{Deserialize, Serialize};
 
 /// The schema number of histograms with custom bucket boundaries (NHCB).
@@ -46,4 +56,49 @@ pub struct FloatHistogram {
     pub negative_buckets: Vec<f64>,
     /// Upper bounds of custom buckets, strictly increasing, without +Inf; empty for exponential schemas.
     pub custom_values: Vec<f64>,
+}
+
+impl FloatHistogram {
+    /// Whether the buckets have boundaries of their own rather than a schema's.
+    #[must_use]
+    pub const fn uses_custom_buckets(&self) -> bool {
+        self.schema == CUSTOM_BUCKETS_SCHEMA
+    }
+
+    /// Whether this is a staleness marker.
+    #[must_use]
+    pub const fn is_stale(&self) -> bool {
+        is_stale_nan(self.sum)
+    }
+
+    /// Applies `scale` to every count and to the sum.
+    pub fn scale(&mut self, scale: impl Fn(f64) -> f64) {
+        for value in [&mut self.zero_count, &mut self.count, &mut self.sum] {
+            *value = scale(*value);
+        }
+        for value in self.positive_buckets.iter_mut().chain(&mut self.negative_buckets) {
+            *value = scale(*value);
+        }
+    }
+
+    /// Whether a count or the sum is infinite.
+    #[must_use]
+    pub fn has_overflow(&self) -> bool {
+        let buckets = self.positive_buckets.iter().chain(&self.negative_buckets);
+        [self.zero_count, self.count, self.sum]
+            .iter()
+            .chain(buckets)
+            .any(|value| value.is_infinite())
+    }
+
+    /// How many plain samples this one weighs in limits: its size in units of 16 bytes, at least 1.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        let words = self.positive_buckets.len()
+            + self.negative_buckets.len()
+            + self.custom_values.len()
+            + self.positive_spans.len()
+            + self.negative_spans.len();
+        words as u64 / 2 + 6
+    }
 }
