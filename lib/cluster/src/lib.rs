@@ -3,4 +3,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod placement;
+pub mod raft;
 pub mod router;
+pub mod store;
