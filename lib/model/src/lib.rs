@@ -14,6 +14,7 @@ pub mod relabel;
 pub mod sample;
 pub mod size;
 pub mod time;
+pub mod yaml;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use ids::{
