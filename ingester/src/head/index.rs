@@ -1,0 +1,315 @@
+//! Label pairs of a head: each `(name, value)` is stored once, with the series that carry it.
+//!
+//! Invariant: a pair is there exactly as long as a series carries it. Numbers of names, pairs and series are this
+//! process' own and never leave it.
+
+use gnomon_model::LabelsRef;
+use gnomon_model::labels::put_uvarint;
+use hashbrown::HashTable;
+use roaring::RoaringBitmap;
+use std::collections::HashMap;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// The place of a series in its head's table; reused after the series is gone.
+pub(crate) type Ordinal = u32;
+/// The place of a label pair in the index.
+pub(crate) type PairId = u32;
+
+/// Series that carry one pair. Most pairs of unique values have one series, which needs no bitmap.
+#[derive(Debug)]
+pub(crate) enum Postings {
+    One(Ordinal),
+    Many(Box<RoaringBitmap>),
+}
+
+impl Postings {
+    fn insert(&mut self, ordinal: Ordinal) {
+        match self {
+            Self::One(only) if *only == ordinal => {}
+            Self::One(only) => *self = Self::Many(Box::new(RoaringBitmap::from_iter([*only, ordinal]))),
+            Self::Many(set) => {
+                set.insert(ordinal);
+            }
+        }
+    }
+
+    /// Whether nothing is left.
+    fn remove(&mut self, ordinal: Ordinal) -> bool {
+        match self {
+            Self::One(only) => *only == ordinal,
+            Self::Many(set) => {
+                set.remove(ordinal);
+                set.is_empty()
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(set) => set.len(),
+        }
+    }
+
+    pub(crate) fn add_to(&self, out: &mut RoaringBitmap) {
+        match self {
+            Self::One(only) => {
+                out.insert(*only);
+            }
+            Self::Many(set) => *out |= set.as_ref(),
+        }
+    }
+
+    pub(crate) fn remove_from(&self, out: &mut RoaringBitmap) {
+        match self {
+            Self::One(only) => {
+                out.remove(*only);
+            }
+            Self::Many(set) => *out -= set.as_ref(),
+        }
+    }
+
+    pub(crate) fn to_bitmap(&self) -> RoaringBitmap {
+        let mut out = RoaringBitmap::new();
+        self.add_to(&mut out);
+        out
+    }
+
+    pub(crate) fn intersects(&self, set: &RoaringBitmap) -> bool {
+        match self {
+            Self::One(only) => set.contains(*only),
+            Self::Many(many) => !many.is_disjoint(set),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pair {
+    name: u32,
+    /// Where the pair stands in its name's list.
+    place: u32,
+    value: Box<str>,
+    series: Postings,
+}
+
+#[derive(Debug)]
+struct Name {
+    text: Box<str>,
+    pairs: Vec<PairId>,
+}
+
+/// The pairs, by name and value.
+#[derive(Debug)]
+pub(crate) struct LabelIndex {
+    names: Vec<Name>,
+    name_numbers: HashMap<Box<str>, u32>,
+    free_names: Vec<u32>,
+    pairs: Vec<Option<Pair>>,
+    free: Vec<PairId>,
+    lookup: HashTable<PairId>,
+    all: RoaringBitmap,
+    /// Random, so that nobody outside can choose texts that collide.
+    seed: u64,
+}
+
+impl LabelIndex {
+    pub(crate) fn new() -> Self {
+        Self {
+            names: Vec::new(),
+            name_numbers: HashMap::new(),
+            free_names: Vec::new(),
+            pairs: Vec::new(),
+            free: Vec::new(),
+            lookup: HashTable::new(),
+            all: RoaringBitmap::new(),
+            seed: rand::random(),
+        }
+    }
+
+    fn hash(seed: u64, name: u32, value: &str) -> u64 {
+        xxh3_64_with_seed(value.as_bytes(), seed ^ (u64::from(name) << 32))
+    }
+
+    pub(crate) fn hash_labels(&self, labels: &[u8]) -> u64 {
+        xxh3_64_with_seed(labels, self.seed)
+    }
+
+    pub(crate) fn find(&self, name: &str, value: &str) -> Option<PairId> {
+        let name = *self.name_numbers.get(name)?;
+        self.find_in(name, value)
+    }
+
+    fn find_in(&self, name: u32, value: &str) -> Option<PairId> {
+        let same = |id: &PairId| self.pair(*id).is_some_and(|p| p.name == name && *p.value == *value);
+        self.lookup.find(Self::hash(self.seed, name, value), same).copied()
+    }
+
+    fn pair(&self, id: PairId) -> Option<&Pair> {
+        self.pairs.get(id as usize)?.as_ref()
+    }
+
+    /// Name and value of a pair.
+    pub(crate) fn text(&self, id: PairId) -> (&str, &str) {
+        self.pair(id).map_or(("", ""), |pair| {
+            let name = self.names.get(pair.name as usize).map_or("", |n| &n.text);
+            (name, &pair.value)
+        })
+    }
+
+    pub(crate) fn postings(&self, id: PairId) -> Option<&Postings> {
+        self.pair(id).map(|p| &p.series)
+    }
+
+    /// Every series there is.
+    pub(crate) fn all(&self) -> &RoaringBitmap {
+        &self.all
+    }
+
+    /// The pairs of one name, in no order.
+    pub(crate) fn pairs_of(&self, name: &str) -> &[PairId] {
+        self.name_numbers
+            .get(name)
+            .and_then(|n| self.names.get(*n as usize))
+            .map_or(&[], |n| &n.pairs)
+    }
+
+    /// Names that some series carries, in no order, each with its pairs.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&str, &[PairId])> {
+        self.names
+            .iter()
+            .filter(|n| !n.pairs.is_empty())
+            .map(|n| (&*n.text, &*n.pairs))
+    }
+
+    pub(crate) fn pair_count(&self) -> usize {
+        self.lookup.len()
+    }
+
+    /// Enters a series; its pairs come back in the order of the labels.
+    pub(crate) fn insert(&mut self, ordinal: Ordinal, labels: LabelsRef<'_>) -> Box<[PairId]> {
+        self.all.insert(ordinal);
+        labels
+            .iter()
+            .map(|(name, value)| self.insert_pair(ordinal, name, value))
+            .collect()
+    }
+
+    fn name_number(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.name_numbers.get(name) {
+            return *number;
+        }
+        let entry = Name {
+            text: name.into(),
+            pairs: Vec::new(),
+        };
+        let number = match self.free_names.pop() {
+            Some(number) => {
+                self.names[number as usize] = entry;
+                number
+            }
+            None => {
+                self.names.push(entry);
+                self.names.len() as u32 - 1
+            }
+        };
+        self.name_numbers.insert(name.into(), number);
+        number
+    }
+
+    fn insert_pair(&mut self, ordinal: Ordinal, name: &str, value: &str) -> PairId {
+        let name = self.name_number(name);
+        if let Some(id) = self.find_in(name, value) {
+            if let Some(Some(pair)) = self.pairs.get_mut(id as usize) {
+                pair.series.insert(ordinal);
+            }
+            return id;
+        }
+        let list = &mut self.names[name as usize].pairs;
+        let pair = Pair {
+            name,
+            place: list.len() as u32,
+            value: value.into(),
+            series: Postings::One(ordinal),
+        };
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None => {
+                self.pairs.push(None);
+                self.pairs.len() as u32 - 1
+            }
+        };
+        list.push(id);
+        self.pairs[id as usize] = Some(pair);
+        let (seed, pairs) = (self.seed, &self.pairs);
+        let rehash = |id: &PairId| {
+            pairs[*id as usize]
+                .as_ref()
+                .map_or(0, |p| Self::hash(seed, p.name, &p.value))
+        };
+        self.lookup.insert_unique(Self::hash(seed, name, value), id, rehash);
+        id
+    }
+
+    /// Takes a series out.
+    pub(crate) fn remove(&mut self, ordinal: Ordinal, pairs: &[PairId]) {
+        self.all.remove(ordinal);
+        for id in pairs {
+            let Some(Some(pair)) = self.pairs.get_mut(*id as usize) else {
+                continue;
+            };
+            if pair.series.remove(ordinal) {
+                self.remove_pair(*id);
+            }
+        }
+    }
+
+    fn remove_pair(&mut self, id: PairId) {
+        let Some(pair) = self.pairs.get_mut(id as usize).and_then(Option::take) else {
+            return;
+        };
+        let hash = Self::hash(self.seed, pair.name, &pair.value);
+        if let Ok(entry) = self.lookup.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+        let list = &mut self.names[pair.name as usize].pairs;
+        list.swap_remove(pair.place as usize);
+        let now_empty = list.is_empty();
+        if let Some(moved) = list.get(pair.place as usize)
+            && let Some(Some(moved)) = self.pairs.get_mut(*moved as usize)
+        {
+            moved.place = pair.place;
+        }
+        if now_empty {
+            let name = std::mem::take(&mut self.names[pair.name as usize].text);
+            self.name_numbers.remove(&name);
+            self.free_names.push(pair.name);
+        }
+        self.free.push(id);
+    }
+
+    /// Appends the canonical bytes of a series' labels.
+    pub(crate) fn write_labels(&self, pairs: &[PairId], out: &mut Vec<u8>) {
+        for id in pairs {
+            let (name, value) = self.text(*id);
+            for text in [name, value] {
+                put_uvarint(out, text.len() as u64);
+                out.extend_from_slice(text.as_bytes());
+            }
+        }
+    }
+
+    /// Whether a series' labels are these.
+    pub(crate) fn labels_are(&self, pairs: &[PairId], labels: LabelsRef<'_>) -> bool {
+        let mut left = labels.iter();
+        pairs.iter().all(|id| left.next() == Some(self.text(*id))) && left.next().is_none()
+    }
+
+    /// The value of a label of a series, or the empty text.
+    pub(crate) fn value_of(&self, pairs: &[PairId], name: &str) -> &str {
+        pairs
+            .iter()
+            .map(|id| self.text(*id))
+            .find(|(n, _)| *n == name)
+            .map_or("", |(_, value)| value)
+    }
+}

@@ -1,0 +1,37 @@
+//! A sample's value.
+
+use gnomon_model::histogram::FloatHistogram;
+use gnomon_proto::histogram::Decoded;
+
+/// A float, or a histogram of either kind.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Float(f64),
+    Histogram(Box<Decoded>),
+}
+
+impl Value {
+    /// Equal to the bit.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
+            (Self::Histogram(a), Self::Histogram(b)) => {
+                a.is_integer == b.is_integer && same_histogram(&a.histogram, &b.histogram)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn same_histogram(a: &FloatHistogram, b: &FloatHistogram) -> bool {
+    let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let floats = |h: &FloatHistogram| [h.sum, h.count, h.zero_count, h.zero_threshold].map(f64::to_bits);
+    a.reset_hint == b.reset_hint
+        && a.schema == b.schema
+        && floats(a) == floats(b)
+        && a.positive_spans == b.positive_spans
+        && a.negative_spans == b.negative_spans
+        && bits(&a.positive_buckets) == bits(&b.positive_buckets)
+        && bits(&a.negative_buckets) == bits(&b.negative_buckets)
+        && bits(&a.custom_values) == bits(&b.custom_values)
+}

@@ -1,0 +1,383 @@
+//! The samples of one series in one window: closed pages, one page that grows, and the few samples that came out of
+//! order since.
+
+use super::value::Value;
+use gnomon_proto::histogram::Decoded;
+use gnomon_tsdb::page::{AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageSamples};
+
+/// A page is closed at this many samples, so that what is flushed again and again stays small.
+const PAGE_SAMPLES: usize = 240;
+/// Out-of-order samples that wait before they are worked into the pages.
+const LATE_SAMPLES: usize = 48;
+
+/// What became of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    Taken,
+    /// An equal sample was there.
+    Duplicate,
+    /// Another value was there.
+    Conflict,
+}
+
+/// The page that grows.
+#[derive(Debug)]
+pub(crate) enum Open {
+    Float(FloatPageBuilder),
+    Histogram(Box<HistogramPageBuilder>),
+}
+
+/// What most windows have not.
+#[derive(Debug, Default)]
+struct Rest {
+    /// Ascending, all before the open page.
+    closed: Vec<Page>,
+    /// How many of `closed` are durable.
+    flushed: usize,
+    /// Ascending by time; none of these times is in a page.
+    late: Vec<(i64, Value)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct WindowPages {
+    pub(crate) start_ms: i64,
+    /// Newest sample.
+    pub(crate) last_ms: i64,
+    open: Open,
+    rest: Option<Box<Rest>>,
+    /// Whether it is in its head's list of windows that changed since the last flush.
+    pub(crate) dirty: bool,
+    /// Whether pages that are durable are not the window's any more.
+    rewritten: bool,
+}
+
+/// Pages of a window that cannot be read, or a sample that its page did not take: damage, or a defect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPage {
+    #[error(transparent)]
+    Page(#[from] PageError),
+    #[error("append to a page: {0}")]
+    Append(#[from] AppendError),
+    #[error("a stored window has no page that grows")]
+    NoTail,
+}
+
+impl Open {
+    fn new(timestamp_ms: i64, value: &Value) -> Result<Self, BadPage> {
+        let mut open = match value {
+            Value::Float(_) => Self::Float(FloatPageBuilder::new()),
+            Value::Histogram(_) => Self::Histogram(Box::new(HistogramPageBuilder::new())),
+        };
+        open.append(timestamp_ms, value)?;
+        Ok(open)
+    }
+
+    /// Continues a page.
+    fn resume(page: &Page) -> Result<Self, BadPage> {
+        Ok(match page.coding {
+            Coding::Float => Self::Float(FloatPageBuilder::resume(&page.bytes)?),
+            Coding::Histogram => Self::Histogram(Box::new(HistogramPageBuilder::resume(&page.bytes)?)),
+        })
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Float(page) => page.len(),
+            Self::Histogram(page) => page.len(),
+        }
+    }
+
+    fn first_ms(&self) -> i64 {
+        let first = match self {
+            Self::Float(page) => page.first_ts(),
+            Self::Histogram(page) => page.first_ts(),
+        };
+        first.unwrap_or(i64::MAX)
+    }
+
+    fn page(&self) -> Option<Page> {
+        match self {
+            Self::Float(page) => page.page(),
+            Self::Histogram(page) => page.page(),
+        }
+    }
+
+    /// Whether the page goes on with such a value.
+    fn takes(&self, value: &Value) -> bool {
+        let same_kind = matches!(
+            (self, value),
+            (Self::Float(_), Value::Float(_)) | (Self::Histogram(_), Value::Histogram(_))
+        );
+        same_kind && self.len() < PAGE_SAMPLES
+    }
+
+    fn append(&mut self, timestamp_ms: i64, value: &Value) -> Result<(), AppendError> {
+        match (self, value) {
+            (Self::Float(page), Value::Float(value)) => page.append(timestamp_ms, *value),
+            (Self::Histogram(page), Value::Histogram(value)) => {
+                page.append(timestamp_ms, &value.histogram, value.is_integer)
+            }
+            _ => Err(AppendError::Full),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Float(page) => page.memory_bytes() - size_of::<FloatPageBuilder>(),
+            Self::Histogram(page) => page.memory_bytes(),
+        }
+    }
+}
+
+/// Appends the samples of a page.
+fn read_page(page: &Page, samples: &mut Vec<(i64, Value)>) -> Result<(), PageError> {
+    match page.decode()? {
+        PageSamples::Floats { timestamps, values } => {
+            samples.extend(timestamps.into_iter().zip(values.into_iter().map(Value::Float)));
+        }
+        PageSamples::Histograms(histograms) => samples.extend(histograms.into_iter().map(|h| {
+            let (histogram, is_integer) = (h.histogram, h.is_integer);
+            (
+                h.timestamp_ms,
+                Value::Histogram(Box::new(Decoded { histogram, is_integer })),
+            )
+        })),
+    }
+    Ok(())
+}
+
+fn find(page: &Page, timestamp_ms: i64) -> Result<Option<Value>, PageError> {
+    if !page.overlaps(timestamp_ms, timestamp_ms) {
+        return Ok(None);
+    }
+    let mut samples = Vec::new();
+    read_page(page, &mut samples)?;
+    let found = samples.binary_search_by_key(&timestamp_ms, |(t, _)| *t);
+    Ok(found.ok().map(|at| samples.swap_remove(at).1))
+}
+
+/// Pages of samples that ascend in time.
+fn build(samples: &[(i64, Value)]) -> Result<Vec<Page>, BadPage> {
+    let mut pages = Vec::new();
+    let mut open: Option<Open> = None;
+    for (timestamp_ms, value) in samples {
+        match &mut open {
+            Some(page) if page.takes(value) => page.append(*timestamp_ms, value)?,
+            _ => {
+                pages.extend(open.take().and_then(|full| full.page()));
+                open = Some(Open::new(*timestamp_ms, value)?);
+            }
+        }
+    }
+    pages.extend(open.and_then(|last| last.page()));
+    Ok(pages)
+}
+
+impl WindowPages {
+    pub(crate) fn new(start_ms: i64, timestamp_ms: i64, value: &Value) -> Result<Self, BadPage> {
+        Ok(Self {
+            start_ms,
+            last_ms: timestamp_ms,
+            open: Open::new(timestamp_ms, value)?,
+            rest: None,
+            dirty: false,
+            rewritten: false,
+        })
+    }
+
+    /// Takes a sample of the window, in any order.
+    pub(crate) fn put(&mut self, timestamp_ms: i64, value: Value) -> Result<Put, BadPage> {
+        if timestamp_ms > self.last_ms {
+            self.push(timestamp_ms, &value)?;
+            return Ok(Put::Taken);
+        }
+        if let Some(there) = self.value_at(timestamp_ms)? {
+            let same = there.is_same(&value);
+            return Ok(if same { Put::Duplicate } else { Put::Conflict });
+        }
+        let late = &mut self.rest.get_or_insert_default().late;
+        let at = late.partition_point(|(t, _)| *t < timestamp_ms);
+        late.insert(at, (timestamp_ms, value));
+        if late.len() >= LATE_SAMPLES {
+            self.rewrite()?;
+        }
+        Ok(Put::Taken)
+    }
+
+    fn push(&mut self, timestamp_ms: i64, value: &Value) -> Result<(), BadPage> {
+        if self.open.takes(value) {
+            self.open.append(timestamp_ms, value)?;
+        } else {
+            let full = std::mem::replace(&mut self.open, Open::new(timestamp_ms, value)?);
+            let closed = &mut self.rest.get_or_insert_default().closed;
+            closed.reserve_exact(1);
+            closed.extend(full.page());
+        }
+        self.last_ms = timestamp_ms;
+        Ok(())
+    }
+
+    /// The value at exactly this time.
+    pub(crate) fn value_at(&self, timestamp_ms: i64) -> Result<Option<Value>, BadPage> {
+        if timestamp_ms == self.last_ms
+            && let Open::Float(page) = &self.open
+            && let Some(value) = page.last_value()
+        {
+            return Ok(Some(Value::Float(value)));
+        }
+        if let Some(rest) = &self.rest {
+            if let Ok(at) = rest.late.binary_search_by_key(&timestamp_ms, |(t, _)| *t) {
+                return Ok(Some(rest.late[at].1.clone()));
+            }
+            let page = rest.closed.partition_point(|p| p.max_ts < timestamp_ms);
+            if let Some(page) = rest.closed.get(page) {
+                return Ok(find(page, timestamp_ms)?);
+            }
+        }
+        if timestamp_ms < self.open.first_ms() {
+            return Ok(None);
+        }
+        Ok(self.open.page().map_or(Ok(None), |page| find(&page, timestamp_ms))?)
+    }
+
+    /// Works the out-of-order samples into the pages.
+    fn rewrite(&mut self) -> Result<(), BadPage> {
+        let mut pages = self.merged()?;
+        let Some(last) = pages.pop() else {
+            return Ok(());
+        };
+        self.open = Open::resume(&last)?;
+        self.rest = (!pages.is_empty()).then(|| {
+            Box::new(Rest {
+                closed: pages,
+                ..Rest::default()
+            })
+        });
+        self.rewritten = true;
+        Ok(())
+    }
+
+    /// All pages with the out-of-order samples worked in.
+    fn merged(&self) -> Result<Vec<Page>, BadPage> {
+        let late = self.rest.as_ref().map_or(&[][..], |rest| &rest.late);
+        let mut samples = Vec::new();
+        for page in self.rest.iter().flat_map(|rest| &rest.closed).chain(&self.open.page()) {
+            read_page(page, &mut samples)?;
+        }
+        samples.extend_from_slice(late);
+        samples.sort_by_key(|(t, _)| *t);
+        build(&samples)
+    }
+
+    fn has_late(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| !rest.late.is_empty())
+    }
+
+    /// Pages that overlap the range (inclusive bounds), ascending and not overlapping each other.
+    pub(crate) fn pages(&self, start_ms: i64, end_ms: i64) -> Result<Vec<Page>, BadPage> {
+        let overlaps = |p: &Page| p.overlaps(start_ms, end_ms);
+        if self.has_late() {
+            let mut pages = self.merged()?;
+            pages.retain(overlaps);
+            return Ok(pages);
+        }
+        let closed = self.rest.iter().flat_map(|rest| &rest.closed);
+        let mut pages: Vec<_> = closed.filter(|p| overlaps(p)).cloned().collect();
+        if self.last_ms >= start_ms && self.open.first_ms() <= end_ms {
+            pages.extend(self.open.page());
+        }
+        Ok(pages)
+    }
+
+    pub(crate) fn ends_with_histogram(&self) -> bool {
+        matches!(self.open, Open::Histogram(_))
+    }
+
+    /// First sample.
+    pub(crate) fn first_ms(&self) -> i64 {
+        let closed = self
+            .rest
+            .as_ref()
+            .and_then(|rest| rest.closed.first())
+            .map(|p| p.min_ts);
+        let late = self.rest.as_ref().and_then(|rest| rest.late.first()).map(|(t, _)| *t);
+        [closed, late]
+            .into_iter()
+            .flatten()
+            .fold(self.open.first_ms(), i64::min)
+    }
+
+    pub(crate) fn sample_count(&self) -> u64 {
+        let rest = self.rest.as_ref().map_or(0, |rest| {
+            rest.closed.iter().map(|p| u64::from(p.count)).sum::<u64>() + rest.late.len() as u64
+        });
+        self.open.len() as u64 + rest
+    }
+
+    pub(crate) fn page_count(&self) -> usize {
+        1 + self.rest.as_ref().map_or(0, |rest| rest.closed.len())
+    }
+
+    /// What a flush has to write: whether older pages of the window have to go first, closed pages with their numbers,
+    /// and the tail, which is replaced each time.
+    pub(crate) fn unflushed(&self) -> Result<Unflushed<'_>, BadPage> {
+        let (closed, late, flushed) = match &self.rest {
+            Some(rest) => (&rest.closed[rest.flushed..], &rest.late[..], rest.flushed),
+            None => (&[][..], &[][..], 0),
+        };
+        Ok(Unflushed {
+            replace: self.rewritten,
+            closed,
+            first_number: flushed,
+            tail: self.open.page().into_iter().chain(build(late)?).collect(),
+        })
+    }
+
+    /// What `unflushed` gave is in the batch being written. (Where that batch fails, the state is lost with its
+    /// process or restored: nothing is written on top of a failed flush.)
+    pub(crate) fn set_flushed(&mut self) {
+        self.dirty = false;
+        self.rewritten = false;
+        if let Some(rest) = &mut self.rest {
+            rest.flushed = rest.closed.len();
+        }
+    }
+
+    /// The window from what was flushed: closed pages in order, then the tail.
+    pub(crate) fn restore(start_ms: i64, closed: Vec<Page>, tail: &[Page]) -> Result<Self, BadPage> {
+        let (open, late_pages) = tail.split_first().ok_or(BadPage::NoTail)?;
+        let mut late = Vec::new();
+        for page in late_pages {
+            read_page(page, &mut late)?;
+        }
+        let flushed = closed.len();
+        let rest = (!closed.is_empty() || !late.is_empty()).then(|| Box::new(Rest { closed, flushed, late }));
+        Ok(Self {
+            start_ms,
+            last_ms: open.max_ts,
+            open: Open::resume(open)?,
+            rest,
+            dirty: false,
+            rewritten: false,
+        })
+    }
+
+    /// Bytes on the heap, roughly.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let closed = |rest: &Rest| {
+            rest.closed
+                .iter()
+                .map(|p| p.bytes.len() + size_of::<Page>())
+                .sum::<usize>()
+        };
+        self.open.heap_bytes() + self.rest.as_ref().map_or(0, |rest| closed(rest) + size_of::<Rest>())
+    }
+}
+
+/// See [`WindowPages::unflushed`].
+pub(crate) struct Unflushed<'a> {
+    pub(crate) replace: bool,
+    pub(crate) closed: &'a [Page],
+    pub(crate) first_number: usize,
+    pub(crate) tail: Vec<Page>,
+}

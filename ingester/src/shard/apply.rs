@@ -1,0 +1,147 @@
+//! Applying entries.
+//!
+//! Invariant: what is decided here follows from the log alone. No clock, no configuration, nothing random.
+
+use super::batch_run::BatchRun;
+use super::entry::{BadEntry, Command, Entry, Limits, SilentTarget};
+use super::state::ShardState;
+use crate::head::{BadPage, Bounds};
+use bytes::Bytes;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{FeatureLevel, TimeRange};
+use gnomon_proto::batch::{BadBatch, BatchView};
+use gnomon_proto::v1::AppendResponse;
+use prost::Message;
+
+/// An entry that cannot be applied: this replica must stop rather than differ from the others.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error("log entry {index}: {source}")]
+    Entry { index: u64, source: BadEntry },
+    #[error(
+        "log entry {index} needs feature level {needed}; this build has up to {}",
+        CURRENT_FEATURE_LEVEL
+    )]
+    FeatureLevel { index: u64, needed: FeatureLevel },
+    #[error("log entry {index}: {source}")]
+    Page { index: u64, source: BadPage },
+}
+
+impl ShardState {
+    /// Applies the entry at `index`; what comes back goes to the proposer.
+    pub(crate) fn apply(&mut self, index: u64, payload: &Bytes) -> Result<Bytes, ApplyError> {
+        let entry = Entry::decode(payload).map_err(|source| ApplyError::Entry { index, source })?;
+        if entry.feature_level > CURRENT_FEATURE_LEVEL {
+            return Err(ApplyError::FeatureLevel {
+                index,
+                needed: entry.feature_level,
+            });
+        }
+        let proposed_at_ms = entry.proposed_at.0;
+        let answer = match entry.command {
+            Command::Batch { limits, batch } => self.apply_batch(index, limits, proposed_at_ms, &batch),
+            Command::Seal { window } => self.apply_seal(window).map(|()| Bytes::new()),
+            Command::Published {
+                part,
+                catalogue_revision,
+            } => {
+                self.apply_published(part, catalogue_revision);
+                Ok(Bytes::new())
+            }
+            Command::ExpireTargets { targets } => self.apply_expiry(&targets, proposed_at_ms).map(|()| Bytes::new()),
+            Command::FeatureLevel { level } => {
+                self.counters.feature_level = self.counters.feature_level.max(level);
+                Ok(Bytes::new())
+            }
+        };
+        let answer = answer.map_err(|source| ApplyError::Page { index, source })?;
+        self.applied = index;
+        Ok(answer)
+    }
+
+    fn apply_batch(&mut self, index: u64, limits: Limits, proposed_at_ms: i64, batch: &[u8]) -> Result<Bytes, BadPage> {
+        let mut response = AppendResponse {
+            log_index: index,
+            ..AppendResponse::default()
+        };
+        // Leaders propose only what they have read; a batch that is bad all the same changes nothing more.
+        let outcome: Result<(), BadBatch> = match BatchView::parse(batch) {
+            Err(bad) => Err(bad),
+            Ok(view) => self.run_batch(limits, proposed_at_ms, &view, &mut response)?,
+        };
+        if let Err(bad) = outcome {
+            tracing::error!(shard = self.shard.0, index, error = %bad, "log entry holds a bad batch");
+        }
+        Ok(response.encode_to_vec().into())
+    }
+
+    fn run_batch(
+        &mut self,
+        limits: Limits,
+        proposed_at_ms: i64,
+        view: &BatchView<'_>,
+        response: &mut AppendResponse,
+    ) -> Result<Result<(), BadBatch>, BadPage> {
+        let series_elsewhere = self.series_count() - self.head(view.tenant()).map_or(0, |h| h.series_count());
+        self.tenant_mut(view.tenant());
+        let Some(tenant) = self.tenants.get_mut(view.tenant()) else {
+            return Ok(Ok(()));
+        };
+        let mut run = BatchRun::new(&mut tenant.head, &mut self.counters, view, response);
+        run.bounds = Bounds {
+            limits,
+            proposed_at_ms,
+            newest_ms: run.bounds.newest_ms,
+        };
+        run.series_elsewhere = series_elsewhere;
+        let outcome = run.groups(view)?;
+        run.finish();
+        Ok(outcome)
+    }
+
+    fn apply_seal(&mut self, window: TimeRange) -> Result<(), BadPage> {
+        for tenant in self.tenants.values_mut() {
+            if tenant.head.seal(window, self.counters.next_part)? {
+                self.counters.next_part += 1;
+            }
+            tenant.head.remove_unused(window.start.0);
+        }
+        Ok(())
+    }
+
+    fn apply_published(&mut self, part: u64, catalogue_revision: u64) {
+        let mut dropped = None;
+        for (tenant, there) in &mut self.tenants {
+            if let Some(part) = there.head.drop_part(part) {
+                there.head.remove_unused(i64::MIN);
+                dropped = Some((tenant.clone(), part));
+            }
+        }
+        if let Some((tenant, part)) = dropped {
+            self.remember_dropped(tenant, &part, catalogue_revision);
+        }
+    }
+
+    fn apply_expiry(&mut self, silent: &[SilentTarget], proposed_at_ms: i64) -> Result<(), BadPage> {
+        for gone in silent {
+            let Some(tenant) = self.tenants.get_mut(&gone.tenant) else {
+                continue;
+            };
+            let Some(target) = tenant.head.targets.get_mut(&gone.target) else {
+                continue;
+            };
+            if target.term != gone.term || target.heard_ms != gone.heard_ms {
+                continue;
+            }
+            let (at_ms, series) = target.expire();
+            tenant.head.changes.targets.insert(gone.target);
+            let bounds = Bounds {
+                limits: Limits::default(),
+                proposed_at_ms: proposed_at_ms.max(at_ms),
+                newest_ms: self.counters.newest_ms,
+            };
+            tenant.head.mark_stale(&series, at_ms, &bounds)?;
+        }
+        Ok(())
+    }
+}

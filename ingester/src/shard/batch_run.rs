@@ -1,0 +1,325 @@
+//! One batch on its way into a head.
+
+use super::state::Counters;
+use crate::head::{BadPage, Bounds, Exemplar, Head, MetricInfo, Ordinal, Outcome, Target, Value, Verdict};
+use crate::shard::entry::Limits;
+use gnomon_model::{LabelsRef, SeriesRef, is_stale_nan};
+use gnomon_proto::batch::{BadBatch, BatchView, Group, Item, SeriesKey, TickHeader};
+use gnomon_proto::histogram::from_wire;
+use gnomon_proto::v1::rejection::Reason;
+use gnomon_proto::v1::{AppendResponse, Rejection, TargetShards};
+
+/// Where an item's series is.
+enum Place<'a> {
+    At(Ordinal),
+    /// Not there yet: its labels, and its number among the batch's new series.
+    New(u32, LabelsRef<'a>),
+    /// A reference the shard did not give, or gave to a series that is gone.
+    Unknown(SeriesRef),
+}
+
+pub(crate) struct BatchRun<'a, 'b> {
+    head: &'a mut Head,
+    counters: &'a mut Counters,
+    new_labels: &'a [LabelsRef<'b>],
+    /// Where the batch's new series are, once looked up and there.
+    new_places: Vec<Option<Ordinal>>,
+    response: &'a mut AppendResponse,
+    pub(crate) bounds: Bounds,
+    /// Series of other tenants, for the limit.
+    pub(crate) series_elsewhere: u64,
+}
+
+impl<'a, 'b> BatchRun<'a, 'b> {
+    pub(crate) fn new(
+        head: &'a mut Head,
+        counters: &'a mut Counters,
+        view: &'a BatchView<'b>,
+        response: &'a mut AppendResponse,
+    ) -> Self {
+        let new_labels = view.new_series();
+        let new_places = new_labels.iter().map(|labels| head.find_labels(*labels)).collect();
+        let bounds = Bounds {
+            limits: Limits::default(),
+            proposed_at_ms: 0,
+            newest_ms: counters.newest_ms,
+        };
+        Self {
+            head,
+            counters,
+            new_labels,
+            new_places,
+            response,
+            bounds,
+            series_elsewhere: 0,
+        }
+    }
+
+    /// Takes group by group; ends at the first that is not well formed.
+    pub(crate) fn groups(&mut self, view: &BatchView<'b>) -> Result<Result<(), BadBatch>, BadPage> {
+        for group in view.groups() {
+            let group = match group {
+                Ok(group) => group,
+                Err(bad) => return Ok(Err(bad)),
+            };
+            let done = match &group.tick {
+                Some(header) => self.tick(&group, header)?,
+                None => self.items(&group, None)?,
+            };
+            if let Err(bad) = done {
+                return Ok(Err(bad));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Completes the answer.
+    pub(crate) fn finish(self) {
+        let head = self.head;
+        let reference = |place: &Option<Ordinal>| place.and_then(|o| head.series(o)).map_or(0, |s| s.reference.0);
+        self.response.refs = self.new_places.iter().map(reference).collect();
+        self.response.unknown_refs.sort_unstable();
+        self.response.unknown_refs.dedup();
+        self.counters.newest_ms = self.bounds.newest_ms;
+        self.counters.samples += self.response.samples_taken;
+    }
+
+    /// A tick is taken as a whole, or nothing of it.
+    fn tick(&mut self, group: &Group<'b>, header: &TickHeader) -> Result<Result<(), BadBatch>, BadPage> {
+        match self.find_unknown(group) {
+            Err(bad) => return Ok(Err(bad)),
+            Ok(true) => {
+                self.response.ticks_taken.push(false);
+                return Ok(Ok(()));
+            }
+            Ok(false) => {}
+        }
+        let mut target = self.head.targets.remove(&header.target).unwrap_or_default();
+        let verdict = target.begin(header, self.bounds.proposed_at_ms);
+        let mut done = Ok(());
+        if verdict == Verdict::Take {
+            done = self.items(group, Some((header, &mut target)))?;
+            let gone = target.end(header);
+            self.head.mark_stale(&gone, header.tick_ms, &self.bounds)?;
+            if header.home {
+                self.response.target_shards.push(TargetShards {
+                    target: header.target.0,
+                    shards: target.other_shards(),
+                });
+            }
+        }
+        self.response.ticks_taken.push(verdict == Verdict::Take);
+        self.head.targets.insert(header.target, target);
+        self.head.changes.targets.insert(header.target);
+        Ok(done)
+    }
+
+    /// Notes the references of the group that the head does not know; whether there are any.
+    fn find_unknown(&mut self, group: &Group<'b>) -> Result<bool, BadBatch> {
+        let before = self.response.unknown_refs.len();
+        for item in group.items() {
+            let (Item::Sample { key, .. } | Item::Histogram { key, .. } | Item::Exemplar { key, .. }) = item? else {
+                continue;
+            };
+            if let SeriesKey::Known(reference) = key
+                && self.head.find_ref(reference).is_none()
+            {
+                self.response.unknown_refs.push(reference.0);
+            }
+        }
+        Ok(self.response.unknown_refs.len() > before)
+    }
+
+    fn items(
+        &mut self,
+        group: &Group<'b>,
+        mut tick: Option<(&TickHeader, &mut Target)>,
+    ) -> Result<Result<(), BadBatch>, BadPage> {
+        for item in group.items() {
+            let item = match item {
+                Ok(item) => item,
+                Err(bad) => return Ok(Err(bad)),
+            };
+            match item {
+                Item::Sample {
+                    key,
+                    timestamp_ms,
+                    value,
+                } => self.sample(key, timestamp_ms, Value::Float(value), &mut tick)?,
+                Item::Histogram {
+                    key,
+                    timestamp_ms,
+                    encoded,
+                } => self.histogram(key, timestamp_ms, encoded, &mut tick)?,
+                Item::Exemplar {
+                    key,
+                    timestamp_ms,
+                    value,
+                    labels,
+                } => self.exemplar(key, timestamp_ms, value, labels),
+                Item::Metadata {
+                    metric,
+                    kind,
+                    unit,
+                    help,
+                } => self.head.set_metadata(
+                    metric,
+                    MetricInfo {
+                        kind: kind.into(),
+                        unit: unit.into(),
+                        help: help.into(),
+                    },
+                ),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    #[inline]
+    fn place(&self, key: SeriesKey) -> Place<'b> {
+        match key {
+            SeriesKey::Known(reference) => match self.head.find_ref(reference) {
+                Some(ordinal) => Place::At(ordinal),
+                None => Place::Unknown(reference),
+            },
+            SeriesKey::New(number) => {
+                let labels = self.new_labels.get(number as usize).copied();
+                match self.new_places.get(number as usize).copied().flatten() {
+                    Some(ordinal) => Place::At(ordinal),
+                    None => Place::New(number, labels.unwrap_or(LabelsRef::from_canonical(&[]))),
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn sample(
+        &mut self,
+        key: SeriesKey,
+        timestamp_ms: i64,
+        value: Value,
+        tick: &mut Option<(&TickHeader, &mut Target)>,
+    ) -> Result<(), BadPage> {
+        let ordinal = match self.place(key) {
+            Place::At(ordinal) => ordinal,
+            Place::Unknown(reference) => {
+                self.response.unknown_refs.push(reference.0);
+                return Ok(());
+            }
+            Place::New(number, labels) => match self.admit(number, labels, timestamp_ms) {
+                Ok(ordinal) => ordinal,
+                Err(reason) => {
+                    self.refuse(reason, labels.as_bytes(), timestamp_ms);
+                    return Ok(());
+                }
+            },
+        };
+        let is_marker = matches!(value, Value::Float(value) if is_stale_nan(value));
+        let outcome = self.head.put(ordinal, timestamp_ms, value, &self.bounds)?;
+        match outcome {
+            Outcome::Taken { .. } => {
+                self.response.samples_taken += 1;
+                self.bounds.newest_ms = self.bounds.newest_ms.max(timestamp_ms);
+            }
+            Outcome::Duplicate => self.response.duplicates += 1,
+            Outcome::Refused(reason) => {
+                let mut labels = Vec::new();
+                if !self.response.rejections.iter().any(|r| r.reason() == reason) {
+                    self.head.write_labels(ordinal, &mut labels);
+                }
+                self.refuse(reason, &labels, timestamp_ms);
+            }
+        }
+        if let Some((header, target)) = tick
+            && (timestamp_ms == header.tick_ms || header.track_timestamps_staleness)
+            && !is_marker
+            && target.see(ordinal)
+        {
+            self.response.series_added += 1;
+        }
+        Ok(())
+    }
+
+    /// Makes a series for a sample that will be taken.
+    fn admit(&mut self, number: u32, labels: LabelsRef<'b>, timestamp_ms: i64) -> Result<Ordinal, Reason> {
+        // The same labels may stand twice among the new ones.
+        let there = self.head.find_labels(labels);
+        let ordinal = match there {
+            Some(ordinal) => ordinal,
+            None => {
+                self.bounds.check(timestamp_ms, i64::MIN)?;
+                let limit = self.bounds.limits.max_series;
+                if limit > 0 && self.series_elsewhere + self.head.series_count() >= limit {
+                    return Err(Reason::SeriesLimit);
+                }
+                if labels.is_empty() {
+                    return Err(Reason::InvalidLabels);
+                }
+                let reference = SeriesRef(self.counters.next_ref);
+                self.counters.next_ref += 1;
+                self.head.add_series(reference, labels)
+            }
+        };
+        if let Some(place) = self.new_places.get_mut(number as usize) {
+            *place = Some(ordinal);
+        }
+        Ok(ordinal)
+    }
+
+    fn histogram(
+        &mut self,
+        key: SeriesKey,
+        timestamp_ms: i64,
+        encoded: &[u8],
+        tick: &mut Option<(&TickHeader, &mut Target)>,
+    ) -> Result<(), BadPage> {
+        let decoded = Item::decode_histogram(encoded)
+            .ok()
+            .and_then(|wire| from_wire(&wire).ok());
+        match decoded {
+            Some(decoded) => self.sample(key, timestamp_ms, Value::Histogram(Box::new(decoded)), tick),
+            None => {
+                let mut labels = Vec::new();
+                match self.place(key) {
+                    Place::At(ordinal) => self.head.write_labels(ordinal, &mut labels),
+                    Place::New(_, new) => labels.extend_from_slice(new.as_bytes()),
+                    Place::Unknown(_) => {}
+                }
+                self.refuse(Reason::InvalidHistogram, &labels, timestamp_ms);
+                Ok(())
+            }
+        }
+    }
+
+    /// An exemplar of a series that is not there is left out, unless a resend can change that.
+    fn exemplar(&mut self, key: SeriesKey, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
+        match self.place(key) {
+            Place::At(ordinal) => {
+                if let Some(series) = self.head.series(ordinal) {
+                    let exemplar = Exemplar {
+                        series: series.reference,
+                        timestamp_ms,
+                        value,
+                        labels: labels.as_bytes().into(),
+                    };
+                    self.head.exemplars.push(exemplar);
+                }
+            }
+            Place::New(..) => {}
+            Place::Unknown(reference) => self.response.unknown_refs.push(reference.0),
+        }
+    }
+
+    fn refuse(&mut self, reason: Reason, labels: &[u8], timestamp_ms: i64) {
+        let rejections = &mut self.response.rejections;
+        match rejections.iter_mut().find(|r| r.reason() == reason) {
+            Some(there) => there.count += 1,
+            None => rejections.push(Rejection {
+                reason: reason as i32,
+                count: 1,
+                example_labels: labels.to_vec().into(),
+                example_timestamp_ms: timestamp_ms,
+            }),
+        }
+    }
+}

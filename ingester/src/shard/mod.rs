@@ -1,0 +1,12 @@
+//! A shard: the log's entries, the state machine that applies them to the heads, and what its leader has to do.
+
+mod apply;
+mod batch_run;
+pub mod entry;
+mod flush;
+mod keys;
+mod records;
+mod state;
+
+#[cfg(test)]
+mod tests;

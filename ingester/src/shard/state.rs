@@ -1,0 +1,118 @@
+//! All that one shard knows at one applied log index.
+
+use crate::head::{Head, SealedPart};
+use gnomon_model::{FeatureLevel, ShardId, TenantId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Dropped parts that are remembered one by one, for readers with an old view of the catalogue.
+const REMEMBERED_DROPS: usize = 4096;
+
+/// What counts on over the life of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// The next series' reference; references begin at 1.
+    pub(crate) next_ref: u64,
+    /// The next part's number; parts begin at 1.
+    pub(crate) next_part: u64,
+    /// The newest sample taken so far; the minimum where there is none.
+    pub(crate) newest_ms: i64,
+    /// Samples taken so far.
+    pub(crate) samples: u64,
+    pub(crate) feature_level: FeatureLevel,
+    /// A view older than this catalogue revision may miss parts that are not remembered.
+    pub(crate) forgotten_revision: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            next_ref: 1,
+            next_part: 1,
+            newest_ms: i64::MIN,
+            samples: 0,
+            feature_level: FeatureLevel(1),
+            forgotten_revision: 0,
+        }
+    }
+}
+
+/// A part that was published and dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DroppedPart {
+    pub(crate) tenant: TenantId,
+    pub(crate) number: u64,
+    /// First and last sample, inclusive.
+    pub(crate) min_ms: i64,
+    pub(crate) max_ms: i64,
+    /// The first revision of the catalogue that has the part's block.
+    pub(crate) catalogue_revision: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct TenantHead {
+    /// Stands for the tenant in keys; given in the order of first appearance, from 1.
+    pub(crate) number: u32,
+    /// Whether the number is durable.
+    pub(crate) flushed: bool,
+    pub(crate) head: Head,
+}
+
+#[derive(Debug)]
+pub(crate) struct ShardState {
+    pub(crate) shard: ShardId,
+    /// Index of the last entry applied; 0 before any.
+    pub(crate) applied: u64,
+    pub(crate) counters: Counters,
+    pub(crate) tenants: BTreeMap<TenantId, TenantHead>,
+    /// Oldest first.
+    pub(crate) dropped: VecDeque<DroppedPart>,
+}
+
+impl ShardState {
+    pub(crate) fn new(shard: ShardId) -> Self {
+        Self {
+            shard,
+            applied: 0,
+            counters: Counters::default(),
+            tenants: BTreeMap::new(),
+            dropped: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn head(&self, tenant: &TenantId) -> Option<&Head> {
+        self.tenants.get(tenant).map(|t| &t.head)
+    }
+
+    pub(crate) fn tenant_mut(&mut self, tenant: &TenantId) -> &mut TenantHead {
+        let number = self.tenants.len() as u32 + 1;
+        self.tenants.entry(tenant.clone()).or_insert_with(|| TenantHead {
+            number,
+            flushed: false,
+            head: Head::new(),
+        })
+    }
+
+    pub(crate) fn series_count(&self) -> u64 {
+        self.tenants.values().map(|t| t.head.series_count()).sum()
+    }
+
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        self.tenants.values().map(|t| t.head.sealed_bytes()).sum()
+    }
+
+    pub(crate) fn remember_dropped(&mut self, tenant: TenantId, part: &SealedPart, catalogue_revision: u64) {
+        if self.dropped.len() >= REMEMBERED_DROPS
+            && let Some(oldest) = self.dropped.pop_front()
+        {
+            let forgotten = &mut self.counters.forgotten_revision;
+            *forgotten = oldest.catalogue_revision.max(*forgotten);
+        }
+        self.dropped.push_back(DroppedPart {
+            tenant,
+            number: part.number,
+            min_ms: part.min_ms,
+            max_ms: part.max_ms,
+            catalogue_revision,
+        });
+    }
+}
