@@ -1,8 +1,12 @@
 //! Pages, index, block writer and reader over an object store. The byte diagrams are in `format.md`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod block;
 pub mod page;
 
+pub use block::{
+    BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, MemorySink, Selection, UploadSink,
+};
 pub use page::{
     AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError,
     PageSamples, decode_histograms_into, decode_into,

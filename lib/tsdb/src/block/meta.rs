@@ -1,0 +1,61 @@
+//! What a block says about itself, as JSON within it.
+
+use super::FORMAT_VERSION;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{BlockId, ClusterId, FeatureLevel, PartId, PlacementEpoch, ShardId, TenantId, TimeRange, TimestampMs};
+use serde::{Deserialize, Serialize};
+
+/// Self-description of a block: enough to rebuild its catalogue record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockMeta {
+    pub format_version: u32,
+    pub feature_level: FeatureLevel,
+    pub block: BlockId,
+    pub cluster: ClusterId,
+    pub tenant: TenantId,
+    pub shard: ShardId,
+    pub epoch: PlacementEpoch,
+    /// All samples lie in it; half-open.
+    pub window: TimeRange,
+    /// 0 as uploaded by an ingester, one more than its highest input for a merged one.
+    pub level: u32,
+    /// The parts whose samples it holds, ascending, all of `shard`.
+    pub parts: Vec<PartId>,
+    /// Deletes up to this revision are carried out in it.
+    pub tombstone_revision: u64,
+    /// Filled in by the writer.
+    pub stats: BlockStats,
+}
+
+/// What a block holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockStats {
+    pub series: u64,
+    pub pages: u64,
+    pub samples: u64,
+    /// First sample; 0 in a block without samples.
+    pub min_sample: TimestampMs,
+    /// Last sample, **inclusive**; 0 in a block without samples.
+    pub max_sample: TimestampMs,
+}
+
+impl BlockMeta {
+    /// The description of a block of level 0, without samples yet, in epoch 1.
+    #[must_use]
+    pub fn new(block: BlockId, cluster: ClusterId, tenant: TenantId, shard: ShardId, window: TimeRange) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            feature_level: CURRENT_FEATURE_LEVEL,
+            block,
+            cluster,
+            tenant,
+            shard,
+            epoch: PlacementEpoch(1),
+            window,
+            level: 0,
+            parts: Vec::new(),
+            tombstone_revision: 0,
+            stats: BlockStats::default(),
+        }
+    }
+}

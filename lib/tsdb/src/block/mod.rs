@@ -1,0 +1,67 @@
+//! A block: one immutable object with the samples of one shard for one window. The byte diagram is in `format.md`.
+//!
+//! Invariant: every byte is under a CRC-32C that is checked before the byte is used.
+
+mod bloom;
+mod labels;
+mod layout;
+mod meta;
+mod postings;
+mod reader;
+mod select;
+mod sink;
+mod verify;
+mod writer;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use meta::{BlockMeta, BlockStats};
+pub use reader::BlockReader;
+pub use select::Selection;
+pub use sink::{BlockSink, MemorySink, UploadSink};
+pub use verify::VerifyReport;
+pub use writer::{BlockWriter, FinishedBlock};
+
+use crate::page::PageError;
+use gnomon_model::Labels;
+use object_store::path::Path;
+
+/// The version of the format that is written; readers know all up to it.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Why a block cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The object store's error; the object may be gone ([`BlockError::is_not_found`]).
+    #[error("object {path}: {source}")]
+    Store { path: Path, source: object_store::Error },
+    #[error("block {path} is damaged: {what}")]
+    Damaged { path: Path, what: String },
+    #[error("block {path} has format version {version}, this build reads up to {FORMAT_VERSION}")]
+    Version { path: Path, version: u32 },
+    #[error("block {path}, series {labels}: {source}")]
+    Page { path: Path, labels: Labels, source: PageError },
+    #[error("series must be added in ascending order, each once: {next} came after {last}")]
+    Unsorted { last: Labels, next: Labels },
+    #[error("series {labels}: {what}")]
+    BadSeries { labels: Labels, what: &'static str },
+    #[error("block meta: {0}")]
+    Meta(String),
+    #[error("block index cannot be written: {0}")]
+    Index(String),
+}
+
+impl BlockError {
+    /// Whether the object is not there (any more): the caller's view of the catalogue may be old.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Store { source: object_store::Error::NotFound { .. }, .. })
+    }
+
+    /// Whether the bytes are wrong, so that asking again does not help.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Version { .. } | Self::Page { .. })
+    }
+}

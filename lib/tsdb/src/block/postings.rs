@@ -1,0 +1,200 @@
+//! From matchers to the series that satisfy them.
+
+use super::layout::{Input, ValueChunk, split_key, value_key};
+use super::{BlockError, BlockReader};
+use gnomon_model::{MatchOp, Matcher};
+use roaring::RoaringBitmap;
+use std::ops::Range;
+
+/// With so few candidates left, reading their labels is cheaper than scanning the values of another label.
+const FEW_CANDIDATES: u64 = 1024;
+/// More alternatives than this are looked for by a scan.
+const MAX_LOOKUPS: usize = 64;
+/// Postings are read in portions of this size.
+const POSTINGS_PORTION_BYTES: u64 = 8 << 20;
+
+/// Series that may match, and what is still to be asked of their labels.
+pub(super) struct Candidates {
+    pub(super) series: RoaringBitmap,
+    pub(super) check: Vec<Matcher>,
+}
+
+pub(super) enum EntrySet {
+    Inline(Vec<u32>),
+    At { range: Range<u64>, crc: u32 },
+}
+
+pub(super) struct Entry {
+    pub(super) key: Vec<u8>,
+    pub(super) set: EntrySet,
+}
+
+impl Entry {
+    pub(super) fn value(&self) -> &str {
+        split_key(&self.key).map_or("", |(_, value)| value)
+    }
+}
+
+fn read_entries(raw: &[u8], chunk: &ValueChunk) -> Option<Vec<Entry>> {
+    let mut input = Input(raw);
+    let mut entries = Vec::new();
+    let mut key = Vec::new();
+    let mut postings_at = chunk.postings_offset;
+    while !input.0.is_empty() {
+        input.front_coded(&mut key)?;
+        split_key(&key)?;
+        let cardinality = input.length()?;
+        let set = if cardinality <= super::layout::INLINE_POSTINGS {
+            let mut series = Vec::with_capacity(cardinality);
+            let mut last = 0_u32;
+            for _ in 0..cardinality {
+                last = last.checked_add(u32::try_from(input.uvarint()?).ok()?)?;
+                series.push(last);
+            }
+            EntrySet::Inline(series)
+        } else {
+            let start = postings_at;
+            postings_at = postings_at.checked_add(input.uvarint()?)?;
+            EntrySet::At { range: start..postings_at, crc: input.crc()? }
+        };
+        entries.push(Entry { key: key.clone(), set });
+    }
+    (postings_at == chunk.postings().end).then_some(entries)
+}
+
+impl BlockReader {
+    pub(super) fn all_series(&self) -> RoaringBitmap {
+        let mut all = RoaringBitmap::new();
+        all.insert_range(0..self.meta.stats.series.min(u64::from(u32::MAX)) as u32);
+        all
+    }
+
+    pub(super) async fn value_chunk(&self, chunk: &ValueChunk) -> Result<Vec<Entry>, BlockError> {
+        let bytes = self.fetch(std::slice::from_ref(&chunk.entries.range())).await?;
+        let raw = chunk.entries.open(&bytes[0]).map_err(|what| self.damaged(what))?;
+        read_entries(&raw, chunk).ok_or_else(|| self.damaged("chunk of label values"))
+    }
+
+    /// Chunks that may hold values of a label.
+    pub(super) fn value_chunks_of(&self, name: &str) -> &[ValueChunk] {
+        if self.values.names.binary_search_by(|(n, _)| n.as_str().cmp(name)).is_err() {
+            return &[];
+        }
+        let first = value_key(name, "");
+        let chunks = &self.values.chunks;
+        let from = chunks.partition_point(|c| c.first_key.as_ref() <= first.as_slice()).saturating_sub(1);
+        let is_past = |chunk: &ValueChunk| {
+            chunk.first_key.as_ref() > first.as_slice() && split_key(&chunk.first_key).is_none_or(|(n, _)| n != name)
+        };
+        let len = chunks[from..].iter().take_while(|c| !is_past(c)).count();
+        &chunks[from..from + len]
+    }
+
+    /// The union of sets of series.
+    pub(super) async fn union(&self, entries: &[Entry]) -> Result<RoaringBitmap, BlockError> {
+        let mut union = RoaringBitmap::new();
+        let mut wanted: Vec<(Range<u64>, u32)> = Vec::new();
+        for entry in entries {
+            match &entry.set {
+                EntrySet::Inline(series) => union.extend(series.iter().copied()),
+                EntrySet::At { range, crc } => wanted.push((range.clone(), *crc)),
+            }
+        }
+        let mut rest = wanted.as_slice();
+        while !rest.is_empty() {
+            let mut size = 0;
+            let portion = rest.iter().take_while(|(range, _)| {
+                let before = size;
+                size += range.end - range.start;
+                before < POSTINGS_PORTION_BYTES
+            });
+            let (now, later) = rest.split_at(portion.count());
+            rest = later;
+            let ranges: Vec<Range<u64>> = now.iter().map(|(range, _)| range.clone()).collect();
+            for (bytes, (_, crc)) in self.fetch(&ranges).await?.iter().zip(now) {
+                if crc32c::crc32c(bytes) != *crc {
+                    return Err(self.damaged("checksum of postings"));
+                }
+                union |= RoaringBitmap::deserialize_from(bytes.as_ref()).map_err(|_| self.damaged("postings"))?;
+            }
+        }
+        Ok(union)
+    }
+
+    /// Series with exactly this value.
+    async fn lookup(&self, name: &str, value: &str) -> Result<RoaringBitmap, BlockError> {
+        let key = value_key(name, value);
+        let at = self.values.chunks.partition_point(|c| c.first_key.as_ref() <= key.as_slice());
+        let Some(chunk) = at.checked_sub(1).and_then(|at| self.values.chunks.get(at)) else {
+            return Ok(RoaringBitmap::new());
+        };
+        let mut entries = self.value_chunk(chunk).await?;
+        entries.retain(|entry| entry.key == key);
+        self.union(&entries).await
+    }
+
+    /// Series that have the label with a value for which `wanted` holds.
+    pub(super) async fn scan(
+        &self,
+        name: &str,
+        wanted: impl Fn(&str) -> bool + Send,
+    ) -> Result<RoaringBitmap, BlockError> {
+        let mut union = RoaringBitmap::new();
+        for chunk in self.value_chunks_of(name) {
+            let mut entries = self.value_chunk(chunk).await?;
+            entries.retain(|entry| split_key(&entry.key).is_some_and(|(n, v)| n == name && wanted(v)));
+            union |= self.union(&entries).await?;
+        }
+        Ok(union)
+    }
+
+    /// The series of a matcher that names its values; none when it does not.
+    async fn by_lookup(&self, matcher: &Matcher) -> Result<Option<RoaringBitmap>, BlockError> {
+        let values = match matcher.op() {
+            MatchOp::Equal => vec![matcher.value().to_owned()],
+            MatchOp::Regex => matcher.literal_alternatives().unwrap_or_default(),
+            MatchOp::NotEqual | MatchOp::NotRegex => Vec::new(),
+        };
+        if values.is_empty() || values.len() > MAX_LOOKUPS || values.iter().any(String::is_empty) {
+            return Ok(None);
+        }
+        let mut union = RoaringBitmap::new();
+        for value in &values {
+            union |= self.lookup(matcher.name(), value).await?;
+        }
+        Ok(Some(union))
+    }
+
+    pub(super) async fn candidates(&self, matchers: &[Matcher]) -> Result<Candidates, BlockError> {
+        let mut series = self.all_series();
+        let mut others = Vec::new();
+        for matcher in matchers {
+            if matcher.name() == gnomon_model::METRIC_NAME
+                && matcher.op() == MatchOp::Equal
+                && !matcher.value().is_empty()
+                && !self.may_have_metric(matcher.value())
+            {
+                series.clear();
+            }
+            if series.is_empty() {
+                break;
+            }
+            match self.by_lookup(matcher).await? {
+                Some(found) => series &= found,
+                None => others.push(matcher.clone()),
+            }
+        }
+        let mut check = Vec::new();
+        for matcher in others {
+            if series.len() <= FEW_CANDIDATES {
+                check.push(matcher);
+            } else if matcher.matches_empty() {
+                // Absent labels satisfy it: it is quicker to take away those that do not.
+                series -= self.scan(matcher.name(), |value| !matcher.matches(value)).await?;
+            } else {
+                series &= self.scan(matcher.name(), |value| matcher.matches(value)).await?;
+            }
+        }
+        Ok(Candidates { series, check })
+    }
+}

@@ -1,0 +1,170 @@
+//! Opening a block, and reading its parts by range.
+
+use super::layout::{Footer, Section, SeriesChunk, ValueTable, read_series_table};
+use super::{BlockError, BlockMeta, FORMAT_VERSION, bloom};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use gnomon_model::TimestampMs;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What is read first: of all but large blocks the footer, the meta, the filter and both tables.
+const TAIL_BYTES: u64 = 128 << 10;
+/// Ranges this close are read as one.
+const COALESCE_GAP_BYTES: u64 = 64 << 10;
+/// Ranges are not joined beyond this length.
+const COALESCE_MAX_BYTES: u64 = 4 << 20;
+/// Requests of one reader call under way at a time.
+const CONCURRENT_READS: usize = 4;
+
+/// An open block. Holds the sparse tables of the index, the filter and the meta; everything else is read when needed.
+#[derive(Debug)]
+pub struct BlockReader {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) path: Path,
+    pub(super) footer: Footer,
+    pub(super) meta: BlockMeta,
+    pub(super) chunks: Vec<SeriesChunk>,
+    pub(super) values: ValueTable,
+    filter: Bytes,
+}
+
+impl BlockReader {
+    /// Reads the footer, the meta and the sparse tables: one request, two for a large block.
+    ///
+    /// # Errors
+    /// When the object cannot be read, is damaged, or is of a newer version.
+    pub async fn open(store: Arc<dyn ObjectStore>, path: Path) -> Result<Self, BlockError> {
+        let options = GetOptions {
+            range: Some(GetRange::Suffix(TAIL_BYTES)),
+            ..GetOptions::default()
+        };
+        let store_error = |source| BlockError::Store { path: path.clone(), source };
+        let result = store.get_opts(&path, options).await.map_err(store_error)?;
+        let file_len = result.meta.size;
+        let tail_start = result.range.start;
+        let tail = result.bytes().await.map_err(store_error)?;
+        let damaged = |what: &str| BlockError::Damaged { path: path.clone(), what: what.to_owned() };
+        let footer = Footer::read(&tail, file_len).map_err(damaged)?;
+        if footer.version == 0 || footer.version > FORMAT_VERSION {
+            let version = footer.version;
+            return Err(BlockError::Version { path, version });
+        }
+        let tables_start = footer.section(Section::SeriesTable).offset;
+        let tail = if tables_start < tail_start {
+            let before = store.get_range(&path, tables_start..tail_start).await.map_err(store_error)?;
+            Bytes::from([before, tail].concat())
+        } else {
+            tail.slice((tables_start - tail_start) as usize..)
+        };
+        if tail.len() as u64 != file_len - tables_start {
+            return Err(damaged("object store gave fewer bytes than it has"));
+        }
+        let section = |section: Section| {
+            let at = footer.section(section);
+            let start = (at.offset - tables_start) as usize;
+            let bytes = tail.slice(start..start + at.len as usize);
+            if crc32c::crc32c(&bytes) != at.crc {
+                return Err(damaged(&format!("checksum of section {section:?}")));
+            }
+            Ok(bytes)
+        };
+        let chunks = read_series_table(&section(Section::SeriesTable)?, &footer);
+        let values = ValueTable::read(&section(Section::ValueTable)?, &footer);
+        let meta = section(Section::Meta)?;
+        // Copied, so that the tail is not kept for it.
+        let filter = Bytes::copy_from_slice(&section(Section::Filter)?);
+        let meta: BlockMeta = serde_json::from_slice(&meta).map_err(|e| damaged(&format!("meta: {e}")))?;
+        let chunks = chunks.ok_or_else(|| damaged("series table"))?;
+        let values = values.ok_or_else(|| damaged("value table"))?;
+        let series = chunks.last().map_or(0, |last| u64::from(last.first_series) + u64::from(last.series));
+        if series != meta.stats.series {
+            return Err(damaged("number of series in the meta and in the table differ"));
+        }
+        Ok(Self { store, path, footer, meta, chunks, values, filter })
+    }
+
+    #[must_use]
+    pub fn meta(&self) -> &BlockMeta {
+        &self.meta
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of the object.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.footer.file_len
+    }
+
+    /// Memory held by this reader between calls, in bytes (an estimate).
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let keys: usize = self.values.chunks.iter().map(|c| 96 + c.first_key.len()).sum();
+        let names: usize = self.values.names.iter().map(|(n, _)| 32 + n.len()).sum();
+        size_of::<Self>() + self.chunks.len() * size_of::<SeriesChunk>() + keys + names + self.filter.len()
+    }
+
+    /// False only where the block has no series of this metric.
+    #[must_use]
+    pub fn may_have_metric(&self, name: &str) -> bool {
+        bloom::may_contain(&self.filter, name)
+    }
+
+    /// Whether samples may lie in `start_ms..=end_ms`.
+    #[must_use]
+    pub fn overlaps(&self, start_ms: i64, end_ms: i64) -> bool {
+        let stats = &self.meta.stats;
+        stats.samples > 0 && stats.min_sample <= TimestampMs(end_ms) && TimestampMs(start_ms) <= stats.max_sample
+    }
+
+    pub(super) fn damaged(&self, what: impl Into<String>) -> BlockError {
+        BlockError::Damaged { path: self.path.clone(), what: what.into() }
+    }
+
+    /// Reads ranges (ascending, not overlapping), joining those that are close; the answer is in their order.
+    pub(super) async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BlockError> {
+        let joined = join(ranges);
+        let reads = futures::stream::iter(joined.clone()).map(|range| async move {
+            let expected = range.end - range.start;
+            let bytes = self.store.get_range(&self.path, range).await;
+            let bytes = bytes.map_err(|source| BlockError::Store { path: self.path.clone(), source })?;
+            if bytes.len() as u64 != expected {
+                return Err(self.damaged("object is shorter than its index says"));
+            }
+            Ok(bytes)
+        });
+        let parts: Vec<Bytes> = reads.buffered(CONCURRENT_READS).try_collect().await?;
+        let mut out = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let at = joined.partition_point(|j| j.end < range.end);
+            let part = joined.get(at).zip(parts.get(at));
+            let (whole, bytes) = part.ok_or_else(|| self.damaged("ranges are not ascending"))?;
+            out.push(bytes.slice((range.start - whole.start) as usize..(range.end - whole.start) as usize));
+        }
+        Ok(out)
+    }
+}
+
+/// Joins ascending ranges that are close.
+pub(super) fn join(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last)
+                if range.start >= last.end
+                    && range.start - last.end <= COALESCE_GAP_BYTES
+                    && range.end - last.start <= COALESCE_MAX_BYTES =>
+            {
+                last.end = range.end;
+            }
+            _ => joined.push(range.clone()),
+        }
+    }
+    joined
+}

@@ -1,0 +1,236 @@
+//! Reading the series that match, in the order of their labels.
+
+use super::layout::{Input, PageAt, SeriesChunk, read_directory};
+use super::postings::Candidates;
+use super::reader::BlockReader;
+use super::{BlockError, reader};
+use crate::SeriesPages;
+use crate::page::Page;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use gnomon_model::{Labels, LabelsRef, Matcher};
+use roaring::RoaringBitmap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Chunks of series that are read at a time.
+const CHUNKS_AT_A_TIME: usize = 16;
+/// Pages (and gaps between them) that are read at a time; more only for one series with more.
+const PAGE_BYTES_AT_A_TIME: u64 = 4 << 20;
+
+/// Series of one block that match, ascending by labels. Holds a few MiB at most.
+pub struct Selection {
+    reader: Arc<BlockReader>,
+    series: RoaringBitmap,
+    check: Vec<Matcher>,
+    start_ms: i64,
+    end_ms: i64,
+    labels_only: bool,
+    /// Series whose pages are still to be read.
+    planned: VecDeque<(Labels, Vec<PageAt>)>,
+    ready: VecDeque<SeriesPages>,
+}
+
+impl BlockReader {
+    /// The series that satisfy all `matchers` and have a page that overlaps `start_ms..=end_ms`, with those pages.
+    /// Pages are whole: samples outside of the range come with them.
+    ///
+    /// # Errors
+    /// When the block cannot be read or is damaged.
+    pub async fn select(
+        self: &Arc<Self>,
+        matchers: &[Matcher],
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Result<Selection, BlockError> {
+        self.selection(matchers, start_ms, end_ms, false).await
+    }
+
+    /// As [`Self::select`], but the series come without pages, and no pages are read.
+    ///
+    /// # Errors
+    /// When the block cannot be read or is damaged.
+    pub async fn select_labels(
+        self: &Arc<Self>,
+        matchers: &[Matcher],
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Result<Selection, BlockError> {
+        self.selection(matchers, start_ms, end_ms, true).await
+    }
+
+    async fn selection(
+        self: &Arc<Self>,
+        matchers: &[Matcher],
+        start_ms: i64,
+        end_ms: i64,
+        labels_only: bool,
+    ) -> Result<Selection, BlockError> {
+        let Candidates { series, check } = if self.overlaps(start_ms, end_ms) {
+            self.candidates(matchers).await?
+        } else {
+            Candidates { series: RoaringBitmap::new(), check: Vec::new() }
+        };
+        Ok(Selection {
+            reader: Arc::clone(self),
+            series,
+            check,
+            start_ms,
+            end_ms,
+            labels_only,
+            planned: VecDeque::new(),
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// Labels of the chunk's series for which `wanted(ordinal)` holds.
+    pub(super) fn chunk_labels(
+        &self,
+        chunk: &SeriesChunk,
+        compressed: &[u8],
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<Vec<(u32, Labels)>, BlockError> {
+        let raw = chunk.labels.open(compressed).map_err(|what| self.damaged(what))?;
+        let damaged = || self.damaged("chunk of labels");
+        let mut input = Input(&raw);
+        let mut last = Vec::new();
+        let mut out = Vec::new();
+        for ordinal in chunk.first_series..chunk.first_series + chunk.series {
+            input.front_coded(&mut last).ok_or_else(damaged)?;
+            if wanted(ordinal) {
+                out.push((ordinal, LabelsRef::checked(&last).map_err(|_| damaged())?.to_owned()));
+            }
+        }
+        if input.0.is_empty() { Ok(out) } else { Err(damaged()) }
+    }
+
+    /// The pages of each series of a chunk.
+    pub(super) fn chunk_directory(
+        &self,
+        chunk: &SeriesChunk,
+        compressed: &[u8],
+    ) -> Result<Vec<Vec<PageAt>>, BlockError> {
+        let raw = chunk.directory.open(compressed).map_err(|what| self.damaged(what))?;
+        read_directory(&raw, chunk).ok_or_else(|| self.damaged("page directory"))
+    }
+
+    /// The chunks that hold the smallest of `series`, at most `limit`.
+    pub(super) fn next_chunks(&self, series: &RoaringBitmap, limit: usize) -> Vec<SeriesChunk> {
+        let mut chunks: Vec<SeriesChunk> = Vec::new();
+        let mut next = series.min();
+        while let Some(ordinal) = next.filter(|_| chunks.len() < limit) {
+            let at = self.chunks.partition_point(|c| c.first_series <= ordinal);
+            let Some(chunk) = at.checked_sub(1).and_then(|at| self.chunks.get(at)) else { break };
+            chunks.push(*chunk);
+            next = series.range(chunk.first_series + chunk.series..).next();
+        }
+        chunks
+    }
+
+    /// Takes a page and its checksum apart.
+    pub(super) fn open_page(&self, at: &PageAt, bytes: &Bytes, labels: &Labels) -> Result<Page, BlockError> {
+        let body = bytes.slice(..at.len as usize);
+        if bytes[at.len as usize..] != crc32c::crc32c(&body).to_le_bytes() {
+            return Err(self.damaged(format!("checksum of a page of {labels}")));
+        }
+        let page = Page::parse(body).map_err(|source| BlockError::Page {
+            path: self.path.clone(),
+            labels: labels.clone(),
+            source,
+        })?;
+        if (page.count, page.min_ts, page.max_ts) != (at.count, at.min_ts, at.max_ts) {
+            return Err(self.damaged(format!("directory and header of a page of {labels} differ")));
+        }
+        Ok(page)
+    }
+}
+
+impl Selection {
+    /// How many series may still come: an upper bound.
+    #[must_use]
+    pub fn remaining_at_most(&self) -> u64 {
+        self.series.len() + (self.planned.len() + self.ready.len()) as u64
+    }
+
+    /// The next series; none at the end.
+    ///
+    /// # Errors
+    /// When the block cannot be read or is damaged.
+    pub async fn next(&mut self) -> Result<Option<SeriesPages>, BlockError> {
+        loop {
+            if let Some(series) = self.ready.pop_front() {
+                return Ok(Some(series));
+            }
+            if !self.planned.is_empty() {
+                self.read_pages().await?;
+            } else if self.series.is_empty() {
+                return Ok(None);
+            } else {
+                self.plan().await?;
+            }
+        }
+    }
+
+    /// The rest as a stream.
+    #[must_use]
+    pub fn into_stream(self) -> BoxStream<'static, Result<SeriesPages, BlockError>> {
+        futures::stream::try_unfold(self, |mut selection| async move {
+            Ok(selection.next().await?.map(|series| (series, selection)))
+        })
+        .into_stream()
+        .boxed()
+    }
+
+    /// Reads labels and directory of the next chunks.
+    async fn plan(&mut self) -> Result<(), BlockError> {
+        let reader = &self.reader;
+        let chunks = reader.next_chunks(&self.series, CHUNKS_AT_A_TIME);
+        let Some(last) = chunks.last() else {
+            return Err(reader.damaged("postings name a series that is not there"));
+        };
+        let labels: Vec<_> = chunks.iter().map(|c| c.labels.range()).collect();
+        let directories: Vec<_> = chunks.iter().map(|c| c.directory.range()).collect();
+        let (labels, directories) = futures::try_join!(reader.fetch(&labels), reader.fetch(&directories))?;
+        for ((chunk, labels), directory) in chunks.iter().zip(&labels).zip(&directories) {
+            let mut directory = reader.chunk_directory(chunk, directory)?;
+            for (ordinal, labels) in reader.chunk_labels(chunk, labels, |o| self.series.contains(o))? {
+                if !self.check.iter().all(|m| m.matches_labels(labels.as_ref())) {
+                    continue;
+                }
+                let mut pages = std::mem::take(&mut directory[(ordinal - chunk.first_series) as usize]);
+                pages.retain(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts);
+                match (pages.is_empty(), self.labels_only) {
+                    (true, _) => {}
+                    (false, true) => self.ready.push_back(SeriesPages { labels, pages: Vec::new() }),
+                    (false, false) => self.planned.push_back((labels, pages)),
+                }
+            }
+        }
+        self.series.remove_range(..last.first_series + last.series);
+        Ok(())
+    }
+
+    /// Reads the pages of the next planned series.
+    async fn read_pages(&mut self) -> Result<(), BlockError> {
+        let mut ranges = Vec::new();
+        let mut count = 0;
+        for (_, pages) in &self.planned {
+            ranges.extend(pages.iter().map(PageAt::range));
+            count += 1;
+            let bytes: u64 = reader::join(&ranges).iter().map(|r| r.end - r.start).sum();
+            if bytes >= PAGE_BYTES_AT_A_TIME {
+                break;
+            }
+        }
+        let mut bytes = self.reader.fetch(&ranges).await?.into_iter();
+        for (labels, directory) in self.planned.drain(..count) {
+            let mut pages = Vec::with_capacity(directory.len());
+            for (at, bytes) in directory.iter().zip(bytes.by_ref()) {
+                pages.push(self.reader.open_page(at, &bytes, &labels)?);
+            }
+            self.ready.push_back(SeriesPages { labels, pages });
+        }
+        Ok(())
+    }
+}

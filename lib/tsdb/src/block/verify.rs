@@ -1,0 +1,140 @@
+//! Reading a whole block and checking everything that can be checked.
+
+use super::layout::{FOOTER_LEN, HEADER_LEN, Section, header, split_key, value_key};
+use super::{BlockError, BlockReader, BlockStats};
+use crate::page::PageSamples;
+use gnomon_model::TimestampMs;
+use roaring::RoaringBitmap;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Sections are read in portions of this size.
+const PORTION_BYTES: u64 = 4 << 20;
+
+/// What [`BlockReader::verify`] found, counted anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifyReport {
+    pub stats: BlockStats,
+    pub bytes: u64,
+}
+
+impl BlockReader {
+    /// Reads every byte: checksums of all sections, order of series, every page decoded and compared with the
+    /// directory, postings compared with the labels, counts with the meta. Memory: the postings of the whole block.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub async fn verify(&self) -> Result<VerifyReport, BlockError> {
+        let start = self.fetch(std::slice::from_ref(&(0..HEADER_LEN as u64))).await?;
+        if start[0] != header(self.footer.version) {
+            return Err(self.damaged("header"));
+        }
+        for section in Section::ALL {
+            self.verify_section(section).await?;
+        }
+        let mut stats = BlockStats::default();
+        let mut postings: HashMap<Vec<u8>, RoaringBitmap> = HashMap::new();
+        self.verify_series(&mut stats, &mut postings).await?;
+        if stats != self.meta.stats {
+            return Err(self.damaged(format!("meta says {:?}, there are {stats:?}", self.meta.stats)));
+        }
+        self.verify_postings(postings).await?;
+        let bytes = self.footer.sections.iter().map(|s| s.len).sum::<u64>() + (HEADER_LEN + FOOTER_LEN) as u64;
+        Ok(VerifyReport { stats, bytes })
+    }
+
+    async fn verify_section(&self, section: Section) -> Result<(), BlockError> {
+        let at = self.footer.section(section);
+        let mut crc = 0;
+        let mut offset = at.offset;
+        while offset < at.range().end {
+            let portion: Range<u64> = offset..(offset + PORTION_BYTES).min(at.range().end);
+            offset = portion.end;
+            let bytes = self.fetch(std::slice::from_ref(&portion)).await?;
+            crc = crc32c::crc32c_append(crc, &bytes[0]);
+        }
+        if crc != at.crc {
+            return Err(self.damaged(format!("checksum of section {section:?}")));
+        }
+        Ok(())
+    }
+
+    async fn verify_series(
+        &self,
+        stats: &mut BlockStats,
+        postings: &mut HashMap<Vec<u8>, RoaringBitmap>,
+    ) -> Result<(), BlockError> {
+        let mut last = None;
+        for chunk in &self.chunks {
+            let index = self.fetch(&[chunk.labels.range(), chunk.directory.range()]).await?;
+            let directory = self.chunk_directory(chunk, &index[1])?;
+            for ((ordinal, labels), pages) in self.chunk_labels(chunk, &index[0], |_| true)?.into_iter().zip(directory) {
+                if last.as_ref().is_some_and(|last| *last >= labels) {
+                    return Err(self.damaged(format!("series {labels} is out of order")));
+                }
+                for (name, value) in labels.iter() {
+                    postings.entry(value_key(name, value)).or_default().insert(ordinal);
+                }
+                let ranges: Vec<_> = pages.iter().map(super::layout::PageAt::range).collect();
+                let mut last_ts = None;
+                for (at, bytes) in pages.iter().zip(self.fetch(&ranges).await?) {
+                    let page = self.open_page(at, &bytes, &labels)?;
+                    if last_ts.is_some_and(|last| page.min_ts <= last) {
+                        return Err(self.damaged(format!("pages of {labels} overlap")));
+                    }
+                    last_ts = Some(page.max_ts);
+                    self.verify_page(&page, &labels, stats)?;
+                }
+                stats.series += 1;
+                last = Some(labels);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_page(
+        &self,
+        page: &crate::Page,
+        labels: &gnomon_model::Labels,
+        stats: &mut BlockStats,
+    ) -> Result<(), BlockError> {
+        let decoded = page.decode().map_err(|source| BlockError::Page {
+            path: self.path.clone(),
+            labels: labels.clone(),
+            source,
+        })?;
+        let count = match decoded {
+            PageSamples::Floats { timestamps, .. } => timestamps.len(),
+            PageSamples::Histograms(samples) => samples.len(),
+        };
+        let inside = |ts| self.meta.window.contains(TimestampMs(ts));
+        if count as u64 != u64::from(page.count) || !inside(page.min_ts) || !inside(page.max_ts) {
+            return Err(self.damaged(format!("page of {labels} is not as its directory says")));
+        }
+        let (first, last) = (TimestampMs(page.min_ts), TimestampMs(page.max_ts));
+        if stats.pages == 0 {
+            (stats.min_sample, stats.max_sample) = (first, last);
+        }
+        stats.min_sample = stats.min_sample.min(first);
+        stats.max_sample = stats.max_sample.max(last);
+        stats.pages += 1;
+        stats.samples += count as u64;
+        Ok(())
+    }
+
+    async fn verify_postings(&self, mut expected: HashMap<Vec<u8>, RoaringBitmap>) -> Result<(), BlockError> {
+        for chunk in &self.values.chunks {
+            for entry in self.value_chunk(chunk).await? {
+                let found = self.union(std::slice::from_ref(&entry)).await?;
+                if expected.remove(&entry.key) != Some(found) {
+                    let label = split_key(&entry.key);
+                    return Err(self.damaged(format!("postings of {label:?} are not those of the labels")));
+                }
+            }
+        }
+        if !expected.is_empty() {
+            return Err(self.damaged("postings lack a label value"));
+        }
+        Ok(())
+    }
+}
