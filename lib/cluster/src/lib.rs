@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod meta;
 pub mod placement;
 pub mod raft;
 pub mod router;

@@ -1,0 +1,180 @@
+//! The life of blocks: staged before anything is uploaded, live when readers may use them, condemned when they must
+//! not any more, forgotten when their objects are gone.
+//!
+//! Invariant: a part of a shard is covered by one live block at most, and by one staged block at most beside it.
+//! Invariant: no state is ever gone back to.
+
+use super::machine::{Effect, Refusal};
+use gnomon_model::{BlockId, TenantId};
+use gnomon_proto::v1::block_record::State;
+use gnomon_proto::v1::{BlockRecord, MetaState};
+
+const MAX_BLOCKS: usize = 500_000;
+/// Parts and inputs of one block.
+const MAX_MEMBERS: usize = 20_000;
+const MAX_PATH_BYTES: usize = 1024;
+
+fn find(state: &MetaState, id: &str) -> Result<usize, usize> {
+    state.blocks.binary_search_by(|b| b.id.as_str().cmp(id))
+}
+
+pub(super) fn stage(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -> Result<Effect, Refusal> {
+    check(state, block)?;
+    let at = match find(state, &block.id) {
+        Ok(at) if state.blocks[at].state() == State::Staged && same_block(&state.blocks[at], block) => {
+            return Ok(Effect::NONE);
+        }
+        Ok(_) => return Err(format!("block {} is in the catalogue already", block.id).into()),
+        Err(at) => at,
+    };
+    if state.blocks.len() >= MAX_BLOCKS {
+        return Err(format!("the catalogue has {MAX_BLOCKS} blocks, which is the limit").into());
+    }
+    check_inputs(state, block)?;
+    let rival = |b: &&BlockRecord| {
+        b.state() != State::Condemned
+            && b.shard == block.shard
+            && b.tenant == block.tenant
+            && !block.inputs.contains(&b.id)
+            && b.parts.iter().any(|p| block.parts.binary_search(p).is_ok())
+    };
+    if let Some(rival) = state.blocks.iter().find(rival) {
+        let part = rival.parts.iter().find(|p| block.parts.binary_search(p).is_ok());
+        return Err(format!(
+            "part {}/{} is covered by block {} ({})",
+            block.shard,
+            part.copied().unwrap_or(0),
+            rival.id,
+            rival.state().as_str_name().to_lowercase()
+        )
+        .into());
+    }
+    let mut block = block.clone();
+    block.set_state(State::Staged);
+    block.since_ms = now_ms;
+    state.blocks.insert(at, block);
+    Ok(Effect::catalogue(true))
+}
+
+/// What can be said of a block by itself.
+fn check(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
+    block.id.parse::<BlockId>().map_err(|e| Refusal(e.to_string()))?;
+    block.tenant.parse::<TenantId>().map_err(|e| Refusal(e.to_string()))?;
+    if !state.epochs.iter().any(|e| e.shards.contains(&block.shard)) {
+        return Err(format!("no placement epoch has a shard {}", block.shard).into());
+    }
+    if block.start_ms >= block.end_ms {
+        return Err(format!("the window of block {} is empty", block.id).into());
+    }
+    if block.path.is_empty() || block.path.len() > MAX_PATH_BYTES {
+        return Err(format!("the path of block {} has not 1 to {MAX_PATH_BYTES} bytes", block.id).into());
+    }
+    if block.parts.is_empty() || block.parts.len() > MAX_MEMBERS || block.inputs.len() > MAX_MEMBERS {
+        return Err(format!("block {} has not 1 to {MAX_MEMBERS} parts, or more inputs", block.id).into());
+    }
+    if !block.parts.is_sorted_by(|a, b| a < b) {
+        return Err(format!("the parts of block {} do not ascend", block.id).into());
+    }
+    Ok(())
+}
+
+/// All inputs are live, and the block covers what they cover, no more and no less.
+fn check_inputs(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
+    if block.inputs.is_empty() {
+        return Ok(());
+    }
+    let mut parts = Vec::new();
+    for (i, id) in block.inputs.iter().enumerate() {
+        let input = find(state, id).map(|at| &state.blocks[at]);
+        let input = input.map_err(|_| Refusal(format!("input {id} is not in the catalogue")))?;
+        if input.state() != State::Live {
+            return Err(format!("input {id} is {}, not live", input.state().as_str_name().to_lowercase()).into());
+        }
+        if input.shard != block.shard || input.tenant != block.tenant || block.inputs[..i].contains(id) {
+            return Err(format!("input {id} is of another shard or tenant, or named twice").into());
+        }
+        parts.extend_from_slice(&input.parts);
+    }
+    parts.sort_unstable();
+    if parts != block.parts {
+        return Err(format!("block {} does not cover exactly the parts of its inputs", block.id).into());
+    }
+    Ok(())
+}
+
+/// Whether two records are of one attempt: what is fixed when a block is staged.
+fn same_block(a: &BlockRecord, b: &BlockRecord) -> bool {
+    (a.shard, a.start_ms, a.end_ms, a.level) == (b.shard, b.start_ms, b.end_ms, b.level)
+        && a.id == b.id
+        && a.tenant == b.tenant
+        && a.path == b.path
+        && a.parts == b.parts
+        && a.inputs == b.inputs
+}
+
+pub(super) fn publish(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -> Result<Effect, Refusal> {
+    let at = find(state, &block.id).map_err(|_| Refusal(format!("block {} was never staged", block.id)))?;
+    let record = &state.blocks[at];
+    if !same_block(record, block) {
+        return Err(format!("block {} is not what was staged by this id", block.id).into());
+    }
+    match record.state() {
+        State::Staged => {}
+        State::Live if (record.bytes, record.samples) == (block.bytes, block.samples) => return Ok(Effect::NONE),
+        other => {
+            return Err(format!(
+                "block {} is {}, not staged",
+                block.id,
+                other.as_str_name().to_lowercase()
+            )
+            .into());
+        }
+    }
+    check_inputs(state, block)?;
+    for input in &block.inputs {
+        if let Ok(at) = find(state, input) {
+            condemn_at(state, at, now_ms);
+        }
+    }
+    let record = &mut state.blocks[at];
+    *record = block.clone();
+    record.set_state(State::Live);
+    record.since_ms = now_ms;
+    Ok(Effect::catalogue(true))
+}
+
+fn condemn_at(state: &mut MetaState, at: usize, now_ms: i64) -> bool {
+    let block = &mut state.blocks[at];
+    if block.state() == State::Condemned {
+        return false;
+    }
+    block.set_state(State::Condemned);
+    block.since_ms = now_ms;
+    true
+}
+
+/// Condemns what is not; ids that are not there are gone already.
+pub(super) fn condemn(state: &mut MetaState, ids: &[String], now_ms: i64) -> Result<Effect, Refusal> {
+    let mut changed = false;
+    for id in ids {
+        if let Ok(at) = find(state, id) {
+            changed |= condemn_at(state, at, now_ms);
+        }
+    }
+    Ok(Effect::catalogue(changed))
+}
+
+/// Drops records, all or none: a live one is refused.
+pub(super) fn forget(state: &mut MetaState, ids: &[String]) -> Result<Effect, Refusal> {
+    for id in ids {
+        if let Ok(at) = find(state, id)
+            && state.blocks[at].state() == State::Live
+        {
+            return Err(format!("block {id} is live: condemn it first").into());
+        }
+    }
+    let before = state.blocks.len();
+    let ids: std::collections::HashSet<&str> = ids.iter().map(String::as_str).collect();
+    state.blocks.retain(|b| !ids.contains(b.id.as_str()));
+    Ok(Effect::catalogue(state.blocks.len() != before))
+}

@@ -1,0 +1,178 @@
+//! The metadata group's state machine: one command after another, by the command alone.
+//!
+//! Invariant: what apply does depends on the state and the command (its `proposed_at_ms` included), on no clock, no
+//! setting and no random number of this node.
+
+use super::{catalogue, config, jobs, nodes};
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
+use parking_lot::Mutex;
+use prost::Message;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Why a command was not taken, in words for whoever sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal(pub(super) String);
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self(why)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+}
+
+/// What a command that was taken did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// Whether the state is different from before.
+    pub(super) changed: bool,
+    /// Whether blocks or tombstones are.
+    pub(super) catalogue_changed: bool,
+    pub(super) node_id: u64,
+    pub(super) job_term: u64,
+    pub(super) config_revision: u64,
+}
+
+impl Effect {
+    pub(super) const NONE: Self = Self {
+        changed: false,
+        catalogue_changed: false,
+        node_id: 0,
+        job_term: 0,
+        config_revision: 0,
+    };
+
+    pub(super) const fn changed() -> Self {
+        Self {
+            changed: true,
+            ..Self::NONE
+        }
+    }
+
+    pub(super) const fn catalogue(changed: bool) -> Self {
+        Self {
+            changed,
+            catalogue_changed: changed,
+            ..Self::NONE
+        }
+    }
+}
+
+/// Holds the newest applied state and shows it to those who watch.
+#[derive(Debug)]
+pub struct MetaMachine {
+    pub(super) inner: Mutex<Inner>,
+    published: watch::Sender<Arc<MetaState>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) state: Arc<MetaState>,
+    /// What the store holds, and what a flush under way will make it hold.
+    pub(super) stored: Arc<MetaState>,
+    pub(super) flushing: Option<Arc<MetaState>>,
+}
+
+impl Default for MetaMachine {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            published: watch::Sender::new(Arc::default()),
+        }
+    }
+}
+
+impl MetaMachine {
+    /// The newest applied state, and a notice of each newer one.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<MetaState>> {
+        self.published.subscribe()
+    }
+
+    #[must_use]
+    pub fn state(&self) -> Arc<MetaState> {
+        self.inner.lock().state.clone()
+    }
+
+    /// Applies one command and shows the result. A refusal leaves the state as it was.
+    pub fn apply_command(&self, command: &MetaCommand) -> MetaResponse {
+        let response = self.inner.lock().apply(command);
+        self.publish();
+        response
+    }
+
+    /// Shows the state to those who watch, if it is newer than what they were shown.
+    pub(super) fn publish(&self) {
+        let state = self.state();
+        self.published.send_if_modified(|shown| {
+            let newer = state.revision > shown.revision;
+            if newer {
+                *shown = state;
+            }
+            newer
+        });
+    }
+}
+
+impl Inner {
+    pub(super) fn apply_encoded(&mut self, command: &[u8]) -> MetaResponse {
+        match MetaCommand::decode(command) {
+            Ok(command) => self.apply(&command),
+            Err(error) => self.response(Err(format!("not a metadata command: {error}").into())),
+        }
+    }
+
+    fn apply(&mut self, command: &MetaCommand) -> MetaResponse {
+        let result = self.dispatch(command);
+        self.response(result)
+    }
+
+    fn dispatch(&mut self, command: &MetaCommand) -> Result<Effect, Refusal> {
+        let now_ms = command.proposed_at_ms;
+        let command = command.command.as_ref().ok_or("an empty metadata command")?;
+        if self.state.epochs.is_empty() && !matches!(command, Command::InitCluster(_)) {
+            return Err("the cluster is not initialized yet".into());
+        }
+        // Clones once for a run of commands: what was published last is shared. Every rule checks before it changes.
+        let next = Arc::make_mut(&mut self.state);
+        let effect = match command {
+            Command::InitCluster(c) => nodes::init_cluster(next, c)?,
+            Command::RegisterNode(c) => nodes::register(next, c, now_ms)?,
+            Command::RenewLease(c) => nodes::renew_lease(next, c, now_ms)?,
+            Command::StageBlock(c) => catalogue::stage(next, c.block.as_ref().ok_or("no block")?, now_ms)?,
+            Command::PublishBlock(c) => catalogue::publish(next, c.block.as_ref().ok_or("no block")?, now_ms)?,
+            Command::CondemnBlocks(c) => catalogue::condemn(next, &c.ids, now_ms)?,
+            Command::ForgetBlocks(c) => catalogue::forget(next, &c.ids)?,
+            Command::AcquireJob(c) => jobs::acquire(next, c, now_ms)?,
+            Command::ReleaseJob(c) => jobs::release(next, c)?,
+            Command::ProposeConfig(c) => config::propose(next, c, now_ms)?,
+            Command::RaiseFeatureLevel(c) => nodes::raise_feature_level(next, c.level, now_ms)?,
+            Command::SetShardReplicas(c) => nodes::set_replicas(next, c.shard.as_ref().ok_or("no shard replicas")?)?,
+        };
+        if effect.changed {
+            next.revision += 1;
+            next.catalogue_revision += u64::from(effect.catalogue_changed);
+        }
+        Ok(effect)
+    }
+
+    fn response(&self, result: Result<Effect, Refusal>) -> MetaResponse {
+        let (effect, refused) = match result {
+            Ok(effect) => (effect, String::new()),
+            Err(Refusal(why)) => (Effect::NONE, why),
+        };
+        MetaResponse {
+            revision: self.state.revision,
+            refused,
+            node_id: effect.node_id,
+            job_term: effect.job_term,
+            config_revision: effect.config_revision,
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The metadata group: what the whole cluster agrees on, and the rules by which it changes.
+
+mod catalogue;
+mod checkpoint;
+mod config;
+mod jobs;
+mod machine;
+mod nodes;
+mod service;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint::{CheckpointError, keep_checkpoints, read_newest_checkpoint, write_checkpoint};
+pub use config::MAX_CONFIG_BYTES;
+pub use machine::MetaMachine;
+pub use nodes::MAX_LEASE_MS;
+pub use service::{MetaLog, MetaNode};

@@ -1,0 +1,173 @@
+//! The cluster's beginning, its nodes and their leases, who replicates what.
+
+use super::machine::{Effect, Refusal};
+use crate::placement::Placement;
+use gnomon_proto::v1::{InitCluster, MetaState, Node, RegisterNode, RenewLease, ShardReplicas};
+
+/// Longest lease a node may ask for, milliseconds.
+pub const MAX_LEASE_MS: i64 = 10 * 60 * 1000;
+const MAX_NODES: usize = 10_000;
+const MAX_SHARDS: usize = 4096;
+const MAX_TEXT_BYTES: usize = 1024;
+/// What every node of a cluster understands at its beginning.
+const FIRST_FEATURE_LEVEL: u32 = 1;
+
+pub(super) fn init_cluster(state: &mut MetaState, c: &InitCluster) -> Result<Effect, Refusal> {
+    if !state.epochs.is_empty() {
+        if state.cluster_id == c.cluster_id {
+            return Ok(Effect::NONE);
+        }
+        return Err(format!("this is cluster {} already", state.cluster_id).into());
+    }
+    c.cluster_id
+        .parse::<gnomon_model::ClusterId>()
+        .map_err(|e| Refusal(e.to_string()))?;
+    let epoch = c.epoch.clone().ok_or("the first placement epoch is missing")?;
+    if epoch.epoch != 1 || epoch.from_ms != i64::MIN {
+        return Err("the first placement epoch has number 1 and begins at the minimum of time".into());
+    }
+    if epoch.shards.len() > MAX_SHARDS {
+        return Err(format!("{} shards: {MAX_SHARDS} are possible", epoch.shards.len()).into());
+    }
+    Placement::from_records(std::slice::from_ref(&epoch)).map_err(|e| Refusal(e.to_string()))?;
+    for shard in &epoch.shards {
+        let replicas = c.shards.iter().find(|r| r.shard == *shard);
+        if replicas.is_none_or(|r| r.nodes.is_empty()) {
+            return Err(format!("shard {shard} has no replicas").into());
+        }
+    }
+    state.cluster_id.clone_from(&c.cluster_id);
+    state.feature_level = FIRST_FEATURE_LEVEL;
+    state.epochs = vec![epoch];
+    state.shards.clone_from(&c.shards);
+    state.shards.sort_by_key(|r| r.shard);
+    state.next_node_id = 1;
+    Ok(Effect::changed())
+}
+
+pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> Result<Effect, Refusal> {
+    let node = c.node.as_ref().ok_or("no node")?;
+    check_node(state, node)?;
+    let lease_until_ms = lease_end(now_ms, c.lease_ms)?;
+    let id = match node.id {
+        0 => state.next_node_id,
+        id => id,
+    };
+    let node = Node {
+        id,
+        lease_until_ms,
+        ..node.clone()
+    };
+    match state.nodes.iter_mut().find(|n| n.id == id) {
+        Some(old) if old.incarnation > node.incarnation => {
+            return Err(format!(
+                "node {id} has been started since: its life {} is over, {} is the present one",
+                node.incarnation, old.incarnation
+            )
+            .into());
+        }
+        Some(old) => *old = node,
+        None if id < state.next_node_id => {
+            return Err(format!("node {id} is not a member any more, and its id is never used again").into());
+        }
+        None => state.nodes.push(node),
+    }
+    state.next_node_id = state.next_node_id.max(id.saturating_add(1));
+    Ok(Effect {
+        node_id: id,
+        ..Effect::changed()
+    })
+}
+
+fn check_node(state: &MetaState, node: &Node) -> Result<(), Refusal> {
+    if state.nodes.len() >= MAX_NODES && node.id == 0 {
+        return Err(format!("the cluster has {MAX_NODES} nodes, which is the limit").into());
+    }
+    if node
+        .address
+        .rsplit_once(':')
+        .is_none_or(|(h, p)| h.is_empty() || p.parse::<u16>().is_err())
+    {
+        return Err(format!("node address {:?} is not host:port", node.address).into());
+    }
+    let texts = [&node.address, &node.zone, &node.version];
+    if texts.iter().any(|t| t.len() > MAX_TEXT_BYTES)
+        || node.roles.iter().map(String::len).sum::<usize>() > MAX_TEXT_BYTES
+    {
+        return Err(format!("a text of the node is longer than {MAX_TEXT_BYTES} bytes").into());
+    }
+    if node.feature_level < state.feature_level {
+        return Err(format!(
+            "the cluster is at feature level {}, this build understands {} only: start a newer one",
+            state.feature_level, node.feature_level
+        )
+        .into());
+    }
+    Ok(())
+}
+
+pub(super) fn lease_end(now_ms: i64, lease_ms: i64) -> Result<i64, Refusal> {
+    if !(1..=MAX_LEASE_MS).contains(&lease_ms) {
+        return Err(format!("a lease of {lease_ms} ms: 1 to {MAX_LEASE_MS} are possible").into());
+    }
+    Ok(now_ms.saturating_add(lease_ms))
+}
+
+pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) -> Result<Effect, Refusal> {
+    let until = lease_end(now_ms, c.lease_ms)?;
+    let node = state.nodes.iter_mut().find(|n| n.id == c.node);
+    let node = node.ok_or_else(|| Refusal(format!("node {} is not registered", c.node)))?;
+    if node.incarnation != c.incarnation {
+        return Err(format!(
+            "the present life of node {} is {}, not {}",
+            c.node, node.incarnation, c.incarnation
+        )
+        .into());
+    }
+    // Proposal times of two leaders may be out of order; a lease never gets shorter by that.
+    let changed = until > node.lease_until_ms;
+    node.lease_until_ms = node.lease_until_ms.max(until);
+    Ok(Effect {
+        changed,
+        ..Effect::NONE
+    })
+}
+
+pub(super) fn set_replicas(state: &mut MetaState, c: &ShardReplicas) -> Result<Effect, Refusal> {
+    if c.nodes.is_empty() {
+        return Err(format!("shard {} needs a replica", c.shard).into());
+    }
+    for (i, node) in c.nodes.iter().enumerate() {
+        if c.nodes[..i].contains(node) {
+            return Err(format!("node {node} is named twice").into());
+        }
+        if !state.nodes.iter().any(|n| n.id == *node) {
+            return Err(format!("node {node} is not registered").into());
+        }
+    }
+    if !state.epochs.iter().any(|e| e.shards.contains(&c.shard)) {
+        return Err(format!("no placement epoch has a shard {}", c.shard).into());
+    }
+    match state.shards.binary_search_by_key(&c.shard, |r| r.shard) {
+        Ok(at) if state.shards[at] == *c => return Ok(Effect::NONE),
+        Ok(at) => state.shards[at] = c.clone(),
+        Err(at) => state.shards.insert(at, c.clone()),
+    }
+    Ok(Effect::changed())
+}
+
+pub(super) fn raise_feature_level(state: &mut MetaState, level: u32, now_ms: i64) -> Result<Effect, Refusal> {
+    if level <= state.feature_level {
+        return Ok(Effect::NONE);
+    }
+    let behind = |n: &&Node| n.lease_until_ms >= now_ms && n.feature_level < level;
+    if let Some(node) = state.nodes.iter().find(behind) {
+        return Err(format!(
+            "node {} ({}) understands feature level {} only",
+            node.id, node.address, node.feature_level
+        )
+        .into());
+    }
+    state.feature_level = level;
+    Ok(Effect::changed())
+}

@@ -1,0 +1,544 @@
+use super::MetaMachine;
+use crate::raft::{Applied, StateError, StateMachine, StateReader, StateWriter};
+use bytes::Bytes;
+use gnomon_proto::v1::block_record::State;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::*;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use prost::Message;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+const CLUSTER: &str = "0000000000000000000000000000002a";
+
+fn at(ms: i64, command: Command) -> MetaCommand {
+    MetaCommand {
+        proposed_at_ms: ms,
+        command: Some(command),
+    }
+}
+
+fn init() -> Command {
+    Command::InitCluster(InitCluster {
+        cluster_id: CLUSTER.into(),
+        epoch: Some(PlacementEpoch {
+            epoch: 1,
+            from_ms: i64::MIN,
+            shards: vec![0, 1],
+            by_labels: vec!["job".into(), "instance".into()],
+            spreads: vec![],
+        }),
+        shards: [0, 1].map(|shard| ShardReplicas { shard, nodes: vec![1] }).into(),
+    })
+}
+
+fn node(id: u64, incarnation: u64) -> Command {
+    Command::RegisterNode(RegisterNode {
+        node: Some(Node {
+            id,
+            address: "127.0.0.1:9095".into(),
+            incarnation,
+            feature_level: 1,
+            ..Node::default()
+        }),
+        lease_ms: 1000,
+    })
+}
+
+fn renew(node: u64, incarnation: u64, lease_ms: i64) -> Command {
+    Command::RenewLease(RenewLease {
+        node,
+        incarnation,
+        lease_ms,
+    })
+}
+
+fn block(n: u64, parts: &[u64], inputs: &[u64]) -> BlockRecord {
+    BlockRecord {
+        id: id(n),
+        tenant: "anonymous".into(),
+        shard: 0,
+        start_ms: 0,
+        end_ms: 7_200_000,
+        bytes: 100,
+        parts: parts.to_vec(),
+        path: format!("blocks/{n}"),
+        inputs: inputs.iter().map(|i| id(*i)).collect(),
+        ..BlockRecord::default()
+    }
+}
+
+fn id(n: u64) -> String {
+    format!("{n:032x}")
+}
+
+fn stage(n: u64, parts: &[u64], inputs: &[u64]) -> Command {
+    Command::StageBlock(StageBlock {
+        block: Some(block(n, parts, inputs)),
+    })
+}
+
+fn publish(n: u64, parts: &[u64], inputs: &[u64]) -> Command {
+    let mut exact = block(n, parts, inputs);
+    (exact.bytes, exact.samples, exact.series) = (90, 10, 2);
+    Command::PublishBlock(PublishBlock { block: Some(exact) })
+}
+
+fn condemn(ids: &[u64]) -> Command {
+    Command::CondemnBlocks(CondemnBlocks {
+        ids: ids.iter().map(|i| id(*i)).collect(),
+    })
+}
+
+fn forget(ids: &[u64]) -> Command {
+    Command::ForgetBlocks(ForgetBlocks {
+        ids: ids.iter().map(|i| id(*i)).collect(),
+    })
+}
+
+fn acquire(job: &str, node: u64, lease_ms: i64) -> Command {
+    Command::AcquireJob(AcquireJob {
+        job: job.into(),
+        node,
+        lease_ms,
+    })
+}
+
+fn config(hash: &str, explicit: bool, from_ms: i64) -> Command {
+    Command::ProposeConfig(ProposeConfig {
+        content_hash: hash.into(),
+        redacted_yaml: format!("# {hash}"),
+        from_ms,
+        explicit,
+    })
+}
+
+/// A machine with nodes 1 and 2.
+fn machine() -> MetaMachine {
+    let machine = MetaMachine::default();
+    for command in [init(), node(0, 1), node(0, 1)] {
+        assert_eq!(machine.apply_command(&at(0, command)).refused, "");
+    }
+    machine
+}
+
+/// Runs the commands; each is taken ("") or refused with words that hold the given ones. A refusal changes nothing.
+fn run(machine: &MetaMachine, script: &[(i64, Command, &str)]) {
+    for (step, (ms, command, refusal)) in script.iter().enumerate() {
+        let before = machine.state();
+        let answer = machine.apply_command(&at(*ms, command.clone()));
+        let after = machine.state();
+        if refusal.is_empty() {
+            assert_eq!(answer.refused, "", "step {step}: {command:?}");
+        } else {
+            assert!(answer.refused.contains(refusal), "step {step}: {:?}", answer.refused);
+            assert_eq!(before, after, "step {step}");
+        }
+        let changed = before != after;
+        assert_eq!(after.revision, before.revision + u64::from(changed), "step {step}");
+        assert_eq!(answer.revision, after.revision);
+        let catalogue_changed = before.blocks != after.blocks;
+        let grown = before.catalogue_revision + u64::from(catalogue_changed);
+        assert_eq!(after.catalogue_revision, grown, "step {step}");
+    }
+}
+
+fn state_of(machine: &MetaMachine, n: u64) -> Option<State> {
+    machine
+        .state()
+        .blocks
+        .iter()
+        .find(|b| b.id == id(n))
+        .map(BlockRecord::state)
+}
+
+#[test]
+fn nothing_goes_before_the_cluster_is_initialized_and_that_happens_once() {
+    let machine = MetaMachine::default();
+    let mut other = init();
+    if let Command::InitCluster(c) = &mut other {
+        c.cluster_id = "0000000000000000000000000000002b".into();
+    }
+    let mut no_replica = init();
+    if let Command::InitCluster(c) = &mut no_replica {
+        c.shards.pop();
+    }
+    run(
+        &machine,
+        &[
+            (0, node(0, 1), "not initialized"),
+            (0, no_replica, "shard 1 has no replicas"),
+            (0, init(), ""),
+            (0, init(), ""),
+            (0, other, "this is cluster 0000000000000000000000000000002a already"),
+        ],
+    );
+    assert_eq!(machine.state().revision, 1);
+}
+
+#[test]
+fn node_ids_are_given_once_and_leases_belong_to_a_life() {
+    let machine = machine();
+    run(
+        &machine,
+        &[
+            (0, node(1, 0), "has been started since"),
+            (0, node(1, 5), ""),
+            (10, renew(1, 1, 500), "present life of node 1 is 5"),
+            (10, renew(1, 5, 2000), ""),
+            (20, renew(1, 5, 0), "a lease of 0 ms"),
+            (20, renew(9, 5, 100), "node 9 is not registered"),
+            (20, node(7, 1), ""),
+        ],
+    );
+    let given = machine.apply_command(&at(30, node(0, 1)));
+    assert_eq!(given.node_id, 8, "never one that was used or skipped");
+    let state = machine.state();
+    assert_eq!(state.nodes[0].lease_until_ms, 2010);
+    let mut bad = node(0, 1);
+    if let Command::RegisterNode(c) = &mut bad {
+        c.node.as_mut().unwrap().address = "nowhere".into();
+    }
+    run(&machine, &[(40, bad, "\"nowhere\" is not host:port")]);
+}
+
+#[test]
+fn a_lease_never_gets_shorter() {
+    let machine = machine();
+    run(&machine, &[(100, renew(1, 1, 5000), ""), (50, renew(1, 1, 1000), "")]);
+    assert_eq!(machine.state().nodes[0].lease_until_ms, 5100);
+}
+
+#[test]
+fn blocks_are_staged_then_live_then_condemned_and_never_the_other_way() {
+    let machine = machine();
+    run(
+        &machine,
+        &[
+            (1, publish(1, &[1], &[]), "was never staged"),
+            (1, stage(1, &[1, 2], &[]), ""),
+            (2, stage(1, &[1, 2], &[]), ""),
+            (2, stage(1, &[1, 3], &[]), "in the catalogue already"),
+            (2, stage(2, &[2, 3], &[]), "part 0/2 is covered by block"),
+            (2, publish(1, &[1], &[]), "is not what was staged"),
+            (3, publish(1, &[1, 2], &[]), ""),
+            (4, publish(1, &[1, 2], &[]), ""),
+            (4, stage(2, &[2], &[]), "(live)"),
+            (4, forget(&[1]), "is live"),
+            (5, condemn(&[1, 77]), ""),
+            (6, condemn(&[1]), ""),
+            (6, publish(1, &[1, 2], &[]), "is condemned, not staged"),
+            (6, stage(1, &[1, 2], &[]), "in the catalogue already"),
+            (7, stage(2, &[2], &[]), ""),
+            (8, condemn(&[2]), ""),
+            (8, publish(2, &[2], &[]), "is condemned, not staged"),
+            (9, forget(&[1, 2, 77]), ""),
+        ],
+    );
+    assert!(machine.state().blocks.is_empty());
+}
+
+#[test]
+fn a_merge_takes_the_place_of_its_inputs_in_one_step() {
+    let machine = machine();
+    run(
+        &machine,
+        &[
+            (1, stage(1, &[1], &[]), ""),
+            (1, stage(2, &[2], &[]), ""),
+            (2, publish(1, &[1], &[]), ""),
+            (2, stage(3, &[1, 2], &[1, 2]), "is staged, not live"),
+            (3, publish(2, &[2], &[]), ""),
+            (3, stage(3, &[1], &[1, 2]), "not cover exactly"),
+            (3, stage(3, &[1, 2], &[1, 9]), "is not in the catalogue"),
+            (3, stage(3, &[1, 1, 2], &[1, 1, 2]), "do not ascend"),
+            (4, stage(3, &[1, 2], &[1, 2]), ""),
+            (4, stage(4, &[1, 2], &[1, 2]), "(staged)"),
+            (5, publish(3, &[1, 2], &[1, 2]), ""),
+        ],
+    );
+    let states = [1, 2, 3].map(|n| state_of(&machine, n).unwrap());
+    assert_eq!(states, [State::Condemned, State::Condemned, State::Live]);
+    let state = machine.state();
+    let merged = state.blocks.iter().find(|b| b.id == id(3)).unwrap();
+    assert_eq!((merged.bytes, merged.samples, merged.since_ms), (90, 10, 5));
+}
+
+#[test]
+fn a_merge_whose_input_went_is_not_published() {
+    let machine = machine();
+    run(
+        &machine,
+        &[
+            (1, stage(1, &[1], &[]), ""),
+            (1, publish(1, &[1], &[]), ""),
+            (2, stage(3, &[1], &[1]), ""),
+            (3, condemn(&[1]), ""),
+            (4, publish(3, &[1], &[1]), "is condemned, not live"),
+        ],
+    );
+    assert_eq!(state_of(&machine, 3), Some(State::Staged));
+}
+
+#[test]
+fn jobs_have_one_holder_at_a_time_and_a_term_for_each() {
+    let machine = machine();
+    let term = |ms, node| machine.apply_command(&at(ms, acquire("compact", node, 100))).job_term;
+    assert_eq!(term(0, 1), 1);
+    assert_eq!(term(50, 1), 1, "a renewal keeps the term");
+    run(
+        &machine,
+        &[
+            (60, acquire("compact", 2, 100), "node 1 has the job"),
+            (60, acquire("compact", 9, 100), "node 9 is not registered"),
+        ],
+    );
+    assert_eq!(term(150, 2), 2, "expired");
+    let release = |node, term| {
+        Command::ReleaseJob(ReleaseJob {
+            job: "compact".into(),
+            node,
+            term,
+        })
+    };
+    run(&machine, &[(160, release(1, 1), "")]);
+    assert!(
+        !machine
+            .apply_command(&at(170, acquire("compact", 1, 100)))
+            .refused
+            .is_empty()
+    );
+    run(&machine, &[(180, release(2, 2), "")]);
+    assert_eq!(term(190, 1), 3);
+}
+
+#[test]
+fn a_start_never_brings_back_what_was_superseded_but_a_reload_does() {
+    let machine = machine();
+    let propose = |ms, hash, explicit, from| machine.apply_command(&at(ms, config(hash, explicit, from)));
+    assert_eq!(propose(10, "a", false, 0).config_revision, 1);
+    assert_eq!(propose(20, "a", false, 0).config_revision, 1);
+    assert_eq!(propose(30, "b", true, 100).config_revision, 2);
+    assert_eq!(machine.state().configs.len(), 2, "a until 100, then b");
+    let refused = propose(40, "a", false, 0);
+    assert!(
+        refused.refused.contains("revision 2 is in force"),
+        "{}",
+        refused.refused
+    );
+    assert_eq!(propose(50, "c", true, 200).config_revision, 3);
+    let hashes = |m: &MetaMachine| {
+        m.state()
+            .configs
+            .iter()
+            .map(|c| c.content_hash.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(hashes(&machine), ["a", "c"], "b never came into force");
+    assert!(!propose(60, "b", false, 0).refused.is_empty());
+    assert_eq!(propose(300, "a", true, 0).config_revision, 4);
+    assert_eq!(hashes(&machine), ["c", "a"]);
+    assert_eq!(machine.state().configs[1].from_ms, 300, "never in the past");
+    assert_eq!(propose(310, "d", false, 0).config_revision, 5, "new content of a start");
+}
+
+#[test]
+fn the_feature_level_waits_for_every_live_node() {
+    let machine = machine();
+    let raise = |level| Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+    run(&machine, &[(10, raise(2), "understands feature level 1 only")]);
+    run(&machine, &[(5000, raise(2), ""), (5000, raise(1), "")]);
+    assert_eq!(machine.state().feature_level, 2);
+    run(&machine, &[(5001, node(0, 1), "start a newer one")]);
+}
+
+#[test]
+fn replicas_are_registered_nodes() {
+    let machine = machine();
+    let set = |shard, nodes: &[u64]| {
+        Command::SetShardReplicas(SetShardReplicas {
+            shard: Some(ShardReplicas {
+                shard,
+                nodes: nodes.to_vec(),
+            }),
+        })
+    };
+    run(
+        &machine,
+        &[
+            (1, set(0, &[]), "needs a replica"),
+            (1, set(0, &[1, 1]), "named twice"),
+            (1, set(0, &[3]), "node 3 is not registered"),
+            (1, set(5, &[1]), "no placement epoch"),
+            (1, set(1, &[2, 1]), ""),
+        ],
+    );
+    assert_eq!(machine.state().shards[1].nodes, [2, 1]);
+}
+
+/// A store for one machine.
+#[derive(Clone, Default)]
+struct Records(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
+
+impl StateWriter for Records {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.0.lock().insert(key.to_vec(), value.to_vec());
+    }
+    fn delete(&mut self, key: &[u8]) {
+        self.0.lock().remove(key);
+    }
+    fn delete_range(&mut self, from: &[u8], to: &[u8]) {
+        self.0.lock().retain(|k, _| k.as_slice() < from || k.as_slice() >= to);
+    }
+}
+
+impl StateReader for Records {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(self.0.lock().get(key).map(|v| Bytes::copy_from_slice(v)))
+    }
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        for (key, value) in self.0.lock().range(from.to_vec()..) {
+            if to.is_some_and(|to| key.as_slice() >= to) || !visit(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+    fn index(&self) -> u64 {
+        0
+    }
+    fn share(&self) -> Arc<dyn StateReader> {
+        Arc::new(self.clone())
+    }
+}
+
+fn restored(records: &Records) -> Arc<MetaState> {
+    let machine = MetaMachine::default();
+    machine.restore(records).unwrap();
+    machine.state()
+}
+
+#[test]
+fn a_flush_writes_what_changed_and_a_restore_reads_it_back() {
+    let machine = machine();
+    let mut records = Records::default();
+    run(&machine, &[(1, stage(1, &[1], &[]), ""), (1, stage(2, &[2], &[]), "")]);
+    machine.flush(&mut records).unwrap();
+    machine.flushed(1);
+    assert_eq!(restored(&records), machine.state());
+    run(
+        &machine,
+        &[
+            (2, publish(1, &[1], &[]), ""),
+            (2, condemn(&[2]), ""),
+            (2, forget(&[2]), ""),
+        ],
+    );
+    let untouched = records.0.lock().clone();
+    machine.flush(&mut records).unwrap();
+    assert_eq!(restored(&records), machine.state());
+    assert_ne!(untouched, *records.0.lock());
+    // The batch of that flush was lost: the machine starts again from what is stored.
+    *records.0.lock() = untouched;
+    machine.restore(&records).unwrap();
+    assert_eq!(state_of(&machine, 1), Some(State::Staged));
+    records.put(b"block/x", &[0xff]);
+    assert!(matches!(machine.restore(&records), Err(StateError::Corrupt(_))));
+}
+
+#[test]
+fn entries_that_are_no_commands_are_answered() {
+    let machine = machine();
+    let entry = |payload| Applied {
+        index: 9,
+        term: 1,
+        payload,
+    };
+    let answers = machine.apply(&[entry(&[0xff, 0xff]), entry(&[])]);
+    for answer in answers {
+        assert!(!MetaResponse::decode(answer).unwrap().refused.is_empty());
+    }
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let ids = prop::collection::vec(1u64..7, 0..3);
+    let parts = prop::collection::btree_set(1u64..5, 1..4).prop_map(|set| set.into_iter().collect::<Vec<_>>());
+    prop_oneof![
+        4 => (1u64..7, parts.clone(), ids.clone()).prop_map(|(n, p, i)| stage(n, &p, &i)),
+        4 => (1u64..7, parts, ids.clone()).prop_map(|(n, p, i)| publish(n, &p, &i)),
+        1 => ids.clone().prop_map(|ids| condemn(&ids)),
+        1 => ids.prop_map(|ids| forget(&ids)),
+        1 => (0u64..5, 0u64..4).prop_map(|(id, life)| node(id, life)),
+        1 => (1u64..5, 0u64..4).prop_map(|(id, life)| renew(id, life, 50)),
+        1 => (1u64..4).prop_map(|node| acquire("job", node, 40)),
+        1 => (0u8..4, any::<bool>(), 0i64..500).prop_map(|(h, e, f)| config(&h.to_string(), e, f)),
+    ]
+}
+
+fn check_invariants(before: &MetaState, after: &MetaState) {
+    let mut covered = HashSet::new();
+    for block in after.blocks.iter().filter(|b| b.state() != State::Condemned) {
+        for part in &block.parts {
+            assert!(
+                covered.insert((block.state(), *part)),
+                "part {part} twice in {:?}",
+                block.state()
+            );
+        }
+    }
+    let states: HashMap<_, _> = after.blocks.iter().map(|b| (&b.id, b.state())).collect();
+    for old in &before.blocks {
+        match (old.state(), states.get(&old.id)) {
+            (State::Live, None) => panic!("a live block was forgotten"),
+            (was, Some(is)) => assert!(*is as i32 >= was as i32, "{was:?} became {is:?}"),
+            _ => {}
+        }
+    }
+    assert!(after.blocks.is_sorted_by(|a, b| a.id < b.id));
+    let mut nodes: Vec<_> = after.nodes.iter().map(|n| n.id).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    assert_eq!(nodes.len(), after.nodes.len());
+    assert!(nodes.iter().all(|n| *n < after.next_node_id));
+    assert!(after.next_node_id >= before.next_node_id);
+    assert!(
+        after
+            .configs
+            .is_sorted_by(|a, b| a.revision < b.revision && a.from_ms <= b.from_ms)
+    );
+    for (was, is) in before.jobs.iter().zip(&after.jobs) {
+        assert!(was.term <= is.term && (was.node == is.node || was.term < is.term));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes, in whatever order: the invariants hold, two replicas agree, and what is stored is what is.
+    #[test]
+    fn any_sequence_keeps_the_invariants(commands in prop::collection::vec((0i64..20, any_command()), 1..80)) {
+        let (machine, replica) = (machine(), machine());
+        let mut records = Records::default();
+        let mut now = 0;
+        for (i, (step, command)) in commands.into_iter().enumerate() {
+            now += step;
+            let before = machine.state();
+            let command = at(now, command);
+            let answer = machine.apply_command(&command);
+            check_invariants(&before, &machine.state());
+            prop_assert_eq!(&answer, &replica.apply_command(&command));
+            if i % 7 == 0 {
+                machine.flush(&mut records).unwrap();
+                machine.flushed(i as u64);
+                prop_assert_eq!(&restored(&records), &machine.state());
+            }
+        }
+        prop_assert_eq!(machine.state(), replica.state());
+    }
+}
