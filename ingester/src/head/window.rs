@@ -156,6 +156,26 @@ fn find(page: &Page, timestamp_ms: i64) -> Result<Option<Value>, PageError> {
     Ok(found.ok().map(|at| samples.swap_remove(at).1))
 }
 
+/// One series' pages from several sources, made ascending and not overlapping; of samples at one time the one of the
+/// page that stands first wins.
+pub(crate) fn merge_pages(mut pages: Vec<Page>) -> Result<Vec<Page>, BadPage> {
+    let disjoint = |pages: &[Page]| pages.windows(2).all(|w| w[0].max_ts < w[1].min_ts);
+    if disjoint(&pages) {
+        return Ok(pages);
+    }
+    let mut samples = Vec::new();
+    for page in &pages {
+        read_page(page, &mut samples)?;
+    }
+    pages.sort_by_key(|p| p.min_ts);
+    if disjoint(&pages) {
+        return Ok(pages);
+    }
+    samples.sort_by_key(|(t, _)| *t);
+    samples.dedup_by_key(|(t, _)| *t);
+    build(&samples)
+}
+
 /// Pages of samples that ascend in time.
 fn build(samples: &[(i64, Value)]) -> Result<Vec<Page>, BadPage> {
     let mut pages = Vec::new();

@@ -29,7 +29,7 @@ pub enum ApplyError {
 
 impl ShardState {
     /// Applies the entry at `index`; what comes back goes to the proposer.
-    pub(crate) fn apply(&mut self, index: u64, payload: &Bytes) -> Result<Bytes, ApplyError> {
+    pub(crate) fn apply(&mut self, index: u64, payload: &[u8]) -> Result<Bytes, ApplyError> {
         let entry = Entry::decode(payload).map_err(|source| ApplyError::Entry { index, source })?;
         if entry.feature_level > CURRENT_FEATURE_LEVEL {
             return Err(ApplyError::FeatureLevel {
@@ -39,7 +39,7 @@ impl ShardState {
         }
         let proposed_at_ms = entry.proposed_at.0;
         let answer = match entry.command {
-            Command::Batch { limits, batch } => self.apply_batch(index, limits, proposed_at_ms, &batch),
+            Command::Batch { limits, batch } => self.apply_batch(index, limits, proposed_at_ms, batch),
             Command::Seal { window } => self.apply_seal(window).map(|()| Bytes::new()),
             Command::Published {
                 part,

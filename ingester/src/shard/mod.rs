@@ -5,8 +5,12 @@ mod batch_run;
 pub mod entry;
 mod flush;
 mod keys;
+mod machine;
 mod records;
+mod select;
 mod state;
+
+pub use machine::ShardMachine;
 
 #[cfg(test)]
 mod tests;

@@ -96,6 +96,11 @@ impl ShardState {
         self.tenants.values().map(|t| t.head.series_count()).sum()
     }
 
+    /// Whether a part was sealed since the last flush.
+    pub(crate) fn has_unflushed_parts(&self) -> bool {
+        self.tenants.values().any(|t| !t.head.changes.new_parts.is_empty())
+    }
+
     pub(crate) fn sealed_bytes(&self) -> u64 {
         self.tenants.values().map(|t| t.head.sealed_bytes()).sum()
     }

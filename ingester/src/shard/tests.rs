@@ -516,7 +516,7 @@ fn entries_of_a_newer_build_stop_the_replica() {
     assert!(matches!(refused, Err(ApplyError::FeatureLevel { .. })));
     entry.feature_level = FeatureLevel(1);
     assert!(rig.state.apply(1, &entry.encode()).is_ok());
-    assert!(rig.state.apply(2, &Bytes::from_static(b"\x02")).is_err());
+    assert!(rig.state.apply(2, b"\x02").is_err());
 }
 
 /// What a random log is made of.

@@ -1,0 +1,322 @@
+//! Reading a shard: whatever a caller's view does not take from blocks.
+//!
+//! What is in memory is copied at one applied index, under the lock; pages of sealed parts come from the store as the
+//! stream goes on. A part that is dropped meanwhile ends the stream with `StaleView`.
+
+use super::machine::ShardMachine;
+use super::state::{ShardState, TenantHead};
+use super::{keys, records};
+use crate::head::{Head, Ordinal, merge_pages};
+use gnomon_cluster::raft::StateReader;
+use gnomon_model::{LabelsRef, MatchOp, Matcher, SeriesRef, TenantId};
+use gnomon_proto::ServiceError;
+use gnomon_proto::v1::label_matcher::Op;
+use gnomon_proto::v1::{LabelMatcher, Page as WirePage, SelectBatch, SelectRequest, Series, View};
+use gnomon_tsdb::page::Page;
+use roaring::RoaringBitmap;
+use std::sync::Arc;
+
+/// A batch of the stream is closed once it has so many bytes.
+const BATCH_BYTES: usize = 512 * 1024;
+/// What one selection may hold in memory where the caller sets no limit.
+const DEFAULT_MAX_BYTES: u64 = 512 << 20;
+
+pub(crate) fn matchers(wire: &[LabelMatcher]) -> Result<Vec<Matcher>, ServiceError> {
+    let one = |m: &LabelMatcher| {
+        let op = match m.op() {
+            Op::Equal => MatchOp::Equal,
+            Op::NotEqual => MatchOp::NotEqual,
+            Op::Regex => MatchOp::Regex,
+            Op::NotRegex => MatchOp::NotRegex,
+        };
+        Matcher::new(m.name.as_str(), op, m.value.as_str()).map_err(|e| ServiceError::Invalid(e.to_string()))
+    };
+    wire.iter().map(one).collect()
+}
+
+pub(crate) fn tenant(text: &str) -> Result<TenantId, ServiceError> {
+    text.parse()
+        .map_err(|e: gnomon_model::ids::BadTenantId| ServiceError::Invalid(e.to_string()))
+}
+
+impl ShardState {
+    /// Whether the view knows of everything that was dropped in the range (inclusive).
+    pub(crate) fn check_view(
+        &self,
+        tenant: &TenantId,
+        view: &View,
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Result<(), ServiceError> {
+        if view.catalogue_revision < self.counters.forgotten_revision {
+            return Err(ServiceError::StaleView {
+                revision: self.counters.forgotten_revision,
+            });
+        }
+        // A view as new as the publication knows the part, even where its block was replaced or deleted since.
+        let missing = self.dropped.iter().filter(|part| {
+            part.tenant == *tenant
+                && part.catalogue_revision > view.catalogue_revision
+                && part.min_ms <= end_ms
+                && start_ms <= part.max_ms
+                && view.parts_from_blocks.binary_search(&part.number).is_err()
+        });
+        match missing.map(|part| part.catalogue_revision).max() {
+            Some(revision) => Err(ServiceError::StaleView { revision }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Head {
+    /// Series that may have samples in the range (inclusive) which the view leaves to the head.
+    pub(crate) fn members(&self, view: &View, start_ms: i64, end_ms: i64) -> RoaringBitmap {
+        let mut members = RoaringBitmap::new();
+        for (window_start, window) in &self.windows {
+            if *window_start <= end_ms && start_ms < window_start.saturating_add(crate::head::WINDOW_MS) {
+                members |= &window.members;
+            }
+        }
+        for part in self.sealed.values().filter(|p| p.overlaps(start_ms, end_ms)) {
+            if view.parts_from_blocks.binary_search(&part.number).is_err() {
+                members |= &part.members;
+            }
+        }
+        members
+    }
+}
+
+/// A series on its way out.
+struct Found {
+    reference: SeriesRef,
+    labels: Vec<u8>,
+    /// By part number ascending, the open windows last: that is the order of the log.
+    pages: Vec<Page>,
+    /// Which of the durable parts have pages of it, as positions in the selection's list.
+    stored: Vec<u32>,
+}
+
+/// One selection at one applied index.
+pub(crate) struct Selected {
+    tenant: TenantId,
+    tenant_number: u32,
+    start_ms: i64,
+    end_ms: i64,
+    labels_only: bool,
+    max_samples: u64,
+    samples: u64,
+    /// Numbers of durable parts that are read, ascending.
+    parts: Vec<u64>,
+    series: std::vec::IntoIter<Found>,
+}
+
+impl ShardMachine {
+    /// Finds the series of a request and copies what memory has of them.
+    pub(crate) fn find(&self, request: &SelectRequest) -> Result<Selected, ServiceError> {
+        if !self.is_sound() {
+            return Err(ServiceError::Unavailable(format!("shard {} is restarting", self.shard())));
+        }
+        let tenant = tenant(&request.tenant)?;
+        let matchers = matchers(&request.matchers)?;
+        let view = request.view.clone().unwrap_or_default();
+        let mut selected = self.read(|state| {
+            state.check_view(&tenant, &view, request.start_ms, request.end_ms)?;
+            let mut selected = Selected {
+                tenant: tenant.clone(),
+                tenant_number: 0,
+                start_ms: request.start_ms,
+                end_ms: request.end_ms,
+                labels_only: request.labels_only,
+                max_samples: request.max_samples,
+                samples: 0,
+                parts: Vec::new(),
+                series: Vec::new().into_iter(),
+            };
+            if let Some(there) = state.tenants.get(&tenant) {
+                selected.fill(there, &matchers, &view, request.max_bytes)?;
+            }
+            Ok::<_, ServiceError>(selected)
+        })?;
+        // Sorting needs no lock.
+        let mut series: Vec<_> = selected.series.collect();
+        let order = |a: &Found, b: &Found| {
+            LabelsRef::from_canonical(&a.labels).cmp(&LabelsRef::from_canonical(&b.labels))
+        };
+        series.sort_unstable_by(order);
+        selected.series = series.into_iter();
+        Ok(selected)
+    }
+}
+
+impl Selected {
+    fn fill(
+        &mut self,
+        there: &TenantHead,
+        matchers: &[Matcher],
+        view: &View,
+        max_bytes: u64,
+    ) -> Result<(), ServiceError> {
+        let head = &there.head;
+        self.tenant_number = there.number;
+        let wanted = head.select(matchers) & head.members(view, self.start_ms, self.end_ms);
+        let from_head = |n: &u64| view.parts_from_blocks.binary_search(n).is_err();
+        let parts = head.sealed.values().filter(|p| p.overlaps(self.start_ms, self.end_ms));
+        let parts: Vec<_> = parts.filter(|p| from_head(&p.number)).collect();
+        self.parts = parts.iter().filter(|p| p.pages.is_none()).map(|p| p.number).collect();
+        let max_bytes = if max_bytes == 0 { DEFAULT_MAX_BYTES } else { max_bytes };
+        let mut bytes = 0u64;
+        let mut series = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
+        for ordinal in wanted {
+            let Some(found) = self.series_of(head, ordinal, &parts)? else {
+                continue;
+            };
+            bytes += (found.labels.len() + size_of::<Found>()) as u64;
+            bytes += found.pages.iter().map(|p| p.bytes.len() as u64).sum::<u64>();
+            if bytes > max_bytes {
+                return Err(ServiceError::LimitExceeded(format!(
+                    "the selection has more than {max_bytes} bytes in the head: narrow its matchers or its range"
+                )));
+            }
+            series.push(found);
+        }
+        self.series = series.into_iter();
+        Ok(())
+    }
+
+    fn series_of(
+        &self,
+        head: &Head,
+        ordinal: Ordinal,
+        parts: &[&crate::head::SealedPart],
+    ) -> Result<Option<Found>, ServiceError> {
+        let Some(series) = head.series(ordinal) else {
+            return Ok(None);
+        };
+        let mut found = Found {
+            reference: series.reference,
+            labels: Vec::new(),
+            pages: Vec::new(),
+            stored: Vec::new(),
+        };
+        for part in parts.iter().filter(|p| p.members.contains(ordinal)) {
+            let pages = part.pages_of(ordinal).iter();
+            found.pages.extend(pages.filter(|p| p.overlaps(self.start_ms, self.end_ms)).cloned());
+            if part.pages.is_none()
+                && let Ok(at) = self.parts.binary_search(&part.number)
+            {
+                found.stored.push(at as u32);
+            }
+        }
+        for window in &series.windows {
+            let pages = window.pages(self.start_ms, self.end_ms);
+            found.pages.extend(pages.map_err(|e| ServiceError::Internal(e.to_string()))?);
+        }
+        if found.pages.is_empty() && found.stored.is_empty() {
+            return Ok(None);
+        }
+        if self.labels_only && !found.pages.is_empty() {
+            found.stored.clear();
+            found.pages.truncate(1);
+        }
+        head.write_labels(ordinal, &mut found.labels);
+        Ok(Some(found))
+    }
+
+    /// The next batch; none at the end. Reads the store.
+    pub(crate) fn next_batch(&mut self, machine: &ShardMachine) -> Result<Option<SelectBatch>, ServiceError> {
+        let reader = machine.reader();
+        let mut batch = SelectBatch::default();
+        let mut bytes = 0;
+        let mut read_parts = false;
+        while bytes < BATCH_BYTES
+            && let Some(found) = self.series.next()
+        {
+            read_parts |= !found.stored.is_empty();
+            let pages = self.pages_of(&found, reader.as_deref())?;
+            if pages.is_empty() {
+                continue;
+            }
+            self.samples += pages.iter().map(|p| u64::from(p.count)).sum::<u64>();
+            if self.max_samples > 0 && self.samples > self.max_samples && !self.labels_only {
+                let max = self.max_samples;
+                return Err(ServiceError::LimitExceeded(format!(
+                    "the selection has more than {max} samples: narrow its matchers or its range"
+                )));
+            }
+            let pages: Vec<_> = if self.labels_only {
+                Vec::new()
+            } else {
+                pages.into_iter().map(wire_page).collect()
+            };
+            bytes += found.labels.len() + pages.iter().map(|p| p.data.len() + 32).sum::<usize>();
+            batch.series.push(Series {
+                labels: found.labels.into(),
+                pages,
+            });
+        }
+        if read_parts {
+            self.check_parts(machine)?;
+        }
+        Ok((!batch.series.is_empty()).then_some(batch))
+    }
+
+    /// What was read of parts is whole only where they are still there: their keys go after they are dropped.
+    fn check_parts(&self, machine: &ShardMachine) -> Result<(), ServiceError> {
+        machine.read(|state| {
+            let there = |n: &u64| state.head(&self.tenant).is_some_and(|h| h.sealed.contains_key(n));
+            match self.parts.iter().find(|n| !there(n)) {
+                None => Ok(()),
+                Some(number) => {
+                    let dropped = state.dropped.iter().find(|d| d.number == *number);
+                    let revision = dropped.map_or(state.counters.forgotten_revision, |d| d.catalogue_revision);
+                    Err(ServiceError::StaleView { revision })
+                }
+            }
+        })
+    }
+
+    fn pages_of(&self, found: &Found, reader: Option<&dyn StateReader>) -> Result<Vec<Page>, ServiceError> {
+        let mut pages = Vec::new();
+        for at in &found.stored {
+            let part = self.parts.get(*at as usize).copied().unwrap_or(0);
+            let key = keys::part_series(self.tenant_number, part, found.reference);
+            let value = match reader.map(|r| r.get(&key)).transpose() {
+                Ok(value) => value.flatten(),
+                Err(error) => return Err(ServiceError::Internal(error.to_string())),
+            };
+            // Gone means dropped, which the end of the batch finds out.
+            if let Some(value) = value {
+                let stored = records::read_pages(&value).map_err(|e| ServiceError::Internal(e.to_string()))?;
+                pages.extend(stored.into_iter().filter(|p| p.overlaps(self.start_ms, self.end_ms)));
+            }
+        }
+        // Parts that are still in memory are newer than those in the store, open windows newer than both.
+        pages.extend_from_slice(&found.pages);
+        merge_pages(pages).map_err(|e| ServiceError::Internal(e.to_string()))
+    }
+}
+
+fn wire_page(page: Page) -> WirePage {
+    WirePage {
+        coding: u32::from(page.coding.tag()),
+        count: page.count,
+        min_ms: page.min_ts,
+        max_ms: page.max_ts,
+        data: page.bytes,
+    }
+}
+
+/// Sealed pages of one part, series by series in the order of references, for upload.
+pub(crate) fn stored_pages(
+    reader: &Arc<dyn StateReader>,
+    tenant_number: u32,
+    part: u64,
+    reference: SeriesRef,
+) -> Result<Vec<Page>, ServiceError> {
+    let key = keys::part_series(tenant_number, part, reference);
+    let value = reader.get(&key).map_err(|e| ServiceError::Internal(e.to_string()))?;
+    let pages = value.map(|v| records::read_pages(&v)).transpose();
+    Ok(pages
+        .map_err(|e| ServiceError::Internal(e.to_string()))?
+        .unwrap_or_default())
+}
