@@ -1,5 +1,6 @@
 //! One validated entry of `scrape_configs`, with everything inherited from `global` filled in.
 
+use super::discovery::UnsupportedDiscovery;
 use super::http::HttpClientConfig;
 use super::targets::{FileSdConfig, TargetGroup};
 use gnomon_model::relabel::RelabelConfig;
@@ -43,6 +44,8 @@ pub struct ScrapeConfig {
     pub metric_relabel_configs: Arc<[RelabelConfig]>,
     pub static_configs: Vec<TargetGroup>,
     pub file_sd_configs: Vec<FileSdConfig>,
+    /// Sections of discovery that this version can read but not follow.
+    pub unsupported_discovery: Vec<UnsupportedDiscovery>,
 }
 
 /// Limits of one job; `None` is no limit.
