@@ -1,0 +1,338 @@
+//! Values of flags, read into their types.
+
+use clap::{Arg, ArgAction, ArgMatches};
+use gnomon_model::duration::parse_duration_ms;
+use gnomon_model::size::parse_size_bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    Run(Box<Settings>),
+    CheckConfig(CheckConfig),
+    CheckMetrics(CheckMetrics),
+}
+
+/// `gnomon check config FILE…`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckConfig {
+    pub files: Vec<PathBuf>,
+    /// Sections that are not supported yet are errors.
+    pub strict: bool,
+}
+
+/// `gnomon check metrics [--strict] [FILE…]`; standard input without a file or for `-`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckMetrics {
+    pub files: Vec<PathBuf>,
+    /// OpenMetrics 1.0 by the letter.
+    pub strict: bool,
+}
+
+/// Roles that run in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    pub scraper: bool,
+    pub ingester: bool,
+    pub querier: bool,
+    pub compactor: bool,
+}
+
+impl Roles {
+    pub const ALL: Self = Self {
+        scraper: true,
+        ingester: true,
+        querier: true,
+        compactor: true,
+    };
+
+    /// Names, in a fixed order.
+    #[must_use]
+    pub fn names(self) -> Vec<String> {
+        [
+            ("scraper", self.scraper),
+            ("ingester", self.ingester),
+            ("querier", self.querier),
+            ("compactor", self.compactor),
+        ]
+        .into_iter()
+        .filter(|(_, runs)| *runs)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        let mut roles = Self::default();
+        for name in text.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            match name {
+                "all" => roles = Self::ALL,
+                "scraper" => roles.scraper = true,
+                "ingester" => roles.ingester = true,
+                "querier" => roles.querier = true,
+                "compactor" => roles.compactor = true,
+                other => {
+                    return Err(format!(
+                        "--target: {other:?} is no role: all, scraper, ingester, querier and compactor are"
+                    ));
+                }
+            }
+        }
+        if roles == Self::default() {
+            Ok(Self::ALL)
+        } else {
+            Ok(roles)
+        }
+    }
+}
+
+/// All flags of a running node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub config_file: PathBuf,
+    pub config_strict: bool,
+    pub roles: Roles,
+    pub data_dir: PathBuf,
+    /// Milliseconds; none is no limit of time (a limit of size is set then).
+    pub retention_ms: Option<i64>,
+    pub retention_bytes: Option<u64>,
+    pub object_store: Option<String>,
+    pub listen_addresses: Vec<String>,
+    pub web_config_file: Option<PathBuf>,
+    pub external_url: String,
+    pub route_prefix: String,
+    pub enable_lifecycle: bool,
+    pub enable_remote_write: bool,
+    pub cors_origin: String,
+    pub lookback_ms: i64,
+    pub query_timeout: Duration,
+    pub query_max_concurrency: usize,
+    pub query_max_samples: u64,
+    pub features: BTreeSet<String>,
+    /// Features that were asked for and mean nothing here.
+    pub ignored_features: Vec<String>,
+    pub grpc_listen_address: String,
+    pub advertise_address: Option<String>,
+    pub peers: Vec<String>,
+    pub expect: usize,
+    pub zone: String,
+    /// None: as many as there are processors.
+    pub shards: Option<u32>,
+    pub replicas: usize,
+    pub log_level: String,
+    pub log_json: bool,
+}
+
+/// 15 days, as in Prometheus, where neither time nor size is set.
+pub const DEFAULT_RETENTION_MS: i64 = 15 * 86_400_000;
+
+/// Features of Prometheus that change something here.
+const FEATURES: &[&str] = &[
+    "promql-experimental-functions",
+    "promql-duration-expr",
+    "promql-extended-range-selectors",
+    "promql-binop-fill-modifiers",
+    "promql-delayed-name-removal",
+    "native-histograms",
+    "exemplar-storage",
+    "extra-scrape-metrics",
+];
+
+struct Values<'a>(&'a BTreeMap<String, String>);
+
+impl Values<'_> {
+    fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    fn set(&self, name: &str) -> Option<String> {
+        Some(self.text(name)).filter(|t| !t.is_empty()).map(str::to_owned)
+    }
+
+    fn switch(&self, name: &str) -> bool {
+        self.text(name) == "true"
+    }
+
+    fn duration_ms(&self, name: &str) -> Result<Option<i64>, String> {
+        let parse = |t: String| parse_duration_ms(&t).map_err(|e| format!("--{name}: {e}"));
+        self.set(name).map(parse).transpose()
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str, least: T) -> Result<Option<T>, String>
+    where
+        T: PartialOrd + std::fmt::Display,
+    {
+        let Some(text) = self.set(name) else { return Ok(None) };
+        let number = text.parse::<T>().ok().filter(|n| *n >= least);
+        number
+            .map(Some)
+            .ok_or_else(|| format!("--{name}: {text:?} is not a whole number of at least {least}"))
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        self.text(name)
+            .split(',')
+            .map(str::trim)
+            .filter(|t| !t.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn one_of(&self, name: &str, accepted: &[&str]) -> Result<String, String> {
+        let text = self.text(name);
+        if accepted.contains(&text) {
+            return Ok(text.to_owned());
+        }
+        Err(format!("--{name}: {text:?} is not one of {}", accepted.join(", ")))
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// The flag at fault and what it takes.
+    pub fn read(values: &BTreeMap<String, String>) -> Result<Self, String> {
+        let v = Values(values);
+        let (retention_ms, retention_bytes) = retention(&v)?;
+        let (features, ignored_features) = features(&v)?;
+        let peers = v.list("cluster.peers");
+        let external_url = v.text("web.external-url").to_owned();
+        let default_grpc = if peers.is_empty() {
+            "127.0.0.1:9095"
+        } else {
+            "0.0.0.0:9095"
+        };
+        Ok(Self {
+            config_file: v.text("config.file").into(),
+            config_strict: v.switch("config.strict"),
+            roles: Roles::read(v.text("target"))?,
+            data_dir: v.text("storage.tsdb.path").into(),
+            retention_ms,
+            retention_bytes,
+            object_store: v.set("storage.object-store"),
+            listen_addresses: v.list("web.listen-address"),
+            web_config_file: v.set("web.config.file").map(PathBuf::from),
+            route_prefix: v.set("web.route-prefix").unwrap_or_else(|| path_of(&external_url)),
+            external_url,
+            enable_lifecycle: v.switch("web.enable-lifecycle"),
+            enable_remote_write: v.switch("web.enable-remote-write-receiver"),
+            cors_origin: v.text("web.cors.origin").to_owned(),
+            lookback_ms: v.duration_ms("query.lookback-delta")?.unwrap_or(300_000),
+            query_timeout: Duration::from_millis(
+                v.duration_ms("query.timeout")?
+                    .and_then(|ms| u64::try_from(ms).ok())
+                    .unwrap_or(120_000),
+            ),
+            query_max_concurrency: v.number("query.max-concurrency", 1)?.unwrap_or(20),
+            query_max_samples: v.number("query.max-samples", 1)?.unwrap_or(50_000_000),
+            features,
+            ignored_features,
+            grpc_listen_address: v
+                .set("cluster.listen-address")
+                .unwrap_or_else(|| default_grpc.to_owned()),
+            advertise_address: v.set("cluster.advertise-address"),
+            peers,
+            expect: v.number("cluster.expect", 1)?.unwrap_or(1),
+            zone: v.text("cluster.zone").to_owned(),
+            shards: v.number("ingest.shards", 1)?,
+            replicas: v.one_of("ingest.replicas", &["1", "3", "5"])?.parse().unwrap_or(1),
+            log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
+            log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
+        })
+    }
+
+    /// As Prometheus shows it: `15d`, `10GiB`, `15d or 10GiB`.
+    #[must_use]
+    pub fn retention_text(&self) -> String {
+        let time = self.retention_ms.map(gnomon_model::duration::format_duration_ms);
+        let size = self.retention_bytes.map(gnomon_model::size::format_size_bytes);
+        time.into_iter().chain(size).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// `/prom` of `https://host/prom/`.
+fn path_of(url: &str) -> String {
+    let path = url
+        .split_once("://")
+        .map_or(url, |(_, rest)| rest)
+        .split_once('/')
+        .map_or("", |(_, path)| path);
+    format!("/{}", path.trim_matches('/'))
+}
+
+fn retention(v: &Values<'_>) -> Result<(Option<i64>, Option<u64>), String> {
+    let deprecated = v.duration_ms("storage.tsdb.retention")?;
+    let time = v
+        .duration_ms("storage.tsdb.retention.time")?
+        .or(deprecated)
+        .filter(|ms| *ms > 0);
+    let size = match v.set("storage.tsdb.retention.size") {
+        Some(text) => Some(parse_size_bytes(&text).map_err(|e| format!("--storage.tsdb.retention.size: {e}"))?),
+        None => None,
+    };
+    let size = size.filter(|bytes| *bytes > 0);
+    let default = size.is_none().then_some(DEFAULT_RETENTION_MS);
+    Ok((time.or(default), size))
+}
+
+fn features(v: &Values<'_>) -> Result<(BTreeSet<String>, Vec<String>), String> {
+    let (mut known, mut ignored) = (BTreeSet::new(), Vec::new());
+    for name in v.list("enable-feature") {
+        if name == "agent" {
+            return Err(
+                "--enable-feature=agent is not supported: run gnomon as it is; it has no mode without storage".into(),
+            );
+        }
+        if FEATURES.contains(&name.as_str()) {
+            known.insert(name);
+        } else {
+            ignored.push(name);
+        }
+    }
+    Ok((known, ignored))
+}
+
+/// The `check` subcommand.
+pub(super) fn check() -> clap::Command {
+    let files = || {
+        Arg::new("files")
+            .value_name("FILE")
+            .action(ArgAction::Append)
+            .value_parser(clap::value_parser!(PathBuf))
+    };
+    let strict = |help: &'static str| Arg::new("strict").long("strict").action(ArgAction::SetTrue).help(help);
+    clap::Command::new("check")
+        .about("Say what is wrong with a file, without starting anything")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            clap::Command::new("config")
+                .about("Check configuration files")
+                .arg(files().required(true))
+                .arg(strict("Sections that are not supported yet are errors")),
+        )
+        .subcommand(
+            clap::Command::new("metrics")
+                .about("Check an exposition (a file, or standard input)")
+                .arg(files())
+                .arg(strict("As OpenMetrics 1.0 text, by the letter")),
+        )
+}
+
+pub(super) fn check_command(check: &ArgMatches) -> Command {
+    let files = |m: &ArgMatches| m.get_many::<PathBuf>("files").into_iter().flatten().cloned().collect();
+    match check.subcommand() {
+        Some(("config", m)) => Command::CheckConfig(CheckConfig {
+            files: files(m),
+            strict: m.get_flag("strict"),
+        }),
+        Some((_, m)) => Command::CheckMetrics(CheckMetrics {
+            files: files(m),
+            strict: m.get_flag("strict"),
+        }),
+        None => Command::CheckMetrics(CheckMetrics {
+            files: Vec::new(),
+            strict: false,
+        }),
+    }
+}

@@ -1,0 +1,447 @@
+//! Every flag there is.
+
+/// What follows a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// `--x` or `--no-x`.
+    Nothing,
+    /// One value, by the name that `--help` gives it.
+    One(&'static str),
+    /// A value each time it is given.
+    Many(&'static str),
+}
+
+/// What becomes of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Here,
+    /// Accepted with a warning that gives this reason.
+    None(&'static str),
+    /// Its promise cannot be kept: an error that names the alternative.
+    Refused(&'static str),
+}
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    pub name: &'static str,
+    pub takes: Takes,
+    pub default: &'static str,
+    pub heading: &'static str,
+    pub help: &'static str,
+    pub effect: Effect,
+    pub environment: Option<&'static str>,
+}
+
+const CONFIG: &str = "Configuration";
+const WEB: &str = "Web";
+const STORAGE: &str = "Storage";
+const QUERY: &str = "Queries";
+const CLUSTER: &str = "Cluster (none of these is needed on one node)";
+const LOG: &str = "Log";
+
+const fn here(
+    heading: &'static str,
+    name: &'static str,
+    takes: Takes,
+    default: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        takes,
+        default,
+        heading,
+        help,
+        effect: Effect::Here,
+        environment: None,
+    }
+}
+
+const fn own(
+    heading: &'static str,
+    name: &'static str,
+    environment: &'static str,
+    takes: Takes,
+    default: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        takes,
+        default,
+        heading,
+        help,
+        effect: Effect::Here,
+        environment: Some(environment),
+    }
+}
+
+const fn idle(name: &'static str, takes: Takes, default: &'static str, why: &'static str) -> Flag {
+    Flag {
+        name,
+        takes,
+        default,
+        heading: CONFIG,
+        help: "",
+        effect: Effect::None(why),
+        environment: None,
+    }
+}
+
+const fn refused(name: &'static str, takes: Takes, alternative: &'static str) -> Flag {
+    Flag {
+        name,
+        takes,
+        default: "",
+        heading: CONFIG,
+        help: "",
+        effect: Effect::Refused(alternative),
+        environment: None,
+    }
+}
+
+use Takes::{Many, Nothing, One};
+
+const CONSOLES: &str = "console templates are not served";
+const GO: &str = "it tunes the Go runtime";
+const WAL: &str = "the log is gnomon's own and tunes itself";
+const BLOCKS: &str = "blocks span two hours and are merged as retention allows";
+const AGENT: &str = "it belongs to Prometheus' agent mode";
+const RULES: &str = "rules are not evaluated yet";
+const ALERTS: &str = "alerts are not sent yet";
+const REMOTE: &str = "remote read and remote write senders are not supported yet";
+
+/// Prometheus' flags (2.42 to 3.x) and gnomon's own, by theme.
+#[must_use]
+pub const fn flags() -> &'static [Flag] {
+    FLAGS
+}
+
+const FLAGS: &[Flag] = &[
+    here(
+        CONFIG,
+        "config.file",
+        One("FILE"),
+        "prometheus.yml",
+        "The configuration file, as Prometheus has it.",
+    ),
+    own(
+        CONFIG,
+        "config.strict",
+        "GNOMON_CONFIG_STRICT",
+        Nothing,
+        "false",
+        "Refuse a configuration with sections that are not supported yet, instead of warning.",
+    ),
+    here(
+        CONFIG,
+        "enable-feature",
+        Many("NAME,…"),
+        "",
+        "Prometheus' feature flags; those without a meaning here are warned about.",
+    ),
+    idle(
+        "config.auto-reload-interval",
+        One("DURATION"),
+        "30s",
+        "reload by SIGHUP or POST /-/reload",
+    ),
+    here(
+        WEB,
+        "web.listen-address",
+        Many("HOST:PORT"),
+        "0.0.0.0:9090",
+        "Where to serve the HTTP API and the page.",
+    ),
+    here(
+        WEB,
+        "web.config.file",
+        One("FILE"),
+        "",
+        "Accepted while it asks for neither TLS nor passwords (put a reverse proxy in front for these).",
+    ),
+    here(
+        WEB,
+        "web.external-url",
+        One("URL"),
+        "",
+        "The URL under which users reach this node; its path is the default route prefix.",
+    ),
+    here(WEB, "web.route-prefix", One("PATH"), "", "Prefix of all routes."),
+    here(
+        WEB,
+        "web.enable-lifecycle",
+        Nothing,
+        "false",
+        "Allow reload and shutdown by HTTP.",
+    ),
+    here(
+        WEB,
+        "web.enable-remote-write-receiver",
+        Nothing,
+        "false",
+        "Take remote write on /api/v1/write.",
+    ),
+    here(
+        WEB,
+        "web.cors.origin",
+        One("REGEX"),
+        ".*",
+        "Origins (RE2, matched as a whole) that may call the API from a browser.",
+    ),
+    idle(
+        "web.enable-admin-api",
+        Nothing,
+        "false",
+        "there are no admin endpoints yet",
+    ),
+    idle(
+        "web.read-timeout",
+        One("DURATION"),
+        "5m",
+        "idle connections cost next to nothing",
+    ),
+    idle(
+        "web.max-connections",
+        One("N"),
+        "512",
+        "connections are bounded by the limit on open files",
+    ),
+    idle(
+        "web.max-notifications-subscribers",
+        One("N"),
+        "16",
+        "there are no notifications yet",
+    ),
+    idle("web.page-title", One("TEXT"), "", "the page has its own title"),
+    idle("web.user-assets", One("PATH"), "", CONSOLES),
+    idle("web.console.templates", One("PATH"), "consoles", CONSOLES),
+    idle("web.console.libraries", One("PATH"), "console_libraries", CONSOLES),
+    refused(
+        "web.enable-otlp-receiver",
+        Nothing,
+        "OTLP is not taken yet; send remote write to /api/v1/write",
+    ),
+    idle(
+        "web.remote-write-receiver.accepted-protobuf-messages",
+        Many("NAME"),
+        "",
+        "remote write 1.0 is taken",
+    ),
+    here(STORAGE, "storage.tsdb.path", One("DIR"), "data/", "The data folder."),
+    here(
+        STORAGE,
+        "storage.tsdb.retention.time",
+        One("DURATION"),
+        "",
+        "How long to keep samples (15d if neither time nor size is set).",
+    ),
+    here(
+        STORAGE,
+        "storage.tsdb.retention.size",
+        One("BYTES"),
+        "",
+        "How much storage to use at most, e.g. 512MB, 10GB.",
+    ),
+    here(
+        STORAGE,
+        "storage.tsdb.retention",
+        One("DURATION"),
+        "",
+        "Deprecated: use --storage.tsdb.retention.time.",
+    ),
+    own(
+        STORAGE,
+        "storage.object-store",
+        "GNOMON_STORAGE_OBJECT_STORE",
+        One("URL"),
+        "",
+        "Where blocks go: file:///DIR or s3://BUCKET/PREFIX (credentials from AWS_*). Default: a folder of the data folder.",
+    ),
+    idle("storage.tsdb.min-block-duration", One("DURATION"), "2h", BLOCKS),
+    idle("storage.tsdb.max-block-duration", One("DURATION"), "", BLOCKS),
+    idle(
+        "storage.tsdb.max-block-chunk-segment-size",
+        One("BYTES"),
+        "512MB",
+        BLOCKS,
+    ),
+    idle(
+        "storage.tsdb.allow-overlapping-blocks",
+        Nothing,
+        "true",
+        "overlaps are always merged",
+    ),
+    idle(
+        "storage.tsdb.no-lockfile",
+        Nothing,
+        "false",
+        "the store keeps its own lock",
+    ),
+    idle("storage.tsdb.wal-segment-size", One("BYTES"), "", WAL),
+    idle("storage.tsdb.wal-compression", Nothing, "true", WAL),
+    idle("storage.tsdb.wal-compression-type", One("NAME"), "snappy", WAL),
+    idle("storage.tsdb.head-chunks-write-queue-size", One("N"), "0", WAL),
+    idle("storage.tsdb.samples-per-chunk", One("N"), "120", BLOCKS),
+    idle("storage.tsdb.block-reload-interval", One("DURATION"), "1m", BLOCKS),
+    idle("storage.tsdb.delayed-compaction.max-percent", One("N"), "10", BLOCKS),
+    idle(
+        "storage.tsdb.delay-compact-file.path",
+        One("PATH"),
+        "",
+        "no sidecar uploads blocks here",
+    ),
+    idle("storage.agent.path", One("PATH"), "data-agent/", AGENT),
+    idle("storage.agent.wal-segment-size", One("BYTES"), "", AGENT),
+    idle("storage.agent.wal-compression", Nothing, "true", AGENT),
+    idle("storage.agent.wal-compression-type", One("NAME"), "snappy", AGENT),
+    idle("storage.agent.wal-truncate-frequency", One("DURATION"), "", AGENT),
+    idle("storage.agent.retention.min-time", One("DURATION"), "", AGENT),
+    idle("storage.agent.retention.max-time", One("DURATION"), "", AGENT),
+    idle("storage.agent.no-lockfile", Nothing, "false", AGENT),
+    idle("storage.remote.flush-deadline", One("DURATION"), "1m", REMOTE),
+    idle("storage.remote.read-sample-limit", One("N"), "50000000", REMOTE),
+    idle("storage.remote.read-concurrent-limit", One("N"), "10", REMOTE),
+    idle(
+        "storage.remote.read-max-bytes-in-frame",
+        One("BYTES"),
+        "1048576",
+        REMOTE,
+    ),
+    idle("rules.alert.for-outage-tolerance", One("DURATION"), "1h", RULES),
+    idle("rules.alert.for-grace-period", One("DURATION"), "10m", RULES),
+    idle("rules.alert.resend-delay", One("DURATION"), "1m", RULES),
+    idle("rules.max-concurrent-evals", One("N"), "4", RULES),
+    idle("alertmanager.notification-queue-capacity", One("N"), "10000", ALERTS),
+    idle("alertmanager.notification-batch-size", One("N"), "256", ALERTS),
+    idle(
+        "alertmanager.drain-notification-queue-on-shutdown",
+        Nothing,
+        "true",
+        ALERTS,
+    ),
+    idle("alertmanager.timeout", One("DURATION"), "", ALERTS),
+    idle(
+        "scrape.adjust-timestamps",
+        Nothing,
+        "true",
+        "timestamps within the tolerance are always aligned",
+    ),
+    idle(
+        "scrape.timestamp-tolerance",
+        One("DURATION"),
+        "2ms",
+        "the tolerance is Prometheus' default",
+    ),
+    idle(
+        "scrape.discovery-reload-interval",
+        One("DURATION"),
+        "5s",
+        "changes of targets are taken at once",
+    ),
+    idle(
+        "scrape.name-escaping-scheme",
+        One("NAME"),
+        "values",
+        "set metric_name_escaping_scheme in the file",
+    ),
+    here(
+        QUERY,
+        "query.lookback-delta",
+        One("DURATION"),
+        "5m",
+        "How far back an instant selector looks for a sample.",
+    ),
+    here(
+        QUERY,
+        "query.timeout",
+        One("DURATION"),
+        "2m",
+        "How long a query may take.",
+    ),
+    here(
+        QUERY,
+        "query.max-concurrency",
+        One("N"),
+        "20",
+        "Queries that run at the same time.",
+    ),
+    here(
+        QUERY,
+        "query.max-samples",
+        One("N"),
+        "50000000",
+        "Samples that one query may hold in memory.",
+    ),
+    own(
+        CLUSTER,
+        "target",
+        "GNOMON_TARGET",
+        Many("ROLE,…"),
+        "all",
+        "Roles to run: all, or some of scraper, ingester, querier, compactor.",
+    ),
+    own(
+        CLUSTER,
+        "cluster.listen-address",
+        "GNOMON_CLUSTER_LISTEN_ADDRESS",
+        One("HOST:PORT"),
+        "",
+        "Where to serve gRPC: 127.0.0.1:9095, or 0.0.0.0:9095 once there are peers.",
+    ),
+    own(
+        CLUSTER,
+        "cluster.advertise-address",
+        "GNOMON_CLUSTER_ADVERTISE_ADDRESS",
+        One("HOST:PORT"),
+        "",
+        "Where other nodes reach this one's gRPC; the listen address if empty.",
+    ),
+    own(
+        CLUSTER,
+        "cluster.peers",
+        "GNOMON_CLUSTER_PEERS",
+        Many("HOST:PORT,…"),
+        "",
+        "Other nodes, or a DNS name that resolves to all of them.",
+    ),
+    own(
+        CLUSTER,
+        "cluster.expect",
+        "GNOMON_CLUSTER_EXPECT",
+        One("N"),
+        "1",
+        "Ingesters to wait for at the very first start.",
+    ),
+    own(
+        CLUSTER,
+        "cluster.zone",
+        "GNOMON_CLUSTER_ZONE",
+        One("NAME"),
+        "",
+        "Failure zone of this node.",
+    ),
+    own(
+        CLUSTER,
+        "ingest.shards",
+        "GNOMON_INGEST_SHARDS",
+        One("N"),
+        "",
+        "Ingest shards, fixed at the very first start; the processors of the machine if empty.",
+    ),
+    own(
+        CLUSTER,
+        "ingest.replicas",
+        "GNOMON_INGEST_REPLICAS",
+        One("1|3|5"),
+        "1",
+        "Replicas of each shard.",
+    ),
+    idle("auto-gomaxprocs", Nothing, "true", GO),
+    idle("auto-gomemlimit", Nothing, "true", GO),
+    idle("auto-gomemlimit.ratio", One("RATIO"), "0.9", GO),
+    refused("agent", Nothing, "run gnomon as it is; it has no mode without storage"),
+    here(LOG, "log.level", One("LEVEL"), "info", "debug, info, warn or error."),
+    here(LOG, "log.format", One("FORMAT"), "logfmt", "logfmt or json."),
+];

@@ -1,0 +1,111 @@
+use super::*;
+
+fn run(args: &[&str]) -> Result<(Settings, Parsed), clap::Error> {
+    let parsed = parse(std::iter::once("gnomon").chain(args.iter().copied()))?;
+    match &parsed.command {
+        Command::Run(settings) => Ok((settings.as_ref().clone(), parsed)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn without_a_flag_everything_has_its_default() {
+    let (settings, parsed) = run(&[]).unwrap();
+    assert_eq!(settings.retention_ms, Some(15 * 86_400_000));
+    assert_eq!(settings.roles, Roles::ALL);
+    assert_eq!(settings.grpc_listen_address, "127.0.0.1:9095");
+    assert_eq!(settings.listen_addresses, ["0.0.0.0:9090"]);
+    assert!(parsed.without_effect.is_empty(), "{:?}", parsed.without_effect);
+    assert_eq!(parsed.values["storage.tsdb.path"], "data/");
+}
+
+/// What the Prometheus operator (0.6x) passes to the server it runs.
+#[test]
+fn the_operators_arguments_are_taken() {
+    let (settings, parsed) = run(&[
+        "--web.console.templates=/etc/prometheus/consoles",
+        "--web.console.libraries=/etc/prometheus/console_libraries",
+        "--config.file=/etc/prometheus/config_out/prometheus.env.yaml",
+        "--web.enable-lifecycle",
+        "--web.external-url=http://prometheus.example.com/prom",
+        "--web.route-prefix=/",
+        "--log.level=info",
+        "--storage.tsdb.retention.time=24h",
+        "--storage.tsdb.retention.size=10GB",
+        "--storage.tsdb.path=/prometheus",
+        "--no-storage.tsdb.wal-compression",
+        "--web.config.file=/etc/prometheus/web_config/web-config.yaml",
+        "--enable-feature=exemplar-storage,memory-snapshot-on-shutdown",
+    ])
+    .unwrap();
+    assert_eq!(settings.retention_ms, Some(86_400_000));
+    assert_eq!(settings.retention_bytes, Some(10 << 30));
+    assert_eq!(settings.route_prefix, "/");
+    assert!(settings.enable_lifecycle);
+    let names: Vec<_> = parsed.without_effect.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "web.console.templates",
+            "web.console.libraries",
+            "storage.tsdb.wal-compression",
+            "enable-feature=memory-snapshot-on-shutdown"
+        ]
+    );
+}
+
+#[test]
+fn errors_name_the_flag_and_what_it_takes() {
+    for (args, part) in [
+        (&["--query.timeout=soon"][..], "query.timeout"),
+        (&["--target=cook"], "cook"),
+        (&["--agent"], "agent"),
+        (&["--enable-feature=agent"], "agent"),
+        (&["--web.enable-otlp-receiver"], "remote write"),
+        (&["--ingest.replicas=2"], "1, 3, 5"),
+        (&["--log.level=loud"], "debug"),
+        (&["--no.such"], "no.such"),
+        (&["--query.max-samples=0"], "query.max-samples"),
+    ] {
+        let text = run(args).unwrap_err().to_string();
+        assert!(text.contains(part), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn values_may_follow_a_space_and_lists_may_repeat() {
+    let (settings, _) = run(&[
+        "--web.listen-address",
+        "127.0.0.1:1",
+        "--web.listen-address=127.0.0.1:2",
+        "--target=scraper",
+        "--target=querier",
+        "--cluster.peers=a:1,b:2",
+    ])
+    .unwrap();
+    assert_eq!(settings.listen_addresses, ["127.0.0.1:1", "127.0.0.1:2"]);
+    assert!(settings.roles.scraper && settings.roles.querier && !settings.roles.ingester);
+    assert_eq!(settings.peers, ["a:1", "b:2"]);
+    assert_eq!(settings.grpc_listen_address, "0.0.0.0:9095");
+}
+
+#[test]
+fn the_external_urls_path_is_the_default_prefix() {
+    assert_eq!(
+        run(&["--web.external-url=https://h/prom/"]).unwrap().0.route_prefix,
+        "/prom"
+    );
+    assert_eq!(run(&["--web.external-url=https://h"]).unwrap().0.route_prefix, "/");
+}
+
+#[test]
+fn check_takes_files() {
+    let parsed = parse(["gnomon", "check", "config", "--strict", "a.yml", "b.yml"]).unwrap();
+    assert!(matches!(parsed.command, Command::CheckConfig(CheckConfig { files, strict: true }) if files.len() == 2));
+    assert!(parse(["gnomon", "check", "config"]).is_err());
+}
+
+#[test]
+fn the_table_is_sound() {
+    command().debug_assert();
+}

@@ -1,0 +1,108 @@
+//! Reloading and stopping, by signal and by HTTP.
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use http::StatusCode;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// A wish to reload; the answer is what was wrong, if anything.
+pub type Reload = oneshot::Sender<Result<(), String>>;
+
+/// What the lifecycle endpoints act on.
+#[derive(Clone)]
+pub struct Lifecycle {
+    /// `--web.enable-lifecycle`.
+    pub enabled: bool,
+    /// One at a time: a wish that finds another under way waits for it.
+    pub reloads: mpsc::Sender<Reload>,
+    pub stop: CancellationToken,
+}
+
+/// `POST|PUT /-/reload` and `/-/quit` below the route prefix.
+pub fn routes(lifecycle: Lifecycle, prefix: &str) -> Router {
+    let prefix = prefix.trim_end_matches('/');
+    Router::new()
+        .route(&format!("{prefix}/-/reload"), post(reload).put(reload))
+        .route(&format!("{prefix}/-/quit"), post(quit).put(quit))
+        .with_state(Arc::new(lifecycle))
+}
+
+fn forbidden() -> Response {
+    (
+        StatusCode::FORBIDDEN,
+        "Lifecycle API is not enabled: start with --web.enable-lifecycle.\n",
+    )
+        .into_response()
+}
+
+async fn reload(State(lifecycle): State<Arc<Lifecycle>>) -> Response {
+    if !lifecycle.enabled {
+        return forbidden();
+    }
+    match lifecycle.reload().await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(why) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("failed to reload config: {why}\n"),
+        )
+            .into_response(),
+    }
+}
+
+async fn quit(State(lifecycle): State<Arc<Lifecycle>>) -> Response {
+    if !lifecycle.enabled {
+        return forbidden();
+    }
+    tracing::info!("stopping: asked to by /-/quit");
+    lifecycle.stop.cancel();
+    (StatusCode::OK, "Requesting termination... Goodbye!").into_response()
+}
+
+impl Lifecycle {
+    /// Asks for a reload and waits for its end.
+    ///
+    /// # Errors
+    /// What is wrong with the new configuration; the old one goes on.
+    pub async fn reload(&self) -> Result<(), String> {
+        let (answer, done) = oneshot::channel();
+        let stopping = || "the node is stopping".to_owned();
+        self.reloads.send(answer).await.map_err(|_| stopping())?;
+        done.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Turns SIGHUP into reloads, SIGINT and SIGTERM into a stop. A second SIGINT or SIGTERM ends the process at once.
+    ///
+    /// # Errors
+    /// When signals cannot be listened to.
+    pub fn listen_to_signals(&self) -> std::io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let lifecycle = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = hangup.recv() => {
+                        // The outcome is logged where the reload is done.
+                        let _ = lifecycle.reload().await;
+                        continue;
+                    }
+                    _ = interrupt.recv() => "SIGINT",
+                    _ = terminate.recv() => "SIGTERM",
+                };
+                if lifecycle.stop.is_cancelled() {
+                    tracing::warn!(signal = name, "stopping at once");
+                    std::process::exit(1);
+                }
+                tracing::info!(signal = name, "stopping");
+                lifecycle.stop.cancel();
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! What the process says of itself: readiness, the configuration in force, run-time facts.
+
+use gnomon_model::TimestampMs;
+use gnomon_querier::{BuildInfo, ConfigInfo, NodeInfo, RuntimeInfo};
+use parking_lot::RwLock;
+
+/// Facts that do not change, and the two things that do.
+pub struct Status {
+    started_at: TimestampMs,
+    storage_retention: String,
+    roles: Vec<String>,
+    /// What is waited for; none once requests can be served.
+    waiting_for: RwLock<Option<String>>,
+    config: RwLock<ConfigInfo>,
+}
+
+impl Status {
+    #[must_use]
+    pub fn new(started_at: TimestampMs, storage_retention: String, roles: Vec<String>) -> Self {
+        Self {
+            started_at,
+            storage_retention,
+            roles,
+            waiting_for: RwLock::new(Some("the node is starting".into())),
+            config: RwLock::default(),
+        }
+    }
+
+    pub fn set_waiting_for(&self, what: &str) {
+        *self.waiting_for.write() = Some(what.to_owned());
+    }
+
+    pub fn set_ready(&self) {
+        *self.waiting_for.write() = None;
+    }
+
+    pub fn set_config(&self, config: ConfigInfo) {
+        *self.config.write() = config;
+    }
+
+    /// Notes that a reload was refused; the configuration in force stays.
+    pub fn reload_failed(&self) {
+        self.config.write().reload_successful = false;
+    }
+}
+
+impl NodeInfo for Status {
+    fn readiness(&self) -> Result<(), String> {
+        self.waiting_for.read().clone().map_or(Ok(()), Err)
+    }
+
+    fn config(&self) -> ConfigInfo {
+        self.config.read().clone()
+    }
+
+    fn runtime(&self) -> RuntimeInfo {
+        RuntimeInfo {
+            started_at_ms: self.started_at.0,
+            working_directory: std::env::current_dir()
+                .map(|d| d.display().to_string())
+                .unwrap_or_default(),
+            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            storage_retention: self.storage_retention.clone(),
+            roles: self.roles.clone(),
+            corruptions: 0,
+            threads: threads(),
+            processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+        }
+    }
+}
+
+fn threads() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("Threads:"));
+    line.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+/// What was known when this binary was compiled.
+#[must_use]
+pub fn build_info() -> BuildInfo {
+    let known = |value: Option<&str>| value.unwrap_or("unknown").to_owned();
+    BuildInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: known(option_env!("GNOMON_REVISION")),
+        branch: known(option_env!("GNOMON_BRANCH")),
+        build_user: known(option_env!("GNOMON_BUILD_USER")),
+        build_date: known(option_env!("GNOMON_BUILD_DATE")),
+        rust_version: env!("CARGO_PKG_RUST_VERSION").to_owned(),
+    }
+}
