@@ -1,11 +1,26 @@
-//! Evaluation, series by series.
+//! Evaluation, series by series: a node hands its columns on one by one, so that `sum(rate(x[5m]))` over a million
+//! series holds one series and one sum.
 
+mod aggregate;
 pub(crate) mod arithmetic;
+mod binary;
+mod call;
+mod column;
+mod context;
+mod info;
+mod notes;
+mod select;
+mod window;
 
+use crate::ast::ValueType;
 use crate::limits::{CancelFlag, EvalError, Limits};
 use crate::plan::Plan;
 use crate::source::SeriesSource;
-use crate::value::QueryResult;
+use crate::value::{InstantSample, QueryResult, RangeSeries, SampleValue, Value};
+use column::{Column, Point, drop_name, merge_same_labels};
+use context::{Evaluated, Exec};
+use gnomon_model::Labels;
+use std::sync::Arc;
 
 /// Runs plans.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +33,138 @@ impl Engine {
     /// When the data does not fit the expression, a limit is reached, the query is cancelled or the source fails.
     pub fn execute(
         plan: &Plan,
-        _source: &dyn SeriesSource,
-        _limits: &Limits,
+        source: &dyn SeriesSource,
+        limits: &Limits,
         cancel: &CancelFlag,
     ) -> Result<QueryResult, EvalError> {
-        cancel.check()?;
-        Err(EvalError::execution(format!(
-            "evaluation of {:?} is not built yet",
-            plan.query
-        )))
+        let exec = Exec::new(plan, source, limits, cancel);
+        exec.check()?;
+        let value = if plan.params.step_ms == 0 {
+            exec.instant_value()?
+        } else {
+            Value::Matrix(exec.matrix_value()?)
+        };
+        let (notes, stats) = exec.into_notes_and_stats();
+        let (warnings, infos) = notes.into_texts();
+        Ok(QueryResult {
+            value,
+            warnings,
+            infos,
+            stats,
+        })
+    }
+}
+
+/// The names that were to be dropped go now.
+fn final_names(columns: Vec<Column>) -> Evaluated<Vec<Column>> {
+    let dropped = columns.into_iter().map(|mut column| {
+        if column.drop_name {
+            column.labels = drop_name(&column.labels);
+        }
+        column
+    });
+    merge_same_labels(dropped.collect())
+}
+
+fn range_series(column: &Column, time: impl Fn(usize) -> i64) -> RangeSeries {
+    let mut series = RangeSeries {
+        labels: column.labels.clone(),
+        floats: Vec::new(),
+        histograms: Vec::new(),
+    };
+    for i in 0..column.len() {
+        match column.get(i) {
+            Some(Point::Float(value)) => series.floats.push((time(i), value)),
+            Some(Point::Histogram(value)) => series.histograms.push((time(i), Arc::clone(value))),
+            None => {}
+        }
+    }
+    series
+}
+
+impl Exec<'_> {
+    fn instant_value(&self) -> Evaluated<Value> {
+        let root = &self.plan.root;
+        let timestamp_ms = self.plan.params.start_ms;
+        Ok(match root.value_type {
+            ValueType::Scalar => {
+                let value = self.scalar(root)?.first().copied().unwrap_or(f64::NAN);
+                Value::Scalar { timestamp_ms, value }
+            }
+            ValueType::String => Value::String {
+                timestamp_ms,
+                text: self.string(root)?.to_owned(),
+            },
+            ValueType::Matrix => Value::Matrix(self.window_value()?),
+            ValueType::Vector => {
+                let columns = final_names(self.collect(root)?.columns)?;
+                let sample = |column: &Column| {
+                    let value = match column.get(0)? {
+                        Point::Float(value) => SampleValue::Float(value),
+                        Point::Histogram(value) => SampleValue::Histogram(Arc::clone(value)),
+                    };
+                    Some(InstantSample {
+                        labels: column.labels.clone(),
+                        timestamp_ms,
+                        value,
+                    })
+                };
+                Value::Vector(columns.iter().filter_map(sample).collect())
+            }
+        })
+    }
+
+    /// An instant query for a range vector: the samples themselves.
+    fn window_value(&self) -> Evaluated<Vec<RangeSeries>> {
+        let root = &self.plan.root;
+        let window = window::window_of(root).ok_or_else(|| EvalError::execution("expected a range vector"))?;
+        let end_ms = window.shift.apply(root.grid.start_ms);
+        let start_ms = end_ms.saturating_sub(window.range_ms);
+        let mut held = self.hold(0)?;
+        let mut out = Vec::new();
+        self.each_points(window, &mut |points| {
+            let within = |time: i64| time > start_ms && time <= end_ms;
+            let floats = points.float_times.iter().copied().zip(points.floats.iter().copied());
+            let histograms = points
+                .histogram_times
+                .iter()
+                .copied()
+                .zip(points.histograms.iter().map(Arc::clone));
+            let series = RangeSeries {
+                labels: if points.drop_name {
+                    drop_name(&points.labels)
+                } else {
+                    points.labels.clone()
+                },
+                floats: floats.filter(|(time, _)| within(*time)).collect(),
+                histograms: histograms.filter(|(time, _)| within(*time)).collect(),
+            };
+            held.add((series.floats.len() + series.histograms.len()) as u64)?;
+            if !series.floats.is_empty() || !series.histograms.is_empty() {
+                out.push(series);
+            }
+            Ok(())
+        })?;
+        out.sort_by(|a, b| a.labels.cmp(&b.labels));
+        Ok(out)
+    }
+
+    fn matrix_value(&self) -> Evaluated<Vec<RangeSeries>> {
+        let root = &self.plan.root;
+        let columns = if root.value_type == ValueType::Scalar {
+            let mut column = Column::empty(Labels::empty(), root.grid.n);
+            for (i, value) in self.scalar(root)?.into_iter().enumerate() {
+                column.set_float(i, value);
+            }
+            vec![column]
+        } else {
+            final_names(self.collect(root)?.columns)?
+        };
+        let present = columns.iter().filter(|column| column.has_any());
+        let mut out: Vec<RangeSeries> = present
+            .map(|column| range_series(column, |i| root.grid.time(i)))
+            .collect();
+        out.sort_by(|a, b| a.labels.cmp(&b.labels));
+        Ok(out)
     }
 }

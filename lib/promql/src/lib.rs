@@ -43,6 +43,7 @@ mod value;
 pub use ast::{Expr, ValueType};
 pub use engine::Engine;
 pub use limits::{CancelFlag, EvalError, Limits};
+pub(crate) use parser::literal::parse_float;
 pub use parser::{ParseError, ParseOptions, parse, parse_selector};
 pub use plan::{DEFAULT_LOOKBACK_MS, EvalParams, Plan, PlanError};
 pub use source::{

@@ -3,7 +3,7 @@
 mod aggregate;
 mod check;
 mod duration;
-mod literal;
+pub(crate) mod literal;
 mod selector;
 
 use crate::ast::{At, BinaryExpr, BinaryOp, Call, Cardinality, Expr, ExprKind, Span, VectorMatching};

@@ -1,29 +1,225 @@
-//! What operators do with two numbers.
+//! What is done with plain numbers: operators, sums, means, quantiles.
 
 use crate::ast::BinaryOp;
 
 /// The result for two scalars; comparisons give 0 or 1. None for operators that have no scalar form.
 pub(crate) fn scalar_binary(op: BinaryOp, a: f64, b: f64) -> Option<f64> {
-    let truth = |holds: bool| f64::from(u8::from(holds));
+    if let Some(holds) = compare(op, a, b) {
+        return Some(f64::from(u8::from(holds)));
+    }
     Some(match op {
         BinaryOp::Add => a + b,
         BinaryOp::Sub => a - b,
         BinaryOp::Mul => a * b,
         BinaryOp::Div => a / b,
         BinaryOp::Mod => a % b,
-        BinaryOp::Pow => power(a, b),
+        BinaryOp::Pow => a.powf(b),
         BinaryOp::Atan2 => a.atan2(b),
-        BinaryOp::Eq => truth(a == b),
-        BinaryOp::Ne => truth(a != b),
-        BinaryOp::Gt => truth(a > b),
-        BinaryOp::Lt => truth(a < b),
-        BinaryOp::Ge => truth(a >= b),
-        BinaryOp::Le => truth(a <= b),
-        BinaryOp::TrimUpper | BinaryOp::TrimLower | BinaryOp::And | BinaryOp::Or | BinaryOp::Unless => return None,
+        _ => return None,
     })
 }
 
-/// Go's `math.Pow`, which agrees with C99's.
-fn power(a: f64, b: f64) -> f64 {
-    a.powf(b)
+/// Whether a comparison holds; none if `op` is not one.
+pub(crate) fn compare(op: BinaryOp, a: f64, b: f64) -> Option<bool> {
+    Some(match op {
+        BinaryOp::Eq => a == b,
+        BinaryOp::Ne => a != b,
+        BinaryOp::Gt => a > b,
+        BinaryOp::Lt => a < b,
+        BinaryOp::Ge => a >= b,
+        BinaryOp::Le => a <= b,
+        _ => return None,
+    })
+}
+
+/// A sum with what rounding has lost of it: Neumaier's variant of Kahan's summation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kahan {
+    sum: f64,
+    lost: f64,
+}
+
+impl Kahan {
+    pub(crate) const fn new(sum: f64) -> Self {
+        Self { sum, lost: 0.0 }
+    }
+
+    pub(crate) fn add(&mut self, value: f64) {
+        let total = self.sum + value;
+        if total.is_infinite() {
+            self.lost = 0.0;
+        } else if self.sum.abs() >= value.abs() {
+            self.lost += (self.sum - total) + value;
+        } else {
+            self.lost += (value - total) + self.sum;
+        }
+        self.sum = total;
+    }
+
+    pub(crate) const fn is_infinite(&self) -> bool {
+        self.sum.is_infinite()
+    }
+
+    /// Sum and loss, also where the sum is infinite.
+    pub(crate) fn both(self) -> f64 {
+        self.sum + self.lost
+    }
+
+    pub(crate) fn value(self) -> f64 {
+        if self.sum.is_infinite() { self.sum } else { self.both() }
+    }
+
+    fn scaled(self, factor: f64) -> Self {
+        Self {
+            sum: self.sum * factor,
+            lost: self.lost * factor,
+        }
+    }
+}
+
+impl FromIterator<f64> for Kahan {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut sum = Self::default();
+        values.into_iter().for_each(|value| sum.add(value));
+        sum
+    }
+}
+
+/// A mean: a sum divided at the end, or, once the sum would overflow, a running mean.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mean {
+    total: Kahan,
+    count: f64,
+    running: bool,
+}
+
+impl Mean {
+    pub(crate) fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        if self.count == 1.0 {
+            self.total = Kahan::new(value);
+            return;
+        }
+        if !self.running {
+            let mut sum = self.total;
+            sum.add(value);
+            if !sum.is_infinite() {
+                self.total = sum;
+                return;
+            }
+            self.running = true;
+            let before = self.count - 1.0;
+            self.total = Kahan {
+                sum: self.total.sum / before,
+                lost: self.total.lost / before,
+            };
+        }
+        self.total = self.total.scaled((self.count - 1.0) / self.count);
+        self.total.add(value / self.count);
+    }
+
+    pub(crate) fn value(self) -> f64 {
+        if self.running {
+            self.total.both()
+        } else {
+            self.total.sum / self.count + self.total.lost / self.count
+        }
+    }
+}
+
+impl FromIterator<f64> for Mean {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut mean = Self::default();
+        values.into_iter().for_each(|value| mean.add(value));
+        mean
+    }
+}
+
+/// A population variance in one pass (Welford), with compensated sums.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Variance {
+    count: f64,
+    mean: Kahan,
+    squares: Kahan,
+}
+
+impl Variance {
+    pub(crate) fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        let delta = value - self.mean.both();
+        self.mean.add(delta / self.count);
+        self.squares.add(delta * (value - self.mean.both()));
+    }
+
+    pub(crate) fn value(self) -> f64 {
+        self.squares.both() / self.count
+    }
+}
+
+impl FromIterator<f64> for Variance {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut variance = Self::default();
+        values.into_iter().for_each(|value| variance.add(value));
+        variance
+    }
+}
+
+/// Numbers by size, not-a-number before all.
+pub(crate) fn nan_first(a: f64, b: f64) -> std::cmp::Ordering {
+    match (a.is_nan(), b.is_nan()) {
+        (true, true) => std::cmp::Ordering::Equal,
+        (true, false) => std::cmp::Ordering::Less,
+        (false, true) => std::cmp::Ordering::Greater,
+        (false, false) => a.partial_cmp(&b).unwrap_or(std::cmp::Ordering::Equal),
+    }
+}
+
+/// The quantile of numbers, which get sorted, by linear interpolation between neighbours.
+pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
+    if values.is_empty() || q.is_nan() {
+        return f64::NAN;
+    }
+    if q < 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if q > 1.0 {
+        return f64::INFINITY;
+    }
+    values.sort_by(|a, b| nan_first(*a, *b));
+    let last = values.len() - 1;
+    let rank = q * last as f64;
+    let lower = (rank.floor() as usize).min(last);
+    let upper = (lower + 1).min(last);
+    let weight = rank - rank.floor();
+    values[lower] * (1.0 - weight) + values[upper] * weight
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_do_not_lose_small_terms() {
+        assert_eq!([1.0, 1e100, 1.0, -1e100].into_iter().collect::<Kahan>().value(), 2.0);
+        assert_eq!(
+            [f64::MAX, f64::MAX].into_iter().collect::<Kahan>().value(),
+            f64::INFINITY
+        );
+    }
+
+    #[test]
+    fn means_survive_sums_that_overflow() {
+        assert_eq!(
+            [f64::MAX, f64::MAX, f64::MAX].into_iter().collect::<Mean>().value(),
+            f64::MAX
+        );
+        assert_eq!([1.0, 2.0, 6.0].into_iter().collect::<Mean>().value(), 3.0);
+    }
+
+    #[test]
+    fn quantiles_interpolate() {
+        assert_eq!(quantile(0.8, &mut [2.0, 0.0, 1.0]), 1.6);
+        assert!(quantile(0.2, &mut [1.0, f64::NAN, 0.0]).is_nan());
+        assert_eq!(quantile(1.5, &mut [1.0]), f64::INFINITY);
+    }
 }

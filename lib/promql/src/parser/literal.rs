@@ -26,6 +26,21 @@ pub(crate) fn parse_number(text: &str) -> Option<f64> {
     plain.parse().ok()
 }
 
+/// A number as Go's `strconv.ParseFloat` reads it, which label values like `le` are in.
+pub(crate) fn parse_float(text: &str) -> Option<f64> {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    match unsigned.to_ascii_lowercase().as_str() {
+        "inf" | "infinity" => Some(if text.starts_with('-') {
+            f64::NEG_INFINITY
+        } else {
+            f64::INFINITY
+        }),
+        "nan" if unsigned == text => Some(f64::NAN),
+        _ if unsigned.bytes().next().is_some_and(|b| b.is_ascii_digit() || b == b'.') => text.parse().ok(),
+        _ => None,
+    }
+}
+
 fn hex_escape(chars: &mut std::str::Chars<'_>, digits: usize) -> Option<u32> {
     let mut value = 0u32;
     for _ in 0..digits {

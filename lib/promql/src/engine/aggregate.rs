@@ -1,0 +1,91 @@
+//! Aggregations. Those that fold (sum, min, …) take the columns as they come; those that must see all elements of a
+//! step at once (topk, quantile, …) collect them.
+
+mod fold;
+mod rank;
+mod values;
+
+use super::column::Column;
+use super::context::{Evaluated, Exec, Sink};
+use crate::ast::AggregateOp;
+use crate::plan::Node;
+use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME};
+use hashbrown::HashMap;
+
+/// `by (…)`, `without (…)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Grouping<'n> {
+    pub(crate) labels: &'n [String],
+    pub(crate) without: bool,
+}
+
+impl Grouping<'_> {
+    /// The labels of the group that a series belongs to.
+    fn key(&self, labels: &Labels) -> Labels {
+        if !self.without && self.labels.is_empty() {
+            return Labels::empty();
+        }
+        let listed = |name: &str| self.labels.iter().any(|label| label == name);
+        let mut builder = LabelsBuilder::from_labels(labels.as_ref());
+        if self.without {
+            builder.retain(|name, _| !super::column::is_metadata(name) && !listed(name));
+        } else {
+            builder.retain(|name, _| listed(name));
+        }
+        builder.build()
+    }
+
+    /// Whether a group can have the metric's name.
+    fn keeps_name(&self) -> bool {
+        !self.without && self.labels.iter().any(|label| label == METRIC_NAME)
+    }
+}
+
+/// Numbers groups in the order in which they come up.
+#[derive(Default)]
+struct Groups {
+    at: HashMap<Labels, usize>,
+    labels: Vec<Labels>,
+    drop_name: Vec<bool>,
+}
+
+impl Groups {
+    fn number(&mut self, grouping: Grouping<'_>, column: &Column) -> usize {
+        let key = grouping.key(&column.labels);
+        if let Some(at) = self.at.get(&key) {
+            return *at;
+        }
+        let at = self.labels.len();
+        self.at.insert(key.clone(), at);
+        self.labels.push(key);
+        self.drop_name.push(column.drop_name && grouping.keeps_name());
+        at
+    }
+}
+
+impl Exec<'_> {
+    pub(crate) fn aggregate(
+        &self,
+        node: &Node,
+        op: AggregateOp,
+        input: &Node,
+        param: Option<&Node>,
+        grouping: Grouping<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
+        match (op, param) {
+            (AggregateOp::CountValues, Some(param)) => self.count_values(input, self.string(param)?, grouping, sink),
+            (AggregateOp::Quantile, Some(param)) => {
+                let span = param.span;
+                self.quantile(node, input, &self.scalar(param)?, span, grouping, sink)
+            }
+            (AggregateOp::TopK | AggregateOp::BottomK | AggregateOp::LimitK, Some(param)) => {
+                self.first_k(node, op, input, &self.scalar(param)?, grouping, sink)
+            }
+            (AggregateOp::LimitRatio, Some(param)) => {
+                self.limit_ratio(node, input, &self.scalar(param)?, param.span, sink)
+            }
+            _ => self.fold(node, op, input, grouping, sink),
+        }
+    }
+}

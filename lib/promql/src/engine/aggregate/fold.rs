@@ -1,0 +1,186 @@
+//! sum, avg, count, min, max, group, stddev, stdvar: one state a group and step.
+
+use super::{Grouping, Groups};
+use crate::ast::AggregateOp;
+use crate::engine::arithmetic::{Kahan, Mean, Variance};
+use crate::engine::column::{Column, Point};
+use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::engine::notes::Operation;
+use crate::plan::Node;
+use gnomon_model::histogram::{Accumulator, FloatHistogram, ResetHint};
+use std::sync::Arc;
+
+/// What a group has at a step so far.
+#[derive(Clone, Default)]
+enum State {
+    #[default]
+    Empty,
+    Sum(Kahan),
+    Mean(Mean),
+    Count(f64),
+    Extreme(f64),
+    Group,
+    Variance(Variance),
+    Histograms(Box<Histograms>),
+    /// The elements do not go together: no result.
+    Failed,
+}
+
+#[derive(Clone)]
+struct Histograms {
+    total: Accumulator,
+    count: f64,
+    reset: bool,
+    not_reset: bool,
+    reconciled: bool,
+}
+
+impl Histograms {
+    fn new(first: &FloatHistogram) -> Self {
+        let mut new = Self {
+            total: Accumulator::new(first),
+            count: 1.0,
+            reset: false,
+            not_reset: false,
+            reconciled: false,
+        };
+        new.note_hint(first);
+        new
+    }
+
+    fn note_hint(&mut self, histogram: &FloatHistogram) {
+        self.reset |= histogram.reset_hint == ResetHint::Reset;
+        self.not_reset |= histogram.reset_hint == ResetHint::NotReset;
+    }
+}
+
+impl Exec<'_> {
+    pub(super) fn fold(
+        &self,
+        node: &Node,
+        op: AggregateOp,
+        input: &Node,
+        grouping: Grouping<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
+        let n = node.grid.n;
+        let mut groups = Groups::default();
+        let mut states: Vec<Vec<State>> = Vec::new();
+        let mut held = self.hold(0)?;
+        self.stream(input, &mut |column| {
+            self.check()?;
+            let at = groups.number(grouping, &column);
+            if at == states.len() {
+                held.add(n as u64 * 2)?;
+                states.push(vec![State::Empty; n]);
+            }
+            for (i, state) in states[at].iter_mut().enumerate() {
+                if let Some(point) = column.get(i) {
+                    self.take(node, input, op, state, point);
+                }
+            }
+            Ok(())
+        })?;
+        for ((states, labels), drop_name) in states.into_iter().zip(groups.labels).zip(groups.drop_name) {
+            let mut column = Column::empty(labels, n);
+            column.drop_name = drop_name;
+            for (i, state) in states.into_iter().enumerate() {
+                self.finish(op, input, state, &mut column, i);
+            }
+            if column.has_any() {
+                sink(column)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, node: &Node, input: &Node, op: AggregateOp, state: &mut State, point: Point<'_>) {
+        match (op, point) {
+            (AggregateOp::Count, _) => match state {
+                State::Count(count) => *count += 1.0,
+                _ => *state = State::Count(1.0),
+            },
+            (AggregateOp::Group, _) => *state = State::Group,
+            (AggregateOp::Sum | AggregateOp::Avg, Point::Float(value)) => match state {
+                State::Empty if op == AggregateOp::Sum => *state = State::Sum(Kahan::new(value)),
+                State::Empty => *state = State::Mean([value].into_iter().collect()),
+                State::Sum(sum) => sum.add(value),
+                State::Mean(mean) => mean.add(value),
+                State::Histograms(_) => self.fail_mixed(input, state),
+                _ => {}
+            },
+            (AggregateOp::Sum | AggregateOp::Avg, Point::Histogram(value)) => self.take_histogram(input, state, value),
+            (AggregateOp::Min | AggregateOp::Max, Point::Float(value)) => match state {
+                State::Extreme(best) => {
+                    let better = if op == AggregateOp::Min {
+                        value < *best
+                    } else {
+                        value > *best
+                    };
+                    if better || best.is_nan() {
+                        *best = value;
+                    }
+                }
+                _ => *state = State::Extreme(value),
+            },
+            (AggregateOp::Stddev | AggregateOp::Stdvar, Point::Float(value)) => match state {
+                State::Variance(variance) => variance.add(value),
+                _ => *state = State::Variance([value].into_iter().collect()),
+            },
+            (_, Point::Histogram(_)) => self.notes.histogram_ignored(input.span, op.name()),
+            _ => debug_assert_eq!(node.grid, input.grid),
+        }
+    }
+
+    fn fail_mixed(&self, input: &Node, state: &mut State) {
+        self.notes.mixed_in_aggregation(input.span);
+        *state = State::Failed;
+    }
+
+    fn take_histogram(&self, input: &Node, state: &mut State, value: &FloatHistogram) {
+        match state {
+            State::Empty => *state = State::Histograms(Box::new(Histograms::new(value))),
+            State::Histograms(sum) => {
+                sum.count += 1.0;
+                sum.note_hint(value);
+                match sum.total.add_scaled(value, 1.0) {
+                    Ok(said) => sum.reconciled |= said.bounds_reconciled,
+                    Err(_) => {
+                        self.notes.mixed_exponential_custom(input.span, "");
+                        *state = State::Failed;
+                    }
+                }
+            }
+            State::Sum(_) | State::Mean(_) => self.fail_mixed(input, state),
+            _ => {}
+        }
+    }
+
+    fn finish(&self, op: AggregateOp, input: &Node, state: State, column: &mut Column, i: usize) {
+        let value = match state {
+            State::Empty | State::Failed => return,
+            State::Sum(sum) => sum.value(),
+            State::Mean(mean) => mean.value(),
+            State::Count(count) => count,
+            State::Extreme(best) => best,
+            State::Group => 1.0,
+            State::Variance(variance) if op == AggregateOp::Stddev => variance.value().sqrt(),
+            State::Variance(variance) => variance.value(),
+            State::Histograms(sum) => {
+                if sum.reset && sum.not_reset {
+                    self.notes.reset_collision(input.span, Operation::Aggregation);
+                }
+                if sum.reconciled {
+                    self.notes.bounds_reconciled(input.span, Operation::Aggregation);
+                }
+                let mut total = sum.total.finish();
+                if op == AggregateOp::Avg {
+                    total.scale(|v| v / sum.count);
+                }
+                column.set_histogram(i, Arc::new(total.compacted()));
+                return;
+            }
+        };
+        column.set_float(i, value);
+    }
+}

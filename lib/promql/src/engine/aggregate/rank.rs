@@ -1,0 +1,175 @@
+//! topk, bottomk, limitk, limit_ratio: some of the elements, as they are.
+
+use super::{Grouping, Groups};
+use crate::ast::{AggregateOp, Span};
+use crate::engine::arithmetic::nan_first;
+use crate::engine::column::{Column, Point};
+use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::limits::EvalError;
+use crate::plan::Node;
+use gnomon_model::gofloat::fixed;
+use std::cmp::Ordering;
+
+/// How many elements to keep at each step; an error where the number is none.
+fn counts(scalars: &[f64]) -> Evaluated<Vec<usize>> {
+    let count = |k: &f64| {
+        if k.is_nan() {
+            return Err(EvalError::execution("Parameter value is NaN"));
+        }
+        if *k >= i64::MAX as f64 || *k < i64::MIN as f64 {
+            return Err(EvalError::execution(format!(
+                "Scalar value {} overflows int64",
+                fixed(*k, 6)
+            )));
+        }
+        Ok(if *k < 1.0 { 0 } else { *k as usize })
+    };
+    scalars.iter().map(count).collect()
+}
+
+/// Which of two comes first in the result: by value, then (to be the same in every plan) by labels.
+fn better(op: AggregateOp, columns: &[Column], i: usize, a: usize, b: usize) -> Ordering {
+    let (x, y) = (columns[a].floats[i], columns[b].floats[i]);
+    // Not-a-number comes last in both.
+    let by_value = match (x.is_nan(), y.is_nan()) {
+        (true, _) | (_, true) => nan_first(y, x),
+        _ if op == AggregateOp::TopK => nan_first(y, x),
+        _ => nan_first(x, y),
+    };
+    by_value.then(a.cmp(&b))
+}
+
+impl Exec<'_> {
+    pub(super) fn first_k(
+        &self,
+        node: &Node,
+        op: AggregateOp,
+        input: &Node,
+        scalars: &[f64],
+        grouping: Grouping<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
+        let counts = counts(scalars)?;
+        let columns = self.collect(input)?.columns;
+        let mut groups = Groups::default();
+        let mut members: Vec<Vec<usize>> = Vec::new();
+        for (c, column) in columns.iter().enumerate() {
+            let at = groups.number(grouping, column);
+            members.resize_with(members.len().max(at + 1), Vec::new);
+            members[at].push(c);
+        }
+        let mut kept = vec![false; columns.len() * node.grid.n];
+        let mut instant = Vec::new();
+        for members in &members {
+            self.check()?;
+            for (i, count) in counts.iter().enumerate() {
+                let chosen = self.choose(op, &columns, members, i, *count, input.span);
+                for c in &chosen {
+                    kept[c * node.grid.n + i] = true;
+                }
+                if node.grid.n == 1 {
+                    instant.extend(chosen);
+                }
+            }
+        }
+        self.give_kept(columns, &kept, node, instant, sink)
+    }
+
+    /// The columns that are kept at a step, best first.
+    fn choose(
+        &self,
+        op: AggregateOp,
+        columns: &[Column],
+        members: &[usize],
+        i: usize,
+        count: usize,
+        span: Span,
+    ) -> Vec<usize> {
+        let mut chosen: Vec<usize> = Vec::new();
+        if count == 0 {
+            return chosen;
+        }
+        for &c in members {
+            match columns[c].get(i) {
+                None => {}
+                Some(Point::Histogram(_)) if op != AggregateOp::LimitK => self.notes.histogram_ignored(span, op.name()),
+                Some(_) => chosen.push(c),
+            }
+        }
+        if op != AggregateOp::LimitK {
+            chosen.sort_by(|a, b| better(op, columns, i, *a, *b));
+        }
+        chosen.truncate(count);
+        chosen
+    }
+
+    /// Passes on the columns with what was kept of them; an instant result in the order given.
+    fn give_kept(
+        &self,
+        columns: Vec<Column>,
+        kept: &[bool],
+        node: &Node,
+        instant: Vec<usize>,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
+        let n = node.grid.n;
+        if n == 1 {
+            let mut columns: Vec<Option<Column>> = columns.into_iter().map(Some).collect();
+            for c in instant {
+                if let Some(column) = columns[c].take() {
+                    sink(column)?;
+                }
+            }
+            return Ok(());
+        }
+        for (c, mut column) in columns.into_iter().enumerate() {
+            for i in 0..n {
+                if !kept[c * n + i] {
+                    column.clear(i);
+                }
+            }
+            if column.has_any() {
+                sink(column)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn limit_ratio(
+        &self,
+        node: &Node,
+        input: &Node,
+        scalars: &[f64],
+        span: Span,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
+        let mut ratios = Vec::with_capacity(scalars.len());
+        for ratio in scalars {
+            if ratio.is_nan() {
+                return Err(EvalError::execution("Ratio value is NaN"));
+            }
+            let capped = ratio.clamp(-1.0, 1.0);
+            if capped != *ratio {
+                self.notes.invalid_ratio(span, *ratio, capped);
+            }
+            ratios.push(capped);
+        }
+        debug_assert_eq!(ratios.len(), node.grid.n);
+        self.stream(input, &mut |mut column| {
+            // Uniform over label sets, and the same on every node.
+            let position = column.labels.stable_hash() as f64 / u64::MAX as f64;
+            for (i, ratio) in ratios.iter().enumerate() {
+                let keep = if *ratio >= 0.0 {
+                    position < *ratio
+                } else {
+                    position >= 1.0 + ratio
+                };
+                let whole = ratio.abs() == 1.0;
+                if !keep && !whole {
+                    column.clear(i);
+                }
+            }
+            if column.has_any() { sink(column) } else { Ok(()) }
+        })
+    }
+}

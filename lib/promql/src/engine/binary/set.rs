@@ -1,0 +1,70 @@
+//! `and`, `or`, `unless`.
+
+use super::Operator;
+use crate::ast::BinaryOp;
+use crate::engine::column::{Column, merge_same_labels};
+use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::plan::Node;
+use gnomon_model::Labels;
+use hashbrown::HashMap;
+
+/// At which steps each signature has an element.
+fn presence(operator: Operator<'_>, columns: &[Column], n: usize) -> HashMap<Labels, Vec<bool>> {
+    let mut presence: HashMap<Labels, Vec<bool>> = HashMap::new();
+    for column in columns {
+        let steps = presence
+            .entry(operator.signature(&column.labels))
+            .or_insert_with(|| vec![false; n]);
+        for (i, step) in steps.iter_mut().enumerate() {
+            *step |= column.present(i);
+        }
+    }
+    presence
+}
+
+/// Clears the steps at which the signature's presence is not as wanted.
+fn filter(operator: Operator<'_>, column: &mut Column, presence: &HashMap<Labels, Vec<bool>>, wanted: bool) {
+    let steps = presence.get(&operator.signature(&column.labels));
+    for i in 0..column.len() {
+        if steps.is_some_and(|steps| steps[i]) != wanted {
+            column.clear(i);
+        }
+    }
+}
+
+impl Exec<'_> {
+    pub(super) fn set_operator(
+        &self,
+        operator: Operator<'_>,
+        lhs: &Node,
+        rhs: &Node,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
+        let n = lhs.grid.n;
+        if operator.op != BinaryOp::Or {
+            let right = {
+                let columns = self.collect(rhs)?;
+                presence(operator, &columns.columns, n)
+            };
+            let _held = self.hold(right.len() as u64 * n as u64 / 8)?;
+            return self.stream(lhs, &mut |mut column| {
+                filter(operator, &mut column, &right, operator.op == BinaryOp::And);
+                if column.has_any() { sink(column) } else { Ok(()) }
+            });
+        }
+        let left = self.collect(lhs)?;
+        let there = presence(operator, &left.columns, n);
+        let mut right = self.collect(rhs)?;
+        for column in &mut right.columns {
+            filter(operator, column, &there, false);
+        }
+        let all = left
+            .columns
+            .into_iter()
+            .chain(right.columns.into_iter().filter(Column::has_any));
+        for column in merge_same_labels(all.collect())? {
+            sink(column)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Dates, always in UTC.
+
+use super::super::context::{Evaluated, Exec, Sink};
+use super::arg;
+use crate::engine::column::Column;
+use crate::functions::FunctionId as F;
+use crate::plan::Node;
+use gnomon_model::Labels;
+
+/// A moment in the proleptic Gregorian calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Date {
+    year: i64,
+    /// 1 to 12.
+    month: i64,
+    /// 1 to 31.
+    day: i64,
+    days_since_epoch: i64,
+    second_of_day: i64,
+}
+
+impl Date {
+    fn from_unix(seconds: i64) -> Self {
+        let days = seconds.div_euclid(86_400);
+        // Howard Hinnant's days-to-civil: years that begin in March, in eras of 400 years.
+        let shifted = days + 719_468;
+        let era = shifted.div_euclid(146_097);
+        let day_of_era = shifted.rem_euclid(146_097);
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let march_month = (5 * day_of_year + 2) / 153;
+        let month = if march_month < 10 {
+            march_month + 3
+        } else {
+            march_month - 9
+        };
+        Self {
+            year: year_of_era + era * 400 + i64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * march_month + 2) / 5 + 1,
+            days_since_epoch: days,
+            second_of_day: seconds.rem_euclid(86_400),
+        }
+    }
+
+    const fn is_leap(self) -> bool {
+        self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0)
+    }
+
+    const fn days_in(self, month: i64) -> i64 {
+        match month {
+            2 if self.is_leap() => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        }
+    }
+
+    fn day_of_year(self) -> i64 {
+        (1..self.month).map(|month| self.days_in(month)).sum::<i64>() + self.day
+    }
+}
+
+pub(super) type DateFunction = fn(Date) -> i64;
+
+pub(super) fn date_function(func: F) -> Option<DateFunction> {
+    Some(match func {
+        F::Year => |d| d.year,
+        F::Month => |d| d.month,
+        F::DayOfMonth => |d| d.day,
+        // The epoch was a Thursday; Sunday is 0.
+        F::DayOfWeek => |d| (d.days_since_epoch + 4).rem_euclid(7),
+        F::DayOfYear => Date::day_of_year,
+        F::DaysInMonth => |d| d.days_in(d.month),
+        F::Hour => |d| d.second_of_day / 3600,
+        F::Minute => |d| d.second_of_day / 60 % 60,
+        _ => return None,
+    })
+}
+
+/// Bounds the calendar arithmetic; years beyond 100 million are nobody's timestamps.
+const FARTHEST: i64 = 3_155_760_000_000_000;
+
+fn at(seconds: i64) -> Date {
+    Date::from_unix(seconds.clamp(-FARTHEST, FARTHEST))
+}
+
+impl Exec<'_> {
+    pub(super) fn date(&self, of: DateFunction, args: &[Node], node: &Node, sink: &mut Sink<'_>) -> Evaluated<()> {
+        if args.is_empty() {
+            let mut column = Column::empty(Labels::empty(), node.grid.n);
+            for i in 0..node.grid.n {
+                column.set_float(i, of(at(node.grid.time(i).div_euclid(1000))) as f64);
+            }
+            return sink(column);
+        }
+        self.of_floats(&|value, _| Some(of(at(value as i64)) as f64), arg(args, 0)?, sink)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_around_leap_days_and_the_epoch() {
+        let parts = |seconds| {
+            let d = Date::from_unix(seconds);
+            (d.year, d.month, d.day, d.day_of_year())
+        };
+        assert_eq!(parts(0), (1970, 1, 1, 1));
+        assert_eq!(parts(-1), (1969, 12, 31, 365));
+        assert_eq!(parts(951_782_400), (2000, 2, 29, 60));
+        assert_eq!(parts(1_709_251_199), (2024, 2, 29, 60));
+        assert_eq!(Date::from_unix(4_107_542_400).days_in(2), 28);
+    }
+}

@@ -1,0 +1,80 @@
+//! `label_replace`, `label_join`.
+
+use super::arg;
+use crate::engine::column::{Column, merge_same_labels};
+use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::limits::EvalError;
+use crate::plan::Node;
+use gnomon_model::re2::Regex;
+use gnomon_model::{LabelsBuilder, METRIC_NAME};
+
+fn set_label(column: &mut Column, name: &str, value: &str) {
+    let mut builder = LabelsBuilder::from_labels(column.labels.as_ref());
+    builder.set(name, value);
+    column.labels = builder.build();
+    if name == METRIC_NAME {
+        column.drop_name = false;
+    }
+}
+
+impl Exec<'_> {
+    pub(super) fn label_replace(&self, args: &[Node], sink: &mut Sink<'_>) -> Evaluated<()> {
+        let target = self.string(arg(args, 1)?)?;
+        let template = self.string(arg(args, 2)?)?;
+        let from = self.string(arg(args, 3)?)?;
+        let expression = self.string(arg(args, 4)?)?;
+        let regex = Regex::anchored(expression).map_err(|_| {
+            EvalError::execution(format!("invalid regular expression in label_replace(): {expression}"))
+        })?;
+        if target.is_empty() {
+            return Err(EvalError::execution(format!(
+                "invalid destination label name in label_replace(): {target}"
+            )));
+        }
+        let mut columns = self.collect(arg(args, 0)?)?;
+        for column in &mut columns.columns {
+            let labels = column.labels.clone();
+            let source = labels.get(from).unwrap_or("");
+            if let Some(captures) = regex.captures(source) {
+                set_label(column, target, &captures.expand(template));
+            }
+        }
+        for column in merge_same_labels(columns.columns)? {
+            sink(column)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn label_join(&self, args: &[Node], sink: &mut Sink<'_>) -> Evaluated<()> {
+        let target = self.string(arg(args, 1)?)?;
+        let separator = self.string(arg(args, 2)?)?;
+        let mut sources = Vec::new();
+        for source in args.iter().skip(3) {
+            let source = self.string(source)?;
+            if source.is_empty() {
+                return Err(EvalError::execution(format!(
+                    "invalid source label name in label_join(): {source}"
+                )));
+            }
+            sources.push(source);
+        }
+        if target.is_empty() {
+            return Err(EvalError::execution(format!(
+                "invalid destination label name in label_join(): {target}"
+            )));
+        }
+        let mut columns = self.collect(arg(args, 0)?)?;
+        for column in &mut columns.columns {
+            let values: Vec<&str> = sources
+                .iter()
+                .map(|source| column.labels.get(source).unwrap_or(""))
+                .collect();
+            let joined = values.join(separator);
+            set_label(column, target, &joined);
+        }
+        for column in merge_same_labels(columns.columns)? {
+            sink(column)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! `info`: brings labels of info metrics to the series that share their `instance` and `job`.
+
+use super::column::{Column, merge_same_labels};
+use super::context::{Evaluated, Exec, Sink};
+use crate::limits::EvalError;
+use crate::plan::{Extended, Node, NodeKind, Shift};
+use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME, Matcher};
+use hashbrown::HashMap;
+
+/// Labels that say which target a series is of.
+const IDENTIFYING: [&str; 2] = ["instance", "job"];
+
+fn identity(labels: &Labels) -> Labels {
+    Labels::from_pairs(IDENTIFYING.map(|name| (name, labels.get(name).unwrap_or(""))))
+}
+
+/// One info series: which sample it has at each step, by time.
+struct InfoSeries {
+    labels: Labels,
+    times: Column,
+}
+
+impl Exec<'_> {
+    pub(crate) fn info(&self, node: &Node, input: &Node, request: usize, sink: &mut Sink<'_>) -> Evaluated<()> {
+        let matchers: &[Matcher] = self
+            .plan
+            .selectors()
+            .get(request)
+            .map_or(&[], |request| &request.matchers);
+        let names: Vec<&Matcher> = matchers.iter().filter(|m| m.name() == METRIC_NAME).collect();
+        let data: Vec<&Matcher> = matchers.iter().filter(|m| m.name() != METRIC_NAME).collect();
+        let shift = reference_time(input);
+        let mut series: HashMap<(Labels, String), Vec<InfoSeries>> = HashMap::new();
+        self.select(request, shift, Extended::No, node.grid, true, &mut |times| {
+            let key = (identity(&times.labels), times.labels.metric_name().to_owned());
+            series.entry(key).or_default().push(InfoSeries {
+                labels: times.labels.clone(),
+                times,
+            });
+            Ok(())
+        })?;
+        let mut metrics: Vec<String> = series.keys().map(|(_, name)| name.clone()).collect();
+        metrics.sort();
+        metrics.dedup();
+        let required = data.iter().any(|matcher| !matcher.matches_empty());
+        let n = node.grid.n;
+        let mut out = Vec::new();
+        let mut held = self.hold(0)?;
+        self.stream(input, &mut |column| {
+            let is_info = names.iter().all(|matcher| matcher.matches(column.labels.metric_name()));
+            if is_info {
+                held.add(column.weight())?;
+                out.push(column);
+                return Ok(());
+            }
+            let id = identity(&column.labels);
+            let mut results: Vec<Column> = Vec::new();
+            let mut at: HashMap<Labels, usize> = HashMap::new();
+            for i in 0..n {
+                let Some(point) = column.get(i) else { continue };
+                let found: Vec<&InfoSeries> = metrics
+                    .iter()
+                    .filter_map(|name| series.get(&(id.clone(), name.clone())))
+                    .filter_map(|candidates| newest(candidates, i))
+                    .collect();
+                if found.is_empty() && required {
+                    continue;
+                }
+                let labels = enriched(&column.labels, &found, &data)?;
+                let slot = *at.entry(labels.clone()).or_insert_with(|| {
+                    let mut new = Column::empty(labels, n);
+                    new.drop_name = column.drop_name;
+                    results.push(new);
+                    results.len() - 1
+                });
+                results[slot].set(i, point);
+            }
+            for column in results {
+                held.add(column.weight())?;
+                out.push(column);
+            }
+            Ok(())
+        })?;
+        for column in merge_same_labels(out)? {
+            sink(column)?;
+        }
+        Ok(())
+    }
+}
+
+/// Info series are looked at when the samples are: with the offset and `@` of the selector.
+fn reference_time(input: &Node) -> Shift {
+    match &input.kind {
+        NodeKind::Select { shift, .. } => *shift,
+        NodeKind::Invariant(inner) | NodeKind::Negate(inner) => reference_time(inner),
+        NodeKind::Window(window) => window.shift,
+        NodeKind::Call { args, .. } => args
+            .iter()
+            .find(|arg| !matches!(arg.kind, NodeKind::Number(_) | NodeKind::String(_)))
+            .map_or(
+                Shift {
+                    at_ms: None,
+                    offset_ms: 0,
+                },
+                reference_time,
+            ),
+        NodeKind::Aggregate { input, .. } => reference_time(input),
+        _ => Shift {
+            at_ms: None,
+            offset_ms: 0,
+        },
+    }
+}
+
+/// Of info series that overlap the one with the newest sample counts.
+fn newest(candidates: &[InfoSeries], i: usize) -> Option<&InfoSeries> {
+    candidates
+        .iter()
+        .filter_map(|candidate| Some((candidate.times.float(i)?, candidate)))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}
+
+fn enriched(base: &Labels, found: &[&InfoSeries], data: &[&Matcher]) -> Evaluated<Labels> {
+    let mut builder = LabelsBuilder::from_labels(base.as_ref());
+    let mut added: HashMap<&str, &str> = HashMap::new();
+    for info in found {
+        for (name, value) in info.labels.iter() {
+            let wanted = data.is_empty() || data.iter().any(|matcher| matcher.name() == name);
+            if name == METRIC_NAME || !wanted || base.get(name).is_some() {
+                continue;
+            }
+            if added.insert(name, value).is_some_and(|other| other != value) {
+                return Err(EvalError::execution(format!("conflicting label: {name}")));
+            }
+            builder.set(name, value);
+        }
+    }
+    Ok(builder.build())
+}

@@ -1,0 +1,254 @@
+//! Functions over ranges: each series is taken through all steps with two moving ends.
+
+pub(crate) mod over_time;
+pub(crate) mod rate;
+pub(crate) mod trend;
+
+use super::column::{Column, drop_name, same_labelset};
+use super::context::{Evaluated, Exec, Sink};
+use super::notes::Notes;
+use super::select::Points;
+use crate::ast::Span;
+use crate::functions::FunctionId;
+use crate::limits::EvalError;
+use crate::plan::{Extended, Node, NodeKind, Window};
+use gnomon_model::Labels;
+use gnomon_model::histogram::FloatHistogram;
+use hashbrown::HashSet;
+use std::sync::Arc;
+
+/// What a function sees of a series at a step.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) float_times: &'a [i64],
+    pub(crate) floats: &'a [f64],
+    pub(crate) histogram_times: &'a [i64],
+    pub(crate) histograms: &'a [Arc<FloatHistogram>],
+    /// Left end, exclusive.
+    pub(crate) start_ms: i64,
+    /// Right end, inclusive.
+    pub(crate) end_ms: i64,
+    /// The step's time, without offset.
+    pub(crate) step_ms: i64,
+    pub(crate) range_ms: i64,
+    pub(crate) extended: Extended,
+    /// Scalar arguments at this step.
+    pub(crate) args: [f64; 2],
+    pub(crate) name: &'a str,
+    /// Place of the range vector.
+    pub(crate) span: Span,
+    /// Place of the first argument.
+    pub(crate) first_span: Span,
+    pub(crate) notes: &'a Notes,
+}
+
+impl View<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.floats.is_empty() && self.histograms.is_empty()
+    }
+
+    pub(crate) fn note_ignored_histograms(&self) {
+        if !self.histograms.is_empty() {
+            self.notes.histogram_ignored_in_range(self.span, self.name);
+        }
+    }
+}
+
+/// A result at a step.
+pub(crate) enum Out {
+    Float(f64),
+    Histogram(Arc<FloatHistogram>),
+}
+
+impl Out {
+    pub(crate) fn histogram(histogram: FloatHistogram) -> Option<Self> {
+        Some(Self::Histogram(Arc::new(histogram)))
+    }
+}
+
+type RangeFunction = fn(&View<'_>) -> Evaluated<Option<Out>>;
+
+fn range_function(func: FunctionId) -> Option<RangeFunction> {
+    use FunctionId as F;
+    Some(match func {
+        F::Rate => rate::rate,
+        F::Increase => rate::increase,
+        F::Delta => rate::delta,
+        F::Irate => rate::irate,
+        F::Idelta => rate::idelta,
+        F::Resets => rate::resets,
+        F::Changes => rate::changes,
+        F::Deriv => trend::deriv,
+        F::PredictLinear => trend::predict_linear,
+        F::DoubleExponentialSmoothing => trend::double_exponential_smoothing,
+        F::AvgOverTime => over_time::avg,
+        F::SumOverTime => over_time::sum,
+        F::CountOverTime => over_time::count,
+        F::MinOverTime => over_time::min,
+        F::MaxOverTime => over_time::max,
+        F::LastOverTime => over_time::last,
+        F::FirstOverTime => over_time::first,
+        F::PresentOverTime | F::AbsentOverTime => over_time::present,
+        F::StddevOverTime => over_time::stddev,
+        F::StdvarOverTime => over_time::stdvar,
+        F::QuantileOverTime => over_time::quantile,
+        F::MadOverTime => over_time::mad,
+        F::TsOfFirstOverTime => over_time::time_of_first,
+        F::TsOfLastOverTime => over_time::time_of_last,
+        F::TsOfMaxOverTime => over_time::time_of_max,
+        F::TsOfMinOverTime => over_time::time_of_min,
+        _ => return None,
+    })
+}
+
+/// Two ends that only move forward.
+#[derive(Default)]
+struct Ends {
+    from: usize,
+    to: usize,
+}
+
+impl Ends {
+    /// Samples after `start`, up to `end`.
+    fn advance(&mut self, times: &[i64], start: i64, end: i64) -> std::ops::Range<usize> {
+        while times.get(self.to).is_some_and(|t| *t <= end) {
+            self.to += 1;
+        }
+        while self.from < self.to && times[self.from] <= start {
+            self.from += 1;
+        }
+        self.from..self.to
+    }
+}
+
+impl Exec<'_> {
+    /// A function with a range vector among its arguments; false if `func` is none.
+    pub(crate) fn range_call(
+        &self,
+        func: FunctionId,
+        args: &[Node],
+        node: &Node,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<bool> {
+        let Some(function) = range_function(func) else {
+            return Ok(false);
+        };
+        let is_window = |arg: &&Node| matches!(window_of(arg), Some(_));
+        let Some(arg) = args.iter().find(is_window) else {
+            return Err(EvalError::execution("expected a range vector"));
+        };
+        let Some(window) = window_of(arg) else { return Ok(false) };
+        let mut scalars = Vec::new();
+        for arg in args.iter().filter(|arg| !is_window(arg)) {
+            scalars.push(self.scalar(arg)?);
+        }
+        let first_span = args.first().map_or(node.span, |arg| arg.span);
+        let keeps_name = matches!(func, FunctionId::LastOverTime | FunctionId::FirstOverTime);
+        let mut seen: HashSet<Labels> = HashSet::new();
+        self.each_points(window, &mut |points| {
+            let call = RangeCall {
+                function,
+                window,
+                scalars: &scalars,
+                span: arg.span,
+                first_span,
+            };
+            let mut column = self.range_column(&call, &points, node)?;
+            column.drop_name = !keeps_name || points.drop_name;
+            if !keeps_name && !self.delayed() {
+                column.labels = drop_name(&column.labels);
+            }
+            if !column.has_any() {
+                return Ok(());
+            }
+            self.note_non_counter(func, &column, points.labels.metric_name(), arg.span);
+            if !self.delayed() && func != FunctionId::AbsentOverTime && !seen.insert(column.labels.clone()) {
+                return Err(same_labelset());
+            }
+            sink(column)
+        })?;
+        Ok(true)
+    }
+
+    fn note_non_counter(&self, func: FunctionId, column: &Column, name: &str, span: Span) {
+        if !matches!(func, FunctionId::Rate | FunctionId::Increase) || name.is_empty() {
+            return;
+        }
+        let counter = ["_total", "_sum", "_count", "_bucket"]
+            .iter()
+            .any(|end| name.ends_with(end));
+        if !counter && column.kinds.contains(&super::column::Kind::Float) {
+            self.notes.possible_non_counter(span, name);
+        }
+    }
+
+    fn range_column(&self, call: &RangeCall<'_>, points: &Points, node: &Node) -> Evaluated<Column> {
+        let mut column = Column::empty(points.labels.clone(), node.grid.n);
+        let lookback_ms = self.plan.params.lookback_ms;
+        let (mut floats, mut histograms) = (Ends::default(), Ends::default());
+        let window = call.window;
+        for i in 0..node.grid.n {
+            if i % 256 == 255 {
+                self.check()?;
+            }
+            let step_ms = node.grid.time(i);
+            let end_ms = window.shift.apply(step_ms);
+            let start_ms = end_ms.saturating_sub(window.range_ms);
+            let (from, to) = match window.extended {
+                Extended::No => (start_ms, end_ms),
+                Extended::Anchored => (start_ms.saturating_sub(lookback_ms), end_ms),
+                Extended::Smoothed => (start_ms.saturating_sub(lookback_ms), end_ms.saturating_add(lookback_ms)),
+            };
+            let f = floats.advance(&points.float_times, from, to);
+            let h = histograms.advance(&points.histogram_times, from, to);
+            let scalar = |at: usize| {
+                call.scalars
+                    .get(at)
+                    .and_then(|values| values.get(i))
+                    .copied()
+                    .unwrap_or(0.0)
+            };
+            let view = View {
+                float_times: &points.float_times[f.clone()],
+                floats: &points.floats[f],
+                histogram_times: &points.histogram_times[h.clone()],
+                histograms: &points.histograms[h],
+                start_ms,
+                end_ms,
+                step_ms,
+                range_ms: window.range_ms,
+                extended: window.extended,
+                args: [scalar(0), scalar(1)],
+                name: points.labels.metric_name(),
+                span: call.span,
+                first_span: call.first_span,
+                notes: &self.notes,
+            };
+            if view.is_empty() {
+                continue;
+            }
+            match (call.function)(&view)? {
+                Some(Out::Float(value)) => column.set_float(i, value),
+                Some(Out::Histogram(value)) => column.set_histogram(i, value),
+                None => {}
+            }
+        }
+        Ok(column)
+    }
+}
+
+struct RangeCall<'a> {
+    function: RangeFunction,
+    window: &'a Window,
+    scalars: &'a [Vec<f64>],
+    span: Span,
+    first_span: Span,
+}
+
+pub(crate) fn window_of(node: &Node) -> Option<&Window> {
+    match &node.kind {
+        NodeKind::Window(window) => Some(window),
+        NodeKind::Invariant(inner) => window_of(inner),
+        _ => None,
+    }
+}

@@ -1,0 +1,364 @@
+//! The rate family, resets and changes.
+
+use super::{Out, View};
+use crate::engine::context::Evaluated;
+use crate::engine::notes::Operation;
+use crate::plan::Extended;
+use gnomon_model::histogram::{Accumulator, FloatHistogram, ResetHint};
+use std::sync::Arc;
+
+type Result = Evaluated<Option<Out>>;
+
+pub(crate) fn rate(view: &View<'_>) -> Result {
+    Ok(extrapolated(view, true, true))
+}
+
+pub(crate) fn increase(view: &View<'_>) -> Result {
+    Ok(extrapolated(view, true, false))
+}
+
+pub(crate) fn delta(view: &View<'_>) -> Result {
+    Ok(extrapolated(view, false, false))
+}
+
+fn note_incompatible(view: &View<'_>) {
+    view.notes.mixed_exponential_custom(view.span, view.name);
+}
+
+/// The change over the range, extrapolated to its ends where samples come close to them.
+fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out> {
+    if view.extended != Extended::No {
+        return extended(view, counter, per_second);
+    }
+    if !view.floats.is_empty() && !view.histograms.is_empty() {
+        view.notes.mixed_floats_histograms(view.span, view.name);
+        return None;
+    }
+    let (times, first_value, change, histogram) = if view.histograms.len() > 1 {
+        let histogram = histogram_change(view, counter)?;
+        (
+            view.histogram_times,
+            view.histograms[0].count,
+            histogram.count,
+            Some(histogram),
+        )
+    } else if view.floats.len() > 1 {
+        (
+            view.float_times,
+            view.floats[0],
+            float_change(view.floats, counter),
+            None,
+        )
+    } else {
+        return None;
+    };
+    let (first, last) = (times[0], times[times.len() - 1]);
+    let sampled = (last - first) as f64 / 1000.0;
+    let between = sampled / (times.len() - 1) as f64;
+    // An end is taken to be covered if it is no further away than samples are from each other.
+    let threshold = between * 1.1;
+    let mut to_start = (first - view.start_ms) as f64 / 1000.0;
+    if to_start >= threshold {
+        to_start = between / 2.0;
+    }
+    // A counter cannot have been below zero.
+    if counter && change > 0.0 && first_value >= 0.0 {
+        to_start = to_start.min(sampled * (first_value / change));
+    }
+    let mut to_end = (view.end_ms - last) as f64 / 1000.0;
+    if to_end >= threshold {
+        to_end = between / 2.0;
+    }
+    let mut factor = (sampled + to_start + to_end) / sampled;
+    if per_second {
+        factor /= view.range_ms as f64 / 1000.0;
+    }
+    match histogram {
+        Some(mut histogram) => {
+            histogram.scale(|v| v * factor);
+            Out::histogram(histogram)
+        }
+        None => Some(Out::Float(change * factor)),
+    }
+}
+
+fn float_change(values: &[f64], counter: bool) -> f64 {
+    let mut change = values[values.len() - 1] - values[0];
+    if counter {
+        for pair in values.windows(2) {
+            if pair[1] < pair[0] {
+                change += pair[0];
+            }
+        }
+    }
+    change
+}
+
+/// The change of a histogram; none, with a note, where the samples do not go together.
+fn histogram_change(view: &View<'_>, counter: bool) -> Option<FloatHistogram> {
+    let points = view.histograms;
+    let (first, last) = (&points[0], &points[points.len() - 1]);
+    if counter {
+        if points.iter().any(|h| h.reset_hint == ResetHint::Gauge) {
+            view.notes.not_counter(view.span, view.name);
+        }
+    } else if first.reset_hint != ResetHint::Gauge || last.reset_hint != ResetHint::Gauge {
+        view.notes.not_gauge(view.span, view.name);
+    }
+    // Nothing of a first sample before a reset counts, not even its layout.
+    let mut start = Arc::clone(first);
+    if counter && points[1].is_reset_after(first) {
+        start = Arc::new(FloatHistogram {
+            schema: points[1].schema,
+            custom_values: points[1].custom_values.clone(),
+            ..FloatHistogram::default()
+        });
+    }
+    let relevant = if counter {
+        &points[1..]
+    } else {
+        &points[points.len() - 1..]
+    };
+    if relevant
+        .iter()
+        .any(|h| h.uses_custom_buckets() != start.uses_custom_buckets())
+    {
+        note_incompatible(view);
+        return None;
+    }
+    let schema = relevant
+        .iter()
+        .map(|h| h.schema)
+        .min()
+        .unwrap_or(last.schema)
+        .min(start.schema);
+    let mut change = Accumulator::new(&last.at_schema(schema));
+    let Ok(said) = change.add_scaled(&start, -1.0) else {
+        note_incompatible(view);
+        return None;
+    };
+    if said.bounds_reconciled {
+        view.notes.bounds_reconciled(view.span, Operation::Subtraction);
+    }
+    if counter {
+        let mut before = start;
+        for now in &points[1..] {
+            if now.is_reset_after(&before) {
+                match change.add_scaled(&before, 1.0) {
+                    Ok(said) if said.bounds_reconciled => {
+                        view.notes.bounds_reconciled(view.span, Operation::Addition);
+                    }
+                    Ok(_) => {}
+                    Err(_) => {
+                        note_incompatible(view);
+                        return None;
+                    }
+                }
+            }
+            before = Arc::clone(now);
+        }
+    }
+    let mut change = change.finish().compacted();
+    change.reset_hint = ResetHint::Gauge;
+    Some(change)
+}
+
+/// The value on the line between two samples; a counter that fell between them is taken to have started at 0.
+fn between(view: &View<'_>, left: usize, at_ms: i64, counter: bool) -> f64 {
+    let (t0, t1) = (view.float_times[left], view.float_times[left + 1]);
+    let (mut v0, v1) = (view.floats[left], view.floats[left + 1]);
+    if counter && v1 < v0 {
+        v0 = 0.0;
+    }
+    v0 + (v1 - v0) * (at_ms - t0) as f64 / (t1 - t0) as f64
+}
+
+/// `anchored` and `smoothed`: the change between values at the very ends of the range, without extrapolation.
+fn extended(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out> {
+    if !view.histograms.is_empty() {
+        if view.floats.is_empty() {
+            return None;
+        }
+        view.notes.mixed_floats_histograms(view.span, view.name);
+        return None;
+    }
+    let times = view.float_times;
+    let (start, end) = (view.start_ms, view.end_ms);
+    let newest = times.len().checked_sub(1)?;
+    let smoothed = view.extended == Extended::Smoothed;
+    let mut first = times[..newest].partition_point(|t| *t <= start).saturating_sub(1);
+    let mut last = if smoothed {
+        times[..newest].partition_point(|t| *t < end)
+    } else {
+        newest
+    };
+    if times[last] <= start {
+        return None;
+    }
+    let left = if smoothed && times[first] < start && first < newest {
+        between(view, first, start, counter)
+    } else {
+        view.floats[first]
+    };
+    let right = if smoothed && last > 0 && times[last] > end {
+        between(view, last - 1, end, counter)
+    } else {
+        view.floats[last]
+    };
+    let mut change = right - left;
+    if counter {
+        if times[first] <= start {
+            first += 1;
+        }
+        // One past the last sample that lies within.
+        if times[last] < end {
+            last += 1;
+        }
+        let mut before = left;
+        let within = view.floats.get(first..last).unwrap_or(&[]);
+        for value in within.iter().chain([&right]) {
+            if *value < before {
+                change += before;
+            }
+            before = *value;
+        }
+    }
+    if per_second {
+        change /= view.range_ms as f64 / 1000.0;
+    }
+    Some(Out::Float(change))
+}
+
+/// A sample of either kind.
+#[derive(Clone, Copy)]
+enum Sample<'a> {
+    Float(f64),
+    Histogram(&'a Arc<FloatHistogram>),
+}
+
+/// All samples by time, from the given float on.
+fn in_order<'a>(view: &View<'a>, from: usize) -> impl Iterator<Item = (i64, Sample<'a>)> {
+    let mut floats = view.float_times[from..].iter().zip(&view.floats[from..]).peekable();
+    let mut histograms = view.histogram_times.iter().zip(view.histograms).peekable();
+    std::iter::from_fn(move || {
+        let float_first = match (floats.peek(), histograms.peek()) {
+            (Some((f, _)), Some((h, _))) => f < h,
+            (float, _) => float.is_some(),
+        };
+        if float_first {
+            floats.next().map(|(t, v)| (*t, Sample::Float(*v)))
+        } else {
+            histograms.next().map(|(t, h)| (*t, Sample::Histogram(h)))
+        }
+    })
+}
+
+pub(crate) fn irate(view: &View<'_>) -> Result {
+    Ok(last_two(view, true))
+}
+
+pub(crate) fn idelta(view: &View<'_>) -> Result {
+    Ok(last_two(view, false))
+}
+
+fn last_two(view: &View<'_>, counter: bool) -> Option<Out> {
+    let total = view.floats.len() + view.histograms.len();
+    let tail = View {
+        floats: &view.floats[view.floats.len().saturating_sub(2)..],
+        float_times: &view.float_times[view.float_times.len().saturating_sub(2)..],
+        histograms: &view.histograms[view.histograms.len().saturating_sub(2)..],
+        histogram_times: &view.histogram_times[view.histogram_times.len().saturating_sub(2)..],
+        ..*view
+    };
+    let newest: Vec<(i64, Sample<'_>)> = in_order(&tail, 0).collect();
+    let [.., (t0, before), (t1, now)] = newest.as_slice() else {
+        return None;
+    };
+    if total < 2 || t0 == t1 {
+        return None;
+    }
+    let seconds = (t1 - t0) as f64 / 1000.0;
+    match (before, now) {
+        (Sample::Float(before), Sample::Float(now)) => {
+            let change = if counter && now < before { *now } else { now - before };
+            Some(Out::Float(if counter { change / seconds } else { change }))
+        }
+        (Sample::Histogram(before), Sample::Histogram(now)) => {
+            let gauges = [before, now].map(|h| h.reset_hint == ResetHint::Gauge);
+            if counter && gauges.contains(&true) {
+                view.notes.not_counter(view.span, view.name);
+            }
+            if !counter && gauges.contains(&false) {
+                view.notes.not_gauge(view.span, view.name);
+            }
+            let mut change = FloatHistogram::clone(now);
+            if !counter || !now.is_reset_after(before) {
+                let Ok((difference, said)) = now.minus(before) else {
+                    note_incompatible(view);
+                    return None;
+                };
+                if said.bounds_reconciled {
+                    view.notes.bounds_reconciled(view.span, Operation::Subtraction);
+                }
+                change = difference;
+            }
+            change.reset_hint = ResetHint::Gauge;
+            if counter {
+                change.scale(|v| v / seconds);
+            }
+            Out::histogram(change.compacted())
+        }
+        _ => {
+            view.notes.mixed_floats_histograms(view.span, view.name);
+            None
+        }
+    }
+}
+
+/// The float to start comparing with: with `anchored` the last one at or before the range.
+fn anchor(view: &View<'_>) -> Option<usize> {
+    if view.extended != Extended::Anchored {
+        return Some(0);
+    }
+    let newest = view.float_times.len().checked_sub(1)?;
+    if view.float_times[newest] <= view.start_ms {
+        return None;
+    }
+    Some(
+        view.float_times[..newest]
+            .partition_point(|t| *t <= view.start_ms)
+            .saturating_sub(1),
+    )
+}
+
+fn count_pairs(view: &View<'_>, differ: impl Fn(Sample<'_>, Sample<'_>) -> bool) -> Result {
+    let Some(from) = anchor(view) else { return Ok(None) };
+    let mut samples = in_order(view, from).map(|(_, sample)| sample);
+    let Some(mut before) = samples.next() else {
+        return Ok(None);
+    };
+    let mut count = 0.0;
+    for now in samples {
+        if differ(before, now) {
+            count += 1.0;
+        }
+        before = now;
+    }
+    Ok(Some(Out::Float(count)))
+}
+
+pub(crate) fn resets(view: &View<'_>) -> Result {
+    count_pairs(view, |before, now| match (before, now) {
+        (Sample::Float(before), Sample::Float(now)) => now < before,
+        (Sample::Histogram(before), Sample::Histogram(now)) => now.is_reset_after(before),
+        _ => true,
+    })
+}
+
+pub(crate) fn changes(view: &View<'_>) -> Result {
+    count_pairs(view, |before, now| match (before, now) {
+        (Sample::Float(before), Sample::Float(now)) => now != before && !(now.is_nan() && before.is_nan()),
+        (Sample::Histogram(before), Sample::Histogram(now)) => !now.same_as(before),
+        _ => true,
+    })
+}
