@@ -37,6 +37,7 @@ mod limits;
 mod parser;
 mod plan;
 mod printer;
+pub mod promqltest;
 pub mod source;
 mod value;
 

@@ -1,0 +1,66 @@
+//! Runs the scripts of Prometheus' own test suite, and this project's. The number of `eval` commands that pass is
+//! recorded a file and may only grow.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// File, and how many of its commands pass at least.
+const RECORDED: &[(&str, usize)] = &[];
+
+fn suite() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let dir = std::env::var_os("PROMQLTEST_DIR").map(PathBuf::from);
+    let shared = || std::env::var_os("GNOMON_SHARED").map(|shared| PathBuf::from(shared).join("promqltest"));
+    let dir = dir.or_else(shared).unwrap_or_else(|| root.join("../shared/promqltest"));
+    dir.is_dir().then_some(dir)
+}
+
+fn scripts(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "test"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Runs a folder's scripts: passed commands by file, and the number that failed.
+fn run(dir: &Path) -> (BTreeMap<String, usize>, usize) {
+    let mut passed = BTreeMap::new();
+    let mut failed = 0;
+    for path in scripts(dir) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let report = gnomon_promql::promqltest::run(&std::fs::read_to_string(&path).unwrap());
+        for failure in &report.failures {
+            println!("{name}:{}: {}", failure.line, failure.message);
+        }
+        println!("{name}: {} passed, {} failed", report.passed, report.failures.len());
+        failed += report.failures.len();
+        passed.insert(name, report.passed);
+    }
+    println!("{} passed, {failed} failed", passed.values().sum::<usize>());
+    (passed, failed)
+}
+
+#[test]
+fn prometheus_suite_passes_as_far_as_recorded() {
+    let Some(dir) = suite() else {
+        println!("skipped: the suite is not here; set PROMQLTEST_DIR");
+        return;
+    };
+    let (passed, _) = run(&dir);
+    for (name, recorded) in RECORDED {
+        let now = passed.get(*name).copied().unwrap_or(0);
+        assert!(now >= *recorded, "{name}: {now} commands pass, {recorded} are recorded");
+    }
+}
+
+#[test]
+fn own_scripts_pass() {
+    let (passed, failed) = run(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    assert_eq!(failed, 0, "a script of this project fails");
+    assert!(passed.values().sum::<usize>() > 0, "no script was run");
+}
