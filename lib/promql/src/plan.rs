@@ -167,6 +167,7 @@ pub(crate) enum NodeKind {
     Info {
         input: Box<Node>,
         request: usize,
+        shift: Shift,
     },
 }
 

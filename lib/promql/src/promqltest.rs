@@ -81,6 +81,7 @@ fn load(source: &mut MemorySource, gap_ms: i64, lines: &[String], with_nhcb: boo
         }
         loaded.push(series);
     }
+    source.rehint();
     if with_nhcb {
         nhcb::add(source, gap_ms, &loaded);
     }

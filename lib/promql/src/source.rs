@@ -1,7 +1,7 @@
 //! The seam to storage: what a query asks of it, and in what shape the answer comes. Synchronous and without I/O of its
 //! own: whoever runs queries over a network fetches beforehand what [`crate::Plan::selectors`] lists.
 
-use gnomon_model::histogram::FloatHistogram;
+use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use gnomon_model::{Labels, Matcher, NORMAL_NAN};
 use std::sync::Arc;
 
@@ -189,6 +189,41 @@ impl MemorySource {
     /// Adds a sample; one at the same time is replaced.
     pub fn add_histogram(&mut self, labels: &Labels, timestamp_ms: i64, histogram: Arc<FloatHistogram>) {
         self.insert(labels, timestamp_ms, NORMAL_NAN, Some(histogram));
+    }
+
+    /// Sets the reset hints as Prometheus' storage gives them: a counter sample that follows another without a reset in
+    /// the same layout is known not to be one, of any other nothing is known.
+    pub fn rehint(&mut self) {
+        for samples in self.series.values_mut() {
+            let mut before: Option<Arc<FloatHistogram>> = None;
+            for slot in &mut samples.histograms {
+                let Some(histogram) = slot
+                    .as_mut()
+                    .filter(|h| h.reset_hint != ResetHint::Gauge && !h.is_stale())
+                else {
+                    before = None;
+                    continue;
+                };
+                let told = histogram.reset_hint == ResetHint::Reset;
+                let bare = FloatHistogram {
+                    reset_hint: ResetHint::Unknown,
+                    ..FloatHistogram::clone(histogram)
+                };
+                let continues = before.is_some_and(|before| {
+                    let same_layout = before.schema == bare.schema
+                        && before.zero_threshold == bare.zero_threshold
+                        && before.custom_values == bare.custom_values;
+                    same_layout && !told && !bare.is_reset_after(&before)
+                });
+                let reset_hint = if continues {
+                    ResetHint::NotReset
+                } else {
+                    ResetHint::Unknown
+                };
+                *histogram = Arc::new(FloatHistogram { reset_hint, ..bare });
+                before = Some(Arc::clone(histogram));
+            }
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Labels, &Samples)> {

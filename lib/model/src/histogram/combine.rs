@@ -180,6 +180,31 @@ impl Accumulator {
         }
     }
 
+    /// Applies a factor to every count and to the sum.
+    pub fn multiply(&mut self, factor: f64) {
+        self.scale(factor);
+    }
+
+    /// Whether adding the histogram would leave the range of f64.
+    #[must_use]
+    pub fn would_overflow(&self, histogram: &FloatHistogram) -> bool {
+        let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, |max: f64, v| max.max(v.abs()));
+        let buckets = self.positive.iter().chain(&self.negative).map(|(_, v)| v.sum);
+        let own = largest(
+            &mut [self.zero_count.sum, self.count.sum, self.sum.sum]
+                .into_iter()
+                .chain(buckets),
+        );
+        let buckets = histogram
+            .positive_buckets
+            .iter()
+            .chain(&histogram.negative_buckets)
+            .copied();
+        let singles = [histogram.zero_count, histogram.count, histogram.sum];
+        let other = largest(&mut singles.into_iter().chain(buckets));
+        own.is_finite() && other.is_finite() && (own + other).is_infinite()
+    }
+
     /// Gives whether the two hints contradict each other.
     fn adjust_hint(&mut self, other: ResetHint) -> bool {
         let (hint, collision) = match (self.reset_hint, other) {

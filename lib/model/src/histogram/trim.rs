@@ -59,17 +59,23 @@ impl Trim {
         if bucket.count == 0.0 {
             return 0.0;
         }
-        let below = share_below(bucket, self.cutoff, spread);
-        let share = if self.keep_below { below } else { 1.0 - below };
-        let mut kept = bucket.count * share;
-        // Of an unbounded bucket that the cutoff lies in nothing is kept.
-        if bucket.upper == f64::INFINITY && self.cutoff > bucket.lower && self.cutoff < bucket.upper {
-            kept = 0.0;
-        }
-        if bucket.lower == f64::NEG_INFINITY && self.cutoff > bucket.lower && self.cutoff < bucket.upper {
-            kept = 0.0;
-        }
-        self.removed |= kept != bucket.count;
+        let inside = self.cutoff > bucket.lower && self.cutoff < bucket.upper;
+        let unbounded = bucket.lower.is_infinite() || bucket.upper.is_infinite();
+        let share = if inside && unbounded {
+            // Nothing is known about where the observations of an unbounded bucket lie: it is kept whole, at the
+            // cutoff, where it reaches away from it without end, and dropped where it ends there.
+            let kept = if self.keep_below {
+                bucket.lower.is_infinite()
+            } else {
+                bucket.upper.is_infinite()
+            };
+            f64::from(u8::from(kept))
+        } else {
+            let below = share_below(bucket, self.cutoff, spread);
+            if self.keep_below { below } else { 1.0 - below }
+        };
+        let kept = bucket.count * share;
+        self.removed |= kept != bucket.count || (inside && unbounded);
         if kept > 0.0 {
             let (lower, upper) = if self.keep_below {
                 (bucket.lower, bucket.upper.min(self.cutoff))
@@ -100,7 +106,9 @@ impl FloatHistogram {
         let spread = if custom { Spread::Linear } else { Spread::Exponential };
         let threshold = self.zero_threshold;
         for (slot, mut bucket) in out.positive_buckets.iter_mut().zip(self.positive()) {
-            if custom && bucket.lower == f64::NEG_INFINITY && bucket.upper > 0.0 {
+            // A first bucket that ends above 0 begins there, unless it is asked what lies below.
+            let begins_at_zero = cutoff >= 0.0 || keep_below;
+            if custom && bucket.lower == f64::NEG_INFINITY && bucket.upper > 0.0 && begins_at_zero {
                 bucket.lower = 0.0;
             }
             if !custom && bucket.lower < threshold && bucket.upper > threshold {

@@ -8,7 +8,7 @@ use super::column::{Column, Point};
 use super::context::{Evaluated, Exec, Sink};
 use crate::ast::{BinaryOp, ValueType, VectorMatching};
 use crate::plan::Node;
-use element::element;
+use element::{Outcome, element};
 use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME};
 
 #[derive(Clone, Copy)]
@@ -85,15 +85,21 @@ impl Exec<'_> {
                 let Some(point) = column.get(i) else { continue };
                 let other = Point::Float(*scalar);
                 let (left, right) = if swapped { (other, point) } else { (point, other) };
-                let outcome = element(operator.op, left, right, &self.notes, node.span);
-                match outcome {
-                    None if operator.return_bool && operator.op.is_comparison() => column.set_float(i, 0.0),
-                    None => column.clear(i),
-                    Some(_) if operator.return_bool => column.set_float(i, 1.0),
+                match element(operator.op, left, right, &self.notes, node.span) {
+                    Outcome::Senseless => column.clear(i),
+                    Outcome::False if operator.return_bool => {
+                        column.clear(i);
+                        column.set_float(i, 0.0);
+                    }
+                    Outcome::False => column.clear(i),
+                    Outcome::Value(_) if operator.return_bool => {
+                        column.clear(i);
+                        column.set_float(i, 1.0);
+                    }
                     // The vector's value is kept, on whichever side it stands.
-                    Some(_) if operator.op.is_comparison() => {}
-                    Some(super::window::Out::Float(value)) => column.set_float(i, value),
-                    Some(super::window::Out::Histogram(value)) => column.set_histogram(i, value),
+                    Outcome::Value(_) if operator.op.is_comparison() => {}
+                    Outcome::Value(super::window::Out::Float(value)) => column.set_float(i, value),
+                    Outcome::Value(super::window::Out::Histogram(value)) => column.set_histogram(i, value),
                 }
             }
             Ok(())

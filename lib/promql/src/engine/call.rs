@@ -11,6 +11,7 @@ mod sort;
 
 use super::column::{Column, Kind, Point};
 use super::context::{Evaluated, Exec, Sink};
+use super::select::{Selector, Take};
 use crate::ast::ValueType;
 use crate::functions::FunctionId as F;
 use crate::limits::EvalError;
@@ -178,7 +179,14 @@ impl Exec<'_> {
                 shift,
                 extended,
             } => {
-                self.select(*request, *shift, *extended, input.grid, true, &mut keep)?;
+                let selector = Selector {
+                    request: *request,
+                    shift: *shift,
+                    extended: *extended,
+                    grid: input.grid,
+                    span: input.span,
+                };
+                self.select(selector, Take::Time, &mut keep)?;
             }
             NodeKind::Invariant(inner) if matches!(inner.kind, NodeKind::Select { .. }) => {
                 if let NodeKind::Select {
@@ -188,7 +196,14 @@ impl Exec<'_> {
                 } = &inner.kind
                 {
                     let mut repeated = |column: Column| keep(column.repeated(n));
-                    self.select(*request, *shift, *extended, inner.grid, true, &mut repeated)?;
+                    let selector = Selector {
+                        request: *request,
+                        shift: *shift,
+                        extended: *extended,
+                        grid: inner.grid,
+                        span: inner.span,
+                    };
+                    self.select(selector, Take::Time, &mut repeated)?;
                 }
             }
             _ => self.stream(input, &mut |mut column| {

@@ -2,6 +2,7 @@
 
 use super::column::{Column, Kind};
 use super::notes::Notes;
+use super::select::{Selector, Take};
 use crate::ast::ValueType;
 use crate::limits::{CancelFlag, EvalError, Limits};
 use crate::plan::{Node, NodeKind, Plan};
@@ -155,7 +156,17 @@ impl<'a> Exec<'a> {
                 request,
                 shift,
                 extended,
-            } => self.select(*request, *shift, *extended, node.grid, false, sink),
+            } => {
+                let (request, shift, extended) = (*request, *shift, *extended);
+                let selector = Selector {
+                    request,
+                    shift,
+                    extended,
+                    grid: node.grid,
+                    span: node.span,
+                };
+                self.select(selector, Take::Value, sink)
+            }
             NodeKind::Invariant(inner) => {
                 let n = node.grid.n;
                 self.stream(inner, &mut |column| sink(column.repeated(n)))
@@ -192,7 +203,7 @@ impl<'a> Exec<'a> {
                 self.aggregate(node, *op, input, param.as_deref(), by, sink)
             }
             NodeKind::Call { func, args } => self.call(*func, args, node, sink),
-            NodeKind::Info { input, request } => self.info(node, input, *request, sink),
+            NodeKind::Info { input, request, shift } => self.info(node, input, *request, *shift, sink),
             NodeKind::Window(_) => Err(EvalError::execution("a range vector cannot be used here")),
             NodeKind::Number(_) | NodeKind::String(_) => {
                 Err(EvalError::execution("expected an instant vector expression"))

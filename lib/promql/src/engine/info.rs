@@ -2,8 +2,9 @@
 
 use super::column::{Column, merge_same_labels};
 use super::context::{Evaluated, Exec, Sink};
+use super::select::{Selector, Take};
 use crate::limits::EvalError;
-use crate::plan::{Extended, Node, NodeKind, Shift};
+use crate::plan::{Extended, Node, Shift};
 use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME, Matcher};
 use hashbrown::HashMap;
 
@@ -21,7 +22,14 @@ struct InfoSeries {
 }
 
 impl Exec<'_> {
-    pub(crate) fn info(&self, node: &Node, input: &Node, request: usize, sink: &mut Sink<'_>) -> Evaluated<()> {
+    pub(crate) fn info(
+        &self,
+        node: &Node,
+        input: &Node,
+        request: usize,
+        shift: Shift,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
         let matchers: &[Matcher] = self
             .plan
             .selectors()
@@ -29,9 +37,15 @@ impl Exec<'_> {
             .map_or(&[], |request| &request.matchers);
         let names: Vec<&Matcher> = matchers.iter().filter(|m| m.name() == METRIC_NAME).collect();
         let data: Vec<&Matcher> = matchers.iter().filter(|m| m.name() != METRIC_NAME).collect();
-        let shift = reference_time(input);
         let mut series: HashMap<(Labels, String), Vec<InfoSeries>> = HashMap::new();
-        self.select(request, shift, Extended::No, node.grid, true, &mut |times| {
+        let selector = Selector {
+            request,
+            shift,
+            extended: Extended::No,
+            grid: node.grid,
+            span: node.span,
+        };
+        self.select(selector, Take::TimeOfFloat, &mut |times| {
             let key = (identity(&times.labels), times.labels.metric_name().to_owned());
             series.entry(key).or_default().push(InfoSeries {
                 labels: times.labels.clone(),
@@ -85,30 +99,6 @@ impl Exec<'_> {
             sink(column)?;
         }
         Ok(())
-    }
-}
-
-/// Info series are looked at when the samples are: with the offset and `@` of the selector.
-fn reference_time(input: &Node) -> Shift {
-    match &input.kind {
-        NodeKind::Select { shift, .. } => *shift,
-        NodeKind::Invariant(inner) | NodeKind::Negate(inner) => reference_time(inner),
-        NodeKind::Window(window) => window.shift,
-        NodeKind::Call { args, .. } => args
-            .iter()
-            .find(|arg| !matches!(arg.kind, NodeKind::Number(_) | NodeKind::String(_)))
-            .map_or(
-                Shift {
-                    at_ms: None,
-                    offset_ms: 0,
-                },
-                reference_time,
-            ),
-        NodeKind::Aggregate { input, .. } => reference_time(input),
-        _ => Shift {
-            at_ms: None,
-            offset_ms: 0,
-        },
     }
 }
 

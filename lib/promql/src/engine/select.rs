@@ -2,10 +2,11 @@
 
 use super::column::Column;
 use super::context::{Evaluated, Exec, Sink};
+use crate::ast::Span;
 use crate::limits::EvalError;
 use crate::plan::{Extended, Grid, Node, Shift, Window, WindowInput};
 use crate::source::{Samples, Series};
-use gnomon_model::histogram::FloatHistogram;
+use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use gnomon_model::{Labels, is_stale_nan};
 use std::sync::Arc;
 
@@ -18,6 +19,26 @@ pub(crate) struct Points {
     pub(crate) floats: Vec<f64>,
     pub(crate) histogram_times: Vec<i64>,
     pub(crate) histograms: Vec<Arc<FloatHistogram>>,
+}
+
+/// An instant selector with the steps it is looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Selector {
+    pub(crate) request: usize,
+    pub(crate) shift: Shift,
+    pub(crate) extended: Extended,
+    pub(crate) grid: Grid,
+    pub(crate) span: Span,
+}
+
+/// What is taken of the newest sample.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    Value,
+    /// Its time in seconds.
+    Time,
+    /// Its time in seconds; a histogram is an error.
+    TimeOfFloat,
 }
 
 impl Points {
@@ -107,28 +128,47 @@ impl Exec<'_> {
         Ok(())
     }
 
-    /// An instant selector: at each step the newest sample that is younger than the lookback and not a stale marker;
-    /// or, if `times`, that sample's time in seconds.
-    pub(crate) fn select(
-        &self,
-        request: usize,
-        shift: Shift,
-        extended: Extended,
-        grid: Grid,
-        times: bool,
-        sink: &mut Sink<'_>,
-    ) -> Evaluated<()> {
+    /// An instant selector: at each step the newest sample that is younger than the lookback and not a stale marker.
+    pub(crate) fn select(&self, selector: Selector, take: Take, sink: &mut Sink<'_>) -> Evaluated<()> {
         let lookback_ms = self.plan.params.lookback_ms.max(1);
-        self.each_series(request, &mut |series| {
+        self.each_series(selector.request, &mut |series| {
             let held = self.hold(series.samples.len() as u64)?;
-            let column = if extended == Extended::Smoothed {
-                smoothed(series, shift, grid, lookback_ms)
+            let column = if selector.extended == Extended::Smoothed {
+                self.smoothed(Points::of_series(series), selector, lookback_ms)
             } else {
-                newest(series, shift, grid, lookback_ms, times)
+                newest(series, selector, lookback_ms, take)?
             };
             drop(held);
             if column.has_any() { sink(column) } else { Ok(()) }
         })
+    }
+
+    /// `smoothed`: between the samples on both sides of the step a line, else the one before it.
+    fn smoothed(&self, points: Points, selector: Selector, lookback_ms: i64) -> Column {
+        let mut column = Column::empty(points.labels.clone(), selector.grid.n);
+        for i in 0..selector.grid.n {
+            let at = selector.shift.apply(selector.grid.time(i));
+            let (from, to) = (at.saturating_sub(lookback_ms), at.saturating_add(lookback_ms));
+            let floats = around(&points.float_times, from, at, to);
+            let histograms = around(&points.histogram_times, from, at, to);
+            if floats.any() && histograms.any() {
+                self.notes
+                    .mixed_floats_histograms(selector.span, points.labels.metric_name());
+            } else if floats.any() {
+                if let Some(value) = line(&points.float_times, &points.floats, floats, at) {
+                    column.set_float(i, value);
+                }
+            } else if histograms.any() {
+                match line(&points.histogram_times, &points.histograms, histograms, at) {
+                    Some(Some(value)) => column.set_histogram(i, value),
+                    Some(None) => self
+                        .notes
+                        .mixed_exponential_custom(selector.span, points.labels.metric_name()),
+                    None => {}
+                }
+            }
+        }
+        column
     }
 
     /// The series of a range vector with all their points.
@@ -154,67 +194,108 @@ impl Exec<'_> {
     }
 }
 
-fn newest(series: Series, shift: Shift, grid: Grid, lookback_ms: i64, times: bool) -> Column {
+fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> Evaluated<Column> {
     let samples = &series.samples;
-    let mut column = Column::empty(series.labels, grid.n);
+    let mut column = Column::empty(series.labels, selector.grid.n);
     // How many samples lie at or before the step.
     let mut until = 0;
-    for i in 0..grid.n {
-        let at = shift.apply(grid.time(i));
+    for i in 0..selector.grid.n {
+        let at = selector.shift.apply(selector.grid.time(i));
         while samples.timestamps.get(until).is_some_and(|t| *t <= at) {
             until += 1;
         }
-        let Some(last) = until.checked_sub(1) else { continue };
+        let Some(last) = until.checked_sub(1) else {
+            continue;
+        };
         let time = samples.timestamps[last];
         if time <= at.saturating_sub(lookback_ms) {
             continue;
         }
+        let seconds = time as f64 / 1000.0;
         if let Some(histogram) = samples.histogram(last) {
-            if !histogram.is_stale() {
-                if times {
-                    column.set_float(i, time as f64 / 1000.0);
-                } else {
-                    column.set_histogram(i, Arc::clone(histogram));
-                }
+            match take {
+                _ if histogram.is_stale() => {}
+                Take::Value => column.set_histogram(i, Arc::clone(histogram)),
+                Take::Time => column.set_float(i, seconds),
+                Take::TimeOfFloat => return Err(EvalError::execution("info sample should be float")),
             }
         } else if !is_stale_nan(samples.values[last]) {
             column.set_float(
                 i,
-                if times {
-                    time as f64 / 1000.0
-                } else {
+                if take == Take::Value {
                     samples.values[last]
+                } else {
+                    seconds
                 },
             );
         }
     }
-    column
+    Ok(column)
 }
 
-/// `smoothed`: between the samples on both sides of the step a line, else the one there is.
-fn smoothed(series: Series, shift: Shift, grid: Grid, lookback_ms: i64) -> Column {
-    let mut column = Column::empty(series.labels.clone(), grid.n);
-    let points = Points::of_series(series);
-    for i in 0..grid.n {
-        let at = shift.apply(grid.time(i));
-        let after = points.float_times.partition_point(|t| *t < at);
-        let next = points
-            .float_times
-            .get(after)
-            .filter(|t| **t <= at.saturating_add(lookback_ms));
-        let before = after
-            .checked_sub(1)
-            .filter(|b| points.float_times[*b] > at.saturating_sub(lookback_ms));
-        match (before, next) {
-            (_, Some(time)) if *time == at => column.set_float(i, points.floats[after]),
-            (Some(before), Some(time)) => {
-                let (t0, v0, v1) = (points.float_times[before], points.floats[before], points.floats[after]);
-                let share = (at - t0) as f64 / (*time - t0) as f64;
-                column.set_float(i, v0 + (v1 - v0) * share);
-            }
-            (Some(before), None) => column.set_float(i, points.floats[before]),
-            _ => {}
-        }
+/// The samples next to a moment.
+#[derive(Clone, Copy)]
+struct Neighbours {
+    before: Option<usize>,
+    /// At the moment or after it.
+    after: Option<usize>,
+}
+
+impl Neighbours {
+    const fn any(self) -> bool {
+        self.before.is_some() || self.after.is_some()
     }
-    column
+}
+
+fn around(times: &[i64], from: i64, at: i64, to: i64) -> Neighbours {
+    let next = times.partition_point(|t| *t < at);
+    Neighbours {
+        before: next.checked_sub(1).filter(|before| times[*before] > from),
+        after: times.get(next).filter(|t| **t <= to).map(|_| next),
+    }
+}
+
+/// What can be interpolated.
+trait OnLine: Clone {
+    type Between;
+    fn whole(&self) -> Self::Between;
+    fn between(&self, next: &Self, share: f64) -> Self::Between;
+}
+
+impl OnLine for f64 {
+    type Between = Self;
+
+    fn whole(&self) -> Self {
+        *self
+    }
+
+    fn between(&self, next: &Self, share: f64) -> Self {
+        self + (next - self) * share
+    }
+}
+
+impl OnLine for Arc<FloatHistogram> {
+    /// None where exponential and custom buckets meet.
+    type Between = Option<Self>;
+
+    fn whole(&self) -> Option<Self> {
+        Some(Self::clone(self))
+    }
+
+    fn between(&self, next: &Self, share: f64) -> Option<Self> {
+        let counter = self.reset_hint != ResetHint::Gauge;
+        super::window::extended::between(self, next, share, counter).map(Arc::new)
+    }
+}
+
+fn line<T: OnLine>(times: &[i64], values: &[T], near: Neighbours, at: i64) -> Option<T::Between> {
+    match (near.before, near.after) {
+        (_, Some(after)) if times[after] == at => Some(values[after].whole()),
+        (Some(before), Some(after)) => {
+            let share = (at - times[before]) as f64 / (times[after] - times[before]) as f64;
+            Some(values[before].between(&values[after], share))
+        }
+        (Some(before), None) => Some(values[before].whole()),
+        _ => None,
+    }
 }

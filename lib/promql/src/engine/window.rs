@@ -1,5 +1,6 @@
 //! Functions over ranges: each series is taken through all steps with two moving ends.
 
+pub(crate) mod extended;
 pub(crate) mod over_time;
 pub(crate) mod rate;
 pub(crate) mod trend;

@@ -16,6 +16,14 @@ struct Around {
     by: bool,
 }
 
+/// How far from its time a selector looks.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// 0 for an instant selector.
+    range_ms: i64,
+    extended: Extended,
+}
+
 struct Builder {
     params: EvalParams,
     requests: Vec<SelectRequest>,
@@ -205,7 +213,13 @@ impl Builder {
             (_, true) => Extended::Smoothed,
             _ => Extended::No,
         };
+        let id = self.request(selector, Reach { range_ms, extended }, shift, grid, around);
+        Ok((id, shift, extended))
+    }
+
+    fn request(&mut self, selector: &VectorSelector, reach: Reach, shift: Shift, grid: Grid, around: &Around) -> usize {
         let lookback_ms = self.params.lookback_ms;
+        let Reach { range_ms, extended } = reach;
         let back_ms = match (range_ms, extended) {
             (0, _) => lookback_ms,
             (range_ms, Extended::No) => range_ms,
@@ -228,7 +242,7 @@ impl Builder {
                 extended: extended != Extended::No,
             },
         });
-        Ok((id, shift, extended))
+        id
     }
 
     fn matrix(&mut self, matrix: &MatrixSelector, grid: Grid, around: &Around) -> Result<Window, PlanError> {
@@ -295,18 +309,63 @@ impl Builder {
         {
             selector.matchers.clone_from(&given.matchers);
         }
-        let names = selector.matchers.iter().any(|m| m.name() == METRIC_NAME);
-        if !names {
-            selector.matchers.push(Matcher::equal(METRIC_NAME, "target_info"));
+        let positive = |m: &Matcher| m.name() == METRIC_NAME && matches!(m.op(), MatchOp::Equal | MatchOp::Regex);
+        if !selector.matchers.iter().any(positive) {
+            // Without any name it is the target's info; where names are only excluded, all that are called so.
+            let excluded = selector.matchers.iter().any(|m| m.name() == METRIC_NAME);
+            selector.matchers.push(if excluded {
+                Matcher::new(METRIC_NAME, MatchOp::Regex, ".+_info").map_err(|e| PlanError::Modifier(e.to_string()))?
+            } else {
+                Matcher::equal(METRIC_NAME, "target_info")
+            });
         }
-        let (request, ..) = self.select(&selector, 0, grid, &around)?;
-        debug_assert!(
-            selector
-                .matchers
-                .iter()
-                .all(|m| m.op() != MatchOp::Equal || !m.name().is_empty())
+        let shift = reference_time(&input);
+        let id = self.request(
+            &selector,
+            Reach {
+                range_ms: 0,
+                extended: Extended::No,
+            },
+            shift,
+            grid,
+            &around,
         );
-        Ok(NodeKind::Info { input, request })
+        Ok(NodeKind::Info {
+            input,
+            request: id,
+            shift,
+        })
+    }
+}
+
+/// Info series are looked at when the samples are: with the offsets and `@` on the way to the selector.
+fn reference_time(node: &Node) -> Shift {
+    let none = Shift {
+        at_ms: None,
+        offset_ms: 0,
+    };
+    let within = |outer: Shift, inner: Shift| match inner.at_ms {
+        Some(_) => inner,
+        None => Shift {
+            at_ms: outer.at_ms,
+            offset_ms: outer.offset_ms.saturating_add(inner.offset_ms),
+        },
+    };
+    match &node.kind {
+        NodeKind::Select { shift, .. } => *shift,
+        NodeKind::Invariant(inner) | NodeKind::Negate(inner) => reference_time(inner),
+        NodeKind::Window(Window {
+            input: WindowInput::Subquery(inner),
+            shift,
+            ..
+        }) => within(*shift, reference_time(inner)),
+        NodeKind::Window(window) => window.shift,
+        NodeKind::Call { args, .. } => {
+            let constant = |arg: &&Node| matches!(arg.kind, NodeKind::Number(_) | NodeKind::String(_));
+            args.iter().find(|arg| !constant(arg)).map_or(none, reference_time)
+        }
+        NodeKind::Aggregate { input, .. } => reference_time(input),
+        _ => none,
     }
 }
 

@@ -112,7 +112,7 @@ fn node(plan: &Plan, at: &Node, depth: usize, out: &mut String) {
                 node(plan, arg, depth + 1, out);
             }
         }
-        NodeKind::Info { input, request: id } => {
+        NodeKind::Info { input, request: id, .. } => {
             line(out, depth, &format!("info from {}", request(plan, *id)));
             node(plan, input, depth + 1, out);
         }

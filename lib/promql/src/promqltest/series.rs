@@ -118,15 +118,13 @@ fn repeat(text: &str) -> Result<(Option<usize>, &str), String> {
     Ok((Some(count), &rest[end..]))
 }
 
-/// Takes a number with its sign.
+/// Takes a number with its sign. There is no hexadecimal here: `0x5` repeats a zero.
 fn number(text: &str) -> Option<(f64, &str)> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let bytes = unsigned.as_bytes();
     let lower = unsigned.get(..3).map(str::to_ascii_lowercase);
     let len = if matches!(lower.as_deref(), Some("inf" | "nan")) {
         3
-    } else if unsigned.starts_with("0x") || unsigned.starts_with("0X") {
-        2 + bytes[2..].iter().take_while(|b| b.is_ascii_hexdigit()).count()
     } else {
         let digits = |from: usize| {
             bytes[from.min(bytes.len())..]

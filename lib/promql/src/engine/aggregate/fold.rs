@@ -7,7 +7,7 @@ use crate::engine::column::{Column, Point};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::engine::notes::Operation;
 use crate::plan::Node;
-use gnomon_model::histogram::{Accumulator, FloatHistogram, ResetHint};
+use gnomon_model::histogram::{Accumulator, Combined, FloatHistogram, IncompatibleSchemas, ResetHint};
 use std::sync::Arc;
 
 /// What a group has at a step so far.
@@ -30,6 +30,8 @@ enum State {
 struct Histograms {
     total: Accumulator,
     count: f64,
+    /// The total has been divided by the count already, lest it overflow.
+    running_mean: bool,
     reset: bool,
     not_reset: bool,
     reconciled: bool,
@@ -40,12 +42,27 @@ impl Histograms {
         let mut new = Self {
             total: Accumulator::new(first),
             count: 1.0,
+            running_mean: false,
             reset: false,
             not_reset: false,
             reconciled: false,
         };
         new.note_hint(first);
         new
+    }
+
+    fn add(&mut self, value: &FloatHistogram, mean: bool) -> Result<Combined, IncompatibleSchemas> {
+        self.count += 1.0;
+        self.note_hint(value);
+        if mean && !self.running_mean && self.total.would_overflow(value) {
+            self.running_mean = true;
+            self.total.multiply(1.0 / (self.count - 1.0));
+        }
+        if self.running_mean {
+            self.total.multiply((self.count - 1.0) / self.count);
+            return self.total.add_scaled(value, 1.0 / self.count);
+        }
+        self.total.add_scaled(value, 1.0)
     }
 
     fn note_hint(&mut self, histogram: &FloatHistogram) {
@@ -109,7 +126,9 @@ impl Exec<'_> {
                 State::Histograms(_) => self.fail_mixed(input, state),
                 _ => {}
             },
-            (AggregateOp::Sum | AggregateOp::Avg, Point::Histogram(value)) => self.take_histogram(input, state, value),
+            (AggregateOp::Sum | AggregateOp::Avg, Point::Histogram(value)) => {
+                self.take_histogram(op, input, state, value)
+            }
             (AggregateOp::Min | AggregateOp::Max, Point::Float(value)) => match state {
                 State::Extreme(best) => {
                     let better = if op == AggregateOp::Min {
@@ -137,20 +156,16 @@ impl Exec<'_> {
         *state = State::Failed;
     }
 
-    fn take_histogram(&self, input: &Node, state: &mut State, value: &FloatHistogram) {
+    fn take_histogram(&self, op: AggregateOp, input: &Node, state: &mut State, value: &FloatHistogram) {
         match state {
             State::Empty => *state = State::Histograms(Box::new(Histograms::new(value))),
-            State::Histograms(sum) => {
-                sum.count += 1.0;
-                sum.note_hint(value);
-                match sum.total.add_scaled(value, 1.0) {
-                    Ok(said) => sum.reconciled |= said.bounds_reconciled,
-                    Err(_) => {
-                        self.notes.mixed_exponential_custom(input.span, "");
-                        *state = State::Failed;
-                    }
+            State::Histograms(sum) => match sum.add(value, op == AggregateOp::Avg) {
+                Ok(said) => sum.reconciled |= said.bounds_reconciled,
+                Err(_) => {
+                    self.notes.mixed_exponential_custom(input.span, "");
+                    *state = State::Failed;
                 }
-            }
+            },
             State::Sum(_) | State::Mean(_) => self.fail_mixed(input, state),
             _ => {}
         }
@@ -174,7 +189,7 @@ impl Exec<'_> {
                     self.notes.bounds_reconciled(input.span, Operation::Aggregation);
                 }
                 let mut total = sum.total.finish();
-                if op == AggregateOp::Avg {
+                if op == AggregateOp::Avg && !sum.running_mean {
                     total.scale(|v| v / sum.count);
                 }
                 column.set_histogram(i, Arc::new(total.compacted()));

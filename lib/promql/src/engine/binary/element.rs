@@ -8,20 +8,33 @@ use crate::engine::window::Out;
 use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use std::sync::Arc;
 
-/// The result for two elements. None where a comparison does not hold, and, with a note, where the operator has no
-/// meaning for their types. A comparison that holds gives the left element.
-pub(super) fn element(op: BinaryOp, lhs: Point<'_>, rhs: Point<'_>, notes: &Notes, span: Span) -> Option<Out> {
+/// What comes of two elements.
+pub(super) enum Outcome {
+    /// The result; of a comparison that holds the left element.
+    Value(Out),
+    /// A comparison does not hold.
+    False,
+    /// The operator has no meaning for the types.
+    Senseless,
+}
+
+impl Outcome {
+    fn if_holds(holds: bool, left: Out) -> Self {
+        if holds { Self::Value(left) } else { Self::False }
+    }
+}
+
+/// The result for two elements; notes where there is none.
+pub(super) fn element(op: BinaryOp, lhs: Point<'_>, rhs: Point<'_>, notes: &Notes, span: Span) -> Outcome {
     let senseless = |left: &str, right: &str| {
         notes.incompatible_types(span, left, op.symbol(), right);
-        None
+        Outcome::Senseless
     };
     match (lhs, rhs) {
-        (Point::Float(a), Point::Float(b)) => match compare(op, a, b) {
-            Some(holds) => holds.then_some(Out::Float(a)),
-            None => match scalar_binary(op, a, b) {
-                Some(value) => Some(Out::Float(value)),
-                None => senseless("float", "float"),
-            },
+        (Point::Float(a), Point::Float(b)) => match (compare(op, a, b), scalar_binary(op, a, b)) {
+            (Some(holds), _) => Outcome::if_holds(holds, Out::Float(a)),
+            (None, Some(value)) => Outcome::Value(Out::Float(value)),
+            (None, None) => senseless("float", "float"),
         },
         (Point::Float(factor), Point::Histogram(histogram)) => match op {
             BinaryOp::Mul => scaled(histogram, factor, |v| v * factor),
@@ -30,33 +43,37 @@ pub(super) fn element(op: BinaryOp, lhs: Point<'_>, rhs: Point<'_>, notes: &Note
         (Point::Histogram(histogram), Point::Float(value)) => match op {
             BinaryOp::Mul => scaled(histogram, value, |v| v * value),
             BinaryOp::Div => divided(histogram, value),
-            BinaryOp::TrimUpper => Out::histogram(histogram.trimmed(value, true)),
-            BinaryOp::TrimLower => Out::histogram(histogram.trimmed(value, false)),
+            BinaryOp::TrimUpper => of(histogram.trimmed(value, true)),
+            BinaryOp::TrimLower => of(histogram.trimmed(value, false)),
             _ => senseless("histogram", "float"),
         },
         (Point::Histogram(a), Point::Histogram(b)) => match op {
             BinaryOp::Add | BinaryOp::Sub => combined(op, a, b, notes, span),
-            BinaryOp::Eq => equal(a, b).then(|| Out::Histogram(Arc::clone(a))),
-            BinaryOp::Ne => (!equal(a, b)).then(|| Out::Histogram(Arc::clone(a))),
+            BinaryOp::Eq => Outcome::if_holds(equal(a, b), Out::Histogram(Arc::clone(a))),
+            BinaryOp::Ne => Outcome::if_holds(!equal(a, b), Out::Histogram(Arc::clone(a))),
             _ => senseless("histogram", "histogram"),
         },
     }
+}
+
+fn of(histogram: FloatHistogram) -> Outcome {
+    Outcome::Value(Out::Histogram(Arc::new(histogram)))
 }
 
 fn equal(a: &FloatHistogram, b: &FloatHistogram) -> bool {
     a.clone().compacted().same_as(&b.clone().compacted())
 }
 
-fn scaled(histogram: &FloatHistogram, factor: f64, scale: impl Fn(f64) -> f64) -> Option<Out> {
+fn scaled(histogram: &FloatHistogram, factor: f64, scale: impl Fn(f64) -> f64) -> Outcome {
     let mut out = histogram.clone();
     out.scale(scale);
     if factor < 0.0 {
         out.reset_hint = ResetHint::Gauge;
     }
-    Out::histogram(out.compacted())
+    of(out.compacted())
 }
 
-fn divided(histogram: &FloatHistogram, divisor: f64) -> Option<Out> {
+fn divided(histogram: &FloatHistogram, divisor: f64) -> Outcome {
     let mut out = histogram.clone();
     out.scale(|v| v / divisor);
     if divisor < 0.0 {
@@ -67,10 +84,10 @@ fn divided(histogram: &FloatHistogram, divisor: f64) -> Option<Out> {
         (out.positive_spans, out.negative_spans) = (Vec::new(), Vec::new());
         (out.positive_buckets, out.negative_buckets) = (Vec::new(), Vec::new());
     }
-    Out::histogram(out.compacted())
+    of(out.compacted())
 }
 
-fn combined(op: BinaryOp, a: &FloatHistogram, b: &FloatHistogram, notes: &Notes, span: Span) -> Option<Out> {
+fn combined(op: BinaryOp, a: &FloatHistogram, b: &FloatHistogram, notes: &Notes, span: Span) -> Outcome {
     let (result, operation) = if op == BinaryOp::Add {
         (a.plus(b), Operation::Addition)
     } else {
@@ -78,7 +95,7 @@ fn combined(op: BinaryOp, a: &FloatHistogram, b: &FloatHistogram, notes: &Notes,
     };
     let Ok((mut sum, said)) = result else {
         notes.incompatible_layout(span, op.symbol());
-        return None;
+        return Outcome::Senseless;
     };
     if op == BinaryOp::Sub {
         sum.reset_hint = ResetHint::Gauge;
@@ -89,5 +106,5 @@ fn combined(op: BinaryOp, a: &FloatHistogram, b: &FloatHistogram, notes: &Notes,
     if said.bounds_reconciled {
         notes.bounds_reconciled(span, operation);
     }
-    Out::histogram(sum.compacted())
+    of(sum.compacted())
 }

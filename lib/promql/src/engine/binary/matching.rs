@@ -1,7 +1,7 @@
 //! Two vectors, element by matching element. Columns are brought together by signature first, so that a pair of series
 //! is looked at once for all steps.
 
-use super::element::element;
+use super::element::{Outcome, element};
 use super::{Operator, match_labels};
 use crate::ast::Cardinality;
 use crate::engine::column::{Column, Point, is_metadata, merge_same_labels};
@@ -114,11 +114,8 @@ impl Exec<'_> {
         let one_at = one_of_each_step(operator, sides, group, n)?;
         let matching = operator.matching;
         let one_to_one = matching.card == Cardinality::OneToOne;
-        let (fill_many, fill_one) = if sides.swapped {
-            (matching.fill_right, matching.fill_left)
-        } else {
-            (matching.fill_left, matching.fill_right)
-        };
+        // As in Prometheus `fill_left` is for the many side, on whichever side it stands.
+        let (fill_many, fill_one) = (matching.fill_left, matching.fill_right);
         let mut results = Results::default();
         let mut matched = vec![false; if one_to_one { n } else { 0 }];
         let mut pair_labels: HashMap<(usize, Option<usize>), Labels> = HashMap::new();
@@ -131,14 +128,14 @@ impl Exec<'_> {
                     (None, fill) => fill.map(Point::Float),
                 };
                 let Some(right) = right else { continue };
-                let Some(value) = self.pair(node, operator, sides.swapped, left, right) else {
-                    continue;
-                };
                 if one_to_one && std::mem::replace(&mut matched[i], true) {
                     return Err(EvalError::execution(
                         "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
                     ));
                 }
+                let Some(value) = self.pair(node, operator, sides.swapped, left, right) else {
+                    continue;
+                };
                 let labels = pair_labels.entry((m, *one)).or_insert_with(|| {
                     let one = one.map(|one| &sides.one[one].labels);
                     result_labels(operator, &column.labels, one, self.delayed())
@@ -175,11 +172,12 @@ impl Exec<'_> {
 
     fn pair(&self, node: &Node, operator: Operator<'_>, swapped: bool, many: Point<'_>, one: Point<'_>) -> Option<Out> {
         let (left, right) = if swapped { (one, many) } else { (many, one) };
-        let outcome = element(operator.op, left, right, &self.notes, node.span);
-        if operator.return_bool {
-            return Some(Out::Float(f64::from(u8::from(outcome.is_some()))));
+        match element(operator.op, left, right, &self.notes, node.span) {
+            Outcome::Value(_) if operator.return_bool => Some(Out::Float(1.0)),
+            Outcome::Value(value) => Some(value),
+            Outcome::False => operator.return_bool.then_some(Out::Float(0.0)),
+            Outcome::Senseless => None,
         }
-        outcome
     }
 }
 

@@ -30,12 +30,6 @@ enum Wanted {
     },
 }
 
-struct Places {
-    /// Of the first parameter.
-    parameter: Span,
-    vector: Span,
-}
-
 /// As OpenMetrics writes a quantile: `0.5`, `1.0`.
 fn label_value(q: f64) -> String {
     let text = General(q).to_string();
@@ -69,20 +63,14 @@ impl Exec<'_> {
                     self.notes.invalid_quantile(parameter, *q);
                 }
             }
-            all.push((
-                wanted,
-                Places {
-                    parameter,
-                    vector: vector.span,
-                },
-            ));
+            all.push(wanted);
         }
         let mut out = Vec::new();
         let mut held = self.hold(0)?;
-        for (wanted, places) in &all {
+        for wanted in &all {
             for (labels, family) in &families {
                 self.check()?;
-                let column = self.family(wanted, labels, family, &columns, node.grid.n, places);
+                let column = self.family(wanted, labels, family, &columns, node.grid.n, vector.span);
                 if column.has_any() {
                     held.add(column.weight())?;
                     out.push(column);
@@ -177,7 +165,7 @@ impl Exec<'_> {
         family: &Family,
         columns: &[Column],
         n: usize,
-        places: &Places,
+        vector: Span,
     ) -> Column {
         let name = labels.metric_name();
         let mut result_labels = if self.delayed() {
@@ -214,15 +202,15 @@ impl Exec<'_> {
             let value = match (native, classic.is_empty()) {
                 (None, true) => continue,
                 (Some(_), false) => {
-                    self.notes.mixed_classic_native(places.vector, name);
+                    self.notes.mixed_classic_native(vector, name);
                     continue;
                 }
                 (Some(histogram), true) => match wanted {
                     Wanted::Quantile { quantiles, .. } => {
-                        native::quantile(quantiles[i], histogram, &self.notes, places.parameter, name)
+                        native::quantile(quantiles[i], histogram, &self.notes, vector, name)
                     }
                     Wanted::Fraction { lower, upper } => {
-                        native::fraction(lower[i], upper[i], histogram, &self.notes, places.parameter, name)
+                        native::fraction(lower[i], upper[i], histogram, &self.notes, vector, name)
                     }
                 },
                 (None, false) => match wanted {
@@ -230,7 +218,7 @@ impl Exec<'_> {
                         let (value, forced) = classic::quantile(quantiles[i], classic);
                         if forced {
                             let shown = if self.delayed() { name } else { "" };
-                            self.notes.forced_monotonicity(places.vector, shown);
+                            self.notes.forced_monotonicity(vector, shown);
                         }
                         value
                     }

@@ -27,7 +27,7 @@ fn variance(histogram: &FloatHistogram) -> f64 {
             continue;
         }
         let value = if histogram.uses_custom_buckets() {
-            (bucket.upper + bucket.lower) / 2.0
+            middle_of_custom(&bucket)
         } else if bucket.lower <= 0.0 && bucket.upper >= 0.0 {
             0.0
         } else {
@@ -37,6 +37,21 @@ fn variance(histogram: &FloatHistogram) -> f64 {
         sum.add(bucket.count * delta * delta);
     }
     sum.both() / histogram.count
+}
+
+/// An unbounded bucket stands for its bound; the first one begins at 0 if it ends above.
+fn middle_of_custom(bucket: &Bucket) -> f64 {
+    if bucket.upper == f64::INFINITY {
+        bucket.lower
+    } else if bucket.lower == f64::NEG_INFINITY {
+        if bucket.upper > 0.0 {
+            bucket.upper / 2.0
+        } else {
+            bucket.upper
+        }
+    } else {
+        f64::midpoint(bucket.upper, bucket.lower)
+    }
 }
 
 /// In a histogram of one sign the zero bucket reaches to 0 only.
@@ -76,9 +91,14 @@ pub(super) fn quantile(q: f64, histogram: &FloatHistogram, notes: &Notes, span: 
         buckets.reverse();
     }
     let mut count = 0.0;
-    let Some(mut bucket) = buckets.last().copied() else {
-        return f64::NAN;
+    let empty = Bucket {
+        lower: 0.0,
+        upper: 0.0,
+        lower_inclusive: true,
+        upper_inclusive: true,
+        count: 0.0,
     };
+    let mut bucket = buckets.last().copied().unwrap_or(empty);
     for candidate in buckets.iter().filter(|b| b.count != 0.0) {
         bucket = *candidate;
         count += bucket.count;

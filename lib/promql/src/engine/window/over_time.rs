@@ -196,6 +196,9 @@ pub(crate) fn mad(view: &View<'_>) -> Result {
         return Ok(None);
     }
     view.note_ignored_histograms();
+    if view.floats.iter().any(|v| v.is_nan()) {
+        return float(f64::NAN);
+    }
     let median = quantile_of(0.5, &mut view.floats.to_vec());
     let mut distances: Vec<f64> = view.floats.iter().map(|v| (v - median).abs()).collect();
     float(quantile_of(0.5, &mut distances))

@@ -1,6 +1,6 @@
 //! The rate family, resets and changes.
 
-use super::{Out, View};
+use super::{Out, View, extended};
 use crate::engine::context::Evaluated;
 use crate::engine::notes::Operation;
 use crate::plan::Extended;
@@ -21,14 +21,14 @@ pub(crate) fn delta(view: &View<'_>) -> Result {
     Ok(extrapolated(view, false, false))
 }
 
-fn note_incompatible(view: &View<'_>) {
+pub(super) fn note_incompatible(view: &View<'_>) {
     view.notes.mixed_exponential_custom(view.span, view.name);
 }
 
 /// The change over the range, extrapolated to its ends where samples come close to them.
 fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out> {
     if view.extended != Extended::No {
-        return extended(view, counter, per_second);
+        return extended::change(view, counter, per_second);
     }
     if !view.floats.is_empty() && !view.histograms.is_empty() {
         view.notes.mixed_floats_histograms(view.span, view.name);
@@ -163,72 +163,6 @@ fn histogram_change(view: &View<'_>, counter: bool) -> Option<FloatHistogram> {
     Some(change)
 }
 
-/// The value on the line between two samples; a counter that fell between them is taken to have started at 0.
-fn between(view: &View<'_>, left: usize, at_ms: i64, counter: bool) -> f64 {
-    let (t0, t1) = (view.float_times[left], view.float_times[left + 1]);
-    let (mut v0, v1) = (view.floats[left], view.floats[left + 1]);
-    if counter && v1 < v0 {
-        v0 = 0.0;
-    }
-    v0 + (v1 - v0) * (at_ms - t0) as f64 / (t1 - t0) as f64
-}
-
-/// `anchored` and `smoothed`: the change between values at the very ends of the range, without extrapolation.
-fn extended(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out> {
-    if !view.histograms.is_empty() {
-        if view.floats.is_empty() {
-            return None;
-        }
-        view.notes.mixed_floats_histograms(view.span, view.name);
-        return None;
-    }
-    let times = view.float_times;
-    let (start, end) = (view.start_ms, view.end_ms);
-    let newest = times.len().checked_sub(1)?;
-    let smoothed = view.extended == Extended::Smoothed;
-    let mut first = times[..newest].partition_point(|t| *t <= start).saturating_sub(1);
-    let mut last = if smoothed {
-        times[..newest].partition_point(|t| *t < end)
-    } else {
-        newest
-    };
-    if times[last] <= start {
-        return None;
-    }
-    let left = if smoothed && times[first] < start && first < newest {
-        between(view, first, start, counter)
-    } else {
-        view.floats[first]
-    };
-    let right = if smoothed && last > 0 && times[last] > end {
-        between(view, last - 1, end, counter)
-    } else {
-        view.floats[last]
-    };
-    let mut change = right - left;
-    if counter {
-        if times[first] <= start {
-            first += 1;
-        }
-        // One past the last sample that lies within.
-        if times[last] < end {
-            last += 1;
-        }
-        let mut before = left;
-        let within = view.floats.get(first..last).unwrap_or(&[]);
-        for value in within.iter().chain([&right]) {
-            if *value < before {
-                change += before;
-            }
-            before = *value;
-        }
-    }
-    if per_second {
-        change /= view.range_ms as f64 / 1000.0;
-    }
-    Some(Out::Float(change))
-}
-
 /// A sample of either kind.
 #[derive(Clone, Copy)]
 enum Sample<'a> {
@@ -236,9 +170,9 @@ enum Sample<'a> {
     Histogram(&'a Arc<FloatHistogram>),
 }
 
-/// All samples by time, from the given float on.
-fn in_order<'a>(view: &View<'a>, from: usize) -> impl Iterator<Item = (i64, Sample<'a>)> {
-    let mut floats = view.float_times[from..].iter().zip(&view.floats[from..]).peekable();
+/// All samples by time.
+fn in_order<'a>(view: &View<'a>) -> impl Iterator<Item = (i64, Sample<'a>)> {
+    let mut floats = view.float_times.iter().zip(view.floats).peekable();
     let mut histograms = view.histogram_times.iter().zip(view.histograms).peekable();
     std::iter::from_fn(move || {
         let float_first = match (floats.peek(), histograms.peek()) {
@@ -270,7 +204,7 @@ fn last_two(view: &View<'_>, counter: bool) -> Option<Out> {
         histogram_times: &view.histogram_times[view.histogram_times.len().saturating_sub(2)..],
         ..*view
     };
-    let newest: Vec<(i64, Sample<'_>)> = in_order(&tail, 0).collect();
+    let newest: Vec<(i64, Sample<'_>)> = in_order(&tail).collect();
     let [.., (t0, before), (t1, now)] = newest.as_slice() else {
         return None;
     };
@@ -315,36 +249,26 @@ fn last_two(view: &View<'_>, counter: bool) -> Option<Out> {
     }
 }
 
-/// The float to start comparing with: with `anchored` the last one at or before the range.
-fn anchor(view: &View<'_>) -> Option<usize> {
-    if view.extended != Extended::Anchored {
-        return Some(0);
+/// The samples to compare: with `anchored` from the last one at or before the range on.
+fn compared<'a>(view: &View<'a>) -> Option<Vec<Sample<'a>>> {
+    let all: Vec<(i64, Sample<'a>)> = in_order(view).collect();
+    let mut from = 0;
+    if view.extended == Extended::Anchored {
+        let within = all.partition_point(|(time, _)| *time <= view.start_ms);
+        if within == all.len() {
+            return None;
+        }
+        from = within.saturating_sub(1);
     }
-    let newest = view.float_times.len().checked_sub(1)?;
-    if view.float_times[newest] <= view.start_ms {
-        return None;
-    }
-    Some(
-        view.float_times[..newest]
-            .partition_point(|t| *t <= view.start_ms)
-            .saturating_sub(1),
-    )
+    Some(all[from..].iter().map(|(_, sample)| *sample).collect())
 }
 
 fn count_pairs(view: &View<'_>, differ: impl Fn(Sample<'_>, Sample<'_>) -> bool) -> Result {
-    let Some(from) = anchor(view) else { return Ok(None) };
-    let mut samples = in_order(view, from).map(|(_, sample)| sample);
-    let Some(mut before) = samples.next() else {
+    let Some(samples) = compared(view) else {
         return Ok(None);
     };
-    let mut count = 0.0;
-    for now in samples {
-        if differ(before, now) {
-            count += 1.0;
-        }
-        before = now;
-    }
-    Ok(Some(Out::Float(count)))
+    let count = samples.windows(2).filter(|pair| differ(pair[0], pair[1])).count();
+    Ok(Some(Out::Float(count as f64)))
 }
 
 pub(crate) fn resets(view: &View<'_>) -> Result {
