@@ -12,6 +12,8 @@ pub(super) const FOOTER_LEN: usize = SECTIONS * 20 + 4 + 8 + 4 + 8;
 
 /// A chunk of series is closed at so many, or so many bytes of labels, or so many pages.
 pub(super) const SERIES_PER_CHUNK: usize = 256;
+/// What a reader accepts: a small table cannot claim billions of series.
+pub(super) const MAX_SERIES_PER_CHUNK: u32 = 1 << 16;
 pub(super) const LABEL_BYTES_PER_CHUNK: usize = 256 << 10;
 pub(super) const PAGES_PER_CHUNK: usize = 16 << 10;
 /// A chunk of label values is closed at so many, or so many bytes.
@@ -279,7 +281,7 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<Vec<Ser
     let mut directory_at = footer.section(Section::Directory).offset;
     let mut pages_at = footer.section(Section::Pages).offset;
     for _ in 0..count {
-        let series = u32::try_from(input.uvarint()?).ok().filter(|n| *n > 0)?;
+        let series = u32::try_from(input.uvarint()?).ok().filter(|n| (1..=MAX_SERIES_PER_CHUNK).contains(n))?;
         let chunk = SeriesChunk {
             first_series,
             series,

@@ -1,0 +1,351 @@
+//! Merging: series by labels, samples by time. Where sources have a sample for the same instant, the first source's is
+//! taken, so sources are given in the order of their parts (the lowest log index wins).
+
+use crate::SeriesPages;
+use crate::page::{
+    FloatPageBuilder, HistogramPageBuilder, HistogramSample, Page, PageError, PageSamples, decode_histograms_into,
+};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use gnomon_model::Labels;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+/// Pages are filled up to so many samples: two hours at 15 s. (Measured with `examples/density.rs`: 120 samples a page
+/// cost 14 % more bytes than 480, 1920 save 3 % and make a short read decode four times as much.)
+pub const TARGET_PAGE_SAMPLES: usize = 480;
+
+/// Series ascending by labels.
+pub type SeriesStream<E> = BoxStream<'static, Result<SeriesPages, E>>;
+
+/// One series with the pages that each source has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedSeries {
+    pub labels: Labels,
+    /// Ascending by source: position of the source, its pages.
+    pub sources: Vec<(usize, Vec<Page>)>,
+}
+
+impl MergedSeries {
+    /// The series with one list of pages.
+    ///
+    /// # Errors
+    /// When a page is damaged.
+    pub fn into_pages(self) -> Result<SeriesPages, PageError> {
+        let sources = self.sources.into_iter().map(|(_, pages)| pages).collect();
+        Ok(SeriesPages {
+            labels: self.labels,
+            pages: merge_pages(sources)?,
+        })
+    }
+}
+
+#[derive(PartialEq, Eq)]
+struct Head {
+    labels: Labels,
+    source: usize,
+    pages: Vec<Page>,
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.labels.cmp(&other.labels).then(self.source.cmp(&other.source))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A k-way merge by labels. Holds one series of each source.
+pub struct SeriesMerge<E> {
+    sources: Vec<SeriesStream<E>>,
+    heads: BinaryHeap<Reverse<Head>>,
+    is_started: bool,
+}
+
+async fn pull<E>(source: usize, stream: &mut SeriesStream<E>) -> Result<Option<Head>, E> {
+    Ok(stream.next().await.transpose()?.map(|series| Head {
+        labels: series.labels,
+        source,
+        pages: series.pages,
+    }))
+}
+
+impl<E: Send + 'static> SeriesMerge<E> {
+    /// Sources in the order of precedence: the first wins where samples are for the same instant.
+    #[must_use]
+    pub fn new(sources: Vec<SeriesStream<E>>) -> Self {
+        Self {
+            sources,
+            heads: BinaryHeap::new(),
+            is_started: false,
+        }
+    }
+
+    /// The next series, of all sources that have it; none at the end.
+    ///
+    /// # Errors
+    /// The first error of a source; the merge is of no use after it.
+    pub async fn next(&mut self) -> Result<Option<MergedSeries>, E> {
+        if !self.is_started {
+            self.is_started = true;
+            let first = self.sources.iter_mut().enumerate().map(|(i, stream)| pull(i, stream));
+            let heads = futures::future::try_join_all(first).await?;
+            self.heads.extend(heads.into_iter().flatten().map(Reverse));
+        }
+        let Some(Reverse(first)) = self.heads.pop() else {
+            return Ok(None);
+        };
+        let labels = first.labels;
+        let mut sources = vec![(first.source, first.pages)];
+        while let Some(head) = self.heads.peek_mut().filter(|head| head.0.labels == labels) {
+            let Reverse(head) = std::collections::binary_heap::PeekMut::pop(head);
+            sources.push((head.source, head.pages));
+        }
+        for (source, _) in &sources {
+            if let Some(stream) = self.sources.get_mut(*source)
+                && let Some(head) = pull(*source, stream).await?
+            {
+                self.heads.push(Reverse(head));
+            }
+        }
+        Ok(Some(MergedSeries { labels, sources }))
+    }
+}
+
+/// Merges the pages of one series. Each source's pages ascend by time and do not overlap. Pages that overlap no other
+/// and are reasonably full pass as they are; the others are decoded and written anew.
+///
+/// # Errors
+/// When a page that must be decoded is damaged.
+pub fn merge_pages(mut sources: Vec<Vec<Page>>) -> Result<Vec<Page>, PageError> {
+    if sources.len() == 1 && sources[0].iter().all(|p| is_full(p)) {
+        return Ok(sources.pop().unwrap_or_default());
+    }
+    let mut pages: Vec<(usize, Page)> = Vec::new();
+    for (source, its) in sources.into_iter().enumerate() {
+        pages.extend(its.into_iter().map(|page| (source, page)));
+    }
+    pages.sort_by_key(|(source, page)| (page.min_ts, *source));
+    let mut out = PageChunker::default();
+    let mut group: Vec<(usize, Page)> = Vec::new();
+    let mut group_end = i64::MIN;
+    for (source, page) in pages {
+        if !group.is_empty() && page.min_ts > group_end {
+            out.add_group(std::mem::take(&mut group))?;
+            group_end = page.max_ts;
+        }
+        group_end = group_end.max(page.max_ts);
+        group.push((source, page));
+    }
+    out.add_group(group)?;
+    Ok(out.finish())
+}
+
+fn is_full(page: &Page) -> bool {
+    page.count as usize >= TARGET_PAGE_SAMPLES / 2
+}
+
+#[derive(Clone, Debug)]
+enum Sample {
+    Float(f64),
+    Histogram(Box<HistogramSample>),
+}
+
+fn decode(page: &Page, source: usize, out: &mut Vec<(i64, usize, Sample)>) -> Result<(), PageError> {
+    match page.decode()? {
+        PageSamples::Floats { timestamps, values } => {
+            out.extend(timestamps.into_iter().zip(values).map(|(ts, v)| (ts, source, Sample::Float(v))));
+        }
+        PageSamples::Histograms(samples) => {
+            out.extend(samples.into_iter().map(|h| (h.timestamp_ms, source, Sample::Histogram(Box::new(h)))));
+        }
+    }
+    Ok(())
+}
+
+/// Writes samples into pages of the target size; a change between floats and histograms begins a page.
+#[derive(Default)]
+struct PageChunker {
+    pages: Vec<Page>,
+    floats: FloatPageBuilder,
+    histograms: HistogramPageBuilder,
+}
+
+impl PageChunker {
+    fn is_empty(&self) -> bool {
+        self.floats.is_empty() && self.histograms.is_empty()
+    }
+
+    fn close(&mut self) {
+        self.pages.extend(self.floats.page());
+        self.pages.extend(self.histograms.page());
+        self.floats = FloatPageBuilder::new();
+        self.histograms = HistogramPageBuilder::new();
+    }
+
+    /// Pages that overlap each other, directly or through others, and none outside of the group.
+    fn add_group(&mut self, group: Vec<(usize, Page)>) -> Result<(), PageError> {
+        if let [(_, page)] = group.as_slice()
+            && is_full(page)
+        {
+            self.close();
+            self.pages.push(page.clone());
+            return Ok(());
+        }
+        let mut samples = Vec::with_capacity(group.iter().map(|(_, p)| p.count as usize).sum());
+        for (source, page) in &group {
+            decode(page, *source, &mut samples)?;
+        }
+        if group.len() > 1 {
+            samples.sort_by_key(|(ts, source, _)| (*ts, *source));
+            samples.dedup_by_key(|(ts, _, _)| *ts);
+        }
+        for (ts, _, sample) in &samples {
+            self.push(*ts, sample);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, ts: i64, sample: &Sample) {
+        let has_room = match sample {
+            Sample::Float(_) => self.histograms.is_empty() && self.floats.len() < TARGET_PAGE_SAMPLES,
+            Sample::Histogram(_) => self.floats.is_empty() && self.histograms.len() < TARGET_PAGE_SAMPLES,
+        };
+        if !has_room {
+            self.close();
+        }
+        if self.try_push(ts, sample).is_err() && !self.is_empty() {
+            // Samples ascend, so only a full page refuses one; an empty page takes any.
+            self.close();
+            let _ = self.try_push(ts, sample);
+        }
+    }
+
+    fn try_push(&mut self, ts: i64, sample: &Sample) -> Result<(), crate::page::AppendError> {
+        match sample {
+            Sample::Float(value) => self.floats.append(ts, *value),
+            Sample::Histogram(h) => self.histograms.append(ts, &h.histogram, h.is_integer),
+        }
+    }
+
+    fn finish(mut self) -> Vec<Page> {
+        self.close();
+        self.pages
+    }
+}
+
+/// Decodes pages of either kind into one list of histograms, for callers that know there are no floats.
+///
+/// # Errors
+/// When a page is damaged or has floats.
+pub fn decode_histogram_pages(pages: &[Page]) -> Result<Vec<HistogramSample>, PageError> {
+    let mut samples = Vec::new();
+    for page in pages {
+        decode_histograms_into(&page.bytes, &mut samples)?;
+    }
+    Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_model::histogram::FloatHistogram;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// What a sample is, to the bit.
+    type Value = (bool, u64);
+
+    fn samples_of(pages: &[Page]) -> Vec<(i64, Value)> {
+        let mut out = Vec::new();
+        for page in pages {
+            match page.decode().unwrap() {
+                PageSamples::Floats { timestamps, values } => {
+                    out.extend(timestamps.into_iter().zip(values.iter().map(|v| (false, v.to_bits()))));
+                }
+                PageSamples::Histograms(samples) => {
+                    out.extend(samples.iter().map(|h| (h.timestamp_ms, (true, h.histogram.sum.to_bits()))));
+                }
+            }
+        }
+        assert!(out.windows(2).all(|w| w[0].0 < w[1].0), "samples ascend over all pages");
+        out
+    }
+
+    fn pages_of(samples: &BTreeMap<i64, Value>, per_page: usize) -> Vec<Page> {
+        let mut pages = Vec::new();
+        let mut chunker = PageChunker::default();
+        for (i, (ts, (is_histogram, bits))) in samples.iter().enumerate() {
+            if i % per_page == 0 {
+                chunker.close();
+            }
+            let value = f64::from_bits(*bits);
+            chunker.push(*ts, &if *is_histogram {
+                let histogram = FloatHistogram { sum: value, ..FloatHistogram::default() };
+                Sample::Histogram(Box::new(HistogramSample { timestamp_ms: *ts, is_integer: true, histogram }))
+            } else {
+                Sample::Float(value)
+            });
+        }
+        pages.append(&mut chunker.finish());
+        pages
+    }
+
+    fn source() -> impl Strategy<Value = (BTreeMap<i64, Value>, usize)> {
+        let value = (prop::bool::weighted(0.1), any::<u64>());
+        (prop::collection::btree_map(0..3000_i64, value, 0..400), 1..400_usize)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_first_source_wins_however_the_merge_is_grouped(sources in prop::collection::vec(source(), 1..5)) {
+            let mut expected = BTreeMap::new();
+            for (samples, _) in sources.iter().rev() {
+                expected.extend(samples.clone());
+            }
+            let expected: Vec<_> = expected.into_iter().collect();
+            let pages: Vec<Vec<Page>> = sources.iter().map(|(s, per_page)| pages_of(s, *per_page)).collect();
+            prop_assert_eq!(samples_of(&merge_pages(pages.clone()).unwrap()), expected.clone());
+            let left = pages.iter().cloned().reduce(|a, b| merge_pages(vec![a, b]).unwrap()).unwrap();
+            prop_assert_eq!(samples_of(&left), expected.clone());
+            let right = pages.iter().cloned().rev().reduce(|a, b| merge_pages(vec![b, a]).unwrap()).unwrap();
+            prop_assert_eq!(samples_of(&right), expected);
+        }
+    }
+
+    #[test]
+    fn full_pages_pass_untouched_and_small_ones_are_joined() {
+        let page = |start: i64, count: i64| {
+            let samples = (0..count).map(|i| (start + i, (false, 1.5_f64.to_bits()))).collect();
+            pages_of(&samples, 1000).remove(0)
+        };
+        let full = vec![page(0, 480), page(1000, 300)];
+        assert_eq!(merge_pages(vec![vec![full[1].clone()], vec![full[0].clone()]]).unwrap(), full);
+        let joined = merge_pages(vec![vec![page(0, 100), page(200, 100)], vec![page(400, 100)]]).unwrap();
+        assert_eq!(joined.iter().map(|p| p.count).collect::<Vec<_>>(), [300]);
+    }
+
+    #[tokio::test]
+    async fn series_come_in_order_with_all_their_sources() {
+        let series = |names: &[&str]| -> SeriesStream<PageError> {
+            let series: Vec<_> = names
+                .iter()
+                .map(|n| Ok(SeriesPages { labels: Labels::from_pairs([("__name__", n)]), pages: Vec::new() }))
+                .collect();
+            futures::stream::iter(series).boxed()
+        };
+        let mut merge = SeriesMerge::new(vec![series(&["a", "c"]), series(&[]), series(&["b", "c", "d"])]);
+        let mut found = Vec::new();
+        while let Some(s) = merge.next().await.unwrap() {
+            let sources: Vec<usize> = s.sources.iter().map(|(i, _)| *i).collect();
+            found.push((s.labels.metric_name().to_owned(), sources));
+        }
+        let expected = [("a", vec![0]), ("b", vec![2]), ("c", vec![0, 2]), ("d", vec![2])];
+        assert_eq!(found, expected.map(|(n, s)| (n.to_owned(), s)));
+    }
+}
