@@ -2,6 +2,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod clients;
+pub mod layers;
 pub mod meta;
 pub mod placement;
 pub mod raft;

@@ -1,0 +1,256 @@
+//! Which body serves what: the role in this process where it is here, a connection where it is not.
+
+use super::remote::Remote;
+use super::shard_reads::ShardReads;
+use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect};
+use crate::placement::Placement;
+use crate::router::{ShardWriter, ShardWriters};
+use gnomon_model::{Clock, NodeId, ShardId};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::{ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::v1::{MetaState, Node};
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What a directory is built from.
+pub struct DirectoryOptions {
+    pub node_id: NodeId,
+    pub states: watch::Receiver<Arc<MetaState>>,
+    pub channel: ChannelOptions,
+    pub metrics: CallMetrics,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The bodies of this process's own roles; none for a role that does not run here.
+#[derive(Clone, Default)]
+pub struct LocalServices {
+    pub shard_write: Option<Arc<dyn ShardWriteService>>,
+    pub shard_read: Option<Arc<dyn ShardReadService>>,
+    pub targets: Option<Arc<dyn TargetsService>>,
+}
+
+/// One per process. Follows the metadata state by itself.
+pub struct Directory {
+    node_id: NodeId,
+    states: watch::Receiver<Arc<MetaState>>,
+    channel: ChannelOptions,
+    metrics: CallMetrics,
+    clock: Arc<dyn Clock>,
+    retries: Retries,
+    local: RwLock<LocalServices>,
+    /// By address: a node that moves gets another connection.
+    peers: Mutex<HashMap<String, Remote>>,
+    /// Who leads a shard, where an answer has told; else its first replica.
+    leaders: RwLock<HashMap<ShardId, NodeId>>,
+    placement: watch::Sender<Arc<Placement>>,
+}
+
+impl Directory {
+    #[must_use]
+    pub fn new(options: DirectoryOptions) -> Arc<Self> {
+        let DirectoryOptions {
+            node_id,
+            states,
+            channel,
+            metrics,
+            clock,
+        } = options;
+        let directory = Self {
+            node_id,
+            states,
+            channel,
+            retries: Retries::new(3, metrics.clone()),
+            metrics,
+            clock,
+            local: RwLock::default(),
+            peers: Mutex::default(),
+            leaders: RwLock::default(),
+            placement: watch::Sender::new(Arc::default()),
+        };
+        directory.follow_state();
+        Arc::new(directory)
+    }
+
+    /// Says which roles run here. Call it before the roles make calls.
+    pub fn set_local(&self, services: LocalServices) {
+        *self.local.write() = services;
+    }
+
+    /// Keeps placement and connections in step with the metadata state until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut states = self.states.clone();
+        loop {
+            self.follow_state();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = states.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn follow_state(&self) {
+        let state = self.state();
+        match Placement::from_records(&state.epochs) {
+            Ok(placement) => {
+                self.placement.send_if_modified(|shown| {
+                    let changed = **shown != placement;
+                    if changed {
+                        *shown = Arc::new(placement);
+                    }
+                    changed
+                });
+            }
+            Err(error) => tracing::error!(%error, "the metadata state has an unusable placement epoch"),
+        }
+        let known = |address: &String| state.nodes.iter().any(|n| n.address == *address);
+        self.peers.lock().retain(|address, _| known(address));
+    }
+
+    /// The newest metadata state this process knows.
+    #[must_use]
+    pub fn state(&self) -> Arc<MetaState> {
+        self.states.borrow().clone()
+    }
+
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// The shard map, for a router.
+    #[must_use]
+    pub fn placement(&self) -> watch::Receiver<Arc<Placement>> {
+        self.placement.subscribe()
+    }
+
+    /// Nodes with a role whose lease has not ended, by this node's clock.
+    #[must_use]
+    pub fn live_nodes(&self, role: &str) -> Vec<Node> {
+        let now_ms = self.clock.now().0;
+        let state = self.state();
+        let live = state.nodes.iter().filter(|n| n.lease_until_ms >= now_ms);
+        live.filter(|n| n.roles.iter().any(|r| r == role)).cloned().collect()
+    }
+
+    /// Every shard of every epoch, ascending.
+    #[must_use]
+    pub fn shards(&self) -> Vec<ShardId> {
+        self.placement.borrow().shards()
+    }
+
+    fn remote(&self, node: NodeId) -> Result<Remote, ServiceError> {
+        let state = self.state();
+        let node = state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone());
+        let address = node.ok_or_else(|| ServiceError::Unavailable("the node's address is not known yet".into()))?;
+        self.remote_at(&address)
+            .map_err(|e| ServiceError::Unavailable(e.to_string()))
+    }
+
+    /// The services at an address, whether or not the metadata group knows it.
+    ///
+    /// # Errors
+    /// When the address cannot be one.
+    pub fn remote_at(&self, address: &str) -> Result<Remote, BadAddress> {
+        let mut peers = self.peers.lock();
+        if let Some(remote) = peers.get(address) {
+            return Ok(remote.clone());
+        }
+        let channel = connect(address, &self.channel, &self.metrics, &self.clock)?;
+        let remote = Remote::new(channel, self.retries.clone());
+        peers.insert(address.to_owned(), remote.clone());
+        Ok(remote)
+    }
+
+    /// # Errors
+    /// `Unavailable` where the node is not known, or is this one and has no such role.
+    pub fn shard_write(&self, node: NodeId) -> Result<Arc<dyn ShardWriteService>, ServiceError> {
+        if node != self.node_id {
+            return Ok(Arc::new(self.remote(node)?.shard_write()));
+        }
+        self.local.read().shard_write.clone().ok_or_else(|| no_role("ingester"))
+    }
+
+    /// # Errors
+    /// As [`Self::shard_write`].
+    pub fn shard_read(&self, node: NodeId) -> Result<Arc<dyn ShardReadService>, ServiceError> {
+        if node != self.node_id {
+            return Ok(Arc::new(self.remote(node)?.shard_read()));
+        }
+        self.local.read().shard_read.clone().ok_or_else(|| no_role("ingester"))
+    }
+
+    /// # Errors
+    /// As [`Self::shard_write`].
+    pub fn targets(&self, node: NodeId) -> Result<Arc<dyn TargetsService>, ServiceError> {
+        if node != self.node_id {
+            return Ok(Arc::new(self.remote(node)?.targets()));
+        }
+        self.local.read().targets.clone().ok_or_else(|| no_role("scraper"))
+    }
+
+    /// Reading any shard, at its leader.
+    #[must_use]
+    pub fn shard_reads(self: &Arc<Self>) -> Arc<dyn ShardReadService> {
+        Arc::new(ShardReads::new(self.clone()))
+    }
+
+    /// The node that leads a shard, as far as is known.
+    ///
+    /// # Errors
+    /// `NotFound` where no such shard is.
+    pub fn leader_of(&self, shard: ShardId) -> Result<NodeId, ServiceError> {
+        if let Some(leader) = self.leaders.read().get(&shard) {
+            return Ok(*leader);
+        }
+        let state = self.state();
+        let replicas = state.shards.iter().find(|r| r.shard == shard.0);
+        let first = replicas.and_then(|r| r.nodes.first());
+        let first = first.ok_or_else(|| ServiceError::NotFound(format!("there is no shard {shard}")))?;
+        Ok(NodeId(*first))
+    }
+
+    /// Notes that `asked` does not lead the shard or does not answer: next is `hint`, or else the next replica.
+    pub fn move_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>) {
+        let state = self.state();
+        let replicas = state.shards.iter().find(|r| r.shard == shard.0);
+        let nodes = replicas.map(|r| r.nodes.as_slice()).unwrap_or_default();
+        let at = nodes.iter().position(|n| *n == asked.0);
+        let next = nodes
+            .get(at.map_or(0, |at| (at + 1) % nodes.len()))
+            .copied()
+            .map(NodeId);
+        let Some(next) = hint.or(next) else {
+            return;
+        };
+        let mut leaders = self.leaders.write();
+        let believed = leaders.get(&shard).copied().or(nodes.first().copied().map(NodeId));
+        // Another call may have learnt better in the meantime.
+        if believed == Some(asked) {
+            leaders.insert(shard, next);
+        }
+    }
+}
+
+fn no_role(role: &str) -> ServiceError {
+    ServiceError::Unavailable(format!("the {role} of this node is not running"))
+}
+
+impl ShardWriters for Directory {
+    fn leader(&self, shard: ShardId) -> Result<ShardWriter, ServiceError> {
+        let node = self.leader_of(shard);
+        // A shard that the state does not show yet may be there in a moment.
+        let node = node.map_err(|e| ServiceError::Unavailable(e.to_string()))?;
+        let client = self.shard_write(node);
+        if client.is_err() {
+            self.move_leader(shard, node, None);
+        }
+        Ok(ShardWriter { node, client: client? })
+    }
+
+    fn not_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>) {
+        self.move_leader(shard, asked, hint);
+    }
+}

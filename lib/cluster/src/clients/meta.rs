@@ -1,0 +1,213 @@
+//! The metadata group from a node that has no replica of it (or is not its leader): goes from peer to peer.
+
+use super::remote::{Remote, RemoteMeta};
+use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect};
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use gnomon_model::Clock;
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a call looks for a leader before it gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one peer may take for one call.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks the peers of the metadata group in turn, the one that answered last first.
+pub struct MetaClient {
+    channel: ChannelOptions,
+    metrics: CallMetrics,
+    clock: Arc<dyn Clock>,
+    retries: Retries,
+    peers: Mutex<Peers>,
+}
+
+struct Peers {
+    /// Addresses with their connections; configured ones first.
+    all: Vec<(String, RemoteMeta)>,
+    /// Which one to ask next.
+    next: usize,
+    /// Addresses by node id, from the newest state seen: hints name nodes.
+    addresses: Vec<(u64, String)>,
+}
+
+impl MetaClient {
+    /// # Errors
+    /// When an address cannot be one.
+    pub fn new(
+        peers: &[String],
+        channel: ChannelOptions,
+        metrics: CallMetrics,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BadAddress> {
+        if peers.is_empty() {
+            return Err(BadAddress {
+                address: String::new(),
+                why: "no peer is named".into(),
+            });
+        }
+        let client = Self {
+            retries: Retries::new(1, metrics.clone()),
+            channel,
+            metrics,
+            clock,
+            peers: Mutex::new(Peers {
+                all: Vec::new(),
+                next: 0,
+                addresses: Vec::new(),
+            }),
+        };
+        for address in peers {
+            client.position_of(address)?;
+        }
+        Ok(client)
+    }
+
+    /// The place of an address among the peers, made where it is not there yet.
+    fn position_of(&self, address: &str) -> Result<usize, BadAddress> {
+        let mut peers = self.peers.lock();
+        if let Some(at) = peers.all.iter().position(|(a, _)| a == address) {
+            return Ok(at);
+        }
+        let channel = connect(address, &self.channel, &self.metrics, &self.clock)?;
+        let remote = Remote::new(channel, self.retries.clone()).meta();
+        peers.all.push((address.to_owned(), remote));
+        Ok(peers.all.len() - 1)
+    }
+
+    fn current(&self) -> (usize, RemoteMeta) {
+        let peers = self.peers.lock();
+        let at = peers.next % peers.all.len();
+        (at, peers.all[at].1.clone())
+    }
+
+    /// Turns to the hinted node, or to the next peer, unless another call has turned already.
+    fn turn(&self, from: usize, hint: Option<u64>) {
+        let hinted = hint.and_then(|id| {
+            let address = self.peers.lock().addresses.iter().find(|(n, _)| *n == id)?.1.clone();
+            self.position_of(&address).ok()
+        });
+        let mut peers = self.peers.lock();
+        if peers.next % peers.all.len() == from {
+            peers.next = hinted.unwrap_or((from + 1) % peers.all.len());
+        }
+    }
+
+    fn learn(&self, state: &MetaState) {
+        let addresses = state.nodes.iter().map(|n| (n.id, n.address.clone())).collect();
+        self.peers.lock().addresses = addresses;
+    }
+
+    /// Asks until a peer answers. `repeat_unknown` where asking again after an unknown outcome is harmless.
+    async fn ask<T, Asking>(&self, repeat_unknown: bool, ask: impl Fn(RemoteMeta) -> Asking) -> Result<T, ServiceError>
+    where
+        Asking: Future<Output = Result<T, ServiceError>>,
+    {
+        let mut last = None;
+        let asking = async {
+            let mut backoff = FIRST_BACKOFF;
+            loop {
+                let (at, peer) = self.current();
+                let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(peer)).await;
+                let attempt = attempt.unwrap_or_else(|_| {
+                    let why = format!("the metadata peer did not answer within {ATTEMPT_TIMEOUT:?}");
+                    Err(ServiceError::Unknown(why))
+                });
+                let error = match attempt {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                };
+                let hint = match &error {
+                    ServiceError::NotLeader { leader } => *leader,
+                    ServiceError::Unavailable(_) => None,
+                    ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) if repeat_unknown => None,
+                    ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) => {
+                        self.turn(at, None);
+                        return Err(ServiceError::Unknown(error.to_string()));
+                    }
+                    _ => return Err(error),
+                };
+                self.turn(at, hint);
+                last = Some(error);
+                tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
+            }
+        };
+        match tokio::time::timeout(PATIENCE, asking).await {
+            Ok(result) => result,
+            Err(_) => Err(last.unwrap_or_else(|| ServiceError::Unavailable("no metadata peer answers".into()))),
+        }
+    }
+}
+
+#[async_trait]
+impl MetaService for MetaClient {
+    async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        self.ask(false, |peer| {
+            let command = command.clone();
+            async move { peer.propose(command).await }
+        })
+        .await
+    }
+
+    async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
+        let state = self.ask(true, |peer| async move { peer.read().await }).await?;
+        self.learn(&state);
+        Ok(state)
+    }
+
+    /// The stream ends with an error when its peer is lost; [`follow_meta`] opens it again elsewhere.
+    async fn watch(
+        &self,
+        after_revision: u64,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        self.ask(true, |peer| async move { peer.watch(after_revision).await })
+            .await
+    }
+}
+
+/// Keeps `states` at the newest state that any peer shows, through lost connections, until `stop`.
+pub async fn follow_meta(client: Arc<MetaClient>, states: watch::Sender<Arc<MetaState>>, stop: CancellationToken) {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let following = async {
+            let revision = states.borrow().revision;
+            let mut stream = client.watch(revision).await?;
+            while let Some(state) = stream.next().await {
+                let state = state?;
+                backoff = FIRST_BACKOFF;
+                client.learn(&state);
+                states.send_if_modified(|shown| {
+                    let newer = state.revision > shown.revision;
+                    if newer {
+                        *shown = state;
+                    }
+                    newer
+                });
+            }
+            Err::<(), _>(ServiceError::Unavailable("the watch ended".into()))
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            ended = following => if let Err(error) = ended {
+                tracing::debug!(%error, "metadata watch lost; opening it again");
+            },
+        }
+        let (at, _) = client.current();
+        client.turn(at, None);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))) => {}
+        }
+        backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}

@@ -1,0 +1,19 @@
+//! The services of `gnomon_proto::service` across connections: remote bodies (gRPC clients), the server's side of
+//! them, and the directory that finds the right body for a node, a shard or the metadata group.
+
+mod directory;
+mod meta;
+mod remote;
+mod server;
+mod shard_reads;
+#[cfg(test)]
+mod tests;
+
+pub use directory::{Directory, DirectoryOptions, LocalServices};
+pub use meta::{MetaClient, follow_meta};
+pub use remote::{Remote, RemoteMeta, RemoteShardRead, RemoteShardWrite, RemoteTargets};
+pub use server::{meta_server, shard_read_server, shard_write_server, targets_server};
+pub use shard_reads::ShardReads;
+
+/// Largest message between nodes, in bytes: a page of series, the metadata state.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;

@@ -1,0 +1,181 @@
+//! gRPC clients as service bodies.
+
+use super::MAX_MESSAGE_BYTES;
+use crate::layers::{PeerChannel, Retries};
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::{MetaService, SelectStream, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::v1::meta_client::MetaClient as MetaStub;
+use gnomon_proto::v1::shard_read_client::ShardReadClient as ShardReadStub;
+use gnomon_proto::v1::shard_write_client::ShardWriteClient as ShardWriteStub;
+use gnomon_proto::v1::targets_client::TargetsClient as TargetsStub;
+use gnomon_proto::v1::{
+    AppendRequest, AppendResponse, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse,
+    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
+    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectRequest, TargetMetadataRequest,
+    TargetMetadataResponse,
+};
+use std::sync::Arc;
+use tonic::{Code, Status};
+
+/// A stub that takes and sends messages up to our limit.
+macro_rules! sized {
+    ($stub:ident, $channel:expr) => {
+        $stub::new($channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    };
+}
+/// The bodies of all services of one peer.
+#[derive(Clone)]
+pub struct Remote {
+    channel: PeerChannel,
+    retries: Retries,
+}
+
+impl Remote {
+    #[must_use]
+    pub fn new(channel: PeerChannel, retries: Retries) -> Self {
+        Self { channel, retries }
+    }
+
+    #[must_use]
+    pub fn shard_write(&self) -> RemoteShardWrite {
+        RemoteShardWrite(sized!(ShardWriteStub, self.channel))
+    }
+
+    #[must_use]
+    pub fn shard_read(&self) -> RemoteShardRead {
+        RemoteShardRead {
+            stub: sized!(ShardReadStub, self.channel),
+            retries: self.retries.clone(),
+        }
+    }
+
+    #[must_use]
+    pub fn meta(&self) -> RemoteMeta {
+        RemoteMeta(sized!(MetaStub, self.channel))
+    }
+
+    #[must_use]
+    pub fn targets(&self) -> RemoteTargets {
+        RemoteTargets {
+            stub: sized!(TargetsStub, self.channel),
+            retries: self.retries.clone(),
+        }
+    }
+}
+
+/// What a status means for the caller. One without our mark was made by a connection, not by the peer's service: then
+/// all that is known is that there is no answer.
+fn from_wire(status: Status) -> ServiceError {
+    let marked = status.metadata().contains_key("gnomon-error");
+    match status.code() {
+        Code::Internal | Code::DataLoss | Code::Cancelled | Code::Unknown | Code::Aborted if !marked => {
+            ServiceError::Unknown(format!("connection: {}", status.message()))
+        }
+        _ => ServiceError::from(status),
+    }
+}
+
+/// Appending is repeated by the router, which knows what an unknown outcome means to it.
+#[derive(Clone)]
+pub struct RemoteShardWrite(ShardWriteStub<PeerChannel>);
+
+#[async_trait]
+impl ShardWriteService for RemoteShardWrite {
+    async fn append(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+        let answer = self.0.clone().append(request).await;
+        answer.map(tonic::Response::into_inner).map_err(from_wire)
+    }
+}
+
+#[derive(Clone)]
+pub struct RemoteShardRead {
+    stub: ShardReadStub<PeerChannel>,
+    retries: Retries,
+}
+
+/// One unary call, repeated where that may help.
+macro_rules! unary {
+    ($self:ident, $method:ident, $request:ident) => {{
+        let stub = $self.stub.clone();
+        let call = move |request| {
+            let mut stub = stub.clone();
+            async move {
+                let answer = stub.$method(request).await;
+                answer.map(tonic::Response::into_inner).map_err(from_wire)
+            }
+        };
+        $self.retries.call(stringify!($method), $request, call).await
+    }};
+}
+
+#[async_trait]
+impl ShardReadService for RemoteShardRead {
+    async fn select(&self, request: SelectRequest) -> Result<SelectStream, ServiceError> {
+        let stream = unary!(self, select, request)?;
+        Ok(stream.map(|item| item.map_err(from_wire)).boxed())
+    }
+
+    async fn labels(&self, request: LabelsRequest) -> Result<LabelsResponse, ServiceError> {
+        unary!(self, labels, request)
+    }
+
+    async fn exemplars(&self, request: ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError> {
+        unary!(self, exemplars, request)
+    }
+
+    async fn metric_metadata(&self, request: MetricMetadataRequest) -> Result<MetricMetadataResponse, ServiceError> {
+        unary!(self, metric_metadata, request)
+    }
+
+    async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError> {
+        unary!(self, head_stats, request)
+    }
+}
+
+/// One peer of the metadata group; [`super::MetaClient`] goes from peer to peer.
+#[derive(Clone)]
+pub struct RemoteMeta(MetaStub<PeerChannel>);
+
+#[async_trait]
+impl MetaService for RemoteMeta {
+    async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        let answer = self.0.clone().propose(command).await;
+        answer.map(tonic::Response::into_inner).map_err(from_wire)
+    }
+
+    async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
+        let answer = self.0.clone().read(MetaReadRequest {}).await;
+        answer.map(|state| Arc::new(state.into_inner())).map_err(from_wire)
+    }
+
+    async fn watch(
+        &self,
+        after_revision: u64,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        let request = MetaWatchRequest { after_revision };
+        let stream = self.0.clone().watch(request).await.map_err(from_wire)?.into_inner();
+        Ok(stream.map(|item| item.map(Arc::new).map_err(from_wire)).boxed())
+    }
+}
+
+#[derive(Clone)]
+pub struct RemoteTargets {
+    stub: TargetsStub<PeerChannel>,
+    retries: Retries,
+}
+
+#[async_trait]
+impl TargetsService for RemoteTargets {
+    async fn list_targets(&self, request: ListTargetsRequest) -> Result<ListTargetsResponse, ServiceError> {
+        unary!(self, list_targets, request)
+    }
+
+    async fn target_metadata(&self, request: TargetMetadataRequest) -> Result<TargetMetadataResponse, ServiceError> {
+        unary!(self, target_metadata, request)
+    }
+}

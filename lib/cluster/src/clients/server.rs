@@ -1,0 +1,130 @@
+//! Service bodies behind a gRPC listener.
+
+use super::MAX_MESSAGE_BYTES;
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::{MetaService, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::v1::meta_server::{Meta, MetaServer};
+use gnomon_proto::v1::shard_read_server::{ShardRead, ShardReadServer};
+use gnomon_proto::v1::shard_write_server::{ShardWrite, ShardWriteServer};
+use gnomon_proto::v1::targets_server::{Targets, TargetsServer};
+use gnomon_proto::v1::{
+    AppendRequest, AppendResponse, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse,
+    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
+    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest,
+    TargetMetadataRequest, TargetMetadataResponse,
+};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// A body behind a listener.
+pub struct Served<S: ?Sized>(Arc<S>);
+
+macro_rules! serve {
+    ($(#[$doc:meta])* $name:ident, $service:path, $server:ident) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(service: Arc<dyn $service>) -> $server<Served<dyn $service>> {
+            $server::new(Served(service))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        }
+    };
+}
+
+serve!(
+    /// Appending to the shards of this node.
+    shard_write_server, ShardWriteService, ShardWriteServer
+);
+serve!(
+    /// Reading the heads of this node.
+    shard_read_server, ShardReadService, ShardReadServer
+);
+serve!(
+    /// The metadata group, where this node has a replica of it.
+    meta_server, MetaService, MetaServer
+);
+serve!(
+    /// The targets of this node's scraper.
+    targets_server, TargetsService, TargetsServer
+);
+
+type Stream<T> = BoxStream<'static, Result<T, Status>>;
+
+fn answer<T>(result: Result<T, ServiceError>) -> Result<Response<T>, Status> {
+    Ok(Response::new(result?))
+}
+
+#[async_trait]
+impl ShardWrite for Served<dyn ShardWriteService> {
+    async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
+        answer(self.0.append(request.into_inner()).await)
+    }
+}
+
+#[async_trait]
+impl ShardRead for Served<dyn ShardReadService> {
+    type SelectStream = Stream<SelectBatch>;
+
+    async fn select(&self, request: Request<SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
+        let stream = self.0.select(request.into_inner()).await?;
+        Ok(Response::new(stream.map(|item| item.map_err(Status::from)).boxed()))
+    }
+
+    async fn labels(&self, request: Request<LabelsRequest>) -> Result<Response<LabelsResponse>, Status> {
+        answer(self.0.labels(request.into_inner()).await)
+    }
+
+    async fn exemplars(&self, request: Request<ExemplarsRequest>) -> Result<Response<ExemplarsResponse>, Status> {
+        answer(self.0.exemplars(request.into_inner()).await)
+    }
+
+    async fn metric_metadata(
+        &self,
+        request: Request<MetricMetadataRequest>,
+    ) -> Result<Response<MetricMetadataResponse>, Status> {
+        answer(self.0.metric_metadata(request.into_inner()).await)
+    }
+
+    async fn head_stats(&self, request: Request<HeadStatsRequest>) -> Result<Response<HeadStatsResponse>, Status> {
+        answer(self.0.head_stats(request.into_inner()).await)
+    }
+}
+
+#[async_trait]
+impl Meta for Served<dyn MetaService> {
+    type WatchStream = Stream<MetaState>;
+
+    async fn propose(&self, request: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
+        answer(self.0.propose(request.into_inner()).await)
+    }
+
+    async fn read(&self, _: Request<MetaReadRequest>) -> Result<Response<MetaState>, Status> {
+        answer(self.0.read().await.map(Arc::unwrap_or_clone))
+    }
+
+    async fn watch(&self, request: Request<MetaWatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let stream = self.0.watch(request.into_inner().after_revision).await?;
+        let states = stream.map(|item| item.map(Arc::unwrap_or_clone).map_err(Status::from));
+        Ok(Response::new(states.boxed()))
+    }
+}
+
+#[async_trait]
+impl Targets for Served<dyn TargetsService> {
+    async fn list_targets(
+        &self,
+        request: Request<ListTargetsRequest>,
+    ) -> Result<Response<ListTargetsResponse>, Status> {
+        answer(self.0.list_targets(request.into_inner()).await)
+    }
+
+    async fn target_metadata(
+        &self,
+        request: Request<TargetMetadataRequest>,
+    ) -> Result<Response<TargetMetadataResponse>, Status> {
+        answer(self.0.target_metadata(request.into_inner()).await)
+    }
+}

@@ -1,0 +1,99 @@
+//! A connection to one peer with its layers.
+
+use super::{CallMetrics, TraceLayer};
+use gnomon_model::Clock;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::transport::Endpoint;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceBuilder};
+
+/// A connection that is made when first used and made again when lost; cloning shares it.
+pub type PeerChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
+/// How connections to peers behave.
+#[derive(Clone, Debug)]
+pub struct ChannelOptions {
+    pub connect_timeout: Duration,
+    /// Until an answer begins. A caller's own deadline comes before it.
+    pub call_timeout: Duration,
+    /// Calls under way to one peer; more are turned away at once.
+    pub max_calls: usize,
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ChannelOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(2),
+            call_timeout: Duration::from_secs(120),
+            max_calls: 1024,
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// An address that no connection can be made to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("peer address {address:?} is not host:port: {why}")]
+pub struct BadAddress {
+    pub address: String,
+    pub why: String,
+}
+
+/// Builds the connection to `address` (host:port); nothing is sent yet.
+///
+/// # Errors
+/// When the address cannot be one.
+pub fn connect(
+    address: &str,
+    options: &ChannelOptions,
+    metrics: &CallMetrics,
+    clock: &Arc<dyn Clock>,
+) -> Result<PeerChannel, BadAddress> {
+    let bad = |error: tonic::transport::Error| BadAddress {
+        address: address.to_owned(),
+        why: error.to_string(),
+    };
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(bad)?
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(15)))
+        .connect_timeout(options.connect_timeout)
+        .http2_keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .connect_lazy();
+    let peer: Arc<str> = address.into();
+    let max_calls = options.max_calls;
+    let stack = ServiceBuilder::new()
+        .layer(TraceLayer {
+            peer: peer.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        })
+        .map_err(move |error: BoxError| refusal(error, &peer, max_calls))
+        .load_shed()
+        .concurrency_limit(max_calls)
+        .timeout(options.call_timeout)
+        .service(channel);
+    Ok(BoxCloneSyncService::new(stack))
+}
+
+/// Errors of the layers and the connection as a status, which callers understand.
+fn refusal(error: BoxError, peer: &str, max_calls: usize) -> Status {
+    if error.is::<tower::load_shed::error::Overloaded>() {
+        return Status::unavailable(format!("{max_calls} calls to {peer} are under way already"));
+    }
+    if error.is::<tower::timeout::error::Elapsed>() {
+        return Status::deadline_exceeded(format!("{peer} did not answer in time"));
+    }
+    Status::from_error(error)
+}

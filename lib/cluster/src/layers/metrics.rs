@@ -1,0 +1,54 @@
+//! Counts and durations of remote calls.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// One per process; cloning shares it.
+#[derive(Clone, Debug)]
+pub struct CallMetrics {
+    /// By service, method and outcome (a gRPC code's name, or `unreachable`).
+    pub(super) calls: IntCounterVec,
+    /// Until the answer begins.
+    pub(super) seconds: HistogramVec,
+    pub(super) in_flight: IntGaugeVec,
+    pub(super) retries: IntCounterVec,
+}
+
+impl CallMetrics {
+    /// # Errors
+    /// When `registry` has metrics of these names already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let calls = IntCounterVec::new(
+            Opts::new("gnomon_client_calls_total", "Calls made of other nodes, by outcome."),
+            &["service", "method", "outcome"],
+        )?;
+        let buckets = vec![
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ];
+        let seconds = HistogramVec::new(
+            HistogramOpts::new("gnomon_client_call_seconds", "Time until other nodes began to answer.")
+                .buckets(buckets),
+            &["service", "method"],
+        )?;
+        let in_flight = IntGaugeVec::new(
+            Opts::new(
+                "gnomon_client_calls_in_flight",
+                "Calls of other nodes that have no answer yet.",
+            ),
+            &["service"],
+        )?;
+        let retries = IntCounterVec::new(
+            Opts::new("gnomon_client_retries_total", "Calls made again after a passing error."),
+            &["method"],
+        )?;
+        registry.register(Box::new(calls.clone()))?;
+        registry.register(Box::new(seconds.clone()))?;
+        registry.register(Box::new(in_flight.clone()))?;
+        registry.register(Box::new(retries.clone()))?;
+        Ok(Self {
+            calls,
+            seconds,
+            in_flight,
+            retries,
+        })
+    }
+}
