@@ -1,1 +1,32 @@
 //! The querier role: the HTTP API, query planning over shards and blocks, merging.
+//!
+//! ```text
+//! request -> form/params -> parse, plan -> run (gate) -> fanout: shard heads | blocks -> merge -> engine -> JSON
+//! ```
+//!
+//! [`api_router`] makes the HTTP interface out of an [`ApiState`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod answer;
+mod api;
+mod buckets;
+mod error;
+mod fanout;
+mod form;
+mod gojson;
+mod instant;
+mod json;
+mod metrics;
+mod page;
+mod params;
+mod router;
+mod run;
+mod state;
+
+pub use error::{ApiError, ErrorType};
+pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, StoredBlocks};
+pub use router::{ApiSetupError, api_router};
+pub use state::{
+    ApiState, BuildInfo, ConfigInfo, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions, RuntimeInfo, Scrapers, WebOptions,
+};

@@ -1,0 +1,106 @@
+//! A successful answer: the envelope `{"status":"success","data":…}` around what an endpoint gives.
+
+use crate::json::{Gone, Json};
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Chunks between the writer and the connection.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// Writes `data`.
+pub(crate) type Write = Box<dyn FnOnce(&mut Json) -> Result<(), Gone> + Send>;
+
+/// What an endpoint gives.
+pub(crate) struct Answer {
+    data: Write,
+    /// Large ones are written chunk by chunk, on a thread of their own.
+    large: bool,
+    warnings: Vec<String>,
+    infos: Vec<String>,
+}
+
+impl Answer {
+    pub(crate) fn new(large: bool, data: Write) -> Self {
+        Self {
+            data,
+            large,
+            warnings: Vec::new(),
+            infos: Vec::new(),
+        }
+    }
+
+    /// A plain structure; strings escaped as Go's `encoding/json` does.
+    pub(crate) fn of(data: &impl Serialize) -> Result<Self, crate::ApiError> {
+        let text = crate::gojson::to_string(data).map_err(|e| {
+            crate::ApiError::new(crate::ErrorType::Internal, format!("the answer cannot be written: {e}"))
+        })?;
+        Ok(Self::new(
+            false,
+            Box::new(move |json| {
+                json.raw(&text);
+                Ok(())
+            }),
+        ))
+    }
+
+    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+        self.warnings.extend(warnings);
+        self
+    }
+
+    pub(crate) fn with_infos(mut self, infos: Vec<String>) -> Self {
+        self.infos.extend(infos);
+        self
+    }
+
+    fn write(self, json: &mut Json) -> Result<(), Gone> {
+        json.raw(r#"{"status":"success","data":"#);
+        (self.data)(json)?;
+        for (name, texts) in [("warnings", &self.warnings), ("infos", &self.infos)] {
+            if !texts.is_empty() {
+                json.raw(",\"");
+                json.raw(name);
+                json.raw("\":[");
+                json.list(texts, |json, text| json.text_for_html(text))?;
+                json.raw("]");
+            }
+        }
+        json.raw("}");
+        Ok(())
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        if !self.large {
+            let mut json = Json::buffer();
+            // A buffer has no reader that could go.
+            let _ = self.write(&mut json);
+            return json_response(StatusCode::OK, json.into_bytes());
+        }
+        let (sink, chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
+        tokio::task::spawn_blocking(move || {
+            let mut json = Json::chunks(sink);
+            let written = self.write(&mut json).and_then(|()| json.finish());
+            if written.is_err() {
+                tracing::debug!("client went away before the answer was written");
+            }
+        });
+        let stream = ReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>);
+        json_response(StatusCode::OK, Body::from_stream(stream))
+    }
+}
+
+pub(crate) fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,101 @@
+//! `metadata` and `targets/metadata`.
+
+use crate::answer::Answer;
+use crate::error::ApiError;
+use crate::fanout::Scope;
+use crate::form::Form;
+use crate::gojson::LabelsObject;
+use crate::params;
+use crate::router::Api;
+use axum::extract::State;
+use gnomon_model::LabelsRef;
+use gnomon_proto::v1;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A limit of this endpoint family: none where it is absent or negative.
+fn lenient_limit(form: &Form, name: &str) -> Result<Option<usize>, ApiError> {
+    match form.get(name) {
+        "" => Ok(None),
+        text => match params::go_integer(text) {
+            Ok(limit) => Ok(usize::try_from(limit).ok()),
+            Err(_) => Err(ApiError::bad_data(format!("{name} must be a number"))),
+        },
+    }
+}
+
+/// `/metadata`: what the shards know of each metric.
+pub(super) async fn of_metrics(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
+    let limit = lenient_limit(&form, "limit")?;
+    let per_metric = lenient_limit(&form, "limit_per_metric")?.filter(|limit| *limit > 0);
+    let scope = api.scope(&form);
+    let found = api
+        .gather(api.state.fanout.metadata(&scope, form.get("metric")))
+        .await?;
+    let cut: BTreeMap<_, Vec<_>> = found
+        .into_iter()
+        .take(limit.unwrap_or(usize::MAX))
+        .map(|(metric, entries)| {
+            (
+                metric,
+                entries.into_iter().take(per_metric.unwrap_or(usize::MAX)).collect(),
+            )
+        })
+        .collect();
+    Ok(Answer::of(&cut)?.with_warnings(api.said(&scope)))
+}
+
+#[derive(Serialize)]
+struct OfTarget<'a> {
+    target: LabelsObject<'a>,
+    /// Absent where one metric was asked for.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    metric: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    help: &'a str,
+    unit: &'a str,
+}
+
+/// `/targets/metadata`: what each target said in its last scrape.
+pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
+    let limit = lenient_limit(&form, "limit")?;
+    let match_target = form.get("match_target");
+    if !match_target.is_empty() {
+        gnomon_promql::parse_selector(match_target).map_err(|e| ApiError::parameter("match_target", e))?;
+    }
+    let metric = form.get("metric");
+    let request = v1::TargetMetadataRequest {
+        match_target: match_target.to_owned(),
+        metric: metric.to_owned(),
+        limit: limit.map_or(0, |limit| limit as u64),
+    };
+    let scope = api.scope(&form);
+    let mut found = api.gather(target_metadata(&api, &scope, request)).await?;
+    found.sort_by(|a, b| (&a.target_labels, &a.metric).cmp(&(&b.target_labels, &b.metric)));
+    found.truncate(limit.unwrap_or(usize::MAX));
+    let shown: Vec<_> = found
+        .iter()
+        .map(|entry| OfTarget {
+            target: LabelsObject(LabelsRef::from_canonical(&entry.target_labels)),
+            metric: if metric.is_empty() { &entry.metric } else { "" },
+            kind: &entry.r#type,
+            help: &entry.help,
+            unit: &entry.unit,
+        })
+        .collect();
+    Ok(Answer::of(&shown)?.with_warnings(api.said(&scope)))
+}
+
+async fn target_metadata(
+    api: &Api,
+    scope: &Scope,
+    request: v1::TargetMetadataRequest,
+) -> Result<Vec<v1::TargetMetadata>, ApiError> {
+    let answers = api.ask_scrapers(scope, |scraper| {
+        let request = request.clone();
+        async move { scraper.target_metadata(request).await }
+    });
+    Ok(answers.await?.into_iter().flat_map(|answer| answer.metadata).collect())
+}

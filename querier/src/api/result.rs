@@ -1,0 +1,211 @@
+//! `data` of a query: `{"resultType":…,"result":…,"stats":…}`.
+
+use crate::answer::Answer;
+use crate::gojson;
+use crate::json::{Gone, Json};
+use crate::run::Outcome;
+use gnomon_promql::{InstantSample, RangeSeries, SampleValue, Value};
+use serde::Serialize;
+use std::time::Duration;
+
+/// Answers with more points than this are written chunk by chunk.
+const LARGE_POINTS: usize = 5_000;
+
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Stats {
+    timings: Timings,
+    samples: Samples,
+}
+
+/// Seconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Timings {
+    eval_total_time: f64,
+    result_sort_time: f64,
+    query_preparation_time: f64,
+    inner_eval_time: f64,
+    exec_queue_time: f64,
+    exec_total_time: f64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Samples {
+    total_queryable_samples: u64,
+    peak_samples: u64,
+}
+
+impl Stats {
+    pub(super) fn of(outcome: &Outcome, prepared: Duration) -> Self {
+        let evaluated = outcome.evaluated.as_secs_f64();
+        Self {
+            timings: Timings {
+                eval_total_time: evaluated,
+                // Results come sorted.
+                result_sort_time: 0.0,
+                query_preparation_time: prepared.as_secs_f64(),
+                inner_eval_time: evaluated,
+                exec_queue_time: outcome.queued.as_secs_f64(),
+                exec_total_time: evaluated + outcome.queued.as_secs_f64(),
+            },
+            samples: Samples {
+                total_queryable_samples: outcome.result.stats.samples_read,
+                peak_samples: outcome.result.stats.peak_samples,
+            },
+        }
+    }
+}
+
+pub(super) fn answer(value: Value, stats: Option<Stats>, explain: Option<String>) -> Answer {
+    let points = match &value {
+        Value::Scalar { .. } | Value::String { .. } => 1,
+        Value::Vector(samples) => samples.len(),
+        Value::Matrix(series) => series.iter().map(|s| s.floats.len() + 8 * s.histograms.len() + 1).sum(),
+    };
+    let write = move |json: &mut Json| {
+        json.raw(r#"{"resultType":""#);
+        json.raw(value.type_name());
+        json.raw(r#"","result":"#);
+        write_value(json, &value)?;
+        if let Some(text) = stats.and_then(|stats| gojson::to_string(&stats).ok()) {
+            json.raw(r#","stats":"#);
+            json.raw(&text);
+        }
+        if let Some(text) = &explain {
+            json.raw(r#","explain":"#);
+            json.text_for_html(text);
+        }
+        json.raw("}");
+        Ok(())
+    };
+    Answer::new(points > LARGE_POINTS, Box::new(write))
+}
+
+fn write_value(json: &mut Json, value: &Value) -> Result<(), Gone> {
+    match value {
+        Value::Scalar { timestamp_ms, value } => json.point(*timestamp_ms, *value),
+        Value::String { timestamp_ms, text } => {
+            json.raw("[");
+            json.timestamp(*timestamp_ms);
+            json.raw(",");
+            json.text_for_html(text);
+            json.raw("]");
+        }
+        Value::Vector(samples) => {
+            json.raw("[");
+            json.list(samples, write_sample)?;
+            json.raw("]");
+        }
+        Value::Matrix(series) => {
+            json.raw("[");
+            for (i, series) in series.iter().enumerate() {
+                if i > 0 {
+                    json.raw(",");
+                }
+                write_series(json, series)?;
+            }
+            json.raw("]");
+        }
+    }
+    Ok(())
+}
+
+fn write_sample(json: &mut Json, sample: &InstantSample) {
+    json.raw(r#"{"metric":"#);
+    json.labels(sample.labels.as_ref());
+    match &sample.value {
+        SampleValue::Float(value) => {
+            json.raw(r#","value":"#);
+            json.point(sample.timestamp_ms, *value);
+        }
+        SampleValue::Histogram(histogram) => {
+            json.raw(r#","histogram":"#);
+            json.histogram_point(sample.timestamp_ms, histogram);
+        }
+    }
+    json.raw("}");
+}
+
+fn write_series(json: &mut Json, series: &RangeSeries) -> Result<(), Gone> {
+    json.raw(r#"{"metric":"#);
+    json.labels(series.labels.as_ref());
+    if !series.floats.is_empty() {
+        json.raw(r#","values":["#);
+        json.list(&series.floats, |json, (t, v)| json.point(*t, *v))?;
+        json.raw("]");
+    }
+    if !series.histograms.is_empty() {
+        json.raw(r#","histograms":["#);
+        json.list(&series.histograms, |json, (t, h)| json.histogram_point(*t, h))?;
+        json.raw("]");
+    }
+    json.raw("}");
+    json.breathe()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_model::Labels;
+    use gnomon_model::histogram::{FloatHistogram, Span};
+    use std::sync::Arc;
+
+    fn written(value: &Value) -> String {
+        let mut json = Json::buffer();
+        write_value(&mut json, value).unwrap();
+        String::from_utf8(json.into_bytes().to_vec()).unwrap()
+    }
+
+    fn histogram() -> Arc<FloatHistogram> {
+        Arc::new(FloatHistogram {
+            schema: 0,
+            count: 3.0,
+            sum: 4.5,
+            positive_spans: vec![Span { offset: 1, length: 1 }],
+            positive_buckets: vec![3.0],
+            ..FloatHistogram::default()
+        })
+    }
+
+    #[test]
+    fn values_of_all_types_are_as_prometheus_writes_them() {
+        let labels = Labels::from_pairs([("__name__", "up"), ("job", "a")]);
+        let scalar = Value::Scalar {
+            timestamp_ms: 1_500,
+            value: 2.5,
+        };
+        assert_eq!(written(&scalar), r#"[1.500,"2.5"]"#);
+        let string = Value::String {
+            timestamp_ms: 1_000,
+            text: "a<b".into(),
+        };
+        assert_eq!(written(&string), r#"[1,"a\u003cb"]"#);
+        let vector = Value::Vector(vec![
+            InstantSample {
+                labels: labels.clone(),
+                timestamp_ms: 1_000,
+                value: SampleValue::Float(1.0),
+            },
+            InstantSample {
+                labels: Labels::empty(),
+                timestamp_ms: 1_000,
+                value: SampleValue::Histogram(histogram()),
+            },
+        ]);
+        assert_eq!(
+            written(&vector),
+            r#"[{"metric":{"__name__":"up","job":"a"},"value":[1,"1"]},{"metric":{},"histogram":[1,{"count":"3","sum":"4.5","buckets":[[0,"1","2","3"]]}]}]"#
+        );
+        let matrix = Value::Matrix(vec![RangeSeries {
+            labels,
+            floats: vec![(0, 1.0), (1_000, f64::NAN)],
+            histograms: vec![(2_000, Arc::new(FloatHistogram::default()))],
+        }]);
+        assert_eq!(
+            written(&matrix),
+            r#"[{"metric":{"__name__":"up","job":"a"},"values":[[0,"1"],[1,"NaN"]],"histograms":[[2,{"count":"0","sum":"0"}]]}]"#
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! Label names and values, exemplars and metadata: small answers, gathered whole.
+
+use super::open::{Replan, block_name, shard_name, shard_result, view, within};
+use super::plan::{FanoutPlan, Selection};
+use super::stream::ended_early;
+use super::{Fanout, OPEN_TIMEOUT, Scope, wire_sets};
+use crate::error::ApiError;
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt};
+use gnomon_model::{Labels, LabelsRef, Matcher, ShardId};
+use gnomon_proto::{ServiceError, v1};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Blocks that are asked at the same time.
+const BLOCKS_AT_ONCE: usize = 16;
+
+/// One exemplar, as a shard has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Exemplar {
+    pub(crate) labels: Labels,
+    pub(crate) value: f64,
+    pub(crate) timestamp_ms: i64,
+}
+
+/// By series, each ascending by time.
+pub(crate) type Exemplars = BTreeMap<Labels, Vec<Exemplar>>;
+
+/// What is known of a metric.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub(crate) struct Metadata {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) help: String,
+    pub(crate) unit: String,
+}
+
+impl Fanout {
+    /// Names, or the values of one label, of series that match any of `sets` (all series if there is none).
+    pub(crate) async fn labels(
+        &self,
+        scope: &Scope,
+        name: Option<&str>,
+        sets: &[Vec<Matcher>],
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Result<BTreeSet<String>, ApiError> {
+        let selection = Selection {
+            // Narrows the shards; with several sets all are asked.
+            matchers: if let [set] = sets { set.clone() } else { Vec::new() },
+            start_ms,
+            end_ms,
+            labels_only: true,
+        };
+        let attempt = |plan: FanoutPlan| async move {
+            let of_block = |block| self.block_labels(scope, name, sets, block).boxed();
+            let blocks: Vec<BoxFuture<'_, _>> = plan.blocks.iter().map(of_block).collect();
+            let blocks = futures::stream::iter(blocks).buffered(BLOCKS_AT_ONCE);
+            let of_shard = |(shard, parts): (&ShardId, &Vec<u64>)| {
+                let request = v1::LabelsRequest {
+                    tenant: self.tenant.to_string(),
+                    shard: shard.0,
+                    name: name.unwrap_or("").to_owned(),
+                    matchers: wire_sets(sets),
+                    start_ms,
+                    end_ms,
+                    view: Some(view(&plan, parts)),
+                    limit: 0,
+                };
+                self.shard_labels(scope, *shard, request).boxed()
+            };
+            let shards: Vec<BoxFuture<'_, _>> = plan.shards.iter().map(of_shard).collect();
+            let (blocks, shards) = futures::join!(blocks.collect::<Vec<_>>(), join_all(shards));
+            let mut all = BTreeSet::new();
+            for values in blocks.into_iter().chain(shards) {
+                for value in values? {
+                    if !all.contains(&value) {
+                        scope.charge(value.len() as u64, 0)?;
+                        all.insert(value);
+                    }
+                }
+            }
+            Ok(all)
+        };
+        self.replanning(scope, &selection, attempt).await
+    }
+
+    async fn shard_labels(
+        &self,
+        scope: &Scope,
+        shard: ShardId,
+        request: v1::LabelsRequest,
+    ) -> Result<Vec<String>, Replan> {
+        let name = shard_name(shard, request.start_ms, request.end_ms);
+        let answer = within(OPEN_TIMEOUT, self.shards.labels(request)).await;
+        let answer = shard_result(scope, &name, answer)?;
+        Ok(answer.map(|labels| labels.values).unwrap_or_default())
+    }
+
+    async fn block_labels(
+        &self,
+        scope: &Scope,
+        name: Option<&str>,
+        sets: &[Vec<Matcher>],
+        block: &v1::BlockRecord,
+    ) -> Result<Vec<String>, Replan> {
+        match within(OPEN_TIMEOUT, self.blocks.labels(block, name, sets)).await {
+            Ok(values) => Ok(values),
+            Err(ServiceError::NotFound(_)) => Err(Replan::Missing(block.id.clone())),
+            Err(error) => Ok(ended_early(scope, &block_name(block), error).map(|()| Vec::new())?),
+        }
+    }
+
+    /// Asks every shard at once.
+    async fn ask_all<'a, T>(
+        &'a self,
+        ask: impl Fn(u32) -> BoxFuture<'a, Result<T, ServiceError>> + Send,
+    ) -> Result<Vec<(ShardId, Result<T, ServiceError>)>, ApiError> {
+        let shards = self.all_shards().await?;
+        let asked: Vec<_> = shards.iter().map(|shard| within(OPEN_TIMEOUT, ask(shard.0))).collect();
+        Ok(shards.iter().copied().zip(join_all(asked).await).collect())
+    }
+
+    /// Exemplars of series that match any of `sets`, from the shards (blocks have none).
+    pub(crate) async fn exemplars(
+        &self,
+        scope: &Scope,
+        sets: &[Vec<Matcher>],
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Result<Exemplars, ApiError> {
+        let answers = self.ask_all(|shard| {
+            self.shards.exemplars(v1::ExemplarsRequest {
+                tenant: self.tenant.to_string(),
+                shard,
+                matchers: wire_sets(sets),
+                start_ms,
+                end_ms,
+            })
+        });
+        let mut all = Exemplars::new();
+        for (shard, answer) in answers.await? {
+            let added = answer.and_then(|answer| {
+                let add = |series| add_exemplars(&mut all, series);
+                answer.series.into_iter().map(add).sum::<Result<u64, ServiceError>>()
+            });
+            match added {
+                Ok(bytes) => scope.charge(bytes, 0)?,
+                Err(error) => ended_early(scope, &shard_name(shard, start_ms, end_ms), error)?,
+            }
+        }
+        for exemplars in all.values_mut() {
+            exemplars.sort_by_key(|e| e.timestamp_ms);
+            exemplars.dedup();
+        }
+        Ok(all)
+    }
+
+    /// Metadata by metric; of one metric if it is not empty.
+    pub(crate) async fn metadata(
+        &self,
+        scope: &Scope,
+        metric: &str,
+    ) -> Result<BTreeMap<String, BTreeSet<Metadata>>, ApiError> {
+        let answers = self.ask_all(|shard| {
+            self.shards.metric_metadata(v1::MetricMetadataRequest {
+                tenant: self.tenant.to_string(),
+                shard,
+                metric: metric.to_owned(),
+                limit: 0,
+            })
+        });
+        let mut all = BTreeMap::<String, BTreeSet<Metadata>>::new();
+        for (shard, answer) in answers.await? {
+            match answer {
+                Ok(answer) => {
+                    for entry in answer.metadata {
+                        scope.charge((entry.metric.len() + entry.help.len()) as u64, 0)?;
+                        all.entry(entry.metric).or_default().insert(Metadata {
+                            kind: entry.r#type,
+                            help: entry.help,
+                            unit: entry.unit,
+                        });
+                    }
+                }
+                Err(error) => ended_early(scope, &format!("shard {shard} (metadata)"), error)?,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Statistics of every head that answers.
+    pub(crate) async fn head_stats(&self, scope: &Scope, limit: u32) -> Result<Vec<v1::HeadStatsResponse>, ApiError> {
+        let answers = self.ask_all(|shard| self.shards.head_stats(v1::HeadStatsRequest { shard, limit }));
+        let mut all = Vec::new();
+        for (shard, answer) in answers.await? {
+            match answer {
+                Ok(stats) => all.push(stats),
+                Err(error) => ended_early(scope, &format!("shard {shard} (head statistics)"), error)?,
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// About how many bytes were added.
+fn add_exemplars(all: &mut Exemplars, series: v1::SeriesExemplars) -> Result<u64, ServiceError> {
+    let checked = |bytes: &[u8]| match LabelsRef::checked(bytes) {
+        Ok(labels) => Ok(labels.to_owned()),
+        Err(error) => Err(ServiceError::Internal(error.to_string())),
+    };
+    let mut bytes = series.labels.len() as u64;
+    let entry = all.entry(checked(&series.labels)?).or_default();
+    for exemplar in series.exemplars {
+        bytes += 16 + exemplar.labels.len() as u64;
+        entry.push(Exemplar {
+            labels: checked(&exemplar.labels)?,
+            value: exemplar.value,
+            timestamp_ms: exemplar.timestamp_ms,
+        });
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,117 @@
+//! From a selection to one sorted stream of series: every shard's head and the blocks that a view of the catalogue
+//! names, replanned when the view turns out to be old.
+//!
+//! Invariant: a sample is in exactly one of the places asked. A shard is told which parts are taken from blocks; where
+//! it has dropped one that is not named it answers `StaleView`, and so does, in effect, an object that is gone. Both
+//! lead to a fresh view and a new plan, before anything was given out.
+
+mod blocks;
+mod labels;
+mod open;
+mod plan;
+mod samples;
+mod scope;
+mod source;
+mod stream;
+
+pub use blocks::{BlockReads, StoredBlocks};
+pub use plan::{FanoutPlan, Selection};
+pub use scope::{FetchLimits, Scope};
+pub(crate) use source::Fetched;
+pub(crate) use stream::Merge;
+pub use stream::SeriesStream;
+
+use crate::error::{ApiError, ErrorType};
+use gnomon_model::{MatchOp, Matcher, ShardId, TenantId};
+use gnomon_proto::service::{MetaService, ShardReadService};
+use gnomon_proto::v1::{self, label_matcher::Op};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long a source may take to give its first series.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a plan may turn out to be old before that is an error.
+const MAX_REPLANS: usize = 8;
+
+/// Everything that a querier reads samples from.
+pub struct Fanout {
+    pub tenant: TenantId,
+    /// Sends each request to the leader of the shard it names, and waits a little where there is none.
+    pub shards: Arc<dyn ShardReadService>,
+    pub blocks: Arc<dyn BlockReads>,
+    /// For a view that is newer than the one watched.
+    pub meta: Arc<dyn MetaService>,
+    /// The newest state seen.
+    pub view: watch::Receiver<Arc<v1::MetaState>>,
+}
+
+impl Fanout {
+    /// The state, read afresh where the one watched is older than `catalogue_revision` or not initialized.
+    async fn state(&self, catalogue_revision: u64) -> Result<Arc<v1::MetaState>, ApiError> {
+        let watched = Arc::clone(&self.view.borrow());
+        if watched.catalogue_revision >= catalogue_revision && !watched.epochs.is_empty() {
+            return Ok(watched);
+        }
+        let read = tokio::time::timeout(OPEN_TIMEOUT, self.meta.read()).await;
+        let unavailable = |why: String| {
+            ApiError::new(
+                ErrorType::Unavailable,
+                format!("the metadata group cannot be asked which shards and blocks there are: {why}"),
+            )
+        };
+        let state = match read {
+            Ok(Ok(state)) => state,
+            Ok(Err(error)) => return Err(unavailable(error.to_string())),
+            Err(_) => return Err(unavailable(format!("no answer within {OPEN_TIMEOUT:?}"))),
+        };
+        if state.epochs.is_empty() {
+            return Err(unavailable("the cluster is not initialized yet".into()));
+        }
+        Ok(state)
+    }
+
+    /// Shards that exist in any epoch, ascending.
+    async fn all_shards(&self) -> Result<Vec<ShardId>, ApiError> {
+        let state = self.state(0).await?;
+        let mut shards: Vec<_> = state
+            .epochs
+            .iter()
+            .flat_map(|e| &e.shards)
+            .copied()
+            .map(ShardId)
+            .collect();
+        shards.sort_unstable();
+        shards.dedup();
+        Ok(shards)
+    }
+}
+
+impl std::fmt::Debug for Fanout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fanout")
+            .field("tenant", &self.tenant)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn wire_matchers(matchers: &[Matcher]) -> Vec<v1::LabelMatcher> {
+    let wire = |m: &Matcher| v1::LabelMatcher {
+        op: match m.op() {
+            MatchOp::Equal => Op::Equal,
+            MatchOp::NotEqual => Op::NotEqual,
+            MatchOp::Regex => Op::Regex,
+            MatchOp::NotRegex => Op::NotRegex,
+        } as i32,
+        name: m.name().to_owned(),
+        value: m.value().to_owned(),
+    };
+    matchers.iter().map(wire).collect()
+}
+
+fn wire_sets(sets: &[Vec<Matcher>]) -> Vec<v1::MatcherSet> {
+    let wire = |set: &Vec<Matcher>| v1::MatcherSet {
+        matchers: wire_matchers(set),
+    };
+    sets.iter().map(wire).collect()
+}

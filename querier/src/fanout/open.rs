@@ -1,0 +1,205 @@
+//! Opening all sources of a plan at once, and replanning.
+
+use super::plan::{FanoutPlan, Selection};
+use super::stream::{Merge, Source, ended_early, of_shard};
+use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, Scope};
+use crate::error::{ApiError, ErrorType};
+use crate::instant::Rfc3339;
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt};
+use gnomon_model::ShardId;
+use gnomon_proto::{ServiceError, v1};
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+
+/// Blocks that are opened at the same time, for one selection.
+const BLOCKS_AT_ONCE: usize = 16;
+
+/// Why a plan cannot be gone on with.
+pub(super) enum Replan {
+    /// Read a view at least this new.
+    Newer(u64),
+    /// The object of this block is gone.
+    Missing(String),
+    Failed(ApiError),
+}
+
+impl From<ApiError> for Replan {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Blocks whose objects are gone though the newest catalogue has them: said once, then left out.
+#[derive(Default)]
+pub(super) struct Lost(BTreeSet<String>);
+
+impl Fanout {
+    /// The series of a selection in the order of their labels.
+    ///
+    /// # Errors
+    /// When no view can be had, a limit is reached, data is damaged, or, for a strict request, something is missing.
+    pub(crate) async fn select(&self, scope: &Arc<Scope>, selection: &Selection) -> Result<Merge, ApiError> {
+        let sources = self
+            .replanning(scope, selection, |plan| self.open_all(scope, selection, plan))
+            .await?;
+        Ok(Merge::new(sources, Arc::clone(scope)))
+    }
+
+    /// Runs `attempt` with plans of ever newer views until one holds.
+    pub(super) async fn replanning<T, F: Future<Output = Result<T, Replan>>>(
+        &self,
+        scope: &Scope,
+        selection: &Selection,
+        attempt: impl Fn(FanoutPlan) -> F,
+    ) -> Result<T, ApiError> {
+        let mut needed = 0;
+        let mut lost = Lost::default();
+        for _ in 0..MAX_REPLANS {
+            let state = self.state(needed).await?;
+            let mut plan = FanoutPlan::new(&state, &self.tenant, selection);
+            plan.blocks.retain(|block| !lost.0.contains(&block.id));
+            let revision = plan.catalogue_revision;
+            match attempt(plan).await {
+                Ok(done) => return Ok(done),
+                Err(Replan::Failed(error)) => return Err(error),
+                Err(Replan::Newer(newer)) => {
+                    tracing::debug!(revision, newer, "catalogue view is old, planning again");
+                    needed = newer.max(revision + 1);
+                }
+                Err(Replan::Missing(id)) => {
+                    let fresh = self.state(revision + 1).await?;
+                    needed = fresh.catalogue_revision;
+                    let still_live = FanoutPlan::new(&fresh, &self.tenant, selection);
+                    if let Some(block) = still_live.blocks.iter().find(|b| b.id == id) {
+                        scope.missing(format!(
+                            "{} is in the catalogue but not in the object store, the result is incomplete",
+                            block_name(block)
+                        ))?;
+                        lost.0.insert(id);
+                    }
+                }
+            }
+        }
+        Err(ApiError::new(
+            ErrorType::Unavailable,
+            format!("the block catalogue changed {MAX_REPLANS} times while the query was planned; try again"),
+        ))
+    }
+
+    /// Sources in the order in which they win at equal times: blocks by part, then heads.
+    async fn open_all(
+        &self,
+        scope: &Arc<Scope>,
+        selection: &Selection,
+        plan: FanoutPlan,
+    ) -> Result<Vec<Source>, Replan> {
+        let open_block = |block| self.open_block(scope, selection, block).boxed();
+        let blocks: Vec<BoxFuture<'_, _>> = plan.blocks.iter().map(open_block).collect();
+        let blocks = futures::stream::iter(blocks).buffered(BLOCKS_AT_ONCE);
+        let open_shard = |(shard, parts): (&ShardId, &Vec<u64>)| {
+            self.open_shard(scope, selection, *shard, view(&plan, parts)).boxed()
+        };
+        let shards: Vec<BoxFuture<'_, _>> = plan.shards.iter().map(open_shard).collect();
+        let (blocks, shards) = futures::join!(blocks.collect::<Vec<_>>(), join_all(shards));
+        let mut sources = Vec::with_capacity(blocks.len() + shards.len());
+        for opened in blocks.into_iter().chain(shards) {
+            sources.extend(opened?);
+        }
+        Ok(sources)
+    }
+
+    async fn open_block(
+        &self,
+        scope: &Scope,
+        selection: &Selection,
+        block: &v1::BlockRecord,
+    ) -> Result<Option<Source>, Replan> {
+        let name = block_name(block);
+        let opened = within(OPEN_TIMEOUT, async {
+            let stream = self.blocks.select(block, selection).await?;
+            Source::open(name.clone(), stream).await
+        });
+        match opened.await {
+            Ok(source) => Ok(Some(source)),
+            Err(ServiceError::NotFound(_)) => Err(Replan::Missing(block.id.clone())),
+            Err(error) => Ok(ended_early(scope, &name, error).map(|()| None)?),
+        }
+    }
+
+    async fn open_shard(
+        &self,
+        scope: &Scope,
+        selection: &Selection,
+        shard: ShardId,
+        view: v1::View,
+    ) -> Result<Option<Source>, Replan> {
+        let name = shard_name(shard, selection.start_ms, selection.end_ms);
+        let limits = scope.limits();
+        let request = v1::SelectRequest {
+            tenant: self.tenant.to_string(),
+            shard: shard.0,
+            matchers: super::wire_matchers(&selection.matchers),
+            start_ms: selection.start_ms,
+            end_ms: selection.end_ms,
+            view: Some(view),
+            max_samples: limits.max_samples,
+            max_bytes: limits.max_bytes,
+            labels_only: selection.labels_only,
+        };
+        let opened = within(OPEN_TIMEOUT, async {
+            let stream = of_shard(self.shards.select(request).await?);
+            Source::open(name.clone(), stream).await
+        });
+        shard_result(scope, &name, opened.await)
+    }
+}
+
+pub(super) fn view(plan: &FanoutPlan, parts: &[u64]) -> v1::View {
+    v1::View {
+        catalogue_revision: plan.catalogue_revision,
+        parts_from_blocks: parts.to_vec(),
+    }
+}
+
+/// None where the shard did not answer and the request lives with that.
+pub(super) fn shard_result<T>(scope: &Scope, name: &str, result: Result<T, ServiceError>) -> Result<Option<T>, Replan> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(ServiceError::StaleView { revision }) => Err(Replan::Newer(revision)),
+        Err(error) => Ok(ended_early(scope, name, error).map(|()| None)?),
+    }
+}
+
+/// An answer that must come in time.
+pub(super) async fn within<T>(
+    limit: std::time::Duration,
+    answer: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ServiceError> {
+    tokio::time::timeout(limit, answer)
+        .await
+        .unwrap_or_else(|_| Err(ServiceError::DeadlineExceeded(format!("no answer within {limit:?}"))))
+}
+
+fn range_text(start_ms: i64, end_ms: i64) -> String {
+    let all_time = start_ms <= crate::params::MIN_TIME.1 && end_ms >= crate::params::MAX_TIME.1;
+    if all_time {
+        "all samples".to_owned()
+    } else {
+        format!("samples from {} to {}", Rfc3339(start_ms), Rfc3339(end_ms))
+    }
+}
+
+pub(super) fn shard_name(shard: ShardId, start_ms: i64, end_ms: i64) -> String {
+    format!("shard {shard} ({})", range_text(start_ms, end_ms))
+}
+
+pub(super) fn block_name(block: &v1::BlockRecord) -> String {
+    format!(
+        "block {} of shard {} ({})",
+        block.id,
+        block.shard,
+        range_text(block.min_sample_ms, block.max_sample_ms)
+    )
+}

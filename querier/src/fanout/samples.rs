@@ -1,0 +1,152 @@
+//! Pages of several sources as the columns that the engine reads.
+
+use gnomon_promql::Samples;
+use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_into};
+use std::sync::Arc;
+
+/// Decodes what of `runs` lies in `start_ms..=end_ms` (both inclusive). At equal times the earlier run's sample counts:
+/// runs come in the order of parts, the head last, so the sample with the lowest log index wins.
+pub(crate) fn decode(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Samples, PageError> {
+    let mut all = Samples::default();
+    for run in runs {
+        let mut samples = Samples::default();
+        for page in run.iter().filter(|page| page.overlaps(start_ms, end_ms)) {
+            decode_page(page, &mut samples)?;
+        }
+        cut(&mut samples, start_ms, end_ms);
+        all = merge(all, samples);
+    }
+    Ok(all)
+}
+
+fn decode_page(page: &Page, into: &mut Samples) -> Result<(), PageError> {
+    if into.timestamps.last().is_some_and(|last| *last >= page.min_ts) {
+        return Err(PageError::Corrupt("pages of a series overlap"));
+    }
+    match page.coding {
+        Coding::Float => {
+            decode_into(&page.bytes, &mut into.timestamps, &mut into.values)?;
+            if !into.histograms.is_empty() {
+                into.histograms.resize(into.timestamps.len(), None);
+            }
+        }
+        Coding::Histogram => {
+            let mut histograms = Vec::new();
+            decode_histograms_into(&page.bytes, &mut histograms)?;
+            for sample in histograms {
+                into.push_histogram(sample.timestamp_ms, Arc::new(sample.histogram));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cut(samples: &mut Samples, start_ms: i64, end_ms: i64) {
+    let from = samples.timestamps.partition_point(|t| *t < start_ms);
+    let to = samples.timestamps.partition_point(|t| *t <= end_ms).max(from);
+    samples.timestamps.truncate(to);
+    samples.timestamps.drain(..from);
+    samples.values.truncate(to);
+    samples.values.drain(..from);
+    if !samples.histograms.is_empty() {
+        samples.histograms.truncate(to);
+        samples.histograms.drain(..from);
+    }
+    if samples.histograms.iter().all(Option::is_none) {
+        samples.histograms.clear();
+    }
+}
+
+/// Both by time; `first` wins where both have a sample.
+fn merge(first: Samples, second: Samples) -> Samples {
+    match (first.timestamps.last(), second.timestamps.first()) {
+        (None, _) => return second,
+        (_, None) => return first,
+        (Some(end), Some(start)) if end < start => return joined(first, &second),
+        _ => {}
+    }
+    let mut merged = Samples::default();
+    let (mut i, mut j) = (0, 0);
+    loop {
+        let (from, at) = match (first.timestamps.get(i), second.timestamps.get(j)) {
+            (Some(a), Some(b)) if a <= b => {
+                j += usize::from(a == b);
+                (&first, &mut i)
+            }
+            (Some(_), None) => (&first, &mut i),
+            (_, Some(_)) => (&second, &mut j),
+            (None, None) => return merged,
+        };
+        push(&mut merged, from, *at);
+        *at += 1;
+    }
+}
+
+fn joined(mut first: Samples, second: &Samples) -> Samples {
+    if first.histograms.is_empty() && second.histograms.is_empty() {
+        first.timestamps.extend_from_slice(&second.timestamps);
+        first.values.extend_from_slice(&second.values);
+    } else {
+        for at in 0..second.len() {
+            push(&mut first, second, at);
+        }
+    }
+    first
+}
+
+fn push(into: &mut Samples, from: &Samples, at: usize) {
+    match from.histogram(at) {
+        Some(histogram) => into.push_histogram(from.timestamps[at], Arc::clone(histogram)),
+        None => into.push_float(from.timestamps[at], from.values[at]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_model::histogram::FloatHistogram;
+
+    fn floats(points: &[(i64, f64)]) -> Samples {
+        let mut samples = Samples::default();
+        for (t, v) in points {
+            samples.push_float(*t, *v);
+        }
+        samples
+    }
+
+    #[test]
+    fn the_earlier_run_wins_at_equal_times() {
+        let merged = merge(
+            floats(&[(1, 1.0), (3, 3.0), (5, 5.0)]),
+            floats(&[(2, 20.0), (3, 30.0), (9, 90.0)]),
+        );
+        assert_eq!(merged, floats(&[(1, 1.0), (2, 20.0), (3, 3.0), (5, 5.0), (9, 90.0)]));
+        assert_eq!(
+            merge(floats(&[(1, 1.0)]), floats(&[(2, 2.0)])),
+            floats(&[(1, 1.0), (2, 2.0)])
+        );
+        assert_eq!(
+            merge(floats(&[(5, 1.0)]), floats(&[(2, 2.0)])),
+            floats(&[(2, 2.0), (5, 1.0)])
+        );
+    }
+
+    #[test]
+    fn histograms_and_floats_of_one_series_keep_their_places() {
+        let histogram = Arc::new(FloatHistogram {
+            count: 2.0,
+            ..FloatHistogram::default()
+        });
+        let mut second = floats(&[(1, 1.0)]);
+        second.push_histogram(3, Arc::clone(&histogram));
+        let merged = merge(floats(&[(2, 2.0)]), second.clone());
+        assert_eq!(merged.timestamps, [1, 2, 3]);
+        assert_eq!(merged.histogram(2), Some(&histogram));
+        assert!(merged.histogram(1).is_none());
+        let mut cut_before = merged;
+        cut(&mut cut_before, 1, 2);
+        assert_eq!(cut_before, floats(&[(1, 1.0), (2, 2.0)]));
+        let joined = merge(floats(&[(0, 0.0)]), second);
+        assert_eq!(joined.histograms.len(), 3);
+    }
+}

@@ -1,0 +1,110 @@
+//! What all parts of one request share: its end, its limits, what it has to say beside its answer.
+
+use crate::error::{ApiError, ErrorType};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio_util::sync::CancellationToken;
+
+/// Bounds on what one request may fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchLimits {
+    /// Encoded bytes of labels and samples; 0 is no limit.
+    pub max_bytes: u64,
+    /// Samples, over all selectors; 0 is no limit. (What is *held* at once is bounded by `--query.max-samples`.)
+    pub max_samples: u64,
+}
+
+impl Default for FetchLimits {
+    fn default() -> Self {
+        Self {
+            max_bytes: 4 << 30,
+            max_samples: 0,
+        }
+    }
+}
+
+/// One request.
+#[derive(Debug)]
+pub struct Scope {
+    /// Cancelled when the client has gone or time is up.
+    pub(crate) token: CancellationToken,
+    /// Answer with an error rather than with a warning where something cannot be reached.
+    strict: bool,
+    limits: FetchLimits,
+    bytes: AtomicU64,
+    samples: AtomicU64,
+    warnings: Mutex<BTreeSet<String>>,
+    failure: Mutex<Option<ApiError>>,
+}
+
+impl Scope {
+    #[must_use]
+    pub fn new(strict: bool, limits: FetchLimits) -> Self {
+        Self {
+            token: CancellationToken::new(),
+            strict,
+            limits,
+            bytes: AtomicU64::new(0),
+            samples: AtomicU64::new(0),
+            warnings: Mutex::default(),
+            failure: Mutex::default(),
+        }
+    }
+
+    /// Counts what was fetched.
+    pub(crate) fn charge(&self, bytes: u64, samples: u64) -> Result<(), ApiError> {
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let samples = self
+            .samples
+            .fetch_add(samples, Ordering::Relaxed)
+            .saturating_add(samples);
+        let FetchLimits { max_bytes, max_samples } = self.limits;
+        if max_bytes > 0 && bytes > max_bytes {
+            return Err(ApiError::new(
+                ErrorType::Execution,
+                format!(
+                    "query would fetch more than {max_bytes} bytes of series: narrow its selectors or its time range"
+                ),
+            ));
+        }
+        if max_samples > 0 && samples > max_samples {
+            return Err(ApiError::new(
+                ErrorType::Execution,
+                format!("query would fetch more than {max_samples} samples: narrow its selectors or its time range"),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) const fn limits(&self) -> FetchLimits {
+        self.limits
+    }
+
+    /// Something is missing from the answer: a warning, or the end of a strict request.
+    pub(crate) fn missing(&self, what: String) -> Result<(), ApiError> {
+        if self.strict {
+            return Err(ApiError::new(ErrorType::Unavailable, what));
+        }
+        self.warnings.lock().insert(what);
+        Ok(())
+    }
+
+    /// What was missing, sorted.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().iter().cloned().collect()
+    }
+
+    /// Keeps the first failure, which explains those that follow from it.
+    pub(crate) fn fail(&self, error: ApiError) {
+        self.failure.lock().get_or_insert(error);
+    }
+
+    pub(crate) fn failure(&self) -> Option<ApiError> {
+        self.failure.lock().clone()
+    }
+
+    pub(crate) fn fetched_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}

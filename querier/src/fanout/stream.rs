@@ -1,0 +1,239 @@
+//! Sorted streams of series from shards and blocks, checked as they come in, and their merge by labels.
+
+use super::scope::Scope;
+use crate::error::{ApiError, ErrorType};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use gnomon_model::{Labels, LabelsRef};
+use gnomon_proto::service::SelectStream;
+use gnomon_proto::{ServiceError, v1};
+use gnomon_tsdb::{Page, SeriesPages};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::sync::Arc;
+
+/// Series ascending by labels.
+pub type SeriesStream = BoxStream<'static, Result<SeriesPages, ServiceError>>;
+
+/// Takes a shard's batches apart.
+pub(crate) fn of_shard(batches: SelectStream) -> SeriesStream {
+    batches
+        .map_ok(|batch| futures::stream::iter(batch.series.into_iter().map(series_from_wire)))
+        .try_flatten()
+        .boxed()
+}
+
+fn series_from_wire(series: v1::Series) -> Result<SeriesPages, ServiceError> {
+    let labels = LabelsRef::checked(&series.labels).map_err(|e| ServiceError::Internal(e.to_string()))?;
+    let page = |page: v1::Page| Page::parse(page.data).map_err(|e| ServiceError::Internal(e.to_string()));
+    Ok(SeriesPages {
+        labels: labels.to_owned(),
+        pages: series.pages.into_iter().map(page).collect::<Result<_, _>>()?,
+    })
+}
+
+/// One of the streams that are merged.
+pub(crate) struct Source {
+    /// For messages: `shard 3 (samples from … to …)`.
+    pub(crate) name: String,
+    stream: SeriesStream,
+    /// The next series; none at the end.
+    next: Option<SeriesPages>,
+}
+
+impl Source {
+    /// Reads the first series, so that what is wrong with a source shows before anything is merged.
+    pub(crate) async fn open(name: String, stream: SeriesStream) -> Result<Self, ServiceError> {
+        let mut source = Self {
+            name,
+            stream,
+            next: None,
+        };
+        source.next = source.stream.try_next().await?;
+        Ok(source)
+    }
+
+    async fn advance(&mut self) -> Result<(), ServiceError> {
+        let next = self.stream.try_next().await?;
+        if let (Some(before), Some(next)) = (&self.next, &next)
+            && before.labels >= next.labels
+        {
+            return Err(ServiceError::Internal(format!(
+                "{} gave its series out of order",
+                self.name
+            )));
+        }
+        self.next = next;
+        Ok(())
+    }
+}
+
+/// One series with its pages from every source that has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MergedSeries {
+    pub(crate) labels: Labels,
+    /// Each ascending by time; where two have a sample at one time, the earlier run's counts.
+    pub(crate) runs: Vec<Vec<Page>>,
+}
+
+/// Several sorted streams as one.
+pub(crate) struct Merge {
+    sources: Vec<Source>,
+    /// The next labels of each source that has not ended, smallest first, then by source.
+    heap: BinaryHeap<Reverse<(Labels, usize)>>,
+    scope: Arc<Scope>,
+}
+
+impl Merge {
+    /// The order of `sources` decides between samples of one time.
+    pub(crate) fn new(sources: Vec<Source>, scope: Arc<Scope>) -> Self {
+        let heads = sources.iter().enumerate();
+        let heap = heads
+            .filter_map(|(i, s)| s.next.as_ref().map(|next| Reverse((next.labels.clone(), i))))
+            .collect();
+        Self { sources, heap, scope }
+    }
+
+    /// The next series; none at the end. Labels strictly ascend.
+    pub(crate) async fn next(&mut self) -> Result<Option<MergedSeries>, ApiError> {
+        let Some(Reverse((labels, _))) = self.heap.peek() else {
+            return Ok(None);
+        };
+        let mut series = MergedSeries {
+            labels: labels.clone(),
+            runs: Vec::new(),
+        };
+        while let Some(at) = self.pop_equal(&series.labels) {
+            self.take(at, &mut series).await?;
+        }
+        Ok(Some(series))
+    }
+
+    fn pop_equal(&mut self, labels: &Labels) -> Option<usize> {
+        let top = self.heap.peek_mut().filter(|top| top.0.0 == *labels)?;
+        let Reverse((_, at)) = PeekMut::pop(top);
+        Some(at)
+    }
+
+    async fn take(&mut self, at: usize, series: &mut MergedSeries) -> Result<(), ApiError> {
+        let source = &mut self.sources[at];
+        if let Some(current) = &mut source.next {
+            let pages = std::mem::take(&mut current.pages);
+            let bytes: usize = pages.iter().map(|p| p.bytes.len()).sum();
+            let samples = pages.iter().map(|p| u64::from(p.count)).sum();
+            self.scope
+                .charge((bytes + series.labels.as_bytes().len()) as u64, samples)?;
+            series.runs.push(pages);
+        }
+        match source.advance().await {
+            Ok(()) => {}
+            Err(error) => {
+                let name = &source.name;
+                source.next = None;
+                ended_early(&self.scope, name, error)?;
+            }
+        }
+        if let Some(next) = &source.next {
+            self.heap.push(Reverse((next.labels.clone(), at)));
+        }
+        Ok(())
+    }
+}
+
+/// A source that fails for reasons of its own leaves a gap, which is said; a limit or damage ends the request.
+pub(crate) fn ended_early(scope: &Scope, name: &str, error: ServiceError) -> Result<(), ApiError> {
+    match error {
+        ServiceError::LimitExceeded(_)
+        | ServiceError::Invalid(_)
+        | ServiceError::Internal(_)
+        | ServiceError::Cancelled => Err(ApiError::new(
+            match error {
+                ServiceError::LimitExceeded(_) => ErrorType::Execution,
+                ServiceError::Cancelled => ErrorType::Canceled,
+                _ => ErrorType::Internal,
+            },
+            format!("{name}: {error}"),
+        )),
+        error => scope.missing(format!("{name} could not be read, the result is incomplete: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fanout::FetchLimits;
+
+    fn labels(name: &str) -> Labels {
+        Labels::from_pairs([("__name__", name)])
+    }
+
+    async fn source(names: &[&str], end: Option<ServiceError>) -> Source {
+        let series = |name: &&str| {
+            Ok(SeriesPages {
+                labels: labels(name),
+                pages: Vec::new(),
+            })
+        };
+        let items: Vec<_> = names.iter().map(series).chain(end.map(Err)).collect();
+        Source::open("shard 1".into(), futures::stream::iter(items).boxed())
+            .await
+            .unwrap()
+    }
+
+    async fn merged(sources: Vec<Source>, strict: bool) -> (Result<Vec<(Labels, usize)>, ApiError>, Vec<String>) {
+        let scope = Arc::new(Scope::new(strict, FetchLimits::default()));
+        let mut merge = Merge::new(sources, Arc::clone(&scope));
+        let mut all = Vec::new();
+        loop {
+            match merge.next().await {
+                Ok(Some(series)) => all.push((series.labels, series.runs.len())),
+                Ok(None) => return (Ok(all), scope.warnings()),
+                Err(error) => return (Err(error), scope.warnings()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn equal_series_come_once_with_a_run_of_each_source() {
+        let sources = vec![
+            source(&["a", "c", "d"], None).await,
+            source(&["b", "c"], None).await,
+            source(&[], None).await,
+            source(&["c", "e"], None).await,
+        ];
+        let (series, warnings) = merged(sources, false).await;
+        let expected = [("a", 1), ("b", 1), ("c", 3), ("d", 1), ("e", 1)];
+        assert_eq!(series.unwrap(), expected.map(|(n, runs)| (labels(n), runs)));
+        assert!(warnings.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_source_lost_on_the_way_is_a_warning_or_an_error() {
+        let lost = || Some(ServiceError::Unavailable("gone".into()));
+        let (series, warnings) = merged(
+            vec![source(&["a", "b"], lost()).await, source(&["c"], None).await],
+            false,
+        )
+        .await;
+        assert_eq!(series.unwrap().len(), 3);
+        assert_eq!(
+            warnings,
+            ["shard 1 could not be read, the result is incomplete: unavailable: gone"]
+        );
+        let (series, _) = merged(vec![source(&["a"], lost()).await], true).await;
+        assert_eq!(series.unwrap_err().kind, ErrorType::Unavailable);
+        let (series, _) = merged(
+            vec![source(&["a"], Some(ServiceError::Internal("bits".into()))).await],
+            false,
+        )
+        .await;
+        assert_eq!(series.unwrap_err().kind, ErrorType::Internal);
+    }
+
+    #[tokio::test]
+    async fn disorder_is_an_error() {
+        let (series, _) = merged(vec![source(&["b", "a"], None).await], false).await;
+        assert!(series.unwrap_err().message.contains("out of order"));
+    }
+}

@@ -1,0 +1,248 @@
+//! JSON byte for byte as Prometheus writes it, into a buffer or, for large answers, into a channel a chunk at a time.
+
+use bytes::Bytes;
+use gnomon_model::LabelsRef;
+use gnomon_model::gofloat;
+use gnomon_model::histogram::FloatHistogram;
+use std::fmt::Write as _;
+use tokio::sync::mpsc;
+
+/// Bytes that gather before a chunk is sent.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Whoever was to read the answer has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the reader of the answer has gone")]
+pub(crate) struct Gone;
+
+/// A JSON text in the making.
+#[derive(Debug)]
+pub(crate) struct Json {
+    buffer: String,
+    sink: Option<mpsc::Sender<Bytes>>,
+}
+
+impl Json {
+    /// All of it in memory.
+    pub(crate) fn buffer() -> Self {
+        Self {
+            buffer: String::new(),
+            sink: None,
+        }
+    }
+
+    /// Chunk by chunk; [`Json::breathe`] blocks while the channel is full, so it must not run on an async thread.
+    pub(crate) fn chunks(sink: mpsc::Sender<Bytes>) -> Self {
+        Self {
+            buffer: String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4),
+            sink: Some(sink),
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.buffer.into()
+    }
+
+    /// To be called between elements: sends what has gathered, if it is much.
+    pub(crate) fn breathe(&mut self) -> Result<(), Gone> {
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.send()
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(), Gone> {
+        self.send()
+    }
+
+    fn send(&mut self) -> Result<(), Gone> {
+        let Some(sink) = &self.sink else { return Ok(()) };
+        let chunk = std::mem::replace(&mut self.buffer, String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4));
+        sink.blocking_send(chunk.into()).map_err(|_| Gone)
+    }
+
+    pub(crate) fn raw(&mut self, text: &str) {
+        self.buffer.push_str(text);
+    }
+
+    pub(crate) fn number(&mut self, number: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.buffer, "{number}");
+    }
+
+    /// Elements of an array or object with commas between them.
+    pub(crate) fn list<T>(
+        &mut self,
+        items: impl IntoIterator<Item = T>,
+        mut each: impl FnMut(&mut Self, T),
+    ) -> Result<(), Gone> {
+        for (i, item) in items.into_iter().enumerate() {
+            if i > 0 {
+                self.buffer.push(',');
+            }
+            each(self, item);
+            self.breathe()?;
+        }
+        Ok(())
+    }
+
+    /// A string as label names and values are written: quotes, backslashes and control characters escaped.
+    pub(crate) fn text(&mut self, text: &str) {
+        self.escaped(text, false);
+    }
+
+    /// A string as everything else is written: `<`, `>`, `&` and the two line separators of JavaScript escaped as well.
+    pub(crate) fn text_for_html(&mut self, text: &str) {
+        self.escaped(text, true);
+    }
+
+    fn escaped(&mut self, text: &str, for_html: bool) {
+        self.buffer.push('"');
+        let mut plain_from = 0;
+        for (at, c) in text.char_indices() {
+            if let Some(length) = self.escape(&text[plain_from..at], c, for_html) {
+                plain_from = at + length;
+            }
+        }
+        self.buffer.push_str(&text[plain_from..]);
+        self.buffer.push('"');
+    }
+
+    /// Writes `before` and the escape of `c`, where it needs one; its length in bytes.
+    fn escape(&mut self, before: &str, c: char, for_html: bool) -> Option<usize> {
+        let short = match c {
+            '"' => "\\\"",
+            '\\' => "\\\\",
+            '\n' => "\\n",
+            '\r' => "\\r",
+            '\t' => "\\t",
+            '\u{2028}' | '\u{2029}' | '<' | '>' | '&' if for_html => "",
+            c if c < ' ' => "",
+            _ => return None,
+        };
+        self.buffer.push_str(before);
+        if short.is_empty() {
+            let _ = write!(self.buffer, "\\u{:04x}", c as u32);
+        } else {
+            self.buffer.push_str(short);
+        }
+        Some(c.len_utf8())
+    }
+
+    /// Milliseconds as seconds: `1435781451.781`, `1435781451`.
+    pub(crate) fn timestamp(&mut self, ms: i64) {
+        if ms < 0 {
+            self.buffer.push('-');
+        }
+        let (seconds, fraction) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
+        self.number(seconds);
+        if fraction != 0 {
+            let _ = write!(self.buffer, ".{fraction:03}");
+        }
+    }
+
+    /// A sample value, in quotes.
+    pub(crate) fn value(&mut self, value: f64) {
+        let _ = write!(self.buffer, "\"{}\"", gofloat::Json(value));
+    }
+
+    pub(crate) fn labels(&mut self, labels: LabelsRef<'_>) {
+        self.buffer.push('{');
+        for (i, (name, value)) in labels.iter().enumerate() {
+            if i > 0 {
+                self.buffer.push(',');
+            }
+            self.text(name);
+            self.buffer.push(':');
+            self.text(value);
+        }
+        self.buffer.push('}');
+    }
+
+    /// `[time, "value"]`.
+    pub(crate) fn point(&mut self, timestamp_ms: i64, value: f64) {
+        self.buffer.push('[');
+        self.timestamp(timestamp_ms);
+        self.buffer.push(',');
+        self.value(value);
+        self.buffer.push(']');
+    }
+
+    /// `[time, {"count": …, "sum": …, "buckets": […]}]`.
+    pub(crate) fn histogram_point(&mut self, timestamp_ms: i64, histogram: &FloatHistogram) {
+        self.buffer.push('[');
+        self.timestamp(timestamp_ms);
+        self.raw(r#",{"count":"#);
+        self.value(histogram.count);
+        self.raw(r#","sum":"#);
+        self.value(histogram.sum);
+        let mut any = false;
+        crate::buckets::for_each(histogram, |bucket| {
+            self.raw(if any { "," } else { r#","buckets":["# });
+            any = true;
+            self.buffer.push('[');
+            self.number(bucket.boundaries);
+            for number in [bucket.lower, bucket.upper, bucket.count] {
+                self.buffer.push(',');
+                self.value(number);
+            }
+            self.buffer.push(']');
+        });
+        self.raw(if any { "]}]" } else { "}]" });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_model::Labels;
+
+    fn written(write: impl FnOnce(&mut Json)) -> String {
+        let mut json = Json::buffer();
+        write(&mut json);
+        json.buffer
+    }
+
+    #[test]
+    fn strings_are_escaped_as_go_does() {
+        assert_eq!(
+            written(|j| j.text("a\"b\\c\nd\te\u{1}ü<&>\u{2028}")),
+            "\"a\\\"b\\\\c\\nd\\te\\u0001ü<&>\u{2028}\""
+        );
+        assert_eq!(
+            written(|j| j.text_for_html("<&>\u{2028}")),
+            r#""\u003c\u0026\u003e\u2028""#
+        );
+        let labels = Labels::from_pairs([("__name__", "up"), ("path", "a<b")]);
+        assert_eq!(
+            written(|j| j.labels(labels.as_ref())),
+            r#"{"__name__":"up","path":"a<b"}"#
+        );
+    }
+
+    #[test]
+    fn times_and_values_are_written_as_prometheus_does() {
+        for (ms, text) in [
+            (0, "0"),
+            (1, "0.001"),
+            (1_435_781_451_781, "1435781451.781"),
+            (-1_500, "-1.500"),
+            (20, "0.020"),
+        ] {
+            assert_eq!(written(|j| j.timestamp(ms)), text);
+        }
+        for (value, text) in [
+            (1.0, "\"1\""),
+            (0.1, "\"0.1\""),
+            (1e21, "\"1e+21\""),
+            (1e20, "\"100000000000000000000\""),
+            (1e-7, "\"1e-07\""),
+            (f64::NAN, "\"NaN\""),
+            (f64::NEG_INFINITY, "\"-Inf\""),
+            (-0.0, "\"-0\""),
+        ] {
+            assert_eq!(written(|j| j.value(value)), text);
+        }
+    }
+}

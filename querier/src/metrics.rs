@@ -1,0 +1,116 @@
+//! What the querier counts about itself.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+
+/// Buckets of request durations, in seconds: Prometheus' own.
+const REQUEST_SECONDS: [f64; 9] = [0.1, 0.2, 0.4, 1.0, 3.0, 8.0, 20.0, 60.0, 120.0];
+const QUERY_SECONDS: [f64; 11] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0];
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) requests: IntCounterVec,
+    pub(crate) request_seconds: HistogramVec,
+    pub(crate) running: IntGauge,
+    pub(crate) waiting: IntGauge,
+    pub(crate) samples: IntCounter,
+    pub(crate) query_seconds: HistogramVec,
+    pub(crate) fetched_bytes: IntCounter,
+    pub(crate) partial: IntCounter,
+}
+
+impl Metrics {
+    /// # Errors
+    /// When a name or label is not legal, which the test of this module rules out.
+    pub(crate) fn new(max_concurrency: usize) -> prometheus::Result<(Self, Vec<Box<dyn Collector>>)> {
+        let metrics = Self {
+            requests: IntCounterVec::new(
+                Opts::new("prometheus_http_requests_total", "Counter of HTTP requests."),
+                &["handler", "code"],
+            )?,
+            request_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "prometheus_http_request_duration_seconds",
+                    "Histogram of latencies for HTTP requests.",
+                )
+                .buckets(REQUEST_SECONDS.to_vec()),
+                &["handler"],
+            )?,
+            running: IntGauge::new(
+                "prometheus_engine_queries",
+                "The current number of queries being executed or waiting.",
+            )?,
+            waiting: IntGauge::new("gnomon_queries_waiting", "Queries that wait for others to end.")?,
+            samples: IntCounter::new(
+                "prometheus_engine_query_samples_total",
+                "The total number of samples loaded by all queries.",
+            )?,
+            query_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "gnomon_query_duration_seconds",
+                    "Time from the start of a query to its result.",
+                )
+                .buckets(QUERY_SECONDS.to_vec()),
+                &["outcome"],
+            )?,
+            fetched_bytes: IntCounter::new(
+                "gnomon_query_fetched_bytes_total",
+                "Encoded bytes of series that queries got from shards and blocks.",
+            )?,
+            partial: IntCounter::new(
+                "gnomon_query_partial_results_total",
+                "Answers with a warning that something could not be read.",
+            )?,
+        };
+        let most = IntGauge::new(
+            "prometheus_engine_queries_concurrent_max",
+            "The max number of concurrent queries.",
+        )?;
+        most.set(i64::try_from(max_concurrency).unwrap_or(i64::MAX));
+        let collectors: Vec<Box<dyn Collector>> = vec![
+            Box::new(metrics.requests.clone()),
+            Box::new(metrics.request_seconds.clone()),
+            Box::new(metrics.running.clone()),
+            Box::new(metrics.waiting.clone()),
+            Box::new(metrics.samples.clone()),
+            Box::new(metrics.query_seconds.clone()),
+            Box::new(metrics.fetched_bytes.clone()),
+            Box::new(metrics.partial.clone()),
+            Box::new(most),
+            #[cfg(target_os = "linux")]
+            Box::new(prometheus::process_collector::ProcessCollector::for_self()),
+        ];
+        Ok((metrics, collectors))
+    }
+}
+
+/// A name that is taken already stays with whom it belongs to.
+pub(crate) fn register(registry: &Registry, collectors: Vec<Box<dyn Collector>>) {
+    for collector in collectors {
+        let names: Vec<_> = collector.desc().iter().map(|d| d.fq_name.clone()).collect();
+        match registry.register(collector) {
+            Ok(()) | Err(prometheus::Error::AlreadyReg) => {}
+            Err(error) => tracing::warn!(?names, %error, "metric is not shown"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_metrics_are_legal_and_unique() {
+        let (metrics, collectors) = Metrics::new(20).unwrap();
+        let registry = Registry::new();
+        for collector in collectors {
+            registry.register(collector).unwrap();
+        }
+        metrics.requests.with_label_values(&["/metrics", "200"]).inc();
+        assert!(
+            registry
+                .gather()
+                .iter()
+                .any(|f| f.name() == "prometheus_http_requests_total")
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! Routes, and what surrounds every request: readiness, CORS, compression, counting.
+
+use crate::metrics::{Metrics, register};
+use crate::state::ApiState;
+use crate::{api, page};
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{MethodRouter, get, options};
+use gnomon_model::re2::Regex;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tower_http::compression::CompressionLayer;
+
+/// A running API.
+pub(crate) struct Api {
+    pub(crate) state: ApiState,
+    pub(crate) metrics: Metrics,
+    /// `--query.max-concurrency`.
+    pub(crate) gate: Arc<Semaphore>,
+    cors_origin: Regex,
+}
+
+/// Why the API cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiSetupError {
+    #[error("--web.cors.origin: {0}")]
+    CorsOrigin(#[from] gnomon_model::re2::Error),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The querier's part of the HTTP interface: `/api/v1`, `/-/healthy`, `/-/ready`, `/metrics` and the page at `/`, all
+/// below the route prefix.
+///
+/// # Errors
+/// When an option has no usable value.
+pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
+    let (metrics, collectors) = Metrics::new(state.query.max_concurrency)?;
+    register(&state.registry, collectors);
+    let prefix = prefix(&state.web.route_prefix);
+    let api = Arc::new(Api {
+        metrics,
+        gate: Arc::new(Semaphore::new(
+            state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS),
+        )),
+        cors_origin: Regex::anchored(&state.web.cors_origin)?,
+        state,
+    });
+    let mut router = Router::new();
+    for (path, method) in api::routes() {
+        router = router.route(&format!("{prefix}/api/v1{path}"), method);
+    }
+    router = router
+        .route_layer(from_fn_with_state(Arc::clone(&api), ready_only))
+        .route(
+            &format!("{prefix}/api/v1/{{*path}}"),
+            options(|| async { StatusCode::NO_CONTENT }),
+        )
+        .route_layer(from_fn_with_state(Arc::clone(&api), cors));
+    for (path, method) in plain_routes() {
+        router = router.route(&format!("{prefix}{path}"), method);
+    }
+    if !prefix.is_empty() {
+        let home = format!("{prefix}/");
+        for path in ["/", prefix.as_str()] {
+            let home = home.clone();
+            router = router.route(path, get(move || async move { Redirect::temporary(&home) }));
+        }
+    }
+    Ok(router
+        .route_layer(from_fn_with_state((Arc::clone(&api), prefix), counted))
+        .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n") })
+        .layer(CompressionLayer::new().gzip(true).zstd(true))
+        .with_state(api))
+}
+
+fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 4] {
+    [
+        ("/", get(page::page)),
+        ("/metrics", get(api::own_metrics)),
+        (
+            "/-/healthy",
+            get(|| async { plain(StatusCode::OK, "gnomon is Healthy.\n") }),
+        ),
+        ("/-/ready", get(ready)),
+    ]
+}
+
+/// `/a/b`, without a slash at the end; empty for none.
+fn prefix(flag: &str) -> String {
+    match flag.trim_matches('/') {
+        "" => String::new(),
+        inner => format!("/{inner}"),
+    }
+}
+
+pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    (status, content_type, text.into()).into_response()
+}
+
+async fn ready(State(api): State<Arc<Api>>) -> Response {
+    match api.state.node.readiness() {
+        Ok(()) => plain(StatusCode::OK, "gnomon is Ready.\n"),
+        Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("Service Unavailable: {why}\n")),
+    }
+}
+
+async fn ready_only(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    match api.state.node.readiness() {
+        Ok(()) => next.run(request).await,
+        Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("Service Unavailable: {why}\n")),
+    }
+}
+
+/// The headers that Prometheus gives to requests from other origins.
+async fn cors(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = next.run(request).await;
+    if let Some(origin) = origin {
+        allow(&api, &origin, response.headers_mut());
+    }
+    response
+}
+
+fn allow(api: &Api, origin: &HeaderValue, headers: &mut HeaderMap) {
+    for (name, value) in [
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "Accept, Authorization, Content-Type, Origin",
+        ),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Date"),
+        (header::VARY, "Origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if api.state.web.cors_origin == ".*" {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    } else if origin.to_str().is_ok_and(|text| api.cors_origin.is_match(text)) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    }
+}
+
+async fn counted(State((api, prefix)): State<(Arc<Api>, String)>, request: Request, next: Next) -> Response {
+    let matched = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let began = api.state.clock.monotonic();
+    let response = next.run(request).await;
+    let handler = matched
+        .as_deref()
+        .map_or("", |path| path.strip_prefix(prefix.as_str()).unwrap_or(path));
+    // Parameters as Prometheus' router writes them.
+    let handler = handler.replace("{*path}", "*path").replace("{name}", ":name");
+    let took = api.state.clock.monotonic().saturating_sub(began);
+    api.metrics
+        .requests
+        .with_label_values(&[handler.as_str(), response.status().as_str()])
+        .inc();
+    api.metrics
+        .request_seconds
+        .with_label_values(&[handler.as_str()])
+        .observe(took.as_secs_f64());
+    response
+}

@@ -1,0 +1,169 @@
+//! Running one query: the gate, the fetch ahead, the engine on a thread of its own, the end by time or by the client.
+
+use crate::error::{ApiError, ErrorType};
+use crate::fanout::{Fetched, Scope};
+use crate::router::Api;
+use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, QueryResult};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
+
+/// Queries that may wait for the gate; more are refused at once.
+pub(crate) const MAX_WAITING: i64 = 1000;
+
+/// How a query is to be run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunOptions {
+    /// From arrival to result.
+    pub(crate) timeout: Duration,
+    /// An error rather than a warning where something cannot be read.
+    pub(crate) strict: bool,
+}
+
+/// A result and what it took.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) result: QueryResult,
+    /// Those of the fetch (what was missing) before those of the engine.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) queued: Duration,
+    pub(crate) evaluated: Duration,
+}
+
+/// Ends what belongs to a query when the request is dropped, whatever the reason.
+struct EndWithRequest {
+    cancel: CancelFlag,
+    scope: Arc<Scope>,
+    done: bool,
+}
+
+impl Drop for EndWithRequest {
+    fn drop(&mut self) {
+        if !self.done {
+            self.cancel.cancel();
+        }
+        self.scope.token.cancel();
+    }
+}
+
+/// Counts a query while it runs or waits.
+struct Counted(prometheus::IntGauge);
+
+impl Counted {
+    fn new(gauge: &prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Api {
+    /// # Errors
+    /// In the kinds and words of Prometheus.
+    pub(crate) async fn run(&self, plan: Plan, options: RunOptions) -> Result<Outcome, ApiError> {
+        let began = self.state.clock.monotonic();
+        let _running = Counted::new(&self.metrics.running);
+        let outcome = self.run_gated(plan, options, began).await;
+        let took = self.state.clock.monotonic().saturating_sub(began);
+        let label = match &outcome {
+            Ok(_) => "success",
+            Err(error) => error.kind.name(),
+        };
+        self.metrics
+            .query_seconds
+            .with_label_values(&[label])
+            .observe(took.as_secs_f64());
+        if let Ok(outcome) = &outcome {
+            self.metrics.samples.inc_by(outcome.result.stats.samples_read);
+        }
+        outcome
+    }
+
+    async fn run_gated(&self, plan: Plan, options: RunOptions, began: Duration) -> Result<Outcome, ApiError> {
+        let permit = tokio::time::timeout(options.timeout, self.enter()).await;
+        let permit = permit.map_err(|_| ApiError::new(ErrorType::Timeout, "query timed out in query queue"))??;
+        let entered = self.state.clock.monotonic();
+        let queued = entered.saturating_sub(began);
+
+        let scope = Arc::new(Scope::new(options.strict, self.state.query.fetch));
+        let mut end = EndWithRequest {
+            cancel: CancelFlag::new(),
+            scope: Arc::clone(&scope),
+            done: false,
+        };
+        let fetched = Fetched::start(&self.state.fanout, &scope, plan.selectors());
+        let limits = Limits {
+            max_samples: self.state.query.max_samples,
+        };
+        let cancel = end.cancel.clone();
+        let engine = tokio::task::spawn_blocking(move || {
+            let result = Engine::execute(&plan, &fetched, &limits, &cancel);
+            // A query that does not notice its end keeps its place until it does.
+            drop(permit);
+            result
+        });
+        let result = match tokio::time::timeout(options.timeout.saturating_sub(queued), engine).await {
+            Ok(Ok(result)) => result.map_err(|error| explained(error, &scope)),
+            Ok(Err(panicked)) => Err(ApiError::new(
+                ErrorType::Internal,
+                format!("the query engine failed: {panicked}"),
+            )),
+            Err(_) => {
+                end.cancel.time_out();
+                Err(EvalError::TimedOut.into())
+            }
+        };
+        end.done = true;
+        self.metrics.fetched_bytes.inc_by(scope.fetched_bytes());
+        let mut result = result?;
+        let mut warnings = self.said(&scope);
+        warnings.append(&mut result.warnings);
+        Ok(Outcome {
+            result,
+            warnings,
+            queued,
+            evaluated: self.state.clock.monotonic().saturating_sub(entered),
+        })
+    }
+
+    /// What was missing, counted.
+    pub(crate) fn said(&self, scope: &Scope) -> Vec<String> {
+        let warnings = scope.warnings();
+        if !warnings.is_empty() {
+            self.metrics.partial.inc();
+            tracing::warn!(?warnings, "answer is incomplete");
+        }
+        warnings
+    }
+
+    async fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        match Arc::clone(&self.gate).try_acquire_owned() {
+            Ok(permit) => return Ok(permit),
+            Err(TryAcquireError::NoPermits) if self.metrics.waiting.get() >= MAX_WAITING => {
+                return Err(ApiError::new(
+                    ErrorType::Unavailable,
+                    format!("{MAX_WAITING} queries wait already; try again later"),
+                ));
+            }
+            Err(_) => {}
+        }
+        let _waiting = Counted::new(&self.metrics.waiting);
+        Arc::clone(&self.gate)
+            .acquire_owned()
+            .await
+            .map_err(|_| ApiError::new(ErrorType::Canceled, "query was canceled in query queue"))
+    }
+}
+
+/// A source's failure is told as what it was.
+fn explained(error: EvalError, scope: &Scope) -> ApiError {
+    match error {
+        EvalError::Source(_) => scope.failure().unwrap_or_else(|| error.into()),
+        error => error.into(),
+    }
+}

@@ -1,0 +1,135 @@
+//! What the process that runs a querier hands to it.
+
+use crate::fanout::{Fanout, FetchLimits};
+use gnomon_model::Clock;
+use gnomon_promql::{DEFAULT_LOOKBACK_MS, ParseOptions};
+use gnomon_proto::service::TargetsService;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// All that [`crate::api_router`] needs.
+pub struct ApiState {
+    pub clock: Arc<dyn Clock>,
+    /// Gets the querier's own metrics and those of the process, and is what `/metrics` shows.
+    pub registry: prometheus::Registry,
+    pub fanout: Arc<Fanout>,
+    /// Every scraper there is, by name (for messages).
+    pub scrapers: Scrapers,
+    pub node: Arc<dyn NodeInfo>,
+    pub query: QueryOptions,
+    pub web: WebOptions,
+    pub build: BuildInfo,
+    /// `/api/v1/status/flags`: names without dashes.
+    pub flags: BTreeMap<String, String>,
+}
+
+/// Lists the scrapers that are alive, asked at each request.
+pub type Scrapers = Arc<dyn Fn() -> Vec<(String, Arc<dyn TargetsService>)> + Send + Sync>;
+
+/// What changes while the process runs.
+pub trait NodeInfo: Send + Sync + 'static {
+    /// Whether requests can be served; if not, what is waited for.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    fn readiness(&self) -> Result<(), String>;
+    fn config(&self) -> ConfigInfo;
+    fn runtime(&self) -> RuntimeInfo;
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigInfo {
+    /// Secrets are redacted.
+    pub yaml: String,
+    /// Whether the last reload was taken.
+    pub reload_successful: bool,
+    /// When it was taken, milliseconds since the epoch.
+    pub reloaded_at_ms: i64,
+    /// The default step of subqueries, milliseconds; 0 is a minute.
+    pub evaluation_interval_ms: i64,
+}
+
+/// `/api/v1/status/runtimeinfo` and the page at `/`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeInfo {
+    /// Milliseconds since the epoch.
+    pub started_at_ms: i64,
+    pub working_directory: String,
+    pub hostname: String,
+    /// As Prometheus shows it: `15d`, `15d or 10GiB`.
+    pub storage_retention: String,
+    /// Roles that run in this process.
+    pub roles: Vec<String>,
+    /// Damaged files or blocks that were found since the start.
+    pub corruptions: u64,
+    /// Threads of the process.
+    pub threads: u64,
+    /// Processors that it may use.
+    pub processors: u64,
+}
+
+/// `/api/v1/status/buildinfo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildInfo {
+    /// gnomon's own version.
+    pub version: String,
+    pub revision: String,
+    pub branch: String,
+    pub build_user: String,
+    pub build_date: String,
+    /// Of the compiler.
+    pub rust_version: String,
+}
+
+/// The version of Prometheus whose API is spoken. `buildinfo.version` is this one: Grafana and others decide by it which
+/// parameters and endpoints to use. gnomon's own version is beside it as `gnomonVersion`.
+pub const PROMETHEUS_API_VERSION: &str = "3.14.0";
+
+/// The `--query.*` flags.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryOptions {
+    pub max_concurrency: usize,
+    pub timeout: Duration,
+    /// Samples that one query may hold in memory at once.
+    pub max_samples: u64,
+    /// Milliseconds.
+    pub lookback_ms: i64,
+    pub language: ParseOptions,
+    /// Prometheus' feature `promql-delayed-name-removal`.
+    pub delayed_name_removal: bool,
+    pub fetch: FetchLimits,
+}
+
+impl Default for QueryOptions {
+    fn default() -> Self {
+        Self {
+            max_concurrency: 20,
+            timeout: Duration::from_secs(120),
+            max_samples: 50_000_000,
+            lookback_ms: DEFAULT_LOOKBACK_MS,
+            language: ParseOptions::default(),
+            delayed_name_removal: false,
+            fetch: FetchLimits::default(),
+        }
+    }
+}
+
+/// The `--web.*` flags that concern reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebOptions {
+    /// `--web.cors.origin`, an RE2 expression matched as a whole.
+    pub cors_origin: String,
+    /// `--web.route-prefix`: empty or `/` for none.
+    pub route_prefix: String,
+}
+
+impl Default for WebOptions {
+    fn default() -> Self {
+        Self {
+            cors_origin: ".*".to_owned(),
+            route_prefix: "/".to_owned(),
+        }
+    }
+}
