@@ -47,8 +47,11 @@ pub struct ParseError {
     pub message: String,
 }
 
-/// Nesting that is refused.
+/// Brackets and signs within each other that are refused beyond.
 const MAX_DEPTH: usize = 200;
+/// Height of the tree, which long chains of operators make too, that is refused beyond: whatever walks a tree does so by
+/// recursion, on stacks as small as 2 MiB.
+const MAX_HEIGHT: usize = 500;
 
 /// Parses and type-checks an expression.
 ///
@@ -120,6 +123,8 @@ struct Parser<'a> {
     options: ParseOptions,
     errors: Vec<(Span, String)>,
     depth: usize,
+    /// Of the expression parsed last.
+    height: usize,
     /// How many aggregations are open: errors in one say so.
     aggregations: usize,
     /// End of the last token that can end an expression.
@@ -135,6 +140,7 @@ impl<'a> Parser<'a> {
             options,
             errors: Vec::new(),
             depth: 0,
+            height: 0,
             aggregations: 0,
             last_closing: 0,
         }
@@ -278,20 +284,10 @@ impl<'a> Parser<'a> {
 
     fn operators(&mut self, floor: u8) -> Parsed<Expr> {
         let mut lhs = self.operand()?;
-        // A chain of left-associative operators nests to the left: it is as deep as it is long.
-        let mut chain = 0;
+        let mut height = self.height;
         while let Some(op) = self.binary_operator() {
             if op.precedence() <= floor {
                 break;
-            }
-            chain += 1;
-            if self.depth + chain > MAX_DEPTH * 10 {
-                let span = self.peek().span;
-                self.note(
-                    span,
-                    format!("expression has more than {} operators in a row", MAX_DEPTH * 10),
-                );
-                return Err(Stop);
             }
             self.advance();
             let (return_bool, mut matching) = self.modifiers()?;
@@ -305,6 +301,7 @@ impl<'a> Parser<'a> {
                 op.precedence()
             };
             let rhs = self.expression(below)?;
+            height = self.grown(height)?;
             let span = Span::new(lhs.span.start, rhs.span.end);
             if !self.options.fill_modifiers && (matching.fill_left.is_some() || matching.fill_right.is_some()) {
                 self.note(span, "binop fill modifiers are experimental and not enabled");
@@ -320,7 +317,22 @@ impl<'a> Parser<'a> {
                 span,
             };
         }
+        self.height = height;
         Ok(lhs)
+    }
+
+    /// The height of a node over the expression parsed last and another one of height `other`.
+    fn grown(&mut self, other: usize) -> Parsed<usize> {
+        let height = self.height.max(other) + 1;
+        if height > MAX_HEIGHT {
+            let span = self.peek().span;
+            self.note(
+                span,
+                format!("expression has more than {MAX_HEIGHT} operators in a row or within each other"),
+            );
+            return Err(Stop);
+        }
+        Ok(height)
     }
 
     fn binary_operator(&self) -> Option<BinaryOp> {
@@ -415,6 +427,7 @@ impl<'a> Parser<'a> {
         self.advance();
         let negative = self.text(sign) == "-";
         let mut operand = self.expression(BinaryOp::Mul.precedence())?;
+        self.height = self.grown(0)?;
         let span = Span::new(sign.span.start, operand.span.end);
         if let ExprKind::Number { value, .. } = &mut operand.kind {
             if negative {
@@ -434,6 +447,7 @@ impl<'a> Parser<'a> {
 
     fn primary(&mut self) -> Parsed<Expr> {
         let item = self.peek();
+        self.height = 1;
         match item.token {
             Token::Number | Token::Duration => {
                 self.advance();
@@ -455,6 +469,7 @@ impl<'a> Parser<'a> {
             Token::LeftParen => {
                 self.advance();
                 let inner = self.expression(0)?;
+                self.height = self.grown(0)?;
                 let close = self.peek();
                 if !self.eat(Token::RightParen) {
                     return self.unexpected("", "");
@@ -500,11 +515,14 @@ impl<'a> Parser<'a> {
     fn arguments(&mut self) -> Parsed<Vec<Expr>> {
         self.advance();
         let mut args = Vec::new();
+        let mut height = 1;
         if self.eat(Token::RightParen) {
             return Ok(args);
         }
         loop {
             args.push(self.expression(0)?);
+            height = self.grown(height - 1)?;
+            self.height = height;
             let item = self.peek();
             if self.eat(Token::RightParen) {
                 return Ok(args);

@@ -104,7 +104,7 @@ fn check(source: &MemorySource, eval: &Eval) -> Result<(), String> {
         } => EvalParams::range(start_ms, end_ms, step_ms),
     };
     let params = EvalParams {
-        delayed_name_removal: true,
+        delayed_name_removal: std::env::var_os("IMMEDIATE").is_none(),
         ..params
     };
     let result = execute(source, &eval.query, params);

@@ -18,6 +18,8 @@ pub struct SelectHints {
     pub grouping: Vec<String>,
     /// Whether [`Self::grouping`] lists what is kept (`by`) or what is dropped (`without`).
     pub by: bool,
+    /// Only the counts and sums of histograms are wanted: their buckets may be left out.
+    pub histogram_stats: bool,
     /// Whether samples may lie before the step's window and be wanted nevertheless (`anchored`, `smoothed`).
     pub extended: bool,
 }

@@ -7,7 +7,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// File, and how many of its commands pass at least.
-const RECORDED: &[(&str, usize)] = &[];
+const RECORDED: &[(&str, usize)] = &[
+    // Of 160: the one that fails has a label name that is not UTF-8.
+    ("aggregators.test", 159),
+    ("at_modifier.test", 78),
+    ("duration_expression.test", 59),
+    ("extended_vectors.test", 169),
+    ("fill-modifier.test", 46),
+    ("functions.test", 431),
+    ("histograms.test", 185),
+    ("info.test", 53),
+    ("literals.test", 25),
+    ("native_histograms.test", 522),
+    ("operators.test", 214),
+    ("selectors.test", 31),
+];
 
 fn suite() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -65,9 +65,9 @@ impl Trim {
             // Nothing is known about where the observations of an unbounded bucket lie: it is kept whole, at the
             // cutoff, where it reaches away from it without end, and dropped where it ends there.
             let kept = if self.keep_below {
-                bucket.lower.is_infinite()
+                bucket.upper.is_finite()
             } else {
-                bucket.upper.is_infinite()
+                bucket.lower.is_finite()
             };
             f64::from(u8::from(kept))
         } else {
@@ -108,7 +108,12 @@ impl FloatHistogram {
         for (slot, mut bucket) in out.positive_buckets.iter_mut().zip(self.positive()) {
             // A first bucket that ends above 0 begins there, unless it is asked what lies below.
             let begins_at_zero = cutoff >= 0.0 || keep_below;
-            if custom && bucket.lower == f64::NEG_INFINITY && bucket.upper > 0.0 && begins_at_zero {
+            if custom
+                && bucket.lower == f64::NEG_INFINITY
+                && bucket.upper > 0.0
+                && bucket.upper.is_finite()
+                && begins_at_zero
+            {
                 bucket.lower = 0.0;
             }
             if !custom && bucket.lower < threshold && bucket.upper > threshold {

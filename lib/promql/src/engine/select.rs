@@ -106,7 +106,7 @@ impl Points {
                 }
                 Some(super::column::Point::Histogram(value)) => {
                     points.histogram_times.push(grid.time(i));
-                    points.histograms.push(Arc::clone(value));
+                    points.histograms.push(without_hint(value));
                 }
                 None => {}
             }
@@ -120,8 +120,11 @@ impl Exec<'_> {
         let missing = || EvalError::execution("a selector of the plan is missing");
         let request = self.plan.selectors().get(request).ok_or_else(missing)?;
         let mut series = self.source.select(request)?;
-        while let Some(series) = series.next_series()? {
+        while let Some(mut series) = series.next_series()? {
             self.check()?;
+            if request.hints.histogram_stats {
+                detect_resets(&mut series.samples.histograms);
+            }
             self.count_series(series.samples.len() as u64);
             each(series)?;
         }
@@ -191,6 +194,36 @@ impl Exec<'_> {
         }
         let grid = node.grid;
         self.stream(node, &mut |column| each(Points::of_column(&column, grid)))
+    }
+}
+
+/// A subquery skips samples: what is known about a sample and the one before it does not hold for it.
+fn without_hint(histogram: &Arc<FloatHistogram>) -> Arc<FloatHistogram> {
+    if matches!(histogram.reset_hint, ResetHint::Unknown | ResetHint::Gauge) {
+        return Arc::clone(histogram);
+    }
+    Arc::new(FloatHistogram {
+        reset_hint: ResetHint::Unknown,
+        ..FloatHistogram::clone(histogram)
+    })
+}
+
+/// Finds resets while the samples are all at hand, as Prometheus does where only counts and sums are read.
+fn detect_resets(histograms: &mut [Option<Arc<FloatHistogram>>]) {
+    let mut before: Option<Arc<FloatHistogram>> = None;
+    for histogram in histograms.iter_mut().flatten().filter(|h| !h.is_stale()) {
+        let original = Arc::clone(histogram);
+        if histogram.reset_hint == ResetHint::Unknown
+            && let Some(before) = before
+        {
+            let reset = histogram.is_reset_after(&before);
+            let reset_hint = if reset { ResetHint::Reset } else { ResetHint::NotReset };
+            *histogram = Arc::new(FloatHistogram {
+                reset_hint,
+                ..FloatHistogram::clone(histogram)
+            });
+        }
+        before = Some(original);
     }
 }
 

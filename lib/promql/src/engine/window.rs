@@ -134,7 +134,7 @@ impl Exec<'_> {
         let Some(function) = range_function(func) else {
             return Ok(false);
         };
-        let is_window = |arg: &&Node| matches!(window_of(arg), Some(_));
+        let is_window = |arg: &&Node| window_of(arg).is_some();
         let Some(arg) = args.iter().find(is_window) else {
             return Err(EvalError::execution("expected a range vector"));
         };

@@ -81,7 +81,7 @@ impl Parser<'_> {
                 self.advance();
                 let value = self.number(item);
                 // The nanoseconds of 64 bits, as Prometheus holds a duration.
-                if !(value.abs() <= 9_223_372_036.0) {
+                if value.is_nan() || value.abs() > 9_223_372_036.0 {
                     self.note(item.span, "duration out of range");
                 }
                 Ok(DurationExpr::Seconds {

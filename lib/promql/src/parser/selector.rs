@@ -160,6 +160,7 @@ impl Parser<'_> {
             }
             self.aggregations = saved;
             let span = Span::new(expr.span.start, self.last_closing);
+            self.height = self.grown(0)?;
             let subquery = SubqueryExpr {
                 expr,
                 range,

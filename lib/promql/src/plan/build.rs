@@ -2,7 +2,9 @@
 
 use super::duration::milliseconds;
 use super::{EvalParams, Extended, Grid, Node, NodeKind, PlanError, Shift, Window, WindowInput};
-use crate::ast::{At, BinaryOp, Call, Expr, ExprKind, MatrixSelector, SubqueryExpr, ValueType, VectorSelector};
+use crate::ast::{
+    AggregateOp, At, BinaryOp, Call, Expr, ExprKind, MatrixSelector, SubqueryExpr, ValueType, VectorSelector,
+};
 use crate::engine::arithmetic::scalar_binary;
 use crate::functions::FunctionId;
 use crate::source::{SelectHints, SelectRequest};
@@ -14,6 +16,8 @@ struct Around {
     func: &'static str,
     grouping: Vec<String>,
     by: bool,
+    /// A function further out reads nothing of histograms but their count and sum.
+    histogram_stats: bool,
 }
 
 /// How far from its time a selector looks.
@@ -81,6 +85,32 @@ const fn looks_at_time(func: FunctionId) -> bool {
     )
 }
 
+/// Whether the function reads nothing of histograms but their count and sum.
+const fn reads_stats(func: FunctionId) -> bool {
+    matches!(
+        func,
+        FunctionId::HistogramCount | FunctionId::HistogramSum | FunctionId::HistogramAvg
+    )
+}
+
+/// Whether count and sum of the function's result depend on nothing but those of its argument.
+const fn keeps_stats(func: FunctionId) -> bool {
+    matches!(
+        func,
+        FunctionId::Rate
+            | FunctionId::Increase
+            | FunctionId::Delta
+            | FunctionId::Irate
+            | FunctionId::Idelta
+            | FunctionId::SumOverTime
+            | FunctionId::AvgOverTime
+            | FunctionId::FirstOverTime
+            | FunctionId::LastOverTime
+            | FunctionId::LabelReplace
+            | FunctionId::LabelJoin
+    )
+}
+
 fn is_literal(expr: &Expr) -> bool {
     matches!(
         expr.without_parens().kind,
@@ -134,6 +164,8 @@ impl Builder {
                     func: aggregate.op.name(),
                     grouping: aggregate.grouping.clone(),
                     by: !aggregate.without,
+                    histogram_stats: around.histogram_stats
+                        && matches!(aggregate.op, AggregateOp::Sum | AggregateOp::Avg),
                 };
                 let input = Box::new(self.node(&aggregate.expr, grid, &around)?);
                 let (grouping, without) = (aggregate.grouping.clone(), aggregate.without);
@@ -145,7 +177,7 @@ impl Builder {
                     without,
                 }
             }
-            ExprKind::Call(call) => self.call(call, grid)?,
+            ExprKind::Call(call) => self.call(call, grid, around)?,
             ExprKind::Vector(selector) => {
                 let (request, shift, extended) = self.select(selector, 0, grid, around)?;
                 NodeKind::Select {
@@ -160,9 +192,10 @@ impl Builder {
         Ok(whole(kind))
     }
 
-    fn call(&mut self, call: &Call, grid: Grid) -> Result<NodeKind, PlanError> {
+    fn call(&mut self, call: &Call, grid: Grid, around: &Around) -> Result<NodeKind, PlanError> {
         let around = Around {
             func: call.func.name,
+            histogram_stats: reads_stats(call.func.id) || (around.histogram_stats && keeps_stats(call.func.id)),
             ..Around::default()
         };
         let (start, end) = (self.params.start_ms as f64 / 1000.0, self.params.end_ms as f64 / 1000.0);
@@ -239,6 +272,7 @@ impl Builder {
                 func: around.func,
                 grouping: around.grouping.clone(),
                 by: around.by,
+                histogram_stats: around.histogram_stats,
                 extended: extended != Extended::No,
             },
         });

@@ -40,7 +40,7 @@ pub(super) fn milliseconds(expr: &DurationExpr, params: &EvalParams, may_be_nega
         return Err(PlanError::Duration("duration must be greater than 0".to_owned()));
     }
     // The bound of a Go time.Duration, 64 bits of nanoseconds, in seconds.
-    if !(value.abs() <= 9_223_372_036.0) {
+    if value.is_nan() || value.abs() > 9_223_372_036.0 {
         return Err(PlanError::Duration("duration is out of range".to_owned()));
     }
     // A decimal such as 0.29 s must not lose its last millisecond to the binary representation.

@@ -13,7 +13,7 @@ pub(super) enum Command {
         series: Vec<String>,
         with_nhcb: bool,
     },
-    Eval(Eval),
+    Eval(Box<Eval>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +129,9 @@ pub(super) fn parse(text: &str) -> Vec<(usize, Result<Command, String>)> {
         let command = match word {
             "clear" => Ok(Command::Clear),
             "load" | "load_with_nhcb" => load(line, &body),
-            word if word == "eval" || word.starts_with("eval_") => eval(line, &body).map(Command::Eval),
+            word if word == "eval" || word.starts_with("eval_") => {
+                eval(line, &body).map(|eval| Command::Eval(Box::new(eval)))
+            }
             word => Err(format!("unknown command {word:?}")),
         };
         commands.push((number, command));

@@ -110,7 +110,7 @@ pub(super) fn fraction(lower: f64, upper: f64, mut buckets: Vec<ClassicBucket>) 
     if lower >= upper {
         return 0.0;
     }
-    let rank_of = |bound: f64| {
+    let rank_of = |bound: f64, is_lower: bool| {
         let mut before = ClassicBucket {
             upper: if buckets[0].upper > 0.0 { 0.0 } else { f64::NEG_INFINITY },
             count: 0.0,
@@ -120,8 +120,12 @@ pub(super) fn fraction(lower: f64, upper: f64, mut buckets: Vec<ClassicBucket>) 
                 return before.count;
             }
             if bucket.upper > bound {
-                if bucket.upper == f64::INFINITY || before.upper == f64::NEG_INFINITY {
+                // Of an unbounded bucket that a bound lies in nothing is counted.
+                if bucket.upper == f64::INFINITY {
                     return before.count;
+                }
+                if before.upper == f64::NEG_INFINITY {
+                    return if is_lower { bucket.count } else { before.count };
                 }
                 let share = (bound - before.upper) / (bucket.upper - before.upper);
                 return before.count + (bucket.count - before.count) * share;
@@ -130,5 +134,5 @@ pub(super) fn fraction(lower: f64, upper: f64, mut buckets: Vec<ClassicBucket>) 
         }
         observations
     };
-    (rank_of(upper) - rank_of(lower)) / observations
+    (rank_of(upper, false) - rank_of(lower, true)) / observations
 }

@@ -192,7 +192,7 @@ pub(super) fn fraction(
         if custom && bucket.lower == f64::NEG_INFINITY && bucket.upper > 0.0 {
             bucket.lower = 0.0;
         }
-        for (bound, slot) in [(lower, &mut from), (upper, &mut to)] {
+        for (bound, slot, is_lower) in [(lower, &mut from, true), (upper, &mut to, false)] {
             if slot.is_some() {
                 continue;
             }
@@ -200,8 +200,13 @@ pub(super) fn fraction(
                 *slot = Some(rank);
             } else if bucket.upper > bound {
                 let unbounded = bucket.upper == f64::INFINITY || bucket.lower == f64::NEG_INFINITY;
+                // Of an unbounded bucket that a bound lies in nothing is counted.
                 let part = if unbounded {
-                    0.0
+                    if is_lower && bucket.upper.is_finite() {
+                        bucket.count
+                    } else {
+                        0.0
+                    }
                 } else {
                     below(&bucket, bound, custom || zero)
                 };

@@ -1,0 +1,421 @@
+//! The language: errors in Prometheus' words, canonical text, and that no text whatever makes the parser panic.
+
+#![allow(clippy::unwrap_used)]
+
+use gnomon_model::Labels;
+use gnomon_promql::{CancelFlag, Engine, EvalParams, Limits, MemorySource, ParseOptions, Plan, parse, parse_selector};
+use proptest::prelude::*;
+
+fn error(query: &str) -> String {
+    parse(query, &ParseOptions::everything()).unwrap_err().to_string()
+}
+
+#[test]
+fn errors_are_those_of_prometheus() {
+    for (query, message) in [
+        ("", "unknown position: parse error: no expression found in input"),
+        ("# just a comment\n\n", "1:1: parse error: no expression found in input"),
+        ("1+", "1:3: parse error: unexpected end of input"),
+        (".", "1:1: parse error: unexpected character: '.'"),
+        ("2.5.", "1:1: parse error: bad number or duration syntax: \"2.5.\""),
+        (
+            "0deadbeef",
+            "1:1: parse error: bad number or duration syntax: \"0deadbeef\"",
+        ),
+        ("1 /", "1:4: parse error: unexpected end of input"),
+        ("*1", "1:1: parse error: unexpected <op:*>"),
+        ("(1))", "1:4: parse error: unexpected right parenthesis ')'"),
+        ("((1)", "1:5: parse error: unclosed left parenthesis"),
+        ("(", "1:2: parse error: unclosed left parenthesis"),
+        (
+            "1 and 1",
+            "1:1: parse error: set operator \"and\" not allowed in binary scalar expression",
+        ),
+        (
+            "1 == 1",
+            "1:3: parse error: comparisons between scalars must use BOOL modifier",
+        ),
+        (
+            "foo + bool bar",
+            "1:5: parse error: bool modifier can only be used on comparison operators",
+        ),
+        (
+            "-\"string\"",
+            "1:1: parse error: unary expression only allowed on expressions of type scalar or instant vector, got \"string\"",
+        ),
+        (
+            "foo or group_left(baz) bar",
+            "1:8: parse error: unexpected <group_left>",
+        ),
+        (
+            "foo unless on(bar) group_left(baz) bar",
+            "1:1: parse error: no grouping allowed for \"unless\" operation",
+        ),
+        (
+            "foo == on(bar) group_left(bar) 10",
+            "1:5: parse error: label \"bar\" must not occur in ON and GROUP clause at once",
+        ),
+        (
+            "http_requests{group=\"production\"} + on(instance) group_left(job,instance) cpu_count{type=\"smp\"}",
+            "1:35: parse error: label \"instance\" must not occur in ON and GROUP clause at once",
+        ),
+        ("foo{", "1:5: parse error: unexpected end of input inside braces"),
+        ("foo}", "1:4: parse error: unexpected right brace '}'"),
+        (
+            "{}",
+            "1:1: parse error: vector selector must contain at least one non-empty matcher",
+        ),
+        (
+            "{x=\"\", y=~\".*\"}",
+            "1:1: parse error: vector selector must contain at least one non-empty matcher",
+        ),
+        (
+            "foo{__name__=\"bar\"}",
+            "1:1: parse error: metric name must not be set twice: \"foo\" or \"bar\"",
+        ),
+        (
+            "foo{gibberish}",
+            "1:14: parse error: unexpected \"}\" in label matching, expected label matching operator",
+        ),
+        (
+            "foo{a=b}",
+            "1:7: parse error: unexpected identifier \"b\" in label matching, expected string",
+        ),
+        ("foo{a>1}", "1:6: parse error: unexpected character inside braces: '>'"),
+        ("foo{1}", "1:5: parse error: unexpected character inside braces: '1'"),
+        ("foo bar", "1:5: parse error: unexpected identifier \"bar\""),
+        ("foo[5m", "1:7: parse error: unclosed left bracket"),
+        (
+            "foo[]",
+            "1:5: parse error: unexpected \"]\" in subquery selector, expected number or duration",
+        ),
+        (
+            "foo[5m][5m]",
+            "1:8: parse error: ranges only allowed for vector selectors",
+        ),
+        (
+            "some_metric[5m] OFFSET",
+            "1:23: parse error: unexpected end of input in offset, expected number or duration",
+        ),
+        (
+            "some_metric OFFSET 1m[5m]",
+            "1:22: parse error: no offset modifiers allowed before range",
+        ),
+        (
+            "some_metric @ 1234 [5m]",
+            "1:20: parse error: no @ modifiers allowed before range",
+        ),
+        (
+            "(foo + bar)[5m]",
+            "1:12: parse error: ranges only allowed for vector selectors",
+        ),
+        (
+            "foo @ bar",
+            "1:7: parse error: unexpected identifier \"bar\" in @, expected timestamp",
+        ),
+        (
+            "sum without(==)(some_metric)",
+            "1:13: parse error: unexpected <op:==> in grouping opts, expected label",
+        ),
+        (
+            "sum(some_metric) by test",
+            "1:21: parse error: unexpected identifier \"test\" in grouping opts, expected \"(\"",
+        ),
+        (
+            "topk(some_metric)",
+            "1:1: parse error: wrong number of arguments for aggregate expression provided, expected 2, got 1",
+        ),
+        (
+            "sum()",
+            "1:1: parse error: no arguments for aggregate expression provided",
+        ),
+        (
+            "topk(some_metric, other_metric)",
+            "1:6: parse error: expected type scalar in aggregation parameter, got instant vector",
+        ),
+        (
+            "sum(5)",
+            "1:5: parse error: expected type instant vector in aggregation expression, got scalar",
+        ),
+        (
+            "floor()",
+            "1:1: parse error: expected 1 argument(s) in call to \"floor\", got 0",
+        ),
+        (
+            "hour(some_metric, some_metric, some_metric)",
+            "1:1: parse error: expected at most 1 argument(s) in call to \"hour\", got 3",
+        ),
+        (
+            "rate(some_metric)",
+            "1:6: parse error: expected type range vector in call to function \"rate\", got instant vector",
+        ),
+        (
+            "non_existent_function_far_bar()",
+            "1:1: parse error: unknown function with name \"non_existent_function_far_bar\"",
+        ),
+        ("sum(rate(foo[5m]", "1:17: parse error: unclosed left parenthesis"),
+        (
+            "sum(foo,)",
+            "1:8: parse error: trailing commas not allowed in function call args",
+        ),
+        ("foo\n  + *", "2:5: parse error: unexpected <op:*>"),
+        ("test[10m:6s:5m]", "1:12: parse error: unexpected colon ':'"),
+        (
+            "'\\q'",
+            "1:1: parse error: error unquoting string \"'\\\\q'\": invalid syntax",
+        ),
+        (
+            "foo{a=~\"(\"}",
+            "1:5: parse error: error parsing regexp: missing closing ): `(`",
+        ),
+    ] {
+        assert_eq!(error(query), message, "{query}");
+    }
+}
+
+#[test]
+fn what_is_experimental_is_refused_by_default() {
+    let error = |query| parse(query, &ParseOptions::default()).unwrap_err().to_string();
+    assert_eq!(
+        error("mad_over_time(x[5m])"),
+        "1:1: parse error: function \"mad_over_time\" is not enabled"
+    );
+    assert_eq!(
+        error("limitk(1, x)"),
+        "1:1: parse error: limitk() is experimental and must be enabled with --enable-feature=promql-experimental-functions"
+    );
+    assert_eq!(
+        error("x[5m+1m]"),
+        "1:3: parse error: experimental duration expression is not enabled"
+    );
+    assert_eq!(
+        error("x smoothed"),
+        "1:1: parse error: smoothed modifier is experimental and not enabled"
+    );
+    assert_eq!(
+        error("x + fill(0) y"),
+        "1:1: parse error: binop fill modifiers are experimental and not enabled"
+    );
+}
+
+#[test]
+fn canonical_text() {
+    for (query, text) in [
+        ("sum(a)by(b)", "sum by (b) (a)"),
+        ("sum without()(a)", "sum without () (a)"),
+        (
+            "topk(5, sum by(job)(rate(x{a='b',c!~`d`}[5m])))",
+            r#"topk(5, sum by (job) (rate(x{a="b",c!~"d"}[5m])))"#,
+        ),
+        ("a+on(x)group_left(y)b", "a + on (x) group_left (y) b"),
+        ("a>bool 1", "a > bool 1"),
+        ("x offset -5m", "x offset -5m"),
+        ("x[90s:] @ 1.5 offset 1h30m", "x[1m30s:] @ 1.500 offset 1h30m"),
+        ("x @ start()", "x @ start()"),
+        ("-2^-3 + +1", "-2 ^ -3 + 1"),
+        (r#"{"my.metric", "a b"="c"}"#, r#"{"my.metric","a b"="c"}"#),
+        ("0x10 + 1e3 + Inf", "16 + 1000 + +Inf"),
+        ("a atan2 b and c", "a atan2 b and c"),
+        ("1h", "1h"),
+        ("x[2m*(1+2)]", "x[2m * (1s + 2s)]"),
+        ("rate(x[5m] anchored)", "rate(x[5m] anchored)"),
+        ("a + fill_left(1) fill_right(2) b", "a + fill_left (1) fill_right (2) b"),
+        (r#""a\nb" "#, r#""a\nb""#),
+        ("h </ 0.5", "h </ 0.5"),
+    ] {
+        let expr = parse(query, &ParseOptions::everything()).unwrap();
+        assert_eq!(expr.to_string(), text);
+        let again = parse(text, &ParseOptions::everything()).unwrap();
+        assert_eq!(again.to_string(), text);
+    }
+}
+
+#[test]
+fn nesting_is_bounded() {
+    let deep = "(".repeat(100_000) + "1" + &")".repeat(100_000);
+    assert!(error(&deep).contains("nested more than"), "{}", error(&deep));
+    assert!(error(&"-".repeat(100_000)).contains("nested more than"));
+    // What is taken must run on a small stack.
+    for query in [
+        "x + ".repeat(490) + "x",
+        "(".repeat(190) + &"x or ".repeat(300) + "x" + &")".repeat(190),
+        "abs(".repeat(190) + "x" + &")".repeat(190),
+        "max_over_time(".repeat(90) + "x" + &"[1m:1m])".repeat(90),
+    ] {
+        let expr = parse(&query, &ParseOptions::default()).unwrap();
+        assert!(!expr.to_string().is_empty());
+        let plan = Plan::new(&query, &expr, EvalParams::range(0, 60_000, 60_000)).unwrap();
+        assert!(!plan.explain().is_empty());
+        let mut source = MemorySource::new();
+        source.add_float(&Labels::from_pairs([("__name__", "x")]), 0, 1.0);
+        assert!(Engine::execute(&plan, &source, &Limits::default(), &CancelFlag::new()).is_ok());
+    }
+    assert!(error(&("x + ".repeat(100_000) + "x")).contains("operators in a row"));
+    assert!(error(&("x".to_owned() + &"[5m:]".repeat(100_000))).contains("nested more than"));
+    assert!(error(&("x[".to_owned() + &"(".repeat(100_000) + "1")).contains("nested more than"));
+}
+
+#[test]
+fn selectors_alone() {
+    let matchers = parse_selector(r#"up{job=~"a|b"}"#).unwrap();
+    assert_eq!(matchers.len(), 2);
+    assert!(parse_selector("sum(up)").is_err());
+    assert!(parse_selector("up offset 5m").is_err());
+}
+
+#[test]
+fn plans_say_what_they_need_and_do() {
+    let query = "sum by (job) (rate(x{a=\"b\"}[5m] offset 1m)) / scalar(y @ 100) + max_over_time(z[10m:1m]) * (2 * 3)";
+    let expr = parse(query, &ParseOptions::default()).unwrap();
+    let plan = Plan::new(query, &expr, EvalParams::range(600_000, 900_000, 60_000)).unwrap();
+    insta::assert_snapshot!(plan.explain(), @r#"
+    binary +
+      binary /
+        aggregate sum by (job)
+          call Rate
+            range 300000ms offset 60000ms of #0 {a="b", __name__="x"} 240001..=840000ms
+        once for 6 steps
+          call Scalar
+            select at 100000ms of #1 {__name__="y"} -199999..=100000ms
+      binary *
+        call MaxOverTime
+          subquery 600000ms, 15 steps of 60000ms from 60000ms
+            select of #2 {__name__="z"} -239999..=900000ms
+        number 6
+    "#);
+    let times: Vec<(i64, i64)> = plan.selectors().iter().map(|s| (s.start_ms, s.end_ms)).collect();
+    assert_eq!(times, [(240_001, 840_000), (-199_999, 100_000), (-239_999, 900_000)]);
+}
+
+/// Texts that look like queries more than random ones do.
+fn query_like() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "foo",
+        "sum",
+        "by",
+        "rate",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        "5m",
+        "1",
+        ",",
+        "+",
+        "-",
+        "*",
+        "^",
+        "==",
+        "bool",
+        "on",
+        "ignoring",
+        "group_left",
+        "offset",
+        "@",
+        "start",
+        "end",
+        "()",
+        "\"x\"",
+        "=",
+        "=~",
+        "!~",
+        "!=",
+        "and",
+        "or",
+        "topk",
+        "count_values",
+        ":",
+        "step",
+        "min_of",
+        "fill",
+        "smoothed",
+        "0x1f",
+        "Inf",
+        "NaN",
+        "1e3",
+        "#c\n",
+        "'a'",
+        "histogram_quantile",
+        "info",
+        "a:b",
+        "</",
+        ">/",
+        "unless",
+        "label_replace",
+        "1_000",
+    ]);
+    prop::collection::vec(word, 0..24).prop_map(|words| words.join(" "))
+}
+
+/// Expressions that are right by construction.
+fn expression() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("foo".to_owned()),
+        Just(r#"foo{a="b",c=~"d.*"}"#.to_owned()),
+        Just("foo offset 5m".to_owned()),
+        Just("foo @ 12.5".to_owned()),
+        Just("rate(foo[5m])".to_owned()),
+        Just("vector(-1.5)".to_owned()),
+        Just("foo @ end() offset -1h".to_owned()),
+    ];
+    leaf.prop_recursive(5, 40, 3, |inner| {
+        let operator = prop::sample::select(vec![
+            "+",
+            "-",
+            "*",
+            "/",
+            "%",
+            "^",
+            "atan2",
+            "==",
+            ">= bool",
+            "and",
+            "or",
+            "unless on (a)",
+            "* on (a) group_left (b)",
+            "> ignoring (c)",
+        ]);
+        prop_oneof![
+            (inner.clone(), operator, inner.clone()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
+            inner.clone().prop_map(|a| format!("({a})")),
+            inner.clone().prop_map(|a| format!("-{a}")),
+            inner.clone().prop_map(|a| format!("sum by (a) ({a})")),
+            inner.clone().prop_map(|a| format!("topk without (a) (3, {a})")),
+            inner
+                .clone()
+                .prop_map(|a| format!("max_over_time(({a})[1h:5m] offset 1m)")),
+            inner.prop_map(|a| format!("clamp({a}, 0, 1e9)")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,60}") {
+        let _ = parse(&text, &ParseOptions::everything());
+        let _ = parse_selector(&text);
+    }
+
+    #[test]
+    fn no_query_like_text_makes_parser_or_planner_panic(text in query_like()) {
+        if let Ok(expr) = parse(&text, &ParseOptions::everything()) {
+            let _ = Plan::new(&text, &expr, EvalParams::instant(i64::MAX));
+            let _ = Plan::new(&text, &expr, EvalParams::range(i64::MIN, i64::MAX, 1)).map(|plan| plan.explain());
+            let text = expr.to_string();
+            let again = parse(&text, &ParseOptions::everything()).unwrap();
+            prop_assert_eq!(again.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn printing_and_parsing_again_changes_nothing(text in expression()) {
+        let expr = parse(&text, &ParseOptions::everything()).unwrap();
+        let printed = expr.to_string();
+        let again = parse(&printed, &ParseOptions::everything()).unwrap();
+        prop_assert_eq!(again.to_string(), printed);
+    }
+}
