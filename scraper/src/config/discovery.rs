@@ -3,7 +3,9 @@
 //! Source: the Prometheus documentation, "Configuration".
 
 use super::http::{Auth, HttpClientConfig};
-use super::shape::Kind::{Count, Duration, Flag, List, Map, OneOf, OneOfAnyCase, Secret, Text, TextMap, Texts, Url};
+use super::shape::Kind::{
+    Count, Duration, Flag, List, LooseUrl, Map, OneOf, OneOfAnyCase, Secret, Text, TextMap, Texts, Url,
+};
 use super::shape::{Around, Client, Field, Section, Shape, may, must, no_check};
 use gnomon_model::relabel::NameRules;
 use gnomon_model::yaml::{Fields, Mark, Out, YamlError};
@@ -275,7 +277,7 @@ const ATTACH: Shape = Shape::new(&[may("node", Flag), may("namespace", Flag)], C
 
 const KUBERNETES: Shape = Shape::checked(
     &[
-        may("api_server", Url),
+        may("api_server", LooseUrl),
         must("role", OneOf(KUBERNETES_ROLES)),
         may("kubeconfig_file", Text),
         may("namespaces", Map(&NAMESPACES)),
@@ -401,7 +403,7 @@ const MARATHON: Shape = Shape::checked(
 
 const NOMAD: Shape = Shape::new(
     &[
-        may("server", Url),
+        may("server", Text),
         may("namespace", Text),
         may("region", Text),
         may("allow_stale", Flag),

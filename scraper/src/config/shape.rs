@@ -26,12 +26,26 @@ pub enum Client {
     Tls,
     /// All options of [`HttpClientConfig`].
     Http,
+    /// The same, but HTTP/2 only where it is asked for.
+    Http1,
 }
 
 pub struct Field {
     pub name: &'static str,
     pub kind: Kind,
     pub required: bool,
+    /// What holds where the field is absent, for showing.
+    pub preset: Preset,
+}
+
+#[derive(Clone, Copy)]
+pub enum Preset {
+    Nothing,
+    Text(&'static str),
+    Int(i64),
+    Flag(bool),
+    /// The presets of the section that the field holds.
+    Nested,
 }
 
 pub enum Kind {
@@ -40,7 +54,11 @@ pub enum Kind {
     Flag,
     Integer,
     Count,
+    /// A whole number above zero.
+    Positive,
     Float,
+    /// A number from 0 to 100.
+    Percentage,
     Duration,
     Size,
     /// With scheme http or https, and a host.
@@ -63,6 +81,7 @@ pub const fn may(name: &'static str, kind: Kind) -> Field {
         name,
         kind,
         required: false,
+        preset: Preset::Nothing,
     }
 }
 
@@ -72,6 +91,36 @@ pub const fn must(name: &'static str, kind: Kind) -> Field {
         name,
         kind,
         required: true,
+        preset: Preset::Nothing,
+    }
+}
+
+/// A field that has a value even where it is absent.
+pub const fn preset(name: &'static str, kind: Kind, preset: Preset) -> Field {
+    Field {
+        name,
+        kind,
+        required: false,
+        preset,
+    }
+}
+
+/// What Go's encoder would show of a section of which nothing is written.
+fn presets(shape: &Shape) -> Vec<(String, Out)> {
+    let shown = |field: &Field| field.preset_out().map(|out| (field.name.to_owned(), out));
+    shape.fields.iter().filter_map(shown).collect()
+}
+
+impl Field {
+    fn preset_out(&self) -> Option<Out> {
+        match (self.preset, &self.kind) {
+            (Preset::Nothing, _) => None,
+            (Preset::Text(text), _) => Some(Out::text(text)),
+            (Preset::Int(number), _) => Some(Out::Int(number)),
+            (Preset::Flag(flag), _) => Some(Out::Bool(flag)),
+            (Preset::Nested, Kind::Map(shape)) => Some(Out::Map(presets(shape))),
+            (Preset::Nested, _) => Some(Out::Map(Vec::new())),
+        }
     }
 }
 
@@ -151,20 +200,25 @@ impl Shape {
     /// As [`Shape::read`], but for unknown fields.
     pub fn read_fields(&self, fields: &mut Fields<'_>, around: Around<'_>) -> Result<Section, YamlError> {
         let mut section = Section::default();
-        for Field { name, kind, required } in self.fields {
+        for field @ Field {
+            name, kind, required, ..
+        } in self.fields
+        {
             let read = fields.read(name, |at| kind.read(at, around))?;
             if *required && read.as_ref().is_none_or(Out::is_empty) {
                 return Err(fields.error_at(name, format!("{name} is required and must not be empty")));
             }
-            if let Some(out) = read {
+            if let Some(out) = read.or_else(|| field.preset_out()) {
                 section.fields.push(((*name).to_owned(), out));
             }
         }
         match self.client {
             Client::None => {}
             Client::Tls => section.fields.extend(TlsConfig::read(fields, around.dir)?.to_fields()),
-            Client::Http => {
-                let http = HttpClientConfig::read(fields, around.dir)?;
+            Client::Http | Client::Http1 => {
+                let mut http = HttpClientConfig::read(fields, around.dir)?;
+                let asked_for_http2 = fields.flag("enable_http2", self.client == Client::Http)?;
+                http.enable_http2 &= asked_for_http2;
                 section.fields.extend(http.to_fields());
                 section.http = Some(http);
             }
@@ -187,7 +241,15 @@ impl Kind {
             Self::Flag => Out::Bool(at.flag()?),
             Self::Integer => Out::Int(at.integer()?),
             Self::Count => Out::Int(i64::try_from(at.count()?).unwrap_or(i64::MAX)),
+            Self::Positive => match at.integer()? {
+                number @ 1.. => Out::Int(number),
+                _ => return Err(at.error("must be greater than 0")),
+            },
             Self::Float => Out::Float(at.float()?),
+            Self::Percentage => match at.float()? {
+                number if (0.0..=100.0).contains(&number) => Out::Float(number),
+                _ => return Err(at.error("must be in the range [0, 100]")),
+            },
             Self::Duration => {
                 let ms = at.duration()?.as_millis();
                 Out::text(format_duration_ms(i64::try_from(ms).unwrap_or(i64::MAX)))

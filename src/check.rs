@@ -1,0 +1,149 @@
+//! `gnomon check`: what is wrong with a file, without starting anything.
+
+use crate::config;
+use crate::flags::{CheckConfig, CheckMetrics};
+use gnomon_scraper::parse::{Severity, check_metrics};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// As promtool: an exposition that is taken but goes against the conventions.
+const EXIT_LINT: u8 = 3;
+
+/// `gnomon check config`: one line per file, problems on standard error; 1 if a file is not good.
+#[must_use]
+pub fn config(what: &CheckConfig) -> ExitCode {
+    let environment = |name: &str| std::env::var(name).ok();
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let mut good = true;
+    for path in &what.files {
+        good &= config_file(path, what.strict, &environment, &mut out, &mut err);
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether a file is good. That nobody reads what is said of it (a closed pipe) changes nothing about that.
+fn config_file(
+    path: &Path,
+    strict: bool,
+    environment: &dyn Fn(&str) -> Option<String>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> bool {
+    let config = match config::load(path, environment) {
+        Ok(config) => config,
+        Err(error) => {
+            let _ = writeln!(err, "{error}");
+            return false;
+        }
+    };
+    for warning in &config.warnings {
+        let _ = writeln!(err, "{warning}");
+    }
+    for unsupported in &config.unsupported {
+        let _ = writeln!(err, "{unsupported}");
+    }
+    if strict && let Err(error) = config.require_supported() {
+        let _ = writeln!(err, "{error}");
+        return false;
+    }
+    let jobs = config.scrape_configs.len();
+    let plural = if jobs == 1 { "" } else { "s" };
+    let _ = writeln!(out, "{}: good, {jobs} scrape configuration{plural}", path.display());
+    true
+}
+
+/// `gnomon check metrics`: problems on standard error; 1 if an exposition is refused, 3 if it is only unconventional.
+#[must_use]
+pub fn metrics(what: &CheckMetrics) -> ExitCode {
+    let standard_input = [Path::new("-").to_owned()];
+    let files = if what.files.is_empty() {
+        &standard_input[..]
+    } else {
+        &what.files
+    };
+    let mut err = std::io::stderr().lock();
+    let mut worst = 0;
+    for path in files {
+        let read = if path.as_os_str() == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
+        } else {
+            std::fs::read(path)
+        };
+        let code = match read {
+            Ok(bytes) => metrics_text(path, &bytes, what.strict, &mut err),
+            Err(error) => {
+                let _ = writeln!(err, "{}: cannot be read: {error}", path.display());
+                1
+            }
+        };
+        // An error (1) outweighs a lint (3).
+        worst = if worst == 1 || code == 1 { 1 } else { worst.max(code) };
+    }
+    ExitCode::from(worst)
+}
+
+fn metrics_text(path: &Path, bytes: &[u8], strict: bool, err: &mut dyn Write) -> u8 {
+    let problems = check_metrics(bytes, strict);
+    for problem in &problems {
+        let _ = match problem.line {
+            0 => writeln!(err, "{}: {}", path.display(), problem.message),
+            line => writeln!(err, "{}:{line}: {}", path.display(), problem.message),
+        };
+    }
+    match problems.iter().any(|problem| problem.severity == Severity::Error) {
+        true => 1,
+        false if problems.is_empty() => 0,
+        false => EXIT_LINT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_file_is_said_to_be_and_a_bad_one_why_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.yml");
+        let check = |text: &str, strict| {
+            std::fs::write(&path, text).unwrap();
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let good = config_file(&path, strict, &|_| None, &mut out, &mut err);
+            let text = |bytes| {
+                String::from_utf8(bytes)
+                    .unwrap()
+                    .replace(dir.path().to_str().unwrap(), "")
+            };
+            (good, text(out), text(err))
+        };
+        let (good, out, err) = check("scrape_configs: [{job_name: x}]", true);
+        assert_eq!(
+            (good, out.as_str(), err.as_str()),
+            (true, "/p.yml: good, 1 scrape configuration\n", "")
+        );
+        let (good, out, err) = check("scrape_configs: [{job: x}]", false);
+        assert_eq!((good, out.as_str()), (false, ""));
+        assert_eq!(err, "/p.yml:1:18: scrape_configs[0]: job_name is empty\n");
+        let later = "rule_files: [a]";
+        let (good, _, err) = check(later, false);
+        assert!(good && err.contains("/p.yml:1: rule_files has no effect"), "{err}");
+        assert!(!check(later, true).0);
+    }
+
+    #[test]
+    fn an_exposition_is_refused_or_frowned_upon() {
+        let check = |text: &str, strict| {
+            let mut err = Vec::new();
+            let code = metrics_text(Path::new("m.txt"), text.as_bytes(), strict, &mut err);
+            (code, String::from_utf8(err).unwrap())
+        };
+        let good = "# HELP x_total Things.\n# TYPE x_total counter\nx_total 1\n";
+        assert_eq!(check(good, false), (0, String::new()));
+        let (code, err) = check("x{ 1\n", false);
+        assert!(code == 1 && err.starts_with("m.txt:1: "), "{err}");
+        assert_eq!(check("x_bar 1\n", false).0, 3);
+        assert_eq!(check(good, true).0, 1);
+    }
+}

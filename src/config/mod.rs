@@ -1,0 +1,119 @@
+//! The whole configuration file, `prometheus.yml` as it is: what is supported validated into types, the rest checked in
+//! shape and reported.
+
+mod expand;
+mod load;
+mod sections;
+mod show;
+
+use gnomon_model::Labels;
+use gnomon_model::yaml::YamlError;
+use gnomon_scraper::config::{ScrapeConfig, ScrapeDefaults};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use load::{load, parse};
+
+/// A configuration that was read and found good.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    pub global: GlobalConfig,
+    /// Those of the file first, then those of `scrape_config_files` in the order of their paths; names are unique.
+    pub scrape_configs: Vec<Arc<ScrapeConfig>>,
+    pub storage: StorageConfig,
+    /// Patterns of rule files, relative to nothing but the file's folder any more.
+    pub rule_files: Vec<PathBuf>,
+    /// What is in the file but not acted on: one entry per kind of section.
+    pub unsupported: Vec<UnsupportedSection>,
+    /// Things worth a word in the log that are no errors.
+    pub warnings: Vec<String>,
+    redacted_yaml: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GlobalConfig {
+    /// What scrape configurations inherit; it has been filled into them already.
+    pub scrape: ScrapeDefaults,
+    /// Greater than zero.
+    pub evaluation_interval: Duration,
+    pub rule_query_offset: Duration,
+    pub query_log_file: Option<PathBuf>,
+    /// For egress only; references to the environment are replaced.
+    pub external_labels: Labels,
+}
+
+/// What `storage` asks for; a flag of the same meaning goes before it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StorageConfig {
+    /// How far behind its series' newest sample one may be and is still taken.
+    pub out_of_order_time_window: Option<Duration>,
+    pub retention_time: Option<Duration>,
+    pub retention_size_bytes: Option<u64>,
+}
+
+/// A kind of section that this version does not act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnsupportedSection {
+    /// `alerting`, `kubernetes_sd_configs`, …
+    pub section: String,
+    /// The file it first stands in.
+    pub path: PathBuf,
+    /// The line it first stands in, counted from 1.
+    pub line: u32,
+    pub why: &'static str,
+}
+
+impl std::fmt::Display for UnsupportedSection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}:{}: {} has no effect: {}",
+            self.path.display(),
+            self.line,
+            self.section,
+            self.why
+        )
+    }
+}
+
+/// Why a configuration was not taken. The text begins with the file, and line and column where they are known.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: is not UTF-8 text (from byte {valid_up_to} on)", path.display())]
+    NotText { path: PathBuf, valid_up_to: usize },
+    #[error("{}:{error}", path.display())]
+    Invalid { path: PathBuf, error: YamlError },
+    #[error("{}:{}: {section} is not supported yet, and --config.strict forbids what has no effect", path.display(), line)]
+    Unsupported { path: PathBuf, line: u32, section: String },
+}
+
+impl Config {
+    /// The file as `/api/v1/status/config` shows it: defaults filled in, secrets masked.
+    #[must_use]
+    pub fn redacted_yaml(&self) -> &str {
+        &self.redacted_yaml
+    }
+
+    /// What `--config.strict` adds.
+    ///
+    /// # Errors
+    /// Names the first section that has no effect.
+    pub fn require_supported(&self) -> Result<(), ConfigError> {
+        match self.unsupported.first() {
+            None => Ok(()),
+            Some(first) => Err(ConfigError::Unsupported {
+                path: first.path.clone(),
+                line: first.line,
+                section: first.section.clone(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
