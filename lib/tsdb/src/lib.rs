@@ -2,12 +2,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod block;
+pub mod bucket;
 pub mod merge;
 pub mod page;
 
 pub use block::{
     BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, MemorySink, Selection, UploadSink,
 };
+pub use bucket::{Bucket, BucketError, Created};
 pub use merge::{MergedSeries, SeriesMerge, SeriesStream, merge_pages};
 pub use page::{
     AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError,

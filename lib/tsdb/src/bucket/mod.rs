@@ -1,0 +1,164 @@
+//! The bucket: opening an object store from its URL, and what is kept under which key.
+//!
+//! ```text
+//! cluster.json                                            made once, by a conditional put: which cluster this is
+//! catalogue/checkpoint-<revision, 20 digits>              the catalogue at a revision
+//! <tenant>/blocks/<shard>/<window start ms>/<block id>.gnb
+//! ```
+
+pub mod acceptance;
+pub mod faults;
+mod keys;
+
+pub use keys::{BLOCK_SUFFIX, BlockKey, CLUSTER_MARKER, block_path, checkpoint_path, checkpoint_revision};
+
+use bytes::Bytes;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// Why a bucket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    #[error("object store {url:?}: {what} (file:///folder or s3://bucket/prefix are accepted)")]
+    BadUrl { url: String, what: String },
+    #[error("object store {url:?}: {scheme}:// is not built in; file:// and s3:// are")]
+    NotBuiltIn { url: String, scheme: String },
+    #[error("object store folder {folder}: {source}")]
+    Folder { folder: PathBuf, source: std::io::Error },
+    #[error("object store {url:?}: {source}")]
+    Store { url: String, source: object_store::Error },
+}
+
+/// An object store, and how the user named it.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    url: String,
+}
+
+/// What became of a conditional put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// This call made the object.
+    New,
+    /// It was there already, with this content.
+    Existing(Bytes),
+}
+
+impl Bucket {
+    /// Opens `url`, or `default_folder` (made if need be) where none is given. Credentials, region, and endpoint of S3
+    /// come from the usual `AWS_…` variables; with `AWS_ENDPOINT_URL`, requests are path-style and plain HTTP is
+    /// allowed for `http://`. No request is made.
+    ///
+    /// # Errors
+    /// When the URL is no such thing, names a store that is not built in, or the folder cannot be made.
+    pub fn open(url: Option<&str>, default_folder: &std::path::Path) -> Result<Self, BucketError> {
+        let Some(text) = url.filter(|url| !url.is_empty()) else {
+            return Self::folder(default_folder);
+        };
+        let bad = |what: String| BucketError::BadUrl { url: text.to_owned(), what };
+        let parsed = Url::parse(text).map_err(|e| bad(e.to_string()))?;
+        match parsed.scheme() {
+            "file" => {
+                let folder = parsed.to_file_path().map_err(|()| bad("not a path of this machine".to_owned()))?;
+                Self::folder(&folder)
+            }
+            "s3" => Self::s3(text, &parsed, &|name| std::env::var(name).ok()),
+            scheme @ ("gs" | "gcs" | "az" | "abfs" | "abfss" | "azure") => Err(BucketError::NotBuiltIn {
+                url: text.to_owned(),
+                scheme: scheme.to_owned(),
+            }),
+            scheme => Err(bad(format!("scheme {scheme:?} is unknown"))),
+        }
+    }
+
+    /// A folder of this machine. What is put is synced to the disk before it is acknowledged.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or opened.
+    pub fn folder(folder: &std::path::Path) -> Result<Self, BucketError> {
+        let error = |source| BucketError::Folder { folder: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(error)?;
+        let folder = folder.canonicalize().map_err(error)?;
+        let url = format!("file://{}", folder.display());
+        let store = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|source| BucketError::Store { url: url.clone(), source })?
+            .with_fsync(true)
+            .with_automatic_cleanup(true);
+        Ok(Self { store: Arc::new(store), url })
+    }
+
+    fn s3(text: &str, url: &Url, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, BucketError> {
+        let name = url.host_str().filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| BucketError::BadUrl {
+            url: text.to_owned(),
+            what: "bucket name is missing".to_owned(),
+        })?;
+        let endpoint = variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"));
+        let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(name)
+            .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
+            .with_retry(RetryConfig {
+                max_retries: 5,
+                retry_timeout: Duration::from_secs(60),
+                ..RetryConfig::default()
+            });
+        if let Some(endpoint) = endpoint {
+            let is_plain = endpoint.starts_with("http://");
+            builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
+            if is_plain {
+                builder = builder.with_allow_http(true);
+            }
+        }
+        let store_error = |source| BucketError::Store { url: text.to_owned(), source };
+        let s3 = builder.build().map_err(store_error)?;
+        let prefix = Path::from_url_path(url.path()).map_err(|e| store_error(e.into()))?;
+        let store: Arc<dyn ObjectStore> =
+            if prefix.as_ref().is_empty() { Arc::new(s3) } else { Arc::new(PrefixStore::new(s3, prefix)) };
+        Ok(Self { store, url: text.to_owned() })
+    }
+
+    /// A store that was made otherwise: in memory, with faults, behind a cache.
+    #[must_use]
+    pub fn from_store(store: Arc<dyn ObjectStore>, name: impl Into<String>) -> Self {
+        Self { store, url: name.into() }
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// For messages; has no credentials in it.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Makes an object unless it exists. An attempt whose answer was lost and that is made again finds its own
+    /// content: compare it.
+    ///
+    /// # Errors
+    /// When the store fails; the object may have been made.
+    pub async fn create(&self, path: &Path, content: Bytes) -> Result<Created, object_store::Error> {
+        let options = PutOptions::from(PutMode::Create);
+        match self.store.put_opts(path, PutPayload::from(content), options).await {
+            Ok(_) => Ok(Created::New),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(Created::Existing(self.store.get(path).await?.bytes().await?))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

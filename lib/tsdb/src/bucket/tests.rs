@@ -1,0 +1,134 @@
+use super::acceptance::run_acceptance;
+use super::faults::{Faults, FaultyStore};
+use super::*;
+use crate::block::tests::{collect, meta, page, write};
+use crate::block::{BlockReader, BlockWriter, UploadSink};
+use crate::{Selection, SeriesPages};
+use gnomon_model::{BlockId, Labels, ShardId, TenantId, TimestampMs};
+use object_store::memory::InMemory;
+
+fn memory() -> Bucket {
+    Bucket::from_store(Arc::new(InMemory::new()), "memory")
+}
+
+#[tokio::test]
+async fn memory_is_accepted() {
+    run_acceptance(&memory()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    run_acceptance(&Bucket::open(None, folder.path()).unwrap()).await.unwrap();
+    let url = format!("file://{}/below it/b", folder.path().display());
+    run_acceptance(&Bucket::open(Some(&url), folder.path()).unwrap()).await.unwrap();
+    assert!(folder.path().join("below it/b").is_dir());
+}
+
+#[test]
+fn urls_that_cannot_be_used_say_what_can() {
+    let folder = tempfile::tempdir().unwrap();
+    for (url, part) in [
+        ("gs://x/y", "gs:// is not built in; file:// and s3:// are"),
+        ("az://x", "az:// is not built in"),
+        ("ftp://x", "scheme \"ftp\" is unknown"),
+        ("/tmp/x", "file:///folder or s3://bucket/prefix are accepted"),
+        ("s3:///x", "bucket name is missing"),
+    ] {
+        let message = Bucket::open(Some(url), folder.path()).unwrap_err().to_string();
+        assert!(message.contains(part) && message.contains(url), "{message}");
+    }
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(matches!(Bucket::open(None, &file.join("b")), Err(BucketError::Folder { .. })));
+}
+
+#[test]
+fn block_names_say_what_they_hold() {
+    let key = BlockKey {
+        tenant: TenantId::anonymous(),
+        shard: ShardId(12),
+        window_start: TimestampMs(1_700_000_000_000),
+        block: BlockId(0xabc),
+    };
+    let path = key.path();
+    assert_eq!(
+        path.as_ref(),
+        "anonymous/blocks/12/1700000000000/00000000000000000000000000000abc.gnb"
+    );
+    assert_eq!(BlockKey::parse(&path), Some(key));
+    for other in ["cluster.json", "anonymous/blocks/12/0/abc.gnb", "anonymous/parts/1/0/00000000000000000000000000000abc.gnb"] {
+        assert_eq!(BlockKey::parse(&Path::from(other)), None);
+    }
+    assert_eq!(checkpoint_revision(&checkpoint_path(77)), Some(77));
+}
+
+/// An uploaded block is whole or absent, and reads give the truth or an error, whatever the store does.
+#[tokio::test]
+async fn under_faults_blocks_are_whole_or_absent_and_reads_true_or_errors() {
+    // Values that do not compress: several parts of an upload, several reads.
+    let value = |i: u64, k: u64| f64::from_bits((k + i * 7919).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let series: Vec<SeriesPages> = (0..2500)
+        .map(|i| SeriesPages {
+            labels: Labels::from_pairs([("__name__", format!("m{i:04}"))]),
+            pages: vec![page(0, (0..480).map(|k| value(i, k)))],
+        })
+        .collect();
+    let expected = write(meta(), &series).await.output;
+    let (mut whole, mut absent, mut read, mut failed) = (0, 0, 0, 0);
+    for seed in 0..60 {
+        let inner = Arc::new(InMemory::new());
+        let faults = Faults { refused: 0.05, lost_response: 0.1, torn: 0.1, latency: std::time::Duration::from_micros(50) };
+        let store = FaultyStore::new(inner.clone(), seed, faults);
+        let path = Path::from("b.gnb");
+        let mut writer = BlockWriter::new(meta(), UploadSink::new(Arc::new(store.clone()), path.clone()));
+        let mut outcome = Ok(());
+        for s in &series {
+            outcome = writer.add_series(s.labels.as_ref(), s.pages.clone()).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let is_acknowledged = outcome.is_ok() && writer.finish().await.is_ok();
+        match inner.get(&path).await {
+            Ok(object) => {
+                whole += 1;
+                assert_eq!(object.bytes().await.unwrap(), expected);
+            }
+            Err(_) => {
+                absent += 1;
+                assert!(!is_acknowledged, "an acknowledged block is there");
+                continue;
+            }
+        }
+        let attempt = async {
+            let reader = Arc::new(BlockReader::open(Arc::new(store.clone()), path.clone()).await?);
+            let selection: Selection = reader.select(&[], i64::MIN, i64::MAX).await?;
+            collect(selection).await
+        };
+        match attempt.await {
+            Ok(found) => {
+                read += 1;
+                assert!(found == series);
+            }
+            Err(error) => {
+                failed += 1;
+                assert!(!error.is_damage(), "{error}");
+            }
+        }
+    }
+    assert!(whole > 5 && absent > 5 && read > 5 && failed > 5, "{whole} {absent} {read} {failed}");
+}
+
+#[tokio::test]
+async fn conditional_creation_finds_its_own_content_after_a_lost_answer() {
+    let store = FaultyStore::new(Arc::new(InMemory::new()), 1, Faults { lost_response: 1.0, ..Faults::default() });
+    let bucket = Bucket::from_store(Arc::new(store.clone()), "faults");
+    let path = Path::from(CLUSTER_MARKER);
+    assert!(bucket.create(&path, Bytes::from_static(b"me")).await.is_err());
+    store.set(Faults::default());
+    assert_eq!(
+        bucket.create(&path, Bytes::from_static(b"me")).await.unwrap(),
+        Created::Existing(Bytes::from_static(b"me"))
+    );
+}
