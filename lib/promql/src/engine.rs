@@ -152,8 +152,9 @@ impl Exec<'_> {
     fn matrix_value(&self) -> Evaluated<Vec<RangeSeries>> {
         let root = &self.plan.root;
         let columns = if root.value_type == ValueType::Scalar {
-            let mut column = Column::empty(Labels::empty(), root.grid.n);
-            for (i, value) in self.scalar(root)?.into_iter().enumerate() {
+            let values = self.scalar(root)?;
+            let mut column = Column::empty(Labels::empty(), values.len());
+            for (i, value) in values.into_iter().enumerate() {
                 column.set_float(i, value);
             }
             vec![column]

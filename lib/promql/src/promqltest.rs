@@ -32,9 +32,15 @@ pub struct Report {
     pub failures: Vec<Failure>,
 }
 
-/// Runs a whole script; a failure does not end it.
+/// Runs a whole script as upstream does: with delayed name removal. A failure does not end it.
 #[must_use]
 pub fn run(text: &str) -> Report {
+    run_with(text, true)
+}
+
+/// Runs a whole script with or without delayed name removal.
+#[must_use]
+pub fn run_with(text: &str, delayed_name_removal: bool) -> Report {
     let mut report = Report::default();
     let mut source = MemorySource::new();
     for (line, command) in script::parse(text) {
@@ -55,7 +61,7 @@ pub fn run(text: &str) -> Report {
                 }
                 loaded
             }
-            Ok(Command::Eval(eval)) => check(&source, &eval),
+            Ok(Command::Eval(eval)) => check(&source, &eval, delayed_name_removal),
         };
         match outcome {
             Ok(()) => report.passed += 1,
@@ -94,7 +100,7 @@ fn execute(source: &MemorySource, query: &str, params: EvalParams) -> Result<Que
     Engine::execute(&plan, source, &Limits::default(), &CancelFlag::new()).map_err(|e| e.to_string())
 }
 
-fn check(source: &MemorySource, eval: &Eval) -> Result<(), String> {
+fn check(source: &MemorySource, eval: &Eval, delayed_name_removal: bool) -> Result<(), String> {
     let params = match eval.when {
         When::At(at_ms) => EvalParams::instant(at_ms),
         When::Range {
@@ -104,7 +110,7 @@ fn check(source: &MemorySource, eval: &Eval) -> Result<(), String> {
         } => EvalParams::range(start_ms, end_ms, step_ms),
     };
     let params = EvalParams {
-        delayed_name_removal: std::env::var_os("IMMEDIATE").is_none(),
+        delayed_name_removal,
         ..params
     };
     let result = execute(source, &eval.query, params);

@@ -5,11 +5,11 @@ mod fold;
 mod rank;
 mod values;
 
-use super::column::Column;
+use super::column::{Column, retained};
 use super::context::{Evaluated, Exec, Sink};
 use crate::ast::AggregateOp;
 use crate::plan::Node;
-use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME};
+use gnomon_model::{Labels, METRIC_NAME};
 use hashbrown::HashMap;
 
 /// `by (…)`, `without (…)`.
@@ -26,13 +26,11 @@ impl Grouping<'_> {
             return Labels::empty();
         }
         let listed = |name: &str| self.labels.iter().any(|label| label == name);
-        let mut builder = LabelsBuilder::from_labels(labels.as_ref());
         if self.without {
-            builder.retain(|name, _| !super::column::is_metadata(name) && !listed(name));
+            retained(labels, |name| !super::column::is_metadata(name) && !listed(name))
         } else {
-            builder.retain(|name, _| listed(name));
+            retained(labels, listed)
         }
-        builder.build()
     }
 
     /// Whether a group can have the metric's name.

@@ -4,12 +4,12 @@ mod element;
 mod matching;
 mod set;
 
-use super::column::{Column, Point};
+use super::column::{Column, Point, retained};
 use super::context::{Evaluated, Exec, Sink};
 use crate::ast::{BinaryOp, ValueType, VectorMatching};
 use crate::plan::Node;
 use element::{Outcome, element};
-use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME};
+use gnomon_model::{Labels, METRIC_NAME};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Operator<'n> {
@@ -41,13 +41,14 @@ impl Operator<'_> {
 }
 
 fn match_labels(labels: &Labels, matching: &VectorMatching) -> Labels {
-    let mut builder = LabelsBuilder::from_labels(labels.as_ref());
-    if matching.on {
-        builder.retain(|name, _| matching.labels.iter().any(|label| label == name));
-    } else {
-        builder.retain(|name, _| name != METRIC_NAME && !matching.labels.iter().any(|label| label == name));
-    }
-    builder.build()
+    let listed = |name: &str| matching.labels.iter().any(|label| label == name);
+    retained(labels, |name| {
+        if matching.on {
+            listed(name)
+        } else {
+            name != METRIC_NAME && !listed(name)
+        }
+    })
 }
 
 impl Exec<'_> {

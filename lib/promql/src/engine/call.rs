@@ -51,14 +51,8 @@ impl Exec<'_> {
             }
             F::MaxOf | F::MinOf => {
                 let (a, b) = (self.scalar(arg(args, 0)?)?, self.scalar(arg(args, 1)?)?);
-                let pick = |(a, b): (f64, f64)| {
-                    if func == F::MaxOf {
-                        math::max(a, b)
-                    } else {
-                        math::min(a, b)
-                    }
-                };
-                Ok(a.into_iter().zip(b).map(pick).collect())
+                let pick = if func == F::MaxOf { math::max } else { math::min };
+                Ok(a.into_iter().zip(b).map(|(a, b)| pick(a, b)).collect())
             }
             _ => Err(EvalError::execution("expected a scalar expression")),
         }

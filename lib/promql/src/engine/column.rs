@@ -2,7 +2,8 @@
 
 use crate::limits::EvalError;
 use gnomon_model::histogram::FloatHistogram;
-use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME};
+use gnomon_model::labels::put_uvarint;
+use gnomon_model::{Labels, LabelsRef, METRIC_NAME};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
@@ -128,11 +129,21 @@ pub(crate) fn is_metadata(name: &str) -> bool {
     matches!(name, METRIC_NAME | "__type__" | "__unit__")
 }
 
+/// The labels whose names are wanted.
+pub(crate) fn retained(labels: &Labels, keep: impl Fn(&str) -> bool) -> Labels {
+    let mut bytes = Vec::with_capacity(labels.as_bytes().len());
+    for (name, value) in labels.iter().filter(|(name, _)| keep(name)) {
+        for text in [name, value] {
+            put_uvarint(&mut bytes, text.len() as u64);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+    }
+    LabelsRef::from_canonical(&bytes).to_owned()
+}
+
 pub(crate) fn drop_name(labels: &Labels) -> Labels {
     if labels.iter().any(|(name, _)| is_metadata(name)) {
-        let mut builder = LabelsBuilder::from_labels(labels.as_ref());
-        builder.retain(|name, _| !is_metadata(name));
-        builder.build()
+        retained(labels, |name| !is_metadata(name))
     } else {
         labels.clone()
     }
