@@ -46,6 +46,7 @@ pub struct Samples {
     /// A value for each timestamp; meaningless where the sample is a histogram. Stale markers are in here, as they are.
     pub values: Vec<f64>,
     /// Empty when all samples are floats, else as long as `timestamps`. A stale histogram has the stale NaN as its sum.
+    /// A reset hint `NotReset` must hold with regard to the sample before it in this very column.
     pub histograms: Vec<Option<Arc<FloatHistogram>>>,
 }
 

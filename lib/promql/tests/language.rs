@@ -89,6 +89,9 @@ fn errors_are_those_of_prometheus() {
             "foo[]",
             "1:5: parse error: unexpected \"]\" in subquery selector, expected number or duration",
         ),
+        ("foo[0m]", "1:5: parse error: duration must be greater than 0"),
+        ("foo[5m:-1m]", "1:8: parse error: duration must be greater than 0"),
+        ("sum(*)", "1:5: parse error: unexpected <op:*> in aggregation"),
         (
             "foo[5m][5m]",
             "1:8: parse error: ranges only allowed for vector selectors",
@@ -392,7 +395,7 @@ fn expression() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
     fn no_text_makes_the_parser_panic(text in "\\PC{0,60}") {

@@ -48,6 +48,18 @@ impl Parser<'_> {
         Ok(lhs)
     }
 
+    /// What stands in brackets; a literal must be positive, the value of arithmetic is known to the planner only.
+    pub(super) fn positive_duration(&mut self) -> Parsed<DurationExpr> {
+        let start = self.peek().span.start;
+        let duration = self.duration_expression(0, "subquery selector")?;
+        if let DurationExpr::Seconds { value, .. } = &duration
+            && *value <= 0.0
+        {
+            self.note(Span::new(start, self.last_closing), "duration must be greater than 0");
+        }
+        Ok(duration)
+    }
+
     fn duration_operand(&mut self, context: &str) -> Parsed<DurationExpr> {
         let item = self.peek();
         if item.token == Token::Operator && matches!(self.text(item), "+" | "-") {

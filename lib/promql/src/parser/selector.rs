@@ -146,12 +146,12 @@ impl Parser<'_> {
     fn range(&mut self, expr: Expr) -> Parsed<Expr> {
         let open = self.advance();
         let saved = std::mem::take(&mut self.aggregations);
-        let range = self.duration_expression(0, "subquery selector")?;
+        let range = self.positive_duration()?;
         if self.eat(Token::Colon) {
             let step = match self.peek().token {
                 Token::RightBracket => None,
                 Token::Number | Token::Duration | Token::LeftParen | Token::Keyword | Token::Operator => {
-                    Some(self.duration_expression(0, "subquery selector")?)
+                    Some(self.positive_duration()?)
                 }
                 _ => return self.unexpected("subquery selector", "number or duration or \"]\""),
             };

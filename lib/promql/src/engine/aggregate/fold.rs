@@ -93,6 +93,10 @@ impl Exec<'_> {
             }
             for (i, state) in states[at].iter_mut().enumerate() {
                 if let Some(point) = column.get(i) {
+                    if let (State::Empty, Point::Histogram(histogram)) = (&*state, point) {
+                        // Three numbers a bucket rather than one.
+                        held.add(histogram.weight() * 3)?;
+                    }
                     self.take(node, input, op, state, point);
                 }
             }
