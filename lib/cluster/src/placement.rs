@@ -254,19 +254,25 @@ mod tests {
     #[test]
     fn placement_never_changes() {
         let placement = Placement::from_records(&[record(1, i64::MIN, 1024)]).unwrap();
-        assert_eq!(shards_of(&placement, "anonymous"), GOLDEN_ANONYMOUS);
-        assert_eq!(shards_of(&placement, "team-a"), GOLDEN_TEAM_A);
         let mut spread = record(1, i64::MIN, 1024);
         spread.spreads.push(v1::SpreadRule {
             job: "node".into(),
             ways: 16,
         });
-        let placement = Placement::from_records(&[spread]).unwrap();
-        assert_eq!(shards_of(&placement, "anonymous"), GOLDEN_SPREAD);
+        let spread = Placement::from_records(&[spread]).unwrap();
+        assert_eq!(
+            [
+                shards_of(&placement, "anonymous"),
+                shards_of(&placement, "team-a"),
+                shards_of(&spread, "anonymous")
+            ],
+            [
+                [7, 940, 940, 758, 412, 409, 368],
+                [432, 656, 656, 549, 784, 28, 911],
+                [21, 950, 950, 767, 412, 409, 368]
+            ]
+        );
     }
-    const GOLDEN_ANONYMOUS: [u32; 7] = [0; 7];
-    const GOLDEN_TEAM_A: [u32; 7] = [0; 7];
-    const GOLDEN_SPREAD: [u32; 7] = [0; 7];
 
     #[test]
     fn series_of_one_target_stay_together_unless_spread() {

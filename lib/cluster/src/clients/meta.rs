@@ -1,6 +1,6 @@
 //! The metadata group from a node that has no replica of it (or is not its leader): goes from peer to peer.
 
-use super::remote::{Remote, RemoteMeta};
+use super::remote::Remote;
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect};
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -32,8 +32,8 @@ pub struct MetaClient {
 }
 
 struct Peers {
-    /// Addresses with their connections; configured ones first.
-    all: Vec<(String, RemoteMeta)>,
+    /// By address; this node's own replica first, then the configured ones.
+    all: Vec<(String, Arc<dyn MetaService>)>,
     /// Which one to ask next.
     next: usize,
     /// Addresses by node id, from the newest state seen: hints name nodes.
@@ -41,15 +41,18 @@ struct Peers {
 }
 
 impl MetaClient {
+    /// `local` is this node's own replica, where it has one, with the node's address.
+    ///
     /// # Errors
-    /// When an address cannot be one.
+    /// When an address cannot be one, or there is nobody to ask.
     pub fn new(
+        local: Option<(String, Arc<dyn MetaService>)>,
         peers: &[String],
         channel: ChannelOptions,
         metrics: CallMetrics,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BadAddress> {
-        if peers.is_empty() {
+        if peers.is_empty() && local.is_none() {
             return Err(BadAddress {
                 address: String::new(),
                 why: "no peer is named".into(),
@@ -61,7 +64,7 @@ impl MetaClient {
             metrics,
             clock,
             peers: Mutex::new(Peers {
-                all: Vec::new(),
+                all: local.into_iter().collect(),
                 next: 0,
                 addresses: Vec::new(),
             }),
@@ -80,11 +83,11 @@ impl MetaClient {
         }
         let channel = connect(address, &self.channel, &self.metrics, &self.clock)?;
         let remote = Remote::new(channel, self.retries.clone()).meta();
-        peers.all.push((address.to_owned(), remote));
+        peers.all.push((address.to_owned(), Arc::new(remote)));
         Ok(peers.all.len() - 1)
     }
 
-    fn current(&self) -> (usize, RemoteMeta) {
+    fn current(&self) -> (usize, Arc<dyn MetaService>) {
         let peers = self.peers.lock();
         let at = peers.next % peers.all.len();
         (at, peers.all[at].1.clone())
@@ -108,7 +111,11 @@ impl MetaClient {
     }
 
     /// Asks until a peer answers. `repeat_unknown` where asking again after an unknown outcome is harmless.
-    async fn ask<T, Asking>(&self, repeat_unknown: bool, ask: impl Fn(RemoteMeta) -> Asking) -> Result<T, ServiceError>
+    async fn ask<T, Asking>(
+        &self,
+        repeat_unknown: bool,
+        ask: impl Fn(Arc<dyn MetaService>) -> Asking,
+    ) -> Result<T, ServiceError>
     where
         Asking: Future<Output = Result<T, ServiceError>>,
     {

@@ -102,10 +102,7 @@ impl ShardReadService for ShardReads {
     }
 
     async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError> {
-        let ask = |service: Arc<dyn ShardReadService>| {
-            let request = request.clone();
-            async move { service.head_stats(request).await }
-        };
+        let ask = |service: Arc<dyn ShardReadService>| async move { service.head_stats(request).await };
         self.at_leader(request.shard, ask).await
     }
 }

@@ -17,7 +17,7 @@ pub trait LabelSource: Sync {
 }
 
 /// Label sets in a slice are a source: the number is the index.
-impl LabelSource for [Labels] {
+impl LabelSource for &[Labels] {
     fn write_labels(&self, series: u32, out: &mut Vec<u8>) {
         if let Some(labels) = self.get(series as usize) {
             out.extend_from_slice(labels.as_bytes());
