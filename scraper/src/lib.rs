@@ -1,6 +1,33 @@
 //! The scraper role: discovery, scraping, parsing, relabelling, pushing.
+//!
+//! [`Scraper::start`] runs it. A job of the configuration becomes a `pool`; its targets come from `discovery` through
+//! `target`, and the `ring` says which of them are this process'; each has a loop (`scrape`) that asks it (`client`),
+//! reads the answer (`parse`) and pushes one tick to the [`TickSink`].
+//!
+//! Invariant: whether a series or target is gone is decided by the shards, from complete ticks; nothing here writes
+//! staleness markers.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod client;
 pub mod config;
+mod discovery;
+mod matching;
+mod metrics;
 pub mod parse;
+mod pool;
+pub mod ring;
+mod scrape;
+mod scraper;
+mod status;
+mod target;
+#[cfg(test)]
+mod testing;
+
+pub use client::ClientError;
+pub use discovery::{BadGroups, parse_groups};
+pub use ring::{Members, Ring};
+pub use scrape::TickSink;
+pub use scrape::body::{DEFAULT_BODY_LIMIT_BYTES, TOTAL_BODY_BYTES};
+pub use scraper::{ApplyError, ScrapeConfigs, Scraper, ScraperOptions};
+pub use status::Status;

@@ -124,7 +124,7 @@ pub fn write_openmetrics_float(out: &mut Vec<u8>, value: f64) {
         out.push(b'-');
     }
     // Go's rule for %g with shortest digits.
-    if exponent < -4 || exponent >= 6 {
+    if !(-4..6).contains(&exponent) {
         write_scientific(out, &text[..split], exponent);
     } else {
         write_plain(out, digits, exponent);

@@ -75,6 +75,11 @@ impl SeriesSpans {
         }
     }
 
+    pub(super) fn exposes_empty(&self, input: &[u8], name: &str) -> bool {
+        let is = |(n, v): &(Span, Span)| v.is_empty() && input.get(n.clone()) == Some(name.as_bytes());
+        self.labels.iter().any(is)
+    }
+
     /// Appends the canonical bytes of the labels at these positions of `input`.
     pub(super) fn write(
         &self,

@@ -113,6 +113,13 @@ pub struct Exemplar {
     pub timestamp_ms: Option<i64>,
 }
 
+/// A native histogram, and whether its counts were exposed as integers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NativeHistogram {
+    pub histogram: FloatHistogram,
+    pub is_integer: bool,
+}
+
 /// How values of `le` and `quantile` are rewritten, which depends on the family that the series stands in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FloatLabel {
@@ -155,11 +162,14 @@ pub trait Parser: Send {
     /// # Errors
     /// Label names that repeat, texts that are not UTF-8.
     fn write_labels(&self, out: &mut Vec<u8>) -> Result<(), ParseError>;
+    /// Of samples: whether the series is exposed with this label and an empty value, which tells more than its absence
+    /// where exposed labels win over the target's.
+    fn exposes_empty(&self, name: &str) -> bool;
     /// Of Histogram. None where the current entry is none.
     ///
     /// # Errors
     /// When buckets and spans do not agree, or the schema is not known.
-    fn histogram(&self) -> Result<Option<FloatHistogram>, ParseError> {
+    fn histogram(&self) -> Result<Option<NativeHistogram>, ParseError> {
         Ok(None)
     }
     /// Of samples: the next exemplar, its labels appended to `labels` in canonical bytes; none when all were given.

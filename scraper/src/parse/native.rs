@@ -1,7 +1,7 @@
 //! Native histograms from their exposed form: absolute counts, empty buckets left out.
 
-use super::MetricKind;
 use super::protobuf_message::Metric;
+use super::{MetricKind, NativeHistogram};
 use gnomon_model::histogram::{FloatHistogram, ResetHint, Span};
 
 /// The finest resolution that is stored; a finer one (up to 52, which the format foresees) is refused.
@@ -10,8 +10,8 @@ const SCHEMAS: std::ops::RangeInclusive<i32> = -4..=8;
 /// More buckets than any schema needs for all floats within reason; a span table may claim billions in a few bytes.
 const MAX_BUCKETS: usize = 1 << 20;
 
-/// The float form of the metric's native histogram.
-pub(super) fn float_histogram(metric: &Metric<'_>, kind: MetricKind) -> Result<FloatHistogram, String> {
+/// The metric's native histogram.
+pub(super) fn read(metric: &Metric<'_>, kind: MetricKind) -> Result<NativeHistogram, String> {
     let native = &metric.native;
     if !SCHEMAS.contains(&native.schema) {
         return Err(format!(
@@ -39,7 +39,7 @@ pub(super) fn float_histogram(metric: &Metric<'_>, kind: MetricKind) -> Result<F
         &native.negative_counts,
         "negative",
     )?;
-    Ok(FloatHistogram {
+    let histogram = FloatHistogram {
         reset_hint: if kind == MetricKind::GaugeHistogram {
             ResetHint::Gauge
         } else {
@@ -59,6 +59,10 @@ pub(super) fn float_histogram(metric: &Metric<'_>, kind: MetricKind) -> Result<F
         positive_buckets,
         negative_buckets,
         custom_values: Vec::new(),
+    };
+    Ok(NativeHistogram {
+        histogram,
+        is_integer: !float,
     })
 }
 

@@ -282,6 +282,10 @@ impl Parser for OpenMetricsParser<'_> {
         self.spans.write(self.lexer.input, self.entry, self.float_label, out)
     }
 
+    fn exposes_empty(&self, name: &str) -> bool {
+        self.spans.exposes_empty(self.lexer.input, name)
+    }
+
     fn exemplar(&mut self, labels: &mut Vec<u8>) -> Result<Option<Exemplar>, ParseError> {
         let Some(exemplar) = self.exemplar.take() else {
             return Ok(None);

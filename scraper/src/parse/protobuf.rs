@@ -5,9 +5,8 @@ use super::labels::write_pairs;
 use super::lexer::Quote;
 use super::protobuf_message::{Family, Metric, RawExemplar};
 use super::wire::{BadWire, Fields, take_varint};
-use super::{EntryKind, Exemplar, MetricKind, ParseError, Parser, native, write_openmetrics_float};
+use super::{EntryKind, Exemplar, MetricKind, NativeHistogram, ParseError, Parser, native, write_openmetrics_float};
 use gnomon_model::METRIC_NAME;
-use gnomon_model::histogram::FloatHistogram;
 use std::borrow::Cow;
 
 /// What comes next.
@@ -348,11 +347,15 @@ impl Parser for ProtobufParser<'_> {
         Ok(())
     }
 
-    fn histogram(&self) -> Result<Option<FloatHistogram>, ParseError> {
+    fn exposes_empty(&self, name: &str) -> bool {
+        self.metric.labels.iter().any(|(n, v)| *n == name && v.is_empty())
+    }
+
+    fn histogram(&self) -> Result<Option<NativeHistogram>, ParseError> {
         if !self.at_native() {
             return Ok(None);
         }
-        match native::float_histogram(&self.metric, self.kind_of_family()) {
+        match native::read(&self.metric, self.kind_of_family()) {
             Ok(histogram) => Ok(Some(histogram)),
             Err(message) => self.fail(format!(
                 "invalid histogram of metric {}: {message}",

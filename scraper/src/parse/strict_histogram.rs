@@ -33,7 +33,7 @@ impl HistogramCheck {
         if !self.current.as_ref().is_some_and(same) {
             self.finish()?;
         }
-        let current = self.current.get_or_insert_with(|| Current {
+        let current = self.current.get_or_insert(Current {
             labels,
             timestamp,
             bucket: None,

@@ -22,7 +22,7 @@ struct Read {
     metadata: Vec<String>,
     comments: usize,
     exemplars: Vec<(String, Exemplar)>,
-    histograms: Vec<(String, FloatHistogram)>,
+    histograms: Vec<(String, NativeHistogram)>,
     created: Vec<Option<i64>>,
 }
 

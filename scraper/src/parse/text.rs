@@ -207,6 +207,10 @@ impl Parser for TextParser<'_> {
         self.spans.write(self.lexer.input, self.entry, self.float_label, out)
     }
 
+    fn exposes_empty(&self, name: &str) -> bool {
+        self.spans.exposes_empty(self.lexer.input, name)
+    }
+
     fn exemplar(&mut self, _labels: &mut Vec<u8>) -> Result<Option<Exemplar>, ParseError> {
         Ok(None)
     }

@@ -136,7 +136,8 @@ fn native_histograms_come_alone_or_with_their_classic_series() {
     let input = [family("h", MetricType::Histogram, of_histogram(native()))];
     let alone = read(&input, false).unwrap();
     assert!(alone.samples.is_empty());
-    let (labels, histogram) = &alone.histograms[0];
+    let (labels, NativeHistogram { histogram, is_integer }) = &alone.histograms[0];
+    assert!(is_integer);
     assert_eq!(labels, r#"{__name__="h", job="x"}"#);
     assert_eq!(histogram.positive_buckets, [2.0, 1.0, 3.0]);
     assert_eq!(
@@ -183,7 +184,8 @@ fn float_and_gauge_histograms_are_read() {
         false,
     )
     .unwrap();
-    let histogram = &read.histograms[0].1;
+    let NativeHistogram { histogram, is_integer } = &read.histograms[0].1;
+    assert!(!is_integer);
     assert_eq!(histogram.reset_hint, ResetHint::Gauge);
     assert_eq!(histogram.negative_buckets, [1.5]);
     assert_eq!(read.exemplars.len(), 2);

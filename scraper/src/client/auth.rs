@@ -1,0 +1,192 @@
+//! What a request carries to authenticate. Files are read for every request, so that rotated secrets need no reload.
+
+use super::ClientError;
+use crate::config::http::{Auth, HttpClientConfig, OAuth2};
+use crate::config::{SecretSource, TextSource};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde::Deserialize;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+pub(super) struct Authenticator {
+    auth: Option<Auth>,
+    token: Mutex<Option<Token>>,
+}
+
+/// An access token of OAuth 2.
+#[derive(Clone)]
+struct Token {
+    header: HeaderValue,
+    expires: Option<Instant>,
+}
+
+/// The authorization server's answer (RFC 6749, section 5.1).
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: String,
+    #[serde(default)]
+    token_type: String,
+    expires_in: Option<u64>,
+}
+
+/// A token is not used in its last seconds.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
+
+pub(super) async fn read_text(path: &Path, what: &str) -> Result<String, ClientError> {
+    tokio::fs::read_to_string(path)
+        .await
+        .map(|text| text.trim().to_owned())
+        .map_err(|e| ClientError(format!("unable to read {what} file {}: {e}", path.display())))
+}
+
+async fn secret(source: Option<&SecretSource>, what: &str) -> Result<String, ClientError> {
+    match source {
+        None => Ok(String::new()),
+        Some(SecretSource::Inline(secret)) => Ok(secret.expose().to_owned()),
+        Some(SecretSource::File(path)) => read_text(path, what).await,
+    }
+}
+
+async fn text(source: Option<&TextSource>, what: &str) -> Result<String, ClientError> {
+    match source {
+        None => Ok(String::new()),
+        Some(TextSource::Inline(text)) => Ok(text.clone()),
+        Some(TextSource::File(path)) => read_text(path, what).await,
+    }
+}
+
+fn sensitive(text: &str) -> Result<HeaderValue, ClientError> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| ClientError("the credentials have characters that no header may have".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl Authenticator {
+    pub(super) fn new(config: &HttpClientConfig) -> Result<Self, ClientError> {
+        Ok(Self {
+            auth: config.auth.clone(),
+            token: Mutex::new(None),
+        })
+    }
+
+    /// Adds the `Authorization` header, if any.
+    pub(super) async fn add_to(&self, client: &reqwest::Client, headers: &mut HeaderMap) -> Result<(), ClientError> {
+        let value = match &self.auth {
+            None => return Ok(()),
+            Some(Auth::Basic(basic)) => {
+                let user = text(basic.username.as_ref(), "basic auth username").await?;
+                let password = secret(basic.password.as_ref(), "basic auth password").await?;
+                basic_header(&user, &password)?
+            }
+            Some(Auth::Authorization(authorization)) => {
+                let credentials = secret(authorization.credentials.as_ref(), "authorization credentials").await?;
+                sensitive(format!("{} {credentials}", authorization.scheme).trim())?
+            }
+            Some(Auth::OAuth2(oauth)) => self.token(client, oauth).await?,
+        };
+        headers.insert(AUTHORIZATION, value);
+        Ok(())
+    }
+
+    async fn token(&self, client: &reqwest::Client, oauth: &OAuth2) -> Result<HeaderValue, ClientError> {
+        // Held over the request, so that many scrapes ask for one token once.
+        let mut kept = self.token.lock().await;
+        let valid = |t: &&Token| t.expires.is_none_or(|at| Instant::now() + EXPIRY_MARGIN < at);
+        if let Some(token) = kept.as_ref().filter(valid) {
+            return Ok(token.header.clone());
+        }
+        let token = fetch_token(client, oauth).await?;
+        let header = token.header.clone();
+        *kept = Some(token);
+        Ok(header)
+    }
+}
+
+fn basic_header(user: &str, password: &str) -> Result<HeaderValue, ClientError> {
+    sensitive(&format!("Basic {}", base64(format!("{user}:{password}").as_bytes())))
+}
+
+fn token_form(oauth: &OAuth2) -> String {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "client_credentials");
+    if !oauth.scopes.is_empty() {
+        form.append_pair("scope", &oauth.scopes.join(" "));
+    }
+    for (name, value) in &oauth.endpoint_params {
+        form.append_pair(name, value);
+    }
+    form.finish()
+}
+
+/// The client-credentials grant (RFC 6749, section 4.4.2).
+async fn fetch_token(client: &reqwest::Client, oauth: &OAuth2) -> Result<Token, ClientError> {
+    let failed = |reason: String| ClientError(format!("oauth2: cannot fetch token from {}: {reason}", oauth.token_url));
+    let password = secret(oauth.client_secret.as_ref(), "oauth2 client secret").await?;
+    let form = token_form(oauth);
+    let form_encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let answer = client
+        .post(&oauth.token_url)
+        .header(
+            AUTHORIZATION,
+            basic_header(&form_encoded(&oauth.client_id), &form_encoded(&password))?,
+        )
+        .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(form)
+        .send()
+        .await
+        .map_err(|e| failed(super::error::innermost(&e)))?;
+    if !answer.status().is_success() {
+        return Err(failed(answer.status().to_string()));
+    }
+    let body = answer.bytes().await.map_err(|e| failed(super::error::innermost(&e)))?;
+    let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|e| failed(e.to_string()))?;
+    let scheme = match answer.token_type.to_ascii_lowercase().as_str() {
+        "" | "bearer" => "Bearer".to_owned(),
+        _ => answer.token_type,
+    };
+    Ok(Token {
+        header: sensitive(&format!("{scheme} {}", answer.access_token))?,
+        expires: answer.expires_in.map(|s| Instant::now() + Duration::from_secs(s)),
+    })
+}
+
+/// RFC 4648, section 4, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let at = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let word = at(0) << 16 | at(1) << 8 | at(2);
+        for i in 0..4 {
+            let padding = i > chunk.len();
+            let index = (word >> (18 - 6 * i)) & 63;
+            out.push(if padding {
+                '='
+            } else {
+                char::from(ALPHABET[index as usize])
+            });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The targets of one job: what discovery found, made to agree with the loops that run.
+
+use crate::config::ScrapeConfig;
+use crate::discovery::{Discovery, Groups};
+use crate::ring::Ring;
+use crate::scrape::{LoopSpec, PoolOptions, ScrapeEnv, ScrapeLoop};
+use crate::status::TargetState;
+use crate::target::{Found, Target, targets_of};
+use gnomon_model::{Labels, NodeId, TargetId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+/// A job's targets as they were at the last change.
+#[derive(Clone, Default)]
+pub(crate) struct PoolStatus {
+    /// In the order of their labels.
+    pub active: Vec<(Arc<LoopSpec>, Arc<TargetState>)>,
+    /// Discovered labels of dropped targets, as many as are kept.
+    pub dropped: Vec<Labels>,
+    pub dropped_count: u64,
+}
+
+/// Who owns what.
+pub(crate) struct Ownership<'a> {
+    pub(crate) ring: &'a Ring,
+    pub(crate) me: NodeId,
+    pub(crate) term: u64,
+}
+
+pub(crate) struct Pool {
+    config: Arc<ScrapeConfig>,
+    /// What loops go by. Older than `config` where the two differ only in how targets are found.
+    options: Arc<PoolOptions>,
+    discovery: Discovery,
+    loops: HashMap<TargetId, ScrapeLoop>,
+    status: PoolStatus,
+}
+
+/// What discovery and relabelling give.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    pub(crate) targets: HashMap<TargetId, Arc<Target>>,
+    dropped: Vec<Labels>,
+    dropped_count: u64,
+    discovered: usize,
+    failed: Vec<String>,
+}
+
+/// Decides which targets a job has.
+pub(crate) fn wanted(config: &ScrapeConfig, groups: &[Groups]) -> Wanted {
+    let mut wanted = Wanted::default();
+    let keep = config.limits.keep_dropped_targets.filter(|k| *k > 0);
+    for group in groups.iter().flat_map(|g| g.iter()) {
+        wanted.discovered += group.targets.len();
+        for found in targets_of(config, group) {
+            match found {
+                Ok(Found::Active(target)) => {
+                    wanted.targets.entry(target.id).or_insert_with(|| Arc::from(target));
+                }
+                Ok(Found::Dropped(discovered)) => {
+                    if keep.is_none_or(|keep| wanted.dropped_count < keep) {
+                        wanted.dropped.push(discovered);
+                    }
+                    wanted.dropped_count += 1;
+                }
+                Err(e) => wanted.failed.push(e.to_string()),
+            }
+        }
+    }
+    wanted
+}
+
+impl Pool {
+    pub(crate) fn new(options: Arc<PoolOptions>, discovery: Discovery) -> Self {
+        Self {
+            config: Arc::clone(&options.config),
+            options,
+            discovery,
+            loops: HashMap::new(),
+            status: PoolStatus::default(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ScrapeConfig> {
+        &self.config
+    }
+
+    /// Changes how targets are found; loops are not disturbed.
+    pub(crate) fn replace_config(&mut self, config: Arc<ScrapeConfig>) {
+        self.config = config;
+    }
+
+    /// Changes how targets are scraped: loops begin their knowledge of series anew.
+    pub(crate) fn replace_options(&mut self, options: Arc<PoolOptions>) {
+        self.config = Arc::clone(&options.config);
+        self.options = options;
+    }
+
+    pub(crate) fn replace_discovery(&mut self, discovery: Discovery) {
+        self.discovery = discovery;
+    }
+
+    pub(crate) fn status(&self) -> PoolStatus {
+        self.status.clone()
+    }
+
+    /// Starts, changes and stops loops so that they are those of the targets there are now. A loop whose target and
+    /// options are the same is left alone.
+    pub(crate) fn sync(
+        &mut self,
+        env: &Arc<ScrapeEnv>,
+        who: &Ownership<'_>,
+        parent: &CancellationToken,
+        tasks: &TaskTracker,
+    ) {
+        let config = Arc::clone(&self.config);
+        let wanted = wanted(&config, &self.discovery.groups());
+        self.report(env, &wanted);
+        let forced_error = self.over_limit(env, &wanted);
+        let mine: HashMap<_, _> = wanted
+            .targets
+            .into_iter()
+            .filter(|(id, _)| who.ring.owner(*id) == Some(who.me))
+            .collect();
+        self.loops.retain(|id, running| {
+            let stays = mine.contains_key(id);
+            if !stays {
+                running.stop();
+            }
+            stays
+        });
+        for (id, target) in mine {
+            let spec = LoopSpec {
+                target,
+                options: Arc::clone(&self.options),
+                term: who.term,
+                forced_error: forced_error.clone(),
+            };
+            match self.loops.get(&id) {
+                Some(running) if same(&running.spec(), &spec) => {}
+                Some(running) => running.update(spec),
+                None => {
+                    self.loops
+                        .insert(id, ScrapeLoop::start(Arc::clone(env), spec, parent, tasks));
+                }
+            }
+        }
+        let job = [config.job_name.as_str()];
+        env.metrics
+            .pool_targets
+            .with_label_values(&job)
+            .set(self.loops.len() as i64);
+        env.metrics.pool_syncs.with_label_values(&job).inc();
+        self.status = PoolStatus {
+            active: self.active(),
+            dropped: wanted.dropped,
+            dropped_count: wanted.dropped_count,
+        };
+    }
+
+    fn active(&self) -> Vec<(Arc<LoopSpec>, Arc<TargetState>)> {
+        let mut active: Vec<_> = self.loops.values().map(|l| (l.spec(), Arc::clone(&l.state))).collect();
+        active.sort_by(|(a, _), (b, _)| {
+            let key = |s: &LoopSpec| (s.target.labels.clone(), s.target.id);
+            key(a).cmp(&key(b))
+        });
+        active
+    }
+
+    fn report(&self, env: &ScrapeEnv, wanted: &Wanted) {
+        let job = [self.config.job_name.as_str()];
+        let discovered = i64::try_from(wanted.discovered).unwrap_or(i64::MAX);
+        env.metrics.discovered_targets.with_label_values(&job).set(discovered);
+        let limit = self.config.limits.targets.unwrap_or(0);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        env.metrics.pool_target_limit.with_label_values(&job).set(limit);
+        if let Some(first) = wanted.failed.first() {
+            let count = wanted.failed.len();
+            env.metrics.sync_failed.with_label_values(&job).inc_by(count as u64);
+            warn!(
+                scrape_pool = job[0],
+                count, first, "discovered targets that cannot be used"
+            );
+        }
+    }
+
+    fn over_limit(&self, env: &ScrapeEnv, wanted: &Wanted) -> Option<Arc<str>> {
+        let limit = self.config.limits.targets?;
+        let count = wanted.targets.len();
+        if count as u64 <= limit {
+            return None;
+        }
+        env.metrics.exceeded_target_limit.inc();
+        Some(format!("target_limit exceeded (number of targets: {count}, limit: {limit})").into())
+    }
+
+    pub(crate) fn stop(&self, env: &ScrapeEnv) {
+        for running in self.loops.values() {
+            running.stop();
+        }
+        let job = [self.config.job_name.as_str()];
+        for gauge in [
+            &env.metrics.pool_targets,
+            &env.metrics.pool_target_limit,
+            &env.metrics.discovered_targets,
+        ] {
+            // Absent if the pool was never synchronized.
+            let _ = gauge.remove_label_values(&job);
+        }
+    }
+}
+
+fn same(old: &LoopSpec, new: &LoopSpec) -> bool {
+    old.target == new.target
+        && Arc::ptr_eq(&old.options, &new.options)
+        && old.term == new.term
+        && old.forced_error == new.forced_error
+}

@@ -1,0 +1,197 @@
+//! Reading a target's answer into memory, within bounds: its own limit, a limit for all scrapes together, and time.
+
+use crate::client::FetchError;
+use flate2::write::MultiGzDecoder;
+use futures::StreamExt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a body may grow to where the configuration sets no limit (Prometheus has none): some five million series.
+pub const DEFAULT_BODY_LIMIT_BYTES: u64 = 512 << 20;
+
+/// What the bodies of all scrapes under way may take together. A quarter more than one body may.
+pub const TOTAL_BODY_BYTES: u64 = 640 << 20;
+
+/// Bytes that all scrapes under way hold.
+#[derive(Debug)]
+pub(crate) struct BodyBudget {
+    limit_bytes: u64,
+    held_bytes: AtomicU64,
+}
+
+impl BodyBudget {
+    #[must_use]
+    pub(crate) fn new(limit_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            limit_bytes,
+            held_bytes: AtomicU64::new(0),
+        })
+    }
+}
+
+/// One body's share of the budget; given back when it is dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Arc<BodyBudget>,
+    bytes: u64,
+}
+
+impl Share {
+    fn grow_to(&mut self, bytes: u64) -> Result<(), Stop> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        let held = self.budget.held_bytes.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
+        if held + more > self.budget.limit_bytes {
+            return Err(Stop::Budget(self.budget.limit_bytes));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why no more of a body is taken.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    Limit,
+    Budget(u64),
+}
+
+/// A body, its memory counted.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub bytes: Vec<u8>,
+    _share: Share,
+}
+
+/// Collects a body and refuses to grow past the limits; a decompressor writes into it.
+struct Sink {
+    bytes: Vec<u8>,
+    limit_bytes: u64,
+    share: Share,
+    stopped: Option<Stop>,
+}
+
+impl Write for Sink {
+    fn write(&mut self, chunk: &[u8]) -> io::Result<usize> {
+        let wanted = (self.bytes.len() + chunk.len()) as u64;
+        // As Prometheus has it, a body that reaches the limit is over it.
+        let within = if wanted >= self.limit_bytes {
+            Err(Stop::Limit)
+        } else {
+            self.bytes.reserve(chunk.len());
+            self.share.grow_to(self.bytes.capacity() as u64)
+        };
+        if let Err(stop) = within {
+            self.stopped = Some(stop);
+            return Err(io::Error::other("limit"));
+        }
+        self.bytes.extend_from_slice(chunk);
+        Ok(chunk.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Decoder {
+    Plain(Sink),
+    Gzip(Box<MultiGzDecoder<Sink>>),
+}
+
+impl Decoder {
+    fn sink(&self) -> &Sink {
+        match self {
+            Self::Plain(sink) => sink,
+            Self::Gzip(decoder) => decoder.get_ref(),
+        }
+    }
+
+    fn take(&mut self, chunk: &[u8]) -> Result<(), FetchError> {
+        let result = match self {
+            Self::Plain(sink) => sink.write_all(chunk),
+            Self::Gzip(decoder) => decoder.write_all(chunk),
+        };
+        result.map_err(|e| self.explain(&e))
+    }
+
+    fn explain(&self, error: &io::Error) -> FetchError {
+        match self.sink().stopped {
+            Some(Stop::Limit) => FetchError::BodySizeLimit,
+            Some(Stop::Budget(limit_bytes)) => FetchError::Budget { limit_bytes },
+            None if error.kind() == io::ErrorKind::UnexpectedEof => FetchError::Body("unexpected EOF".to_owned()),
+            None => FetchError::Body(format!("gzip: {error}")),
+        }
+    }
+
+    fn finish(mut self) -> Result<Sink, FetchError> {
+        if let Self::Gzip(decoder) = &mut self
+            && let Err(e) = decoder.try_finish()
+        {
+            return Err(match self.sink().stopped {
+                Some(_) => self.explain(&e),
+                // The decoder cannot tell a trailer that is missing from one that is wrong.
+                None => FetchError::Body("unexpected EOF".to_owned()),
+            });
+        }
+        match self {
+            Self::Plain(sink) => Ok(sink),
+            Self::Gzip(decoder) => decoder.finish().map_err(|e| FetchError::Body(format!("gzip: {e}"))),
+        }
+    }
+}
+
+/// Reads the whole body, unpacked. `reuse` is memory for it.
+///
+/// # Errors
+/// When it grows past a limit (`limit_bytes` counts unpacked bytes), is cut short or is no gzip.
+pub(crate) async fn read_body(
+    response: reqwest::Response,
+    limit_bytes: Option<u64>,
+    budget: &Arc<BodyBudget>,
+    reuse: Vec<u8>,
+) -> Result<Body, FetchError> {
+    let encoding = response.headers().get(reqwest::header::CONTENT_ENCODING);
+    let gzip = encoding.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"gzip"));
+    let mut bytes = reuse;
+    bytes.clear();
+    let sink = Sink {
+        bytes,
+        limit_bytes: limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
+        share: Share {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        },
+        stopped: None,
+    };
+    let mut decoder = if gzip {
+        Decoder::Gzip(Box::new(MultiGzDecoder::new(sink)))
+    } else {
+        Decoder::Plain(sink)
+    };
+    let mut stream = response.bytes_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|e| FetchError::of_body(&e))?;
+        // A chunk of gzip may unpack to a thousand times its size: others get their turn in between.
+        for piece in chunk.chunks(16 << 10) {
+            decoder.take(piece)?;
+            if gzip {
+                tokio::task::consume_budget().await;
+            }
+        }
+    }
+    let sink = decoder.finish()?;
+    Ok(Body {
+        bytes: sink.bytes,
+        _share: sink.share,
+    })
+}

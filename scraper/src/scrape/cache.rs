@@ -1,0 +1,276 @@
+//! What is known of a target's series from the scrapes before: exposed text -> final labels. In the steady state a
+//! sample costs one lookup; labels are neither parsed nor relabelled.
+//!
+//! Invariant: a key stands for one final label set as long as the options of the job do not change; the owner makes a
+//! new cache when they do.
+
+use crate::parse::FloatLabel;
+use gnomon_cluster::router::{LabelSource, SeriesIdentity};
+use gnomon_model::{Labels, LabelsRef};
+use hashbrown::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
+
+/// Hash of the exposed text. Keys are compared by their 128 bits alone.
+pub(super) type TextKey = u128;
+
+/// Keys are hashes already.
+#[derive(Default)]
+pub(super) struct Folded(u64);
+
+impl Hasher for Folded {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}
+
+type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Folded>>;
+
+/// In place of a series: relabelling dropped it.
+const DROPPED: u32 = u32::MAX;
+
+#[derive(Clone, Copy)]
+struct Known {
+    series: u32,
+    /// The last round in which it was exposed.
+    round: u32,
+}
+
+struct Series {
+    /// None in a slot that is free.
+    labels: Option<Labels>,
+    identity: SeriesIdentity,
+    round: u32,
+    /// Hash of the last exemplar sent.
+    exemplar: u64,
+}
+
+/// What the cache says of an exposed series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Unknown,
+    Dropped,
+    Series(SeriesHit),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SeriesHit {
+    pub(super) series: u32,
+    pub(super) identity: SeriesIdentity,
+    /// This round had it already, under this text or another.
+    pub(super) again: bool,
+    /// It was not known before this round.
+    pub(super) new: bool,
+}
+
+#[derive(Default)]
+pub(super) struct SeriesCache {
+    by_text: ByHash<Known>,
+    by_identity: ByHash<u32>,
+    series: Vec<Series>,
+    free: Vec<u32>,
+    /// Slots at the front that are never let go: the report series.
+    fixed: usize,
+    round: u32,
+    seen: usize,
+}
+
+pub(super) fn text_key(text: &[u8], float_label: FloatLabel) -> TextKey {
+    xxh3_128_with_seed(text, float_label as u64)
+}
+
+impl SeriesCache {
+    /// `fixed` are series that do not come from the exposition; their numbers are their indices.
+    pub(super) fn new(fixed: Vec<Labels>) -> Self {
+        let mut cache = Self {
+            fixed: fixed.len(),
+            ..Self::default()
+        };
+        for labels in fixed {
+            let identity = xxh3_128(labels.as_bytes());
+            cache.series.push(Series {
+                labels: Some(labels),
+                identity,
+                round: 0,
+                exemplar: 0,
+            });
+        }
+        cache
+    }
+
+    pub(super) fn fixed_identity(&self, series: u32) -> SeriesIdentity {
+        self.series.get(series as usize).map_or(0, |s| s.identity)
+    }
+
+    /// Series and dropped texts.
+    pub(super) fn len(&self) -> usize {
+        self.by_text.len()
+    }
+
+    /// A scrape begins.
+    pub(super) fn begin_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        self.seen = 0;
+    }
+
+    #[inline]
+    pub(super) fn see(&mut self, key: TextKey) -> Seen {
+        let Some(known) = self.by_text.get_mut(&key) else {
+            return Seen::Unknown;
+        };
+        if known.round != self.round {
+            known.round = self.round;
+            self.seen += 1;
+        }
+        if known.series == DROPPED {
+            return Seen::Dropped;
+        }
+        let series = known.series;
+        Seen::Series(self.touch(series))
+    }
+
+    fn touch(&mut self, number: u32) -> SeriesHit {
+        let round = self.round;
+        let series = &mut self.series[number as usize];
+        let again = series.round == round;
+        series.round = round;
+        SeriesHit {
+            series: number,
+            identity: series.identity,
+            again,
+            new: false,
+        }
+    }
+
+    pub(super) fn insert_dropped(&mut self, key: TextKey) {
+        self.insert_text(key, DROPPED);
+    }
+
+    fn insert_text(&mut self, key: TextKey, series: u32) {
+        let round = self.round;
+        self.by_text.insert(key, Known { series, round });
+        self.seen += 1;
+    }
+
+    /// Notes the final labels of a text. None where there is no number left.
+    pub(super) fn insert(&mut self, key: TextKey, labels: LabelsRef<'_>) -> Option<SeriesHit> {
+        let identity = xxh3_128(labels.as_bytes());
+        if let Some(&series) = self.by_identity.get(&identity) {
+            self.insert_text(key, series);
+            return Some(self.touch(series));
+        }
+        let made = Series {
+            labels: Some(labels.to_owned()),
+            identity,
+            round: self.round,
+            exemplar: 0,
+        };
+        let series = match self.free.pop() {
+            Some(slot) => {
+                self.series[slot as usize] = made;
+                slot
+            }
+            None => {
+                let slot = u32::try_from(self.series.len()).ok().filter(|n| *n < DROPPED)?;
+                self.series.push(made);
+                slot
+            }
+        };
+        self.by_identity.insert(identity, series);
+        self.insert_text(key, series);
+        Some(SeriesHit {
+            series,
+            identity,
+            again: false,
+            new: true,
+        })
+    }
+
+    /// Whether the exemplar differs from the last one of the series.
+    pub(super) fn note_exemplar(&mut self, series: u32, hash: u64) -> bool {
+        match self.series.get_mut(series as usize) {
+            Some(known) => std::mem::replace(&mut known.exemplar, hash) != hash,
+            None => false,
+        }
+    }
+
+    /// The scrape was whole: what it did not have is forgotten.
+    pub(super) fn end_round(&mut self) {
+        if self.seen == self.by_text.len() {
+            return;
+        }
+        let round = self.round;
+        self.by_text.retain(|_, known| known.round == round);
+        for (number, series) in self.series.iter_mut().enumerate().skip(self.fixed) {
+            if series.labels.is_some() && series.round != round {
+                series.labels = None;
+                self.by_identity.remove(&series.identity);
+                self.free.push(number as u32);
+            }
+        }
+        if self.by_text.capacity() > 4 * self.by_text.len() + 64 {
+            self.by_text.shrink_to_fit();
+            self.by_identity.shrink_to_fit();
+        }
+    }
+}
+
+impl LabelSource for SeriesCache {
+    fn write_labels(&self, series: u32, out: &mut Vec<u8>) {
+        if let Some(labels) = self.series.get(series as usize).and_then(|s| s.labels.as_ref()) {
+            out.extend_from_slice(labels.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(name: &str) -> Labels {
+        Labels::from_pairs([("__name__", name)])
+    }
+
+    #[test]
+    fn two_texts_of_one_series_are_one_series() {
+        let mut cache = SeriesCache::new(vec![labels("up")]);
+        cache.begin_round();
+        let (a, b) = (text_key(b"a", FloatLabel::None), text_key(b"b", FloatLabel::None));
+        assert_eq!(cache.see(a), Seen::Unknown);
+        let first = cache.insert(a, labels("x").as_ref()).unwrap();
+        assert!(first.new && !first.again && first.series == 1);
+        let second = cache.insert(b, labels("x").as_ref()).unwrap();
+        assert!(second.again && second.series == 1);
+        let mut out = Vec::new();
+        cache.write_labels(1, &mut out);
+        assert_eq!(out, labels("x").as_bytes());
+    }
+
+    #[test]
+    fn what_a_whole_scrape_lacks_is_forgotten_and_its_number_used_again() {
+        let mut cache = SeriesCache::new(vec![labels("up")]);
+        let keys: Vec<_> = ["a", "b", "c"].map(|t| text_key(t.as_bytes(), FloatLabel::None)).into();
+        cache.begin_round();
+        cache.insert(keys[0], labels("a").as_ref()).unwrap();
+        cache.insert(keys[1], labels("b").as_ref()).unwrap();
+        cache.insert_dropped(keys[2]);
+        cache.end_round();
+        cache.begin_round();
+        assert!(matches!(cache.see(keys[1]), Seen::Series(hit) if !hit.again && !hit.new));
+        assert!(matches!(cache.see(keys[1]), Seen::Series(hit) if hit.again));
+        assert_eq!(cache.see(keys[2]), Seen::Dropped);
+        cache.end_round();
+        cache.begin_round();
+        assert_eq!(cache.see(keys[0]), Seen::Unknown);
+        assert_eq!(cache.insert(keys[0], labels("a2").as_ref()).unwrap().series, 1);
+        assert_eq!(cache.len(), 3);
+    }
+}

@@ -1,0 +1,213 @@
+//! From a body to the samples of a tick.
+
+use super::cache::{Seen, SeriesCache, SeriesHit, text_key};
+use super::labels;
+use super::limits::{self, Breach};
+use super::metadata::Metadata;
+use crate::config::ScrapeConfig;
+use crate::parse::{EntryKind, Format, Parser, parser_for};
+use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample};
+use gnomon_model::{Labels, LabelsBuilder, LabelsRef};
+use prost::Message;
+
+/// Buffers that are used again, whichever target's scrape comes next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) samples: Vec<TickSample>,
+    pub(super) histograms: Vec<TickHistogram>,
+    pub(super) exemplars: Vec<TickExemplar>,
+    labels: Vec<u8>,
+    builder: LabelsBuilder,
+}
+
+impl Scratch {
+    pub(super) fn clear(&mut self) {
+        self.samples.clear();
+        self.histograms.clear();
+        self.exemplars.clear();
+    }
+}
+
+/// What a scrape had, for the report series and the metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) scraped: u64,
+    /// After metric relabelling.
+    pub(super) kept: u64,
+    pub(super) series_added: u64,
+    pub(super) duplicates: u64,
+}
+
+/// Why a body was refused as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Parse(String),
+    SampleLimit,
+    LabelLimit(String),
+    BucketLimit,
+}
+
+impl Refusal {
+    pub(super) fn message(&self) -> &str {
+        match self {
+            Self::Parse(message) | Self::LabelLimit(message) => message,
+            Self::SampleLimit => limits::SAMPLE_LIMIT,
+            Self::BucketLimit => limits::BUCKET_LIMIT,
+        }
+    }
+}
+
+impl From<crate::parse::ParseError> for Refusal {
+    fn from(error: crate::parse::ParseError) -> Self {
+        Self::Parse(error.message)
+    }
+}
+
+/// One body being collected.
+pub(super) struct Collector<'a> {
+    pub(super) config: &'a ScrapeConfig,
+    pub(super) target: &'a Labels,
+    pub(super) tick_ms: i64,
+    pub(super) cache: &'a mut SeriesCache,
+    pub(super) scratch: &'a mut Scratch,
+    pub(super) metadata: &'a Metadata,
+    pub(super) counts: Counts,
+}
+
+impl Collector<'_> {
+    /// Reads the whole body into the scratch. On a refusal what is in the scratch is to be thrown away.
+    pub(super) fn collect(&mut self, format: Format, body: &[u8]) -> Result<(), Refusal> {
+        let config = self.config;
+        let classic_too = config.always_scrape_classic_histograms;
+        let mut parser = parser_for(format, body, config.scrape_native_histograms, classic_too);
+        self.cache.begin_round();
+        let read = self.read(&mut *parser);
+        let over = config.limits.samples.is_some_and(|limit| self.counts.kept > limit);
+        read?;
+        if over {
+            return Err(Refusal::SampleLimit);
+        }
+        self.cache.end_round();
+        self.metadata.end_round();
+        Ok(())
+    }
+
+    fn read(&mut self, parser: &mut dyn Parser) -> Result<(), Refusal> {
+        while let Some(kind) = parser.next_entry()? {
+            match kind {
+                EntryKind::Type | EntryKind::Help | EntryKind::Unit => self.metadata.note(kind, parser),
+                EntryKind::Comment => {}
+                EntryKind::Sample | EntryKind::Histogram => {
+                    self.counts.scraped += 1;
+                    if let Some(hit) = self.find(parser)? {
+                        self.keep(kind, parser, hit)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The series under the parser; none where relabelling drops it.
+    #[inline]
+    fn find(&mut self, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
+        let key = text_key(parser.series(), parser.float_label());
+        match self.cache.see(key) {
+            Seen::Series(hit) => Ok(Some(hit)),
+            Seen::Dropped => Ok(None),
+            Seen::Unknown => self.introduce(key, parser),
+        }
+    }
+
+    fn introduce(&mut self, key: u128, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
+        let Scratch { labels, builder, .. } = &mut *self.scratch;
+        labels.clear();
+        parser.write_labels(labels)?;
+        let exposed = LabelsRef::from_canonical(labels);
+        if !labels::finish(exposed, parser, self.target, self.config, builder) {
+            self.cache.insert_dropped(key);
+            return Ok(None);
+        }
+        labels.clear();
+        builder.write_to(labels);
+        let labels = LabelsRef::from_canonical(labels);
+        limits::check_labels(labels, self.config).map_err(|breach| match breach {
+            Breach::Invalid(message) => Refusal::Parse(message),
+            Breach::LabelLimit(message) => Refusal::LabelLimit(message),
+        })?;
+        let too_many = || Refusal::Parse("more series than can be numbered".to_owned());
+        self.cache.insert(key, labels).map(Some).ok_or_else(too_many)
+    }
+
+    #[inline]
+    fn keep(&mut self, kind: EntryKind, parser: &mut dyn Parser, hit: SeriesHit) -> Result<(), Refusal> {
+        self.counts.kept += 1;
+        self.counts.series_added += u64::from(hit.new);
+        // Beyond the limit samples are only counted: memory stays bounded by it.
+        if self.config.limits.samples.is_some_and(|limit| self.counts.kept > limit) {
+            return Ok(());
+        }
+        let own = parser.timestamp_ms().filter(|_| self.config.honor_timestamps);
+        if hit.again && own.is_none() {
+            self.counts.duplicates += 1;
+            return Ok(());
+        }
+        let timestamp_ms = own.unwrap_or(self.tick_ms);
+        match kind {
+            EntryKind::Histogram => self.keep_histogram(parser, hit, timestamp_ms)?,
+            _ => self.scratch.samples.push(TickSample {
+                identity: hit.identity,
+                series: hit.series,
+                timestamp_ms,
+                value: parser.value(),
+            }),
+        }
+        self.keep_exemplars(parser, hit, timestamp_ms)
+    }
+
+    fn keep_histogram(&mut self, parser: &dyn Parser, hit: SeriesHit, timestamp_ms: i64) -> Result<(), Refusal> {
+        let Some(mut native) = parser.histogram()? else {
+            return Ok(());
+        };
+        if !limits::fit_histogram(&mut native, &self.config.limits) {
+            return Err(Refusal::BucketLimit);
+        }
+        let wire = gnomon_proto::histogram::to_wire(&native.histogram, native.is_integer, timestamp_ms);
+        self.scratch.histograms.push(TickHistogram {
+            identity: hit.identity,
+            series: hit.series,
+            timestamp_ms,
+            encoded: wire.encode_to_vec(),
+        });
+        Ok(())
+    }
+
+    #[inline]
+    fn keep_exemplars(&mut self, parser: &mut dyn Parser, hit: SeriesHit, at: i64) -> Result<(), Refusal> {
+        loop {
+            let labels = &mut self.scratch.labels;
+            labels.clear();
+            let Some(exemplar) = parser.exemplar(labels)? else {
+                return Ok(());
+            };
+            let timestamp_ms = exemplar.timestamp_ms.unwrap_or(at);
+            let end = labels.len();
+            labels.extend_from_slice(&exemplar.value.to_bits().to_le_bytes());
+            // Without a time of its own an exemplar that stays the same is the same one.
+            labels.extend_from_slice(&exemplar.timestamp_ms.unwrap_or(0).to_le_bytes());
+            if self.cache.note_exemplar(hit.series, xxhash_rust::xxh3::xxh3_64(labels)) {
+                let labels = LabelsRef::from_canonical(&labels[..end]).to_owned();
+                self.scratch.exemplars.push(TickExemplar {
+                    identity: hit.identity,
+                    series: hit.series,
+                    timestamp_ms,
+                    value: exemplar.value,
+                    labels,
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

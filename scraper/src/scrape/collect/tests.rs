@@ -1,0 +1,104 @@
+use super::*;
+use crate::testing::config;
+use gnomon_cluster::router::LabelSource;
+
+struct Bench {
+    config: ScrapeConfig,
+    cache: SeriesCache,
+    scratch: Scratch,
+    metadata: Metadata,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            config: config("j"),
+            cache: SeriesCache::new(vec![Labels::from_pairs([("__name__", "up")])]),
+            scratch: Scratch::default(),
+            metadata: Metadata::default(),
+        }
+    }
+
+    fn collect(&mut self, body: &str) -> (Counts, Result<(), Refusal>) {
+        self.scratch.clear();
+        let mut collector = Collector {
+            config: &self.config,
+            target: &Labels::from_pairs([("job", "j")]),
+            tick_ms: 1000,
+            cache: &mut self.cache,
+            scratch: &mut self.scratch,
+            metadata: &self.metadata,
+            counts: Counts::default(),
+        };
+        let result = collector.collect(Format::Text, body.as_bytes());
+        (collector.counts, result)
+    }
+
+    fn samples(&self) -> Vec<(String, i64, f64)> {
+        let text = |series| {
+            let mut bytes = Vec::new();
+            self.cache.write_labels(series, &mut bytes);
+            LabelsRef::from_canonical(&bytes).to_string()
+        };
+        let samples = self.scratch.samples.iter();
+        samples.map(|s| (text(s.series), s.timestamp_ms, s.value)).collect()
+    }
+}
+
+#[test]
+fn duplicates_are_dropped_and_counted_unless_they_bring_times() {
+    let mut bench = Bench::new();
+    let (counts, result) = bench.collect("a 1\na 2\na{} 3\nb 1 5\nb 2 6\n");
+    result.unwrap();
+    assert_eq!(
+        (counts.scraped, counts.kept, counts.series_added, counts.duplicates),
+        (5, 5, 2, 2)
+    );
+    let a = r#"{__name__="a", job="j"}"#.to_owned();
+    let b = r#"{__name__="b", job="j"}"#.to_owned();
+    assert_eq!(bench.samples(), [(a, 1000, 1.0), (b.clone(), 5, 1.0), (b, 6, 2.0)]);
+    let (counts, _) = bench.collect("a 1\nb 1 7\nc 1\n");
+    assert_eq!(counts.series_added, 1);
+}
+
+#[test]
+fn timestamps_are_not_honored_when_told_so() {
+    let mut bench = Bench::new();
+    bench.config.honor_timestamps = false;
+    bench.collect("b 1 5\nb 2 6\n").1.unwrap();
+    assert_eq!(bench.samples(), [(r#"{__name__="b", job="j"}"#.to_owned(), 1000, 1.0)]);
+}
+
+#[test]
+fn beyond_the_sample_limit_nothing_is_kept_but_all_is_counted() {
+    let mut bench = Bench::new();
+    bench.config.limits.samples = Some(2);
+    let (counts, result) = bench.collect("a 1\nb 1\nc 1\nd 1\n");
+    assert_eq!(result, Err(Refusal::SampleLimit));
+    assert_eq!((counts.kept, bench.scratch.samples.len()), (4, 2));
+    assert!(bench.collect("a 1\nb 1\n").1.is_ok());
+}
+
+#[test]
+fn a_bad_line_refuses_the_body_and_keeps_the_cache() {
+    let mut bench = Bench::new();
+    bench.collect("a 1\nb 1\n").1.unwrap();
+    let (_, result) = bench.collect("a 1\nb\n");
+    assert!(matches!(result, Err(Refusal::Parse(m)) if m.contains("expected value after metric")));
+    assert_eq!(bench.collect("a 1\nb 1\n").0.series_added, 0);
+}
+
+#[test]
+fn metadata_is_noted_once_and_again_when_it_changes() {
+    let mut bench = Bench::new();
+    let body = "# HELP a Help\n# TYPE a counter\na 1\n";
+    bench.collect(body).1.unwrap();
+    let unsent = bench.metadata.unsent();
+    assert_eq!(unsent.len(), 1);
+    assert_eq!((unsent[0].0.as_str(), unsent[0].1.help.as_str()), ("a", "Help"));
+    bench.metadata.mark_sent(&unsent);
+    bench.collect(body).1.unwrap();
+    assert!(bench.metadata.unsent().is_empty());
+    bench.collect("# HELP a Other\n# TYPE a counter\na 1\n").1.unwrap();
+    assert_eq!(bench.metadata.unsent().len(), 1);
+}

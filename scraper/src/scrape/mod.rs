@@ -1,0 +1,17 @@
+//! Scraping one target, again and again.
+
+pub(crate) mod body;
+mod cache;
+mod collect;
+mod fetch;
+mod labels;
+mod limits;
+mod metadata;
+mod report;
+mod run;
+mod sink;
+mod timing;
+
+pub(crate) use metadata::Metadata;
+pub(crate) use run::{LoopSpec, PoolOptions, ScrapeEnv, ScrapeLoop};
+pub use sink::TickSink;

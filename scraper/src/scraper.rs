@@ -1,0 +1,317 @@
+//! The role: pools made to agree with the configuration, the ring and discovery.
+
+use crate::client::ClientError;
+use crate::config::ScrapeConfig;
+use crate::discovery::Discovery;
+use crate::metrics::ScraperMetrics;
+use crate::pool::{Ownership, Pool};
+use crate::ring::{Members, Ring};
+use crate::scrape::{PoolOptions, ScrapeEnv, TickSink};
+use crate::status::Status;
+use gnomon_model::{Clock, NodeId, TenantId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+/// Changes of the ring and of discovery that come together are acted on together.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// What a scraper needs.
+pub struct ScraperOptions {
+    /// This node, as it stands in the ring.
+    pub node: NodeId,
+    pub clock: Arc<dyn Clock>,
+    pub sink: Arc<dyn TickSink>,
+    pub registry: prometheus::Registry,
+    /// The scrapers that are alive.
+    pub members: watch::Receiver<Members>,
+    pub tenant: TenantId,
+    /// None is Prometheus' 2 ms. At most a hundredth of the interval in any case.
+    pub timestamp_tolerance: Option<Duration>,
+    /// Host that stands for loopback addresses in `globalUrl`.
+    pub external_host: Option<String>,
+    /// Ends everything.
+    pub cancel: CancellationToken,
+}
+
+/// The configuration that the scraper goes by: jobs with unique names.
+pub type ScrapeConfigs = Vec<Arc<ScrapeConfig>>;
+
+/// Why a configuration was not applied; nothing of it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    #[error("error creating new scrape pool for job {job:?}: {source}")]
+    Client { job: String, source: ClientError },
+    #[error("the scraper has stopped")]
+    Stopped,
+}
+
+type Apply = (ScrapeConfigs, oneshot::Sender<Result<(), ApplyError>>);
+
+/// A scraper that runs.
+pub struct Scraper {
+    apply: mpsc::Sender<Apply>,
+    status: Arc<Status>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Scraper {
+    /// Starts without any job; [`Scraper::apply_config`] gives it some.
+    ///
+    /// # Errors
+    /// When the registry has a scraper's metrics already.
+    pub fn start(options: ScraperOptions) -> Result<Self, prometheus::Error> {
+        let metrics = Arc::new(ScraperMetrics::register(&options.registry)?);
+        let status = Arc::new(Status::new(options.external_host));
+        let cancel = options.cancel.child_token();
+        let tasks = TaskTracker::new();
+        let (apply, applied) = mpsc::channel(1);
+        let (changed, changes) = mpsc::unbounded_channel();
+        let env = ScrapeEnv::new(
+            options.clock,
+            options.sink,
+            Arc::clone(&metrics),
+            options.tenant,
+            options.timestamp_tolerance,
+        );
+        let members = options.members.borrow().clone();
+        let manager = Manager {
+            node: options.node,
+            env: Arc::new(env),
+            ring: Ring::new(&members.nodes),
+            term: members.term,
+            pools: BTreeMap::new(),
+            status: Arc::clone(&status),
+            changed,
+            cancel: cancel.clone(),
+            tasks: tasks.clone(),
+        };
+        tasks.spawn(manager.run(applied, changes, options.members));
+        Ok(Self {
+            apply,
+            status,
+            cancel,
+            tasks,
+        })
+    }
+
+    /// Makes the jobs those of `configs`. Targets that stay, with the same options, are not disturbed.
+    ///
+    /// # Errors
+    /// When a job's HTTP client cannot be made: then everything stays as it was.
+    pub async fn apply_config(&self, configs: ScrapeConfigs) -> Result<(), ApplyError> {
+        let (done, answer) = oneshot::channel();
+        self.apply
+            .send((configs, done))
+            .await
+            .map_err(|_| ApplyError::Stopped)?;
+        answer.await.map_err(|_| ApplyError::Stopped)?
+    }
+
+    /// Targets as they are; also the body of the Targets service.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
+    }
+
+    /// Ends all loops; scrapes under way get two seconds.
+    pub async fn stop(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+struct Manager {
+    node: NodeId,
+    env: Arc<ScrapeEnv>,
+    ring: Ring,
+    term: u64,
+    pools: BTreeMap<String, Pool>,
+    status: Arc<Status>,
+    changed: mpsc::UnboundedSender<String>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// How the pool of a job comes to its configuration.
+enum Plan {
+    Same,
+    New(Arc<PoolOptions>),
+    /// How targets are scraped differs.
+    Change(Arc<PoolOptions>),
+    /// Only how they are found does.
+    Find,
+}
+
+/// One job of a new configuration.
+struct Step {
+    config: Arc<ScrapeConfig>,
+    plan: Plan,
+    /// Its sources are others than before.
+    sources: bool,
+}
+
+impl Manager {
+    async fn run(
+        mut self,
+        mut applied: mpsc::Receiver<Apply>,
+        mut changes: mpsc::UnboundedReceiver<String>,
+        mut members: watch::Receiver<Members>,
+    ) {
+        let cancel = self.cancel.clone();
+        let mut members_live = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                apply = applied.recv() => {
+                    let Some((configs, done)) = apply else { break };
+                    // Nobody waits for the answer any more: it is applied all the same.
+                    let _ = done.send(self.apply(configs).await);
+                }
+                changed = members.changed(), if members_live => {
+                    members_live = changed.is_ok();
+                    let now = members.borrow_and_update().clone();
+                    self.regroup(&now);
+                }
+                job = changes.recv() => {
+                    let Some(job) = job else { break };
+                    tokio::time::sleep(SETTLE).await;
+                    let mut jobs = std::collections::BTreeSet::from([job]);
+                    while let Ok(job) = changes.try_recv() {
+                        jobs.insert(job);
+                    }
+                    jobs.iter().for_each(|job| self.sync(job));
+                }
+            }
+        }
+        for pool in self.pools.values() {
+            pool.stop(&self.env);
+        }
+    }
+
+    fn regroup(&mut self, members: &Members) {
+        self.ring = Ring::new(&members.nodes);
+        self.term = members.term;
+        info!(
+            scrapers = members.nodes.len(),
+            term = members.term,
+            "target ring changed"
+        );
+        let jobs: Vec<String> = self.pools.keys().cloned().collect();
+        jobs.iter().for_each(|job| self.sync(job));
+    }
+
+    fn sync(&mut self, job: &str) {
+        let Some(pool) = self.pools.get_mut(job) else { return };
+        let who = Ownership {
+            ring: &self.ring,
+            me: self.node,
+            term: self.term,
+        };
+        pool.sync(&self.env, &who, &self.cancel, &self.tasks);
+        self.status.set(job, pool.status());
+    }
+
+    async fn apply(&mut self, configs: ScrapeConfigs) -> Result<(), ApplyError> {
+        // Everything that can fail comes first, so that a failure changes nothing.
+        let mut steps = Vec::with_capacity(configs.len());
+        for config in configs {
+            steps.push(self.plan(config).await?);
+        }
+        let jobs: Vec<&str> = steps.iter().map(|s| s.config.job_name.as_str()).collect();
+        let gone: Vec<String> = self
+            .pools
+            .keys()
+            .filter(|j| !jobs.contains(&j.as_str()))
+            .cloned()
+            .collect();
+        for job in gone {
+            if let Some(pool) = self.pools.remove(&job) {
+                pool.stop(&self.env);
+                self.status.remove(&job);
+            }
+        }
+        for step in steps {
+            self.take(step).await;
+        }
+        Ok(())
+    }
+
+    async fn plan(&self, config: Arc<ScrapeConfig>) -> Result<Step, ApplyError> {
+        let pool = self.pools.get(&config.job_name);
+        let old = pool.map(Pool::config);
+        let sources = old.is_none_or(|old| {
+            old.static_configs != config.static_configs || old.file_sd_configs != config.file_sd_configs
+        });
+        let plan = match old {
+            Some(old) if **old == *config => Plan::Same,
+            Some(old) if scraped_alike(old, &config) => Plan::Find,
+            Some(_) => Plan::Change(self.options(&config, &self.env.metrics.pool_reloads_failed).await?),
+            None => Plan::New(self.options(&config, &self.env.metrics.pools_failed).await?),
+        };
+        Ok(Step { config, plan, sources })
+    }
+
+    async fn options(
+        &self,
+        config: &Arc<ScrapeConfig>,
+        failures: &prometheus::IntCounter,
+    ) -> Result<Arc<PoolOptions>, ApplyError> {
+        let made = PoolOptions::new(Arc::clone(config)).await;
+        made.map(Arc::new).map_err(|source| {
+            failures.inc();
+            ApplyError::Client {
+                job: config.job_name.clone(),
+                source,
+            }
+        })
+    }
+
+    async fn take(&mut self, step: Step) {
+        if matches!(step.plan, Plan::Same) {
+            return;
+        }
+        let job = step.config.job_name.clone();
+        let discovery = match step.sources {
+            true => Some(Discovery::start(&step.config, &self.env.metrics, &self.changed, &self.cancel).await),
+            false => None,
+        };
+        match (self.pools.get_mut(&job), step.plan, discovery) {
+            (Some(pool), plan, discovery) => {
+                if let Some(discovery) = discovery {
+                    pool.replace_discovery(discovery);
+                }
+                match plan {
+                    Plan::Change(options) | Plan::New(options) => pool.replace_options(options),
+                    Plan::Find | Plan::Same => pool.replace_config(step.config),
+                }
+                self.env.metrics.pool_reloads.inc();
+            }
+            (None, Plan::New(options) | Plan::Change(options), Some(discovery)) => {
+                self.pools.insert(job.clone(), Pool::new(options, discovery));
+                self.env.metrics.pools.inc();
+            }
+            (None, _, _) => {}
+        }
+        self.sync(&job);
+    }
+}
+
+/// Whether two configurations of a job differ at most in how targets are found.
+fn scraped_alike(old: &ScrapeConfig, new: &ScrapeConfig) -> bool {
+    let mut found_alike = old.clone();
+    found_alike.static_configs = new.static_configs.clone();
+    found_alike.file_sd_configs = new.file_sd_configs.clone();
+    found_alike.relabel_configs = Arc::clone(&new.relabel_configs);
+    found_alike == *new
+}
+
+#[cfg(test)]
+mod tests;

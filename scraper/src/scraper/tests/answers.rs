@@ -1,0 +1,227 @@
+//! Targets that answer as they should.
+
+use super::*;
+use crate::config::http::{Auth, Authorization, BasicAuth};
+use crate::config::{ScrapeProtocol, Secret, SecretSource, TextSource};
+use flate2::write::GzEncoder;
+use gnomon_proto::client::{Gauge, Histogram, Metric, MetricFamily, MetricType};
+use prost::Message;
+use std::io::Write;
+use tokio::io::AsyncWriteExt;
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_text_exposition_becomes_a_tick_with_report_series_and_metadata() {
+    let server = Server::exposing_text("# HELP a Help.\n# TYPE a counter\na{x=\"1\"} 5\na{x=\"2\"} 6 1234\n").await;
+    let rig = Rig::scraping(job(&server.address)).await;
+    let tick = rig.good().await;
+    let instance = &server.address;
+    let labels = |name: &str| format!(r#"{{__name__="{name}", instance="{instance}", job="job"}}"#);
+    let x = |x| format!(r#"{{__name__="a", instance="{instance}", job="job", x="{x}"}}"#);
+    assert_eq!(tick.samples[0], (x(1), tick.tick_ms, 5.0));
+    assert_eq!(tick.samples[1], (x(2), 1234, 6.0));
+    assert_eq!(tick.samples[2], (labels("up"), tick.tick_ms, 1.0));
+    assert_eq!(tick.value("scrape_samples_scraped"), Some(2.0));
+    assert_eq!(tick.value("scrape_samples_post_metric_relabeling"), Some(2.0));
+    assert_eq!(tick.value("scrape_series_added"), Some(2.0));
+    assert_eq!(tick.metadata, ["a counter Help."]);
+    let second = rig.sink.wait_for("a later tick", |t| t.tick_ms > tick.tick_ms).await;
+    assert_eq!(second.value("scrape_series_added"), Some(0.0));
+    assert!(second.metadata.is_empty());
+    assert_eq!(
+        (second.tick_ms - tick.tick_ms) % 10,
+        0,
+        "ticks are aligned to the interval"
+    );
+    let target = rig.list().active.remove(0);
+    assert_eq!((target.health.as_str(), target.last_error.as_str()), ("up", ""));
+    assert_eq!(target.scrape_url, format!("http://{instance}/metrics"));
+    assert_eq!((target.scrape_interval_ms, target.scrape_timeout_ms), (150, 140));
+    assert!(target.last_scrape_ms > 0 && target.last_scrape_duration_seconds > 0.0);
+}
+
+#[tokio::test]
+async fn requests_say_what_is_wanted_and_until_when() {
+    let server = Server::exposing_text("a 1\n").await;
+    let mut config = job(&server.address);
+    config.params.insert("collect".to_owned(), vec!["a b".to_owned()]);
+    let rig = Rig::scraping(config).await;
+    rig.good().await;
+    let head = server.heads.lock()[0].to_lowercase();
+    for line in [
+        "get /metrics?collect=a+b http/1.1",
+        "accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,",
+        "accept-encoding: gzip",
+        "user-agent: gnomon/",
+        "x-prometheus-scrape-timeout-seconds: 0.14\r\n",
+    ] {
+        assert!(head.contains(line), "{line:?} is missing in {head}");
+    }
+}
+
+#[tokio::test]
+async fn open_metrics_packed_brings_exemplars() {
+    let body = "# TYPE a counter\na_total 1 # {trace_id=\"t\"} 0.5\n# EOF\n";
+    let headers = [
+        ("Content-Type", "application/openmetrics-text; version=1.0.0"),
+        ("Content-Encoding", "gzip"),
+    ];
+    let server = Server::fixed(testing::ok(&headers, &gzip(body.as_bytes()))).await;
+    let rig = Rig::scraping(job(&server.address)).await;
+    let tick = rig.good().await;
+    assert_eq!(tick.exemplars.len(), 1);
+    assert_eq!(tick.exemplars[0].1, r#"{trace_id="t"}"#);
+    let second = rig.sink.wait_for("a later tick", |t| t.tick_ms > tick.tick_ms).await;
+    assert!(second.exemplars.is_empty(), "the same exemplar is sent once");
+}
+
+#[tokio::test]
+async fn protobuf_brings_native_histograms() {
+    let family = |name: &str, kind, metric| MetricFamily {
+        name: Some(name.to_owned()),
+        r#type: Some(kind as i32),
+        metric: vec![metric],
+        ..MetricFamily::default()
+    };
+    let gauge = Metric {
+        gauge: Some(Gauge { value: Some(2.0) }),
+        ..Metric::default()
+    };
+    let histogram = Metric {
+        histogram: Some(Histogram {
+            sample_count: Some(3),
+            sample_sum: Some(1.0),
+            schema: Some(0),
+            zero_threshold: Some(0.5),
+            zero_count: Some(3),
+            ..Histogram::default()
+        }),
+        ..Metric::default()
+    };
+    let body: Vec<u8> = [
+        family("g", MetricType::Gauge, gauge),
+        family("h", MetricType::Histogram, histogram),
+    ]
+    .iter()
+    .flat_map(MetricFamily::encode_length_delimited_to_vec)
+    .collect();
+    let kind = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+    let server = Server::exposing(kind, &body).await;
+    let mut config = job(&server.address);
+    config.scrape_native_histograms = true;
+    let rig = Rig::scraping(config).await;
+    let tick = rig.good().await;
+    assert_eq!(tick.value("g"), Some(2.0));
+    assert_eq!(tick.histograms.len(), 1);
+    assert!(tick.histograms[0].starts_with(r#"{__name__="h""#));
+    assert_eq!(tick.value("scrape_samples_scraped"), Some(2.0));
+}
+
+#[tokio::test]
+async fn a_large_body_is_read_whole() {
+    let lines: String = (0..20_000)
+        .map(|i| format!("metric_{i}{{label=\"value\"}} {i}\n"))
+        .collect();
+    let server = Server::exposing_text(&lines).await;
+    let mut config = job(&server.address);
+    config.scrape_interval = Duration::from_secs(1);
+    config.scrape_timeout = Duration::from_secs(1);
+    let rig = Rig::scraping(config).await;
+    let tick = rig.good().await;
+    assert_eq!(tick.samples.len(), 20_005);
+    assert_eq!(tick.value("metric_19999"), Some(19_999.0));
+}
+
+#[tokio::test]
+async fn an_empty_body_is_a_good_scrape() {
+    let server = Server::fixed(testing::ok(&[], b"")).await;
+    let rig = Rig::scraping(job(&server.address)).await;
+    assert_eq!(rig.good().await.samples.len(), 5);
+}
+
+#[tokio::test]
+async fn unknown_types_need_a_fallback() {
+    let server = Server::exposing("text/html", "a 1\n").await;
+    let rig = Rig::scraping(job(&server.address)).await;
+    assert_eq!(
+        rig.failed().await.last_error,
+        "received unsupported Content-Type \"text/html\" and no fallback_scrape_protocol specified for target"
+    );
+    let mut config = job(&server.address);
+    config.fallback_scrape_protocol = Some(ScrapeProtocol::PrometheusText0_0_4);
+    assert_eq!(Rig::scraping(config).await.good().await.value("a"), Some(1.0));
+}
+
+#[tokio::test]
+async fn redirects_are_followed_unless_told_otherwise() {
+    let server = Server::start(|head, mut socket| {
+        Box::pin(async move {
+            let answer = if head.starts_with("GET /metrics ") {
+                b"HTTP/1.1 302 Found\r\nLocation: /moved\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec()
+            } else {
+                testing::ok(&[("Content-Type", "text/plain")], b"a 1\n")
+            };
+            let _ = socket.write_all(&answer).await;
+        })
+    })
+    .await;
+    assert_eq!(
+        Rig::scraping(job(&server.address)).await.good().await.value("a"),
+        Some(1.0)
+    );
+    let mut config = job(&server.address);
+    config.http.follow_redirects = false;
+    let target = Rig::scraping(config).await.failed().await;
+    assert_eq!(target.last_error, "server returned HTTP status 302 Found");
+}
+
+async fn guarded(wanted: &'static str) -> Server {
+    Server::start(move |head, mut socket| {
+        Box::pin(async move {
+            let answer = if head.contains(wanted) {
+                testing::ok(&[("Content-Type", "text/plain")], b"a 1\n")
+            } else {
+                b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec()
+            };
+            let _ = socket.write_all(&answer).await;
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn basic_auth_is_sent() {
+    let server = guarded("authorization: Basic dXNlcjpwYXNz\r\n").await;
+    let rig = Rig::scraping(job(&server.address)).await;
+    assert_eq!(
+        rig.failed().await.last_error,
+        "server returned HTTP status 401 Unauthorized"
+    );
+    let mut config = job(&server.address);
+    config.http.auth = Some(Auth::Basic(BasicAuth {
+        username: Some(TextSource::Inline("user".to_owned())),
+        password: Some(SecretSource::Inline(Secret::new("pass"))),
+    }));
+    Rig::scraping(config).await.good().await;
+}
+
+#[tokio::test]
+async fn a_rotated_token_is_used_without_a_reload() {
+    let server = guarded("authorization: Bearer new\r\n").await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "old\n").unwrap();
+    let mut config = job(&server.address);
+    config.http.auth = Some(Auth::Authorization(Authorization {
+        scheme: "Bearer".to_owned(),
+        credentials: Some(SecretSource::File(file.path().to_owned())),
+    }));
+    let rig = Rig::scraping(config).await;
+    rig.failed().await;
+    std::fs::write(file.path(), "new\n").unwrap();
+    rig.good().await;
+}

@@ -1,0 +1,191 @@
+//! What the scraper tells about its targets: the body of the Targets service.
+
+use crate::pool::PoolStatus;
+use crate::scrape::Metadata;
+use async_trait::async_trait;
+use gnomon_model::LabelsRef;
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::TargetsService;
+use gnomon_proto::v1::{
+    ActiveTarget, DroppedTarget, ListTargetsRequest, ListTargetsResponse, TargetMetadata, TargetMetadataRequest,
+    TargetMetadataResponse,
+};
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a target is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Not scraped yet.
+    #[default]
+    Unknown,
+    Up,
+    Down,
+}
+
+impl Health {
+    /// The word of `/api/v1/targets`.
+    #[must_use]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// How the last scrape of a target went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct LastScrape {
+    pub health: Health,
+    /// Empty if it went well.
+    pub error: String,
+    /// 0 if there was none.
+    pub at_ms: i64,
+    pub duration: Duration,
+}
+
+/// What is known of a target beyond its configuration.
+#[derive(Default)]
+pub(crate) struct TargetState {
+    last: Mutex<LastScrape>,
+    pub metadata: Metadata,
+}
+
+impl TargetState {
+    pub(crate) fn note(&self, at_ms: i64, duration: Duration, error: Option<&str>) {
+        *self.last.lock() = LastScrape {
+            health: if error.is_none() { Health::Up } else { Health::Down },
+            error: error.unwrap_or_default().to_owned(),
+            at_ms,
+            duration,
+        };
+    }
+
+    #[must_use]
+    pub(crate) fn last(&self) -> LastScrape {
+        self.last.lock().clone()
+    }
+}
+
+/// The pools as they are, by job; the manager writes, the service reads.
+#[derive(Default)]
+pub struct Status {
+    pools: RwLock<BTreeMap<String, Arc<PoolStatus>>>,
+    /// Stands for loopback addresses in `globalUrl`; the URL's own host where it is none.
+    external_host: Option<String>,
+}
+
+impl Status {
+    pub(crate) fn new(external_host: Option<String>) -> Self {
+        Self {
+            pools: RwLock::default(),
+            external_host,
+        }
+    }
+
+    pub(crate) fn set(&self, job: &str, pool: PoolStatus) {
+        self.pools.write().insert(job.to_owned(), Arc::new(pool));
+    }
+
+    pub(crate) fn remove(&self, job: &str) {
+        self.pools.write().remove(job);
+    }
+
+    /// Names of all pools, in order.
+    #[must_use]
+    pub fn pools(&self) -> Vec<String> {
+        self.pools.read().keys().cloned().collect()
+    }
+
+    fn chosen(&self, job: &str) -> Vec<(String, Arc<PoolStatus>)> {
+        let pools = self.pools.read();
+        let wanted = pools.iter().filter(|(name, _)| job.is_empty() || *name == job);
+        wanted.map(|(name, pool)| (name.clone(), Arc::clone(pool))).collect()
+    }
+
+    fn global_url(&self, url: &url::Url) -> String {
+        let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        let mut global = url.clone();
+        if let Some(host) = self.external_host.as_deref().filter(|_| loopback) {
+            // A host that does not fit leaves the URL as it is.
+            let _ = global.set_host(Some(host));
+        }
+        global.to_string()
+    }
+
+    /// A snapshot of targets.
+    #[must_use]
+    pub fn list(&self, request: &ListTargetsRequest) -> ListTargetsResponse {
+        let mut response = ListTargetsResponse::default();
+        for (job, pool) in self.chosen(&request.scrape_pool) {
+            if request.active {
+                response.active.extend(pool.active.iter().map(|(spec, state)| {
+                    let (target, last) = (&spec.target, state.last());
+                    ActiveTarget {
+                        discovered_labels: target.discovered.as_bytes().to_vec().into(),
+                        labels: target.labels.as_bytes().to_vec().into(),
+                        scrape_pool: job.clone(),
+                        scrape_url: target.url.to_string(),
+                        global_url: self.global_url(&target.url),
+                        last_error: last.error,
+                        last_scrape_ms: last.at_ms,
+                        last_scrape_duration_seconds: last.duration.as_secs_f64(),
+                        health: last.health.as_str().to_owned(),
+                        scrape_interval_ms: u64::try_from(target.interval.as_millis()).unwrap_or(u64::MAX),
+                        scrape_timeout_ms: u64::try_from(target.timeout.as_millis()).unwrap_or(u64::MAX),
+                    }
+                }));
+            }
+            if request.dropped {
+                response.dropped.extend(pool.dropped.iter().map(|labels| DroppedTarget {
+                    discovered_labels: labels.as_bytes().to_vec().into(),
+                    scrape_pool: job.clone(),
+                }));
+            }
+            response.dropped_counts.insert(job, pool.dropped_count);
+        }
+        response
+    }
+}
+
+#[async_trait]
+impl TargetsService for Status {
+    async fn list_targets(&self, request: ListTargetsRequest) -> Result<ListTargetsResponse, ServiceError> {
+        Ok(self.list(&request))
+    }
+
+    async fn target_metadata(&self, request: TargetMetadataRequest) -> Result<TargetMetadataResponse, ServiceError> {
+        let matcher = crate::matching::TargetMatcher::parse(&request.match_target)
+            .map_err(|reason| ServiceError::Invalid(format!("match_target: {reason}")))?;
+        let limit = usize::try_from(request.limit)
+            .ok()
+            .filter(|l| *l > 0)
+            .unwrap_or(usize::MAX);
+        let mut metadata = Vec::new();
+        for (_, pool) in self.chosen("") {
+            for (spec, state) in &pool.active {
+                let labels: LabelsRef<'_> = spec.target.labels.as_ref();
+                if !matcher.matches(labels) {
+                    continue;
+                }
+                state.metadata.for_each(|metric, family| {
+                    let wanted = request.metric.is_empty() || request.metric == metric;
+                    if wanted && metadata.len() < limit {
+                        metadata.push(TargetMetadata {
+                            target_labels: labels.as_bytes().to_vec().into(),
+                            metric: metric.to_owned(),
+                            r#type: family.kind.as_str().to_owned(),
+                            help: family.help.clone(),
+                            unit: family.unit.clone(),
+                        });
+                    }
+                });
+            }
+        }
+        Ok(TargetMetadataResponse { metadata })
+    }
+}
