@@ -24,6 +24,8 @@ pub(crate) struct BatchRun<'a, 'b> {
     new_labels: &'a [LabelsRef<'b>],
     /// Where the batch's new series are, once looked up and there.
     new_places: Vec<Option<Ordinal>>,
+    /// Exemplars that came before the first sample of their series.
+    early: Vec<(u32, Exemplar)>,
     response: &'a mut AppendResponse,
     pub(crate) bounds: Bounds,
     /// Series of other tenants, for the limit.
@@ -49,6 +51,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             counters,
             new_labels,
             new_places,
+            early: Vec::new(),
             response,
             bounds,
             series_elsewhere: 0,
@@ -76,6 +79,13 @@ impl<'a, 'b> BatchRun<'a, 'b> {
     /// Completes the answer.
     pub(crate) fn finish(self) {
         let head = self.head;
+        for (number, mut exemplar) in self.early {
+            let place = self.new_places.get(number as usize).copied().flatten();
+            if let Some(series) = place.and_then(|o| head.series(o)) {
+                exemplar.series = series.reference;
+                head.exemplars.push(exemplar);
+            }
+        }
         let reference = |place: &Option<Ordinal>| place.and_then(|o| head.series(o)).map_or(0, |s| s.reference.0);
         self.response.refs = self.new_places.iter().map(reference).collect();
         self.response.unknown_refs.sort_unstable();
@@ -291,21 +301,22 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         }
     }
 
-    /// An exemplar of a series that is not there is left out, unless a resend can change that.
+    /// An exemplar whose series gets no sample is left out, unless a resend can change that.
     fn exemplar(&mut self, key: SeriesKey, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
+        let mut exemplar = Exemplar {
+            series: SeriesRef(0),
+            timestamp_ms,
+            value,
+            labels: labels.as_bytes().into(),
+        };
         match self.place(key) {
             Place::At(ordinal) => {
                 if let Some(series) = self.head.series(ordinal) {
-                    let exemplar = Exemplar {
-                        series: series.reference,
-                        timestamp_ms,
-                        value,
-                        labels: labels.as_bytes().into(),
-                    };
+                    exemplar.series = series.reference;
                     self.head.exemplars.push(exemplar);
                 }
             }
-            Place::New(..) => {}
+            Place::New(number, _) => self.early.push((number, exemplar)),
             Place::Unknown(reference) => self.response.unknown_refs.push(reference.0),
         }
     }

@@ -181,7 +181,6 @@ impl<B: AsRef<[u8]>> Command<B> {
             Self::FeatureLevel { level } => out.extend_from_slice(&level.0.to_le_bytes()),
         }
     }
-
 }
 
 impl<'a> Command<&'a [u8]> {

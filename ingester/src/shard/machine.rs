@@ -8,7 +8,7 @@ use gnomon_cluster::raft::{Applied, StateError, StateMachine, StateReader, State
 use gnomon_model::ShardId;
 use parking_lot::RwLock;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// One replica of a shard.
 pub struct ShardMachine {
@@ -19,6 +19,7 @@ pub struct ShardMachine {
     wants_flush: AtomicBool,
     /// An entry could not be applied; nothing is until the state is restored.
     failed: AtomicBool,
+    sealed_bytes: AtomicU64,
 }
 
 impl ShardMachine {
@@ -30,6 +31,7 @@ impl ShardMachine {
             reader: RwLock::new(None),
             wants_flush: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            sealed_bytes: AtomicU64::new(0),
         }
     }
 
@@ -41,6 +43,11 @@ impl ShardMachine {
     /// Looks at the state between two entries; applying waits meanwhile.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&ShardState) -> T) -> T {
         look(&self.state.read())
+    }
+
+    /// Bytes of sealed parts that are not published.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes.load(Ordering::Relaxed)
     }
 
     /// What flushes have made durable; none before the first restore.
@@ -73,6 +80,7 @@ impl StateMachine for ShardMachine {
     fn apply(&self, entries: &[Applied<'_>]) -> Vec<Bytes> {
         let mut state = self.state.write();
         let answers = entries.iter().map(|entry| self.apply_one(&mut state, entry)).collect();
+        self.sealed_bytes.store(state.sealed_bytes(), Ordering::Relaxed);
         if state.has_unflushed_parts() {
             self.wants_flush.store(true, Ordering::Release);
         }
@@ -101,6 +109,7 @@ impl StateMachine for ShardMachine {
     fn restore(&self, from: &dyn StateReader) -> Result<(), StateError> {
         let restored = ShardState::restore(self.shard, from.index(), &Source(from));
         let restored = restored.map_err(|error| StateError::Corrupt(format!("shard {}: {error}", self.shard)))?;
+        self.sealed_bytes.store(restored.sealed_bytes(), Ordering::Relaxed);
         *self.reader.write() = Some(from.share());
         *self.state.write() = restored;
         self.failed.store(false, Ordering::Release);

@@ -7,7 +7,7 @@ mod flush;
 mod keys;
 mod machine;
 mod records;
-mod select;
+pub(crate) mod select;
 mod state;
 
 pub use machine::ShardMachine;

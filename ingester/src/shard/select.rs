@@ -114,7 +114,10 @@ impl ShardMachine {
     /// Finds the series of a request and copies what memory has of them.
     pub(crate) fn find(&self, request: &SelectRequest) -> Result<Selected, ServiceError> {
         if !self.is_sound() {
-            return Err(ServiceError::Unavailable(format!("shard {} is restarting", self.shard())));
+            return Err(ServiceError::Unavailable(format!(
+                "shard {} is restarting",
+                self.shard()
+            )));
         }
         let tenant = tenant(&request.tenant)?;
         let matchers = matchers(&request.matchers)?;
@@ -139,9 +142,8 @@ impl ShardMachine {
         })?;
         // Sorting needs no lock.
         let mut series: Vec<_> = selected.series.collect();
-        let order = |a: &Found, b: &Found| {
-            LabelsRef::from_canonical(&a.labels).cmp(&LabelsRef::from_canonical(&b.labels))
-        };
+        let order =
+            |a: &Found, b: &Found| LabelsRef::from_canonical(&a.labels).cmp(&LabelsRef::from_canonical(&b.labels));
         series.sort_unstable_by(order);
         selected.series = series.into_iter();
         Ok(selected)
@@ -200,7 +202,9 @@ impl Selected {
         };
         for part in parts.iter().filter(|p| p.members.contains(ordinal)) {
             let pages = part.pages_of(ordinal).iter();
-            found.pages.extend(pages.filter(|p| p.overlaps(self.start_ms, self.end_ms)).cloned());
+            found
+                .pages
+                .extend(pages.filter(|p| p.overlaps(self.start_ms, self.end_ms)).cloned());
             if part.pages.is_none()
                 && let Ok(at) = self.parts.binary_search(&part.number)
             {
@@ -209,7 +213,9 @@ impl Selected {
         }
         for window in &series.windows {
             let pages = window.pages(self.start_ms, self.end_ms);
-            found.pages.extend(pages.map_err(|e| ServiceError::Internal(e.to_string()))?);
+            found
+                .pages
+                .extend(pages.map_err(|e| ServiceError::Internal(e.to_string()))?);
         }
         if found.pages.is_empty() && found.stored.is_empty() {
             return Ok(None);

@@ -505,7 +505,7 @@ fn sealed_parts_stay_readable_until_published_and_unused_series_go() {
 #[test]
 fn entries_of_a_newer_build_stop_the_replica() {
     let mut rig = Rig::new();
-    let mut entry = Entry {
+    let mut entry: Entry = Entry {
         feature_level: FeatureLevel(1_000),
         proposed_at: TimestampMs(0),
         command: Command::FeatureLevel {

@@ -1,0 +1,163 @@
+//! What the ingester tells about itself.
+
+use gnomon_proto::v1::AppendResponse;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+};
+
+/// Registered once per process.
+#[derive(Clone, Debug)]
+pub struct IngesterMetrics {
+    pub(crate) samples: IntCounter,
+    pub(crate) duplicates: IntCounter,
+    pub(crate) refused: IntCounterVec,
+    pub(crate) append_errors: IntCounterVec,
+    pub(crate) append_seconds: Histogram,
+    pub(crate) selects: IntCounter,
+    pub(crate) stale_views: IntCounter,
+    pub(crate) series: IntGaugeVec,
+    pub(crate) sealed_parts: IntGaugeVec,
+    pub(crate) sealed_bytes: IntGaugeVec,
+    pub(crate) head_series: IntGauge,
+    pub(crate) head_min_ms: IntGauge,
+    pub(crate) head_max_ms: IntGauge,
+    pub(crate) parts_uploaded: IntCounter,
+    pub(crate) bytes_uploaded: IntCounter,
+    pub(crate) upload_failures: IntCounter,
+    pub(crate) targets_expired: IntCounter,
+    pub(crate) remote_write: RemoteWriteMetrics,
+}
+
+/// Those of remote write's receiver.
+#[derive(Clone, Debug)]
+pub struct RemoteWriteMetrics {
+    pub(crate) requests: IntCounterVec,
+    pub(crate) seconds: Histogram,
+    pub(crate) compressed_bytes: IntCounter,
+    pub(crate) body_bytes: IntCounter,
+    pub(crate) samples: IntCounter,
+    pub(crate) invalid_labels: IntCounter,
+}
+
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), &["shard"])?)
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let buckets = vec![
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ];
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
+    }
+}
+
+impl IngesterMetrics {
+    /// # Errors
+    /// When `registry` has an ingester's metrics already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let r = Registrar(registry);
+        Ok(Self {
+            samples: r.counter(
+                "gnomon_ingester_samples_total",
+                "Samples committed by this node's leaders.",
+            )?,
+            duplicates: r.counter(
+                "gnomon_ingester_duplicate_samples_total",
+                "Samples that were there already with the same value.",
+            )?,
+            refused: r.counters(
+                "gnomon_ingester_refused_samples_total",
+                "Samples refused, by why.",
+                &["reason"],
+            )?,
+            append_errors: r.counters(
+                "gnomon_ingester_append_errors_total",
+                "Appends not done, by why.",
+                &["error"],
+            )?,
+            append_seconds: r.seconds(
+                "gnomon_ingester_append_seconds",
+                "From a batch's arrival to its answer.",
+            )?,
+            selects: r.counter(
+                "gnomon_ingester_selects_total",
+                "Selections answered by this node's heads.",
+            )?,
+            stale_views: r.counter(
+                "gnomon_ingester_stale_views_total",
+                "Selections refused because their view of the catalogue was too old.",
+            )?,
+            series: r.gauges("gnomon_ingester_shard_series", "Series in the shard's head.")?,
+            sealed_parts: r.gauges("gnomon_ingester_sealed_parts", "Parts sealed and not yet published.")?,
+            sealed_bytes: r.gauges("gnomon_ingester_sealed_bytes", "Bytes of parts not yet published.")?,
+            head_series: r.gauge(
+                "prometheus_tsdb_head_series",
+                "Total number of series in the heads of this node.",
+            )?,
+            head_min_ms: r.gauge(
+                "prometheus_tsdb_head_min_time",
+                "Oldest sample of the heads, in milliseconds.",
+            )?,
+            head_max_ms: r.gauge(
+                "prometheus_tsdb_head_max_time",
+                "Newest sample of the heads, in milliseconds.",
+            )?,
+            parts_uploaded: r.counter("gnomon_ingester_parts_uploaded_total", "Parts uploaded and published.")?,
+            bytes_uploaded: r.counter("gnomon_ingester_uploaded_bytes_total", "Bytes of the blocks uploaded.")?,
+            upload_failures: r.counter(
+                "gnomon_ingester_upload_failures_total",
+                "Attempts at a part that failed.",
+            )?,
+            targets_expired: r.counter("gnomon_ingester_targets_expired_total", "Targets that went silent.")?,
+            remote_write: RemoteWriteMetrics {
+                requests: r.counters(
+                    "gnomon_remote_write_requests_total",
+                    "Requests, by status code.",
+                    &["code"],
+                )?,
+                seconds: r.seconds("gnomon_remote_write_seconds", "From a request's body to its answer.")?,
+                compressed_bytes: r.counter("gnomon_remote_write_compressed_bytes_total", "Bytes of the bodies.")?,
+                body_bytes: r.counter(
+                    "gnomon_remote_write_body_bytes_total",
+                    "Bytes of the bodies, decompressed.",
+                )?,
+                samples: r.counter("gnomon_remote_write_samples_total", "Samples and histograms received.")?,
+                invalid_labels: r.counter(
+                    "prometheus_api_remote_write_invalid_labels_samples_total",
+                    "Samples and histograms refused due to invalid labels.",
+                )?,
+            },
+        })
+    }
+
+    pub(crate) fn count(&self, response: &AppendResponse) {
+        self.samples.inc_by(response.samples_taken);
+        self.duplicates.inc_by(response.duplicates);
+        for rejection in &response.rejections {
+            let reason = rejection.reason().as_str_name().to_ascii_lowercase();
+            self.refused
+                .with_label_values(&[reason.as_str()])
+                .inc_by(rejection.count);
+        }
+    }
+}

@@ -1,0 +1,314 @@
+use super::*;
+use crate::service::WriteOptions;
+use crate::testing::{NOW, Node};
+use axum::http::Method;
+use gnomon_proto::prometheus as wire;
+use gnomon_proto::service::ShardReadService;
+use gnomon_proto::v1::{ExemplarsRequest, MetricMetadataRequest, View};
+use http_body_util::BodyExt;
+use prost::Message;
+use std::collections::BTreeMap;
+use tower::ServiceExt;
+
+struct Rig {
+    node: Node,
+    receiver: Arc<RemoteWrite>,
+}
+
+impl Rig {
+    fn new(options: RemoteWriteOptions, write: WriteOptions) -> Self {
+        let node = Node::new(write);
+        let receiver = RemoteWrite::new(node.router.clone(), options, &node.metrics, node.clock.clone());
+        Self { node, receiver }
+    }
+
+    async fn send(&self, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, String, Option<String>) {
+        let mut request = Request::builder().method(Method::POST).uri("/api/v1/write");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body)).unwrap();
+        let response = self.receiver.routes().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let retry = response
+            .headers()
+            .get("retry-after")
+            .map(|v| v.to_str().unwrap().to_owned());
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8_lossy(&text).trim_end().to_owned(), retry)
+    }
+
+    async fn post(&self, body: Vec<u8>) -> (u16, String) {
+        let headers = [
+            ("content-type", "application/x-protobuf"),
+            ("content-encoding", "snappy"),
+        ];
+        let (status, text, _) = self.send(&headers, body).await;
+        (status, text)
+    }
+
+    async fn read(&self) -> BTreeMap<String, Vec<(i64, f64)>> {
+        self.node.read(View::default()).await.unwrap()
+    }
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        Self::new(RemoteWriteOptions::default(), WriteOptions::default())
+    }
+}
+
+fn pack(request: &wire::WriteRequest) -> Vec<u8> {
+    snap::raw::Encoder::new()
+        .compress_vec(&request.encode_to_vec())
+        .unwrap()
+}
+
+fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> wire::TimeSeries {
+    let label = |(name, value): &(&str, &str)| wire::Label {
+        name: (*name).into(),
+        value: (*value).into(),
+    };
+    let sample = |(timestamp, value): &(i64, f64)| wire::Sample {
+        value: *value,
+        timestamp: *timestamp,
+    };
+    wire::TimeSeries {
+        labels: labels.iter().map(label).collect(),
+        samples: samples.iter().map(sample).collect(),
+        ..wire::TimeSeries::default()
+    }
+}
+
+fn request(timeseries: Vec<wire::TimeSeries>) -> wire::WriteRequest {
+    wire::WriteRequest {
+        timeseries,
+        metadata: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn samples_are_readable_once_they_are_acknowledged() {
+    let rig = Rig::default();
+    let body = pack(&request(vec![
+        series(&[("__name__", "up"), ("job", "a")], &[(NOW, 1.0), (NOW + 1, 2.5)]),
+        series(&[("__name__", "up"), ("job", "b"), ("none", "")], &[(NOW, f64::NAN)]),
+    ]));
+    assert_eq!(rig.post(body.clone()).await, (204, String::new()));
+    // Sent again, it is there already.
+    assert_eq!(rig.post(body).await.0, 204);
+    let all = rig.read().await;
+    assert_eq!(all[r#"{__name__="up", job="a"}"#], [(NOW, 1.0), (NOW + 1, 2.5)]);
+    assert!(all[r#"{__name__="up", job="b"}"#][0].1.is_nan());
+    assert_eq!(rig.node.metrics.duplicates.get(), 3);
+}
+
+#[tokio::test]
+async fn labels_in_any_order_are_one_series() {
+    let rig = Rig::default();
+    for (i, labels) in [[("__name__", "m"), ("a", "1")], [("a", "1"), ("__name__", "m")]]
+        .iter()
+        .enumerate()
+    {
+        let body = pack(&request(vec![series(labels, &[(NOW + i as i64, 1.0)])]));
+        assert_eq!(rig.post(body).await.0, 204);
+    }
+    assert_eq!(rig.read().await[r#"{__name__="m", a="1"}"#].len(), 2);
+}
+
+#[tokio::test]
+async fn refused_samples_are_told_of_and_the_rest_is_committed() {
+    let rig = Rig::default();
+    let body = pack(&request(vec![
+        series(&[("__name__", "ok")], &[(NOW, 1.0)]),
+        series(&[("__name__", "ok"), ("x", "1"), ("x", "2")], &[(NOW, 1.0)]),
+        series(&[("job", "nameless")], &[(NOW, 1.0)]),
+        series(&[("__name__", "old")], &[(NOW - 86_400_000, 1.0)]),
+        series(&[("__name__", "new")], &[(NOW + 700_000, 1.0)]),
+        series(&[("__name__", "ok")], &[(NOW, 2.0)]),
+    ]));
+    let (status, text) = rig.post(body).await;
+    assert_eq!(status, 400);
+    for part in [
+        "5 samples refused, 1 committed",
+        "2: invalid metric name or labels",
+        r#"1: too old sample (such as {__name__="old"} at"#,
+        "1: out of bounds",
+        r#"1: duplicate sample for timestamp (such as {__name__="ok"}"#,
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+    assert_eq!(rig.read().await.len(), 1);
+    assert_eq!(rig.node.metrics.remote_write.invalid_labels.get(), 2);
+}
+
+#[tokio::test]
+async fn histograms_exemplars_and_metadata_come_along() {
+    let rig = Rig::default();
+    let mut one = series(&[("__name__", "h"), ("job", "x")], &[]);
+    one.histograms.push(wire::Histogram {
+        count: Some(wire::histogram::Count::CountInt(3)),
+        sum: 7.5,
+        schema: 1,
+        zero_count: Some(wire::histogram::ZeroCount::ZeroCountInt(0)),
+        positive_spans: vec![wire::BucketSpan { offset: 0, length: 2 }],
+        positive_deltas: vec![1, 1],
+        timestamp: NOW,
+        ..wire::Histogram::default()
+    });
+    one.exemplars.push(wire::Exemplar {
+        labels: vec![wire::Label {
+            name: "trace_id".into(),
+            value: "abc".into(),
+        }],
+        value: 2.0,
+        timestamp: NOW,
+    });
+    let mut all = request(vec![one.clone()]);
+    all.metadata.push(wire::MetricMetadata {
+        r#type: 3,
+        metric_family_name: "h".into(),
+        help: "What it is.".into(),
+        unit: "seconds".into(),
+    });
+    assert_eq!(rig.post(pack(&all)).await.0, 204);
+    assert_eq!(rig.read().await[r#"{__name__="h", job="x"}"#], [(NOW, 7.5)]);
+    let exemplars = rig.node.shards.exemplars(ExemplarsRequest {
+        tenant: "anonymous".into(),
+        start_ms: NOW,
+        end_ms: NOW,
+        ..ExemplarsRequest::default()
+    });
+    assert_eq!(exemplars.await.unwrap().series[0].exemplars[0].value, 2.0);
+    let metadata = rig.node.shards.metric_metadata(MetricMetadataRequest {
+        tenant: "anonymous".into(),
+        ..MetricMetadataRequest::default()
+    });
+    let metadata = metadata.await.unwrap().metadata;
+    assert_eq!(
+        (metadata[0].r#type.as_str(), metadata[0].unit.as_str()),
+        ("histogram", "seconds")
+    );
+    // Buckets that do not add up.
+    one.histograms[0].positive_deltas = vec![9, 9];
+    one.histograms[0].timestamp += 1;
+    let (status, text) = rig.post(pack(&request(vec![one]))).await;
+    assert_eq!(status, 400);
+    assert!(text.contains("1: invalid histogram"), "{text}");
+}
+
+#[tokio::test]
+async fn headers_decide_as_in_prometheus() {
+    let rig = Rig::default();
+    let body = || pack(&request(vec![series(&[("__name__", "a")], &[(NOW, 1.0)])]));
+    let v2 = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+    let cases: [(&[(&str, &str)], u16, &str); 8] = [
+        (&[], 204, ""),
+        (
+            &[("content-type", "application/x-protobuf;proto=prometheus.WriteRequest")],
+            204,
+            "",
+        ),
+        (&[("content-encoding", "Snappy")], 204, ""),
+        (
+            &[("content-type", "application/json")],
+            415,
+            "expected application/x-protobuf as the first",
+        ),
+        (
+            &[("content-type", "application/x-protobuf;x")],
+            415,
+            "expected parameters to be key-values",
+        ),
+        (
+            &[("content-type", "application/x-protobuf;proto=x")],
+            415,
+            "unknown type for remote write",
+        ),
+        (&[("content-type", v2)], 415, "accepted [prometheus.WriteRequest]"),
+        (
+            &[("content-encoding", "gzip")],
+            415,
+            "gzip encoding (compression) is not accepted",
+        ),
+    ];
+    for (headers, status, part) in cases {
+        let (got, text, _) = rig.send(headers, body()).await;
+        assert_eq!(got, status, "{headers:?}: {text}");
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}
+
+#[tokio::test]
+async fn bad_bodies_change_nothing() {
+    let options = RemoteWriteOptions {
+        max_compressed_bytes: 4096,
+        max_body_bytes: 8192,
+        ..RemoteWriteOptions::default()
+    };
+    let rig = Rig::new(options, WriteOptions::default());
+    let good = request(vec![
+        series(&[("__name__", "a"), ("b", "c")], &[(NOW, 1.5)]),
+        series(&[("__name__", "b")], &[(NOW, 2.0)]),
+    ]);
+    let plain = good.encode_to_vec();
+    let pack = |bytes: &[u8]| snap::raw::Encoder::new().compress_vec(bytes).unwrap();
+    // Every cut that does not fall between two fields of the request.
+    let first = good.timeseries[0].encoded_len() + 2;
+    for cut in (1..plain.len()).filter(|cut| *cut != first) {
+        assert_eq!(rig.post(pack(&plain[..cut])).await.0, 400, "cut at {cut}");
+    }
+    let packed = pack(&plain);
+    for cut in 0..packed.len() {
+        assert_eq!(rig.post(packed[..cut].to_vec()).await.0, 400);
+    }
+    assert_eq!(rig.post(plain).await.0, 400);
+    // Lengths that promise more than is there, and more than is taken.
+    assert_eq!(rig.post(vec![0xff, 0xff, 0xff, 0xff, 0x0f]).await.0, 413);
+    assert_eq!(rig.post(vec![0xff, 0x3f, 0x00]).await.0, 400);
+    assert_eq!(rig.post(pack(&vec![0; 10_000])).await.0, 413);
+    assert_eq!(rig.post(vec![7; 5000]).await.0, 413);
+    // Wrong wire types.
+    assert_eq!(rig.post(pack(&[0x08, 0x01])).await.0, 400);
+    assert_eq!(rig.post(pack(&[0x0a, 0x02, 0x10, 0x01])).await.0, 400);
+    assert_eq!(rig.post(pack(&[0x0b])).await.0, 400);
+    assert!(rig.read().await.is_empty());
+    // Unknown fields are of a newer sender.
+    assert_eq!(rig.post(pack(&[0x78, 0x01])).await.0, 204);
+}
+
+#[tokio::test]
+async fn what_may_succeed_later_is_a_503() {
+    let options = RemoteWriteOptions {
+        timeout: Duration::from_millis(50),
+        ..RemoteWriteOptions::default()
+    };
+    let rig = Rig::new(options, WriteOptions::default());
+    rig.node.log.leads.store(false, std::sync::atomic::Ordering::Relaxed);
+    let body = pack(&request(vec![series(&[("__name__", "a")], &[(NOW, 1.0)])]));
+    let (status, _, retry) = rig.send(&[], body).await;
+    assert_eq!((status, retry.as_deref()), (503, Some("1")));
+}
+
+#[test]
+fn identities_are_of_labels_alone() {
+    let labels = [("__name__", "m"), ("a", "1")];
+    let one = series(&labels, &[(NOW, 1.0)]).encode_to_vec();
+    let two = series(&labels, &[(NOW + 5, 7.0)]).encode_to_vec();
+    let other = series(&[("__name__", "m"), ("a", "2")], &[(NOW, 1.0)]).encode_to_vec();
+    let id = |bytes: &[u8]| labels::identity(bytes, 9).unwrap();
+    assert_eq!(id(&one), id(&two));
+    assert_ne!(id(&one), id(&other));
+    assert_ne!(id(&one), labels::identity(&one, 8).unwrap());
+    // Labels with samples between them have the identity of the same labels together.
+    let sample = series(&[], &[(NOW, 1.0)]).encode_to_vec();
+    let mut apart = Vec::new();
+    for label in &series(&labels, &[]).labels {
+        let bytes = label.encode_to_vec();
+        apart.push(0x0a);
+        apart.push(bytes.len() as u8);
+        apart.extend_from_slice(&bytes);
+        apart.extend_from_slice(&sample);
+    }
+    assert_eq!(id(&apart), id(&one));
+}

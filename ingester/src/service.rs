@@ -1,0 +1,136 @@
+//! The shards of this node, as the services that other roles call.
+
+mod read;
+mod write;
+
+use crate::metrics::IngesterMetrics;
+use crate::shard::ShardMachine;
+use crate::shard::entry::{Command, Entry, Limits};
+use async_trait::async_trait;
+use bytes::Bytes;
+use gnomon_cluster::raft::{ProposeError, ReadError};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{Clock, FeatureLevel, NodeId, ShardId, TimestampMs};
+use gnomon_proto::ServiceError;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// The replicated log of a shard: a Raft group.
+#[async_trait]
+pub trait ShardLog: Send + Sync + 'static {
+    /// Commits an entry; the answer is what applying it gave.
+    async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError>;
+    /// Returns once everything committed before the call is applied here.
+    async fn read_index(&self) -> Result<u64, ReadError>;
+    fn leader(&self) -> Option<NodeId>;
+    fn is_leader(&self) -> bool;
+}
+
+/// What a leader decides by.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    pub limits: Limits,
+    /// Writes are refused while sealed parts that are not published have more bytes than this.
+    pub max_sealed_bytes: u64,
+    /// Appends in flight, over all shards; further ones are refused at once.
+    pub max_appends: usize,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            max_sealed_bytes: 64 << 30,
+            max_appends: 256,
+        }
+    }
+}
+
+/// One shard of this node.
+pub struct Shard {
+    pub(crate) machine: Arc<ShardMachine>,
+    pub(crate) log: Arc<dyn ShardLog>,
+    clock: Arc<dyn Clock>,
+    /// Newest time stamped into an entry: the shard's time does not go back while this node leads.
+    stamped_ms: AtomicI64,
+}
+
+impl Shard {
+    pub fn new(machine: Arc<ShardMachine>, log: Arc<dyn ShardLog>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            machine,
+            log,
+            clock,
+            stamped_ms: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    pub(crate) fn id(&self) -> ShardId {
+        self.machine.shard()
+    }
+
+    pub(crate) fn stamp(&self) -> TimestampMs {
+        let now = self.clock.now().0;
+        TimestampMs(self.stamped_ms.fetch_max(now, Ordering::AcqRel).max(now))
+    }
+
+    /// Proposes an entry; what applying it gave comes back.
+    pub(crate) async fn propose(&self, command: Command<&[u8]>) -> Result<Bytes, ServiceError> {
+        let level = match &command {
+            Command::FeatureLevel { .. } => FeatureLevel(1),
+            _ => CURRENT_FEATURE_LEVEL,
+        };
+        let entry = Entry {
+            feature_level: level,
+            proposed_at: self.stamp(),
+            command,
+        };
+        Ok(self.log.propose(entry.encode()).await?)
+    }
+}
+
+/// The shards that this node hosts.
+pub struct Shards {
+    shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: IngesterMetrics,
+    options: WriteOptions,
+    appends: tokio::sync::Semaphore,
+}
+
+impl Shards {
+    #[must_use]
+    pub fn new(options: WriteOptions, clock: Arc<dyn Clock>, metrics: IngesterMetrics) -> Self {
+        Self {
+            shards: RwLock::default(),
+            clock,
+            metrics,
+            appends: tokio::sync::Semaphore::new(options.max_appends),
+            options,
+        }
+    }
+
+    pub fn add(&self, shard: Arc<Shard>) {
+        self.shards.write().insert(shard.id(), shard);
+    }
+
+    pub fn remove(&self, shard: ShardId) {
+        self.shards.write().remove(&shard);
+    }
+
+    #[must_use]
+    pub fn has(&self, shard: ShardId) -> bool {
+        self.shards.read().contains_key(&shard)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Shard>> {
+        self.shards.read().values().cloned().collect()
+    }
+
+    fn get(&self, shard: u32) -> Result<Arc<Shard>, ServiceError> {
+        let there = self.shards.read().get(&ShardId(shard)).cloned();
+        there.ok_or_else(|| ServiceError::NotFound(format!("shard {shard} is not on this node")))
+    }
+}

@@ -1,0 +1,237 @@
+//! Reading the heads of this node's shards.
+
+use super::{Shard, Shards};
+use crate::head::Head;
+use crate::shard::select::{self, Selected};
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use gnomon_model::{LabelsRef, SeriesRef};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::{SelectStream, ShardReadService};
+use gnomon_proto::v1::{
+    Exemplar, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse,
+    MatcherSet, MetricMetadata, MetricMetadataRequest, MetricMetadataResponse, NameCount, SelectBatch, SelectRequest,
+    SeriesExemplars,
+};
+use roaring::RoaringBitmap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+#[async_trait]
+impl ShardReadService for Shards {
+    async fn select(&self, request: SelectRequest) -> Result<SelectStream, ServiceError> {
+        let shard = self.readable(request.shard).await?;
+        self.metrics.selects.inc();
+        let found = blocking({
+            let shard = shard.clone();
+            move || shard.machine.find(&request)
+        });
+        let selected = found.await.inspect_err(|e| self.count_stale(e))?;
+        // One batch is made when the one before was taken: what waits is bounded.
+        let batches = stream::unfold(Some((shard, selected)), |state| async {
+            let (shard, selected) = state?;
+            match blocking(move || Ok(next(&shard, selected))).await {
+                Ok((Ok(None), _, _)) => None,
+                Ok((Ok(Some(batch)), shard, selected)) => Some((Ok(batch), Some((shard, selected)))),
+                Ok((Err(error), _, _)) | Err(error) => Some((Err(error), None)),
+            }
+        });
+        let metrics = self.metrics.clone();
+        Ok(batches
+            .inspect(move |batch| {
+                if let Err(ServiceError::StaleView { .. }) = batch {
+                    metrics.stale_views.inc();
+                }
+            })
+            .boxed())
+    }
+
+    async fn labels(&self, request: LabelsRequest) -> Result<LabelsResponse, ServiceError> {
+        let shard = self.readable(request.shard).await?;
+        let found = blocking(move || labels(&shard, &request)).await;
+        found.inspect_err(|e| self.count_stale(e))
+    }
+
+    async fn exemplars(&self, request: ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError> {
+        let shard = self.readable(request.shard).await?;
+        blocking(move || exemplars(&shard, &request)).await
+    }
+
+    async fn metric_metadata(&self, request: MetricMetadataRequest) -> Result<MetricMetadataResponse, ServiceError> {
+        let shard = self.readable(request.shard).await?;
+        let tenant = select::tenant(&request.tenant)?;
+        let limit = limit(request.limit);
+        Ok(shard.machine.read(|state| {
+            let all = state.head(&tenant).map(|h| h.metadata.iter());
+            let wanted = |metric: &str| request.metric.is_empty() || metric == request.metric;
+            let rows = all.into_iter().flatten().filter(|(metric, _)| wanted(metric));
+            let row = |(metric, info): (&Box<str>, &crate::head::MetricInfo)| MetricMetadata {
+                metric: metric.to_string(),
+                r#type: info.kind.to_string(),
+                help: info.help.to_string(),
+                unit: info.unit.to_string(),
+            };
+            MetricMetadataResponse {
+                metadata: rows.take(limit).map(row).collect(),
+            }
+        }))
+    }
+
+    async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError> {
+        let shard = self.get(request.shard)?;
+        blocking(move || Ok(head_stats(&shard, request.limit as usize))).await
+    }
+}
+
+type Step = (Result<Option<SelectBatch>, ServiceError>, Arc<Shard>, Selected);
+
+fn next(shard: &Arc<Shard>, mut selected: Selected) -> Step {
+    let batch = selected.next_batch(&shard.machine);
+    (batch, shard.clone(), selected)
+}
+
+impl Shards {
+    /// The shard, once it has applied everything that was acknowledged before the call.
+    async fn readable(&self, shard: u32) -> Result<Arc<Shard>, ServiceError> {
+        let shard = self.get(shard)?;
+        shard.log.read_index().await?;
+        if !shard.machine.is_sound() {
+            return Err(ServiceError::Unavailable(format!("shard {} is restarting", shard.id())));
+        }
+        Ok(shard)
+    }
+
+    fn count_stale(&self, error: &ServiceError) {
+        if matches!(error, ServiceError::StaleView { .. }) {
+            self.metrics.stale_views.inc();
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| ServiceError::Internal(format!("reading a head: {e}")))?
+}
+
+fn limit(limit: u64) -> usize {
+    match limit {
+        0 => usize::MAX,
+        limit => usize::try_from(limit).unwrap_or(usize::MAX),
+    }
+}
+
+/// Series that satisfy any of the sets; all where there is none.
+fn matching(head: &Head, sets: &[MatcherSet]) -> Result<RoaringBitmap, ServiceError> {
+    if sets.is_empty() {
+        return Ok(head.index.all().clone());
+    }
+    let mut found = RoaringBitmap::new();
+    for set in sets {
+        found |= head.select(&select::matchers(&set.matchers)?);
+    }
+    Ok(found)
+}
+
+fn labels(shard: &Shard, request: &LabelsRequest) -> Result<LabelsResponse, ServiceError> {
+    let tenant = select::tenant(&request.tenant)?;
+    let view = request.view.clone().unwrap_or_default();
+    shard.machine.read(|state| {
+        state.check_view(&tenant, &view, request.start_ms, request.end_ms)?;
+        let Some(head) = state.head(&tenant) else {
+            return Ok(LabelsResponse::default());
+        };
+        let series = matching(head, &request.matchers)? & head.members(&view, request.start_ms, request.end_ms);
+        let mut values = BTreeSet::new();
+        if request.name.is_empty() {
+            for (name, pairs) in head.index.names() {
+                let carried = |id: &u32| head.index.postings(*id).is_some_and(|p| p.intersects(&series));
+                if pairs.iter().any(carried) {
+                    values.insert(name.to_owned());
+                }
+            }
+        } else {
+            for id in head.index.pairs_of(&request.name) {
+                if head.index.postings(*id).is_some_and(|p| p.intersects(&series)) {
+                    values.insert(head.index.text(*id).1.to_owned());
+                }
+            }
+        }
+        let values = values.into_iter().take(limit(request.limit)).collect();
+        Ok(LabelsResponse { values })
+    })
+}
+
+fn exemplars(shard: &Shard, request: &ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError> {
+    let tenant = select::tenant(&request.tenant)?;
+    shard.machine.read(|state| {
+        let Some(head) = state.head(&tenant) else {
+            return Ok(ExemplarsResponse::default());
+        };
+        let series = matching(head, &request.matchers)?;
+        let mut by_series: BTreeMap<SeriesRef, Vec<Exemplar>> = BTreeMap::new();
+        for exemplar in head.exemplars.within(request.start_ms, request.end_ms) {
+            if head.find_ref(exemplar.series).is_some_and(|o| series.contains(o)) {
+                by_series.entry(exemplar.series).or_default().push(Exemplar {
+                    labels: exemplar.labels.to_vec().into(),
+                    value: exemplar.value,
+                    timestamp_ms: exemplar.timestamp_ms,
+                });
+            }
+        }
+        let mut rows: Vec<_> = by_series
+            .into_iter()
+            .map(|(reference, exemplars)| {
+                let mut labels = Vec::new();
+                if let Some(ordinal) = head.find_ref(reference) {
+                    head.write_labels(ordinal, &mut labels);
+                }
+                SeriesExemplars {
+                    labels: labels.into(),
+                    exemplars,
+                }
+            })
+            .collect();
+        rows.sort_by(|a, b| LabelsRef::from_canonical(&a.labels).cmp(&LabelsRef::from_canonical(&b.labels)));
+        Ok(ExemplarsResponse { series: rows })
+    })
+}
+
+fn head_stats(shard: &Shard, limit: usize) -> HeadStatsResponse {
+    let mut stats = shard.machine.read(|state| {
+        let mut stats = HeadStatsResponse {
+            min_ms: i64::MAX,
+            max_ms: i64::MIN,
+            ..HeadStatsResponse::default()
+        };
+        for tenant in state.tenants.values() {
+            tenant.head.add_stats(&mut stats, limit > 0);
+            if let Some((min, max)) = tenant.head.time_bounds() {
+                stats.min_ms = stats.min_ms.min(min);
+                stats.max_ms = stats.max_ms.max(max);
+            }
+        }
+        stats
+    });
+    if stats.min_ms > stats.max_ms {
+        (stats.min_ms, stats.max_ms) = (0, 0);
+    }
+    for list in [
+        &mut stats.series_count_by_metric_name,
+        &mut stats.label_value_count_by_label_name,
+        &mut stats.memory_bytes_by_label_name,
+        &mut stats.series_count_by_label_pair,
+    ] {
+        top(list, limit);
+    }
+    stats
+}
+
+/// The largest, ties by name.
+fn top(list: &mut Vec<NameCount>, limit: usize) {
+    list.sort_unstable_by(|a, b| b.value.cmp(&a.value).then_with(|| a.name.cmp(&b.name)));
+    list.truncate(limit);
+}
