@@ -125,6 +125,11 @@ pub(crate) fn quote_char(c: char) -> String {
     }
 }
 
+/// As Go's `%#U`.
+fn code_point(c: char) -> String {
+    format!("U+{:04X} {}", c as u32, quote_char(c))
+}
+
 fn is_ident_start(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_'
 }
@@ -186,7 +191,8 @@ impl<'a> Lexer<'a> {
         match c {
             ',' => self.take(Token::Comma, start, 1),
             '*' | '%' | '+' | '-' | '^' | '/' | '@' => self.take(Token::Operator, start, 1),
-            '=' if next == Some(b'=') || next == Some(b'~') => self.take(Token::Operator, start, 2),
+            '=' if next == Some(b'=') => self.take(Token::Operator, start, 2),
+            '=' if next == Some(b'~') => Err((start, "unexpected character after '=': '~'".to_owned())),
             '=' => self.take(Token::Assign, start, 1),
             '!' if next == Some(b'=') => self.take(Token::Operator, start, 2),
             '!' => {
@@ -206,7 +212,7 @@ impl<'a> Lexer<'a> {
             }
             ')' => {
                 if self.parens == 0 {
-                    return Err((start, "unexpected right parenthesis ')'".to_owned()));
+                    return Err((start + 1, "unexpected right parenthesis ')'".to_owned()));
                 }
                 self.parens -= 1;
                 self.take(Token::RightParen, start, 1)
@@ -215,7 +221,6 @@ impl<'a> Lexer<'a> {
                 self.brace = true;
                 self.take(Token::LeftBrace, start, 1)
             }
-            '}' => Err((start, "unexpected right brace '}'".to_owned())),
             '[' => {
                 if self.bracket {
                     return Err((start, "unexpected left bracket '['".to_owned()));
@@ -300,13 +305,7 @@ impl<'a> Lexer<'a> {
         while let Some(c) = self.peek() {
             match c {
                 '\n' => break,
-                '\\' => {
-                    self.at += 1;
-                    match self.peek() {
-                        None | Some('\n') => break,
-                        Some(escaped) => self.at += escaped.len_utf8(),
-                    }
-                }
+                '\\' => self.escape(quote, start)?,
                 c => {
                     self.at += c.len_utf8();
                     if c == quote {
@@ -317,6 +316,47 @@ impl<'a> Lexer<'a> {
             }
         }
         Err((start, "unterminated quoted string".to_owned()))
+    }
+
+    /// Checks what follows a backslash.
+    fn escape(&mut self, quote: char, start: usize) -> LexResult {
+        self.at += 1;
+        let Some(c) = self.peek() else {
+            return Err((start, "escape sequence not terminated".to_owned()));
+        };
+        self.at += c.len_utf8();
+        let (digits, base) = match c {
+            'a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '\\' => return Ok(()),
+            c if c == quote => return Ok(()),
+            '0'..='7' => {
+                self.at -= 1;
+                (3, 8)
+            }
+            'x' => (2, 16),
+            'u' => (4, 16),
+            'U' => (8, 16),
+            c => return Err((start, format!("unknown escape sequence {}", code_point(c)))),
+        };
+        let from = self.at;
+        for _ in 0..digits {
+            match self.peek() {
+                Some(c) if c.is_digit(base) => self.at += 1,
+                Some(c) => return Err((start, format!("illegal character {} in escape sequence", code_point(c)))),
+                None => return Err((start, "escape sequence not terminated".to_owned())),
+            }
+        }
+        let value = u32::from_str_radix(&self.text[from..self.at], base).unwrap_or(u32::MAX);
+        // Three octal digits, like two hexadecimal ones, stand for a byte; the others for a character.
+        let valid = if digits <= 3 {
+            value <= 0xff
+        } else {
+            char::from_u32(value).is_some()
+        };
+        if valid {
+            Ok(())
+        } else {
+            Err((start, "escape sequence is an invalid Unicode code point".to_owned()))
+        }
     }
 
     fn raw_string(&mut self, start: usize) -> LexResult {
@@ -330,64 +370,58 @@ impl<'a> Lexer<'a> {
         self.skip_while(|c| c.is_ascii_digit() || c == '_');
     }
 
-    /// A number or, when letters of units follow, a duration.
+    fn accept(&mut self, set: &str) -> bool {
+        let there = self.peek().is_some_and(|c| set.contains(c));
+        self.at += usize::from(there);
+        there
+    }
+
+    /// A number or, when units follow, a duration. What is wrong with either is said when its value is wanted.
     fn number(&mut self, start: usize) -> LexResult {
         if self.peek() == Some('0') && matches!(self.peek_at(1), Some(b'x' | b'X')) {
             self.at += 2;
             self.skip_while(|c| c.is_ascii_hexdigit() || c == '_');
-            return self.finish_number(start, Token::Number);
-        }
-        self.digits();
-        if self.unit() {
-            while self.peek().is_some_and(|c| c.is_ascii_digit()) {
-                self.digits();
-                if !self.unit() {
-                    self.skip_while(|c| c.is_ascii_alphanumeric());
-                    return Err((
-                        start,
-                        format!("bad number or duration syntax: {:?}", &self.text[start..self.at]),
-                    ));
-                }
-            }
-            return self.finish_number(start, Token::Duration);
-        }
-        if self.peek() == Some('.') {
-            self.at += 1;
+        } else {
             self.digits();
-        }
-        if matches!(self.peek(), Some('e' | 'E')) {
-            let sign = usize::from(matches!(self.peek_at(1), Some(b'+' | b'-')));
-            if self.peek_at(1 + sign).is_some_and(|b| b.is_ascii_digit()) {
-                self.at += 1 + sign;
+            if self.accept(".") {
+                self.digits();
+            }
+            if self.accept("eE") {
+                self.accept("+-");
                 self.digits();
             }
         }
-        self.finish_number(start, Token::Number)
-    }
-
-    /// Takes one unit of a duration.
-    fn unit(&mut self) -> bool {
-        let len = match (self.peek(), self.peek_at(1)) {
-            (Some('m'), Some(b's')) => 2,
-            (Some('s' | 'm' | 'h' | 'd' | 'w' | 'y'), _) => 1,
-            _ => return false,
-        };
-        self.at += len;
-        true
-    }
-
-    fn finish_number(&mut self, start: usize, token: Token) -> LexResult {
-        let bad_tail = self
-            .peek()
-            .is_some_and(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
-        if bad_tail {
-            self.skip_while(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
-            return Err((
-                start,
-                format!("bad number or duration syntax: {:?}", &self.text[start..self.at]),
-            ));
+        let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !self.peek().is_some_and(in_word) {
+            self.emit(Token::Number, start);
+            return Ok(());
         }
-        self.emit(token, start);
-        Ok(())
+        if self.units() {
+            if !self.peek().is_some_and(in_word) {
+                self.emit(Token::Duration, start);
+                return Ok(());
+            }
+            self.at += 1;
+        }
+        Err((
+            start,
+            format!("bad number or duration syntax: {:?}", &self.text[start..self.at]),
+        ))
+    }
+
+    /// Takes `d5h30m` after the first number of a duration.
+    fn units(&mut self) -> bool {
+        if !self.accept("smhdwy") {
+            return false;
+        }
+        self.accept("s");
+        while self.accept("0123456789") {
+            self.skip_while(|c| c.is_ascii_digit());
+            if !self.accept("smhdw") {
+                return false;
+            }
+            self.accept("s");
+        }
+        true
     }
 }

@@ -105,7 +105,15 @@ impl Parser<'_> {
                 }
             };
         }
-        parse_number(text).unwrap_or_else(|| {
+        let value = parse_number(text);
+        let infinite = value.is_some_and(f64::is_infinite) && text.as_bytes().first().is_some_and(u8::is_ascii_digit);
+        if infinite {
+            self.note(
+                item.span,
+                format!("error parsing number: strconv.ParseFloat: parsing {text:?}: value out of range"),
+            );
+        }
+        value.unwrap_or_else(|| {
             self.note(
                 item.span,
                 format!("error parsing number: strconv.ParseFloat: parsing {text:?}: invalid syntax"),
