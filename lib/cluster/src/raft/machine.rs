@@ -15,8 +15,9 @@ pub struct Applied<'a> {
 
 /// The replicated state of one group.
 ///
-/// Calls of `apply`, `flush`, `flushed` and `restore` never overlap within one group. They may take a while: they are
-/// made where blocking is allowed.
+/// Calls of `apply`, `flush`, `flushed` and `restore` never overlap within one group. `flush` and `restore` are made
+/// where blocking is allowed; `apply` only computes. A panic in any of them ends this incarnation of the group: it is
+/// restarted and restored.
 pub trait StateMachine: Send + Sync + 'static {
     /// A deterministic function of the log alone. Returns exactly one response per entry, in order.
     fn apply(&self, entries: &[Applied<'_>]) -> Vec<Bytes>;
@@ -87,4 +88,7 @@ pub enum StateError {
     /// What is stored is not what this build understands; says which key or record.
     #[error("stored state cannot be used: {0}")]
     Corrupt(String),
+    /// The machine failed in a way that concerns the whole group.
+    #[error("{0}")]
+    Failed(String),
 }

@@ -1,0 +1,437 @@
+//! The handle by which the rest of the node uses a group.
+
+use super::host::HostShared;
+use super::log::GroupLog;
+use super::state::{Machine, MachineAdapter};
+use super::types::{Command, TypeConfig};
+use super::{GroupError, MAX_ENTRY_BYTES, ProposeError, ReadError};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use futures::stream::StreamExt;
+use gnomon_model::{GroupId, NodeId};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
+use openraft::raft::WriteResult;
+use openraft::{EmptyNode, Raft, ReadPolicy};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) type GroupRaft = Raft<TypeConfig, MachineAdapter>;
+
+/// Payload bytes a group takes in before their entries are applied; callers wait for room.
+const INFLIGHT_BYTES: usize = 64 << 20;
+
+/// One group on this node. Cheap to clone; all clones are the same group, also across its restarts.
+#[derive(Clone)]
+pub struct Group {
+    pub(crate) inner: Arc<GroupInner>,
+}
+
+pub(crate) struct GroupInner {
+    pub(crate) id: GroupId,
+    pub(crate) host: Arc<HostShared>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) running: RwLock<Option<Running>>,
+    pub(crate) closed: CancellationToken,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    inflight: Semaphore,
+    reads: Reads,
+}
+
+/// One incarnation of a group.
+#[derive(Clone)]
+pub(crate) struct Running {
+    pub(crate) raft: GroupRaft,
+    pub(crate) log: GroupLog,
+    pub(crate) adapter: MachineAdapter,
+}
+
+/// Who leads, as this node knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    /// This node leads.
+    pub here: bool,
+}
+
+/// Where a group stands on this node. Indexes are 0 where there is nothing yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupStatus {
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    pub last_log: u64,
+    pub committed: u64,
+    pub applied: u64,
+    /// A restart replays strictly after this.
+    pub flushed: u64,
+    /// Entries up to this were removed from the log.
+    pub purged: u64,
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+}
+
+type ReadRound = Shared<BoxFuture<'static, Result<u64, ReadError>>>;
+
+/// Reads that arrive while a round is under way share the next one.
+#[derive(Default)]
+struct Reads {
+    next: Mutex<Option<ReadRound>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl GroupInner {
+    pub(crate) fn new(id: GroupId, host: Arc<HostShared>, machine: Arc<Machine>, closed: CancellationToken) -> Self {
+        Self {
+            id,
+            host,
+            machine,
+            running: RwLock::new(None),
+            closed,
+            leadership: watch::Sender::new(Leadership::default()),
+            inflight: Semaphore::new(INFLIGHT_BYTES),
+            reads: Reads::default(),
+        }
+    }
+
+    pub(crate) fn running(&self) -> Option<Running> {
+        self.running.read().clone()
+    }
+
+    fn raft(&self) -> Result<GroupRaft, Absent> {
+        if self.closed.is_cancelled() {
+            return Err(Absent::Closed);
+        }
+        self.running().map(|running| running.raft).ok_or(Absent::Starting)
+    }
+
+    async fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, ProposeError> {
+        // At least a little, so that empty entries are bounded too; never more than there is.
+        let wanted = u32::try_from(bytes.clamp(256, INFLIGHT_BYTES)).unwrap_or(u32::MAX);
+        self.inflight
+            .acquire_many(wanted)
+            .await
+            .map_err(|_| ProposeError::Closed)
+    }
+
+    /// What can be said without asking Raft.
+    fn check(&self, payload: &Bytes) -> Result<GroupRaft, ProposeError> {
+        if payload.len() > MAX_ENTRY_BYTES {
+            return Err(ProposeError::TooLarge { bytes: payload.len() });
+        }
+        if let Some(low) = self.machine.store.low_disk() {
+            return Err(ProposeError::LowDisk {
+                free_bytes: low.free_bytes,
+                needed_bytes: low.needed_bytes,
+            });
+        }
+        self.raft().map_err(|absent| match absent {
+            Absent::Closed => ProposeError::Closed,
+            Absent::Starting => ProposeError::Unavailable(STARTING.into()),
+        })
+    }
+
+    async fn read_round(&self) -> Result<u64, ReadError> {
+        let raft = self.raft().map_err(|absent| match absent {
+            Absent::Closed => ReadError::Closed,
+            Absent::Starting => ReadError::Unavailable(STARTING.into()),
+        })?;
+        let linearizer = raft
+            .get_read_linearizer(ReadPolicy::ReadIndex)
+            .await
+            .map_err(read_error)?;
+        let index = linearizer.read_log_id().index();
+        let mut applied = self.machine.applied_next.subscribe();
+        let next = applied
+            .wait_for(|next| *next > index)
+            .await
+            .map_err(|_| ReadError::Closed)?;
+        Ok(next.saturating_sub(1))
+    }
+}
+
+enum Absent {
+    Starting,
+    Closed,
+}
+
+const STARTING: &str = "it is starting on this node";
+
+impl Group {
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Proposes an entry; answers with the machine's response after it is committed and applied here. Waits while too
+    /// much is under way.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: all but `Unknown` say that nothing was done.
+    pub async fn propose(&self, payload: Bytes) -> Result<Bytes, ProposeError> {
+        let inner = &self.inner;
+        let raft = inner.check(&payload)?;
+        let _room = inner.room(payload.len()).await?;
+        inner.machine.metrics.proposals.inc();
+        let written = tokio::time::timeout(inner.host.options.propose_timeout, raft.client_write(Command(payload)));
+        match written.await {
+            Ok(Ok(response)) => Ok(response.data),
+            Ok(Err(error)) => Err(propose_error(error)),
+            Err(_) => Err(ProposeError::Unknown("no quorum answered in time".into())),
+        }
+    }
+
+    /// Proposes entries one after the other without waiting between them; answers in order, one per payload.
+    pub async fn propose_many(&self, payloads: Vec<Bytes>) -> Vec<Result<Bytes, ProposeError>> {
+        let count = payloads.len();
+        let mut answers = Vec::with_capacity(count);
+        if let Err(error) = self.write_many(payloads, &mut answers).await {
+            // What was not handed to Raft was not done; what was, but not answered, is unknown.
+            answers.resize_with(count, || Err(error.clone()));
+        }
+        answers
+    }
+
+    async fn write_many(
+        &self,
+        payloads: Vec<Bytes>,
+        answers: &mut Vec<Result<Bytes, ProposeError>>,
+    ) -> Result<(), ProposeError> {
+        let inner = &self.inner;
+        let mut raft = None;
+        for payload in &payloads {
+            raft = Some(inner.check(payload)?);
+        }
+        let Some(raft) = raft else { return Ok(()) };
+        let _room = inner.room(payloads.iter().map(Bytes::len).sum()).await?;
+        inner.machine.metrics.proposals.inc_by(payloads.len() as u64);
+        let unknown = |_: Fatal<TypeConfig>| ProposeError::Unknown("the group is restarting".into());
+        let commands = payloads.into_iter().map(Command);
+        let mut results = raft.client_write_many(commands).await.map_err(unknown)?;
+        loop {
+            let next = tokio::time::timeout(inner.host.options.propose_timeout, results.next());
+            match next.await {
+                Ok(Some(result)) => answers.push(write_result(result.map_err(unknown)?)),
+                Ok(None) => return Err(ProposeError::Unknown("the group is restarting".into())),
+                Err(_) => return Err(ProposeError::Unknown("no quorum answered in time".into())),
+            }
+            if answers.len() == answers.capacity() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Confirms with a quorum that this node leads, and returns once everything acknowledged before the call is
+    /// applied: the index the state stands at, at least. Calls at the same time share one round.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        let round = {
+            let mut next = self.inner.reads.next.lock();
+            match &*next {
+                Some(round) => round.clone(),
+                None => next.insert(self.next_round()).clone(),
+            }
+        };
+        round.await
+    }
+
+    fn next_round(&self) -> ReadRound {
+        let inner = Arc::downgrade(&self.inner);
+        let turn = self.inner.reads.turn.clone();
+        async move {
+            let _turn = turn.lock_owned().await;
+            let inner = inner.upgrade().ok_or(ReadError::Closed)?;
+            // From here on, whoever arrives needs a later round.
+            inner.reads.next.lock().take();
+            match tokio::time::timeout(inner.host.options.read_timeout, inner.read_round()).await {
+                Ok(index) => index,
+                Err(_) => Err(ReadError::Unavailable("no quorum confirmed the leader in time".into())),
+            }
+        }
+        .boxed()
+        .shared()
+    }
+
+    /// The leader, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner.leadership.borrow().leader
+    }
+
+    /// Whether this node leads, as far as it knows; another may have taken over already.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.inner.leadership.borrow().here
+    }
+
+    /// Changes of leadership.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// The index up to which the state in memory has applied the log, plus one; and its changes.
+    #[must_use]
+    pub fn applied_next(&self) -> watch::Receiver<u64> {
+        self.inner.machine.applied_next.subscribe()
+    }
+
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let flushed = self
+            .inner
+            .machine
+            .flushed_index
+            .load(std::sync::atomic::Ordering::Acquire);
+        let Some(running) = self.inner.running() else {
+            return GroupStatus {
+                flushed,
+                ..GroupStatus::default()
+            };
+        };
+        let receiver = running.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let (first, last) = running.log.bounds();
+        GroupStatus {
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(NodeId),
+            last_log: last.unwrap_or(0),
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            applied: self.inner.machine.applied_next.borrow().saturating_sub(1),
+            flushed,
+            purged: first.saturating_sub(1),
+            voters: members.voter_ids().map(NodeId).collect(),
+            learners: members.learner_ids().map(NodeId).collect(),
+        }
+    }
+
+    /// Makes the state durable as it is now.
+    ///
+    /// # Errors
+    /// When the group is not running or the store fails; the group restarts itself then.
+    pub async fn flush(&self) -> Result<(), GroupError> {
+        let running = self.running()?;
+        let flushed = running.adapter.flush().await;
+        flushed.map_err(|error| GroupError::Unavailable(error.to_string()))?;
+        self.inner.machine.flush_due.notify_one();
+        Ok(())
+    }
+
+    /// Whether the group has members, which it gets by [`Self::initialize`] on one of them.
+    ///
+    /// # Errors
+    /// When the group is not running.
+    pub async fn is_initialized(&self) -> Result<bool, GroupError> {
+        let raft = self.running()?.raft;
+        raft.is_initialized().await.map_err(fatal_error)
+    }
+
+    /// Gives a new group its voters. Done once, on one of them.
+    ///
+    /// # Errors
+    /// `Members` where the group has members already, or this node is not among them.
+    pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), GroupError> {
+        let nodes: BTreeMap<u64, EmptyNode> = voters.iter().map(|id| (id.0, EmptyNode::new())).collect();
+        let result = self.running()?.raft.initialize(nodes).await;
+        result.map_err(|error| match error {
+            RaftError::Fatal(fatal) => fatal_error(fatal),
+            RaftError::APIError(InitializeError::NotAllowed(_)) => {
+                GroupError::Members(format!("group {} has members already", self.inner.id))
+            }
+            RaftError::APIError(other) => GroupError::Members(other.to_string()),
+        })
+    }
+
+    /// Adds a member without a vote; returns once it is committed, before it has caught up.
+    ///
+    /// # Errors
+    /// `NotLeader` elsewhere; `Members` when the change is not possible now.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), GroupError> {
+        let added = self.running()?.raft.add_learner(node.0, EmptyNode::new(), false).await;
+        added.map(drop).map_err(members_error)
+    }
+
+    /// Makes exactly these members the voters; each must be a learner or voter already. Others are removed.
+    ///
+    /// # Errors
+    /// `NotLeader` elsewhere; `Members` when the change is not possible now.
+    pub async fn change_membership(&self, voters: &[NodeId]) -> Result<(), GroupError> {
+        let ids: BTreeSet<u64> = voters.iter().map(|id| id.0).collect();
+        let changed = self.running()?.raft.change_membership(ids, false).await;
+        changed.map(drop).map_err(members_error)
+    }
+
+    /// Asks a voter to take over leadership. Whether it did shows in [`Self::leadership`].
+    ///
+    /// # Errors
+    /// When the group is not running.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), GroupError> {
+        let raft = self.running()?.raft;
+        raft.trigger().transfer_leader(to.0).await.map_err(fatal_error)
+    }
+
+    fn running(&self) -> Result<Running, GroupError> {
+        if self.inner.closed.is_cancelled() {
+            return Err(GroupError::Closed);
+        }
+        let starting = || GroupError::Unavailable(STARTING.into());
+        self.inner.running().ok_or_else(starting)
+    }
+}
+
+fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<NodeId> {
+    forward.leader_id.map(NodeId)
+}
+
+fn propose_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+    match error {
+        RaftError::APIError(error) => write_error(&error),
+        RaftError::Fatal(fatal) => ProposeError::Unknown(format!("the group is restarting: {fatal}")),
+    }
+}
+
+fn write_error(error: &ClientWriteError<TypeConfig>) -> ProposeError {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader {
+            leader: leader_of(forward),
+        },
+        other => ProposeError::Unknown(other.to_string()),
+    }
+}
+
+fn write_result(result: WriteResult<TypeConfig>) -> Result<Bytes, ProposeError> {
+    result
+        .map(|written| written.response)
+        .map_err(|error| write_error(&error))
+}
+
+fn read_error(error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> ReadError {
+    match error {
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => ReadError::NotLeader {
+            leader: leader_of(&forward),
+        },
+        RaftError::APIError(LinearizableReadError::QuorumNotEnough(error)) => ReadError::Unavailable(error.to_string()),
+        RaftError::Fatal(fatal) => ReadError::Unavailable(fatal.to_string()),
+    }
+}
+
+fn fatal_error(fatal: Fatal<TypeConfig>) -> GroupError {
+    GroupError::Unavailable(fatal.to_string())
+}
+
+fn members_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> GroupError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => GroupError::NotLeader {
+            leader: leader_of(&forward),
+        },
+        RaftError::APIError(other) => GroupError::Members(other.to_string()),
+        RaftError::Fatal(fatal) => fatal_error(fatal),
+    }
+}

@@ -1,0 +1,213 @@
+//! All groups of a node.
+
+use super::group::{Group, GroupInner};
+use super::metrics::HostMetrics;
+use super::state::Machine;
+use super::supervisor;
+use super::transport::{RaftService, RaftTransport};
+use super::{GroupError, StateMachine};
+use crate::store::{Identity, NodeStore};
+use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
+use openraft::{Config, SnapshotPolicy};
+use parking_lot::RwLock;
+use prometheus::Registry;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What a [`GroupHost`] needs.
+#[derive(Clone)]
+pub struct HostOptions {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    pub store: Arc<NodeStore>,
+    pub transport: Arc<dyn RaftTransport>,
+    pub clock: Arc<dyn Clock>,
+    pub registry: Registry,
+    pub timing: RaftTiming,
+    /// A group's state is flushed after this many bytes of log.
+    pub flush_log_bytes: u64,
+    /// A proposal that is not decided within this is answered `Unknown`.
+    pub propose_timeout: Duration,
+    /// A read that is not confirmed within this is answered `Unavailable`.
+    pub read_timeout: Duration,
+}
+
+/// Raft's clockwork, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct RaftTiming {
+    pub heartbeat_ms: u64,
+    /// A follower that was sent something within this is not sent a heartbeat.
+    pub heartbeat_min_ms: u64,
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+}
+
+impl Default for RaftTiming {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 250,
+            heartbeat_min_ms: 200,
+            election_min_ms: 700,
+            election_max_ms: 1000,
+        }
+    }
+}
+
+impl HostOptions {
+    /// The defaults for everything that need not be said.
+    #[must_use]
+    pub fn new(
+        identity: Identity,
+        store: Arc<NodeStore>,
+        transport: Arc<dyn RaftTransport>,
+        clock: Arc<dyn Clock>,
+        registry: Registry,
+    ) -> Self {
+        Self {
+            cluster: identity.cluster,
+            node: identity.node,
+            store,
+            transport,
+            clock,
+            registry,
+            timing: RaftTiming::default(),
+            flush_log_bytes: 64 << 20,
+            propose_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(5),
+        }
+    }
+
+    fn raft_config(&self) -> Result<Config, GroupError> {
+        let config = Config {
+            cluster_name: self.cluster.to_string(),
+            heartbeat_interval: self.timing.heartbeat_ms,
+            heartbeat_min_interval: Some(self.timing.heartbeat_min_ms),
+            election_timeout_min: self.timing.election_min_ms,
+            election_timeout_max: self.timing.election_max_ms,
+            enable_pre_vote: Some(true),
+            // A restarted leader is elected again: what it may serve then is what a quorum knows.
+            enable_leader_restore: Some(false),
+            // Flushes are snapshots, and come by bytes; the log is purged by the supervisor.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: 1 << 60,
+            replication_lag_threshold: 1 << 60,
+            // Reads of the log are limited by bytes instead.
+            max_payload_entries: 4096,
+            api_channel_size: Some(4096),
+            backoff: "100ms 200ms 400ms ...2s".into(),
+            ..Config::default()
+        };
+        config.validate().map_err(|error| GroupError::Config(error.to_string()))
+    }
+}
+
+/// The groups of one node: opens them, keeps them running, answers their peers.
+#[derive(Clone)]
+pub struct GroupHost {
+    shared: Arc<HostShared>,
+}
+
+pub(crate) struct HostShared {
+    pub(crate) options: HostOptions,
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: HostMetrics,
+    groups: RwLock<HashMap<GroupId, Arc<GroupInner>>>,
+    closed: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl GroupHost {
+    /// Binds the store to the node and makes a host without groups.
+    ///
+    /// # Errors
+    /// When the store belongs to another node, or the timing makes no sense.
+    pub fn new(options: HostOptions) -> Result<Self, GroupError> {
+        options.store.bind(Identity {
+            cluster: options.cluster,
+            node: options.node,
+        })?;
+        let config = Arc::new(options.raft_config()?);
+        let metrics = HostMetrics::new(&options.registry).map_err(|error| GroupError::Config(error.to_string()))?;
+        Ok(Self {
+            shared: Arc::new(HostShared {
+                options,
+                config,
+                metrics,
+                groups: RwLock::default(),
+                closed: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+            }),
+        })
+    }
+
+    /// Opens a group: restores its machine, replays its log up to what is known to be committed, and runs it from
+    /// then on. A new group does nothing until it is initialized here or on another of its voters.
+    ///
+    /// # Errors
+    /// When it is open already, or its stored state cannot be used.
+    pub async fn open(&self, id: GroupId, machine: Arc<dyn StateMachine>) -> Result<Group, GroupError> {
+        let shared = &self.shared;
+        let options = &shared.options;
+        if shared.closed.is_cancelled() {
+            return Err(GroupError::Closed);
+        }
+        let metrics = shared.metrics.group(id);
+        let (store, clock) = (options.store.clone(), options.clock.clone());
+        let machine = Machine::new(id, store, machine, options.flush_log_bytes, metrics, clock);
+        let inner = Arc::new(GroupInner::new(
+            id,
+            shared.clone(),
+            machine,
+            shared.closed.child_token(),
+        ));
+        {
+            let mut groups = shared.groups.write();
+            if groups.contains_key(&id) {
+                return Err(GroupError::AlreadyOpen(id));
+            }
+            groups.insert(id, inner.clone());
+        }
+        match supervisor::start(&inner).await {
+            Ok(running) => {
+                inner.running.write().replace(running.clone());
+                shared.tasks.spawn(supervisor::supervise(inner.clone(), running));
+                Ok(Group { inner })
+            }
+            Err(error) => {
+                shared.groups.write().remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// A group that is open on this node.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<Group> {
+        self.shared.group(id).map(|inner| Group { inner })
+    }
+
+    /// What answers this node's peers.
+    #[must_use]
+    pub fn service(&self) -> Arc<dyn RaftService> {
+        self.shared.clone()
+    }
+
+    /// Flushes and stops every group, then closes the store.
+    pub async fn shutdown(&self) {
+        self.shared.closed.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        // Groups hold the host, and the host its groups: let go of them.
+        self.shared.groups.write().clear();
+        self.shared.options.store.close().await;
+    }
+}
+
+impl HostShared {
+    pub(crate) fn group(&self, id: GroupId) -> Option<Arc<GroupInner>> {
+        self.groups.read().get(&id).cloned()
+    }
+}

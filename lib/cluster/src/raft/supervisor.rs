@@ -1,0 +1,251 @@
+//! Keeps a group running: starts it, flushes and purges as its log grows, and starts it again when it fails.
+
+use super::GroupError;
+use super::group::{GroupInner, Leadership, Running};
+use super::log::GroupLog;
+use super::network::Network;
+use super::state::blocking;
+use super::types::TypeConfig;
+use gnomon_model::NodeId;
+use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The first wait before a failed group is started again; doubles up to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// A follower may hold back the purge of this many times the log between two flushes.
+const FOLLOWER_SHARE: u64 = 8;
+
+/// Starts one incarnation from what is stored.
+pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError> {
+    let host = &inner.host;
+    let (store, group) = (host.options.store.clone(), inner.id);
+    let opened = blocking(move || {
+        store.recover()?;
+        GroupLog::open(store, group)
+    })
+    .await;
+    let log = opened.map_err(|error| GroupError::Unavailable(error.to_string()))??;
+    let adapter = inner.machine.begin(log.epoch()).await?;
+    let network = Network {
+        transport: host.options.transport.clone(),
+        cluster: host.options.cluster,
+        node: host.options.node,
+        group,
+        machine: inner.machine.clone(),
+        snapshots_sent: host.metrics.snapshots_sent.clone(),
+    };
+    let node = host.options.node.0;
+    let raft = Raft::new(node, host.config.clone(), network, log.clone(), adapter.clone()).await;
+    let raft = raft.map_err(|fatal| GroupError::Unavailable(fatal.to_string()))?;
+    // Nobody else can win, so there is nothing to wait for.
+    if raft.voter_ids().eq([node]) {
+        drop(raft.trigger().elect(false).await);
+    }
+    Ok(Running { raft, log, adapter })
+}
+
+/// Runs until the group is closed.
+pub(crate) async fn supervise(inner: Arc<GroupInner>, first: Running) {
+    let mut running = first;
+    loop {
+        let failed = tokio::select! {
+            () = inner.closed.cancelled() => None,
+            fatal = follow(&inner, &running) => Some(fatal),
+        };
+        inner.leadership.send_replace(Leadership::default());
+        inner.machine.metrics.leader.set(0);
+        let Some(fatal) = failed else {
+            stop(&inner, running).await;
+            return;
+        };
+        inner.machine.metrics.restarts.inc();
+        tracing::error!(group = %inner.id, error = %fatal, "the group failed and is started again");
+        inner.running.write().take();
+        stop_raft(&running).await;
+        drop(running);
+        match again(&inner).await {
+            Some(next) => running = next,
+            None => return,
+        }
+    }
+}
+
+/// Starts until it succeeds; none when the group is closed meanwhile.
+async fn again(inner: &Arc<GroupInner>) -> Option<Running> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        tokio::select! {
+            () = inner.closed.cancelled() => return None,
+            () = tokio::time::sleep(wait) => {}
+        }
+        match start(inner).await {
+            Ok(running) => {
+                tracing::info!(group = %inner.id, "the group runs again");
+                inner.running.write().replace(running.clone());
+                return Some(running);
+            }
+            Err(error) => tracing::warn!(group = %inner.id, %error, "the group cannot be started yet"),
+        }
+        wait = (wait * 2).min(LAST_WAIT);
+    }
+}
+
+async fn stop(inner: &GroupInner, running: Running) {
+    if let Err(error) = running.adapter.flush().await {
+        tracing::warn!(group = %inner.id, %error, "the last flush failed: a restart replays more of the log");
+    }
+    inner.running.write().take();
+    stop_raft(&running).await;
+}
+
+async fn stop_raft(running: &Running) {
+    if let Err(error) = running.raft.shutdown().await {
+        tracing::debug!(%error, "raft ended before it was shut down");
+    }
+}
+
+/// Runs that are short leave more log behind them than this only when it is purged at the next start.
+const LEFT_BEHIND: u64 = 4096;
+
+/// Publishes leadership and flushes when due, until the incarnation fails.
+async fn follow(inner: &GroupInner, running: &Running) -> Fatal<TypeConfig> {
+    let mut metrics = running.raft.metrics();
+    let mut purge = Purge::new(inner);
+    let flushed = inner.machine.flushed_index.load(Ordering::Acquire);
+    if flushed.saturating_sub(running.log.bounds().0) > LEFT_BEHIND {
+        inner.machine.flush_due.notify_one();
+    }
+    loop {
+        let state = {
+            let now = metrics.borrow_watched();
+            publish(inner, &now);
+            now.running_state.clone()
+        };
+        if let Err(fatal) = state {
+            return fatal;
+        }
+        tokio::select! {
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    return Fatal::Stopped;
+                }
+            }
+            () = inner.machine.flush_due.notified() => {
+                if let Err(error) = flush_and_purge(inner, running, &mut purge).await {
+                    return error;
+                }
+            }
+        }
+    }
+}
+
+fn publish(inner: &GroupInner, metrics: &openraft::RaftMetrics<TypeConfig>) {
+    let here = metrics.state.is_leader();
+    let now = Leadership {
+        term: metrics.current_term,
+        leader: metrics.current_leader.map(NodeId),
+        here,
+    };
+    inner.machine.metrics.leader.set(i64::from(here));
+    inner.leadership.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
+}
+
+async fn flush_and_purge(inner: &GroupInner, running: &Running, purge: &mut Purge) -> Result<(), Fatal<TypeConfig>> {
+    if let Err(error) = running.adapter.flush().await {
+        tracing::error!(group = %inner.id, %error, "a flush failed");
+        return Err(Fatal::Stopped);
+    }
+    // The library learns of the flush as of a snapshot, which is what allows it to purge.
+    running.raft.trigger().snapshot().await?;
+    let flushed = inner.machine.flushed_index.load(Ordering::Acquire);
+    let behind = slowest_follower(running);
+    let held = inner.machine.sending.load(Ordering::Acquire) > 0;
+    if let Some(upto) = purge.next(flushed, running.log.appended_bytes(), behind, held) {
+        running.raft.trigger().purge_log(upto).await?;
+    }
+    Ok(())
+}
+
+/// On a leader, the least index that a follower is known to have.
+fn slowest_follower(running: &Running) -> Option<u64> {
+    let receiver = running.raft.metrics();
+    let metrics = receiver.borrow_watched();
+    let replication = metrics.replication.as_ref()?;
+    replication.values().map(|id| id.map_or(0, |id| id.index)).min()
+}
+
+/// Decides how far the log may be purged: well behind what is durable, and in large steps.
+pub(crate) struct Purge {
+    /// Past flushes: index, and bytes appended by then. The first is where this run began.
+    marks: VecDeque<(u64, Option<u64>)>,
+    step_bytes: u64,
+}
+
+impl Purge {
+    fn new(inner: &GroupInner) -> Self {
+        let begun = inner.machine.flushed_index.load(Ordering::Acquire);
+        Self::starting_at(begun, inner.host.options.flush_log_bytes)
+    }
+
+    fn starting_at(begun: u64, step_bytes: u64) -> Self {
+        Self {
+            marks: VecDeque::from([(begun, None)]),
+            step_bytes,
+        }
+    }
+
+    /// The index to purge up to after a flush at `flushed`, when `appended` bytes were appended in this run.
+    fn next(&mut self, flushed: u64, appended: u64, slowest: Option<u64>, held: bool) -> Option<u64> {
+        let mut upto = None;
+        while !held && let Some((index, bytes)) = self.marks.front().copied() {
+            let behind = bytes.map_or(u64::MAX, |bytes| appended.saturating_sub(bytes));
+            let waited = appended.saturating_sub(bytes.unwrap_or(0));
+            let patience = waited >= self.step_bytes.saturating_mul(FOLLOWER_SHARE);
+            let wanted = slowest.is_some_and(|slowest| slowest < index);
+            if behind < self.step_bytes || (wanted && !patience) {
+                break;
+            }
+            upto = Some(index);
+            self.marks.pop_front();
+        }
+        if self.marks.back().is_none_or(|(index, _)| *index < flushed) {
+            self.marks.push_back((flushed, Some(appended)));
+        }
+        upto.filter(|index| *index > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Purge;
+
+    #[test]
+    fn purge_stays_a_step_behind_the_flush() {
+        let mut purge = Purge::starting_at(10, 100);
+        assert_eq!(purge.next(50, 80, None, false), Some(10));
+        assert_eq!(purge.next(90, 160, None, false), None);
+        assert_eq!(purge.next(120, 180, None, false), Some(50));
+        assert_eq!(purge.next(200, 500, None, true), None);
+        assert_eq!(purge.next(210, 510, None, false), Some(120));
+    }
+
+    #[test]
+    fn a_slow_follower_is_waited_for_but_not_forever() {
+        let mut purge = Purge::starting_at(0, 100);
+        assert_eq!(purge.next(50, 100, Some(20), false), None);
+        assert_eq!(purge.next(100, 250, Some(20), false), None);
+        assert_eq!(purge.next(150, 500, Some(60), false), Some(50));
+        assert_eq!(purge.next(200, 1300, Some(60), false), Some(150));
+    }
+}

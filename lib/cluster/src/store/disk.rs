@@ -1,0 +1,163 @@
+//! Free space of the data folder: a watermark below which writes are refused, and a ballast file that is given up when
+//! space runs out, so that there is room to recover.
+
+use super::StoreError;
+use gnomon_model::Clock;
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Space is looked at no more often than this.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Free space is below the watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowDisk {
+    pub free_bytes: u64,
+    /// Writes are taken again from here on.
+    pub needed_bytes: u64,
+}
+
+pub(super) struct Disk {
+    folder: PathBuf,
+    clock: Arc<dyn Clock>,
+    watermark_bytes: u64,
+    ballast_bytes: u64,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    looked: Option<Duration>,
+    free_bytes: u64,
+    low: bool,
+    ballast: bool,
+}
+
+impl Disk {
+    /// The limits shrink on small file systems: a tenth of it for the watermark, a twentieth for the ballast.
+    pub(super) fn new(
+        folder: &Path,
+        clock: Arc<dyn Clock>,
+        watermark_bytes: u64,
+        ballast_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let (_, total) = space(folder)?;
+        let disk = Self {
+            folder: folder.to_owned(),
+            clock,
+            watermark_bytes: watermark_bytes.min(total / 10),
+            ballast_bytes: ballast_bytes.min(total / 20),
+            seen: Mutex::new(Seen {
+                looked: None,
+                free_bytes: 0,
+                low: false,
+                ballast: false,
+            }),
+        };
+        let ballast = std::fs::metadata(disk.ballast()).map_or(0, |file| file.len());
+        disk.seen.lock().ballast = ballast > 0 && ballast >= disk.ballast_bytes;
+        Ok(disk)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.folder.join("ballast")
+    }
+
+    /// Free bytes, and whether that is too little.
+    pub(super) fn look(&self) -> (u64, Option<LowDisk>) {
+        let now = self.clock.monotonic();
+        let mut seen = self.seen.lock();
+        if seen.looked.is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY) {
+            seen.looked = Some(now);
+            match space(&self.folder) {
+                Ok((free, _)) => self.judge(&mut seen, free),
+                Err(error) => tracing::warn!(%error, "free space cannot be read"),
+            }
+        }
+        let low = seen.low.then(|| LowDisk {
+            free_bytes: seen.free_bytes,
+            needed_bytes: self.resume_bytes(),
+        });
+        (seen.free_bytes, low)
+    }
+
+    /// A little above the watermark, so that it does not flap.
+    fn resume_bytes(&self) -> u64 {
+        self.watermark_bytes + self.watermark_bytes / 8
+    }
+
+    fn judge(&self, seen: &mut Seen, free: u64) {
+        let was_low = seen.low;
+        seen.free_bytes = free;
+        seen.low = free
+            < if seen.low {
+                self.resume_bytes()
+            } else {
+                self.watermark_bytes
+            };
+        if seen.low && !was_low {
+            tracing::warn!(
+                free_bytes = free,
+                needed_bytes = self.resume_bytes(),
+                "low disk: writes are refused"
+            );
+        } else if was_low && !seen.low {
+            tracing::info!(free_bytes = free, "enough disk again: writes are taken");
+        }
+        if !seen.ballast && !seen.low && free > self.resume_bytes() + 2 * self.ballast_bytes {
+            match self.make_ballast() {
+                Ok(()) => seen.ballast = true,
+                Err(error) => tracing::warn!(%error, "the ballast file cannot be made"),
+            }
+        }
+    }
+
+    /// Gives the ballast's space to whoever needs it to recover.
+    pub(super) fn drop_ballast(&self) {
+        let mut seen = self.seen.lock();
+        if std::mem::take(&mut seen.ballast) {
+            tracing::warn!(bytes = self.ballast_bytes, "giving up the ballast file to make room");
+        }
+        seen.looked = None;
+        if let Err(error) = std::fs::remove_file(self.ballast())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the ballast file cannot be removed");
+        }
+    }
+
+    fn make_ballast(&self) -> std::io::Result<()> {
+        if self.ballast_bytes == 0 {
+            return Ok(());
+        }
+        let mut file = File::create(self.ballast())?;
+        if fallocate(&file, FallocateFlags::empty(), 0, self.ballast_bytes).is_ok() {
+            return Ok(());
+        }
+        // A file system that cannot reserve space is written to.
+        let zeros = vec![0u8; 1 << 16];
+        let mut left = self.ballast_bytes;
+        while left > 0 {
+            let now = left.min(zeros.len() as u64);
+            file.write_all(&zeros[..now as usize])?;
+            left -= now;
+        }
+        Ok(())
+    }
+}
+
+/// Free (to this process) and total bytes.
+fn space(folder: &Path) -> Result<(u64, u64), StoreError> {
+    let stat = statvfs(folder).map_err(|error| StoreError::Folder {
+        path: folder.display().to_string(),
+        message: error.to_string(),
+    })?;
+    Ok((
+        stat.f_bavail.saturating_mul(stat.f_frsize),
+        stat.f_blocks.saturating_mul(stat.f_frsize),
+    ))
+}

@@ -1,0 +1,217 @@
+//! RocksDB as the storage engine.
+
+use super::backend::{Backend, Batch, BatchKind, Space, Visit};
+use super::{StoreError, StoreOptions};
+use bytes::Bytes;
+use parking_lot::RwLock;
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, LogLevel, Options, ReadOptions};
+use rocksdb::{WriteBatch, WriteOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) struct RocksBackend {
+    folder: PathBuf,
+    options: StoreOptions,
+    db: RwLock<Option<Arc<DB>>>,
+}
+
+pub(super) struct RocksBatch {
+    db: Arc<DB>,
+    writes: WriteBatch,
+}
+
+fn engine(operation: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
+    move |error| StoreError::Engine {
+        operation,
+        message: error.into_string(),
+    }
+}
+
+/// All spaces are made when the database is opened, so this finds them.
+fn family(db: &DB, space: Space) -> Result<&ColumnFamily, StoreError> {
+    db.cf_handle(space.name()).ok_or(StoreError::Closed)
+}
+
+impl RocksBatch {
+    pub(super) fn put(&mut self, space: Space, key: &[u8], value: &[u8]) {
+        if let Some(cf) = self.db.cf_handle(space.name()) {
+            self.writes.put_cf(cf, key, value);
+        }
+    }
+
+    pub(super) fn delete(&mut self, space: Space, key: &[u8]) {
+        if let Some(cf) = self.db.cf_handle(space.name()) {
+            self.writes.delete_cf(cf, key);
+        }
+    }
+
+    pub(super) fn delete_range(&mut self, space: Space, from: &[u8], to: &[u8]) {
+        if let Some(cf) = self.db.cf_handle(space.name()) {
+            self.writes.delete_range_cf(cf, from, to);
+        }
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        self.writes.size_in_bytes()
+    }
+}
+
+impl RocksBackend {
+    pub(super) fn open(folder: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let db = open_db(folder, &options)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            options,
+            db: RwLock::new(Some(Arc::new(db))),
+        })
+    }
+
+    fn db(&self) -> Result<Arc<DB>, StoreError> {
+        self.db.read().clone().ok_or(StoreError::Closed)
+    }
+}
+
+impl Backend for RocksBackend {
+    fn batch(&self) -> Result<Batch, StoreError> {
+        Ok(Batch(BatchKind::Rocks(RocksBatch {
+            db: self.db()?,
+            writes: WriteBatch::default(),
+        })))
+    }
+
+    fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+        let BatchKind::Rocks(batch) = batch.0 else {
+            return Err(StoreError::Closed);
+        };
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        batch.db.write_opt(batch.writes, &options).map_err(engine("write"))
+    }
+
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let db = self.db()?;
+        let found = db.get_pinned_cf(family(&db, space)?, key).map_err(engine("read"))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(&self, space: Space, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
+        let db = self.db()?;
+        // An iterator of RocksDB reads the state of the moment it was made.
+        let mut rows = db.raw_iterator_cf_opt(family(&db, space)?, bounds(to));
+        rows.seek(from);
+        while let Some((key, value)) = rows.item() {
+            if !visit(key, value) {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(engine("scan"))
+    }
+
+    fn last(&self, space: Space, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, StoreError> {
+        let db = self.db()?;
+        let mut options = bounds(to);
+        options.set_iterate_lower_bound(from);
+        let mut rows = db.raw_iterator_cf_opt(family(&db, space)?, options);
+        rows.seek_to_last();
+        let found = rows
+            .item()
+            .map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(value)));
+        rows.status().map_err(engine("seek"))?;
+        Ok(found)
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut slot = self.db.write();
+        if let Some(db) = slot.take() {
+            // Reads and writes under way hold the engine a moment longer; its folder is locked until they are done.
+            if let Err(db) = release(db) {
+                *slot = Some(db);
+                return Err(StoreError::Engine {
+                    operation: "reopen",
+                    message: "a reader still holds the store".into(),
+                });
+            }
+        }
+        *slot = Some(Arc::new(open_db(&self.folder, &self.options)?));
+        Ok(())
+    }
+
+    fn close(&self) {
+        let Some(db) = self.db.write().take() else {
+            return;
+        };
+        if let Err(error) = db.flush_wal(true) {
+            tracing::warn!(%error, "the write-ahead log could not be synced at shutdown");
+        }
+        if release(db).is_err() {
+            tracing::warn!("the store is still being read at shutdown");
+        }
+    }
+}
+
+/// Waits up to two seconds for other holders.
+fn release(mut db: Arc<DB>) -> Result<(), Arc<DB>> {
+    for _ in 0..200 {
+        match Arc::try_unwrap(db) {
+            Ok(db) => {
+                db.cancel_all_background_work(true);
+                drop(db);
+                return Ok(());
+            }
+            Err(held) => db = held,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(db)
+}
+
+fn bounds(to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to);
+    options
+}
+
+fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
+    let mut whole = Options::default();
+    whole.create_if_missing(true);
+    whole.create_missing_column_families(true);
+    whole.set_max_total_wal_size(options.wal_bytes);
+    whole.set_max_open_files(512);
+    whole.set_keep_log_file_num(4);
+    whole.set_log_level(LogLevel::Warn);
+    whole.set_max_background_jobs(2);
+    whole.set_wal_bytes_per_sync(1 << 20);
+    whole.set_bytes_per_sync(1 << 20);
+    // The recovery mode stays RocksDB's default, point in time: replay ends at the first gap. Every synced write lies
+    // before any gap, since a sync covers all that was written before it; unsynced ones may be lost, as they may be.
+    let cache = Cache::new_lru_cache(options.cache_bytes);
+    let families = Space::ALL
+        .into_iter()
+        .map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(space, options, &cache)));
+    DB::open_cf_descriptors(&whole, folder, families).map_err(engine("open"))
+}
+
+fn family_options(space: Space, options: &StoreOptions, cache: &Cache) -> Options {
+    let mut family = Options::default();
+    // Two buffers: one is written to the disk while the other fills.
+    family.set_max_write_buffer_number(2);
+    family.set_write_buffer_size(match space {
+        Space::Log => options.log_memtable_bytes / 2,
+        Space::State => options.state_memtable_bytes / 2,
+        Space::Node | Space::Meta => 1 << 20,
+    });
+    // What is stored comes compressed: samples are coded, pages too.
+    family.set_compression_type(rocksdb::DBCompressionType::None);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_block_size(16 << 10);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_format_version(5);
+    if space == Space::State {
+        table.set_bloom_filter(10.0, false);
+    }
+    family.set_block_based_table_factory(&table);
+    family
+}
