@@ -7,9 +7,9 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::{MethodRouter, get, options};
+use axum::routing::{MethodRouter, any, get};
 use gnomon_model::re2::Regex;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
@@ -51,14 +51,11 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     });
     let mut router = Router::new();
     for (path, method) in api::routes() {
-        router = router.route(&format!("{prefix}/api/v1{path}"), method);
+        router = router.route(&format!("{prefix}/api/v1{path}"), method.options(preflight));
     }
     router = router
         .route_layer(from_fn_with_state(Arc::clone(&api), ready_only))
-        .route(
-            &format!("{prefix}/api/v1/{{*path}}"),
-            options(|| async { StatusCode::NO_CONTENT }),
-        )
+        .route(&format!("{prefix}/api/v1/{{*path}}"), any(unknown))
         .route_layer(from_fn_with_state(Arc::clone(&api), cors));
     for (path, method) in plain_routes() {
         router = router.route(&format!("{prefix}{path}"), method);
@@ -100,6 +97,18 @@ fn prefix(flag: &str) -> String {
 pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (status, content_type, text.into()).into_response()
+}
+
+async fn preflight() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// What is below `/api/v1` and no endpoint.
+async fn unknown(method: Method) -> Response {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    plain(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 async fn ready(State(api): State<Arc<Api>>) -> Response {

@@ -56,6 +56,8 @@ struct Runtime {
     #[serde(rename = "GODEBUG")]
     godebug: &'static str,
     storage_retention: String,
+    /// For the page at `/`.
+    gnomon_roles: Vec<String>,
 }
 
 /// `/status/runtimeinfo`.
@@ -76,6 +78,7 @@ pub(super) async fn runtime(State(api): State<Arc<Api>>) -> Result<Answer, ApiEr
         gogc: "",
         godebug: "",
         storage_retention: runtime.storage_retention,
+        gnomon_roles: runtime.roles,
     })
 }
 

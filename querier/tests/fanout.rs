@@ -1,0 +1,267 @@
+//! Reading from heads and blocks while parts move between them.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use gnomon_proto::ServiceError;
+use http::StatusCode;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use std::time::Duration;
+use support::{Cluster, NOW_MS, example, labels};
+
+const STEP_MS: i64 = 15_000;
+
+/// One series, ten samples in part 1, ten in part 2 (open), values counting up.
+fn two_parts() -> Cluster {
+    let cluster = Cluster::new(1);
+    for i in 0..20 {
+        let part = if i < 10 { 1 } else { 2 };
+        let at = NOW_MS - (19 - i) * STEP_MS;
+        cluster.add(0, part, labels(&[("__name__", "n")]), &[(at, i as f64)]);
+    }
+    cluster
+}
+
+async fn values(cluster: &Cluster) -> (Vec<String>, serde_json::Value) {
+    let json: serde_json::Value = serde_json::from_str(&cluster.ok("/api/v1/query?query=n%5B1h%5D").await).unwrap();
+    let values = json["data"]["result"][0]["values"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let text = |point: &serde_json::Value| point[1].as_str().unwrap().to_owned();
+    (values.iter().map(text).collect(), json["warnings"].clone())
+}
+
+fn counted(range: std::ops::Range<i32>) -> Vec<String> {
+    range.map(|i| i.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sample_is_read_once_wherever_its_part_is() {
+    let cluster = two_parts();
+    let all = (counted(0..20), serde_json::Value::Null);
+    assert_eq!(values(&cluster).await, all, "in the head");
+    cluster.publish(0, 1).await;
+    assert_eq!(values(&cluster).await, all, "published, the querier has not heard");
+    cluster.tell();
+    assert_eq!(
+        values(&cluster).await,
+        all,
+        "in block and head, the querier takes the block"
+    );
+    cluster.drop_part(0, 1);
+    assert_eq!(values(&cluster).await, all, "dropped by the head");
+    assert_eq!(*cluster.meta.reads.lock(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_is_too_old_is_read_again() {
+    let cluster = two_parts();
+    cluster.publish(0, 1).await;
+    cluster.drop_part(0, 1);
+    assert_eq!(values(&cluster).await, (counted(0..20), serde_json::Value::Null));
+    assert_eq!(*cluster.meta.reads.lock(), 1);
+    let body = cluster.ok("/api/v1/labels").await;
+    assert_eq!(body, r#"{"status":"success","data":["__name__"]}"#);
+    let body = cluster.ok("/api/v1/label/__name__/values?match%5B%5D=n").await;
+    assert_eq!(body, r#"{"status":"success","data":["n"]}"#);
+    let body = cluster.ok("/api/v1/series?match%5B%5D=n").await;
+    assert_eq!(body, r#"{"status":"success","data":[{"__name__":"n"}]}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_replaced_meanwhile_is_looked_up_again() {
+    let cluster = two_parts();
+    let path = cluster.publish(0, 1).await;
+    cluster.drop_part(0, 1);
+    cluster.tell();
+    // A compactor has moved the block to another object.
+    let moved = "blocks/moved.gnb";
+    cluster
+        .store
+        .rename(&Path::from(path.as_str()), &Path::from(moved))
+        .await
+        .unwrap();
+    {
+        let mut state = cluster.meta.state.lock();
+        state.catalogue_revision += 1;
+        state.blocks[0].path = moved.to_owned();
+        state.blocks[0].id = "f".repeat(32);
+    }
+    assert_eq!(values(&cluster).await, (counted(0..20), serde_json::Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_block_is_said_or_refused() {
+    let cluster = two_parts();
+    let path = cluster.publish(0, 1).await;
+    cluster.drop_part(0, 1);
+    cluster.tell();
+    cluster.store.delete(&Path::from(path.as_str())).await.unwrap();
+    let (found, warnings) = values(&cluster).await;
+    assert_eq!(found, counted(10..20));
+    let warning = warnings[0].as_str().unwrap();
+    assert!(
+        warning.contains("of shard 0 (samples from 2015-07-01T20:06:55Z to 2015-07-01T20:09:10Z)"),
+        "{warning}"
+    );
+    assert!(
+        warning.ends_with("is in the catalogue but not in the object store, the result is incomplete"),
+        "{warning}"
+    );
+    let (status, body) = cluster
+        .get("/api/v1/query?query=n%5B1h%5D&partial_response=false")
+        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body.contains(r#""errorType":"unavailable""#), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_block_is_an_error() {
+    let cluster = two_parts();
+    let path = Path::from(cluster.publish(0, 1).await.as_str());
+    cluster.tell();
+    let mut bytes = cluster.store.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+    let end = bytes.len() - 40;
+    bytes[end] ^= 0xff;
+    cluster.store.put(&path, bytes.into()).await.unwrap();
+    let (status, body) = cluster.get("/api/v1/query?query=n").await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{body}");
+    assert!(body.contains("damaged"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_earlier_part_wins_at_equal_times() {
+    let cluster = two_parts();
+    cluster.publish(0, 1).await;
+    cluster.tell();
+    // The head holds another value for a time that part 1 has.
+    cluster.add(0, 2, labels(&[("__name__", "n")]), &[(NOW_MS - 12 * STEP_MS, 1000.0)]);
+    assert_eq!(values(&cluster).await.0, counted(0..20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_does_not_answer_is_said_or_refused() {
+    let cluster = example();
+    cluster.with_head(1, |head| {
+        head.failure = Some(ServiceError::Unavailable("no leader".into()))
+    });
+    let body = cluster.ok("/api/v1/query?query=count(up)").await;
+    assert!(body.contains(r#""value":[1435781500,"1"]"#), "{body}");
+    let warning = r#""warnings":["shard 1 (samples from 2015-07-01T20:06:40.001Z to 2015-07-01T20:11:40Z) could not be read, the result is incomplete: unavailable: no leader"]"#;
+    assert!(body.contains(warning), "{body}");
+    for path in ["query?query=up", "labels?x", "series?match%5B%5D=up", "metadata?x"] {
+        let (status, body) = cluster.get(&format!("/api/v1/{path}&partial_response=false")).await;
+        // Metadata has no failure in this double.
+        let expected = if path.starts_with("metadata") {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        assert_eq!(status, expected, "{path}: {body}");
+    }
+    // Lost after its first series.
+    cluster.with_head(1, |head| {
+        head.failure = None;
+        head.fail_after = Some(0);
+    });
+    let body = cluster.ok("/api/v1/query?query=up").await;
+    assert!(body.contains("shard 1"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn matchers_on_placement_labels_spare_the_other_shards() {
+    let cluster = example();
+    cluster
+        .ok("/api/v1/query?query=up%7Bjob%3D%22node%22,instance%3D%22a:9100%22%7D")
+        .await;
+    assert_eq!(cluster.shards.asked.lock().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_time_end_a_query() {
+    let mut cluster = example();
+    cluster.query.max_samples = 10;
+    let (status, body) = cluster.get("/api/v1/query?query=up%5B1h%5D").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    assert!(
+        body.contains("query processing would load too many samples into memory in query execution"),
+        "{body}"
+    );
+
+    let mut cluster = example();
+    cluster.query.fetch.max_bytes = 100;
+    let (status, body) = cluster.get("/api/v1/query?query=up").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    assert!(body.contains("more than 100 bytes"), "{body}");
+
+    let cluster = example();
+    cluster.with_head(1, |head| head.hangs = true);
+    let (status, body) = cluster.get("/api/v1/query?query=up&timeout=0.2").await;
+    assert_eq!(
+        (status, body.as_str()),
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            r#"{"status":"error","errorType":"timeout","error":"query timed out in expression evaluation"}"#
+        )
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_frees_its_place() {
+    let mut cluster = example();
+    cluster.query.max_concurrency = 1;
+    cluster.with_head(1, |head| head.hangs = true);
+    let router = cluster.router();
+    let ask = || {
+        let request = http::Request::get("/api/v1/query?query=up")
+            .body(axum::body::Body::empty())
+            .unwrap();
+        tower::ServiceExt::oneshot(router.clone(), request)
+    };
+    let gone = tokio::time::timeout(Duration::from_millis(100), ask()).await;
+    assert!(gone.is_err());
+    cluster.with_head(1, |head| head.hangs = false);
+    let response = tokio::time::timeout(Duration::from_secs(10), ask())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_view_nothing_is_guessed() {
+    let cluster = two_parts();
+    cluster.publish(0, 1).await;
+    cluster.drop_part(0, 1);
+    *cluster.meta.failure.lock() = Some(ServiceError::Unavailable("no quorum".into()));
+    let (status, body) = cluster.get("/api/v1/query?query=n").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body.contains("the metadata group cannot be asked"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_are_whole() {
+    let cluster = Cluster::new(2);
+    for i in 0..300 {
+        let series = labels(&[("__name__", "m"), ("i", &format!("{i:03}"))]);
+        let points: Vec<_> = (0..240).map(|k| (NOW_MS - (239 - k) * STEP_MS, f64::from(i))).collect();
+        cluster.add(i as u32 % 2, 1, series, &points);
+    }
+    let start = (NOW_MS - 200 * STEP_MS) / 1000;
+    let path = format!(
+        "/api/v1/query_range?query=m&start={start}&end={}&step=15",
+        NOW_MS / 1000
+    );
+    let json: serde_json::Value = serde_json::from_str(&cluster.ok(&path).await).unwrap();
+    let series = json["data"]["result"].as_array().unwrap();
+    assert_eq!(series.len(), 300);
+    for (i, series) in series.iter().enumerate() {
+        assert_eq!(series["metric"]["i"], format!("{i:03}"));
+        assert_eq!(series["values"].as_array().unwrap().len(), 201);
+    }
+    let json: serde_json::Value = serde_json::from_str(&cluster.ok("/api/v1/series?match%5B%5D=m").await).unwrap();
+    assert_eq!(json["data"].as_array().unwrap().len(), 300);
+}
