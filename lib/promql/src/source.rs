@@ -78,6 +78,16 @@ impl Samples {
         self.histograms.push(Some(histogram));
     }
 
+    /// Cuts the columns to one length, should they not have it.
+    pub(crate) fn make_even(&mut self) {
+        let len = self.timestamps.len().min(self.values.len());
+        self.timestamps.truncate(len);
+        self.values.truncate(len);
+        if !self.histograms.is_empty() {
+            self.histograms.resize(len, None);
+        }
+    }
+
     /// The histogram at a position; none where the sample is a float.
     #[must_use]
     pub fn histogram(&self, at: usize) -> Option<&Arc<FloatHistogram>> {

@@ -139,6 +139,34 @@ fn range_queries_take_vectors_and_scalars_only() {
     }
 }
 
+#[test]
+fn extreme_times_do_not_panic() {
+    let mut source = MemorySource::new();
+    for time in [i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX - 1, i64::MAX] {
+        source.add_float(&series("m", "1"), time, f64::MAX);
+        source.add_float(&series("m", "2"), time, -1.0);
+    }
+    for query in QUERIES {
+        for time in [i64::MIN, -1, 0, i64::MAX] {
+            for params in [
+                EvalParams::instant(time),
+                EvalParams {
+                    lookback_ms: i64::MAX,
+                    ..EvalParams::instant(time)
+                },
+            ] {
+                let _ = execute(&source, query, params, &Limits::default());
+            }
+        }
+        let _ = execute(
+            &source,
+            query,
+            EvalParams::range(i64::MIN, i64::MAX, i64::MAX / 2),
+            &Limits::default(),
+        );
+    }
+}
+
 /// The result at one time, by labels.
 fn at(value: &Value, time: i64) -> BTreeMap<Labels, u64> {
     let bits = |v: f64| if v.is_nan() { f64::NAN.to_bits() } else { v.to_bits() };

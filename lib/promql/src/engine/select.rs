@@ -122,6 +122,7 @@ impl Exec<'_> {
         let mut series = self.source.select(request)?;
         while let Some(mut series) = series.next_series()? {
             self.check()?;
+            series.samples.make_even();
             if request.hints.histogram_stats {
                 detect_resets(&mut series.samples.histograms);
             }
@@ -325,7 +326,7 @@ fn line<T: OnLine>(times: &[i64], values: &[T], near: Neighbours, at: i64) -> Op
     match (near.before, near.after) {
         (_, Some(after)) if times[after] == at => Some(values[after].whole()),
         (Some(before), Some(after)) => {
-            let share = (at - times[before]) as f64 / (times[after] - times[before]) as f64;
+            let share = at.saturating_sub(times[before]) as f64 / times[after].saturating_sub(times[before]) as f64;
             Some(values[before].between(&values[after], share))
         }
         (Some(before), None) => Some(values[before].whole()),

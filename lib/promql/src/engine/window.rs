@@ -25,6 +25,8 @@ pub(crate) struct View<'a> {
     pub(crate) floats: &'a [f64],
     pub(crate) histogram_times: &'a [i64],
     pub(crate) histograms: &'a [Arc<FloatHistogram>],
+    /// For counters: the values from which the floats fell within the range, in order.
+    pub(crate) fallen_from: &'a [f64],
     /// Left end, exclusive.
     pub(crate) start_ms: i64,
     /// Right end, inclusive.
@@ -149,6 +151,7 @@ impl Exec<'_> {
         self.each_points(window, &mut |points| {
             let call = RangeCall {
                 function,
+                counter: matches!(func, FunctionId::Rate | FunctionId::Increase),
                 window,
                 scalars: &scalars,
                 span: arg.span,
@@ -186,7 +189,13 @@ impl Exec<'_> {
     fn range_column(&self, call: &RangeCall<'_>, points: &Points, node: &Node) -> Evaluated<Column> {
         let mut column = Column::empty(points.labels.clone(), node.grid.n);
         let lookback_ms = self.plan.params.lookback_ms;
-        let (mut floats, mut histograms) = (Ends::default(), Ends::default());
+        let (mut floats, mut histograms, mut fallen) = (Ends::default(), Ends::default(), Ends::default());
+        let falls = if call.counter {
+            Falls::of(&points.floats)
+        } else {
+            Falls::default()
+        };
+        let name = points.labels.metric_name();
         let window = call.window;
         for i in 0..node.grid.n {
             if i % 256 == 255 {
@@ -202,6 +211,10 @@ impl Exec<'_> {
             };
             let f = floats.advance(&points.float_times, from, to);
             let h = histograms.advance(&points.histogram_times, from, to);
+            let falls_within = match f.end.checked_sub(1) {
+                Some(last) => fallen.advance(&falls.at, f.start as i64, last as i64),
+                None => 0..0,
+            };
             let scalar = |at: usize| {
                 call.scalars
                     .get(at)
@@ -220,7 +233,8 @@ impl Exec<'_> {
                 range_ms: window.range_ms,
                 extended: window.extended,
                 args: [scalar(0), scalar(1)],
-                name: points.labels.metric_name(),
+                fallen_from: &falls.from[falls_within],
+                name,
                 span: call.span,
                 first_span: call.first_span,
                 notes: &self.notes,
@@ -238,8 +252,31 @@ impl Exec<'_> {
     }
 }
 
+/// Where a counter fell: so that a long range need not be gone through again at every step.
+#[derive(Default)]
+struct Falls {
+    /// Positions of the samples that are less than the one before.
+    at: Vec<i64>,
+    /// The value before each.
+    from: Vec<f64>,
+}
+
+impl Falls {
+    fn of(values: &[f64]) -> Self {
+        let fell = |(_, pair): &(i64, &[f64])| pair[1] < pair[0];
+        let (at, from) = (1i64..)
+            .zip(values.windows(2))
+            .filter(fell)
+            .map(|(at, pair)| (at, pair[0]))
+            .unzip();
+        Self { at, from }
+    }
+}
+
 struct RangeCall<'a> {
     function: RangeFunction,
+    /// Whether falls are to be found.
+    counter: bool,
     window: &'a Window,
     scalars: &'a [Vec<f64>],
     span: Span,

@@ -43,7 +43,7 @@ fn ends(view: &View<'_>, times: &[i64]) -> Option<Ends> {
 }
 
 fn share(times: &[i64], left: usize, at_ms: i64) -> f64 {
-    (at_ms - times[left]) as f64 / (times[left + 1] - times[left]) as f64
+    at_ms.saturating_sub(times[left]) as f64 / times[left + 1].saturating_sub(times[left]) as f64
 }
 
 pub(super) fn change(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out> {

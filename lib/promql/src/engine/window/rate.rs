@@ -43,21 +43,16 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
             Some(histogram),
         )
     } else if view.floats.len() > 1 {
-        (
-            view.float_times,
-            view.floats[0],
-            float_change(view.floats, counter),
-            None,
-        )
+        (view.float_times, view.floats[0], float_change(view, counter), None)
     } else {
         return None;
     };
     let (first, last) = (times[0], times[times.len() - 1]);
-    let sampled = (last - first) as f64 / 1000.0;
+    let sampled = last.saturating_sub(first) as f64 / 1000.0;
     let between = sampled / (times.len() - 1) as f64;
     // An end is taken to be covered if it is no further away than samples are from each other.
     let threshold = between * 1.1;
-    let mut to_start = (first - view.start_ms) as f64 / 1000.0;
+    let mut to_start = first.saturating_sub(view.start_ms) as f64 / 1000.0;
     if to_start >= threshold {
         to_start = between / 2.0;
     }
@@ -65,7 +60,7 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
     if counter && change > 0.0 && first_value >= 0.0 {
         to_start = to_start.min(sampled * (first_value / change));
     }
-    let mut to_end = (view.end_ms - last) as f64 / 1000.0;
+    let mut to_end = view.end_ms.saturating_sub(last) as f64 / 1000.0;
     if to_end >= threshold {
         to_end = between / 2.0;
     }
@@ -82,16 +77,13 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
     }
 }
 
-fn float_change(values: &[f64], counter: bool) -> f64 {
-    let mut change = values[values.len() - 1] - values[0];
+fn float_change(view: &View<'_>, counter: bool) -> f64 {
+    let change = view.floats[view.floats.len() - 1] - view.floats[0];
     if counter {
-        for pair in values.windows(2) {
-            if pair[1] < pair[0] {
-                change += pair[0];
-            }
-        }
+        view.fallen_from.iter().fold(change, |change, before| change + before)
+    } else {
+        change
     }
-    change
 }
 
 /// The change of a histogram; none, with a note, where the samples do not go together.
@@ -211,7 +203,7 @@ fn last_two(view: &View<'_>, counter: bool) -> Option<Out> {
     if total < 2 || t0 == t1 {
         return None;
     }
-    let seconds = (t1 - t0) as f64 / 1000.0;
+    let seconds = t1.saturating_sub(*t0) as f64 / 1000.0;
     match (before, now) {
         (Sample::Float(before), Sample::Float(now)) => {
             let change = if counter && now < before { *now } else { now - before };

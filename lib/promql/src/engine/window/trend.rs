@@ -21,7 +21,7 @@ fn regression(view: &View<'_>, at_ms: i64) -> (f64, f64) {
     let (mut x_sum, mut y_sum, mut xy_sum, mut x2_sum) =
         (Kahan::default(), Kahan::default(), Kahan::default(), Kahan::default());
     for (time, y) in view.float_times.iter().zip(view.floats) {
-        let x = (time - at_ms) as f64 / 1000.0;
+        let x = time.saturating_sub(at_ms) as f64 / 1000.0;
         x_sum.add(x);
         y_sum.add(*y);
         xy_sum.add(x * y);
