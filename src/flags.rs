@@ -114,7 +114,8 @@ fn argument(flag: &Flag) -> Arg {
         .long(flag.name)
         .help(help(flag))
         .help_heading(flag.heading)
-        .hide(flag.effect != Effect::Here);
+        .hide(flag.effect != Effect::Here)
+        .hide_default_value(flag.default.is_empty());
     let arg = match flag.takes {
         // As kingpin has it: --x, --no-x and nothing else.
         Takes::Nothing if flag.default == "true" => arg.action(ArgAction::SetTrue).default_value("true"),

@@ -125,7 +125,7 @@ pub struct Settings {
 }
 
 /// 15 days, as in Prometheus, where neither time nor size is set.
-pub const DEFAULT_RETENTION_MS: i64 = 15 * 86_400_000;
+const DEFAULT_RETENTION_MS: i64 = 15 * 86_400_000;
 
 /// Features of Prometheus that change something here.
 const FEATURES: &[&str] = &[
@@ -137,7 +137,11 @@ const FEATURES: &[&str] = &[
     "native-histograms",
     "exemplar-storage",
     "extra-scrape-metrics",
+    REMOTE_WRITE,
 ];
+
+/// What `--web.enable-remote-write-receiver` was before it was a flag.
+const REMOTE_WRITE: &str = "remote-write-receiver";
 
 struct Values<'a>(&'a BTreeMap<String, String>);
 
@@ -159,9 +163,9 @@ impl Values<'_> {
         self.set(name).map(parse).transpose()
     }
 
-    fn number<T: std::str::FromStr>(&self, name: &str, least: T) -> Result<Option<T>, String>
+    fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
     where
-        T: PartialOrd + std::fmt::Display,
+        T: std::str::FromStr + PartialOrd + std::fmt::Display,
     {
         let Some(text) = self.set(name) else { return Ok(None) };
         let number = text.parse::<T>().ok().filter(|n| *n >= least);
@@ -196,7 +200,10 @@ impl Settings {
         let (retention_ms, retention_bytes) = retention(&v)?;
         let (features, ignored_features) = features(&v)?;
         let peers = v.list("cluster.peers");
-        let external_url = v.text("web.external-url").to_owned();
+        let external_url = external_url(v.text("web.external-url"))?;
+        for address in v.list("web.listen-address") {
+            check_address("web.listen-address", &address)?;
+        }
         let default_grpc = if peers.is_empty() {
             "127.0.0.1:9095"
         } else {
@@ -212,10 +219,13 @@ impl Settings {
             object_store: v.set("storage.object-store"),
             listen_addresses: v.list("web.listen-address"),
             web_config_file: v.set("web.config.file").map(PathBuf::from),
-            route_prefix: v.set("web.route-prefix").unwrap_or_else(|| path_of(&external_url)),
+            route_prefix: v.set("web.route-prefix").map_or_else(
+                || path_of(&external_url),
+                |prefix| format!("/{}", prefix.trim_matches('/')),
+            ),
             external_url,
             enable_lifecycle: v.switch("web.enable-lifecycle"),
-            enable_remote_write: v.switch("web.enable-remote-write-receiver"),
+            enable_remote_write: v.switch("web.enable-remote-write-receiver") || features.contains(REMOTE_WRITE),
             cors_origin: v.text("web.cors.origin").to_owned(),
             lookback_ms: v.duration_ms("query.lookback-delta")?.unwrap_or(300_000),
             query_timeout: Duration::from_millis(
@@ -250,6 +260,33 @@ impl Settings {
     }
 }
 
+/// With a scheme and a host, as links are made of it; empty is unset.
+fn external_url(text: &str) -> Result<String, String> {
+    let refuse = |why: &str| Err(format!("--web.external-url: {text:?} {why}"));
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    if text.starts_with(['"', '\'']) || text.ends_with(['"', '\'']) {
+        return refuse("must not begin or end with quotes");
+    }
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match host {
+        None => refuse("must begin with http:// or https://"),
+        Some(host) if host.is_empty() || host.starts_with('/') => refuse("names no host"),
+        Some(_) if text.contains(char::is_whitespace) => refuse("holds a blank"),
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
+/// `host:port`, `:port` or `[v6]:port`; whether the host exists is for the listener to find out.
+fn check_address(flag: &str, address: &str) -> Result<(), String> {
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    match port {
+        Some(_) => Ok(()),
+        None => Err(format!("--{flag}: {address:?} is not HOST:PORT")),
+    }
+}
+
 /// `/prom` of `https://host/prom/`.
 fn path_of(url: &str) -> String {
     let path = url
@@ -281,6 +318,11 @@ fn features(v: &Values<'_>) -> Result<(BTreeSet<String>, Vec<String>), String> {
         if name == "agent" {
             return Err(
                 "--enable-feature=agent is not supported: run gnomon as it is; it has no mode without storage".into(),
+            );
+        }
+        if name == "otlp-write-receiver" {
+            return Err(
+                "--enable-feature=otlp-write-receiver is not supported yet: send remote write to /api/v1/write".into(),
             );
         }
         if FEATURES.contains(&name.as_str()) {

@@ -216,6 +216,8 @@ const FLAGS: &[Flag] = &[
     ),
     idle("web.page-title", One("TEXT"), "", "the page has its own title"),
     idle("web.user-assets", One("PATH"), "", CONSOLES),
+    // Debian's package adds this one, and the two lockfile flags below.
+    idle("web.local-assets", One("PATH"), "", "the page is part of the binary"),
     idle("web.console.templates", One("PATH"), "consoles", CONSOLES),
     idle("web.console.libraries", One("PATH"), "console_libraries", CONSOLES),
     refused(
@@ -279,6 +281,12 @@ const FLAGS: &[Flag] = &[
         "false",
         "the store keeps its own lock",
     ),
+    idle(
+        "storage.tsdb.use-lockfile",
+        Nothing,
+        "false",
+        "the store keeps its own lock",
+    ),
     idle("storage.tsdb.wal-segment-size", One("BYTES"), "", WAL),
     idle("storage.tsdb.wal-compression", Nothing, "true", WAL),
     idle("storage.tsdb.wal-compression-type", One("NAME"), "snappy", WAL),
@@ -300,6 +308,7 @@ const FLAGS: &[Flag] = &[
     idle("storage.agent.retention.min-time", One("DURATION"), "", AGENT),
     idle("storage.agent.retention.max-time", One("DURATION"), "", AGENT),
     idle("storage.agent.no-lockfile", Nothing, "false", AGENT),
+    idle("storage.agent.use-lockfile", Nothing, "false", AGENT),
     idle("storage.remote.flush-deadline", One("DURATION"), "1m", REMOTE),
     idle("storage.remote.read-sample-limit", One("N"), "50000000", REMOTE),
     idle("storage.remote.read-concurrent-limit", One("N"), "10", REMOTE),

@@ -66,6 +66,18 @@ fn errors_name_the_flag_and_what_it_takes() {
         (&["--log.level=loud"], "debug"),
         (&["--no.such"], "no.such"),
         (&["--query.max-samples=0"], "query.max-samples"),
+        (
+            &["--enable-feature=native-histograms,otlp-write-receiver"],
+            "remote write",
+        ),
+        (&["--web.external-url=example.com"], "must begin with http"),
+        (&["--web.external-url='http://x'"], "quotes"),
+        (&["--web.listen-address=9090"], "HOST:PORT"),
+        (&["--storage.tsdb.retention.size=10"], "retention.size"),
+        (&["--storage.tsdb.retention.time=1x"], "retention.time"),
+        (&["--web.enable-lifecycle=true"], "web.enable-lifecycle"),
+        (&["--config.file=a", "--config.file=b"], "config.file"),
+        (&["stray"], "stray"),
     ] {
         let text = run(args).unwrap_err().to_string();
         assert!(text.contains(part), "{args:?}: {text}");
@@ -96,6 +108,43 @@ fn the_external_urls_path_is_the_default_prefix() {
         "/prom"
     );
     assert_eq!(run(&["--web.external-url=https://h"]).unwrap().0.route_prefix, "/");
+}
+
+#[test]
+fn a_prefix_has_one_slash_and_old_spellings_hold() {
+    let (settings, _) = run(&["--web.route-prefix=prom/", "--web.external-url=http://h/x"]).unwrap();
+    assert_eq!(settings.route_prefix, "/prom");
+    let (settings, parsed) = run(&["--enable-feature=remote-write-receiver", "--storage.tsdb.retention=3d"]).unwrap();
+    assert!(settings.enable_remote_write && parsed.without_effect.is_empty());
+    assert_eq!(settings.retention_ms, Some(3 * 86_400_000));
+    let (settings, _) = run(&["--web.enable-lifecycle", "--no-web.enable-lifecycle"]).unwrap();
+    assert!(!settings.enable_lifecycle);
+}
+
+/// Whatever the packaged server prints in its help can be given here: accepted or refused, but never unknown.
+#[test]
+fn every_flag_of_the_debian_package_is_known() {
+    let Ok(output) = std::process::Command::new("prometheus").arg("--help-long").output() else {
+        println!("skipped: prometheus is not installed");
+        return;
+    };
+    // kingpin prints its help to standard error.
+    let help = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let own = ["help", "help-long", "help-man", "version"];
+    let mut seen = 0;
+    for line in help.lines() {
+        // Deeper lines are of the description.
+        let Some(flag) = line.strip_prefix("      --") else {
+            continue;
+        };
+        let name = flag.split(['=', ' ']).next().unwrap_or_default();
+        if own.contains(&name) || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)) {
+            continue;
+        }
+        seen += 1;
+        assert!(flags().iter().any(|known| known.name == name), "--{name} is unknown");
+    }
+    assert!(seen > 30, "{seen} flags in:\n{help}");
 }
 
 #[test]
