@@ -114,8 +114,7 @@ fn argument(flag: &Flag) -> Arg {
         .long(flag.name)
         .help(help(flag))
         .help_heading(flag.heading)
-        .hide(flag.effect != Effect::Here)
-        .hide_default_value(flag.default.is_empty());
+        .hide(flag.effect != Effect::Here);
     let arg = match flag.takes {
         // As kingpin has it: --x, --no-x and nothing else.
         Takes::Nothing if flag.default == "true" => arg.action(ArgAction::SetTrue).default_value("true"),
@@ -130,7 +129,9 @@ fn argument(flag: &Flag) -> Arg {
     let arg = if matches!(flag.takes, Takes::Nothing) {
         arg
     } else {
-        arg.value_parser(ValueParser::string()).allow_hyphen_values(false)
+        arg.value_parser(ValueParser::string())
+            .allow_hyphen_values(false)
+            .hide_default_value(flag.default.is_empty())
     };
     match flag.environment {
         Some(name) => arg.env(name).hide_env_values(true),
