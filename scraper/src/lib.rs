@@ -29,5 +29,6 @@ pub use discovery::{BadGroups, parse_groups};
 pub use ring::{Members, Ring};
 pub use scrape::TickSink;
 pub use scrape::body::{DEFAULT_BODY_LIMIT_BYTES, TOTAL_BODY_BYTES};
+pub use scrape::limits::DEFAULT_SAMPLE_LIMIT;
 pub use scraper::{ApplyError, ScrapeConfigs, Scraper, ScraperOptions};
 pub use status::Status;

@@ -81,7 +81,12 @@ pub(super) struct SeriesCache {
     fixed: usize,
     round: u32,
     seen: usize,
+    /// Texts in the last round that was whole.
+    whole: usize,
 }
+
+/// A cache may grow by this much before a refused scrape makes it forget.
+const SLACK: usize = 1000;
 
 pub(super) fn text_key(text: &[u8], float_label: FloatLabel) -> TextKey {
     xxh3_128_with_seed(text, float_label as u64)
@@ -204,6 +209,19 @@ impl SeriesCache {
 
     /// The scrape was whole: what it did not have is forgotten.
     pub(super) fn end_round(&mut self) {
+        self.forget_unseen();
+        self.whole = self.by_text.len();
+    }
+
+    /// The scrape was refused: what it lacks may well come again. But scrapes that are refused every time, with other
+    /// series each, must not fill the memory.
+    pub(super) fn abandon_round(&mut self) {
+        if self.by_text.len() > 2 * self.whole + SLACK {
+            self.forget_unseen();
+        }
+    }
+
+    fn forget_unseen(&mut self) {
         if self.seen == self.by_text.len() {
             return;
         }
@@ -252,6 +270,26 @@ mod tests {
         let mut out = Vec::new();
         cache.write_labels(1, &mut out);
         assert_eq!(out, labels("x").as_bytes());
+    }
+
+    #[test]
+    fn refused_scrapes_with_ever_new_series_do_not_fill_the_memory() {
+        let mut cache = SeriesCache::new(Vec::new());
+        for round in 0..20 {
+            cache.begin_round();
+            for i in 0..SLACK {
+                let name = format!("m{round}_{i}");
+                cache
+                    .insert(text_key(name.as_bytes(), FloatLabel::None), labels(&name).as_ref())
+                    .unwrap();
+            }
+            cache.abandon_round();
+        }
+        assert!(
+            cache.len() <= 2 * SLACK && cache.series.len() <= 3 * SLACK,
+            "{}",
+            cache.len()
+        );
     }
 
     #[test]

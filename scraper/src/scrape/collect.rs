@@ -81,15 +81,23 @@ impl Collector<'_> {
         let classic_too = config.always_scrape_classic_histograms;
         let mut parser = parser_for(format, body, config.scrape_native_histograms, classic_too);
         self.cache.begin_round();
-        let read = self.read(&mut *parser);
-        let over = config.limits.samples.is_some_and(|limit| self.counts.kept > limit);
-        read?;
-        if over {
-            return Err(Refusal::SampleLimit);
+        let read = self.read(&mut *parser).and_then(|()| match self.is_over() {
+            true => Err(Refusal::SampleLimit),
+            false => Ok(()),
+        });
+        match &read {
+            Ok(()) => {
+                self.cache.end_round();
+                self.metadata.end_round();
+            }
+            Err(_) => self.cache.abandon_round(),
         }
-        self.cache.end_round();
-        self.metadata.end_round();
-        Ok(())
+        read
+    }
+
+    /// More samples than the limit were seen: they are counted only, so that memory stays bounded by it.
+    fn is_over(&self) -> bool {
+        self.counts.kept > limits::sample_limit(&self.config.limits)
     }
 
     fn read(&mut self, parser: &mut dyn Parser) -> Result<(), Refusal> {
@@ -120,6 +128,7 @@ impl Collector<'_> {
     }
 
     fn introduce(&mut self, key: u128, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
+        let over = self.is_over();
         let Scratch { labels, builder, .. } = &mut *self.scratch;
         labels.clear();
         parser.write_labels(labels)?;
@@ -135,6 +144,10 @@ impl Collector<'_> {
             Breach::Invalid(message) => Refusal::Parse(message),
             Breach::LabelLimit(message) => Refusal::LabelLimit(message),
         })?;
+        if over {
+            self.counts.kept += 1;
+            return Ok(None);
+        }
         let too_many = || Refusal::Parse("more series than can be numbered".to_owned());
         self.cache.insert(key, labels).map(Some).ok_or_else(too_many)
     }
@@ -143,8 +156,7 @@ impl Collector<'_> {
     fn keep(&mut self, kind: EntryKind, parser: &mut dyn Parser, hit: SeriesHit) -> Result<(), Refusal> {
         self.counts.kept += 1;
         self.counts.series_added += u64::from(hit.new);
-        // Beyond the limit samples are only counted: memory stays bounded by it.
-        if self.config.limits.samples.is_some_and(|limit| self.counts.kept > limit) {
+        if self.is_over() {
             return Ok(());
         }
         let own = parser.timestamp_ms().filter(|_| self.config.honor_timestamps);

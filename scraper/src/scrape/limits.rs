@@ -9,6 +9,15 @@ use gnomon_model::{LabelsRef, METRIC_NAME};
 pub(super) const SAMPLE_LIMIT: &str = "sample limit exceeded";
 pub(super) const BUCKET_LIMIT: &str = "histogram bucket limit exceeded";
 
+/// Samples that a scrape may have where the configuration sets no limit (Prometheus has none): what is known of so many
+/// series takes about 600 MiB.
+pub const DEFAULT_SAMPLE_LIMIT: u64 = 2_000_000;
+
+/// Samples that a scrape of the job may have.
+pub(super) fn sample_limit(limits: &ScrapeLimits) -> u64 {
+    limits.samples.unwrap_or(DEFAULT_SAMPLE_LIMIT)
+}
+
 /// The coarsest resolution that buckets are merged to.
 const COARSEST_SCHEMA: i32 = -4;
 /// The finest that a histogram may have.

@@ -11,6 +11,9 @@ const KEPT_ROUNDS: u32 = 10;
 /// Longer texts are cut: they are kept for every target.
 const MAX_TEXT_BYTES: usize = 4096;
 
+/// More families of one target are not kept.
+const MAX_FAMILIES: usize = 50_000;
+
 /// Of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FamilyMetadata {
@@ -62,9 +65,10 @@ impl Metadata {
             return;
         }
         let mut inner = self.inner.lock();
-        let round = inner.round;
+        let (round, full) = (inner.round, inner.families.len() >= MAX_FAMILIES);
         let entry = match inner.families.get_mut(name.as_ref()) {
             Some(entry) => entry,
+            None if full => return,
             None => inner.families.entry(name.into_owned()).or_default(),
         };
         entry.round = round;

@@ -5,12 +5,13 @@ mod cache;
 mod collect;
 mod fetch;
 mod labels;
-mod limits;
+pub(crate) mod limits;
 mod metadata;
 mod report;
 mod run;
 mod sink;
 mod timing;
+mod worker;
 
 pub(crate) use metadata::Metadata;
 pub(crate) use run::{LoopSpec, PoolOptions, ScrapeEnv, ScrapeLoop};

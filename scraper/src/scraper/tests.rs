@@ -74,9 +74,11 @@ impl Rig {
         let tick = self.sink.wait_for("up 0", |t| t.value("up") == Some(0.0)).await;
         assert!(tick.complete);
         assert_eq!(tick.samples.len(), 5, "a failed scrape has the report series only");
-        let target = self.list().active.remove(0);
-        assert_eq!(target.health, "down");
-        target
+        let active = self.list().active;
+        active
+            .into_iter()
+            .find(|t| t.health == "down")
+            .expect("a target that is down")
     }
 
     async fn good(&self) -> OwnedTick {

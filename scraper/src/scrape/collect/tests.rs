@@ -102,3 +102,13 @@ fn metadata_is_noted_once_and_again_when_it_changes() {
     bench.collect("# HELP a Other\n# TYPE a counter\na 1\n").1.unwrap();
     assert_eq!(bench.metadata.unsent().len(), 1);
 }
+
+#[test]
+fn more_series_than_the_limit_take_no_more_memory() {
+    let mut bench = Bench::new();
+    bench.config.limits.samples = Some(1000);
+    let body: String = (0..300_000).map(|i| format!("metric_{i} 1\n")).collect();
+    let (counts, result) = bench.collect(&body);
+    assert_eq!((result, counts.kept), (Err(Refusal::SampleLimit), 300_000));
+    assert!(bench.cache.len() <= 1001, "{} series are remembered", bench.cache.len());
+}

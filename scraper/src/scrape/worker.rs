@@ -1,0 +1,341 @@
+//! One tick of one target: ask, collect, push, note how it went.
+
+use super::body::Body;
+use super::cache::SeriesCache;
+use super::collect::{Collector, Counts, Refusal, Scratch};
+use super::fetch::{Fetched, fetch};
+use super::report::{Extra, Report, report_series};
+use super::run::{LoopSpec, PoolOptions, ScrapeEnv, Spare};
+use super::timing;
+use crate::client::FetchError;
+use crate::parse::content::{format_of_protocol, select_format};
+use crate::status::TargetState;
+use gnomon_cluster::router::{MetricInfo, Tick, TickOutcome};
+use gnomon_model::duration::format_duration_ms;
+use gnomon_proto::v1::rejection::Reason;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// Larger bodies are read on a thread of their own, so that other scrapes are not held up.
+const LARGE_BODY_BYTES: usize = 256 << 10;
+
+/// What a loop knows from tick to tick.
+pub(super) struct Worker {
+    env: Arc<ScrapeEnv>,
+    state: Arc<TargetState>,
+    /// None while a thread has it.
+    cache: Option<SeriesCache>,
+    /// What the cache was filled under.
+    filled_under: Arc<PoolOptions>,
+    counted_series: i64,
+    last_tick_ms: i64,
+    last_began: Option<Duration>,
+}
+
+/// A body to collect, with all that takes.
+struct Job {
+    spec: Arc<LoopSpec>,
+    state: Arc<TargetState>,
+    cache: SeriesCache,
+    scratch: Scratch,
+    fetched: Fetched,
+    tick_ms: i64,
+}
+
+struct Collected {
+    cache: SeriesCache,
+    scratch: Scratch,
+    body: Body,
+    counts: Counts,
+    result: Result<(), Refusal>,
+}
+
+impl Job {
+    fn run(mut self) -> Collected {
+        let config = &self.spec.options.config;
+        let mut collector = Collector {
+            config,
+            target: &self.spec.target.labels,
+            tick_ms: self.tick_ms,
+            cache: &mut self.cache,
+            scratch: &mut self.scratch,
+            metadata: &self.state.metadata,
+            counts: Counts::default(),
+        };
+        let body = &self.fetched.body.bytes;
+        let fallback = config.fallback_scrape_protocol.map(format_of_protocol);
+        let result = if body.is_empty() {
+            // An empty exposition needs no content type.
+            collector.collect(crate::parse::Format::Text, body)
+        } else {
+            select_format(self.fetched.content_type.as_deref(), fallback)
+                .map_err(Refusal::Parse)
+                .and_then(|format| collector.collect(format, body))
+        };
+        Collected {
+            counts: collector.counts,
+            cache: self.cache,
+            scratch: self.scratch,
+            body: self.fetched.body,
+            result,
+        }
+    }
+}
+
+/// How one scrape went, before it is pushed.
+#[derive(Default)]
+struct Outcome {
+    counts: Counts,
+    error: Option<String>,
+    body_bytes: f64,
+}
+
+impl Worker {
+    pub(super) fn new(env: Arc<ScrapeEnv>, state: Arc<TargetState>, spec: &LoopSpec) -> Self {
+        Self {
+            env,
+            state,
+            cache: None,
+            filled_under: Arc::clone(&spec.options),
+            counted_series: 0,
+            last_tick_ms: i64::MIN,
+            last_began: None,
+        }
+    }
+
+    pub(super) fn next_tick(&mut self, spec: &LoopSpec) -> i64 {
+        let now = self.env.clock.now().0;
+        let interval = spec.target.interval;
+        let ahead = self.last_tick_ms.saturating_sub(now);
+        if ahead > i64::try_from(interval.as_millis()).unwrap_or(i64::MAX) {
+            // The clock was set back: the rhythm starts anew.
+            self.last_tick_ms = now;
+        }
+        timing::next_tick(now.max(self.last_tick_ms), interval, spec.target.offset())
+    }
+
+    pub(super) async fn scrape(&mut self, spec: &Arc<LoopSpec>, tick_ms: i64) {
+        let env = Arc::clone(&self.env);
+        let (began, began_ms) = (env.clock.monotonic(), env.clock.now().0);
+        self.note_interval(spec, began);
+        let interval = spec.target.interval;
+        let at_ms = timing::align(tick_ms, began_ms, interval, env.timestamp_tolerance);
+        self.last_tick_ms = tick_ms.max(at_ms);
+        let cache = self.cache_for(spec);
+        let mut spare = env.take_spare();
+        let (cache, outcome) = self.ask(spec, at_ms, cache, &mut spare).await;
+        let duration = env.clock.monotonic().saturating_sub(began);
+        let report = Report {
+            up: outcome.error.is_none(),
+            duration_seconds: duration.as_secs_f64(),
+            counts: outcome.counts.clone(),
+            extra: spec.options.config.extra_scrape_metrics.then(|| Extra {
+                timeout_seconds: spec.target.timeout.as_secs_f64(),
+                sample_limit: spec.options.config.limits.samples.unwrap_or(0),
+                body_bytes: outcome.body_bytes,
+            }),
+        };
+        report.add_to(&cache, at_ms, &mut spare.scratch);
+        self.note(spec, at_ms, duration, &outcome);
+        // Until about the next tick; a push that cannot be done by then makes way for it.
+        let patience = interval.saturating_sub(duration).max(Duration::from_secs(1));
+        self.push(spec, at_ms, &cache, &spare.scratch, patience).await;
+        env.give_back(spare);
+        self.count_series(cache.len());
+        self.cache = Some(cache);
+        self.count_skipped(tick_ms, interval);
+    }
+
+    fn cache_for(&mut self, spec: &Arc<LoopSpec>) -> SeriesCache {
+        let same = Arc::ptr_eq(&self.filled_under, &spec.options);
+        self.filled_under = Arc::clone(&spec.options);
+        let fresh = || SeriesCache::new(report_series(&spec.target));
+        self.cache.take().filter(|_| same).unwrap_or_else(fresh)
+    }
+
+    /// Fetches and collects; the samples are in the scratch afterwards, none if anything failed.
+    async fn ask(
+        &mut self,
+        spec: &Arc<LoopSpec>,
+        tick_ms: i64,
+        cache: SeriesCache,
+        spare: &mut Spare,
+    ) -> (SeriesCache, Outcome) {
+        let failed = |error: String, body_bytes| Outcome {
+            error: Some(error),
+            body_bytes,
+            ..Outcome::default()
+        };
+        if let Some(error) = &spec.forced_error {
+            return (cache, failed(error.to_string(), 0.0));
+        }
+        let reuse = std::mem::take(&mut spare.body);
+        let fetched = match fetch(&spec.target, &spec.options, &self.env.budget, reuse).await {
+            Ok(fetched) => fetched,
+            Err(e) => {
+                let over = matches!(e, FetchError::BodySizeLimit | FetchError::Budget { .. });
+                if over {
+                    self.env.metrics.exceeded_body_size_limit.inc();
+                }
+                return (cache, failed(e.to_string(), if over { -1.0 } else { 0.0 }));
+            }
+        };
+        let job = Job {
+            spec: Arc::clone(spec),
+            state: Arc::clone(&self.state),
+            cache,
+            scratch: std::mem::take(&mut spare.scratch),
+            fetched,
+            tick_ms,
+        };
+        let body_bytes = job.fetched.body.bytes.len() as f64;
+        let collected = if job.fetched.body.bytes.len() < LARGE_BODY_BYTES {
+            job.run()
+        } else {
+            match tokio::task::spawn_blocking(move || job.run()).await {
+                Ok(collected) => collected,
+                Err(e) => {
+                    let fresh = SeriesCache::new(report_series(&spec.target));
+                    return (fresh, failed(format!("reading the body failed: {e}"), body_bytes));
+                }
+            }
+        };
+        spare.scratch = collected.scratch;
+        spare.body = collected.body.bytes;
+        let error = collected.result.err().map(|refusal| {
+            spare.scratch.clear();
+            self.count_refusal(&refusal);
+            refusal.message().to_owned()
+        });
+        let outcome = Outcome {
+            counts: collected.counts,
+            error,
+            body_bytes,
+        };
+        (collected.cache, outcome)
+    }
+
+    async fn push(&self, spec: &LoopSpec, tick_ms: i64, cache: &SeriesCache, scratch: &Scratch, patience: Duration) {
+        let unsent = self.state.metadata.unsent();
+        let metadata: Vec<MetricInfo<'_>> = unsent
+            .iter()
+            .map(|(metric, family)| MetricInfo {
+                metric,
+                kind: family.kind.as_str(),
+                unit: &family.unit,
+                help: &family.help,
+            })
+            .collect();
+        let tick = Tick {
+            tenant: &self.env.tenant,
+            target: spec.target.id,
+            term: spec.term,
+            tick_ms,
+            interval_ms: u64::try_from(spec.target.interval.as_millis()).unwrap_or(u64::MAX),
+            complete: true,
+            track_timestamps_staleness: spec.options.config.track_timestamps_staleness,
+            target_labels: spec.target.labels.as_ref(),
+            samples: &scratch.samples,
+            histograms: &scratch.histograms,
+            exemplars: &scratch.exemplars,
+            metadata: &metadata,
+            labels: cache,
+        };
+        match self.env.sink.push_tick(&tick, patience).await {
+            Ok(outcome) => {
+                self.state.metadata.mark_sent(&unsent);
+                self.note_pushed(spec, &outcome);
+            }
+            Err(e) => {
+                self.env.metrics.pushes_failed.inc();
+                warn!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape not stored");
+            }
+        }
+    }
+
+    fn note_pushed(&self, spec: &LoopSpec, outcome: &TickOutcome) {
+        let metrics = &self.env.metrics;
+        metrics.samples.inc_by(outcome.samples_taken);
+        if !outcome.taken {
+            metrics.ticks_refused.inc();
+            debug!(target = %spec.target.url, term = spec.term, "scrape refused: the target has another owner");
+        }
+        for refused in &outcome.refused {
+            let reason = refused.reason.as_str_name().to_ascii_lowercase();
+            metrics
+                .samples_refused
+                .with_label_values(&[reason.as_str()])
+                .inc_by(refused.count);
+            match refused.reason {
+                Reason::OutOfOrder => metrics.out_of_order.inc_by(refused.count),
+                Reason::TooOld | Reason::TooFarInFuture => metrics.out_of_bounds.inc_by(refused.count),
+                Reason::DuplicateTimestamp => metrics.duplicate_timestamp.inc_by(refused.count),
+                _ => {}
+            }
+            let example = refused.example.as_ref().map(|(labels, at)| format!("{labels} at {at}"));
+            warn!(
+                scrape_pool = %spec.target.pool,
+                target = %spec.target.url,
+                reason,
+                count = refused.count,
+                example,
+                "samples of a scrape refused"
+            );
+        }
+    }
+
+    fn note(&self, spec: &LoopSpec, at_ms: i64, duration: Duration, outcome: &Outcome) {
+        let metrics = &self.env.metrics;
+        let word = if outcome.error.is_none() { "up" } else { "down" };
+        metrics.scrapes.with_label_values(&[word]).inc();
+        metrics.scrape_seconds.observe(duration.as_secs_f64());
+        metrics.duplicate_timestamp.inc_by(outcome.counts.duplicates);
+        if outcome.counts.duplicates > 0 {
+            debug!(target = %spec.target.url, count = outcome.counts.duplicates, "duplicate samples dropped");
+        }
+        if let Some(error) = &outcome.error {
+            debug!(scrape_pool = %spec.target.pool, target = %spec.target.url, error, "scrape failed");
+        }
+        self.state.note(at_ms, duration, outcome.error.as_deref());
+    }
+
+    fn count_refusal(&self, refusal: &Refusal) {
+        let metrics = &self.env.metrics;
+        match refusal {
+            Refusal::SampleLimit => metrics.exceeded_sample_limit.inc(),
+            Refusal::LabelLimit(_) => metrics.exceeded_label_limits.inc(),
+            Refusal::BucketLimit => metrics.exceeded_bucket_limit.inc(),
+            Refusal::Parse(_) => {}
+        }
+    }
+
+    fn note_interval(&mut self, spec: &LoopSpec, began: Duration) {
+        if let Some(last) = self.last_began.replace(began) {
+            let ms = i64::try_from(spec.target.interval.as_millis()).unwrap_or(i64::MAX);
+            self.env
+                .metrics
+                .interval_length_seconds
+                .with_label_values(&[format_duration_ms(ms).as_str()])
+                .observe(began.saturating_sub(last).as_secs_f64());
+        }
+    }
+
+    fn count_series(&mut self, now: usize) {
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.env.metrics.cached_series.add(now - self.counted_series);
+        self.counted_series = now;
+    }
+
+    fn count_skipped(&self, tick_ms: i64, interval: Duration) {
+        let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
+        let late = self.env.clock.now().0.saturating_sub(tick_ms);
+        if late >= interval {
+            self.env.metrics.ticks_skipped.inc_by((late / interval).unsigned_abs());
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.count_series(0);
+    }
+}
