@@ -388,8 +388,20 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
+/// Cases as `PROPTEST_CASES` says: more of them for a longer run.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2000);
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(cases)
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_text_makes_the_parser_panic(text in "\\PC{0,60}") {

@@ -16,6 +16,7 @@ use crate::plan::{Extended, Node, NodeKind, Window};
 use gnomon_model::Labels;
 use gnomon_model::histogram::FloatHistogram;
 use hashbrown::HashSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What a function sees of a series at a step.
@@ -71,9 +72,20 @@ impl Out {
 
 type RangeFunction = fn(&View<'_>) -> Evaluated<Option<Out>>;
 
-fn range_function(func: FunctionId) -> Option<RangeFunction> {
+/// How a function goes about it.
+#[derive(Clone, Copy)]
+enum How {
+    /// Looks at the whole range at every step.
+    Each(RangeFunction),
+    /// The greatest (true) or least value, kept up from step to step.
+    Extreme(bool),
+}
+
+fn range_function(func: FunctionId) -> Option<How> {
     use FunctionId as F;
-    Some(match func {
+    let each: RangeFunction = match func {
+        F::MaxOverTime => return Some(How::Extreme(true)),
+        F::MinOverTime => return Some(How::Extreme(false)),
         F::Rate => rate::rate,
         F::Increase => rate::increase,
         F::Delta => rate::delta,
@@ -87,8 +99,6 @@ fn range_function(func: FunctionId) -> Option<RangeFunction> {
         F::AvgOverTime => over_time::avg,
         F::SumOverTime => over_time::sum,
         F::CountOverTime => over_time::count,
-        F::MinOverTime => over_time::min,
-        F::MaxOverTime => over_time::max,
         F::LastOverTime => over_time::last,
         F::FirstOverTime => over_time::first,
         F::PresentOverTime | F::AbsentOverTime => over_time::present,
@@ -101,7 +111,8 @@ fn range_function(func: FunctionId) -> Option<RangeFunction> {
         F::TsOfMaxOverTime => over_time::time_of_max,
         F::TsOfMinOverTime => over_time::time_of_min,
         _ => return None,
-    })
+    };
+    Some(How::Each(each))
 }
 
 /// Two ends that only move forward.
@@ -133,7 +144,7 @@ impl Exec<'_> {
         node: &Node,
         sink: &mut Sink<'_>,
     ) -> Evaluated<bool> {
-        let Some(function) = range_function(func) else {
+        let Some(how) = range_function(func) else {
             return Ok(false);
         };
         let is_window = |arg: &&Node| window_of(arg).is_some();
@@ -150,7 +161,7 @@ impl Exec<'_> {
         let mut seen: HashSet<Labels> = HashSet::new();
         self.each_points(window, &mut |points| {
             let call = RangeCall {
-                function,
+                how,
                 counter: matches!(func, FunctionId::Rate | FunctionId::Increase),
                 window,
                 scalars: &scalars,
@@ -196,6 +207,10 @@ impl Exec<'_> {
             Falls::default()
         };
         let name = points.labels.metric_name();
+        let mut how = match call.how {
+            How::Each(function) => Running::Each(function),
+            How::Extreme(greatest) => Running::Extreme(Extreme::new(greatest)),
+        };
         let window = call.window;
         for i in 0..node.grid.n {
             if i % 256 == 255 {
@@ -211,6 +226,18 @@ impl Exec<'_> {
             };
             let f = floats.advance(&points.float_times, from, to);
             let h = histograms.advance(&points.histogram_times, from, to);
+            let function = match &mut how {
+                Running::Each(function) => *function,
+                Running::Extreme(extreme) => {
+                    if let Some(value) = extreme.advance(&points.floats, f) {
+                        if !h.is_empty() {
+                            self.notes.histogram_ignored_in_range(call.span, name);
+                        }
+                        column.set_float(i, value);
+                    }
+                    continue;
+                }
+            };
             let falls_within = match f.end.checked_sub(1) {
                 Some(last) => fallen.advance(&falls.at, f.start as i64, last as i64),
                 None => 0..0,
@@ -242,7 +269,7 @@ impl Exec<'_> {
             if view.is_empty() {
                 continue;
             }
-            match (call.function)(&view)? {
+            match function(&view)? {
                 Some(Out::Float(value)) => column.set_float(i, value),
                 Some(Out::Histogram(value)) => column.set_histogram(i, value),
                 None => {}
@@ -273,8 +300,61 @@ impl Falls {
     }
 }
 
+/// [`How`], under way.
+enum Running {
+    Each(RangeFunction),
+    Extreme(Extreme),
+}
+
+/// The greatest or least value of a moving range: the positions that are, or may yet become, it.
+struct Extreme {
+    greatest: bool,
+    candidates: VecDeque<usize>,
+    /// Positions before this one have been looked at.
+    seen: usize,
+}
+
+impl Extreme {
+    const fn new(greatest: bool) -> Self {
+        Self {
+            greatest,
+            candidates: VecDeque::new(),
+            seen: 0,
+        }
+    }
+
+    /// Not-a-number only if the range has nothing else; none if it is empty.
+    fn advance(&mut self, values: &[f64], range: std::ops::Range<usize>) -> Option<f64> {
+        if range.is_empty() {
+            return None;
+        }
+        for at in self.seen.max(range.start)..range.end {
+            let value = values[at];
+            if value.is_nan() {
+                continue;
+            }
+            let beaten = |old: &usize| {
+                if self.greatest {
+                    value > values[*old]
+                } else {
+                    value < values[*old]
+                }
+            };
+            while self.candidates.back().is_some_and(beaten) {
+                self.candidates.pop_back();
+            }
+            self.candidates.push_back(at);
+        }
+        self.seen = self.seen.max(range.end);
+        while self.candidates.front().is_some_and(|at| *at < range.start) {
+            self.candidates.pop_front();
+        }
+        Some(self.candidates.front().map_or(values[range.start], |at| values[*at]))
+    }
+}
+
 struct RangeCall<'a> {
-    function: RangeFunction,
+    how: How,
     /// Whether falls are to be found.
     counter: bool,
     window: &'a Window,

@@ -95,8 +95,8 @@ fn sum_histograms(view: &View<'_>) -> Option<FloatHistogram> {
     Some(total.finish())
 }
 
-/// The float that `better` prefers over all before it, and its time in seconds.
-fn best(view: &View<'_>, better: impl Fn(f64, f64) -> bool) -> Option<(f64, f64)> {
+/// The time, in seconds, of the float that `better` prefers over all before it.
+fn time_of_best(view: &View<'_>, better: impl Fn(f64, f64) -> bool) -> Option<Out> {
     let mut best = *view.floats.first()?;
     let mut time = *view.float_times.first()?;
     view.note_ignored_histograms();
@@ -105,23 +105,15 @@ fn best(view: &View<'_>, better: impl Fn(f64, f64) -> bool) -> Option<(f64, f64)
             (best, time) = (*value, *at);
         }
     }
-    Some((best, time as f64 / 1000.0))
-}
-
-pub(crate) fn max(view: &View<'_>) -> Result {
-    Ok(best(view, |v, best| v > best).map(|(value, _)| Out::Float(value)))
-}
-
-pub(crate) fn min(view: &View<'_>) -> Result {
-    Ok(best(view, |v, best| v < best).map(|(value, _)| Out::Float(value)))
+    Some(Out::Float(time as f64 / 1000.0))
 }
 
 pub(crate) fn time_of_max(view: &View<'_>) -> Result {
-    Ok(best(view, |v, best| v >= best).map(|(_, time)| Out::Float(time)))
+    Ok(time_of_best(view, |v, best| v >= best))
 }
 
 pub(crate) fn time_of_min(view: &View<'_>) -> Result {
-    Ok(best(view, |v, best| v <= best).map(|(_, time)| Out::Float(time)))
+    Ok(time_of_best(view, |v, best| v <= best))
 }
 
 pub(crate) fn first(view: &View<'_>) -> Result {
