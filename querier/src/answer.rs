@@ -84,11 +84,12 @@ impl IntoResponse for Answer {
             return json_response(StatusCode::OK, json.into_bytes());
         }
         let (sink, chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
+        let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
-            let mut json = Json::chunks(sink);
+            let mut json = Json::chunks(sink, runtime);
             let written = self.write(&mut json).and_then(|()| json.finish());
             if written.is_err() {
-                tracing::debug!("client went away before the answer was written");
+                tracing::debug!("client went away, or stopped reading, before the answer was written");
             }
         });
         let stream = ReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>);

@@ -5,21 +5,33 @@ use gnomon_model::LabelsRef;
 use gnomon_model::gofloat;
 use gnomon_model::histogram::FloatHistogram;
 use std::fmt::Write as _;
+use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// Bytes that gather before a chunk is sent.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Whoever was to read the answer has gone.
+/// A reader that takes nothing for so long is given up, so that it does not keep a thread.
+const READER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whoever was to read the answer has gone, or does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the reader of the answer has gone")]
 pub(crate) struct Gone;
+
+/// Where chunks go.
+#[derive(Debug)]
+struct Sink {
+    chunks: mpsc::Sender<Bytes>,
+    runtime: Handle,
+}
 
 /// A JSON text in the making.
 #[derive(Debug)]
 pub(crate) struct Json {
     buffer: String,
-    sink: Option<mpsc::Sender<Bytes>>,
+    sink: Option<Sink>,
 }
 
 impl Json {
@@ -32,10 +44,10 @@ impl Json {
     }
 
     /// Chunk by chunk; [`Json::breathe`] blocks while the channel is full, so it must not run on an async thread.
-    pub(crate) fn chunks(sink: mpsc::Sender<Bytes>) -> Self {
+    pub(crate) fn chunks(chunks: mpsc::Sender<Bytes>, runtime: Handle) -> Self {
         Self {
             buffer: String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4),
-            sink: Some(sink),
+            sink: Some(Sink { chunks, runtime }),
         }
     }
 
@@ -59,7 +71,8 @@ impl Json {
     fn send(&mut self) -> Result<(), Gone> {
         let Some(sink) = &self.sink else { return Ok(()) };
         let chunk = std::mem::replace(&mut self.buffer, String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4));
-        sink.blocking_send(chunk.into()).map_err(|_| Gone)
+        let sent = sink.chunks.send_timeout(chunk.into(), READER_PATIENCE);
+        sink.runtime.block_on(sent).map_err(|_| Gone)
     }
 
     pub(crate) fn raw(&mut self, text: &str) {

@@ -1,13 +1,73 @@
 //! What the querier counts about itself.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType, Summary};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Buckets of request durations, in seconds: Prometheus' own.
 const REQUEST_SECONDS: [f64; 9] = [0.1, 0.2, 0.4, 1.0, 3.0, 8.0, 20.0, 60.0, 120.0];
 const QUERY_SECONDS: [f64; 11] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0];
 
+/// `prometheus_engine_query_duration_seconds`: a summary without quantiles (the crate has none), by part of a query.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineSeconds {
+    desc: Desc,
+    sums: Arc<Mutex<BTreeMap<&'static str, (u64, f64)>>>,
+}
+
+const ENGINE_SECONDS: (&str, &str) = ("prometheus_engine_query_duration_seconds", "Query timings");
+
+impl EngineSeconds {
+    fn new() -> prometheus::Result<Self> {
+        let (name, help) = (ENGINE_SECONDS.0.to_owned(), ENGINE_SECONDS.1.to_owned());
+        let slices = ["inner_eval", "prepare_time", "queue_time", "result_sort"];
+        Ok(Self {
+            desc: Desc::new(name, help, vec!["slice".to_owned()], HashMap::new())?,
+            sums: Arc::new(Mutex::new(slices.map(|slice| (slice, (0, 0.0))).into())),
+        })
+    }
+
+    pub(crate) fn observe(&self, slice: &'static str, took: Duration) {
+        let mut sums = self.sums.lock();
+        let (count, sum) = sums.entry(slice).or_default();
+        *count += 1;
+        *sum += took.as_secs_f64();
+    }
+}
+
+impl Collector for EngineSeconds {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let metric = |(slice, (count, sum)): (&&str, &(u64, f64))| {
+            let mut label = LabelPair::default();
+            label.set_name("slice".to_owned());
+            label.set_value((*slice).to_owned());
+            let mut summary = Summary::default();
+            summary.set_sample_count(*count);
+            summary.set_sample_sum(*sum);
+            let mut metric = Metric::from_label(vec![label]);
+            metric.set_summary(summary);
+            metric
+        };
+        let mut family = MetricFamily::default();
+        family.set_name(ENGINE_SECONDS.0.to_owned());
+        family.set_help(ENGINE_SECONDS.1.to_owned());
+        family.set_field_type(MetricType::SUMMARY);
+        family.set_metric(self.sums.lock().iter().map(metric).collect());
+        vec![family]
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    pub(crate) engine_seconds: EngineSeconds,
     pub(crate) requests: IntCounterVec,
     pub(crate) request_seconds: HistogramVec,
     pub(crate) running: IntGauge,
@@ -23,6 +83,7 @@ impl Metrics {
     /// When a name or label is not legal, which the test of this module rules out.
     pub(crate) fn new(max_concurrency: usize) -> prometheus::Result<(Self, Vec<Box<dyn Collector>>)> {
         let metrics = Self {
+            engine_seconds: EngineSeconds::new()?,
             requests: IntCounterVec::new(
                 Opts::new("prometheus_http_requests_total", "Counter of HTTP requests."),
                 &["handler", "code"],
@@ -67,6 +128,7 @@ impl Metrics {
         )?;
         most.set(i64::try_from(max_concurrency).unwrap_or(i64::MAX));
         let collectors: Vec<Box<dyn Collector>> = vec![
+            Box::new(metrics.engine_seconds.clone()),
             Box::new(metrics.requests.clone()),
             Box::new(metrics.request_seconds.clone()),
             Box::new(metrics.running.clone()),

@@ -79,6 +79,8 @@ impl Api {
             .with_label_values(&[label])
             .observe(took.as_secs_f64());
         if let Ok(outcome) = &outcome {
+            self.metrics.engine_seconds.observe("queue_time", outcome.queued);
+            self.metrics.engine_seconds.observe("inner_eval", outcome.evaluated);
             self.metrics.samples.inc_by(outcome.result.stats.samples_read);
         }
         outcome

@@ -433,6 +433,7 @@ async fn health_readiness_metrics_and_page() {
         r#"prometheus_http_requests_total{code="200",handler="/api/v1/label/:name/values"} 1"#,
         r#"prometheus_http_request_duration_seconds_count{handler="/metrics"} 1"#,
         r#"gnomon_query_duration_seconds_count{outcome="success"} 1"#,
+        r#"prometheus_engine_query_duration_seconds_count{slice="inner_eval"} 1"#,
         "process_resident_memory_bytes",
         "prometheus_engine_queries_concurrent_max 20",
     ] {

@@ -69,12 +69,17 @@ pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Resul
     let request = v1::TargetMetadataRequest {
         match_target: match_target.to_owned(),
         metric: metric.to_owned(),
-        limit: limit.map_or(0, |limit| limit as u64),
+        // The limit is one of targets, over all scrapers.
+        limit: 0,
     };
     let scope = api.scope(&form);
     let mut found = api.gather(target_metadata(&api, &scope, request)).await?;
     found.sort_by(|a, b| (&a.target_labels, &a.metric).cmp(&(&b.target_labels, &b.metric)));
-    found.truncate(limit.unwrap_or(usize::MAX));
+    if let Some(limit) = limit {
+        let targets = found.chunk_by(|a, b| a.target_labels == b.target_labels);
+        let kept = targets.take(limit).map(<[_]>::len).sum();
+        found.truncate(kept);
+    }
     let shown: Vec<_> = found
         .iter()
         .map(|entry| OfTarget {

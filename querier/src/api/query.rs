@@ -77,6 +77,7 @@ impl Common {
             gnomon_promql::parse(query, &api.state.query.language).map_err(|e| ApiError::parameter("query", e))?;
         let plan = Plan::new(query, &expr, params).map_err(|e| ApiError::parameter("query", e))?;
         let prepared = api.state.clock.monotonic().saturating_sub(began);
+        api.metrics.engine_seconds.observe("prepare_time", prepared);
         let explain = self.explain.then(|| plan.explain());
         let outcome = api.run(plan, self.run).await?;
         let stats = self.stats.then(|| result::Stats::of(&outcome, prepared));
