@@ -8,7 +8,7 @@ use gnomon_scraper::config::shape::Kind::{
     Count, Duration, Flag, Float, Integer, LooseUrl, Map, OneOf, Percentage, Positive, Relabel, Secret, Size, Text,
     TextMap, Texts,
 };
-use gnomon_scraper::config::shape::{Around, Client, Preset, Section, Shape, may, must, preset};
+use gnomon_scraper::config::shape::{Around, CLIENT, Client, Preset, Section, Shape, may, must, preset};
 use gnomon_scraper::config::{Discovered, FileSdConfig, TargetGroup};
 
 type Complaint = Option<(&'static str, String)>;
@@ -31,6 +31,7 @@ const SIGV4: Shape = Shape::new(
 
 const ALERTMANAGER: Shape = Shape::checked(
     &[
+        CLIENT,
         may("sigv4", Map(&SIGV4)),
         preset("scheme", OneOf(&["http", "https"]), Preset::Text("http")),
         may("path_prefix", Text),
@@ -199,6 +200,7 @@ pub(super) const REMOTE_WRITE: Shape = Shape::checked(
             OneOf(&["prometheus.WriteRequest", "io.prometheus.write.v2.Request"]),
             Preset::Text("prometheus.WriteRequest"),
         ),
+        CLIENT,
         preset("queue_config", Map(&QUEUE), Preset::Nested),
         preset("metadata_config", Map(&METADATA), Preset::Nested),
         may("sigv4", Map(&SIGV4)),
@@ -228,6 +230,7 @@ pub(super) const REMOTE_READ: Shape = Shape::checked(
         may("headers", TextMap),
         may("read_recent", Flag),
         may("name", Text),
+        CLIENT,
         may("required_matchers", TextMap),
         preset("filter_external_labels", Flag, Preset::Flag(true)),
     ],
@@ -261,6 +264,7 @@ pub(super) const TRACING: Shape = Shape::checked(
         must("endpoint", Text),
         may("sampling_fraction", Float),
         may("insecure", Flag),
+        CLIENT,
         may("headers", TextMap),
         may("compression", OneOf(&["gzip"])),
         may("timeout", Duration),

@@ -208,7 +208,7 @@ impl FileSdConfig {
 pub fn relabel_configs(rules: &[RelabelConfig]) -> Out {
     let print = |rule: &RelabelConfig| {
         let mut out = Printed::default();
-        out.put_filled("source_labels", Out::texts(&rule.source_labels));
+        out.put_filled("source_labels", Out::Flow(rule.source_labels.clone()));
         out.put_filled("separator", Out::text(&rule.separator));
         if rule.regex.source() != DEFAULT_REGEX {
             let source = rule.regex.source();

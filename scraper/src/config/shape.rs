@@ -73,7 +73,11 @@ pub enum Kind {
     Map(&'static Shape),
     List(&'static Shape),
     Relabel(&'static str),
+    /// Not a field: where the client's options stand when the section is shown; without it, last.
+    Client,
 }
+
+pub const CLIENT: Field = may("", Kind::Client);
 
 /// A field that may be absent.
 pub const fn may(name: &'static str, kind: Kind) -> Field {
@@ -200,18 +204,30 @@ impl Shape {
     /// As [`Shape::read`], but for unknown fields.
     pub fn read_fields(&self, fields: &mut Fields<'_>, around: Around<'_>) -> Result<Section, YamlError> {
         let mut section = Section::default();
-        for field @ Field {
-            name, kind, required, ..
-        } in self.fields
-        {
-            let read = fields.read(name, |at| kind.read(at, around))?;
-            if *required && read.as_ref().is_none_or(Out::is_empty) {
-                return Err(fields.error_at(name, format!("{name} is required and must not be empty")));
+        for field in self.fields {
+            if matches!(field.kind, Kind::Client) {
+                self.read_client(fields, around, &mut section)?;
+                continue;
+            }
+            let read = fields.read(field.name, |at| field.kind.read(at, around))?;
+            if field.required && read.as_ref().is_none_or(Out::is_empty) {
+                let message = format!("{} is required and must not be empty", field.name);
+                return Err(fields.error_at(field.name, message));
             }
             if let Some(out) = read.or_else(|| field.preset_out()) {
-                section.fields.push(((*name).to_owned(), out));
+                section.fields.push((field.name.to_owned(), out));
             }
         }
+        if !self.fields.iter().any(|field| matches!(field.kind, Kind::Client)) {
+            self.read_client(fields, around, &mut section)?;
+        }
+        match (self.check)(&section) {
+            Some((name, message)) => Err(fields.error_at(name, message)),
+            None => Ok(section),
+        }
+    }
+
+    fn read_client(&self, fields: &mut Fields<'_>, around: Around<'_>, section: &mut Section) -> Result<(), YamlError> {
         match self.client {
             Client::None => {}
             Client::Tls => section.fields.extend(TlsConfig::read(fields, around.dir)?.to_fields()),
@@ -223,17 +239,14 @@ impl Shape {
                 section.http = Some(http);
             }
         }
-        match (self.check)(&section) {
-            Some((name, message)) => Err(fields.error_at(name, message)),
-            None => Ok(section),
-        }
+        Ok(())
     }
 }
 
 impl Kind {
     fn read(&self, at: &At<'_>, around: Around<'_>) -> Result<Out, YamlError> {
         Ok(match self {
-            Self::Text => Out::text(at.text()?),
+            Self::Text | Self::Client => Out::text(at.text()?),
             Self::Secret => match at.text()? {
                 "" => Out::text(""),
                 _ => Out::text(REDACTED),

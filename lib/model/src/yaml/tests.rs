@@ -106,6 +106,9 @@ fn texts_are_written_so_that_they_read_back() {
     let out = Out::Map(vec![
         ("plain".into(), Out::text("http://x:1/a?b#c")),
         ("number".into(), Out::text("123")),
+        ("address".into(), Out::text("1.2.3.4:9093")),
+        ("time".into(), Out::text("12:30:45")),
+        ("flow".into(), Out::Flow(vec!["a".into(), "b,c".into(), "1".into()])),
         (
             "list".into(),
             Out::List(vec![Out::Map(vec![
@@ -118,7 +121,8 @@ fn texts_are_written_so_that_they_read_back() {
         ("lines".into(), Out::text("a\nb")),
         ("map".into(), Out::Map(vec![("yes".into(), Out::Bool(true))])),
     ]);
-    let text = "plain: http://x:1/a?b#c\nnumber: \"123\"\nlist:\n- a: 1\n  b:\n  - x\nempty: []\nstar: '*.json'\n\
+    let text = "plain: http://x:1/a?b#c\nnumber: \"123\"\naddress: 1.2.3.4:9093\ntime: \"12:30:45\"\n\
+                flow: [a, \"b,c\", \"1\"]\nlist:\n- a: 1\n  b:\n  - x\nempty: []\nstar: '*.json'\n\
                 lines: \"a\\nb\"\nmap:\n  \"yes\": true\n";
     assert_eq!(out.to_yaml(), text);
 }

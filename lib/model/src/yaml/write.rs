@@ -12,6 +12,8 @@ pub enum Out {
     /// Quoted where it would otherwise read as something else.
     Text(String),
     List(Vec<Self>),
+    /// Texts in one line: `[a, b]`.
+    Flow(Vec<String>),
     /// In the order given.
     Map(Vec<(String, Self)>),
 }
@@ -31,6 +33,7 @@ impl Out {
             Self::Null => true,
             Self::Text(text) => text.is_empty(),
             Self::List(items) => items.is_empty(),
+            Self::Flow(texts) => texts.is_empty(),
             Self::Map(entries) => entries.is_empty(),
             Self::Bool(_) | Self::Int(_) | Self::Float(_) => false,
         }
@@ -116,6 +119,19 @@ fn write_scalar(text: &mut String, value: &Out) {
             write_text(text, scalar);
             Ok(())
         }
+        Out::Flow(texts) => {
+            text.push('[');
+            for (i, scalar) in texts.iter().enumerate() {
+                text.push_str(if i > 0 { ", " } else { "" });
+                if scalar.contains([',', '[', ']', '{', '}']) {
+                    write_double_quoted(text, scalar);
+                } else {
+                    write_text(text, scalar);
+                }
+            }
+            text.push(']');
+            Ok(())
+        }
         Out::List(_) => write!(text, "[]"),
         Out::Map(_) => write!(text, "{{}}"),
     };
@@ -134,20 +150,28 @@ fn write_text(text: &mut String, scalar: &str) {
     }
 }
 
-/// Whether a bare text would read as null, a boolean or a number (or might, in YAML 1.1).
+/// Whether a bare text would read as null, a boolean, a number or a time (or might, in YAML 1.1).
 fn reads_as_other(scalar: &str) -> bool {
     let words = [
-        "", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n", "<<", ".nan", ".inf", "=", "---",
+        "", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n", "<<", "=", "---", "...",
     ];
-    let lower = scalar.to_ascii_lowercase();
-    let starts_like_number = lower
-        .trim_start_matches(['+', '-', '.'])
-        .starts_with(|c: char| c.is_ascii_digit());
-    let number_letters =
-        |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | '_' | ':' | 'a'..='f' | 'x' | 'o' | 't' | 'z');
-    words.contains(&lower.trim_start_matches(['+', '-']))
-        || words.contains(&lower.as_str())
-        || (starts_like_number && lower.chars().all(number_letters) && !lower.contains("://"))
+    let lower = scalar.to_ascii_lowercase().replace('_', "");
+    let bare = lower.trim_start_matches(['+', '-']);
+    let in_base = ["0x", "0o", "0b"].iter().any(|base| {
+        bare.strip_prefix(base)
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+    });
+    // YAML 1.1 has numbers to the base of sixty: 12:30:45.
+    let (whole, parts) = bare.split_once(':').unwrap_or((bare, ""));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let sexagesimal = digits(whole)
+        && parts
+            .split(':')
+            .all(|part| digits(part) && part.split('.').all(|p| p.len() < 3));
+    let date = bare.len() > 5 && bare.as_bytes()[..4].iter().all(u8::is_ascii_digit) && bare.as_bytes()[4] == b'-';
+    // Rust reads all that YAML reads as a float, once the dots of `.inf` and `.nan` are gone, and a little more.
+    let number = bare.parse::<f64>().is_ok() || bare.trim_start_matches('.').parse::<f64>().is_ok();
+    words.contains(&scalar.to_ascii_lowercase().as_str()) || number || in_base || sexagesimal || date
 }
 
 fn is_plain(scalar: &str) -> bool {
