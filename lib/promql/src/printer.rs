@@ -33,6 +33,10 @@ impl fmt::Display for QuotedString<'_> {
 }
 
 fn write_seconds(f: &mut fmt::Formatter<'_>, value: f64, duration: bool) -> fmt::Result {
+    if value == f64::INFINITY {
+        // Not `+Inf`: a sign binds looser than `^`.
+        return f.write_str("Inf");
+    }
     if !duration {
         return write!(f, "{}", Plain(value));
     }

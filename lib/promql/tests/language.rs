@@ -211,7 +211,7 @@ fn canonical_text() {
         ("x @ start()", "x @ start()"),
         ("-2^-3 + +1", "-2 ^ -3 + 1"),
         (r#"{"my.metric", "a b"="c"}"#, r#"{"my.metric","a b"="c"}"#),
-        ("0x10 + 1e3 + Inf", "16 + 1000 + +Inf"),
+        ("0x10 + 1e3 + Inf", "16 + 1000 + Inf"),
         ("a atan2 b and c", "a atan2 b and c"),
         ("1h", "1h"),
         ("x[2m*(1+2)]", "x[2m * (1s + 2s)]"),

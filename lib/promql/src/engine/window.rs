@@ -1,6 +1,7 @@
 //! Functions over ranges: each series is taken through all steps with two moving ends.
 
 pub(crate) mod extended;
+mod moving;
 pub(crate) mod over_time;
 pub(crate) mod rate;
 pub(crate) mod trend;
@@ -16,7 +17,7 @@ use crate::plan::{Extended, Node, NodeKind, Window};
 use gnomon_model::Labels;
 use gnomon_model::histogram::FloatHistogram;
 use hashbrown::HashSet;
-use std::collections::VecDeque;
+use moving::{Extreme, Falls, Moving};
 use std::sync::Arc;
 
 /// What a function sees of a series at a step.
@@ -115,26 +116,6 @@ fn range_function(func: FunctionId) -> Option<How> {
     Some(How::Each(each))
 }
 
-/// Two ends that only move forward.
-#[derive(Default)]
-struct Ends {
-    from: usize,
-    to: usize,
-}
-
-impl Ends {
-    /// Samples after `start`, up to `end`.
-    fn advance(&mut self, times: &[i64], start: i64, end: i64) -> std::ops::Range<usize> {
-        while times.get(self.to).is_some_and(|t| *t <= end) {
-            self.to += 1;
-        }
-        while self.from < self.to && times[self.from] <= start {
-            self.from += 1;
-        }
-        self.from..self.to
-    }
-}
-
 impl Exec<'_> {
     /// A function with a range vector among its arguments; false if `func` is none.
     pub(crate) fn range_call(
@@ -198,51 +179,52 @@ impl Exec<'_> {
     }
 
     fn range_column(&self, call: &RangeCall<'_>, points: &Points, node: &Node) -> Evaluated<Column> {
+        match call.how {
+            How::Each(function) => self.each_range(call, function, points, node),
+            How::Extreme(greatest) => self.extremes(call, greatest, points, node),
+        }
+    }
+
+    fn extremes(&self, call: &RangeCall<'_>, greatest: bool, points: &Points, node: &Node) -> Evaluated<Column> {
         let mut column = Column::empty(points.labels.clone(), node.grid.n);
-        let lookback_ms = self.plan.params.lookback_ms;
-        let (mut floats, mut histograms, mut fallen) = (Ends::default(), Ends::default(), Ends::default());
-        let falls = if call.counter {
+        let mut moving = Moving::new(call.window, self.plan.params.lookback_ms);
+        let mut extreme = Extreme::new(greatest);
+        for i in 0..node.grid.n {
+            let range = moving.to(node.grid.time(i), points);
+            if let Some(value) = extreme.advance(&points.floats, range.floats) {
+                if !range.histograms.is_empty() {
+                    self.notes
+                        .histogram_ignored_in_range(call.span, points.labels.metric_name());
+                }
+                column.set_float(i, value);
+            }
+        }
+        Ok(column)
+    }
+
+    fn each_range(
+        &self,
+        call: &RangeCall<'_>,
+        function: RangeFunction,
+        points: &Points,
+        node: &Node,
+    ) -> Evaluated<Column> {
+        let mut column = Column::empty(points.labels.clone(), node.grid.n);
+        let mut moving = Moving::new(call.window, self.plan.params.lookback_ms);
+        let mut falls = if call.counter {
             Falls::of(&points.floats)
         } else {
             Falls::default()
         };
         let name = points.labels.metric_name();
-        let mut how = match call.how {
-            How::Each(function) => Running::Each(function),
-            How::Extreme(greatest) => Running::Extreme(Extreme::new(greatest)),
-        };
-        let window = call.window;
         for i in 0..node.grid.n {
             if i % 256 == 255 {
                 self.check()?;
             }
             let step_ms = node.grid.time(i);
-            let end_ms = window.shift.apply(step_ms);
-            let start_ms = end_ms.saturating_sub(window.range_ms);
-            let (from, to) = match window.extended {
-                Extended::No => (start_ms, end_ms),
-                Extended::Anchored => (start_ms.saturating_sub(lookback_ms), end_ms),
-                Extended::Smoothed => (start_ms.saturating_sub(lookback_ms), end_ms.saturating_add(lookback_ms)),
-            };
-            let f = floats.advance(&points.float_times, from, to);
-            let h = histograms.advance(&points.histogram_times, from, to);
-            let function = match &mut how {
-                Running::Each(function) => *function,
-                Running::Extreme(extreme) => {
-                    if let Some(value) = extreme.advance(&points.floats, f) {
-                        if !h.is_empty() {
-                            self.notes.histogram_ignored_in_range(call.span, name);
-                        }
-                        column.set_float(i, value);
-                    }
-                    continue;
-                }
-            };
-            let falls_within = match f.end.checked_sub(1) {
-                Some(last) => fallen.advance(&falls.at, f.start as i64, last as i64),
-                None => 0..0,
-            };
-            let scalar = |at: usize| {
+            let range = moving.to(step_ms, points);
+            let (f, h) = (range.floats, range.histograms);
+            let argument = |at: usize| {
                 call.scalars
                     .get(at)
                     .and_then(|values| values.get(i))
@@ -251,16 +233,16 @@ impl Exec<'_> {
             };
             let view = View {
                 float_times: &points.float_times[f.clone()],
-                floats: &points.floats[f],
+                floats: &points.floats[f.clone()],
                 histogram_times: &points.histogram_times[h.clone()],
                 histograms: &points.histograms[h],
-                start_ms,
-                end_ms,
+                start_ms: range.start_ms,
+                end_ms: range.end_ms,
                 step_ms,
-                range_ms: window.range_ms,
-                extended: window.extended,
-                args: [scalar(0), scalar(1)],
-                fallen_from: &falls.from[falls_within],
+                range_ms: call.window.range_ms,
+                extended: call.window.extended,
+                args: [argument(0), argument(1)],
+                fallen_from: falls.within(&f),
                 name,
                 span: call.span,
                 first_span: call.first_span,
@@ -276,80 +258,6 @@ impl Exec<'_> {
             }
         }
         Ok(column)
-    }
-}
-
-/// Where a counter fell: so that a long range need not be gone through again at every step.
-#[derive(Default)]
-struct Falls {
-    /// Positions of the samples that are less than the one before.
-    at: Vec<i64>,
-    /// The value before each.
-    from: Vec<f64>,
-}
-
-impl Falls {
-    fn of(values: &[f64]) -> Self {
-        let fell = |(_, pair): &(i64, &[f64])| pair[1] < pair[0];
-        let (at, from) = (1i64..)
-            .zip(values.windows(2))
-            .filter(fell)
-            .map(|(at, pair)| (at, pair[0]))
-            .unzip();
-        Self { at, from }
-    }
-}
-
-/// [`How`], under way.
-enum Running {
-    Each(RangeFunction),
-    Extreme(Extreme),
-}
-
-/// The greatest or least value of a moving range: the positions that are, or may yet become, it.
-struct Extreme {
-    greatest: bool,
-    candidates: VecDeque<usize>,
-    /// Positions before this one have been looked at.
-    seen: usize,
-}
-
-impl Extreme {
-    const fn new(greatest: bool) -> Self {
-        Self {
-            greatest,
-            candidates: VecDeque::new(),
-            seen: 0,
-        }
-    }
-
-    /// Not-a-number only if the range has nothing else; none if it is empty.
-    fn advance(&mut self, values: &[f64], range: std::ops::Range<usize>) -> Option<f64> {
-        if range.is_empty() {
-            return None;
-        }
-        for at in self.seen.max(range.start)..range.end {
-            let value = values[at];
-            if value.is_nan() {
-                continue;
-            }
-            let beaten = |old: &usize| {
-                if self.greatest {
-                    value > values[*old]
-                } else {
-                    value < values[*old]
-                }
-            };
-            while self.candidates.back().is_some_and(beaten) {
-                self.candidates.pop_back();
-            }
-            self.candidates.push_back(at);
-        }
-        self.seen = self.seen.max(range.end);
-        while self.candidates.front().is_some_and(|at| *at < range.start) {
-            self.candidates.pop_front();
-        }
-        Some(self.candidates.front().map_or(values[range.start], |at| values[*at]))
     }
 }
 

@@ -1,0 +1,153 @@
+//! Ranges that move forward over the samples of a series, and what is kept up as they move.
+
+use crate::engine::select::Points;
+use crate::plan::{Extended, Window};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Two ends that only move forward.
+#[derive(Default)]
+struct Ends {
+    from: usize,
+    to: usize,
+}
+
+impl Ends {
+    /// Samples after `start`, up to `end`.
+    fn advance(&mut self, times: &[i64], start: i64, end: i64) -> Range<usize> {
+        while times.get(self.to).is_some_and(|t| *t <= end) {
+            self.to += 1;
+        }
+        while self.from < self.to && times[self.from] <= start {
+            self.from += 1;
+        }
+        self.from..self.to
+    }
+}
+
+/// The samples of a step.
+pub(super) struct Place {
+    /// Left end of the range, exclusive; samples may lie before it where the range is extended.
+    pub(super) start_ms: i64,
+    /// Right end, inclusive, likewise.
+    pub(super) end_ms: i64,
+    pub(super) floats: Range<usize>,
+    pub(super) histograms: Range<usize>,
+}
+
+pub(super) struct Moving<'w> {
+    window: &'w Window,
+    lookback_ms: i64,
+    floats: Ends,
+    histograms: Ends,
+}
+
+impl<'w> Moving<'w> {
+    pub(super) fn new(window: &'w Window, lookback_ms: i64) -> Self {
+        Self {
+            window,
+            lookback_ms,
+            floats: Ends::default(),
+            histograms: Ends::default(),
+        }
+    }
+
+    /// Moves on to a step, which must not lie before the last.
+    pub(super) fn to(&mut self, step_ms: i64, points: &Points) -> Place {
+        let end_ms = self.window.shift.apply(step_ms);
+        let start_ms = end_ms.saturating_sub(self.window.range_ms);
+        let before = start_ms.saturating_sub(self.lookback_ms);
+        let (from, to) = match self.window.extended {
+            Extended::No => (start_ms, end_ms),
+            Extended::Anchored => (before, end_ms),
+            Extended::Smoothed => (before, end_ms.saturating_add(self.lookback_ms)),
+        };
+        Place {
+            start_ms,
+            end_ms,
+            floats: self.floats.advance(&points.float_times, from, to),
+            histograms: self.histograms.advance(&points.histogram_times, from, to),
+        }
+    }
+}
+
+/// Where a counter fell: so that a long range need not be gone through again at every step.
+#[derive(Default)]
+pub(super) struct Falls {
+    /// Positions of the samples that are less than the one before.
+    at: Vec<i64>,
+    /// The value before each.
+    from: Vec<f64>,
+    ends: Ends,
+}
+
+impl Falls {
+    pub(super) fn of(values: &[f64]) -> Self {
+        let fell = |(_, pair): &(i64, &[f64])| pair[1] < pair[0];
+        let (at, from) = (1i64..)
+            .zip(values.windows(2))
+            .filter(fell)
+            .map(|(at, pair)| (at, pair[0]))
+            .unzip();
+        Self {
+            at,
+            from,
+            ends: Ends::default(),
+        }
+    }
+
+    /// The values from which the counter fell between samples of a range, in order. Ranges must not move back.
+    pub(super) fn within(&mut self, floats: &Range<usize>) -> &[f64] {
+        match floats.end.checked_sub(1) {
+            Some(last) => &self.from[self.ends.advance(&self.at, floats.start as i64, last as i64)],
+            None => &[],
+        }
+    }
+}
+
+/// The greatest or least value of a moving range: the positions that are, or may yet become, it.
+pub(super) struct Extreme {
+    greatest: bool,
+    candidates: VecDeque<usize>,
+    /// Positions before this one have been looked at.
+    seen: usize,
+}
+
+impl Extreme {
+    pub(super) const fn new(greatest: bool) -> Self {
+        Self {
+            greatest,
+            candidates: VecDeque::new(),
+            seen: 0,
+        }
+    }
+
+    /// Not-a-number only if the range has nothing else; none if it is empty.
+    pub(super) fn advance(&mut self, values: &[f64], range: Range<usize>) -> Option<f64> {
+        if range.is_empty() {
+            return None;
+        }
+        for at in self.seen.max(range.start)..range.end {
+            let value = values[at];
+            if value.is_nan() {
+                continue;
+            }
+            let beaten = |old: &usize| {
+                if self.greatest {
+                    value > values[*old]
+                } else {
+                    value < values[*old]
+                }
+            };
+            while self.candidates.back().is_some_and(beaten) {
+                self.candidates.pop_back();
+            }
+            self.candidates.push_back(at);
+        }
+        self.seen = self.seen.max(range.end);
+        while self.candidates.front().is_some_and(|at| *at < range.start) {
+            self.candidates.pop_front();
+        }
+        Some(self.candidates.front().map_or(values[range.start], |at| values[*at]))
+    }
+}
