@@ -1,6 +1,6 @@
 //! Label matchers as PromQL and the HTTP API have them.
 
-use crate::labels::LabelsRef;
+use crate::labels::{LabelsRef, is_legacy_label_name};
 use std::fmt;
 
 /// How a matcher compares.
@@ -115,8 +115,91 @@ impl std::hash::Hash for Matcher {
     }
 }
 
+/// As in a selector: `job="api"`; a name that is not a classic one is quoted too.
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{:?}", self.name, self.op, self.value)
+        if is_legacy_label_name(&self.name) {
+            f.write_str(&self.name)?;
+        } else {
+            write_quoted(&self.name, f)?;
+        }
+        write!(f, "{}", self.op)?;
+        write_quoted(&self.value, f)
+    }
+}
+
+/// As Go's `%q` prints a text.
+fn write_quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    use fmt::Write;
+    f.write_char('"')?;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => write!(f, "\\{c}")?,
+            '\x07' => f.write_str("\\a")?,
+            '\x08' => f.write_str("\\b")?,
+            '\x0c' => f.write_str("\\f")?,
+            '\n' => f.write_str("\\n")?,
+            '\r' => f.write_str("\\r")?,
+            '\t' => f.write_str("\\t")?,
+            '\x0b' => f.write_str("\\v")?,
+            c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
+            c if is_unprintable(c) => write!(f, "\\u{:04x}", u32::from(c))?,
+            c => f.write_char(c)?,
+        }
+    }
+    f.write_char('"')
+}
+
+/// Controls, separators other than the blank, and marks without a shape, as far as they lie in the basic plane.
+fn is_unprintable(c: char) -> bool {
+    let formats = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c.is_control() || formats || (c != ' ' && c.is_whitespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Labels;
+
+    fn matcher(op: MatchOp, value: &str) -> Matcher {
+        Matcher::new("a", op, value).expect("a matcher")
+    }
+
+    #[test]
+    fn an_absent_label_has_the_empty_value() {
+        let (with, without) = (Labels::from_pairs([("a", "x")]), Labels::from_pairs([("b", "x")]));
+        for (op, value, on_with, on_without) in [
+            (MatchOp::Equal, "x", true, false),
+            (MatchOp::Equal, "", false, true),
+            (MatchOp::NotEqual, "x", false, true),
+            (MatchOp::NotEqual, "", true, false),
+            (MatchOp::Regex, "x|y", true, false),
+            (MatchOp::Regex, "x?", true, true),
+            (MatchOp::Regex, ".+", true, false),
+            (MatchOp::Regex, ".*", true, true),
+            (MatchOp::Regex, "[xy]z*", true, false),
+            (MatchOp::NotRegex, "x|y", false, true),
+            (MatchOp::NotRegex, ".+", false, true),
+            (MatchOp::NotRegex, ".*", false, false),
+        ] {
+            let matcher = matcher(op, value);
+            let got = (
+                matcher.matches_labels(with.as_ref()),
+                matcher.matches_labels(without.as_ref()),
+            );
+            assert_eq!(got, (on_with, on_without), "{matcher}");
+            assert_eq!(matcher.matches_empty(), on_without, "{matcher}");
+        }
+    }
+
+    #[test]
+    fn a_matcher_prints_as_in_a_selector() {
+        assert_eq!(
+            matcher(MatchOp::NotRegex, "x\\d\"\n\x01\u{a0}é").to_string(),
+            r#"a!~"x\\d\"\n\x01\u00a0é""#
+        );
+        assert_eq!(Matcher::equal("a.b", "c").to_string(), r#""a.b"="c""#);
+        let error = Matcher::new("a", MatchOp::Regex, "(").expect_err("no expression");
+        assert_eq!(error.to_string(), "error parsing regexp: missing closing ): `(`");
     }
 }
