@@ -129,6 +129,24 @@ impl Shards {
         self.shards.read().values().cloned().collect()
     }
 
+    /// Brings the gauges of the whole node up to date.
+    pub(crate) fn show(&self, metrics: &IngesterMetrics) {
+        let (mut series, mut min_ms, mut max_ms) = (0, i64::MAX, i64::MIN);
+        for shard in self.all() {
+            shard.machine.read(|state| {
+                series += state.series_count();
+                max_ms = max_ms.max(state.counters.newest_ms);
+                let windows = state.tenants.values().filter_map(|t| t.head.windows.keys().next());
+                min_ms = windows.fold(min_ms, |min, start| min.min(*start));
+            });
+        }
+        metrics.head_series.set(i64::try_from(series).unwrap_or(i64::MAX));
+        if min_ms <= max_ms {
+            metrics.head_min_ms.set(min_ms);
+            metrics.head_max_ms.set(max_ms);
+        }
+    }
+
     fn get(&self, shard: u32) -> Result<Arc<Shard>, ServiceError> {
         let there = self.shards.read().get(&ShardId(shard)).cloned();
         there.ok_or_else(|| ServiceError::NotFound(format!("shard {shard} is not on this node")))

@@ -12,5 +12,9 @@ mod state;
 
 pub use machine::ShardMachine;
 
+pub(crate) fn series_count(state: &state::ShardState) -> u64 {
+    state.series_count()
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,42 @@
+//! Targets that nobody scrapes any more.
+
+use super::Duties;
+use crate::shard::entry::{Command, SilentTarget};
+use std::time::Duration;
+
+/// Targets of one entry.
+const MOST: usize = 1000;
+
+impl Duties {
+    /// A leader gives targets the time to come to it, before it counts what went before it against them.
+    pub(super) async fn expire_targets(&mut self, leading: Duration) {
+        let now_ms = self.context.clock.now().0;
+        let leading_ms = u64::try_from(leading.as_millis()).unwrap_or(u64::MAX);
+        let targets: Vec<_> = self.shard.machine.read(|state| {
+            let all = state.tenants.iter().flat_map(|(tenant, there)| {
+                let silent = there.head.targets.iter().filter(|(_, t)| {
+                    let silent_ms = u64::try_from(now_ms.saturating_sub(t.heard_ms)).unwrap_or(0);
+                    !t.is_idle() && silent_ms.min(leading_ms) > t.patience_ms()
+                });
+                silent.map(|(id, target)| SilentTarget {
+                    tenant: tenant.clone(),
+                    target: *id,
+                    term: target.term,
+                    heard_ms: target.heard_ms,
+                })
+            });
+            all.take(MOST).collect()
+        });
+        if targets.is_empty() {
+            return;
+        }
+        let (shard, count) = (self.shard.id().0, targets.len());
+        match self.shard.propose(Command::ExpireTargets { targets }).await {
+            Ok(_) => {
+                self.context.metrics.targets_expired.inc_by(count as u64);
+                tracing::info!(shard, targets = count, "silent targets expired");
+            }
+            Err(error) => tracing::warn!(shard, targets = count, %error, "silent targets not expired"),
+        }
+    }
+}

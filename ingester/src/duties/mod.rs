@@ -1,0 +1,126 @@
+//! What a shard's leader does beside answering: seals windows, uploads parts, gives up targets that went silent.
+//!
+//! Nothing here decides anything by itself: every step is a log entry or a commit of the catalogue, which may fail
+//! because another leader was faster, and is then looked at afresh.
+
+mod expire;
+mod seal;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+pub use upload::UploadError;
+
+use crate::metrics::IngesterMetrics;
+use crate::service::Shard;
+use crate::shard::entry::Limits;
+use gnomon_model::Clock;
+use gnomon_proto::service::MetaService;
+use object_store::ObjectStore;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Debug)]
+pub struct DutyOptions {
+    /// How often a leader looks around.
+    pub interval: Duration,
+    /// A window is sealed this long after its end, by the shard's newest sample or the leader's clock.
+    pub seal_after_ms: u64,
+    /// A window that is due is sealed once nothing came for so long.
+    pub quiet: Duration,
+    /// A window that is due is sealed after so long, whatever comes.
+    pub patience: Duration,
+    /// A window with more samples than this is due before its end.
+    pub max_window_samples: u64,
+    /// After a failed upload; doubled with each further failure, up to 32 times.
+    pub retry_after: Duration,
+}
+
+impl Default for DutyOptions {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(5),
+            seal_after_ms: Limits::default().out_of_order_ms,
+            quiet: Duration::from_secs(60),
+            patience: Duration::from_secs(15 * 60),
+            max_window_samples: 500_000_000,
+            retry_after: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the duties of a node's shards are done with.
+#[derive(Clone)]
+pub struct DutyContext {
+    pub options: DutyOptions,
+    pub meta: Arc<dyn MetaService>,
+    pub bucket: Arc<dyn ObjectStore>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: IngesterMetrics,
+}
+
+/// The duties of one shard, as far as this node leads it.
+pub struct Duties {
+    context: DutyContext,
+    shard: Arc<Shard>,
+    /// Monotonic time at which this node was first seen leading.
+    leading_since: Option<Duration>,
+    watched: seal::WatchedWindows,
+    uploads: upload::Backoff,
+}
+
+impl Duties {
+    #[must_use]
+    pub fn new(context: DutyContext, shard: Arc<Shard>) -> Self {
+        Self {
+            context,
+            shard,
+            leading_since: None,
+            watched: seal::WatchedWindows::default(),
+            uploads: upload::Backoff::default(),
+        }
+    }
+
+    /// Runs until it is stopped.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.context.options.interval) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.round() => {}
+            }
+        }
+    }
+
+    /// Looks once at what is due.
+    pub async fn round(&mut self) {
+        self.show();
+        if !self.shard.log.is_leader() || !self.shard.machine.is_sound() {
+            self.leading_since = None;
+            self.watched = seal::WatchedWindows::default();
+            return;
+        }
+        let now = self.context.clock.monotonic();
+        let since = *self.leading_since.get_or_insert(now);
+        self.expire_targets(now.saturating_sub(since)).await;
+        self.seal_due_windows(now).await;
+        self.upload_parts(now).await;
+    }
+
+    fn show(&self) {
+        let (series, parts, bytes) = self.shard.machine.read(|state| {
+            let parts: usize = state.tenants.values().map(|t| t.head.sealed.len()).sum();
+            (state.series_count(), parts, state.sealed_bytes())
+        });
+        let shard = self.shard.id().to_string();
+        let labels = &[shard.as_str()];
+        let metrics = &self.context.metrics;
+        metrics.series.with_label_values(labels).set(series as i64);
+        metrics.sealed_parts.with_label_values(labels).set(parts as i64);
+        metrics.sealed_bytes.with_label_values(labels).set(bytes as i64);
+    }
+}

@@ -1,0 +1,313 @@
+//! From a sealed part to a block in the catalogue.
+//!
+//! ```text
+//! read the catalogue (linearizable) -> a block covers the part: Published
+//!                                   -> else stage, upload, publish -> read the catalogue again -> Published
+//! ```
+//! Only the catalogue makes it safe: a leader that was deposed meanwhile finds the part covered, or its staged block
+//! condemned.
+
+use super::Duties;
+use crate::head::Head;
+use crate::service::Shard;
+use crate::shard::entry::Command;
+use crate::shard::select::stored_pages;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{BlockId, FeatureLevel, LabelsRef, PartId, PlacementEpoch, SeriesRef, ShardId, TenantId, TimeRange};
+use gnomon_proto::ServiceError;
+use gnomon_proto::v1::block_record::State;
+use gnomon_proto::v1::{
+    BlockRecord, CondemnBlocks, MetaCommand, MetaState, PublishBlock, StageBlock, meta_command::Command as MetaChange,
+};
+use gnomon_tsdb::bucket::block_path;
+use gnomon_tsdb::page::Page;
+use gnomon_tsdb::{BlockError, BlockMeta, BlockStats, BlockWriter, UploadSink};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Series read from the store at once.
+const READ_SERIES: usize = 256;
+/// Beside its pages a block has about so many bytes for each series, and so many for itself: for the reservation.
+const INDEX_BYTES_PER_SERIES: u64 = 300;
+const BLOCK_BYTES: u64 = 64 << 10;
+const MOST_DOUBLINGS: u32 = 5;
+
+/// Why a part is not published yet.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    #[error("the catalogue refused it: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    #[error("the part was dropped while it was read: another leader published it")]
+    Dropped,
+    #[error("the metadata group names no cluster")]
+    NoCluster,
+}
+
+/// Parts that failed: when to try again.
+#[derive(Debug, Default)]
+pub(super) struct Backoff(BTreeMap<u64, (u32, Duration)>);
+
+impl Backoff {
+    fn is_due(&self, part: u64, now: Duration) -> bool {
+        self.0.get(&part).is_none_or(|(_, at)| *at <= now)
+    }
+
+    fn failed(&mut self, part: u64, now: Duration, first: Duration) {
+        let (times, at) = self.0.entry(part).or_insert((0, now));
+        *at = now + first * (1 << (*times).min(MOST_DOUBLINGS));
+        *times += 1;
+    }
+}
+
+/// A part that waits for its upload.
+#[derive(Clone, Debug)]
+struct Waiting {
+    tenant: TenantId,
+    tenant_number: u32,
+    number: u64,
+    window: TimeRange,
+    bytes: u64,
+    series: u64,
+}
+
+impl Duties {
+    pub(super) async fn upload_parts(&mut self, now: Duration) {
+        let waiting = waiting(&self.shard);
+        self.uploads
+            .0
+            .retain(|part, _| waiting.iter().any(|w| w.number == *part));
+        let shard = self.shard.id().0;
+        for part in waiting {
+            if !self.uploads.is_due(part.number, now) || !self.shard.log.is_leader() {
+                continue;
+            }
+            if let Err(error) = self.publish(&part).await {
+                self.context.metrics.upload_failures.inc();
+                self.uploads.failed(part.number, now, self.context.options.retry_after);
+                tracing::warn!(shard, part = part.number, %error, "part not published, it will be tried again");
+            }
+        }
+    }
+
+    /// Sees to it that the part is in the catalogue, and tells the shard.
+    async fn publish(&self, part: &Waiting) -> Result<(), UploadError> {
+        let meta = &self.context.meta;
+        let mut state = meta.read().await?;
+        if !is_covered(&state, self.shard.id(), part) {
+            self.condemn_leftovers(&state, part).await?;
+            self.upload(&state, part).await?;
+            state = meta.read().await?;
+        }
+        if !is_covered(&state, self.shard.id(), part) {
+            return Err(UploadError::Refused(
+                "its block is not in the catalogue any more".into(),
+            ));
+        }
+        let published = Command::Published {
+            part: part.number,
+            catalogue_revision: state.catalogue_revision,
+        };
+        self.shard.propose(published).await?;
+        Ok(())
+    }
+
+    /// Blocks of attempts that did not come to their end: this leader's, or those of one before it.
+    async fn condemn_leftovers(&self, state: &MetaState, part: &Waiting) -> Result<(), UploadError> {
+        let ids: Vec<_> = covering(state, self.shard.id(), part)
+            .filter(|b| b.state() == State::Staged && b.inputs.is_empty())
+            .map(|b| b.id.clone())
+            .collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(shard = self.shard.id().0, part = part.number, blocks = ?ids, "unfinished upload given up");
+        self.change(MetaChange::CondemnBlocks(CondemnBlocks { ids })).await
+    }
+
+    async fn change(&self, change: MetaChange) -> Result<(), UploadError> {
+        let command = MetaCommand {
+            command: Some(change),
+            ..MetaCommand::default()
+        };
+        let response = self.context.meta.propose(command).await?;
+        if response.refused.is_empty() {
+            Ok(())
+        } else {
+            Err(UploadError::Refused(response.refused))
+        }
+    }
+
+    async fn upload(&self, state: &MetaState, part: &Waiting) -> Result<(), UploadError> {
+        let block = BlockId(rand::random());
+        let shard = self.shard.id();
+        let path = block_path(&part.tenant, shard, part.window.start, block);
+        let mut record = BlockRecord {
+            id: block.to_string(),
+            tenant: part.tenant.to_string(),
+            shard: shard.0,
+            start_ms: part.window.start.0,
+            end_ms: part.window.end.0,
+            bytes: part.bytes + part.series * INDEX_BYTES_PER_SERIES + BLOCK_BYTES,
+            parts: vec![part.number],
+            path: path.to_string(),
+            ..BlockRecord::default()
+        };
+        let staged = StageBlock {
+            block: Some(record.clone()),
+        };
+        self.change(MetaChange::StageBlock(staged)).await?;
+        let meta = block_meta(state, block, shard, part)?;
+        let writer = BlockWriter::new(meta, UploadSink::new(self.context.bucket.clone(), path));
+        let finished = self.write(writer, part).await?;
+        record.bytes = finished.bytes;
+        let stats = finished.meta.stats;
+        (record.series, record.samples) = (stats.series, stats.samples);
+        record.min_sample_ms = stats.min_sample.0;
+        record.max_sample_ms = stats.max_sample.0;
+        let publish = PublishBlock { block: Some(record) };
+        self.change(MetaChange::PublishBlock(publish)).await?;
+        self.context.metrics.parts_uploaded.inc();
+        self.context.metrics.bytes_uploaded.inc_by(finished.bytes);
+        tracing::info!(
+            shard = shard.0,
+            part = part.number,
+            block = %block,
+            series = stats.series,
+            samples = stats.samples,
+            bytes = finished.bytes,
+            "part published"
+        );
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        mut writer: BlockWriter<UploadSink>,
+        part: &Waiting,
+    ) -> Result<gnomon_tsdb::FinishedBlock<()>, UploadError> {
+        if let Err(error) = self.write_series(&mut writer, part).await {
+            writer.abort().await;
+            return Err(error);
+        }
+        Ok(writer.finish().await?)
+    }
+
+    async fn write_series(&self, writer: &mut BlockWriter<UploadSink>, part: &Waiting) -> Result<(), UploadError> {
+        let series = members(&self.shard, part).ok_or(UploadError::Dropped)?;
+        let mut rest = series.into_iter().peekable();
+        while rest.peek().is_some() {
+            let some: Vec<_> = rest.by_ref().take(READ_SERIES).collect();
+            let shard = self.shard.clone();
+            let (tenant_number, number) = (part.tenant_number, part.number);
+            let read = tokio::task::spawn_blocking(move || read_pages(&shard, tenant_number, number, some));
+            let read = read.await.map_err(|e| ServiceError::Internal(e.to_string()))??;
+            for (labels, pages) in read {
+                writer.add_series(LabelsRef::from_canonical(&labels), pages).await?;
+            }
+        }
+        // The keys of a part go after it is dropped: what was read is whole if it is still there.
+        let there = |h: &Head| h.sealed.contains_key(&part.number);
+        let there = self
+            .shard
+            .machine
+            .read(|state| state.head(&part.tenant).is_some_and(there));
+        if there { Ok(()) } else { Err(UploadError::Dropped) }
+    }
+}
+
+type LabelBytes = Vec<u8>;
+
+fn read_pages(
+    shard: &Shard,
+    tenant_number: u32,
+    part: u64,
+    series: Vec<(LabelBytes, SeriesRef)>,
+) -> Result<Vec<(LabelBytes, Vec<Page>)>, ServiceError> {
+    let reader = shard.machine.reader();
+    let reader = reader.ok_or_else(|| ServiceError::Unavailable("the shard is starting".into()))?;
+    let read = |(labels, reference)| Ok((labels, stored_pages(&reader, tenant_number, part, reference)?));
+    series.into_iter().map(read).collect()
+}
+
+/// Durable parts, oldest first.
+fn waiting(shard: &Shard) -> Vec<Waiting> {
+    shard.machine.read(|state| {
+        let mut all: Vec<_> = state
+            .tenants
+            .iter()
+            .flat_map(|(tenant, there)| {
+                let durable = there.head.sealed.values().filter(|p| p.pages.is_none());
+                durable.map(|p| Waiting {
+                    tenant: tenant.clone(),
+                    tenant_number: there.number,
+                    number: p.number,
+                    window: p.window,
+                    bytes: p.bytes,
+                    series: p.members.len(),
+                })
+            })
+            .collect();
+        all.sort_unstable_by_key(|w| w.number);
+        all
+    })
+}
+
+/// The series of a part, ascending by labels; none where it was dropped.
+fn members(shard: &Arc<Shard>, part: &Waiting) -> Option<Vec<(LabelBytes, SeriesRef)>> {
+    let mut series = shard.machine.read(|state| {
+        let head = state.head(&part.tenant)?;
+        let members = &head.sealed.get(&part.number)?.members;
+        let one = |ordinal| {
+            let mut labels = Vec::new();
+            head.write_labels(ordinal, &mut labels);
+            Some((labels, head.series(ordinal)?.reference))
+        };
+        Some(members.iter().filter_map(one).collect::<Vec<_>>())
+    })?;
+    series.sort_unstable_by(|a, b| LabelsRef::from_canonical(&a.0).cmp(&LabelsRef::from_canonical(&b.0)));
+    Some(series)
+}
+
+/// Blocks that name the part.
+fn covering<'s>(state: &'s MetaState, shard: ShardId, part: &Waiting) -> impl Iterator<Item = &'s BlockRecord> {
+    let (tenant, number) = (part.tenant.to_string(), part.number);
+    state
+        .blocks
+        .iter()
+        .filter(move |b| b.shard == shard.0 && b.tenant == tenant && b.parts.contains(&number))
+}
+
+/// Whether the part was published: its block is live, or was and has gone since.
+fn is_covered(state: &MetaState, shard: ShardId, part: &Waiting) -> bool {
+    covering(state, shard, part).any(|b| match b.state() {
+        State::Live => true,
+        State::Condemned => b.samples > 0,
+        State::Staged | State::Unspecified => false,
+    })
+}
+
+fn block_meta(state: &MetaState, block: BlockId, shard: ShardId, part: &Waiting) -> Result<BlockMeta, UploadError> {
+    let epoch = state.epochs.iter().rfind(|e| e.from_ms <= part.window.start.0);
+    Ok(BlockMeta {
+        format_version: 0,
+        feature_level: FeatureLevel(state.feature_level.clamp(1, CURRENT_FEATURE_LEVEL.0)),
+        block,
+        cluster: state.cluster_id.parse().map_err(|_| UploadError::NoCluster)?,
+        tenant: part.tenant.clone(),
+        shard,
+        epoch: PlacementEpoch(epoch.map_or(1, |e| e.epoch)),
+        window: part.window,
+        level: 0,
+        parts: vec![PartId {
+            shard,
+            number: part.number,
+        }],
+        tombstone_revision: 0,
+        stats: BlockStats::default(),
+    })
+}

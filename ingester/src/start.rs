@@ -1,0 +1,213 @@
+//! The role: opens a group for each shard that the shard map gives to this node, and runs its leader's duties.
+
+use crate::duties::{Duties, DutyContext, DutyOptions};
+use crate::metrics::IngesterMetrics;
+use crate::service::{Shard, ShardLog, Shards, WriteOptions};
+use crate::shard::ShardMachine;
+use async_trait::async_trait;
+use bytes::Bytes;
+use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError};
+use gnomon_model::{Clock, GroupId, NodeId, ShardId};
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::{MetaState, ShardReplicas};
+use object_store::ObjectStore;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// After a shard could not be opened.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
+/// How often gauges of the whole node are brought up to date.
+const GAUGES: Duration = Duration::from_secs(10);
+
+#[async_trait]
+impl ShardLog for Group {
+    async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+        Self::propose(self, entry).await
+    }
+    async fn read_index(&self) -> Result<u64, ReadError> {
+        Self::read_index(self).await
+    }
+    fn leader(&self) -> Option<NodeId> {
+        Self::leader(self)
+    }
+    fn is_leader(&self) -> bool {
+        Self::is_leader(self)
+    }
+}
+
+/// What the role is given.
+pub struct IngesterOptions {
+    pub node: NodeId,
+    pub host: GroupHost,
+    /// The metadata group: catalogue reads must be linearizable.
+    pub meta: Arc<dyn MetaService>,
+    /// Its state, for the shard map.
+    pub meta_watch: watch::Receiver<Arc<MetaState>>,
+    pub bucket: Arc<dyn ObjectStore>,
+    pub clock: Arc<dyn Clock>,
+    pub registry: prometheus::Registry,
+    pub write: WriteOptions,
+    pub duties: DutyOptions,
+    pub stop: CancellationToken,
+}
+
+/// A running ingester.
+pub struct Ingester {
+    shards: Arc<Shards>,
+    metrics: IngesterMetrics,
+    opened: watch::Receiver<usize>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Why an ingester does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum IngesterError {
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl Ingester {
+    /// Starts the role; shards are opened as the shard map names them, now and later.
+    ///
+    /// # Errors
+    /// When the registry has an ingester's metrics already.
+    pub fn start(options: IngesterOptions) -> Result<Self, IngesterError> {
+        let metrics = IngesterMetrics::register(&options.registry)?;
+        let shards = Shards::new(options.write.clone(), options.clock.clone(), metrics.clone());
+        let shards = Arc::new(shards);
+        let stop = options.stop.child_token();
+        let tasks = TaskTracker::new();
+        let (sender, opened) = watch::channel(0);
+        let context = DutyContext {
+            options: options.duties.clone(),
+            meta: options.meta.clone(),
+            bucket: options.bucket.clone(),
+            clock: options.clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let opener = Opener {
+            node: options.node,
+            host: options.host,
+            clock: options.clock,
+            context,
+            shards: shards.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            opened: sender,
+        };
+        tasks.spawn(opener.run(options.meta_watch));
+        tasks.spawn(show_gauges(shards.clone(), metrics.clone(), stop.clone()));
+        Ok(Self {
+            shards,
+            metrics,
+            opened,
+            stop,
+            tasks,
+        })
+    }
+
+    /// Both services of this node's shards, to be called or served.
+    #[must_use]
+    pub fn shards(&self) -> Arc<Shards> {
+        self.shards.clone()
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &IngesterMetrics {
+        &self.metrics
+    }
+
+    /// How many shards are open: those that the map gives to this node, once it is ready.
+    #[must_use]
+    pub fn opened(&self) -> watch::Receiver<usize> {
+        self.opened.clone()
+    }
+
+    /// Stops the leader's duties. Groups are stopped by their host.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Opens shards.
+struct Opener {
+    node: NodeId,
+    host: GroupHost,
+    clock: Arc<dyn Clock>,
+    context: DutyContext,
+    shards: Arc<Shards>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    opened: watch::Sender<usize>,
+}
+
+impl Opener {
+    async fn run(self, mut states: watch::Receiver<Arc<MetaState>>) {
+        loop {
+            let state = states.borrow_and_update().clone();
+            let failed = self.open_all(&state).await;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = states.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(OPEN_AGAIN), if failed => {}
+            }
+        }
+    }
+
+    /// Opens what is not open; whether something could not be.
+    async fn open_all(&self, state: &MetaState) -> bool {
+        let mut failed = false;
+        let mine = state.shards.iter().filter(|s| s.nodes.contains(&self.node.0));
+        for replicas in mine.filter(|s| !self.shards.has(ShardId(s.shard))) {
+            if let Err(error) = self.open(replicas).await {
+                failed = true;
+                tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
+            }
+        }
+        failed
+    }
+
+    async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {
+        let shard = ShardId(replicas.shard);
+        let started = self.clock.monotonic();
+        let machine = Arc::new(ShardMachine::new(shard));
+        let id = GroupId::of_shard(shard);
+        let group = match self.host.group(id) {
+            Some(_) => return Err(GroupError::AlreadyOpen(id)),
+            None => self.host.open(id, machine.clone()).await?,
+        };
+        // The first of the replicas founds the group.
+        if replicas.nodes.first() == Some(&self.node.0) && !group.is_initialized().await? {
+            let voters: Vec<_> = replicas.nodes.iter().copied().map(NodeId).collect();
+            match group.initialize(&voters).await {
+                Ok(()) | Err(GroupError::Members(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let shard = Arc::new(Shard::new(machine, Arc::new(group), self.clock.clone()));
+        let series = shard.machine.read(crate::shard::series_count);
+        let took_ms = self.clock.monotonic().saturating_sub(started).as_millis() as u64;
+        tracing::info!(shard = replicas.shard, series, took_ms, "shard opened");
+        self.shards.add(shard.clone());
+        self.opened.send_modify(|n| *n += 1);
+        let duties = Duties::new(self.context.clone(), shard);
+        self.tasks.spawn(duties.run(self.stop.clone()));
+        Ok(())
+    }
+}
+
+async fn show_gauges(shards: Arc<Shards>, metrics: IngesterMetrics, stop: CancellationToken) {
+    loop {
+        shards.show(&metrics);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(GAUGES) => {}
+        }
+    }
+}
