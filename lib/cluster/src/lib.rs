@@ -5,6 +5,7 @@
 pub mod clients;
 pub mod layers;
 pub mod meta;
+pub mod node;
 pub mod placement;
 pub mod raft;
 pub mod router;

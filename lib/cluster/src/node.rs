@@ -1,0 +1,397 @@
+//! A node's beginning: who it is, which cluster it is of, and its place in it.
+//!
+//! ```text
+//! data folder new, bucket without mark  -> founds a cluster (ingesters)
+//! data folder new, bucket with mark     -> joins through its peers, as a new node; refused without peers
+//! data folder of the bucket's cluster   -> the same node, its next life
+//! data folder of another cluster        -> refused, naming both
+//! ```
+//! Invariant: a node id belongs to one data folder; a wiped folder is a new node.
+
+mod found;
+mod identity;
+mod lease;
+#[cfg(test)]
+mod tests;
+
+pub use identity::{ClusterMark, NodeIdentity};
+
+use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
+use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
+use crate::meta::{MetaLog, MetaMachine, MetaNode};
+use crate::raft::{
+    Addresses, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService, ReadError,
+    StateMachine,
+};
+use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
+use async_trait::async_trait;
+use bytes::Bytes;
+use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::MetaState;
+use object_store::ObjectStore;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What a node is started with.
+pub struct NodeOptions {
+    pub data_folder: PathBuf,
+    pub bucket: Arc<dyn ObjectStore>,
+    /// As the user wrote it, for messages.
+    pub bucket_name: String,
+    /// Roles that run here: `scraper`, `ingester`, `querier`, `compactor`.
+    pub roles: Vec<String>,
+    /// host:port by which other nodes reach this one's gRPC listener.
+    pub address: String,
+    /// Nodes that may have a replica of the metadata group, host:port; none for one node alone.
+    pub peers: Vec<String>,
+    pub zone: String,
+    pub version: String,
+    /// Shards of a cluster that is founded now; none: one per core. Frozen then.
+    pub shards: Option<u32>,
+    /// How long the node counts as alive after its last sign of life.
+    pub lease: Duration,
+    /// How long to look for the cluster at the start.
+    pub join_timeout: Duration,
+    pub store: StoreOptions,
+    pub channel: ChannelOptions,
+    pub clock: Arc<dyn Clock>,
+    pub registry: prometheus::Registry,
+    pub stop: CancellationToken,
+}
+
+impl NodeOptions {
+    /// The defaults for everything that need not be said.
+    #[must_use]
+    pub fn new(
+        data_folder: PathBuf,
+        bucket: Arc<dyn ObjectStore>,
+        roles: Vec<String>,
+        address: String,
+        clock: Arc<dyn Clock>,
+        registry: prometheus::Registry,
+    ) -> Self {
+        Self {
+            bucket_name: bucket.to_string(),
+            data_folder,
+            bucket,
+            roles,
+            address,
+            peers: Vec::new(),
+            zone: String::new(),
+            version: String::new(),
+            shards: None,
+            lease: Duration::from_secs(15),
+            join_timeout: Duration::from_secs(60),
+            store: StoreOptions::default(),
+            channel: ChannelOptions::default(),
+            clock,
+            registry,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn is_ingester(&self) -> bool {
+        self.roles.iter().any(|role| role == "ingester")
+    }
+
+    /// Peers besides this node.
+    fn others(&self) -> Vec<String> {
+        self.peers.iter().filter(|p| **p != self.address).cloned().collect()
+    }
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{path}: {why}")]
+    Folder { path: String, why: String },
+    #[error("object store: {0}")]
+    Bucket(String),
+    #[error(
+        "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
+         Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \
+         bucket (a cluster whose only disk is lost is rebuilt by `gnomon cluster recover`)"
+    )]
+    Taken { bucket: String, found: ClusterId },
+    #[error(
+        "the data folder {folder} belongs to cluster {ours}, the bucket {bucket} to cluster {found}: \
+         use the folder and the bucket of one cluster"
+    )]
+    OtherCluster {
+        folder: String,
+        bucket: String,
+        ours: ClusterId,
+        found: ClusterId,
+    },
+    #[error(
+        "the data folder {folder} belongs to cluster {ours}, the peers are of cluster {found}: \
+         check --cluster.peers and --storage.tsdb.path"
+    )]
+    OtherPeers {
+        folder: String,
+        ours: ClusterId,
+        found: ClusterId,
+    },
+    #[error("roles {0} need a cluster: name its ingesters in --cluster.peers")]
+    NoPeers(String),
+    #[error("--cluster.peers: {0}")]
+    Peer(#[from] BadAddress),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("metadata group: {0}")]
+    Group(#[from] GroupError),
+    #[error("the cluster refused this node: {0}")]
+    Refused(String),
+    #[error("the metadata group does not answer: {0}")]
+    Meta(#[from] ServiceError),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("stopped while starting")]
+    Stopped,
+}
+
+/// A node that is ready: registered, its lease kept, the metadata state followed.
+pub struct NodeHandle {
+    pub node_id: NodeId,
+    pub cluster_id: ClusterId,
+    pub incarnation: u64,
+    /// The metadata group, wherever its leader is.
+    pub meta: Arc<dyn MetaService>,
+    pub meta_watch: watch::Receiver<Arc<MetaState>>,
+    pub directory: Arc<Directory>,
+    /// What ingesters have besides.
+    pub ingester: Option<IngesterNode>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The groups of an ingester.
+#[derive(Clone)]
+pub struct IngesterNode {
+    /// Opens shard groups.
+    pub host: GroupHost,
+    pub store: Arc<NodeStore>,
+    /// The local replica of the metadata group, to be served to other nodes.
+    pub meta_replica: Arc<dyn MetaService>,
+    pub meta_group: Group,
+}
+
+impl IngesterNode {
+    /// To be served to other nodes.
+    #[must_use]
+    pub fn raft_service(&self) -> Arc<dyn RaftService> {
+        self.host.service()
+    }
+}
+
+impl NodeHandle {
+    /// Stops the node's tasks, then its groups and its store.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(ingester) = &self.ingester {
+            ingester.host.shutdown().await;
+        }
+    }
+}
+
+#[async_trait]
+impl MetaLog for Group {
+    async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+        Self::propose(self, entry).await
+    }
+
+    async fn read_index(&self) -> Result<(), ReadError> {
+        Self::read_index(self).await.map(|_| ())
+    }
+}
+
+/// Founds a cluster, joins one, or comes back to it; returns when the node is a member with a lease.
+///
+/// # Errors
+/// When the data folder, the bucket and the peers do not fit together, or the cluster does not answer within
+/// [`NodeOptions::join_timeout`].
+pub async fn start_node(options: NodeOptions) -> Result<NodeHandle, NodeError> {
+    let stop = options.stop.child_token();
+    let starting = Starting {
+        metrics: CallMetrics::register(&options.registry)?,
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+        options,
+    };
+    let tasks = starting.tasks.clone();
+    let result = tokio::select! {
+        () = starting.options.stop.cancelled() => Err(NodeError::Stopped),
+        result = starting.run() => result,
+    };
+    if result.is_err() {
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+    result
+}
+
+struct Starting {
+    options: NodeOptions,
+    metrics: CallMetrics,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Starting {
+    async fn run(&self) -> Result<NodeHandle, NodeError> {
+        let options = &self.options;
+        let file = identity::IdentityFile::of(&options.data_folder);
+        let mut identity = self.identity(&file).await?;
+        let mut client = None;
+        if identity.is_none() {
+            let joining = self.meta_client(None)?;
+            identity = Some(self.join(&joining).await?);
+            client = Some(joining);
+        }
+        let mut identity = identity.ok_or(NodeError::Stopped)?;
+        identity.incarnation += 1;
+        file.write(&identity)?;
+        let ingester = match options.is_ingester() {
+            true => Some(self.open_ingester(&identity).await?),
+            false => None,
+        };
+        let client = match client {
+            Some(client) => client,
+            None => self.meta_client(self.voting_replica(ingester.as_ref(), &identity).await?)?,
+        };
+        self.enter(&client, &identity).await?;
+        if identity.founding {
+            identity.founding = false;
+            file.write(&identity)?;
+        }
+        let state = client.read().await?;
+        let (states, meta_watch) = watch::channel(state);
+        self.tasks
+            .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
+        let lease = lease::Renewal {
+            meta: client.clone(),
+            node: identity.node_id,
+            incarnation: identity.incarnation,
+            lease: options.lease,
+        };
+        self.tasks.spawn(lease.run(self.stop.child_token()));
+        let directory = Directory::new(DirectoryOptions {
+            node_id: identity.node_id,
+            states: meta_watch.clone(),
+            channel: options.channel.clone(),
+            metrics: self.metrics.clone(),
+            clock: options.clock.clone(),
+        });
+        self.tasks.spawn(directory.clone().run(self.stop.child_token()));
+        tracing::info!(
+            cluster = %identity.cluster_id, node = %identity.node_id, incarnation = identity.incarnation,
+            "member of the cluster"
+        );
+        Ok(NodeHandle {
+            node_id: identity.node_id,
+            cluster_id: identity.cluster_id,
+            incarnation: identity.incarnation,
+            meta: client,
+            meta_watch,
+            directory,
+            ingester,
+            stop: self.stop.clone(),
+            tasks: self.tasks.clone(),
+        })
+    }
+
+    /// Opens the store and the groups' host, and the metadata group in it.
+    async fn open_ingester(&self, identity: &NodeIdentity) -> Result<IngesterNode, NodeError> {
+        let options = &self.options;
+        let (folder, store_options) = (options.data_folder.join("store"), options.store.clone());
+        let (clock, registry) = (options.clock.clone(), options.registry.clone());
+        let opening = tokio::task::spawn_blocking(move || NodeStore::open(&folder, store_options, clock, &registry));
+        let store = opening.await.map_err(|e| NodeError::Folder {
+            path: options.data_folder.display().to_string(),
+            why: e.to_string(),
+        })??;
+        let machine = Arc::new(MetaMachine::default());
+        let states = machine.watch();
+        let address = move |node: NodeId| {
+            let state = states.borrow();
+            state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone())
+        };
+        let addresses: Arc<dyn Addresses> = Arc::new(address);
+        let host = GroupHost::new(HostOptions::new(
+            Identity {
+                cluster: identity.cluster_id,
+                node: identity.node_id,
+            },
+            store.clone(),
+            Arc::new(GrpcTransport::new(addresses)),
+            options.clock.clone(),
+            options.registry.clone(),
+        ))?;
+        let as_machine: Arc<dyn StateMachine> = machine.clone();
+        let meta_group = host.open(GroupId::METADATA, as_machine).await?;
+        let log = Arc::new(meta_group.clone());
+        let meta_replica = Arc::new(MetaNode::new(log, machine, options.clock.clone()));
+        Ok(IngesterNode {
+            host,
+            store,
+            meta_replica,
+            meta_group,
+        })
+    }
+
+    /// The local replica where it votes; the founder's begins to here.
+    async fn voting_replica(
+        &self,
+        ingester: Option<&IngesterNode>,
+        identity: &NodeIdentity,
+    ) -> Result<Option<Arc<dyn MetaService>>, NodeError> {
+        let Some(ingester) = ingester else {
+            return Ok(None);
+        };
+        let group = &ingester.meta_group;
+        if !group.is_initialized().await? {
+            if !identity.founding {
+                return self.no_replica(identity);
+            }
+            group.initialize(&[identity.node_id]).await?;
+        }
+        Ok(Some(ingester.meta_replica.clone()))
+    }
+
+    /// Nodes that joined may have no replica; the founder has, unless its store was taken away.
+    fn no_replica(&self, identity: &NodeIdentity) -> Result<Option<Arc<dyn MetaService>>, NodeError> {
+        if identity.node_id != found::FOUNDER || !self.options.others().is_empty() {
+            return Ok(None);
+        }
+        Err(NodeError::Folder {
+            path: self.options.data_folder.join("store").display().to_string(),
+            why: format!(
+                "the store of cluster {} is gone: restore it, or rebuild the cluster from its bucket with \
+                 `gnomon cluster recover`",
+                identity.cluster_id
+            ),
+        })
+    }
+
+    fn meta_client(&self, local: Option<Arc<dyn MetaService>>) -> Result<Arc<MetaClient>, NodeError> {
+        let options = &self.options;
+        let local = local.map(|replica| (options.address.clone(), replica));
+        let client = MetaClient::new(
+            local,
+            &options.others(),
+            options.channel.clone(),
+            self.metrics.clone(),
+            options.clock.clone(),
+        );
+        Ok(Arc::new(client?))
+    }
+}

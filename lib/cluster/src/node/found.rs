@@ -1,0 +1,276 @@
+//! Which of founding, joining and coming back it is, and doing it.
+
+use super::identity::{ClusterMark, IdentityFile, NodeIdentity, put_mark, read_mark};
+use super::{NodeError, Starting};
+use crate::clients::MetaClient;
+use crate::placement::DEFAULT_PLACEMENT_LABELS;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{ClusterId, NodeId};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{
+    InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, RegisterNode, ShardReplicas,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The node that founds a cluster.
+pub(super) const FOUNDER: NodeId = NodeId(1);
+/// How long a restart waits for the bucket to confirm what the folder says.
+const MARK_PATIENCE: Duration = Duration::from_secs(2);
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+impl Starting {
+    /// The identity in the folder, or a founder's new one; none for a node that has to join.
+    pub(super) async fn identity(&self, file: &IdentityFile) -> Result<Option<NodeIdentity>, NodeError> {
+        let options = &self.options;
+        match file.read()? {
+            Some(identity) if !identity.founding => {
+                self.confirm(&identity).await?;
+                return Ok(Some(identity));
+            }
+            Some(identity) => return self.found(file, identity).await.map(Some),
+            None => {}
+        }
+        let may_join = !options.others().is_empty();
+        if !options.is_ingester() {
+            let no_peers = || NodeError::NoPeers(options.roles.join(","));
+            return if may_join { Ok(None) } else { Err(no_peers()) };
+        }
+        match read_mark(options.bucket.as_ref()).await? {
+            Some(_) if may_join => Ok(None),
+            Some(mark) => Err(self.taken(mark.cluster_id)),
+            None => {
+                let identity = NodeIdentity {
+                    cluster_id: ClusterId(rand::random()),
+                    node_id: FOUNDER,
+                    incarnation: 0,
+                    founding: true,
+                };
+                file.write(&identity)?;
+                self.found(file, identity).await.map(Some)
+            }
+        }
+    }
+
+    fn taken(&self, found: ClusterId) -> NodeError {
+        NodeError::Taken {
+            bucket: self.options.bucket_name.clone(),
+            found,
+        }
+    }
+
+    /// Marks the bucket as this founder's; another's mark ends it, and the folder is as new.
+    async fn found(&self, file: &IdentityFile, identity: NodeIdentity) -> Result<NodeIdentity, NodeError> {
+        let mark = self.mark_of(&identity);
+        let there = put_mark(self.options.bucket.as_ref(), &mark).await?;
+        if there.cluster_id != identity.cluster_id {
+            file.remove()?;
+            return Err(self.taken(there.cluster_id));
+        }
+        tracing::info!(cluster = %identity.cluster_id, bucket = %self.options.bucket_name, "founding a cluster");
+        Ok(identity)
+    }
+
+    fn mark_of(&self, identity: &NodeIdentity) -> ClusterMark {
+        ClusterMark {
+            format: 1,
+            cluster_id: identity.cluster_id,
+            created_ms: self.options.clock.now().0,
+        }
+    }
+
+    /// A folder that has been here before: the bucket must be its cluster's, where it answers. A restart does not
+    /// wait for a bucket that does not.
+    async fn confirm(&self, identity: &NodeIdentity) -> Result<(), NodeError> {
+        let options = &self.options;
+        let bucket = options.bucket.as_ref();
+        let mark = tokio::time::timeout(MARK_PATIENCE, read_mark(bucket)).await;
+        let found = match mark {
+            Ok(Ok(Some(mark))) => mark.cluster_id,
+            Ok(Ok(None)) => {
+                tracing::warn!(
+                    bucket = %options.bucket_name, cluster = %identity.cluster_id,
+                    "the bucket has no mark of this cluster: is it the right one? Blocks in another are not seen"
+                );
+                put_mark(bucket, &self.mark_of(identity)).await?.cluster_id
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot confirm the bucket's cluster; going on without");
+                return Ok(());
+            }
+            Err(_) => {
+                tracing::warn!(bucket = %options.bucket_name, "the bucket does not answer; going on without");
+                return Ok(());
+            }
+        };
+        if found == identity.cluster_id {
+            return Ok(());
+        }
+        Err(NodeError::OtherCluster {
+            folder: options.data_folder.display().to_string(),
+            bucket: options.bucket_name.clone(),
+            ours: identity.cluster_id,
+            found,
+        })
+    }
+
+    /// Asks the cluster for a new node's id.
+    pub(super) async fn join(&self, client: &MetaClient) -> Result<NodeIdentity, NodeError> {
+        let state = self.cluster_state(client, |state| !state.epochs.is_empty()).await?;
+        let cluster_id = self.cluster_id_of(&state)?;
+        let answer = self.propose(client, self.registration(NodeId(0), 0)).await?;
+        Ok(NodeIdentity {
+            cluster_id,
+            node_id: NodeId(answer.node_id),
+            incarnation: 0,
+            founding: false,
+        })
+    }
+
+    fn cluster_id_of(&self, state: &MetaState) -> Result<ClusterId, NodeError> {
+        let id = state.cluster_id.parse();
+        id.map_err(|e: gnomon_model::ids::BadId| NodeError::Refused(format!("its cluster id: {e}")))
+    }
+
+    /// Makes this life of the node known; initializes the cluster where it is new.
+    pub(super) async fn enter(&self, client: &Arc<MetaClient>, identity: &NodeIdentity) -> Result<(), NodeError> {
+        let founding = identity.founding;
+        let state = self
+            .cluster_state(client, |state| founding || !state.epochs.is_empty())
+            .await?;
+        if state.epochs.is_empty() {
+            self.propose(client, self.first_map(identity)).await?;
+        } else {
+            let found = self.cluster_id_of(&state)?;
+            if found != identity.cluster_id {
+                return Err(NodeError::OtherPeers {
+                    folder: self.options.data_folder.display().to_string(),
+                    ours: identity.cluster_id,
+                    found,
+                });
+            }
+            self.note_shards(&state);
+        }
+        self.propose(client, self.registration(identity.node_id, identity.incarnation))
+            .await?;
+        Ok(())
+    }
+
+    fn shards_wanted(&self) -> u32 {
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get().min(256) as u32);
+        self.options.shards.unwrap_or_else(cores).max(1)
+    }
+
+    /// The number of shards is the first start's.
+    fn note_shards(&self, state: &MetaState) {
+        let there = state.epochs.last().map_or(0, |epoch| epoch.shards.len());
+        if self.options.is_ingester() && there != self.shards_wanted() as usize {
+            tracing::warn!(
+                shards = there,
+                wanted = self.shards_wanted(),
+                "the number of shards was decided at the first start and stays"
+            );
+        }
+    }
+
+    fn first_map(&self, identity: &NodeIdentity) -> Command {
+        let shards: Vec<u32> = (0..self.shards_wanted()).collect();
+        let nodes = vec![identity.node_id.0];
+        let replicas = |shard: &u32| ShardReplicas {
+            shard: *shard,
+            nodes: nodes.clone(),
+        };
+        Command::InitCluster(InitCluster {
+            cluster_id: identity.cluster_id.to_string(),
+            shards: shards.iter().map(replicas).collect(),
+            epoch: Some(PlacementEpoch {
+                epoch: 1,
+                from_ms: i64::MIN,
+                shards,
+                by_labels: DEFAULT_PLACEMENT_LABELS.map(str::to_owned).into(),
+                spreads: Vec::new(),
+            }),
+        })
+    }
+
+    fn registration(&self, id: NodeId, incarnation: u64) -> Command {
+        let options = &self.options;
+        Command::RegisterNode(RegisterNode {
+            node: Some(Node {
+                id: id.0,
+                address: options.address.clone(),
+                roles: options.roles.clone(),
+                zone: options.zone.clone(),
+                lease_until_ms: 0,
+                incarnation,
+                feature_level: CURRENT_FEATURE_LEVEL.0,
+                version: options.version.clone(),
+            }),
+            lease_ms: i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX),
+        })
+    }
+
+    async fn propose(&self, client: &MetaClient, command: Command) -> Result<MetaResponse, NodeError> {
+        let command = MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(command),
+        };
+        // Harmless to repeat: at worst an id is given that nobody uses.
+        let answer = self.until_answered(|| client.propose(command.clone())).await?;
+        if answer.refused.is_empty() {
+            Ok(answer)
+        } else {
+            Err(NodeError::Refused(answer.refused))
+        }
+    }
+
+    /// The state, once it is as the caller needs it.
+    async fn cluster_state(
+        &self,
+        client: &MetaClient,
+        enough: impl Fn(&MetaState) -> bool + Copy,
+    ) -> Result<Arc<MetaState>, NodeError> {
+        let read = || async move {
+            let state = client.read().await?;
+            if enough(&state) {
+                return Ok(state);
+            }
+            Err(ServiceError::Unavailable("the cluster is not initialized yet".into()))
+        };
+        self.until_answered(read).await
+    }
+
+    /// Asks again after passing errors, for [`super::NodeOptions::join_timeout`] at most.
+    async fn until_answered<T, Asking>(&self, ask: impl Fn() -> Asking) -> Result<T, NodeError>
+    where
+        Asking: Future<Output = Result<T, ServiceError>>,
+    {
+        let mut last = None;
+        let asking = async {
+            let mut backoff = FIRST_BACKOFF;
+            loop {
+                match ask().await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) if error.is_retryable() => {
+                        if last.is_none() {
+                            tracing::info!(%error, "waiting for the metadata group");
+                        }
+                        last = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
+            }
+        };
+        match tokio::time::timeout(self.options.join_timeout, asking).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(NodeError::Meta(last.unwrap_or_else(|| {
+                ServiceError::DeadlineExceeded(format!("no answer within {:?}", self.options.join_timeout))
+            }))),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+use super::*;
+use crate::clients::meta_server;
+use gnomon_model::SystemClock;
+use gnomon_proto::v1::Node;
+use object_store::memory::InMemory;
+use std::path::Path;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+fn options(folder: &Path, bucket: &Arc<InMemory>, roles: &[&str]) -> NodeOptions {
+    let bucket: Arc<dyn ObjectStore> = bucket.clone();
+    let roles = roles.iter().map(|r| (*r).to_owned()).collect();
+    let mut options = NodeOptions::new(
+        folder.to_owned(),
+        bucket,
+        roles,
+        "127.0.0.1:9095".into(),
+        SystemClock::shared(),
+        prometheus::Registry::new(),
+    );
+    options.shards = Some(3);
+    options.bucket_name = "file:///bucket".into();
+    options.join_timeout = Duration::from_secs(20);
+    options
+}
+
+fn nodes(handle: &NodeHandle) -> Vec<Node> {
+    handle.meta_watch.borrow().nodes.clone()
+}
+
+async fn until(handle: &NodeHandle, holds: impl FnMut(&Arc<MetaState>) -> bool) {
+    let mut watch = handle.meta_watch.clone();
+    let waiting = watch.wait_for(holds);
+    tokio::time::timeout(Duration::from_secs(20), waiting)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// Serves the node's replica of the metadata group.
+async fn serve(handle: &NodeHandle, stop: CancellationToken) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let replica = handle.ingester.as_ref().unwrap().meta_replica.clone();
+    let server = Server::builder().add_service(meta_server(replica));
+    tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned()));
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_founds_its_cluster_and_comes_back_to_it() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let first = start_node(options(folder.path(), &bucket, &["ingester", "querier"]))
+        .await
+        .unwrap();
+    assert_eq!((first.node_id, first.incarnation), (NodeId(1), 1));
+    let state = first.meta_watch.borrow().clone();
+    assert_eq!(state.epochs[0].shards, [0, 1, 2]);
+    assert_eq!(state.cluster_id, first.cluster_id.to_string());
+    assert_eq!(nodes(&first)[0].roles, ["ingester", "querier"]);
+    assert_eq!(first.directory.live_nodes("querier").len(), 1);
+    assert!(first.directory.placement().borrow().is_ready());
+    first.shutdown().await;
+    let mut again = options(folder.path(), &bucket, &["ingester"]);
+    again.shards = Some(5);
+    let second = start_node(again).await.unwrap();
+    assert_eq!((second.node_id, second.incarnation), (NodeId(1), 2));
+    assert_eq!(second.cluster_id, first.cluster_id);
+    until(&second, |s| s.nodes.first().is_some_and(|n| n.incarnation == 2)).await;
+    assert_eq!(second.meta_watch.borrow().epochs[0].shards.len(), 3, "frozen");
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_of_one_cluster() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bucket = Arc::new(InMemory::new());
+    let first = start_node(options(a.path(), &bucket, &["ingester"])).await.unwrap();
+    first.shutdown().await;
+    let error = start_node(options(b.path(), &bucket, &["ingester"]))
+        .await
+        .err()
+        .unwrap();
+    let text = error.to_string();
+    assert!(matches!(error, NodeError::Taken { .. }), "{text}");
+    assert!(
+        text.contains("file:///bucket") && text.contains(&first.cluster_id.to_string()),
+        "{text}"
+    );
+    assert!(!b.path().join("node.json").exists());
+    // Another cluster in that folder, then the first one's bucket.
+    let second = start_node(options(b.path(), &Arc::new(InMemory::new()), &["ingester"]))
+        .await
+        .unwrap();
+    second.shutdown().await;
+    let error = start_node(options(b.path(), &bucket, &["ingester"]))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    for part in [
+        first.cluster_id.to_string(),
+        second.cluster_id.to_string(),
+        "file:///bucket".into(),
+    ] {
+        assert!(error.contains(&part), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_that_died_half_way_goes_on_and_a_beaten_one_does_not() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let file = identity::IdentityFile::of(folder.path());
+    let half = NodeIdentity {
+        cluster_id: ClusterId(77),
+        node_id: NodeId(1),
+        incarnation: 0,
+        founding: true,
+    };
+    file.write(&half).unwrap();
+    let node = start_node(options(folder.path(), &bucket, &["ingester"]))
+        .await
+        .unwrap();
+    assert_eq!(node.cluster_id, ClusterId(77));
+    node.shutdown().await;
+    assert!(!file.read().unwrap().unwrap().founding);
+    let beaten = tempfile::tempdir().unwrap();
+    let file = identity::IdentityFile::of(beaten.path());
+    file.write(&NodeIdentity {
+        cluster_id: ClusterId(78),
+        ..half
+    })
+    .unwrap();
+    let error = start_node(options(beaten.path(), &bucket, &["ingester"]))
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        matches!(
+            error,
+            NodeError::Taken {
+                found: ClusterId(77),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(file.read().unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_taken_away_is_not_begun_anew() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let node = start_node(options(folder.path(), &bucket, &["ingester"]))
+        .await
+        .unwrap();
+    node.shutdown().await;
+    std::fs::remove_dir_all(folder.path().join("store")).unwrap();
+    let error = start_node(options(folder.path(), &bucket, &["ingester"]))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("is gone"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_roles_join_through_their_peers_and_keep_their_ids() {
+    let (founder, joiner) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bucket = Arc::new(InMemory::new());
+    let alone = start_node(options(joiner.path(), &bucket, &["querier"]))
+        .await
+        .err()
+        .unwrap();
+    assert!(matches!(alone, NodeError::NoPeers(_)), "{alone}");
+    let ingester = start_node(options(founder.path(), &bucket, &["ingester"]))
+        .await
+        .unwrap();
+    let stop = CancellationToken::new();
+    let peer = serve(&ingester, stop.clone()).await;
+    let joining = |folder: &Path| {
+        let mut options = options(folder, &bucket, &["querier"]);
+        options.peers = vec!["127.0.0.1:1".into(), peer.clone()];
+        options.address = "127.0.0.1:9096".into();
+        options.lease = Duration::from_millis(300);
+        options
+    };
+    let querier = start_node(joining(joiner.path())).await.unwrap();
+    assert_eq!((querier.node_id, querier.incarnation), (NodeId(2), 1));
+    assert_eq!(querier.cluster_id, ingester.cluster_id);
+    let lease = |s: &Arc<MetaState>| s.nodes.iter().find(|n| n.id == 2).map_or(0, |n| n.lease_until_ms);
+    let first = lease(&querier.meta_watch.borrow());
+    until(&querier, |s| lease(s) > first + 400).await;
+    until(&ingester, |s| lease(s) > first + 400).await;
+    querier.shutdown().await;
+    let querier = start_node(joining(joiner.path())).await.unwrap();
+    assert_eq!((querier.node_id, querier.incarnation), (NodeId(2), 2));
+    querier.shutdown().await;
+    let wiped = tempfile::tempdir().unwrap();
+    let querier = start_node(joining(wiped.path())).await.unwrap();
+    assert_eq!(querier.node_id, NodeId(3), "a wiped folder is a new node");
+    querier.shutdown().await;
+    stop.cancel();
+    ingester.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_for_a_cluster_ends() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let mut nowhere = options(folder.path(), &bucket, &["scraper"]);
+    nowhere.peers = vec!["127.0.0.1:1".into()];
+    nowhere.join_timeout = Duration::from_millis(300);
+    let error = start_node(nowhere).await.err().unwrap();
+    assert!(matches!(error, NodeError::Meta(_)), "{error}");
+    let mut stopped = options(folder.path(), &bucket, &["scraper"]);
+    stopped.peers = vec!["127.0.0.1:1".into()];
+    let stop = stopped.stop.clone();
+    let starting = tokio::spawn(start_node(stopped));
+    stop.cancel();
+    assert!(matches!(starting.await.unwrap(), Err(NodeError::Stopped)));
+}
