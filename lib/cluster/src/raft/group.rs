@@ -11,12 +11,15 @@ use futures::future::{BoxFuture, Shared};
 use futures::stream::StreamExt;
 use gnomon_model::{GroupId, NodeId};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+};
 use openraft::raft::WriteResult;
 use openraft::{EmptyNode, Raft, ReadPolicy};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -135,6 +138,22 @@ impl GroupInner {
         })
     }
 
+    /// A leader that has not heard from a quorum yet (just elected) or for a while (cut off) takes nothing; it is asked
+    /// again for a moment.
+    async fn write(&self, payload: Bytes) -> Result<Bytes, ProposeError> {
+        for _ in 0..LEASE_TRIES {
+            let raft = self.check(&payload)?;
+            match raft.client_write(Command(payload.clone())).await {
+                Ok(response) => return Ok(response.data),
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+                    if forward.reason == ForwardReason::LeaseExpired => {}
+                Err(error) => return Err(propose_error(error)),
+            }
+            tokio::time::sleep(LEASE_WAIT).await;
+        }
+        Err(ProposeError::Unavailable(NO_QUORUM.into()))
+    }
+
     async fn read_round(&self) -> Result<u64, ReadError> {
         let raft = self.raft().map_err(|absent| match absent {
             Absent::Closed => ReadError::Closed,
@@ -160,6 +179,11 @@ enum Absent {
 }
 
 const STARTING: &str = "it is starting on this node";
+const NO_QUORUM: &str = "its leader has not heard from a quorum lately";
+
+/// How often and after what a leader without a confirmed lease is asked again.
+const LEASE_TRIES: u32 = 50;
+const LEASE_WAIT: Duration = Duration::from_millis(20);
 
 impl Group {
     #[must_use]
@@ -174,13 +198,12 @@ impl Group {
     /// See [`ProposeError`]: all but `Unknown` say that nothing was done.
     pub async fn propose(&self, payload: Bytes) -> Result<Bytes, ProposeError> {
         let inner = &self.inner;
-        let raft = inner.check(&payload)?;
+        inner.check(&payload)?;
         let _room = inner.room(payload.len()).await?;
         inner.machine.metrics.proposals.inc();
-        let written = tokio::time::timeout(inner.host.options.propose_timeout, raft.client_write(Command(payload)));
+        let written = tokio::time::timeout(inner.host.options.propose_timeout, inner.write(payload));
         match written.await {
-            Ok(Ok(response)) => Ok(response.data),
-            Ok(Err(error)) => Err(propose_error(error)),
+            Ok(result) => result,
             Err(_) => Err(ProposeError::Unknown("no quorum answered in time".into())),
         }
     }
@@ -399,6 +422,9 @@ fn propose_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> 
 
 fn write_error(error: &ClientWriteError<TypeConfig>) -> ProposeError {
     match error {
+        ClientWriteError::ForwardToLeader(forward) if forward.reason == ForwardReason::LeaseExpired => {
+            ProposeError::Unavailable(NO_QUORUM.into())
+        }
         ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader {
             leader: leader_of(forward),
         },

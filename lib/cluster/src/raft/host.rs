@@ -211,3 +211,10 @@ impl HostShared {
         self.groups.read().get(&id).cloned()
     }
 }
+
+#[cfg(test)]
+impl GroupHost {
+    pub(crate) fn shared_metrics(&self) -> &HostMetrics {
+        &self.shared.metrics
+    }
+}

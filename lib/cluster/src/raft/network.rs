@@ -298,6 +298,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             header: Some(self.header.clone()),
             from_leader: Some(codec::vote_to(request.from_leader())),
             last_log_id: request.last_log_id().map(codec::log_id_to),
+            to_node: *request.to_node_id(),
         };
         let answer = self
             .transport

@@ -151,7 +151,7 @@ impl RaftService for HostShared {
         let (_, raft) = self.addressed(request.header.as_ref())?;
         let request = TransferLeaderRequest::new(
             codec::vote_of(request.from_leader)?,
-            self.options.node.0,
+            request.to_node,
             request.last_log_id.map(codec::log_id_from),
         );
         let answer = raft.handle_transfer_leader(request).await.map_err(stopped)?;

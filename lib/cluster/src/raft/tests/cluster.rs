@@ -1,0 +1,242 @@
+//! Three nodes in one process: three folders, gRPC on loopback.
+
+use super::*;
+use std::collections::HashMap;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+type Book = Arc<Mutex<HashMap<NodeId, String>>>;
+
+struct Node {
+    id: NodeId,
+    host: GroupHost,
+    group: Group,
+    kv: Arc<Kv>,
+    server: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+async fn start(id: u64, folder: &Path, book: &Book) -> Node {
+    let id = NodeId(id);
+    let addresses = book.clone();
+    let transport = GrpcTransport::new(Arc::new(move |node: NodeId| addresses.lock().get(&node).cloned()));
+    let mut options = options(id.0, on_disk(&folder.join(id.to_string())), Arc::new(transport));
+    options.flush_log_bytes = 256 << 10;
+    let host = GroupHost::new(options).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    book.lock().insert(id, listener.local_addr().unwrap().to_string());
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let server = tonic::transport::Server::builder().add_service(raft_server(host.service()));
+    let server = tokio::spawn(async move {
+        server
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped)
+            .await
+            .unwrap();
+    });
+    let kv = Arc::new(Kv::default());
+    let group = host.open(GROUP, kv.clone()).await.unwrap();
+    Node {
+        id,
+        host,
+        group,
+        kv,
+        server,
+        stop,
+    }
+}
+
+impl Node {
+    /// Goes away without a word to the others.
+    async fn stop(self) {
+        self.server.abort();
+        self.stop.cancel();
+        self.host.shutdown().await;
+    }
+}
+
+async fn three(folder: &Path, book: &Book) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(start(id, folder, book).await);
+    }
+    let ids: Vec<_> = nodes.iter().map(|node| node.id).collect();
+    nodes[0].group.initialize(&ids).await.unwrap();
+    nodes
+}
+
+async fn leader(nodes: &[Node]) -> usize {
+    let mut found = None;
+    eventually("someone leads", || {
+        found = nodes.iter().position(|node| node.group.is_leader());
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Sets through whoever leads, as a client would.
+async fn set_somewhere(nodes: &[Node], key: &str, value: &str) {
+    for _ in 0..100 {
+        let at = leader(nodes).await;
+        match set(&nodes[at].group, key, value).await {
+            Ok(_) => return,
+            Err(error) => tracing::debug!(%error, "again"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{key} could not be set");
+}
+
+async fn read_somewhere(nodes: &[Node]) -> usize {
+    for _ in 0..100 {
+        let at = leader(nodes).await;
+        if nodes[at].group.read_index().await.is_ok() {
+            return at;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody can be read from");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_has_everything_and_the_old_one_catches_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Book::default();
+    let mut nodes = three(folder.path(), &book).await;
+    for i in 0..50 {
+        set_somewhere(&nodes, &format!("a{i}"), "1").await;
+    }
+    let at = leader(&nodes).await;
+    let old = nodes.remove(at);
+    let id = old.id;
+    old.stop().await;
+
+    let at = read_somewhere(&nodes).await;
+    assert!((0..50).all(|i| nodes[at].kv.get(&format!("a{i}")).is_some()));
+    for i in 0..50 {
+        set_somewhere(&nodes, &format!("b{i}"), "1").await;
+    }
+    let back = start(id.0, folder.path(), &book).await;
+    eventually("it has caught up", || back.kv.len() == 100).await;
+    assert_eq!(back.host.shared_metrics().snapshots_received.get(), 0);
+    nodes.push(back);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_away_too_long_gets_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Book::default();
+    let mut nodes = three(folder.path(), &book).await;
+    set_somewhere(&nodes, "first", "1").await;
+    let at = (leader(&nodes).await + 1) % 3;
+    let away = nodes.remove(at);
+    let (id, seen) = (away.id, away.group.status().last_log);
+    away.stop().await;
+    // Much more log than a leader keeps for one that does not answer.
+    let value = "v".repeat(64 << 10);
+    for i in 0..120 {
+        set_somewhere(&nodes, &format!("{}", i % 40), &value).await;
+    }
+    let at = leader(&nodes).await;
+    eventually("the log is purged", || nodes[at].group.status().purged > seen).await;
+    let back = start(id.0, folder.path(), &book).await;
+    eventually("it has caught up", || back.kv.len() == 41).await;
+    let received = || back.host.shared_metrics().snapshots_received.get();
+    eventually("the snapshot is counted", || received() == 1).await;
+    set_somewhere(&nodes, "last", "1").await;
+    eventually("it follows", || back.kv.get("last").is_some()).await;
+    assert!((0..40).all(|i| back.kv.sets(&i.to_string()) == 3));
+    // What it was sent is durable, and the generation before is gone.
+    back.stop().await;
+    let back = start(id.0, folder.path(), &book).await;
+    eventually("it is all there again", || back.kv.len() == 42).await;
+    nodes.push(back);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_and_leadership_moves() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Book::default();
+    let first = start(1, folder.path(), &book).await;
+    first.group.initialize(&[NodeId(1)]).await.unwrap();
+    eventually("it leads", || first.group.is_leader()).await;
+    set(&first.group, "a", "1").await.unwrap();
+    let mut nodes = vec![
+        first,
+        start(2, folder.path(), &book).await,
+        start(3, folder.path(), &book).await,
+    ];
+    for id in [2, 3] {
+        nodes[0].group.add_learner(NodeId(id)).await.unwrap();
+    }
+    nodes[0]
+        .group
+        .change_membership(&[NodeId(1), NodeId(2), NodeId(3)])
+        .await
+        .unwrap();
+    assert_eq!(nodes[0].group.status().voters.len(), 3);
+    eventually("all have it", || nodes.iter().all(|node| node.kv.get("a").is_some())).await;
+    nodes[0].group.transfer_leader(NodeId(2)).await.unwrap();
+    eventually("the other leads", || nodes[1].group.is_leader()).await;
+    let refused = set(&nodes[0].group, "b", "1").await;
+    assert!(matches!(refused, Err(ProposeError::NotLeader { .. })), "{refused:?}");
+    assert!(matches!(
+        nodes[0].group.read_index().await,
+        Err(ReadError::NotLeader { .. })
+    ));
+    set(&nodes[1].group, "b", "1").await.unwrap();
+    nodes[1].group.change_membership(&[NodeId(2), NodeId(3)]).await.unwrap();
+    nodes.remove(0).stop().await;
+    set_somewhere(&nodes, "c", "1").await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Book::default();
+    let node = start(1, folder.path(), &book).await;
+    let service = node.host.service();
+    let header = gnomon_proto::v1::RaftHeader {
+        cluster_id: CLUSTER.0.to_be_bytes().to_vec().into(),
+        from: 2,
+        to: 1,
+        group: GROUP.0,
+    };
+    let ask = |change: fn(&mut gnomon_proto::v1::RaftHeader)| {
+        let mut header = header.clone();
+        change(&mut header);
+        let vote = gnomon_proto::v1::RaftVote {
+            term: 9,
+            node: 2,
+            committed: false,
+        };
+        service.vote(gnomon_proto::v1::RaftVoteRequest {
+            header: Some(header),
+            vote: Some(vote),
+            pre_vote: true,
+            ..Default::default()
+        })
+    };
+    let why = |answer: Result<_, RpcError>| {
+        answer
+            .map(|_: gnomon_proto::v1::RaftVoteResponse| ())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(why(ask(|h| h.cluster_id = vec![0; 16].into()).await).contains("cluster"));
+    assert!(why(ask(|h| h.to = 5).await).contains("for node 5"));
+    assert!(why(ask(|h| h.from = 1).await).contains("to itself"));
+    assert!(why(ask(|h| h.group = 99).await).contains("group 99 is not open"));
+    assert!(ask(|_| ()).await.is_ok());
+    node.stop().await;
+}
