@@ -21,7 +21,68 @@ struct InfoSeries {
     times: Column,
 }
 
+/// All info series, by whom they identify and by metric.
+#[derive(Default)]
+struct Infos {
+    series: HashMap<(Labels, String), Vec<InfoSeries>>,
+    /// Sorted.
+    metrics: Vec<String>,
+}
+
+impl Infos {
+    /// A series with the labels that info series give it: several, where those change over time.
+    fn enrich(&self, column: &Column, data: &[&Matcher], required: bool) -> Evaluated<Vec<Column>> {
+        let id = identity(&column.labels);
+        let candidates: Vec<&Vec<InfoSeries>> = self
+            .metrics
+            .iter()
+            .filter_map(|name| self.series.get(&(id.clone(), name.clone())))
+            .collect();
+        let mut results: Vec<Column> = Vec::new();
+        let mut at: HashMap<Labels, usize> = HashMap::new();
+        for i in 0..column.len() {
+            let Some(point) = column.get(i) else { continue };
+            let found: Vec<&InfoSeries> = candidates.iter().filter_map(|series| newest(series, i)).collect();
+            if found.is_empty() && required {
+                continue;
+            }
+            let labels = enriched(&column.labels, &found, data)?;
+            let slot = *at.entry(labels.clone()).or_insert_with(|| {
+                let mut new = Column::empty(labels, column.len());
+                new.drop_name = column.drop_name;
+                results.push(new);
+                results.len() - 1
+            });
+            results[slot].set(i, point);
+        }
+        Ok(results)
+    }
+}
+
 impl Exec<'_> {
+    fn infos(&self, node: &Node, request: usize, shift: Shift) -> Evaluated<Infos> {
+        let mut infos = Infos::default();
+        let selector = Selector {
+            request,
+            shift,
+            extended: Extended::No,
+            grid: node.grid,
+            span: node.span,
+        };
+        self.select(selector, Take::TimeOfFloat, &mut |times| {
+            let key = (identity(&times.labels), times.labels.metric_name().to_owned());
+            infos.series.entry(key).or_default().push(InfoSeries {
+                labels: times.labels.clone(),
+                times,
+            });
+            Ok(())
+        })?;
+        infos.metrics = infos.series.keys().map(|(_, name)| name.clone()).collect();
+        infos.metrics.sort();
+        infos.metrics.dedup();
+        Ok(infos)
+    }
+
     pub(crate) fn info(
         &self,
         node: &Node,
@@ -37,27 +98,8 @@ impl Exec<'_> {
             .map_or(&[], |request| &request.matchers);
         let names: Vec<&Matcher> = matchers.iter().filter(|m| m.name() == METRIC_NAME).collect();
         let data: Vec<&Matcher> = matchers.iter().filter(|m| m.name() != METRIC_NAME).collect();
-        let mut series: HashMap<(Labels, String), Vec<InfoSeries>> = HashMap::new();
-        let selector = Selector {
-            request,
-            shift,
-            extended: Extended::No,
-            grid: node.grid,
-            span: node.span,
-        };
-        self.select(selector, Take::TimeOfFloat, &mut |times| {
-            let key = (identity(&times.labels), times.labels.metric_name().to_owned());
-            series.entry(key).or_default().push(InfoSeries {
-                labels: times.labels.clone(),
-                times,
-            });
-            Ok(())
-        })?;
-        let mut metrics: Vec<String> = series.keys().map(|(_, name)| name.clone()).collect();
-        metrics.sort();
-        metrics.dedup();
+        let infos = self.infos(node, request, shift)?;
         let required = data.iter().any(|matcher| !matcher.matches_empty());
-        let n = node.grid.n;
         let mut out = Vec::new();
         let mut held = self.hold(0)?;
         self.stream(input, &mut |column| {
@@ -67,28 +109,7 @@ impl Exec<'_> {
                 out.push(column);
                 return Ok(());
             }
-            let id = identity(&column.labels);
-            let mut results: Vec<Column> = Vec::new();
-            let mut at: HashMap<Labels, usize> = HashMap::new();
-            for i in 0..n {
-                let Some(point) = column.get(i) else { continue };
-                let found: Vec<&InfoSeries> = metrics
-                    .iter()
-                    .filter_map(|name| series.get(&(id.clone(), name.clone())))
-                    .filter_map(|candidates| newest(candidates, i))
-                    .collect();
-                if found.is_empty() && required {
-                    continue;
-                }
-                let labels = enriched(&column.labels, &found, &data)?;
-                let slot = *at.entry(labels.clone()).or_insert_with(|| {
-                    let mut new = Column::empty(labels, n);
-                    new.drop_name = column.drop_name;
-                    results.push(new);
-                    results.len() - 1
-                });
-                results[slot].set(i, point);
-            }
+            let results = infos.enrich(&column, &data, required)?;
             for column in results {
                 held.add(column.weight())?;
                 out.push(column);

@@ -3,7 +3,8 @@
 use super::duration::milliseconds;
 use super::{EvalParams, Extended, Grid, Node, NodeKind, PlanError, Shift, Window, WindowInput};
 use crate::ast::{
-    AggregateOp, At, BinaryOp, Call, Expr, ExprKind, MatrixSelector, SubqueryExpr, ValueType, VectorSelector,
+    AggregateExpr, AggregateOp, At, BinaryOp, Call, Expr, ExprKind, MatrixSelector, SubqueryExpr, ValueType,
+    VectorSelector,
 };
 use crate::engine::arithmetic::scalar_binary;
 use crate::functions::FunctionId;
@@ -155,28 +156,7 @@ impl Builder {
                 let rhs = self.node(&binary.rhs, grid, &Around::default())?;
                 fold(binary.op, binary.return_bool, lhs, rhs, &binary.matching)
             }
-            ExprKind::Aggregate(aggregate) => {
-                let param = match &aggregate.param {
-                    Some(param) => Some(Box::new(self.node(param, grid, &Around::default())?)),
-                    None => None,
-                };
-                let around = Around {
-                    func: aggregate.op.name(),
-                    grouping: aggregate.grouping.clone(),
-                    by: !aggregate.without,
-                    histogram_stats: around.histogram_stats
-                        && matches!(aggregate.op, AggregateOp::Sum | AggregateOp::Avg),
-                };
-                let input = Box::new(self.node(&aggregate.expr, grid, &around)?);
-                let (grouping, without) = (aggregate.grouping.clone(), aggregate.without);
-                NodeKind::Aggregate {
-                    op: aggregate.op,
-                    input,
-                    param,
-                    grouping,
-                    without,
-                }
-            }
+            ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, grid, around)?,
             ExprKind::Call(call) => self.call(call, grid, around)?,
             ExprKind::Vector(selector) => {
                 let (request, shift, extended) = self.select(selector, 0, grid, around)?;
@@ -190,6 +170,28 @@ impl Builder {
             ExprKind::Subquery(subquery) => NodeKind::Window(self.subquery(subquery, grid)?),
         };
         Ok(whole(kind))
+    }
+
+    fn aggregate(&mut self, aggregate: &AggregateExpr, grid: Grid, around: &Around) -> Result<NodeKind, PlanError> {
+        let param = match &aggregate.param {
+            Some(param) => Some(Box::new(self.node(param, grid, &Around::default())?)),
+            None => None,
+        };
+        let around = Around {
+            func: aggregate.op.name(),
+            grouping: aggregate.grouping.clone(),
+            by: !aggregate.without,
+            histogram_stats: around.histogram_stats && matches!(aggregate.op, AggregateOp::Sum | AggregateOp::Avg),
+        };
+        let input = Box::new(self.node(&aggregate.expr, grid, &around)?);
+        let (grouping, without) = (aggregate.grouping.clone(), aggregate.without);
+        Ok(NodeKind::Aggregate {
+            op: aggregate.op,
+            input,
+            param,
+            grouping,
+            without,
+        })
     }
 
     fn call(&mut self, call: &Call, grid: Grid, around: &Around) -> Result<NodeKind, PlanError> {

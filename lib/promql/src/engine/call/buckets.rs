@@ -158,6 +158,25 @@ impl Exec<'_> {
         families
     }
 
+    fn result_labels(&self, wanted: &Wanted, labels: &Labels) -> Labels {
+        let labels = if self.delayed() {
+            labels.clone()
+        } else {
+            drop_name(labels)
+        };
+        match wanted {
+            Wanted::Quantile {
+                label: Some((label, value)),
+                ..
+            } => {
+                let mut builder = LabelsBuilder::from_labels(labels.as_ref());
+                builder.set(label, value);
+                builder.build()
+            }
+            _ => labels,
+        }
+    }
+
     fn family(
         &self,
         wanted: &Wanted,
@@ -168,21 +187,7 @@ impl Exec<'_> {
         vector: Span,
     ) -> Column {
         let name = labels.metric_name();
-        let mut result_labels = if self.delayed() {
-            labels.clone()
-        } else {
-            drop_name(labels)
-        };
-        if let Wanted::Quantile {
-            label: Some((label, value)),
-            ..
-        } = wanted
-        {
-            let mut builder = LabelsBuilder::from_labels(result_labels.as_ref());
-            builder.set(label, value);
-            result_labels = builder.build();
-        }
-        let mut out = Column::empty(result_labels, n);
+        let mut out = Column::empty(self.result_labels(wanted, labels), n);
         out.drop_name = true;
         for i in 0..n {
             let native = family.native.iter().find_map(|c| match columns[*c].get(i) {

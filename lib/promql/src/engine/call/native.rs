@@ -135,7 +135,12 @@ pub(super) fn quantile(q: f64, histogram: &FloatHistogram, notes: &Notes, span: 
     } else {
         count - rank
     };
-    let share = rank / bucket.count;
+    at_share(&bucket, rank / bucket.count, custom)
+}
+
+/// The value that a share of a bucket's observations lies below: on a line, or on a logarithmic scale where the bucket
+/// is exponential.
+fn at_share(bucket: &Bucket, share: f64, custom: bool) -> f64 {
     if custom || (bucket.lower <= 0.0 && bucket.upper >= 0.0) {
         return bucket.lower + (bucket.upper - bucket.lower) * share;
     }

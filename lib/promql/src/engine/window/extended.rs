@@ -4,6 +4,7 @@ use super::rate::note_incompatible;
 use super::{Out, View};
 use crate::plan::Extended;
 use gnomon_model::histogram::{Accumulator, FloatHistogram, ResetHint};
+use std::sync::Arc;
 
 /// Positions of the samples that decide.
 struct Ends {
@@ -115,6 +116,48 @@ pub(crate) fn between(
     Some(value.finish())
 }
 
+fn unhinted(histogram: &FloatHistogram) -> FloatHistogram {
+    FloatHistogram {
+        reset_hint: ResetHint::Unknown,
+        ..histogram.clone()
+    }
+}
+
+/// The samples that a reset came after.
+fn resets<'h>(
+    points: &'h [Arc<FloatHistogram>],
+    ends: &Ends,
+    left: &'h FloatHistogram,
+    right: &FloatHistogram,
+) -> Vec<&'h FloatHistogram> {
+    let mut before = left;
+    let mut found = Vec::new();
+    let within = points.get(ends.within.clone()).unwrap_or(&[]);
+    for (i, point) in within.iter().enumerate() {
+        // What the left value was interpolated towards does not start anew against it.
+        let reset = if i == 0 && ends.left_between {
+            unhinted(point).is_reset_after(before)
+        } else {
+            point.is_reset_after(before)
+        };
+        if reset {
+            found.push(before);
+        }
+        before = point;
+    }
+    // The right value may be the last sample within, or interpolated from where the left one was.
+    let copied = !ends.right_between && ends.within.end > ends.last;
+    let reset = if within.is_empty() {
+        unhinted(right).is_reset_after(before)
+    } else {
+        !copied && right.is_reset_after(before)
+    };
+    if reset {
+        found.push(before);
+    }
+    found
+}
+
 fn histogram_change(view: &View<'_>, counter: bool) -> Option<FloatHistogram> {
     let points = view.histograms;
     let ends = ends(view, view.histogram_times)?;
@@ -155,27 +198,7 @@ fn histogram_change(view: &View<'_>, counter: bool) -> Option<FloatHistogram> {
     let mut combine = |histogram: &FloatHistogram, factor: f64| change.add_scaled(histogram, factor).is_ok();
     let mut fits = combine(&left, -1.0);
     if counter {
-        let mut before = &left;
-        let unhinted = |h: &FloatHistogram| FloatHistogram {
-            reset_hint: ResetHint::Unknown,
-            ..h.clone()
-        };
-        for (i, point) in points.get(ends.within.clone()).unwrap_or(&[]).iter().enumerate() {
-            // What the left value was interpolated towards does not start anew against it.
-            let reset = if i == 0 && ends.left_between {
-                unhinted(point).is_reset_after(before)
-            } else {
-                point.is_reset_after(before)
-            };
-            if reset {
-                fits &= combine(before, 1.0);
-            }
-            before = point;
-        }
-        let copied = !ends.right_between && ends.within.end > ends.last;
-        if !copied && !ends.within.is_empty() && right.is_reset_after(before)
-            || ends.within.is_empty() && unhinted(&right).is_reset_after(before)
-        {
+        for before in resets(points, &ends, &left, &right) {
             fits &= combine(before, 1.0);
         }
     }
