@@ -1,0 +1,134 @@
+//! The metadata group as the compactor uses it: a refusal is an error, and an unknown outcome is asked again where that
+//! is harmless.
+
+use crate::CompactorError;
+use gnomon_model::NodeId;
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{
+    AcquireJob, BlockRecord, CondemnBlocks, ForgetBlocks, MetaCommand, MetaResponse, MetaState, PublishBlock,
+    ReleaseJob, StageBlock,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Attempts of a command whose outcome is unknown or that cannot be taken now.
+const ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Ids in one command: well below the largest log entry.
+const IDS_PER_COMMAND: usize = 5_000;
+
+/// The catalogue, by this node.
+#[derive(Clone)]
+pub struct Catalogue {
+    meta: Arc<dyn MetaService>,
+    node: NodeId,
+}
+
+/// A lease of a job. Saves double work; nothing is safe by it alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub job: String,
+    pub term: u64,
+}
+
+impl Catalogue {
+    #[must_use]
+    pub fn new(meta: Arc<dyn MetaService>, node: NodeId) -> Self {
+        Self { meta, node }
+    }
+
+    /// The state, not older than any command that was answered before.
+    ///
+    /// # Errors
+    /// When the group cannot be asked.
+    pub async fn read(&self) -> Result<Arc<MetaState>, CompactorError> {
+        Ok(self.meta.read().await?)
+    }
+
+    /// All commands used here may be given twice: the second is without effect or refused.
+    async fn propose(&self, command: Command) -> Result<MetaResponse, CompactorError> {
+        let command = MetaCommand { proposed_at_ms: 0, command: Some(command) };
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            match self.meta.propose(command.clone()).await {
+                Ok(response) if response.refused.is_empty() => return Ok(response),
+                Ok(response) => return Err(CompactorError::Refused(response.refused)),
+                Err(error @ (ServiceError::Unknown(_) | ServiceError::Unavailable(_) | ServiceError::NotLeader { .. }))
+                    if attempt < ATTEMPTS =>
+                {
+                    tracing::debug!(%error, attempt, "asking the metadata group again");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CompactorError::Stopped)
+    }
+
+    /// Names an object before it is uploaded.
+    ///
+    /// # Errors
+    /// When an input is not live, or the group cannot be asked.
+    pub async fn stage(&self, block: BlockRecord) -> Result<(), CompactorError> {
+        self.propose(Command::StageBlock(StageBlock { block: Some(block) })).await.map(drop)
+    }
+
+    /// Makes a staged block live and condemns its inputs, in one step.
+    ///
+    /// # Errors
+    /// When it is not staged any more or an input is not live, or the group cannot be asked.
+    pub async fn publish(&self, block: BlockRecord) -> Result<(), CompactorError> {
+        self.propose(Command::PublishBlock(PublishBlock { block: Some(block) })).await.map(drop)
+    }
+
+    /// # Errors
+    /// When the group cannot be asked.
+    pub async fn condemn(&self, ids: &[String]) -> Result<(), CompactorError> {
+        for ids in ids.chunks(IDS_PER_COMMAND) {
+            self.propose(Command::CondemnBlocks(CondemnBlocks { ids: ids.to_vec() })).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops records of condemned and of staged blocks. A block that has become live meanwhile is never dropped: the
+    /// command is refused then.
+    ///
+    /// # Errors
+    /// When one is live, or the group cannot be asked.
+    pub async fn forget(&self, ids: &[String]) -> Result<(), CompactorError> {
+        for ids in ids.chunks(IDS_PER_COMMAND) {
+            self.propose(Command::ForgetBlocks(ForgetBlocks { ids: ids.to_vec() })).await?;
+        }
+        Ok(())
+    }
+
+    /// The lease, or none where another node has it. Lengthens a lease that this node has.
+    ///
+    /// # Errors
+    /// When the group cannot be asked.
+    pub async fn acquire(&self, job: &str, lease: Duration) -> Result<Option<Lease>, CompactorError> {
+        let command = AcquireJob {
+            job: job.to_owned(),
+            node: self.node.0,
+            lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+        };
+        match self.propose(Command::AcquireJob(command)).await {
+            Ok(response) => Ok(Some(Lease { job: job.to_owned(), term: response.job_term })),
+            Err(CompactorError::Refused(why)) => {
+                tracing::debug!(job, why, "job is not ours");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// # Errors
+    /// When the group cannot be asked; the lease runs out by itself then.
+    pub async fn release(&self, lease: &Lease) -> Result<(), CompactorError> {
+        let command = ReleaseJob { job: lease.job.clone(), node: self.node.0, term: lease.term };
+        self.propose(Command::ReleaseJob(command)).await.map(drop)
+    }
+}

@@ -1,0 +1,24 @@
+//! Why a piece of the compactor's work was not done.
+
+use gnomon_proto::ServiceError;
+use gnomon_tsdb::{BlockError, PageError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CompactorError {
+    /// The metadata group decided against it: the catalogue is not as the caller saw it.
+    #[error("refused by the metadata group: {0}")]
+    Refused(String),
+    #[error("metadata group: {0}")]
+    Metadata(#[from] ServiceError),
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    #[error("merging {labels}: {source}")]
+    Page { labels: String, source: PageError },
+    #[error("bucket: {0}")]
+    Bucket(#[from] object_store::Error),
+    /// A record of the catalogue, or a block and its record, contradict themselves.
+    #[error("block {block}: {what}")]
+    Record { block: String, what: String },
+    #[error("the compactor is stopping")]
+    Stopped,
+}

@@ -1,0 +1,135 @@
+//! Removing objects that nobody may read any more.
+//!
+//! Invariant: the bucket is listed before the catalogue is read. An object is uploaded only after its name was staged,
+//! so one that was listed and has no record is garbage, whatever else goes on meanwhile.
+
+use crate::CompactorError;
+use crate::catalogue::Catalogue;
+use futures::TryStreamExt;
+use gnomon_model::TimestampMs;
+use gnomon_proto::v1::block_record::State;
+use gnomon_proto::v1::{BlockRecord, MetaState};
+use gnomon_tsdb::Bucket;
+use gnomon_tsdb::bucket::BlockKey;
+use object_store::path::Path;
+use object_store::{Error, ObjectStoreExt};
+use std::collections::HashSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long garbage is left alone, to save readers with an old view a second attempt. Safety does not rest on these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace {
+    /// For objects of condemned blocks, milliseconds.
+    pub condemned_ms: i64,
+    /// For objects without a record, milliseconds since they were written.
+    pub unnamed_ms: i64,
+    /// For records of blocks that were staged and never published, milliseconds.
+    pub staged_ms: i64,
+}
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self {
+            condemned_ms: 5 * 60_000,
+            unnamed_ms: 60 * 60_000,
+            staged_ms: 60 * 60_000,
+        }
+    }
+}
+
+/// A block object of the bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) path: Path,
+    pub(crate) written_ms: i64,
+}
+
+/// Objects by why they are deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Collected {
+    pub(crate) condemned: u64,
+    pub(crate) unnamed: u64,
+}
+
+/// Condemned long enough for their objects to go.
+pub(crate) fn expired(state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<BlockRecord> {
+    let oldest = now_ms.saturating_sub(grace.condemned_ms);
+    state.blocks.iter().filter(|b| b.state() == State::Condemned && b.since_ms <= oldest).cloned().collect()
+}
+
+/// Listed objects that no record names.
+pub(crate) fn unnamed(listed: &[Listed], state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<Path> {
+    let named: HashSet<&str> = state.blocks.iter().map(|b| b.path.as_str()).collect();
+    let oldest = now_ms.saturating_sub(grace.unnamed_ms);
+    let garbage = |o: &&Listed| !named.contains(o.path.as_ref()) && o.written_ms <= oldest;
+    listed.iter().filter(garbage).map(|o| o.path.clone()).collect()
+}
+
+/// Staged blocks whose maker is gone: a merge whose lease has ended, or anything that took too long.
+pub(crate) fn abandoned(state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<String> {
+    let has_lease = |block: &BlockRecord| {
+        let job = crate::merge::job_name(&block.tenant, block.shard, block.start_ms, block.end_ms);
+        state.jobs.iter().any(|lease| lease.job == job && lease.until_ms > now_ms)
+    };
+    let is_abandoned = |block: &&BlockRecord| {
+        block.state() == State::Staged
+            && (block.since_ms <= now_ms.saturating_sub(grace.staged_ms)
+                || (!block.inputs.is_empty() && !has_lease(block)))
+    };
+    state.blocks.iter().filter(is_abandoned).map(|b| b.id.clone()).collect()
+}
+
+async fn list(bucket: &Bucket) -> Result<Vec<Listed>, CompactorError> {
+    let objects = bucket.store().list(None).try_filter_map(|object| {
+        // Other objects (checkpoints, the cluster marker) are not ours to judge.
+        let listed = BlockKey::parse(&object.location).map(|_| Listed {
+            written_ms: object.last_modified.timestamp_millis(),
+            path: object.location,
+        });
+        std::future::ready(Ok(listed))
+    });
+    Ok(objects.try_collect().await?)
+}
+
+async fn delete(bucket: &Bucket, path: &Path) -> Result<(), CompactorError> {
+    match bucket.store().delete(path).await {
+        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One pass: lists, reads, deletes, forgets.
+pub(crate) async fn collect(
+    catalogue: &Catalogue,
+    bucket: &Bucket,
+    grace: &Grace,
+    now: TimestampMs,
+    stop: &CancellationToken,
+) -> Result<Collected, CompactorError> {
+    let listed = list(bucket).await?;
+    let state = catalogue.read().await?;
+    // A catalogue that is not set up yet (or is lost and about to be rebuilt) names nothing: that proves nothing.
+    if state.cluster_id.is_empty() {
+        return Ok(Collected::default());
+    }
+    let mut collected = Collected::default();
+    for path in unnamed(&listed, &state, grace, now.0) {
+        if stop.is_cancelled() {
+            return Err(CompactorError::Stopped);
+        }
+        tracing::info!(%path, "deleting an object that no block record names");
+        delete(bucket, &path).await?;
+        collected.unnamed += 1;
+    }
+    let mut gone = Vec::new();
+    for block in expired(&state, grace, now.0) {
+        if stop.is_cancelled() {
+            break;
+        }
+        delete(bucket, &Path::from(block.path.as_str())).await?;
+        collected.condemned += 1;
+        gone.push(block.id);
+    }
+    catalogue.forget(&gone).await?;
+    Ok(collected)
+}

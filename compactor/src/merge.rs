@@ -1,0 +1,213 @@
+//! Carrying out one merge: stage, write, publish. Whatever fails leaves the inputs live and the output forgotten.
+
+use crate::catalogue::{Catalogue, Lease};
+use crate::plan::Merge;
+use crate::{CompactorError, JOB_LEASE};
+use futures::TryStreamExt;
+use gnomon_model::{BlockId, Clock, ClusterId, PartId, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_proto::v1::block_record::State;
+use gnomon_proto::v1::{BlockRecord, MetaState};
+use gnomon_tsdb::bucket::block_path;
+use gnomon_tsdb::{
+    BlockMeta, BlockReader, BlockWriter, Bucket, FinishedBlock, SeriesMerge, SeriesStream, UploadSink,
+};
+use object_store::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Between two lines of progress in the log.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Series between two looks at the clock, and two chances for other tasks.
+const SERIES_PER_TURN: u64 = 64;
+
+/// What one merge needs of its surroundings.
+pub(crate) struct Merger<'a> {
+    pub(crate) catalogue: &'a Catalogue,
+    pub(crate) bucket: &'a Bucket,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+/// Which job merges into this span: two nodes that plan alike ask for the same lease.
+pub(crate) fn job_name(tenant: &str, shard: u32, start_ms: i64, end_ms: i64) -> String {
+    format!("compact/{tenant}/{shard}/{start_ms}-{end_ms}")
+}
+
+fn bad_record(block: &str, what: impl std::fmt::Display) -> CompactorError {
+    CompactorError::Record { block: block.to_owned(), what: what.to_string() }
+}
+
+/// The inputs' records, in the order of precedence: where two have a sample for one instant, the lowest part wins.
+fn inputs_of<'a>(state: &'a MetaState, merge: &Merge) -> Result<Vec<&'a BlockRecord>, CompactorError> {
+    let mut inputs = Vec::with_capacity(merge.inputs.len());
+    for id in &merge.inputs {
+        let record = state.blocks.iter().find(|b| b.id == *id && b.state() == State::Live);
+        inputs.push(record.ok_or_else(|| CompactorError::Refused(format!("input {id} is not live any more")))?);
+    }
+    inputs.sort_by(|a, b| (&a.parts, &a.id).cmp(&(&b.parts, &b.id)));
+    Ok(inputs)
+}
+
+/// The record under which the output is staged.
+fn output_record(merge: &Merge, inputs: &[&BlockRecord], id: BlockId) -> Result<BlockRecord, CompactorError> {
+    let id_text = id.to_string();
+    let tenant: TenantId = merge.tenant.parse().map_err(|e| bad_record(&id_text, e))?;
+    let mut parts: Vec<u64> = inputs.iter().flat_map(|b| b.parts.iter().copied()).collect();
+    parts.sort_unstable();
+    Ok(BlockRecord {
+        path: block_path(&tenant, ShardId(merge.shard), TimestampMs(merge.start_ms), id).to_string(),
+        id: id_text,
+        tenant: merge.tenant.clone(),
+        shard: merge.shard,
+        start_ms: merge.start_ms,
+        end_ms: merge.end_ms,
+        level: merge.level,
+        // A merge drops doubles and joins pages: what comes out is hardly ever longer than what went in.
+        bytes: merge.input_bytes,
+        state: State::Staged as i32,
+        parts,
+        tombstone_revision: inputs.iter().map(|b| b.tombstone_revision).min().unwrap_or(0),
+        inputs: merge.inputs.clone(),
+        ..BlockRecord::default()
+    })
+}
+
+fn meta_of(record: &BlockRecord, id: BlockId, cluster: &str, epoch: u32) -> Result<BlockMeta, CompactorError> {
+    let bad = |what: String| bad_record(&record.id, what);
+    let cluster: ClusterId = cluster.parse().map_err(|e| bad(format!("cluster id: {e}")))?;
+    let tenant: TenantId = record.tenant.parse().map_err(|e| bad(format!("{e}")))?;
+    let window = TimeRange::new(TimestampMs(record.start_ms), TimestampMs(record.end_ms));
+    let mut meta = BlockMeta::new(id, cluster, tenant, ShardId(record.shard), window);
+    meta.level = record.level;
+    meta.epoch.0 = epoch;
+    meta.tombstone_revision = record.tombstone_revision;
+    meta.parts = record.parts.iter().map(|n| PartId { shard: ShardId(record.shard), number: *n }).collect();
+    Ok(meta)
+}
+
+impl Merger<'_> {
+    /// Merges and publishes; gives the published record.
+    ///
+    /// # Errors
+    /// When any step fails. The inputs are live as before, unless somebody else let them go.
+    pub(crate) async fn run(
+        &self,
+        state: &MetaState,
+        merge: &Merge,
+        lease: &Lease,
+    ) -> Result<BlockRecord, CompactorError> {
+        let inputs = inputs_of(state, merge)?;
+        let id = BlockId(rand::random());
+        let record = output_record(merge, &inputs, id)?;
+        let readers = self.open(&inputs).await?;
+        let epoch = readers.iter().map(|r| r.meta().epoch.0).max().unwrap_or(1);
+        let meta = meta_of(&record, id, &state.cluster_id, epoch)?;
+        self.catalogue.stage(record.clone()).await?;
+        let result = self.write_and_publish(record, meta, readers, lease).await;
+        if result.is_err() {
+            // Refused where the block was published after all; else its object has no name any more and is collected.
+            if let Err(error) = self.catalogue.forget(&[id.to_string()]).await {
+                tracing::warn!(block = %id, %error, "could not drop the record of a merge that failed");
+            }
+        }
+        result
+    }
+
+    async fn open(&self, inputs: &[&BlockRecord]) -> Result<Vec<Arc<BlockReader>>, CompactorError> {
+        let mut readers = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let reader = BlockReader::open(self.bucket.store().clone(), Path::from(input.path.as_str())).await?;
+            let meta = reader.meta();
+            let parts: Vec<u64> = meta.parts.iter().map(|p| p.number).collect();
+            if meta.block.to_string() != input.id || meta.shard.0 != input.shard || parts != input.parts {
+                return Err(bad_record(&input.id, "the object says that it is another block than its record says"));
+            }
+            readers.push(Arc::new(reader));
+        }
+        Ok(readers)
+    }
+
+    async fn write_and_publish(
+        &self,
+        mut record: BlockRecord,
+        meta: BlockMeta,
+        readers: Vec<Arc<BlockReader>>,
+        lease: &Lease,
+    ) -> Result<BlockRecord, CompactorError> {
+        let most = readers.iter().map(|r| r.meta().stats.samples).sum::<u64>();
+        let least = readers.iter().map(|r| r.meta().stats.samples).max().unwrap_or(0);
+        let written = self.write(&record, meta, readers, lease).await?;
+        let stats = written.meta.stats;
+        if stats.samples > most || stats.samples < least {
+            let what = format!("merge has {} samples, its inputs between {least} and {most}", stats.samples);
+            return Err(bad_record(&record.id, what));
+        }
+        record.bytes = written.bytes;
+        record.series = stats.series;
+        record.samples = stats.samples;
+        record.min_sample_ms = stats.min_sample.0;
+        record.max_sample_ms = stats.max_sample.0;
+        self.catalogue.publish(record.clone()).await?;
+        Ok(record)
+    }
+
+    async fn write(
+        &self,
+        record: &BlockRecord,
+        meta: BlockMeta,
+        readers: Vec<Arc<BlockReader>>,
+        lease: &Lease,
+    ) -> Result<FinishedBlock<()>, CompactorError> {
+        let sink = UploadSink::new(self.bucket.store().clone(), Path::from(record.path.as_str()));
+        let mut writer = BlockWriter::new(meta, sink);
+        match self.copy(&mut writer, &readers, &record.id, lease).await {
+            Ok(()) => Ok(writer.finish().await?),
+            Err(error) => {
+                writer.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn copy(
+        &self,
+        writer: &mut BlockWriter<UploadSink>,
+        readers: &[Arc<BlockReader>],
+        block: &str,
+        lease: &Lease,
+    ) -> Result<(), CompactorError> {
+        let total: u64 = readers.iter().map(|r| r.meta().stats.samples).sum();
+        let mut streams: Vec<SeriesStream<CompactorError>> = Vec::with_capacity(readers.len());
+        for reader in readers {
+            let all = reader.select(&[], i64::MIN, i64::MAX).await?;
+            streams.push(Box::pin(all.into_stream().map_err(CompactorError::from)));
+        }
+        let mut merge = SeriesMerge::new(streams);
+        let (start, mut last) = (self.clock.monotonic(), self.clock.monotonic());
+        let (mut series, mut samples) = (0_u64, 0_u64);
+        while let Some(next) = merge.next().await? {
+            let labels = next.labels.clone();
+            let page_error = |source| CompactorError::Page { labels: labels.to_string(), source };
+            let merged = next.into_pages().map_err(page_error)?;
+            samples += merged.pages.iter().map(|p| u64::from(p.count)).sum::<u64>();
+            series += 1;
+            writer.add_series(merged.labels.as_ref(), merged.pages).await?;
+            if !series.is_multiple_of(SERIES_PER_TURN) {
+                continue;
+            }
+            if self.stop.is_cancelled() {
+                return Err(CompactorError::Stopped);
+            }
+            tokio::task::yield_now().await;
+            let now = self.clock.monotonic();
+            if now.saturating_sub(last) >= PROGRESS_EVERY {
+                last = now;
+                let rate = samples as f64 / now.saturating_sub(start).as_secs_f64().max(1e-9);
+                tracing::info!(block, series, samples, of = total, samples_per_second = rate as u64, "merging blocks");
+                self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! The role: one cycle after another until it is stopped.
+
+use crate::catalogue::Catalogue;
+use crate::garbage::{self, Grace};
+use crate::merge::{Merger, job_name};
+use crate::metrics::Metrics;
+use crate::plan::{self, Merge, Policy};
+use crate::{CompactorError, JOB_LEASE};
+use gnomon_model::{Clock, NodeId};
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::MetaState;
+use gnomon_tsdb::Bucket;
+use prometheus::Registry;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How the role works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub policy: Policy,
+    pub grace: Grace,
+    /// Between two cycles.
+    pub interval: Duration,
+}
+
+/// Merges, retention and garbage collection of one node. Several nodes may run it: each takes what it gets a lease for.
+pub struct Compactor {
+    catalogue: Catalogue,
+    bucket: Bucket,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    metrics: Metrics,
+}
+
+/// The part of the retention size that is kept free for the next uploads.
+const HEADROOM_FRACTION: u64 = 20;
+
+impl Compactor {
+    /// # Errors
+    /// When `registry` has metrics of these names already.
+    pub fn new(
+        meta: Arc<dyn MetaService>,
+        node: NodeId,
+        bucket: Bucket,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            catalogue: Catalogue::new(meta, node),
+            bucket,
+            clock,
+            settings,
+            metrics: Metrics::register(registry)?,
+        })
+    }
+
+    /// Runs until `stop`. A cycle that fails is tried again after the interval.
+    pub async fn run(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let outcome = match self.cycle(&stop).await {
+                Ok(()) => "success",
+                Err(CompactorError::Stopped) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "compactor cycle failed; trying again");
+                    "failure"
+                }
+            };
+            self.metrics.cycles.with_label_values(&[outcome]).inc();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(self.settings.interval) => {}
+            }
+        }
+    }
+
+    /// Retention, then all merges that can be made, then garbage.
+    ///
+    /// # Errors
+    /// The first step that fails, merges excepted: one that fails is logged and does not hold up the others.
+    pub async fn cycle(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
+        self.sweep().await?;
+        self.merge_all(stop).await?;
+        self.collect_garbage(stop).await?;
+        let state = self.catalogue.read().await?;
+        let used = plan::used_bytes(&state.blocks);
+        self.metrics.used_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Lets go what retention says, and records of work that was given up.
+    async fn sweep(&self) -> Result<(), CompactorError> {
+        let Some(lease) = self.catalogue.acquire("compactor/sweep", JOB_LEASE).await? else {
+            return Ok(());
+        };
+        let state = self.catalogue.read().await?;
+        let now = self.clock.now().0;
+        let abandoned = garbage::abandoned(&state, &self.settings.grace, now);
+        for id in abandoned {
+            tracing::info!(block = id, "dropping the record of a block that was staged and never published");
+            match self.catalogue.forget(&[id]).await {
+                // It was published in the meantime.
+                Ok(()) | Err(CompactorError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let policy = &self.settings.policy;
+        let headroom = policy.retention_bytes.map_or(0, |cap| cap / HEADROOM_FRACTION);
+        let evictions = plan::evictions(&state.blocks, policy, now, headroom);
+        if !evictions.is_empty() {
+            let (by_time, by_size) = (evictions.by_time.len(), evictions.by_size.len());
+            tracing::info!(by_time, by_size, "retention lets blocks go");
+            self.catalogue.condemn(&evictions.ids()).await?;
+            self.metrics.evicted.with_label_values(&["time"]).inc_by(by_time as u64);
+            self.metrics.evicted.with_label_values(&["size"]).inc_by(by_size as u64);
+        }
+        self.catalogue.release(&lease).await
+    }
+
+    /// Whether the output can be staged below the cap. A merge never evicts data to make room for itself.
+    fn has_room(&self, state: &MetaState, merge: &Merge) -> bool {
+        let cap = self.settings.policy.retention_bytes.unwrap_or(u64::MAX);
+        plan::used_bytes(&state.blocks).saturating_add(merge.input_bytes) <= cap
+    }
+
+    async fn merge_all(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
+        let state = self.catalogue.read().await?;
+        let merges = plan::merges(&state.blocks, &self.settings.policy, self.clock.now().0);
+        self.metrics.backlog.set(i64::try_from(merges.len()).unwrap_or(i64::MAX));
+        for merge in merges {
+            if stop.is_cancelled() {
+                return Err(CompactorError::Stopped);
+            }
+            let job = job_name(&merge.tenant, merge.shard, merge.start_ms, merge.end_ms);
+            let Some(lease) = self.catalogue.acquire(&job, JOB_LEASE).await? else {
+                continue;
+            };
+            // Read anew: others may have worked since the plan was made.
+            let state = self.catalogue.read().await?;
+            if self.has_room(&state, &merge) {
+                match self.merge_one(&state, &merge, &lease, stop).await {
+                    Ok(()) => {}
+                    Err(CompactorError::Stopped) => {
+                        self.catalogue.release(&lease).await?;
+                        return Err(CompactorError::Stopped);
+                    }
+                    Err(error) => {
+                        tracing::warn!(shard = merge.shard, start_ms = merge.start_ms, %error, "merge of blocks failed");
+                    }
+                }
+            } else {
+                tracing::debug!(shard = merge.shard, "no room below the retention size for a merge");
+            }
+            self.catalogue.release(&lease).await?;
+            self.metrics.backlog.dec();
+        }
+        Ok(())
+    }
+
+    async fn merge_one(
+        &self,
+        state: &MetaState,
+        merge: &Merge,
+        lease: &crate::Lease,
+        stop: &CancellationToken,
+    ) -> Result<(), CompactorError> {
+        let merger = Merger { catalogue: &self.catalogue, bucket: &self.bucket, clock: &self.clock, stop };
+        let start = self.clock.monotonic();
+        let result = merger.run(state, merge, lease).await;
+        let outcome = if result.is_ok() { "success" } else { "failure" };
+        self.metrics.merges.with_label_values(&[outcome]).inc();
+        let output = result?;
+        self.metrics.merged_samples.inc_by(output.samples);
+        self.metrics.merged_bytes.inc_by(output.bytes);
+        tracing::info!(
+            block = output.id,
+            shard = output.shard,
+            level = output.level,
+            inputs = merge.inputs.len(),
+            series = output.series,
+            samples = output.samples,
+            bytes = output.bytes,
+            input_bytes = merge.input_bytes,
+            seconds = self.clock.monotonic().saturating_sub(start).as_secs_f64(),
+            "merged blocks"
+        );
+        Ok(())
+    }
+
+    async fn collect_garbage(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
+        let Some(lease) = self.catalogue.acquire("compactor/garbage", JOB_LEASE).await? else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let collected = garbage::collect(&self.catalogue, &self.bucket, &self.settings.grace, now, stop).await?;
+        self.metrics.deleted.with_label_values(&["condemned"]).inc_by(collected.condemned);
+        self.metrics.deleted.with_label_values(&["unnamed"]).inc_by(collected.unnamed);
+        if collected != garbage::Collected::default() {
+            tracing::info!(condemned = collected.condemned, unnamed = collected.unnamed, "deleted garbage from the bucket");
+        }
+        self.catalogue.release(&lease).await
+    }
+}

@@ -1,0 +1,335 @@
+//! The role against the real rules of the catalogue and a store that fails.
+
+use crate::plan::Policy;
+use crate::{Compactor, Grace, Settings};
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use gnomon_cluster::meta::MetaMachine;
+use gnomon_model::{BlockId, Clock, ClusterId, Labels, ManualClock, NodeId, PartId, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::block_record::State;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{
+    BlockRecord, InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, PublishBlock, RegisterNode,
+    ShardReplicas, StageBlock,
+};
+use gnomon_tsdb::bucket::block_path;
+use gnomon_tsdb::bucket::faults::{Faults, FaultyStore};
+use gnomon_tsdb::{BlockMeta, BlockReader, BlockWriter, Bucket, FloatPageBuilder, UploadSink, decode_into};
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const H: i64 = 3_600_000;
+const CLUSTER: &str = "0000000000000000000000000000000a";
+
+/// One replica of the metadata group, without a log.
+struct Meta {
+    machine: MetaMachine,
+    clock: Arc<ManualClock>,
+}
+
+#[async_trait]
+impl MetaService for Meta {
+    async fn propose(&self, mut command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        command.proposed_at_ms = self.clock.now().0;
+        Ok(self.machine.apply_command(&command))
+    }
+
+    async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
+        Ok(self.machine.state())
+    }
+
+    async fn watch(
+        &self,
+        _: u64,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        Ok(futures::stream::empty().boxed())
+    }
+}
+
+struct World {
+    meta: Arc<Meta>,
+    clock: Arc<ManualClock>,
+    memory: Arc<InMemory>,
+    faults: FaultyStore,
+    compactor: Compactor,
+}
+
+type Data = BTreeMap<(String, i64), u64>;
+
+fn settings() -> Settings {
+    Settings {
+        policy: Policy {
+            window_ms: 2 * H,
+            retention_ms: Some(1000 * H),
+            retention_bytes: None,
+            max_merge_bytes: 1 << 40,
+            settle_ms: H,
+        },
+        grace: Grace { condemned_ms: 60_000, unnamed_ms: 0, staged_ms: H },
+        interval: Duration::from_millis(1),
+    }
+}
+
+impl World {
+    async fn new(seed: u64, settings: Settings) -> Self {
+        let clock = Arc::new(ManualClock::at(TimestampMs(0)));
+        let meta = Arc::new(Meta { machine: MetaMachine::default(), clock: clock.clone() });
+        let memory = Arc::new(InMemory::new());
+        let faults = FaultyStore::new(memory.clone(), seed, Faults::default());
+        let node = Node { id: 0, address: "a:1".into(), incarnation: 1, feature_level: 1, ..Node::default() };
+        let replicas = ShardReplicas { shard: 0, nodes: vec![1] };
+        let epoch = PlacementEpoch { epoch: 1, from_ms: i64::MIN, shards: vec![0], ..PlacementEpoch::default() };
+        let init = InitCluster { cluster_id: CLUSTER.into(), epoch: Some(epoch), shards: vec![replicas] };
+        for command in [
+            Command::InitCluster(init),
+            Command::RegisterNode(RegisterNode { node: Some(node), lease_ms: 60_000 }),
+        ] {
+            propose(&meta, command).await;
+        }
+        let compactor = Compactor::new(
+            meta.clone(),
+            NodeId(1),
+            Bucket::from_store(Arc::new(faults.clone()), "memory"),
+            clock.clone(),
+            settings,
+            &prometheus::Registry::new(),
+        )
+        .unwrap();
+        Self { meta, clock, memory, faults, compactor }
+    }
+
+    fn at(&self, hours: i64) {
+        self.clock.set_wall(TimestampMs(hours * H));
+    }
+
+    fn state(&self) -> Arc<MetaState> {
+        self.meta.machine.state()
+    }
+
+    fn live(&self) -> Vec<BlockRecord> {
+        self.state().blocks.iter().filter(|b| b.state() == State::Live).cloned().collect()
+    }
+
+    async fn objects(&self) -> usize {
+        use object_store::ObjectStore;
+        self.memory.list(None).count().await
+    }
+
+    /// Uploads and publishes a part of 100 series whose samples have `tag` in their value.
+    async fn add_part(&self, number: u64, window_start: i64, offset_ms: i64, tag: u64) {
+        let window = TimeRange::new(TimestampMs(window_start), TimestampMs(window_start + 2 * H));
+        let id = BlockId(u128::from(number));
+        let cluster: ClusterId = CLUSTER.parse().unwrap();
+        let mut meta = BlockMeta::new(id, cluster, TenantId::anonymous(), ShardId(0), window);
+        meta.parts = vec![PartId { shard: ShardId(0), number }];
+        let path = block_path(&TenantId::anonymous(), ShardId(0), window.start, id);
+        let mut record = BlockRecord {
+            id: id.to_string(),
+            tenant: "anonymous".into(),
+            start_ms: window.start.0,
+            end_ms: window.end.0,
+            bytes: 1 << 20,
+            parts: vec![number],
+            path: path.to_string(),
+            ..BlockRecord::default()
+        };
+        propose(&self.meta, Command::StageBlock(StageBlock { block: Some(record.clone()) })).await;
+        let mut writer = BlockWriter::new(meta, UploadSink::new(self.memory.clone(), path));
+        for series in 0..100 {
+            let mut page = FloatPageBuilder::new();
+            for i in 0..20 {
+                page.append(window_start + offset_ms + i * 60_000, (tag * 1000 + series) as f64).unwrap();
+            }
+            writer.add_series(labels(series).as_ref(), page.page()).await.unwrap();
+        }
+        let written = writer.finish().await.unwrap();
+        record.bytes = written.bytes;
+        record.samples = written.meta.stats.samples;
+        record.max_sample_ms = written.meta.stats.max_sample.0;
+        propose(&self.meta, Command::PublishBlock(PublishBlock { block: Some(record) })).await;
+    }
+
+    /// Everything that live blocks hold; a sample that two of them hold is an error unless it is a double in the input.
+    async fn data(&self) -> Data {
+        let mut records = self.live();
+        records.sort_by(|a, b| b.parts.cmp(&a.parts));
+        let mut data = Data::new();
+        for record in records {
+            let reader = BlockReader::open(self.memory.clone(), Path::from(record.path.as_str())).await.unwrap();
+            reader.verify().await.unwrap();
+            let mut all = Arc::new(reader).select(&[], i64::MIN, i64::MAX).await.unwrap();
+            while let Some(series) = all.next().await.unwrap() {
+                for page in series.pages {
+                    let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+                    decode_into(&page.bytes, &mut timestamps, &mut values).unwrap();
+                    let name = series.labels.metric_name();
+                    data.extend(timestamps.iter().zip(values).map(|(t, v)| ((name.to_owned(), *t), v.to_bits())));
+                }
+            }
+        }
+        data
+    }
+
+    async fn cycle(&self) -> Result<(), crate::CompactorError> {
+        self.compactor.cycle(&CancellationToken::new()).await
+    }
+}
+
+fn labels(series: u64) -> Labels {
+    Labels::from_pairs([("__name__", format!("m{series:03}"))])
+}
+
+async fn propose(meta: &Meta, command: Command) {
+    let response = meta.propose(MetaCommand { proposed_at_ms: 0, command: Some(command) }).await.unwrap();
+    assert_eq!(response.refused, "");
+}
+
+#[tokio::test]
+async fn windows_become_one_block_and_what_they_were_goes() {
+    let world = World::new(0, settings()).await;
+    for (number, window) in [(1, 0), (2, 2), (4, 4)] {
+        world.add_part(number, window * H, 0, number).await;
+    }
+    // A late part of the first window; one sample of it was there already, and that one stays.
+    world.add_part(5, 0, 19 * 60_000, 5).await;
+    let before = world.data().await;
+    world.at(100);
+    for _ in 0..2 {
+        world.cycle().await.unwrap();
+    }
+    let live = world.live();
+    assert_eq!(live.len(), 1);
+    assert_eq!((live[0].start_ms, live[0].end_ms, &live[0].parts), (0, 6 * H, &vec![1, 2, 4, 5]));
+    assert_eq!(live[0].samples, 100 * (20 * 4 - 1));
+    assert_eq!(world.data().await, before);
+    world.clock.advance(Duration::from_secs(61));
+    world.cycle().await.unwrap();
+    assert_eq!((world.state().blocks.len(), world.objects().await), (1, 1));
+}
+
+#[tokio::test]
+async fn retention_lets_go_by_time_and_by_size() {
+    let world = World::new(0, settings()).await;
+    for number in 1..=4 {
+        world.add_part(number, number as i64 * 20 * H, 0, number).await;
+    }
+    world.at(1041);
+    world.cycle().await.unwrap();
+    assert_eq!(world.live().iter().map(|b| b.parts[0]).collect::<Vec<_>>(), [3, 4]);
+    let bytes = world.live()[0].bytes;
+    let mut small = settings();
+    small.policy.retention_bytes = Some(bytes * 3 / 2);
+    let world = World::new(0, small).await;
+    for number in 1..=4 {
+        world.add_part(number, number as i64 * 20 * H, 0, number).await;
+    }
+    world.cycle().await.unwrap();
+    assert_eq!(world.live().iter().map(|b| b.parts[0]).collect::<Vec<_>>(), [4]);
+}
+
+#[tokio::test]
+async fn unnamed_objects_and_abandoned_records_go_and_others_stay() {
+    let world = World::new(0, settings()).await;
+    world.add_part(1, 0, 0, 1).await;
+    let stray = block_path(&TenantId::anonymous(), ShardId(0), TimestampMs(0), BlockId(99));
+    for path in [stray.clone(), Path::from("cluster.json"), Path::from("catalogue/checkpoint-1")] {
+        world.memory.put(&path, "x".into()).await.unwrap();
+    }
+    // An upload under way: named, not published.
+    let uploading = block_path(&TenantId::anonymous(), ShardId(0), TimestampMs(0), BlockId(98));
+    let record = BlockRecord {
+        id: BlockId(98).to_string(),
+        tenant: "anonymous".into(),
+        end_ms: 1,
+        parts: vec![7],
+        path: uploading.to_string(),
+        ..BlockRecord::default()
+    };
+    propose(&world.meta, Command::StageBlock(StageBlock { block: Some(record) })).await;
+    world.memory.put(&uploading, "x".into()).await.unwrap();
+    // Objects carry the time of the machine's clock: garbage is judged well after it.
+    let far = 10_000_000;
+    world.clock.set_wall(TimestampMs(0));
+    world.at(0);
+    let grace = Grace { unnamed_ms: i64::MIN / 2, ..settings().grace };
+    let collect = |now: i64| {
+        let bucket = Bucket::from_store(world.memory.clone(), "memory");
+        let catalogue = crate::Catalogue::new(world.meta.clone(), NodeId(1));
+        async move {
+            crate::garbage::collect(&catalogue, &bucket, &grace, TimestampMs(now), &CancellationToken::new()).await
+        }
+    };
+    let collected = collect(far).await.unwrap();
+    assert_eq!((collected.unnamed, collected.condemned), (1, 0));
+    assert!(world.memory.head(&stray).await.is_err());
+    assert_eq!(world.objects().await, 4, "the live block, the upload, the marker and the checkpoint");
+    world.at(2);
+    world.cycle().await.unwrap();
+    assert_eq!(world.state().blocks.len(), 1, "the record of the upload that never ended");
+    assert_eq!(collect(far).await.unwrap().unnamed, 1);
+}
+
+#[tokio::test]
+async fn an_empty_catalogue_proves_nothing() {
+    let clock = Arc::new(ManualClock::at(TimestampMs(0)));
+    let meta = Arc::new(Meta { machine: MetaMachine::default(), clock });
+    let memory = Arc::new(InMemory::new());
+    let path = block_path(&TenantId::anonymous(), ShardId(0), TimestampMs(0), BlockId(1));
+    memory.put(&path, "x".into()).await.unwrap();
+    let bucket = Bucket::from_store(memory.clone(), "memory");
+    let catalogue = crate::Catalogue::new(meta, NodeId(1));
+    let stop = CancellationToken::new();
+    let now = TimestampMs(i64::MAX);
+    let collected = crate::garbage::collect(&catalogue, &bucket, &Grace::default(), now, &stop).await.unwrap();
+    assert_eq!(collected.unnamed, 0);
+    assert!(memory.head(&path).await.is_ok());
+}
+
+/// Whatever the store does, live blocks hold all the data, and once it is healed the work is finished.
+#[tokio::test]
+async fn under_faults_nothing_is_lost_and_all_is_merged_in_the_end() {
+    for seed in 0..20 {
+        let world = World::new(seed, settings()).await;
+        for number in 1..=6 {
+            world.add_part(number, (number as i64 - 1) / 2 * 2 * H, (number as i64 % 2) * 30 * 60_000, number).await;
+        }
+        let before = world.data().await;
+        world.at(100);
+        world.faults.set(Faults { refused: 0.1, lost_response: 0.1, torn: 0.1, latency: Duration::ZERO });
+        for _ in 0..15 {
+            let _ = world.cycle().await;
+            world.clock.advance(Duration::from_secs(30));
+            assert_eq!(world.data().await, before, "seed {seed}");
+        }
+        world.faults.set(Faults::default());
+        for _ in 0..4 {
+            world.cycle().await.unwrap();
+            world.clock.advance(Duration::from_secs(200));
+        }
+        assert_eq!(world.data().await, before, "seed {seed}");
+        assert_eq!(world.live().len(), 1, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_merge_leaves_its_inputs_and_frees_the_job() {
+    let world = World::new(0, settings()).await;
+    for number in 1..=3 {
+        world.add_part(number, (number as i64 - 1) * 2 * H, 0, number).await;
+    }
+    world.at(100);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    assert!(matches!(world.compactor.cycle(&stop).await, Err(crate::CompactorError::Stopped)));
+    assert_eq!(world.live().len(), 3);
+    world.cycle().await.unwrap();
+    assert_eq!(world.live().len(), 1);
+}
