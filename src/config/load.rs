@@ -58,6 +58,7 @@ struct Loader<'a> {
     global: GlobalConfig,
     names: NameRules,
     scrape_configs: Vec<Arc<ScrapeConfig>>,
+    own_scrape_configs: usize,
     /// Where each job was found first.
     jobs: HashMap<String, PathBuf>,
     storage: StorageConfig,
@@ -85,6 +86,7 @@ impl<'a> Loader<'a> {
             global,
             names: NameRules::Utf8,
             scrape_configs: Vec::new(),
+            own_scrape_configs: 0,
             jobs: HashMap::new(),
             storage: StorageConfig::default(),
             rule_files: Vec::new(),
@@ -122,6 +124,7 @@ impl<'a> Loader<'a> {
         }
         let files = self.patterns(&mut fields, "scrape_config_files", "invalid scrape config file path")?;
         self.read_scrape_configs(&mut fields, self.path)?;
+        self.own_scrape_configs = self.scrape_configs.len();
         self.shown.scrape_configs = Out::List(self.scrape_configs.iter().map(|config| config.to_out()).collect());
         self.shown.rule_files = Out::texts(self.rule_files.iter().map(|path| path.to_string_lossy()));
         self.shown.scrape_config_files = Out::texts(files.iter().map(|path| path.to_string_lossy()));
@@ -324,6 +327,7 @@ impl<'a> Loader<'a> {
             unsupported: self.unsupported,
             warnings: self.warnings,
             redacted_yaml: self.shown.to_yaml(),
+            own_scrape_configs: self.own_scrape_configs,
         }
     }
 }

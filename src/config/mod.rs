@@ -31,6 +31,8 @@ pub struct Config {
     /// Things worth a word in the log that are no errors.
     pub warnings: Vec<String>,
     redacted_yaml: String,
+    /// How many of `scrape_configs` are of the file itself.
+    own_scrape_configs: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +47,7 @@ pub struct GlobalConfig {
     pub external_labels: Labels,
 }
 
-/// What `storage` asks for; a flag of the same meaning goes before it.
+/// What `storage` asks for; it goes before the flags of the same meaning ([`crate::flags::Settings::take_storage`]).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StorageConfig {
     /// How far behind its series' newest sample one may be and is still taken.
@@ -97,6 +99,18 @@ impl Config {
     #[must_use]
     pub fn redacted_yaml(&self) -> &str {
         &self.redacted_yaml
+    }
+
+    /// All that makes one configuration differ from another, but for secrets: what is shown, and the scrape
+    /// configurations from other files. For telling whether two nodes go by the same one.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let mut text = self.redacted_yaml.clone();
+        for config in &self.scrape_configs[self.own_scrape_configs..] {
+            text.push_str("---\n");
+            text.push_str(&config.to_out().to_yaml());
+        }
+        text
     }
 
     /// What `--config.strict` adds.

@@ -204,6 +204,11 @@ fn scrape_files_are_found_and_their_paths_are_their_own() {
     assert_eq!(names, ["z", "a", "b"]);
     assert_eq!(config.scrape_configs[1].scrape_interval, Duration::from_secs(7));
     assert!(format!("{:?}", config.scrape_configs[2].http.auth).contains("jobs/token"));
+    let identity = config.identity();
+    assert!(
+        !config.redacted_yaml().contains("job_name: b") && identity.contains("job_name: b"),
+        "{identity}"
+    );
     write("jobs/a.yml", "scrape_configs: [{job_name: z}]");
     let refusal = load(&path, &none).expect_err("a duplicate").to_string();
     assert!(

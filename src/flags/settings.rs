@@ -1,5 +1,6 @@
 //! Values of flags, read into their types.
 
+use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::parse_size_bytes;
@@ -97,6 +98,8 @@ pub struct Settings {
     /// Milliseconds; none is no limit of time (a limit of size is set then).
     pub retention_ms: Option<i64>,
     pub retention_bytes: Option<u64>,
+    /// Whether a flag set the time, or it is the default.
+    retention_time_given: bool,
     pub object_store: Option<String>,
     pub listen_addresses: Vec<String>,
     pub web_config_file: Option<PathBuf>,
@@ -197,7 +200,7 @@ impl Settings {
     /// The flag at fault and what it takes.
     pub fn read(values: &BTreeMap<String, String>) -> Result<Self, String> {
         let v = Values(values);
-        let (retention_ms, retention_bytes) = retention(&v)?;
+        let (retention_given, retention_bytes) = retention(&v)?;
         let (features, ignored_features) = features(&v)?;
         let peers = v.list("cluster.peers");
         let external_url = external_url(v.text("web.external-url"))?;
@@ -214,8 +217,9 @@ impl Settings {
             config_strict: v.switch("config.strict"),
             roles: Roles::read(v.text("target"))?,
             data_dir: v.text("storage.tsdb.path").into(),
-            retention_ms,
+            retention_ms: retention_given.or(default_retention(retention_bytes)),
             retention_bytes,
+            retention_time_given: retention_given.is_some(),
             object_store: v.set("storage.object-store"),
             listen_addresses: v.list("web.listen-address"),
             web_config_file: v.set("web.config.file").map(PathBuf::from),
@@ -249,6 +253,17 @@ impl Settings {
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })
+    }
+
+    /// Takes what the file says of retention, which goes before the flags, as in Prometheus.
+    pub fn take_storage(&mut self, storage: &StorageConfig) {
+        let file_ms = storage
+            .retention_time
+            .and_then(|time| i64::try_from(time.as_millis()).ok());
+        let flag_ms = self.retention_ms.filter(|_| self.retention_time_given);
+        self.retention_bytes = storage.retention_size_bytes.or(self.retention_bytes);
+        self.retention_ms = file_ms.or(flag_ms).or(default_retention(self.retention_bytes));
+        self.retention_time_given |= file_ms.is_some();
     }
 
     /// As Prometheus shows it: `15d`, `10GiB`, `15d or 10GiB`.
@@ -307,9 +322,11 @@ fn retention(v: &Values<'_>) -> Result<(Option<i64>, Option<u64>), String> {
         Some(text) => Some(parse_size_bytes(&text).map_err(|e| format!("--storage.tsdb.retention.size: {e}"))?),
         None => None,
     };
-    let size = size.filter(|bytes| *bytes > 0);
-    let default = size.is_none().then_some(DEFAULT_RETENTION_MS);
-    Ok((time.or(default), size))
+    Ok((time, size.filter(|bytes| *bytes > 0)))
+}
+
+fn default_retention(size: Option<u64>) -> Option<i64> {
+    size.is_none().then_some(DEFAULT_RETENTION_MS)
 }
 
 fn features(v: &Values<'_>) -> Result<(BTreeSet<String>, Vec<String>), String> {

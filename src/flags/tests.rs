@@ -148,6 +148,26 @@ fn every_flag_of_the_debian_package_is_known() {
 }
 
 #[test]
+fn the_file_goes_before_the_flags_of_retention() {
+    use crate::config::StorageConfig;
+    let taken = |args: &[&str], time_s: u64, size: u64| {
+        let (mut settings, _) = run(args).unwrap();
+        settings.take_storage(&StorageConfig {
+            retention_time: (time_s > 0).then(|| std::time::Duration::from_secs(time_s)),
+            retention_size_bytes: (size > 0).then_some(size),
+            ..StorageConfig::default()
+        });
+        (settings.retention_ms, settings.retention_bytes)
+    };
+    let time = "--storage.tsdb.retention.time=2d";
+    assert_eq!(taken(&[time], 3600, 0), (Some(3_600_000), None));
+    assert_eq!(taken(&[time], 0, 7), (Some(2 * 86_400_000), Some(7)));
+    assert_eq!(taken(&[], 0, 7), (None, Some(7)));
+    assert_eq!(taken(&[], 0, 0), (Some(15 * 86_400_000), None));
+    assert_eq!(taken(&["--storage.tsdb.retention.size=1KB"], 0, 0), (None, Some(1024)));
+}
+
+#[test]
 fn check_takes_files() {
     let parsed = parse(["gnomon", "check", "config", "--strict", "a.yml", "b.yml"]).unwrap();
     assert!(matches!(parsed.command, Command::CheckConfig(CheckConfig { files, strict: true }) if files.len() == 2));
