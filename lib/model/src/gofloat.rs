@@ -12,7 +12,7 @@ pub struct Plain(pub f64);
 #[derive(Clone, Copy, Debug)]
 pub struct Json(pub f64);
 
-/// strconv's `'g', -1`: an exponent below 1e-4 and from 1e21. Go's `%v`.
+/// strconv's `'g', -1`: an exponent below 1e-4 and from 1e6. Go's `%g` and `%v`.
 #[derive(Clone, Copy, Debug)]
 pub struct General(pub f64);
 
@@ -60,7 +60,7 @@ impl fmt::Display for Json {
 
 impl fmt::Display for General {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        within(self.0, 1e-4, 1e21, f)
+        within(self.0, 1e-4, 1e6, f)
     }
 }
 
@@ -94,6 +94,8 @@ mod tests {
             assert_eq!(Json(value).to_string(), json);
         }
         assert_eq!(General(0.00001).to_string(), "1e-05");
+        assert_eq!(General(999_999.5).to_string(), "999999.5");
+        assert_eq!(General(1_234_567.5).to_string(), "1.2345675e+06");
         assert_eq!(fixed(1.0, 6), "1.000000");
     }
 }

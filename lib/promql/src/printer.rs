@@ -4,7 +4,7 @@ use crate::ast::{
     AggregateExpr, At, BinaryExpr, Cardinality, DurationExpr, Expr, ExprKind, VectorMatching, VectorSelector,
 };
 use gnomon_model::duration::format_duration_ms;
-use gnomon_model::gofloat::{Plain, fixed};
+use gnomon_model::gofloat::{General, fixed};
 use gnomon_model::labels::{is_legacy_label_name, is_legacy_metric_name};
 use gnomon_model::{METRIC_NAME, MatchOp};
 use std::fmt;
@@ -38,7 +38,7 @@ fn write_seconds(f: &mut fmt::Formatter<'_>, value: f64, duration: bool) -> fmt:
         return f.write_str("Inf");
     }
     if !duration {
-        return write!(f, "{}", Plain(value));
+        return write!(f, "{}", General(value));
     }
     let sign = if value.is_sign_negative() { "-" } else { "" };
     write!(f, "{sign}{}", format_duration_ms((value.abs() * 1000.0).round() as i64))
@@ -143,13 +143,13 @@ fn write_matching(f: &mut fmt::Formatter<'_>, matching: &VectorMatching) -> fmt:
         }
     }
     match (matching.fill_left, matching.fill_right) {
-        (Some(left), Some(right)) if left.to_bits() == right.to_bits() => write!(f, " fill ({})", Plain(left)),
+        (Some(left), Some(right)) if left.to_bits() == right.to_bits() => write!(f, " fill ({})", General(left)),
         (left, right) => {
             if let Some(left) = left {
-                write!(f, " fill_left ({})", Plain(left))?;
+                write!(f, " fill_left ({})", General(left))?;
             }
             if let Some(right) = right {
-                write!(f, " fill_right ({})", Plain(right))?;
+                write!(f, " fill_right ({})", General(right))?;
             }
             Ok(())
         }
