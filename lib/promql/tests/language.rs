@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use gnomon_model::Labels;
+use gnomon_model::histogram::{FloatHistogram, Span};
 use gnomon_promql::{CancelFlag, Engine, EvalParams, Limits, MemorySource, ParseOptions, Plan, parse, parse_selector};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn error(query: &str) -> String {
     parse(query, &ParseOptions::everything()).unwrap_err().to_string()
@@ -354,6 +356,10 @@ fn expression() -> impl Strategy<Value = String> {
         Just("foo offset 5m".to_owned()),
         Just("foo @ 12.5".to_owned()),
         Just("rate(foo[5m])".to_owned()),
+        Just("foo smoothed".to_owned()),
+        Just("increase(foo[5m] anchored)".to_owned()),
+        Just("delta(foo[5m] smoothed)".to_owned()),
+        Just("last_over_time(foo[2m])".to_owned()),
         Just("vector(-1.5)".to_owned()),
         Just("foo @ end() offset -1h".to_owned()),
     ];
@@ -380,12 +386,55 @@ fn expression() -> impl Strategy<Value = String> {
             inner.clone().prop_map(|a| format!("-{a}")),
             inner.clone().prop_map(|a| format!("sum by (a) ({a})")),
             inner.clone().prop_map(|a| format!("topk without (a) (3, {a})")),
+            inner.clone().prop_map(|a| format!("avg({a})")),
+            inner.clone().prop_map(|a| format!("count_values(\"v\", {a})")),
+            inner.clone().prop_map(|a| format!("quantile(0.5, {a})")),
+            inner.clone().prop_map(|a| format!("histogram_quantile(0.9, {a})")),
+            inner.clone().prop_map(|a| format!("histogram_fraction(0, 2, {a})")),
+            inner.clone().prop_map(|a| format!("absent({a})")),
+            inner.clone().prop_map(|a| format!("info({a})")),
+            inner.clone().prop_map(|a| format!("sort_desc({a})")),
+            inner.clone().prop_map(|a| format!("vector(scalar({a}))")),
+            inner
+                .clone()
+                .prop_map(|a| format!("label_replace({a}, \"kind\", \"x\", \"kind\", \".*\")")),
+            inner.clone().prop_map(|a| format!("avg_over_time(({a})[10m:1m])")),
+            inner.clone().prop_map(|a| format!("rate(({a})[10m:1m])")),
             inner
                 .clone()
                 .prop_map(|a| format!("max_over_time(({a})[1h:5m] offset 1m)")),
             inner.prop_map(|a| format!("clamp({a}, 0, 1e9)")),
         ]
     })
+}
+
+/// Floats, histograms of both kinds and a series that changes between them.
+fn mixed_source() -> MemorySource {
+    let mut source = MemorySource::new();
+    let histogram = |schema: i32, n: i64| {
+        let custom_values = if schema < -4 { vec![1.0, 5.0] } else { Vec::new() };
+        Arc::new(FloatHistogram {
+            schema,
+            count: 3.0 * n as f64,
+            sum: 4.5 * n as f64,
+            positive_spans: vec![Span { offset: 0, length: 3 }],
+            positive_buckets: vec![n as f64; 3],
+            custom_values,
+            ..FloatHistogram::default()
+        })
+    };
+    for n in 0..40 {
+        for (kind, a) in [("float", "b"), ("exponential", "b"), ("custom", "c"), ("both", "b")] {
+            let labels = Labels::from_pairs([("__name__", "foo"), ("a", a), ("c", "d1"), ("kind", kind)]);
+            match kind {
+                "exponential" => source.add_histogram(&labels, n * 25_000, histogram((n % 3) as i32, n)),
+                "custom" => source.add_histogram(&labels, n * 25_000, histogram(-53, n % 7)),
+                "both" if n % 4 == 0 => source.add_histogram(&labels, n * 25_000, histogram(0, n)),
+                _ => source.add_float(&labels, n * 25_000, (n % 11) as f64),
+            }
+        }
+    }
+    source
 }
 
 /// Cases as `PROPTEST_CASES` says: more of them for a longer run.
@@ -417,6 +466,17 @@ proptest! {
             let text = expr.to_string();
             let again = parse(&text, &ParseOptions::everything()).unwrap();
             prop_assert_eq!(again.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn no_expression_makes_the_engine_panic(text in expression(), delayed_name_removal: bool) {
+        let source = mixed_source();
+        let expr = parse(&text, &ParseOptions::everything()).unwrap();
+        for params in [EvalParams::instant(600_000), EvalParams::range(300_000, 900_000, 45_000)] {
+            let params = EvalParams { delayed_name_removal, ..params };
+            let plan = Plan::new(&text, &expr, params).unwrap();
+            let _ = Engine::execute(&plan, &source, &Limits { max_samples: 100_000 }, &CancelFlag::new());
         }
     }
 
