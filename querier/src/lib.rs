@@ -22,11 +22,13 @@ mod page;
 mod params;
 mod router;
 mod run;
+mod scrapers;
 mod state;
 
 pub use error::{ApiError, ErrorType};
 pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, StoredBlocks};
 pub use router::{ApiSetupError, api_router};
+pub use scrapers::scrapers_of;
 pub use state::{
     ApiState, BuildInfo, ConfigInfo, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions, RuntimeInfo, Scrapers, WebOptions,
 };

@@ -92,7 +92,7 @@ impl Fanout {
     ) -> Result<Vec<String>, Replan> {
         let name = shard_name(shard, request.start_ms, request.end_ms);
         let answer = within(OPEN_TIMEOUT, self.shards.labels(request)).await;
-        let answer = shard_result(scope, &name, answer)?;
+        let answer = shard_result(scope, shard, name, answer)?;
         Ok(answer.map(|labels| labels.values).unwrap_or_default())
     }
 
@@ -105,7 +105,7 @@ impl Fanout {
     ) -> Result<Vec<String>, Replan> {
         match within(OPEN_TIMEOUT, self.blocks.labels(block, name, sets)).await {
             Ok(values) => Ok(values),
-            Err(ServiceError::NotFound(_)) => Err(Replan::Missing(block.id.clone())),
+            Err(ServiceError::NotFound(_)) => Err(Replan::Missing(Box::new(block.clone()))),
             Err(error) => Ok(ended_early(scope, &block_name(block), error).map(|()| Vec::new())?),
         }
     }

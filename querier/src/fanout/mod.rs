@@ -33,6 +33,8 @@ use tokio::sync::watch;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a plan may turn out to be old before that is an error.
 const MAX_REPLANS: usize = 8;
+/// Before a view is asked for again that was not new enough.
+const REPLAN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything that a querier reads samples from.
 pub struct Fanout {

@@ -2,7 +2,7 @@
 
 use super::plan::{FanoutPlan, Selection};
 use super::stream::{Merge, Source, ended_early, of_shard};
-use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, Scope};
+use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, REPLAN_PAUSE, Scope};
 use crate::error::{ApiError, ErrorType};
 use crate::instant::Rfc3339;
 use futures::future::{BoxFuture, join_all};
@@ -18,10 +18,14 @@ const BLOCKS_AT_ONCE: usize = 16;
 
 /// Why a plan cannot be gone on with.
 pub(super) enum Replan {
-    /// Read a view at least this new.
-    Newer(u64),
+    /// What this shard (by name) says needs a catalogue view at least this new.
+    Newer {
+        shard: ShardId,
+        name: String,
+        revision: u64,
+    },
     /// The object of this block is gone.
-    Missing(String),
+    Missing(Box<v1::BlockRecord>),
     Failed(ApiError),
 }
 
@@ -31,9 +35,12 @@ impl From<ApiError> for Replan {
     }
 }
 
-/// Blocks whose objects are gone though the newest catalogue has them: said once, then left out.
+/// What was said to be missing, so that it is not asked again.
 #[derive(Default)]
-pub(super) struct Lost(BTreeSet<String>);
+struct LeftOut {
+    shards: BTreeSet<ShardId>,
+    blocks: BTreeSet<String>,
+}
 
 impl Fanout {
     /// The series of a selection in the order of their labels.
@@ -54,38 +61,75 @@ impl Fanout {
         selection: &Selection,
         attempt: impl Fn(FanoutPlan) -> F,
     ) -> Result<T, ApiError> {
-        let mut needed = 0;
-        let mut lost = Lost::default();
+        let mut state = self.state(0).await?;
+        let mut left_out = LeftOut::default();
         for _ in 0..MAX_REPLANS {
-            let state = self.state(needed).await?;
             let mut plan = FanoutPlan::new(&state, &self.tenant, selection);
-            plan.blocks.retain(|block| !lost.0.contains(&block.id));
-            let revision = plan.catalogue_revision;
-            match attempt(plan).await {
+            plan.shards.retain(|shard, _| !left_out.shards.contains(shard));
+            plan.blocks.retain(|block| !left_out.blocks.contains(&block.id));
+            let replan = match attempt(plan).await {
                 Ok(done) => return Ok(done),
-                Err(Replan::Failed(error)) => return Err(error),
-                Err(Replan::Newer(newer)) => {
-                    tracing::debug!(revision, newer, "catalogue view is old, planning again");
-                    needed = newer.max(revision + 1);
-                }
-                Err(Replan::Missing(id)) => {
-                    let fresh = self.state(revision + 1).await?;
-                    needed = fresh.catalogue_revision;
-                    let still_live = FanoutPlan::new(&fresh, &self.tenant, selection);
-                    if let Some(block) = still_live.blocks.iter().find(|b| b.id == id) {
-                        scope.missing(format!(
-                            "{} is in the catalogue but not in the object store, the result is incomplete",
-                            block_name(block)
-                        ))?;
-                        lost.0.insert(id);
-                    }
-                }
-            }
+                Err(replan) => replan,
+            };
+            state = self.newer_state(scope, selection, replan, state, &mut left_out).await?;
         }
         Err(ApiError::new(
             ErrorType::Unavailable,
             format!("the block catalogue changed {MAX_REPLANS} times while the query was planned; try again"),
         ))
+    }
+
+    /// The state to plan again with. Where there is none, what needs it is left out, and that is said.
+    async fn newer_state(
+        &self,
+        scope: &Scope,
+        selection: &Selection,
+        replan: Replan,
+        old: Arc<v1::MetaState>,
+        left_out: &mut LeftOut,
+    ) -> Result<Arc<v1::MetaState>, ApiError> {
+        match replan {
+            Replan::Failed(error) => Err(error),
+            Replan::Newer { shard, name, revision } => {
+                tracing::debug!(
+                    old = old.catalogue_revision,
+                    revision,
+                    "catalogue view is old, planning again"
+                );
+                let newer = self.state(revision).await;
+                match newer {
+                    Ok(newer) if newer.revision > old.revision => Ok(newer),
+                    Ok(same) => {
+                        tokio::time::sleep(REPLAN_PAUSE).await;
+                        Ok(same)
+                    }
+                    Err(error) => {
+                        scope.missing(format!(
+                            "{name} has moved samples to blocks that are not known here, the result is incomplete: {error}"
+                        ))?;
+                        left_out.shards.insert(shard);
+                        Ok(old)
+                    }
+                }
+            }
+            Replan::Missing(block) => {
+                let newer = self.state(old.catalogue_revision + 1).await;
+                let gone = |why: &str| format!("{} {why}, the result is incomplete", block_name(&block));
+                let what = match &newer {
+                    Err(error) => Some(gone(&format!("is gone and what replaces it is not known: {error}"))),
+                    Ok(newer) => FanoutPlan::new(newer, &self.tenant, selection)
+                        .blocks
+                        .iter()
+                        .any(|b| b.id == block.id)
+                        .then(|| gone("is in the catalogue but not in the object store")),
+                };
+                if let Some(what) = what {
+                    scope.missing(what)?;
+                    left_out.blocks.insert(block.id);
+                }
+                Ok(newer.unwrap_or(old))
+            }
+        }
     }
 
     /// Sources in the order in which they win at equal times: blocks by part, then heads.
@@ -123,7 +167,7 @@ impl Fanout {
         });
         match opened.await {
             Ok(source) => Ok(Some(source)),
-            Err(ServiceError::NotFound(_)) => Err(Replan::Missing(block.id.clone())),
+            Err(ServiceError::NotFound(_)) => Err(Replan::Missing(Box::new(block.clone()))),
             Err(error) => Ok(ended_early(scope, &name, error).map(|()| None)?),
         }
     }
@@ -151,8 +195,9 @@ impl Fanout {
         let opened = within(OPEN_TIMEOUT, async {
             let stream = of_shard(self.shards.select(request).await?);
             Source::open(name.clone(), stream).await
-        });
-        shard_result(scope, &name, opened.await)
+        })
+        .await;
+        shard_result(scope, shard, name, opened)
     }
 }
 
@@ -164,11 +209,22 @@ pub(super) fn view(plan: &FanoutPlan, parts: &[u64]) -> v1::View {
 }
 
 /// None where the shard did not answer and the request lives with that.
-pub(super) fn shard_result<T>(scope: &Scope, name: &str, result: Result<T, ServiceError>) -> Result<Option<T>, Replan> {
+pub(super) fn shard_result<T>(
+    scope: &Scope,
+    shard: ShardId,
+    name: String,
+    result: Result<T, ServiceError>,
+) -> Result<Option<T>, Replan> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(ServiceError::StaleView { revision }) => Err(Replan::Newer(revision)),
-        Err(error) => Ok(ended_early(scope, name, error).map(|()| None)?),
+        Err(ServiceError::StaleView { revision }) => Err(Replan::Newer { shard, name, revision }),
+        // No catalogue revision is known then; the state is read afresh in any case.
+        Err(ServiceError::StaleMap { .. }) => Err(Replan::Newer {
+            shard,
+            name,
+            revision: u64::MAX,
+        }),
+        Err(error) => Ok(ended_early(scope, &name, error).map(|()| None)?),
     }
 }
 

@@ -149,4 +149,29 @@ mod tests {
         let joined = merge(floats(&[(0, 0.0)]), second);
         assert_eq!(joined.histograms.len(), 3);
     }
+
+    #[test]
+    fn pages_of_both_codings_become_columns_of_the_range() {
+        let mut floats = gnomon_tsdb::FloatPageBuilder::new();
+        let mut histograms = gnomon_tsdb::HistogramPageBuilder::new();
+        let histogram = FloatHistogram {
+            count: 1.0,
+            sum: 2.0,
+            positive_spans: vec![gnomon_model::histogram::Span { offset: 0, length: 1 }],
+            positive_buckets: vec![1.0],
+            ..FloatHistogram::default()
+        };
+        for at in 0..10 {
+            floats.append(at, at as f64).unwrap();
+            histograms.append(10 + at, &histogram, true).unwrap();
+        }
+        let run = vec![floats.page().unwrap(), histograms.page().unwrap()];
+        let samples = decode(std::slice::from_ref(&run), 8, 11).unwrap();
+        assert_eq!(samples.timestamps, [8, 9, 10, 11]);
+        assert_eq!(samples.values[..2], [8.0, 9.0]);
+        assert_eq!(samples.histogram(3).map(|h| h.sum), Some(2.0));
+        assert!(decode(std::slice::from_ref(&run), 3, 5).unwrap().histograms.is_empty());
+        let overlapping = vec![run[0].clone(), run[0].clone()];
+        assert!(decode(&[overlapping], 0, 9).is_err());
+    }
 }
