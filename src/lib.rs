@@ -5,3 +5,8 @@
 pub mod check;
 pub mod config;
 pub mod flags;
+pub mod http;
+pub mod lifecycle;
+pub mod logging;
+pub mod run;
+pub mod status;

@@ -1,1 +1,41 @@
-fn main() {}
+//! The `gnomon` binary: reads the command line and does what it says.
+
+use gnomon::flags::{self, Command};
+use gnomon::{check, logging, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let parsed = match flags::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help and version are "errors" with exit code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match parsed.command {
+        Command::CheckConfig(ref what) => check::config(what),
+        Command::CheckMetrics(ref what) => check::metrics(what),
+        Command::Run(settings) => {
+            let format = if settings.log_json {
+                logging::Format::Json
+            } else {
+                logging::Format::Logfmt
+            };
+            if let Err(error) = logging::start(&settings.log_level, format) {
+                eprintln!("gnomon: {error}");
+                return ExitCode::FAILURE;
+            }
+            for (flag, why) in &parsed.without_effect {
+                tracing::warn!(flag = %format!("--{flag}"), "flag has no effect: {why}");
+            }
+            match run::run(*settings, parsed.values) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!(error = %format!("{error:#}"), "gnomon ends");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The configuration at the start, and reloads.
+
+use super::Process;
+use super::roles::Running;
+use crate::config::{self, Config};
+use crate::lifecycle::Reload;
+use anyhow::Context as _;
+use gnomon_cluster::node::NodeHandle;
+use gnomon_proto::v1::{MetaCommand, ProposeConfig, meta_command};
+use gnomon_querier::ConfigInfo;
+use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Reads the file; says what of it has no effect.
+pub(super) fn first(process: &Process) -> anyhow::Result<Config> {
+    let config = read(process)?;
+    report(&config);
+    Ok(config)
+}
+
+fn read(process: &Process) -> anyhow::Result<Config> {
+    let config = config::load(&process.settings.config_file, &|name| std::env::var(name).ok())?;
+    if process.settings.config_strict {
+        config.require_supported()?;
+    }
+    Ok(config)
+}
+
+fn report(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    for unsupported in &config.unsupported {
+        tracing::warn!(section = unsupported.section, "{unsupported}");
+    }
+}
+
+struct Metrics {
+    successful: Gauge,
+    reloaded_at: Gauge,
+    unsupported: IntGaugeVec,
+}
+
+impl Metrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            successful: Gauge::new(
+                "prometheus_config_last_reload_successful",
+                "Whether the last configuration reload attempt was successful.",
+            )?,
+            reloaded_at: Gauge::new(
+                "prometheus_config_last_reload_success_timestamp_seconds",
+                "Timestamp of the last successful configuration reload.",
+            )?,
+            unsupported: IntGaugeVec::new(
+                Opts::new(
+                    "gnomon_config_unsupported_section",
+                    "1 for each kind of section in the configuration that has no effect yet.",
+                ),
+                &["section"],
+            )?,
+        };
+        registry.register(Box::new(metrics.successful.clone()))?;
+        registry.register(Box::new(metrics.reloaded_at.clone()))?;
+        registry.register(Box::new(metrics.unsupported.clone()))?;
+        Ok(metrics)
+    }
+
+    fn taken(&self, config: &Config, now_ms: i64) {
+        self.successful.set(1.0);
+        self.reloaded_at.set(now_ms as f64 / 1000.0);
+        self.unsupported.reset();
+        for section in &config.unsupported {
+            self.unsupported.with_label_values(&[section.section.as_str()]).set(1);
+        }
+    }
+}
+
+/// Who takes a configuration into force.
+struct Keeper {
+    metrics: Metrics,
+    status: Arc<crate::status::Status>,
+    clock: Arc<dyn gnomon_model::Clock>,
+    meta: Arc<dyn gnomon_proto::service::MetaService>,
+    scraper: Option<Arc<gnomon_scraper::Scraper>>,
+}
+
+impl Keeper {
+    async fn take(&self, config: &Config, explicit: bool) -> anyhow::Result<()> {
+        if let Some(scraper) = &self.scraper {
+            scraper.apply_config(config.scrape_configs.clone()).await?;
+        }
+        let now = self.clock.now();
+        self.metrics.taken(config, now.0);
+        let evaluation = config.global.evaluation_interval.as_millis();
+        self.status.set_config(ConfigInfo {
+            yaml: config.redacted_yaml().to_owned(),
+            reload_successful: true,
+            reloaded_at_ms: now.0,
+            evaluation_interval_ms: i64::try_from(evaluation).unwrap_or(0),
+        });
+        self.propose(config, explicit, now.0).await;
+        Ok(())
+    }
+
+    /// Makes the configuration a numbered revision of the cluster. That the metadata group cannot be asked now does
+    /// not undo what this node goes by.
+    async fn propose(&self, config: &Config, explicit: bool, from_ms: i64) {
+        let yaml = config.redacted_yaml();
+        let command = meta_command::Command::ProposeConfig(ProposeConfig {
+            content_hash: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(yaml.as_bytes())),
+            redacted_yaml: yaml.to_owned(),
+            from_ms,
+            explicit,
+        });
+        let proposal = self.meta.propose(MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(command),
+        });
+        match proposal.await {
+            Ok(answer) if answer.refused.is_empty() => {
+                tracing::info!(revision = answer.config_revision, "configuration in force");
+            }
+            Ok(answer) => tracing::warn!(why = answer.refused, "this node's configuration is not the cluster's"),
+            Err(error) => tracing::warn!(%error, "the configuration's revision is not known"),
+        }
+    }
+}
+
+/// Takes the first configuration into force, and from then on each one that is asked for.
+pub(super) async fn in_force(
+    process: &Process,
+    node: &NodeHandle,
+    running: &Running,
+    config: Config,
+    mut wishes: mpsc::Receiver<Reload>,
+) -> anyhow::Result<()> {
+    let keeper = Keeper {
+        metrics: Metrics::register(&process.registry).context("metrics")?,
+        status: Arc::clone(&process.status),
+        clock: Arc::clone(&process.clock),
+        meta: Arc::clone(&node.meta),
+        scraper: running.scraper.clone(),
+    };
+    keeper.take(&config, false).await?;
+    let (settings, stop) = (process.settings.clone(), process.stop.clone());
+    process.tasks.spawn(async move {
+        loop {
+            let wish = tokio::select! {
+                () = stop.cancelled() => return,
+                wish = wishes.recv() => wish,
+            };
+            let Some(wish) = wish else { return };
+            let result = reload(&keeper, &settings).await;
+            match &result {
+                Ok(()) => tracing::info!(file = %settings.config_file.display(), "configuration reloaded"),
+                Err(error) => {
+                    keeper.metrics.successful.set(0.0);
+                    keeper.status.reload_failed();
+                    tracing::error!(error = %format!("{error:#}"), "reload refused, the old configuration goes on");
+                }
+            }
+            // Whoever asked may have gone.
+            let _ = wish.send(result.map_err(|error| format!("{error:#}")));
+        }
+    });
+    Ok(())
+}
+
+async fn reload(keeper: &Keeper, settings: &crate::flags::Settings) -> anyhow::Result<()> {
+    let config = config::load(&settings.config_file, &|name| std::env::var(name).ok())?;
+    if settings.config_strict {
+        config.require_supported()?;
+    }
+    report(&config);
+    keeper.take(&config, true).await
+}
