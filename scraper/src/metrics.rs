@@ -97,7 +97,7 @@ impl ScraperMetrics {
                 "Scrapes refused because another scraper owns the target by now.",
             )?,
             ticks_skipped: m.counter(
-                "prometheus_target_scrape_pool_skipped_scrapes_total",
+                "gnomon_scraper_ticks_skipped_total",
                 "Scrapes left out because the one before took too long.",
             )?,
             samples_refused: m.counters(
@@ -174,11 +174,13 @@ impl ScraperMetrics {
                 "Discovered targets that could not be used.",
                 "scrape_job",
             )?,
-            discovered_targets: m.gauges(
-                "prometheus_sd_discovered_targets",
-                "Targets discovered, before relabelling.",
-                "config",
-            )?,
+            discovered_targets: m.add(IntGaugeVec::new(
+                Opts::new(
+                    "prometheus_sd_discovered_targets",
+                    "Targets discovered, before relabelling.",
+                ),
+                &["name", "config"],
+            )?)?,
             file_read_errors: m.counter(
                 "prometheus_sd_file_read_errors_total",
                 "Target files that could not be read or parsed.",

@@ -173,7 +173,10 @@ impl Pool {
     fn report(&self, env: &ScrapeEnv, wanted: &Wanted) {
         let job = [self.config.job_name.as_str()];
         let discovered = i64::try_from(wanted.discovered).unwrap_or(i64::MAX);
-        env.metrics.discovered_targets.with_label_values(&job).set(discovered);
+        env.metrics
+            .discovered_targets
+            .with_label_values(&["scrape", job[0]])
+            .set(discovered);
         let limit = self.config.limits.targets.unwrap_or(0);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         env.metrics.pool_target_limit.with_label_values(&job).set(limit);
@@ -202,14 +205,10 @@ impl Pool {
             running.stop();
         }
         let job = [self.config.job_name.as_str()];
-        for gauge in [
-            &env.metrics.pool_targets,
-            &env.metrics.pool_target_limit,
-            &env.metrics.discovered_targets,
-        ] {
-            // Absent if the pool was never synchronized.
-            let _ = gauge.remove_label_values(&job);
-        }
+        // Absent if the pool was never synchronized.
+        let _ = env.metrics.pool_targets.remove_label_values(&job);
+        let _ = env.metrics.pool_target_limit.remove_label_values(&job);
+        let _ = env.metrics.discovered_targets.remove_label_values(&["scrape", job[0]]);
     }
 }
 

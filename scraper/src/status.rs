@@ -2,6 +2,7 @@
 
 use crate::pool::PoolStatus;
 use crate::scrape::Metadata;
+use crate::target::Target;
 use async_trait::async_trait;
 use gnomon_model::LabelsRef;
 use gnomon_proto::ServiceError;
@@ -107,14 +108,14 @@ impl Status {
         wanted.map(|(name, pool)| (name.clone(), Arc::clone(pool))).collect()
     }
 
-    fn global_url(&self, url: &url::Url) -> String {
-        let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-        let mut global = url.clone();
-        if let Some(host) = self.external_host.as_deref().filter(|_| loopback) {
+    fn global_url(&self, target: &Target) -> String {
+        let loopback = matches!(target.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        let mut global = target.url.clone();
+        match self.external_host.as_deref().filter(|_| loopback) {
             // A host that does not fit leaves the URL as it is.
-            let _ = global.set_host(Some(host));
+            Some(host) if global.set_host(Some(host)).is_ok() => global.to_string(),
+            _ => target.shown_url.clone(),
         }
-        global.to_string()
     }
 
     /// A snapshot of targets.
@@ -129,8 +130,8 @@ impl Status {
                         discovered_labels: target.discovered.as_bytes().to_vec().into(),
                         labels: target.labels.as_bytes().to_vec().into(),
                         scrape_pool: job.clone(),
-                        scrape_url: target.url.to_string(),
-                        global_url: self.global_url(&target.url),
+                        scrape_url: target.shown_url.clone(),
+                        global_url: self.global_url(target),
                         last_error: last.error,
                         last_scrape_ms: last.at_ms,
                         last_scrape_duration_seconds: last.duration.as_secs_f64(),

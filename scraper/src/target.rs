@@ -31,6 +31,8 @@ pub(crate) struct Target {
     /// Those that its series get.
     pub labels: Labels,
     pub url: Url,
+    /// The URL as it is shown: with the address as it was given (a [`Url`] leaves out a port that is the scheme's own).
+    pub shown_url: String,
     pub interval: Duration,
     /// Greater than zero, at most `interval`.
     pub timeout: Duration,
@@ -119,6 +121,8 @@ fn resolve(config: &ScrapeConfig, discovered: Labels) -> Result<Found, String> {
         labels.set("instance", &address);
     }
     let url = url_of(config, &labels)?;
+    let query = url.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let shown_url = format!("{}://{address}{}{query}", url.scheme(), url.path());
     labels.retain(|name, _| !name.starts_with(RESERVED_PREFIX));
     let labels = labels.build();
     Ok(Found::Active(Box::new(Target {
@@ -127,6 +131,7 @@ fn resolve(config: &ScrapeConfig, discovered: Labels) -> Result<Found, String> {
         discovered,
         labels,
         url,
+        shown_url,
         interval,
         timeout,
     })))

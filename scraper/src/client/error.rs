@@ -26,9 +26,9 @@ pub(crate) enum FetchError {
 }
 
 impl FetchError {
-    pub(super) fn of_request(url: &Url, error: &reqwest::Error) -> Self {
+    pub(super) fn of_request(url: &Url, shown_url: &str, error: &reqwest::Error) -> Self {
         Self::Get {
-            url: url.to_string(),
+            url: shown_url.to_owned(),
             reason: reason(url, error),
         }
     }

@@ -71,13 +71,18 @@ impl HttpClient {
         Ok(client)
     }
 
-    /// Sends a GET and returns the answer with its body still to come. Redirects are followed as configured.
+    /// Sends a GET and returns the answer with its body still to come. Errors name `shown_url`. Redirects are followed as configured.
     ///
     /// # Errors
     /// When there is no answer, worded as Go's client does.
-    pub(crate) async fn get(&self, url: &url::Url, headers: HeaderMap) -> Result<reqwest::Response, FetchError> {
+    pub(crate) async fn get(
+        &self,
+        url: &url::Url,
+        shown_url: &str,
+        headers: HeaderMap,
+    ) -> Result<reqwest::Response, FetchError> {
         let own = |e: ClientError| FetchError::Get {
-            url: url.to_string(),
+            url: shown_url.to_owned(),
             reason: e.0,
         };
         let client = self.current().await.map_err(own)?;
@@ -85,7 +90,7 @@ impl HttpClient {
         self.add_headers(&mut all).await.map_err(own)?;
         self.auth.add_to(&client, &mut all).await.map_err(own)?;
         let sent = client.get(url.clone()).headers(all).send().await;
-        sent.map_err(|e| FetchError::of_request(url, &e))
+        sent.map_err(|e| FetchError::of_request(url, shown_url, &e))
     }
 
     async fn add_headers(&self, out: &mut HeaderMap) -> Result<(), ClientError> {

@@ -4,8 +4,11 @@ use super::protobuf_message::Metric;
 use super::{MetricKind, NativeHistogram};
 use gnomon_model::histogram::{FloatHistogram, ResetHint, Span};
 
-/// The finest resolution that is stored; a finer one (up to 52, which the format foresees) is refused.
-const SCHEMAS: std::ops::RangeInclusive<i32> = -4..=8;
+/// What may be exposed. Above [`FINEST`] buckets are merged, as Prometheus does.
+const SCHEMAS: std::ops::RangeInclusive<i32> = -4..=52;
+
+/// The finest resolution that is stored.
+const FINEST: i32 = 8;
 
 /// More buckets than any schema needs for all floats within reason; a span table may claim billions in a few bytes.
 const MAX_BUCKETS: usize = 1 << 20;
@@ -15,7 +18,7 @@ pub(super) fn read(metric: &Metric<'_>, kind: MetricKind) -> Result<NativeHistog
     let native = &metric.native;
     if !SCHEMAS.contains(&native.schema) {
         return Err(format!(
-            "unsupported schema of a native histogram: {} (-4 to 8 are known)",
+            "unsupported schema of a native histogram: {} (-4 to 52 are known)",
             native.schema
         ));
     }
@@ -61,7 +64,7 @@ pub(super) fn read(metric: &Metric<'_>, kind: MetricKind) -> Result<NativeHistog
         custom_values: Vec::new(),
     };
     Ok(NativeHistogram {
-        histogram,
+        histogram: histogram.at_schema(FINEST),
         is_integer: !float,
     })
 }

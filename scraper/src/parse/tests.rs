@@ -241,6 +241,33 @@ fn real_expositions_give_as_many_samples_as_they_have_lines() {
     }
 }
 
+#[test]
+fn damaged_real_expositions_are_survived() {
+    let Some(folder) = shared("textparse") else { return };
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed as usize
+    };
+    for file in std::fs::read_dir(folder).unwrap() {
+        let input = std::fs::read(file.unwrap().path()).unwrap();
+        for _ in 0..150 {
+            let from = random() % input.len();
+            let mut piece = input[from..(from + 2000).min(input.len())].to_vec();
+            for _ in 0..1 + random() % 4 {
+                let at = random() % piece.len();
+                piece[at] = [b'"', b'{', b'}', b'\n', b'\\', b'#', b' ', 0, 0xff, b'1'][random() % 10];
+            }
+            for format in [Format::Text, Format::OpenMetrics, Format::Protobuf] {
+                let _ = drain(&mut *parser_for(format, &piece, true, true));
+            }
+            let _ = check_metrics(&piece, true);
+        }
+    }
+}
+
 /// A generator of expositions: label sets and values come back as they were written.
 mod round_trip {
     use super::*;

@@ -55,9 +55,9 @@ pub(super) async fn fetch(
         headers.insert(TIMEOUT_HEADER, seconds);
     }
     let late = || FetchError::Timeout {
-        url: target.url.to_string(),
+        url: target.shown_url.clone(),
     };
-    let response = timeout_at(deadline, options.client.get(&target.url, headers))
+    let response = timeout_at(deadline, options.client.get(&target.url, &target.shown_url, headers))
         .await
         .map_err(|_| late())??;
     let status = response.status();

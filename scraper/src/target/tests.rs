@@ -39,6 +39,7 @@ fn defaults_are_filled_in_and_reserved_labels_go() {
         target.url.as_str(),
         "http://host:9100/metrics?collect%5B%5D=cpu&collect%5B%5D=a+b&module=m"
     );
+    assert_eq!(target.shown_url, target.url.as_str());
     assert_eq!(target.discovered.get("__scrape_interval__"), Some("15s"));
     assert_eq!(target.discovered.get("__meta_x"), Some("1"));
 }
@@ -59,6 +60,13 @@ fn labels_override_interval_timeout_path_and_scheme() {
     assert_eq!((target.interval.as_secs(), target.timeout.as_secs()), (60, 30));
     assert_eq!(target.url.as_str(), "https://host:9100/probe%3Fx%23y");
     assert_eq!(target.labels.to_string(), r#"{instance="me", job="other"}"#);
+}
+
+#[test]
+fn a_port_that_was_given_is_shown() {
+    let found = targets_of(&config("node"), &group(&["host:80", "[::1]:9100"], &[]));
+    let shown: Vec<_> = found.into_iter().map(|f| active(f).shown_url).collect();
+    assert_eq!(shown, ["http://host:80/metrics", "http://[::1]:9100/metrics"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use gnomon_model::{LabelsRef, TargetId};
 use gnomon_proto::ServiceError;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -35,11 +36,21 @@ impl OwnedTick {
 pub(crate) struct RecordingSink {
     pub(crate) ticks: Mutex<Vec<OwnedTick>>,
     more: Notify,
+    /// Pushes that fail before one is taken.
+    pub(crate) failures: AtomicUsize,
 }
 
 #[async_trait]
 impl TickSink for RecordingSink {
     async fn push_tick(&self, tick: &Tick<'_>, _deadline: Duration) -> Result<TickOutcome, ServiceError> {
+        let fail = |left: usize| left.checked_sub(1);
+        if self
+            .failures
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fail)
+            .is_ok()
+        {
+            return Err(ServiceError::Unavailable("not now".into()));
+        }
         let labels = |series| {
             let mut bytes = Vec::new();
             tick.labels.write_labels(series, &mut bytes);

@@ -222,3 +222,22 @@ fn every_cut_and_flip_of_a_message_is_survived() {
         }
     }
 }
+
+#[test]
+fn resolutions_finer_than_are_stored_are_merged() {
+    let mut fine = native();
+    fine.schema = Some(10);
+    let merged = read(&[family("h", MetricType::Histogram, of_histogram(fine))], false).unwrap();
+    let histogram = &merged.histograms[0].1.histogram;
+    // Indices -1, 0 and 3 with 2, 1 and 3 observations; four buckets of schema 10 are one of schema 8.
+    assert_eq!(histogram.schema, 8);
+    assert_eq!(histogram.positive_buckets, [3.0, 3.0]);
+    assert_eq!(histogram.positive_spans, [Span { offset: 0, length: 2 }]);
+    let mut finest = native();
+    finest.schema = Some(53);
+    let error = read(&[family("h", MetricType::Histogram, of_histogram(finest))], false).unwrap_err();
+    assert!(
+        error.message.contains("unsupported schema of a native histogram: 53"),
+        "{error}"
+    );
+}

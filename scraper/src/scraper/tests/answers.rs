@@ -220,3 +220,15 @@ async fn a_rotated_token_is_used_without_a_reload() {
     std::fs::write(file.path(), "new\n").unwrap();
     rig.good().await;
 }
+
+#[tokio::test]
+async fn what_the_shards_did_not_take_is_said_again() {
+    let server = Server::exposing_text("# HELP a Help.\n# TYPE a gauge\na 1\n").await;
+    let rig = Rig::new();
+    rig.sink.failures.store(2, std::sync::atomic::Ordering::Relaxed);
+    rig.apply([job(&server.address)]).await;
+    let first = rig.good().await;
+    assert_eq!(first.metadata, ["a gauge Help."], "metadata is sent until it is taken");
+    assert_eq!(first.value("a"), Some(1.0));
+    assert_eq!(rig.counter("gnomon_scraper_pushes_failed_total"), 2.0);
+}
