@@ -6,6 +6,24 @@ use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, HirKind};
 
 const BAD_RANGE: &str = "invalid character class range";
 
+/// What classes may cost in one expression, so that a long one is refused before it takes seconds.
+pub(super) struct Budget {
+    /// Ranges of Unicode classes that may still come; `\pL` has some 650.
+    ranges: usize,
+    /// Bytes from the last `:]` to the end of the expression: without one ahead there is no `[:name:]` to look for.
+    posix_end: Option<usize>,
+}
+
+impl Budget {
+    pub(super) fn new(expression: &str) -> Self {
+        let posix_end = expression.rfind(":]").map(|at| expression.len() - at);
+        Self {
+            ranges: 250_000,
+            posix_end,
+        }
+    }
+}
+
 fn ranges(pairs: &[(char, char)]) -> ClassUnicode {
     ClassUnicode::new(pairs.iter().map(|(start, end)| ClassUnicodeRange::new(*start, *end)))
 }
@@ -63,7 +81,10 @@ fn posix_ranges(name: &str) -> Option<&'static [(char, char)]> {
 }
 
 /// `[:alpha:]` or `[:^alpha:]` within a bracket; none where `text` does not begin like one.
-fn posix(text: &str, flags: Flags) -> Result<Option<(ClassUnicode, &str)>, Error> {
+fn posix<'t>(text: &'t str, flags: Flags, budget: &Budget) -> Result<Option<(ClassUnicode, &'t str)>, Error> {
+    if budget.posix_end.is_none_or(|from_end| text.len() < from_end) {
+        return Ok(None);
+    }
     let Some(end) = text.strip_prefix("[:").and_then(|inner| inner.find(":]")) else {
         return Ok(None);
     };
@@ -75,7 +96,11 @@ fn posix(text: &str, flags: Flags) -> Result<Option<(ClassUnicode, &str)>, Error
 }
 
 /// `\pL`, `\p{Greek}`, `\P{^Lu}` at the front of `text`; none where it begins otherwise.
-pub(super) fn unicode(text: &str, flags: Flags) -> Result<Option<(ClassUnicode, &str)>, Error> {
+pub(super) fn unicode<'t>(
+    text: &'t str,
+    flags: Flags,
+    budget: &mut Budget,
+) -> Result<Option<(ClassUnicode, &'t str)>, Error> {
     let (mut negated, body) = match (text.strip_prefix("\\p"), text.strip_prefix("\\P")) {
         (Some(body), _) => (false, body),
         (_, Some(body)) => (true, body),
@@ -93,6 +118,8 @@ pub(super) fn unicode(text: &str, flags: Flags) -> Result<Option<(ClassUnicode, 
         (negated, name) = (!negated, inverse);
     }
     let class = category_or_script(name).ok_or_else(|| Error::new(BAD_RANGE, written))?;
+    let left = budget.ranges.checked_sub(class.ranges().len());
+    budget.ranges = left.ok_or_else(|| Error::new("expression too large", written))?;
     Ok(Some((finish(class, flags, negated), rest)))
 }
 
@@ -139,20 +166,21 @@ fn cased_letter() -> Option<ClassUnicode> {
 }
 
 /// Reads `[…]` at the front of `text`: the class and what follows.
-pub(super) fn bracket(text: &str, flags: Flags) -> Result<(ClassUnicode, &str), Error> {
+pub(super) fn bracket<'t>(text: &'t str, flags: Flags, budget: &mut Budget) -> Result<(ClassUnicode, &'t str), Error> {
     let inner = text.strip_prefix('[').unwrap_or(text);
     let (negated, mut rest) = inner.strip_prefix('^').map_or((false, inner), |rest| (true, rest));
-    let mut class = ClassUnicode::empty();
+    // Made a class once, at the end: that sorts them, and folding a class that is folded already adds nothing.
+    let mut all = Vec::new();
     let mut first = true;
     // A bracket that closes at once is a member.
     while first || !rest.starts_with(']') {
         first = false;
-        let named = match posix(rest, flags)? {
-            None => unicode(rest, flags)?,
+        let named = match posix(rest, flags, budget)? {
+            None => unicode(rest, flags, budget)?,
             found => found,
         };
         if let Some((part, after)) = named.or_else(|| perl(rest, flags)) {
-            class.union(&part);
+            all.extend_from_slice(part.ranges());
             rest = after;
             continue;
         }
@@ -169,12 +197,9 @@ pub(super) fn bracket(text: &str, flags: Flags) -> Result<(ClassUnicode, &str), 
                 return Err(Error::new(BAD_RANGE, &range_start[..range_start.len() - rest.len()]));
             }
         }
-        class.union(&finish(code_points(low, high), flags, false));
+        all.extend_from_slice(code_points(low, high).ranges());
     }
-    if negated {
-        class.negate();
-    }
-    Ok((class, &rest[1..]))
+    Ok((finish(ClassUnicode::new(all), flags, negated), &rest[1..]))
 }
 
 /// One member of a bracket: a code point, which an escape may give as a surrogate.

@@ -108,6 +108,7 @@ struct Parser<'t> {
     outer: Vec<Group>,
     current: Group,
     open_captures: u32,
+    budget: class::Budget,
     group_names: Vec<Option<String>>,
 }
 
@@ -125,6 +126,7 @@ pub(super) fn parse(whole: &str) -> Result<Parsed, Error> {
         outer: Vec::new(),
         current: Group::new(None, flags),
         open_captures: 0,
+        budget: class::Budget::new(whole),
         group_names: vec![None],
     };
     let mut rest = whole;
@@ -189,7 +191,7 @@ impl<'t> Parser<'t> {
                 self.push(Hir::dot(dot));
             }
             '[' => {
-                let (class, after) = class::bracket(rest, self.flags)?;
+                let (class, after) = class::bracket(rest, self.flags, &mut self.budget)?;
                 self.push(Hir::class(Class::Unicode(class)));
                 return Ok(after);
             }
@@ -308,7 +310,7 @@ impl<'t> Parser<'t> {
             self.push(Hir::look(look));
             return Ok(&rest[2..]);
         }
-        let class = match class::unicode(rest, self.flags)? {
+        let class = match class::unicode(rest, self.flags, &mut self.budget)? {
             None => class::perl(rest, self.flags),
             found => found,
         };

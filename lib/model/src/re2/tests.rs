@@ -47,6 +47,16 @@ fn nesting_and_size_are_limited() {
         assert_eq!(error.message, "expression nests too deeply");
     }
     assert!(regex(&format!("{}a{}", "(?:".repeat(50_000), ")".repeat(50_000))).is_match("a"));
+    for long in [r"(?i)\pL".repeat(20_000), format!(r"(?i)[{}]", r"\pL".repeat(20_000))] {
+        assert_eq!(
+            Regex::anchored(&long).expect_err("too large").message,
+            "expression too large"
+        );
+    }
+    // Neither may take time in the square of its length.
+    assert!(Regex::anchored(&format!("[{}", "[:".repeat(200_000))).is_err());
+    let many: String = ('\u{4e00}'..'\u{9fff}').step_by(2).collect();
+    assert!(regex(&format!("[{}]", many.repeat(20))).is_match("\u{4e02}"));
     let error = Regex::anchored(&r"\pL{999}".repeat(20)).expect_err("too large");
     assert_eq!(error.message, "expression too large");
 }
