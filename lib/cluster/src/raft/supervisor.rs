@@ -19,6 +19,9 @@ use std::time::Duration;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
+/// A leader that is stopped waits this long for another to take over.
+const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
+
 /// A follower may hold back the purge of this many times the log between two flushes.
 const FOLLOWER_SHARE: u64 = 8;
 
@@ -98,11 +101,34 @@ async fn again(inner: &Arc<GroupInner>) -> Option<Running> {
 }
 
 async fn stop(inner: &GroupInner, running: Running) {
+    hand_over(&running).await;
     if let Err(error) = running.adapter.flush().await {
         tracing::warn!(group = %inner.id, %error, "the last flush failed: a restart replays more of the log");
     }
     inner.running.write().take();
     stop_raft(&running).await;
+}
+
+/// A leader that goes lets the follower that has most take over, so that nobody has to notice its absence.
+async fn hand_over(running: &Running) {
+    let mut metrics = running.raft.metrics();
+    let heir = {
+        let now = metrics.borrow_watched();
+        let voters: Vec<u64> = now.membership_config.voter_ids().collect();
+        let followers = now.replication.iter().flatten().filter(|(id, _)| **id != now.id);
+        let voting = followers.filter(|(id, _)| voters.contains(*id));
+        voting
+            .max_by_key(|(_, matching)| matching.map(|id| id.index))
+            .map(|(id, _)| *id)
+    };
+    let Some(heir) = heir else { return };
+    if running.raft.trigger().transfer_leader(heir).await.is_err() {
+        return;
+    }
+    let done = async { while metrics.borrow_watched().state.is_leader() && metrics.changed().await.is_ok() {} };
+    if tokio::time::timeout(HAND_OVER_WITHIN, done).await.is_err() {
+        tracing::debug!(heir, "leadership was not taken over in time");
+    }
 }
 
 async fn stop_raft(running: &Running) {

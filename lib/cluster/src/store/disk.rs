@@ -9,9 +9,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Space is looked at no more often than this.
+/// Space is looked at after this time, or after a sixteenth of the watermark was written.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Free space is below the watermark.
@@ -28,6 +29,7 @@ pub(super) struct Disk {
     watermark_bytes: u64,
     ballast_bytes: u64,
     seen: Mutex<Seen>,
+    written_bytes: AtomicU64,
 }
 
 struct Seen {
@@ -38,7 +40,7 @@ struct Seen {
 }
 
 impl Disk {
-    /// The limits shrink on small file systems: a tenth of it for the watermark, a twentieth for the ballast.
+    /// The limits shrink on small file systems: a fifth of it for the watermark, a twentieth for the ballast.
     pub(super) fn new(
         folder: &Path,
         clock: Arc<dyn Clock>,
@@ -49,7 +51,7 @@ impl Disk {
         let disk = Self {
             folder: folder.to_owned(),
             clock,
-            watermark_bytes: watermark_bytes.min(total / 10),
+            watermark_bytes: watermark_bytes.min(total / 5),
             ballast_bytes: ballast_bytes.min(total / 20),
             seen: Mutex::new(Seen {
                 looked: None,
@@ -57,6 +59,7 @@ impl Disk {
                 low: false,
                 ballast: false,
             }),
+            written_bytes: AtomicU64::new(0),
         };
         let ballast = std::fs::metadata(disk.ballast()).map_or(0, |file| file.len());
         disk.seen.lock().ballast = ballast > 0 && ballast >= disk.ballast_bytes;
@@ -71,8 +74,10 @@ impl Disk {
     pub(super) fn look(&self) -> (u64, Option<LowDisk>) {
         let now = self.clock.monotonic();
         let mut seen = self.seen.lock();
-        if seen.looked.is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY) {
+        let much = self.written_bytes.load(Ordering::Relaxed) > self.watermark_bytes / 16;
+        if much || seen.looked.is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY) {
             seen.looked = Some(now);
+            self.written_bytes.store(0, Ordering::Relaxed);
             match space(&self.folder) {
                 Ok((free, _)) => self.judge(&mut seen, free),
                 Err(error) => tracing::warn!(%error, "free space cannot be read"),
@@ -83,6 +88,11 @@ impl Disk {
             needed_bytes: self.resume_bytes(),
         });
         (seen.free_bytes, low)
+    }
+
+    /// Told of what was written, so that it looks in time.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// A little above the watermark, so that it does not flap.

@@ -26,7 +26,7 @@ pub struct StoreOptions {
     pub cache_bytes: usize,
     /// The write-ahead log is cut above this, in bytes.
     pub wal_bytes: u64,
-    /// Writes are refused with less free space than this, in bytes (a tenth of small file systems).
+    /// Writes are refused with less free space than this, in bytes (a fifth of small file systems).
     pub watermark_bytes: u64,
     /// Space kept for recovering from a full disk, in bytes (a twentieth of small file systems).
     pub ballast_bytes: u64,
@@ -63,6 +63,12 @@ pub(crate) struct Health {
 impl Health {
     pub(super) fn accepts(&self, epoch: u64) -> bool {
         self.state.load(Ordering::Acquire) == epoch
+    }
+
+    pub(super) fn wrote(&self, bytes: usize) {
+        if let Some(disk) = &self.disk {
+            disk.wrote(bytes);
+        }
     }
 
     pub(super) fn fail(&self, error: &StoreError) {
@@ -228,6 +234,7 @@ impl NodeStore {
         if !self.health.accepts(epoch) {
             return Err(StoreError::Failed);
         }
+        self.health.wrote(batch.size_bytes());
         let result = self.metrics.timed(sync, || self.backend.write(batch, sync));
         if let Err(error) = &result {
             self.health.fail(error);

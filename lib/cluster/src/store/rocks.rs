@@ -189,8 +189,17 @@ fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
     let cache = Cache::new_lru_cache(options.cache_bytes);
     let families = Space::ALL
         .into_iter()
-        .map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(space, options, &cache)));
+        .map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(space, options, &cache)))
+        .chain([unused_family()]);
     DB::open_cf_descriptors(&whole, folder, families).map_err(engine("open"))
+}
+
+/// RocksDB insists on it. Space for each write-ahead log is reserved by the largest buffer of any family, so its must
+/// be small (64 MiB is the default).
+fn unused_family() -> ColumnFamilyDescriptor {
+    let mut options = Options::default();
+    options.set_write_buffer_size(64 << 10);
+    ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, options)
 }
 
 fn family_options(space: Space, options: &StoreOptions, cache: &Cache) -> Options {

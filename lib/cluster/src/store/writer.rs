@@ -150,6 +150,7 @@ impl Writer {
         let bytes = batch.size_bytes();
         let result = self.metrics.timed(sync, || self.backend.write(batch, sync));
         self.metrics.batch(bytes, waiting.len());
+        self.health.wrote(bytes);
         if let Err(error) = &result {
             self.health.fail(error);
         }

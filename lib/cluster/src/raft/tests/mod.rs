@@ -1,6 +1,7 @@
 //! Groups under test, with a small key-value machine.
 
 mod cluster;
+mod full;
 mod partition;
 mod single;
 mod suite;

@@ -32,7 +32,7 @@ async fn load(nodes: &[Node], phase: &str, count: usize, ledger: &mut Vec<String
     for i in 0..count {
         let key = format!("{phase}-{i}");
         for node in nodes.iter().filter(|node| node.group.is_leader()) {
-            let written = tokio::time::timeout(Duration::from_millis(400), set(&node.group, &key, "1"));
+            let written = tokio::time::timeout(Duration::from_millis(300), set(&node.group, &key, "1"));
             if let Ok(Ok(_)) = written.await {
                 ledger.push(key.clone());
                 break;
@@ -59,7 +59,7 @@ async fn what_is_acknowledged_survives_partitions() {
             .unwrap_or(round % 3);
         let (one, others): (Vec<_>, Vec<_>) = nodes.iter().map(|node| node.id).partition(|id| *id == nodes[cut].id);
         network.partition(&one, &others);
-        load(&nodes, &format!("cut{round}"), 20, &mut ledger).await;
+        load(&nodes, &format!("cut{round}"), 8, &mut ledger).await;
         let taken = ledger.len();
         eventually("the majority leads", || {
             nodes

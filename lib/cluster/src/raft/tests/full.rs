@@ -1,0 +1,122 @@
+//! A disk that is really full: a small tmpfs, where the system allows one to be mounted.
+
+use super::*;
+use std::path::PathBuf;
+use std::process::Command;
+
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// None where mounting is not allowed.
+    fn mount(mib: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(folder.path())
+            .output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self { folder });
+        }
+        println!("skipped: a tmpfs cannot be mounted here");
+        None
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.folder.path().join("filler")
+    }
+
+    fn fill_leaving(&self, mib: u64) {
+        let stat = rustix::fs::statvfs(self.folder.path()).unwrap();
+        let free = stat.f_bavail * stat.f_frsize;
+        let bytes = free
+            .checked_sub(mib << 20)
+            .unwrap_or_else(|| panic!("only {free} bytes are free"));
+        std::fs::write(self.filler(), vec![1u8; bytes as usize]).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.folder.path()).output());
+    }
+}
+
+struct One {
+    host: GroupHost,
+    group: Group,
+    kv: Arc<Kv>,
+}
+
+async fn start(disk: &SmallDisk, watermark_bytes: u64) -> One {
+    let store_options = StoreOptions {
+        log_memtable_bytes: 4 << 20,
+        state_memtable_bytes: 4 << 20,
+        watermark_bytes,
+        ..StoreOptions::default()
+    };
+    let folder = disk.folder.path().join("data");
+    let store = NodeStore::open(&folder, store_options, SystemClock::shared(), &Registry::new()).unwrap();
+    let network = LocalNetwork::new(1);
+    let host = GroupHost::new(options(1, store, network.transport(NodeId(1)))).unwrap();
+    let kv = Arc::new(Kv::default());
+    let group = host.open(GROUP, kv.clone()).await.unwrap();
+    if !group.is_initialized().await.unwrap() {
+        group.initialize(&[NodeId(1)]).await.unwrap();
+    }
+    eventually("it leads", || group.is_leader()).await;
+    One { host, group, kv }
+}
+
+/// Writes until refused; returns the keys that were acknowledged and what refused the next.
+async fn until_refused(one: &One, phase: &str) -> (Vec<String>, ProposeError) {
+    let value = "v".repeat(64 << 10);
+    let mut taken = Vec::new();
+    for i in 0..2000 {
+        let key = format!("{phase}{i}");
+        match set(&one.group, &key, &value).await {
+            Ok(_) => taken.push(key),
+            Err(error) => return (taken, error),
+        }
+    }
+    panic!("the disk is not full after 125 MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_refused_before_the_disk_is_full_and_taken_again_after() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let one = start(&disk, 16 << 20).await;
+    disk.fill_leaving(30);
+    let (taken, refused) = until_refused(&one, "a").await;
+    assert!(matches!(refused, ProposeError::LowDisk { .. }), "{refused}");
+    assert!(one.group.read_index().await.is_ok());
+    assert!(taken.iter().all(|key| one.kv.sets(key) == 1));
+    assert_eq!(one.group.inner.machine.metrics.restarts.get(), 0);
+    std::fs::remove_file(disk.filler()).unwrap();
+    eventually("there is space", || one.group.inner.machine.store.low_disk().is_none()).await;
+    set(&one.group, "again", "1").await.unwrap();
+    one.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_ran_full_loses_nothing_and_needs_no_restart() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    // No watermark: into the wall.
+    let one = start(&disk, 0).await;
+    disk.fill_leaving(12);
+    let (taken, refused) = until_refused(&one, "a").await;
+    assert!(!matches!(refused, ProposeError::LowDisk { .. }), "{refused}");
+    std::fs::remove_file(disk.filler()).unwrap();
+    eventually("it leads again", || one.group.is_leader()).await;
+    assert!(one.group.inner.machine.metrics.restarts.get() >= 1);
+    one.group.read_index().await.unwrap();
+    assert!(!taken.is_empty() && taken.iter().all(|key| one.kv.sets(key) == 1));
+    set(&one.group, "again", "1").await.unwrap();
+    one.host.shutdown().await;
+    let one = start(&disk, 0).await;
+    one.group.read_index().await.unwrap();
+    assert!(taken.iter().all(|key| one.kv.sets(key) == 1));
+    assert_eq!(one.kv.sets("again"), 1);
+    one.host.shutdown().await;
+}
