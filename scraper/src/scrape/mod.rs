@@ -3,6 +3,7 @@
 pub(crate) mod body;
 mod cache;
 mod collect;
+mod failure_log;
 mod fetch;
 mod labels;
 pub(crate) mod limits;

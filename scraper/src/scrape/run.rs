@@ -2,6 +2,7 @@
 
 use super::body::{BodyBudget, TOTAL_BODY_BYTES};
 use super::collect::Scratch;
+use super::failure_log::FailureLog;
 use super::fetch::job_headers;
 use super::sink::TickSink;
 use super::timing;
@@ -86,6 +87,7 @@ pub(crate) struct PoolOptions {
     pub config: Arc<ScrapeConfig>,
     pub client: HttpClient,
     pub(super) headers: HeaderMap,
+    pub(super) failures: Option<Arc<FailureLog>>,
 }
 
 impl PoolOptions {
@@ -95,6 +97,10 @@ impl PoolOptions {
         Ok(Self {
             client: HttpClient::new(&config.http).await?,
             headers: job_headers(&config),
+            failures: config
+                .scrape_failure_log_file
+                .as_deref()
+                .map(|path| Arc::new(FailureLog::new(path))),
             config,
         })
     }

@@ -91,6 +91,19 @@ struct Outcome {
     body_bytes: f64,
 }
 
+/// Writes to the job's own log of failures, if it has one. Nobody waits for the disk.
+fn log_failure(spec: &LoopSpec, at_ms: i64, error: &str) {
+    let Some(log) = spec.options.failures.clone() else {
+        return;
+    };
+    let (target, error) = (Arc::clone(&spec.target), error.to_owned());
+    tokio::task::spawn_blocking(move || {
+        if let Err(e) = log.write(at_ms, &target.pool, &target.shown_url, &error) {
+            warn!(file = %log.path().display(), error = %e, "scrape failure log not written");
+        }
+    });
+}
+
 impl Worker {
     pub(super) fn new(env: Arc<ScrapeEnv>, state: Arc<TargetState>, spec: &LoopSpec) -> Self {
         Self {
@@ -296,6 +309,7 @@ impl Worker {
         }
         if let Some(error) = &outcome.error {
             debug!(scrape_pool = %spec.target.pool, target = %spec.target.url, error, "scrape failed");
+            log_failure(spec, at_ms, error);
         }
         self.state.note(at_ms, duration, outcome.error.as_deref());
     }

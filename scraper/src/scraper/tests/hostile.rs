@@ -160,6 +160,27 @@ async fn a_failing_server_and_no_server_at_all_are_told_apart() {
 }
 
 #[tokio::test]
+async fn failures_are_written_to_the_log_of_the_job() {
+    let server = Server::exposing_text("garbage\n").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("failures.log");
+    let mut config = job(&server.address);
+    config.scrape_failure_log_file = Some(path.clone());
+    let rig = Rig::scraping(config).await;
+    let error = rig.failed().await.last_error;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let written = loop {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        if let Some(line) = text.lines().next() {
+            break serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "nothing was written");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(written["msg"].as_str(), Some(error.as_str()));
+}
+
+#[tokio::test]
 async fn limits_refuse_the_scrape_and_say_which() {
     let server = Server::exposing_text("a 1\nb{long_label=\"1\"} 2\nc 3\n").await;
     let mut samples = job(&server.address);
