@@ -208,7 +208,8 @@ impl Group {
         }
     }
 
-    /// Proposes entries one after the other without waiting between them; answers in order, one per payload.
+    /// Proposes entries one after the other without waiting between them; answers in order, one per payload. Where one
+    /// is too large, or the group takes nothing, none is proposed and all have that error.
     pub async fn propose_many(&self, payloads: Vec<Bytes>) -> Vec<Result<Bytes, ProposeError>> {
         let count = payloads.len();
         let mut answers = Vec::with_capacity(count);
@@ -225,6 +226,7 @@ impl Group {
         answers: &mut Vec<Result<Bytes, ProposeError>>,
     ) -> Result<(), ProposeError> {
         let inner = &self.inner;
+        let count = payloads.len();
         let mut raft = None;
         for payload in &payloads {
             raft = Some(inner.check(payload)?);
@@ -242,7 +244,7 @@ impl Group {
                 Ok(None) => return Err(ProposeError::Unknown("the group is restarting".into())),
                 Err(_) => return Err(ProposeError::Unknown("no quorum answered in time".into())),
             }
-            if answers.len() == answers.capacity() {
+            if answers.len() == count {
                 return Ok(());
             }
         }

@@ -163,6 +163,8 @@ async fn follow(inner: &GroupInner, running: &Running) -> Fatal<TypeConfig> {
                     return Fatal::Stopped;
                 }
             }
+            // Groups that had nothing to write then would find out with their next proposal.
+            () = inner.machine.store.failed_since(running.log.epoch()) => return Fatal::Stopped,
             () = inner.machine.flush_due.notified() => {
                 if let Err(error) = flush_and_purge(inner, running, &mut purge).await {
                     return error;

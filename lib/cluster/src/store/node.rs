@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How much the store may take.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub struct Identity {
 pub(crate) struct Health {
     /// Grows with every failure; even: healthy, odd: failed.
     state: AtomicU64,
+    /// Follows `state`, for those who wait for a failure.
+    told: watch::Sender<u64>,
     metrics: StoreMetrics,
     disk: Option<Arc<Disk>>,
 }
@@ -79,6 +81,7 @@ impl Health {
                 .compare_exchange(now, now + 1, Ordering::AcqRel, Ordering::Acquire)
                 .is_ok()
         {
+            self.told.send_replace(now + 1);
             self.metrics.failures.inc();
             tracing::error!(%error, "the store failed: nothing is written until it is reopened");
             if let Some(disk) = &self.disk {
@@ -147,6 +150,7 @@ impl NodeStore {
         })?;
         let health = Arc::new(Health {
             state: AtomicU64::new(0),
+            told: watch::Sender::new(0),
             metrics: metrics.clone(),
             disk: disk.clone(),
         });
@@ -214,6 +218,14 @@ impl NodeStore {
             Ok(state)
         } else {
             Err(StoreError::Failed)
+        }
+    }
+
+    /// Waits until the store has failed since `epoch`.
+    pub async fn failed_since(&self, epoch: u64) {
+        let mut told = self.health.told.subscribe();
+        if told.wait_for(|now| *now > epoch).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 

@@ -131,6 +131,10 @@ async fn what_was_acknowledged_survives_power_cuts() {
 async fn a_failed_store_brings_the_group_back_when_it_can() {
     let backend = Arc::new(MemoryBackend::new());
     let one = start(in_memory(backend.clone())).await;
+    // A group that writes nothing meanwhile is brought back too.
+    let idle = one.host.open(GroupId(9), Arc::new(Kv::default())).await.unwrap();
+    idle.initialize(&[NodeId(1)]).await.unwrap();
+    eventually("it leads", || idle.is_leader()).await;
     set(&one.group, "a", "1").await.unwrap();
     backend.set_faults(Faults {
         fail_writes: true,
@@ -144,6 +148,11 @@ async fn a_failed_store_brings_the_group_back_when_it_can() {
     backend.set_faults(Faults::default());
     eventually("it leads again", || one.group.is_leader()).await;
     assert_eq!(one.group.inner.machine.metrics.restarts.get(), 1);
+    eventually("the idle one leads again", || {
+        idle.inner.machine.metrics.restarts.get() == 1 && idle.is_leader()
+    })
+    .await;
+    set(&idle, "a", "1").await.unwrap();
     assert_eq!(set(&one.group, "a", "2").await, Ok("1".into()));
     one.group.read_index().await.unwrap();
     assert_eq!(one.kv.sets("a"), 2);
