@@ -211,3 +211,6 @@ async fn show_gauges(shards: Arc<Shards>, metrics: IngesterMetrics, stop: Cancel
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 #[derive(Clone, Default)]
-pub(crate) struct MemoryState(Arc<Mutex<(BTreeMap<Vec<u8>, Vec<u8>>, u64)>>);
+pub(crate) struct MemoryState(Arc<Mutex<Stored>>);
+
+/// The pairs, and the index they stand at.
+type Stored = (BTreeMap<Vec<u8>, Vec<u8>>, u64);
 
 impl StateWriter for MemoryState {
     fn put(&mut self, key: &[u8], value: &[u8]) {

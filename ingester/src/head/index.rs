@@ -69,12 +69,6 @@ impl Postings {
         }
     }
 
-    pub(crate) fn to_bitmap(&self) -> RoaringBitmap {
-        let mut out = RoaringBitmap::new();
-        self.add_to(&mut out);
-        out
-    }
-
     pub(crate) fn intersects(&self, set: &RoaringBitmap) -> bool {
         match self {
             Self::One(only) => set.contains(*only),

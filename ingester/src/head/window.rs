@@ -120,13 +120,6 @@ impl Open {
             _ => Err(AppendError::Full),
         }
     }
-
-    fn heap_bytes(&self) -> usize {
-        match self {
-            Self::Float(page) => page.memory_bytes() - size_of::<FloatPageBuilder>(),
-            Self::Histogram(page) => page.memory_bytes(),
-        }
-    }
 }
 
 /// Appends the samples of a page.
@@ -380,17 +373,6 @@ impl WindowPages {
             dirty: false,
             rewritten: false,
         })
-    }
-
-    /// Bytes on the heap, roughly.
-    pub(crate) fn heap_bytes(&self) -> usize {
-        let closed = |rest: &Rest| {
-            rest.closed
-                .iter()
-                .map(|p| p.bytes.len() + size_of::<Page>())
-                .sum::<usize>()
-        };
-        self.open.heap_bytes() + self.rest.as_ref().map_or(0, |rest| closed(rest) + size_of::<Rest>())
     }
 }
 

@@ -202,7 +202,8 @@ async fn headers_decide_as_in_prometheus() {
     let rig = Rig::default();
     let body = || pack(&request(vec![series(&[("__name__", "a")], &[(NOW, 1.0)])]));
     let v2 = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
-    let cases: [(&[(&str, &str)], u16, &str); 8] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Headers<'_>, u16, &str); 8] = [
         (&[], 204, ""),
         (
             &[("content-type", "application/x-protobuf;proto=prometheus.WriteRequest")],

@@ -66,14 +66,14 @@ impl ShardReadService for Shards {
             let all = state.head(&tenant).map(|h| h.metadata.iter());
             let wanted = |metric: &str| request.metric.is_empty() || metric == request.metric;
             let rows = all.into_iter().flatten().filter(|(metric, _)| wanted(metric));
-            let row = |(metric, info): (&Box<str>, &crate::head::MetricInfo)| MetricMetadata {
-                metric: metric.to_string(),
+            let row = |metric: &str, info: &crate::head::MetricInfo| MetricMetadata {
+                metric: metric.to_owned(),
                 r#type: info.kind.to_string(),
                 help: info.help.to_string(),
                 unit: info.unit.to_string(),
             };
             MetricMetadataResponse {
-                metadata: rows.take(limit).map(row).collect(),
+                metadata: rows.take(limit).map(|(metric, info)| row(metric, info)).collect(),
             }
         }))
     }

@@ -15,7 +15,7 @@ use prost::Message;
 
 /// An entry that cannot be applied: this replica must stop rather than differ from the others.
 #[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
+pub(crate) enum ApplyError {
     #[error("log entry {index}: {source}")]
     Entry { index: u64, source: BadEntry },
     #[error(

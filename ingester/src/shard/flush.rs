@@ -29,7 +29,7 @@ pub(crate) trait StateSource {
 
 /// Why a shard's stored state cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
+pub(crate) enum RestoreError {
     #[error(transparent)]
     Record(#[from] BadRecord),
     #[error(transparent)]

@@ -17,4 +17,6 @@ pub(crate) fn series_count(state: &state::ShardState) -> u64 {
 }
 
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use roaring::RoaringBitmap;
 /// A stored value that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stored {0} is damaged")]
-pub struct BadRecord(pub &'static str);
+pub(crate) struct BadRecord(pub(crate) &'static str);
 
 const VERSION: u8 = 1;
 

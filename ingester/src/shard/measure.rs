@@ -1,0 +1,95 @@
+//! Figures of the head by itself: `cargo test --release -p gnomon-ingester measure -- --ignored --nocapture`.
+
+use super::entry::{Command, Entry, Limits};
+use super::state::ShardState;
+use super::tests::MemoryStore;
+use gnomon_model::{
+    Clock, FeatureLevel, LabelsBuilder, PlacementEpoch, SeriesRef, ShardId, SystemClock, TenantId, TimestampMs,
+};
+use gnomon_proto::batch::{BatchBuilder, SeriesKey};
+
+const SERIES: u64 = 100_000;
+const ROUNDS: i64 = 100;
+const PER_BATCH: u64 = 5_000;
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_the_head() {
+    let clock = SystemClock::new();
+    let t0 = 1_700_006_400_000i64;
+    let before = resident_kib();
+    let mut state = ShardState::new(ShardId(0));
+    let mut index = 0;
+    let mut spent = [std::time::Duration::ZERO; 2];
+    for round in 0..ROUNDS {
+        for from in (0..SERIES).step_by(PER_BATCH as usize) {
+            let mut batch = BatchBuilder::new(&TenantId::anonymous(), PlacementEpoch(1));
+            let keys: Vec<_> = (from..from + PER_BATCH)
+                .map(|i| {
+                    if round > 0 {
+                        return SeriesKey::Known(SeriesRef(i + 1));
+                    }
+                    let mut labels = LabelsBuilder::default();
+                    labels.set("__name__", &format!("node_metric_with_a_name_{}", i % 500));
+                    labels.set("instance", &format!("host-{}.example.com:9100", i / 500));
+                    for (name, value) in [("job", "node"), ("cluster", "eu-west-1"), ("env", "production")] {
+                        labels.set(name, value);
+                    }
+                    labels.set("device", &format!("sd{}", i % 7));
+                    labels.set("mode", &format!("mode{}", i % 11));
+                    batch.new_series(labels.build().as_ref())
+                })
+                .collect();
+            batch.begin_rows();
+            for (key, i) in keys.into_iter().zip(from..) {
+                let value = if i % 2 == 0 {
+                    1.0
+                } else {
+                    (round * (i as i64 % 97)) as f64
+                };
+                batch.sample(key, t0 + round * 15_000, value);
+            }
+            let batch = batch.finish();
+            let limits = Limits::default();
+            let entry = Entry {
+                feature_level: FeatureLevel(1),
+                proposed_at: TimestampMs(t0 + round * 15_000),
+                command: Command::Batch { limits, batch },
+            };
+            let entry = entry.encode();
+            index += 1;
+            let started = clock.monotonic();
+            state.apply(index, &entry).unwrap();
+            spent[usize::from(round > 0)] += clock.monotonic() - started;
+        }
+    }
+    let samples = (SERIES * (ROUNDS as u64 - 1)) as f64;
+    println!(
+        "new series: {:.2} µs each",
+        spent[0].as_secs_f64() * 1e6 / SERIES as f64
+    );
+    println!(
+        "known series: {:.0} ns a sample",
+        spent[1].as_secs_f64() * 1e9 / samples
+    );
+    let used = resident_kib().saturating_sub(before);
+    println!("{} bytes a series after {ROUNDS} samples each", used * 1024 / SERIES);
+    let mut store = MemoryStore::default();
+    let started = clock.monotonic();
+    state.write_changes(&mut store).unwrap();
+    println!("flush of everything (to a map): {:?}", clock.monotonic() - started);
+    let started = clock.monotonic();
+    let restored = ShardState::restore(ShardId(0), index, &store).unwrap();
+    println!(
+        "restore of {} series: {:?}",
+        restored.series_count(),
+        clock.monotonic() - started
+    );
+}
