@@ -9,7 +9,6 @@
 
 mod config;
 mod grpc;
-mod ingester;
 mod members;
 mod roles;
 mod web;

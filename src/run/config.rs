@@ -109,7 +109,7 @@ impl Keeper {
     async fn propose(&self, config: &Config, explicit: bool, from_ms: i64) {
         let yaml = config.redacted_yaml();
         let command = meta_command::Command::ProposeConfig(ProposeConfig {
-            content_hash: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(yaml.as_bytes())),
+            content_hash: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(config.identity().as_bytes())),
             redacted_yaml: yaml.to_owned(),
             from_ms,
             explicit,

@@ -25,8 +25,8 @@ pub(super) fn serve(
     }
     if let Some(ingester) = &running.ingester {
         routes = routes
-            .add_service(shard_write_server(ingester.shards.clone()))
-            .add_service(shard_read_server(ingester.shards.clone()));
+            .add_service(shard_write_server(ingester.shards()))
+            .add_service(shard_read_server(ingester.shards()));
     }
     if let Some(scraper) = &running.scraper {
         routes = routes.add_service(targets_server(scraper.status()));

@@ -69,7 +69,7 @@ fn write_routes(process: &Process, running: &Running) -> Router {
         Some(ingester) if process.settings.enable_remote_write => {
             let options = RemoteWriteOptions::default();
             let clock = Arc::clone(&process.clock);
-            RemoteWrite::new(Arc::clone(&running.router), options, &ingester.metrics, clock).routes()
+            RemoteWrite::new(Arc::clone(&running.router), options, ingester.metrics(), clock).routes()
         }
         Some(_) => {
             let off = "remote write receiver needs to be enabled with --web.enable-remote-write-receiver\n";
