@@ -49,15 +49,18 @@ impl Catalogue {
 
     /// All commands used here may be given twice: the second is without effect or refused.
     async fn propose(&self, command: Command) -> Result<MetaResponse, CompactorError> {
-        let command = MetaCommand { proposed_at_ms: 0, command: Some(command) };
+        let command = MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(command),
+        };
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             match self.meta.propose(command.clone()).await {
                 Ok(response) if response.refused.is_empty() => return Ok(response),
                 Ok(response) => return Err(CompactorError::Refused(response.refused)),
-                Err(error @ (ServiceError::Unknown(_) | ServiceError::Unavailable(_) | ServiceError::NotLeader { .. }))
-                    if attempt < ATTEMPTS =>
-                {
+                Err(
+                    error @ (ServiceError::Unknown(_) | ServiceError::Unavailable(_) | ServiceError::NotLeader { .. }),
+                ) if attempt < ATTEMPTS => {
                     tracing::debug!(%error, attempt, "asking the metadata group again");
                     tokio::time::sleep(pause).await;
                     pause *= 2;
@@ -73,7 +76,9 @@ impl Catalogue {
     /// # Errors
     /// When an input is not live, or the group cannot be asked.
     pub async fn stage(&self, block: BlockRecord) -> Result<(), CompactorError> {
-        self.propose(Command::StageBlock(StageBlock { block: Some(block) })).await.map(drop)
+        self.propose(Command::StageBlock(StageBlock { block: Some(block) }))
+            .await
+            .map(drop)
     }
 
     /// Makes a staged block live and condemns its inputs, in one step.
@@ -81,14 +86,17 @@ impl Catalogue {
     /// # Errors
     /// When it is not staged any more or an input is not live, or the group cannot be asked.
     pub async fn publish(&self, block: BlockRecord) -> Result<(), CompactorError> {
-        self.propose(Command::PublishBlock(PublishBlock { block: Some(block) })).await.map(drop)
+        self.propose(Command::PublishBlock(PublishBlock { block: Some(block) }))
+            .await
+            .map(drop)
     }
 
     /// # Errors
     /// When the group cannot be asked.
     pub async fn condemn(&self, ids: &[String]) -> Result<(), CompactorError> {
         for ids in ids.chunks(IDS_PER_COMMAND) {
-            self.propose(Command::CondemnBlocks(CondemnBlocks { ids: ids.to_vec() })).await?;
+            self.propose(Command::CondemnBlocks(CondemnBlocks { ids: ids.to_vec() }))
+                .await?;
         }
         Ok(())
     }
@@ -100,7 +108,8 @@ impl Catalogue {
     /// When one is live, or the group cannot be asked.
     pub async fn forget(&self, ids: &[String]) -> Result<(), CompactorError> {
         for ids in ids.chunks(IDS_PER_COMMAND) {
-            self.propose(Command::ForgetBlocks(ForgetBlocks { ids: ids.to_vec() })).await?;
+            self.propose(Command::ForgetBlocks(ForgetBlocks { ids: ids.to_vec() }))
+                .await?;
         }
         Ok(())
     }
@@ -116,7 +125,10 @@ impl Catalogue {
             lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
         };
         match self.propose(Command::AcquireJob(command)).await {
-            Ok(response) => Ok(Some(Lease { job: job.to_owned(), term: response.job_term })),
+            Ok(response) => Ok(Some(Lease {
+                job: job.to_owned(),
+                term: response.job_term,
+            })),
             Err(CompactorError::Refused(why)) => {
                 tracing::debug!(job, why, "job is not ours");
                 Ok(None)
@@ -128,7 +140,11 @@ impl Catalogue {
     /// # Errors
     /// When the group cannot be asked; the lease runs out by itself then.
     pub async fn release(&self, lease: &Lease) -> Result<(), CompactorError> {
-        let command = ReleaseJob { job: lease.job.clone(), node: self.node.0, term: lease.term };
+        let command = ReleaseJob {
+            job: lease.job.clone(),
+            node: self.node.0,
+            term: lease.term,
+        };
         self.propose(Command::ReleaseJob(command)).await.map(drop)
     }
 }

@@ -54,7 +54,12 @@ pub(crate) struct Collected {
 /// Condemned long enough for their objects to go.
 pub(crate) fn expired(state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<BlockRecord> {
     let oldest = now_ms.saturating_sub(grace.condemned_ms);
-    state.blocks.iter().filter(|b| b.state() == State::Condemned && b.since_ms <= oldest).cloned().collect()
+    state
+        .blocks
+        .iter()
+        .filter(|b| b.state() == State::Condemned && b.since_ms <= oldest)
+        .cloned()
+        .collect()
 }
 
 /// Listed objects that no record names.
@@ -69,7 +74,10 @@ pub(crate) fn unnamed(listed: &[Listed], state: &MetaState, grace: &Grace, now_m
 pub(crate) fn abandoned(state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<String> {
     let has_lease = |block: &BlockRecord| {
         let job = crate::merge::job_name(&block.tenant, block.shard, block.start_ms, block.end_ms);
-        state.jobs.iter().any(|lease| lease.job == job && lease.until_ms > now_ms)
+        state
+            .jobs
+            .iter()
+            .any(|lease| lease.job == job && lease.until_ms > now_ms)
     };
     let is_abandoned = |block: &&BlockRecord| {
         block.state() == State::Staged

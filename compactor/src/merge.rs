@@ -8,9 +8,7 @@ use gnomon_model::{BlockId, Clock, ClusterId, PartId, ShardId, TenantId, TimeRan
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::bucket::block_path;
-use gnomon_tsdb::{
-    BlockMeta, BlockReader, BlockWriter, Bucket, FinishedBlock, SeriesMerge, SeriesStream, UploadSink,
-};
+use gnomon_tsdb::{BlockMeta, BlockReader, BlockWriter, Bucket, FinishedBlock, SeriesMerge, SeriesStream, UploadSink};
 use object_store::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +33,10 @@ pub(crate) fn job_name(tenant: &str, shard: u32, start_ms: i64, end_ms: i64) -> 
 }
 
 fn bad_record(block: &str, what: impl std::fmt::Display) -> CompactorError {
-    CompactorError::Record { block: block.to_owned(), what: what.to_string() }
+    CompactorError::Record {
+        block: block.to_owned(),
+        what: what.to_string(),
+    }
 }
 
 /// The inputs' records, in the order of precedence: where two have a sample for one instant, the lowest part wins.
@@ -82,7 +83,14 @@ fn meta_of(record: &BlockRecord, id: BlockId, cluster: &str, epoch: u32) -> Resu
     meta.level = record.level;
     meta.epoch.0 = epoch;
     meta.tombstone_revision = record.tombstone_revision;
-    meta.parts = record.parts.iter().map(|n| PartId { shard: ShardId(record.shard), number: *n }).collect();
+    meta.parts = record
+        .parts
+        .iter()
+        .map(|n| PartId {
+            shard: ShardId(record.shard),
+            number: *n,
+        })
+        .collect();
     Ok(meta)
 }
 
@@ -121,7 +129,10 @@ impl Merger<'_> {
             let meta = reader.meta();
             let parts: Vec<u64> = meta.parts.iter().map(|p| p.number).collect();
             if meta.block.to_string() != input.id || meta.shard.0 != input.shard || parts != input.parts {
-                return Err(bad_record(&input.id, "the object says that it is another block than its record says"));
+                return Err(bad_record(
+                    &input.id,
+                    "the object says that it is another block than its record says",
+                ));
             }
             readers.push(Arc::new(reader));
         }
@@ -140,7 +151,10 @@ impl Merger<'_> {
         let written = self.write(&record, meta, readers, lease).await?;
         let stats = written.meta.stats;
         if stats.samples > most || stats.samples < least {
-            let what = format!("merge has {} samples, its inputs between {least} and {most}", stats.samples);
+            let what = format!(
+                "merge has {} samples, its inputs between {least} and {most}",
+                stats.samples
+            );
             return Err(bad_record(&record.id, what));
         }
         record.bytes = written.bytes;
@@ -188,7 +202,10 @@ impl Merger<'_> {
         let (mut series, mut samples) = (0_u64, 0_u64);
         while let Some(next) = merge.next().await? {
             let labels = next.labels.clone();
-            let page_error = |source| CompactorError::Page { labels: labels.to_string(), source };
+            let page_error = |source| CompactorError::Page {
+                labels: labels.to_string(),
+                source,
+            };
             let merged = next.into_pages().map_err(page_error)?;
             samples += merged.pages.iter().map(|p| u64::from(p.count)).sum::<u64>();
             series += 1;
@@ -204,7 +221,14 @@ impl Merger<'_> {
             if now.saturating_sub(last) >= PROGRESS_EVERY {
                 last = now;
                 let rate = samples as f64 / now.saturating_sub(start).as_secs_f64().max(1e-9);
-                tracing::info!(block, series, samples, of = total, samples_per_second = rate as u64, "merging blocks");
+                tracing::info!(
+                    block,
+                    series,
+                    samples,
+                    of = total,
+                    samples_per_second = rate as u64,
+                    "merging blocks"
+                );
                 self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
             }
         }

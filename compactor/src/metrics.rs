@@ -37,11 +37,22 @@ impl Metrics {
         };
         let ends = ["success", "failure"];
         Ok(Self {
-            cycles: counters("gnomon_compactor_cycles_total", "Cycles of planning and work.", "outcome", &ends)?,
+            cycles: counters(
+                "gnomon_compactor_cycles_total",
+                "Cycles of planning and work.",
+                "outcome",
+                &ends,
+            )?,
             merges: counters("gnomon_compactor_merges_total", "Merges of blocks.", "outcome", &ends)?,
             merged_samples: counter("gnomon_compactor_merged_samples_total", "Samples written by merges.")?,
-            merged_bytes: counter("gnomon_compactor_merged_bytes_total", "Bytes of blocks written by merges.")?,
-            backlog: gauge("gnomon_compactor_merges_pending", "Merges that could be made at the last plan.")?,
+            merged_bytes: counter(
+                "gnomon_compactor_merged_bytes_total",
+                "Bytes of blocks written by merges.",
+            )?,
+            backlog: gauge(
+                "gnomon_compactor_merges_pending",
+                "Merges that could be made at the last plan.",
+            )?,
             evicted: counters(
                 "gnomon_compactor_evicted_blocks_total",
                 "Blocks let go by retention.",

@@ -98,7 +98,10 @@ impl Compactor {
         let now = self.clock.now().0;
         let abandoned = garbage::abandoned(&state, &self.settings.grace, now);
         for id in abandoned {
-            tracing::info!(block = id, "dropping the record of a block that was staged and never published");
+            tracing::info!(
+                block = id,
+                "dropping the record of a block that was staged and never published"
+            );
             match self.catalogue.forget(&[id]).await {
                 // It was published in the meantime.
                 Ok(()) | Err(CompactorError::Refused(_)) => {}
@@ -127,7 +130,9 @@ impl Compactor {
     async fn merge_all(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
         let state = self.catalogue.read().await?;
         let merges = plan::merges(&state.blocks, &self.settings.policy, self.clock.now().0);
-        self.metrics.backlog.set(i64::try_from(merges.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .backlog
+            .set(i64::try_from(merges.len()).unwrap_or(i64::MAX));
         for merge in merges {
             if stop.is_cancelled() {
                 return Err(CompactorError::Stopped);
@@ -165,7 +170,12 @@ impl Compactor {
         lease: &crate::Lease,
         stop: &CancellationToken,
     ) -> Result<(), CompactorError> {
-        let merger = Merger { catalogue: &self.catalogue, bucket: &self.bucket, clock: &self.clock, stop };
+        let merger = Merger {
+            catalogue: &self.catalogue,
+            bucket: &self.bucket,
+            clock: &self.clock,
+            stop,
+        };
         let start = self.clock.monotonic();
         let result = merger.run(state, merge, lease).await;
         let outcome = if result.is_ok() { "success" } else { "failure" };
@@ -194,10 +204,20 @@ impl Compactor {
         };
         let now = self.clock.now();
         let collected = garbage::collect(&self.catalogue, &self.bucket, &self.settings.grace, now, stop).await?;
-        self.metrics.deleted.with_label_values(&["condemned"]).inc_by(collected.condemned);
-        self.metrics.deleted.with_label_values(&["unnamed"]).inc_by(collected.unnamed);
+        self.metrics
+            .deleted
+            .with_label_values(&["condemned"])
+            .inc_by(collected.condemned);
+        self.metrics
+            .deleted
+            .with_label_values(&["unnamed"])
+            .inc_by(collected.unnamed);
         if collected != garbage::Collected::default() {
-            tracing::info!(condemned = collected.condemned, unnamed = collected.unnamed, "deleted garbage from the bucket");
+            tracing::info!(
+                condemned = collected.condemned,
+                unnamed = collected.unnamed,
+                "deleted garbage from the bucket"
+            );
         }
         self.catalogue.release(&lease).await
     }

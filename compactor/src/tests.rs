@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::meta::MetaMachine;
-use gnomon_model::{BlockId, Clock, ClusterId, Labels, ManualClock, NodeId, PartId, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_model::{
+    BlockId, Clock, ClusterId, Labels, ManualClock, NodeId, PartId, ShardId, TenantId, TimeRange, TimestampMs,
+};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::block_record::State;
@@ -46,10 +48,7 @@ impl MetaService for Meta {
         Ok(self.machine.state())
     }
 
-    async fn watch(
-        &self,
-        _: u64,
-    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+    async fn watch(&self, _: u64) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
         Ok(futures::stream::empty().boxed())
     }
 }
@@ -73,7 +72,11 @@ fn settings() -> Settings {
             max_merge_bytes: 1 << 40,
             settle_ms: H,
         },
-        grace: Grace { condemned_ms: 60_000, unnamed_ms: 0, staged_ms: H },
+        grace: Grace {
+            condemned_ms: 60_000,
+            unnamed_ms: 0,
+            staged_ms: H,
+        },
         interval: Duration::from_millis(1),
     }
 }
@@ -81,16 +84,40 @@ fn settings() -> Settings {
 impl World {
     async fn new(seed: u64, settings: Settings) -> Self {
         let clock = Arc::new(ManualClock::at(TimestampMs(0)));
-        let meta = Arc::new(Meta { machine: MetaMachine::default(), clock: clock.clone() });
+        let meta = Arc::new(Meta {
+            machine: MetaMachine::default(),
+            clock: clock.clone(),
+        });
         let memory = Arc::new(InMemory::new());
         let faults = FaultyStore::new(memory.clone(), seed, Faults::default());
-        let node = Node { id: 0, address: "a:1".into(), incarnation: 1, feature_level: 1, ..Node::default() };
-        let replicas = ShardReplicas { shard: 0, nodes: vec![1] };
-        let epoch = PlacementEpoch { epoch: 1, from_ms: i64::MIN, shards: vec![0], ..PlacementEpoch::default() };
-        let init = InitCluster { cluster_id: CLUSTER.into(), epoch: Some(epoch), shards: vec![replicas] };
+        let node = Node {
+            id: 0,
+            address: "a:1".into(),
+            incarnation: 1,
+            feature_level: 1,
+            ..Node::default()
+        };
+        let replicas = ShardReplicas {
+            shard: 0,
+            nodes: vec![1],
+        };
+        let epoch = PlacementEpoch {
+            epoch: 1,
+            from_ms: i64::MIN,
+            shards: vec![0],
+            ..PlacementEpoch::default()
+        };
+        let init = InitCluster {
+            cluster_id: CLUSTER.into(),
+            epoch: Some(epoch),
+            shards: vec![replicas],
+        };
         for command in [
             Command::InitCluster(init),
-            Command::RegisterNode(RegisterNode { node: Some(node), lease_ms: 60_000 }),
+            Command::RegisterNode(RegisterNode {
+                node: Some(node),
+                lease_ms: 60_000,
+            }),
         ] {
             propose(&meta, command).await;
         }
@@ -103,7 +130,13 @@ impl World {
             &prometheus::Registry::new(),
         )
         .unwrap();
-        Self { meta, clock, memory, faults, compactor }
+        Self {
+            meta,
+            clock,
+            memory,
+            faults,
+            compactor,
+        }
     }
 
     fn at(&self, hours: i64) {
@@ -115,7 +148,12 @@ impl World {
     }
 
     fn live(&self) -> Vec<BlockRecord> {
-        self.state().blocks.iter().filter(|b| b.state() == State::Live).cloned().collect()
+        self.state()
+            .blocks
+            .iter()
+            .filter(|b| b.state() == State::Live)
+            .cloned()
+            .collect()
     }
 
     async fn objects(&self) -> usize {
@@ -129,7 +167,10 @@ impl World {
         let id = BlockId(u128::from(number));
         let cluster: ClusterId = CLUSTER.parse().unwrap();
         let mut meta = BlockMeta::new(id, cluster, TenantId::anonymous(), ShardId(0), window);
-        meta.parts = vec![PartId { shard: ShardId(0), number }];
+        meta.parts = vec![PartId {
+            shard: ShardId(0),
+            number,
+        }];
         let path = block_path(&TenantId::anonymous(), ShardId(0), window.start, id);
         let mut record = BlockRecord {
             id: id.to_string(),
@@ -141,12 +182,19 @@ impl World {
             path: path.to_string(),
             ..BlockRecord::default()
         };
-        propose(&self.meta, Command::StageBlock(StageBlock { block: Some(record.clone()) })).await;
+        propose(
+            &self.meta,
+            Command::StageBlock(StageBlock {
+                block: Some(record.clone()),
+            }),
+        )
+        .await;
         let mut writer = BlockWriter::new(meta, UploadSink::new(self.memory.clone(), path));
         for series in 0..100 {
             let mut page = FloatPageBuilder::new();
             for i in 0..20 {
-                page.append(window_start + offset_ms + i * 60_000, (tag * 1000 + series) as f64).unwrap();
+                page.append(window_start + offset_ms + i * 60_000, (tag * 1000 + series) as f64)
+                    .unwrap();
             }
             writer.add_series(labels(series).as_ref(), page.page()).await.unwrap();
         }
@@ -163,7 +211,9 @@ impl World {
         records.sort_by(|a, b| b.parts.cmp(&a.parts));
         let mut data = Data::new();
         for record in records {
-            let reader = BlockReader::open(self.memory.clone(), Path::from(record.path.as_str())).await.unwrap();
+            let reader = BlockReader::open(self.memory.clone(), Path::from(record.path.as_str()))
+                .await
+                .unwrap();
             reader.verify().await.unwrap();
             let mut all = Arc::new(reader).select(&[], i64::MIN, i64::MAX).await.unwrap();
             while let Some(series) = all.next().await.unwrap() {
@@ -171,7 +221,12 @@ impl World {
                     let (mut timestamps, mut values) = (Vec::new(), Vec::new());
                     decode_into(&page.bytes, &mut timestamps, &mut values).unwrap();
                     let name = series.labels.metric_name();
-                    data.extend(timestamps.iter().zip(values).map(|(t, v)| ((name.to_owned(), *t), v.to_bits())));
+                    data.extend(
+                        timestamps
+                            .iter()
+                            .zip(values)
+                            .map(|(t, v)| ((name.to_owned(), *t), v.to_bits())),
+                    );
                 }
             }
         }
@@ -188,7 +243,13 @@ fn labels(series: u64) -> Labels {
 }
 
 async fn propose(meta: &Meta, command: Command) {
-    let response = meta.propose(MetaCommand { proposed_at_ms: 0, command: Some(command) }).await.unwrap();
+    let response = meta
+        .propose(MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(command),
+        })
+        .await
+        .unwrap();
     assert_eq!(response.refused, "");
 }
 
@@ -207,7 +268,10 @@ async fn windows_become_one_block_and_what_they_were_goes() {
     }
     let live = world.live();
     assert_eq!(live.len(), 1);
-    assert_eq!((live[0].start_ms, live[0].end_ms, &live[0].parts), (0, 6 * H, &vec![1, 2, 4, 5]));
+    assert_eq!(
+        (live[0].start_ms, live[0].end_ms, &live[0].parts),
+        (0, 6 * H, &vec![1, 2, 4, 5])
+    );
     assert_eq!(live[0].samples, 100 * (20 * 4 - 1));
     assert_eq!(world.data().await, before);
     world.clock.advance(Duration::from_secs(61));
@@ -240,7 +304,11 @@ async fn unnamed_objects_and_abandoned_records_go_and_others_stay() {
     let world = World::new(0, settings()).await;
     world.add_part(1, 0, 0, 1).await;
     let stray = block_path(&TenantId::anonymous(), ShardId(0), TimestampMs(0), BlockId(99));
-    for path in [stray.clone(), Path::from("cluster.json"), Path::from("catalogue/checkpoint-1")] {
+    for path in [
+        stray.clone(),
+        Path::from("cluster.json"),
+        Path::from("catalogue/checkpoint-1"),
+    ] {
         world.memory.put(&path, "x".into()).await.unwrap();
     }
     // An upload under way: named, not published.
@@ -259,7 +327,10 @@ async fn unnamed_objects_and_abandoned_records_go_and_others_stay() {
     let far = 10_000_000;
     world.clock.set_wall(TimestampMs(0));
     world.at(0);
-    let grace = Grace { unnamed_ms: i64::MIN / 2, ..settings().grace };
+    let grace = Grace {
+        unnamed_ms: i64::MIN / 2,
+        ..settings().grace
+    };
     let collect = |now: i64| {
         let bucket = Bucket::from_store(world.memory.clone(), "memory");
         let catalogue = crate::Catalogue::new(world.meta.clone(), NodeId(1));
@@ -270,17 +341,28 @@ async fn unnamed_objects_and_abandoned_records_go_and_others_stay() {
     let collected = collect(far).await.unwrap();
     assert_eq!((collected.unnamed, collected.condemned), (1, 0));
     assert!(world.memory.head(&stray).await.is_err());
-    assert_eq!(world.objects().await, 4, "the live block, the upload, the marker and the checkpoint");
+    assert_eq!(
+        world.objects().await,
+        4,
+        "the live block, the upload, the marker and the checkpoint"
+    );
     world.at(2);
     world.cycle().await.unwrap();
-    assert_eq!(world.state().blocks.len(), 1, "the record of the upload that never ended");
+    assert_eq!(
+        world.state().blocks.len(),
+        1,
+        "the record of the upload that never ended"
+    );
     assert_eq!(collect(far).await.unwrap().unnamed, 1);
 }
 
 #[tokio::test]
 async fn an_empty_catalogue_proves_nothing() {
     let clock = Arc::new(ManualClock::at(TimestampMs(0)));
-    let meta = Arc::new(Meta { machine: MetaMachine::default(), clock });
+    let meta = Arc::new(Meta {
+        machine: MetaMachine::default(),
+        clock,
+    });
     let memory = Arc::new(InMemory::new());
     let path = block_path(&TenantId::anonymous(), ShardId(0), TimestampMs(0), BlockId(1));
     memory.put(&path, "x".into()).await.unwrap();
@@ -288,7 +370,9 @@ async fn an_empty_catalogue_proves_nothing() {
     let catalogue = crate::Catalogue::new(meta, NodeId(1));
     let stop = CancellationToken::new();
     let now = TimestampMs(i64::MAX);
-    let collected = crate::garbage::collect(&catalogue, &bucket, &Grace::default(), now, &stop).await.unwrap();
+    let collected = crate::garbage::collect(&catalogue, &bucket, &Grace::default(), now, &stop)
+        .await
+        .unwrap();
     assert_eq!(collected.unnamed, 0);
     assert!(memory.head(&path).await.is_ok());
 }
@@ -299,11 +383,23 @@ async fn under_faults_nothing_is_lost_and_all_is_merged_in_the_end() {
     for seed in 0..20 {
         let world = World::new(seed, settings()).await;
         for number in 1..=6 {
-            world.add_part(number, (number as i64 - 1) / 2 * 2 * H, (number as i64 % 2) * 30 * 60_000, number).await;
+            world
+                .add_part(
+                    number,
+                    (number as i64 - 1) / 2 * 2 * H,
+                    (number as i64 % 2) * 30 * 60_000,
+                    number,
+                )
+                .await;
         }
         let before = world.data().await;
         world.at(100);
-        world.faults.set(Faults { refused: 0.1, lost_response: 0.1, torn: 0.1, latency: Duration::ZERO });
+        world.faults.set(Faults {
+            refused: 0.1,
+            lost_response: 0.1,
+            torn: 0.1,
+            latency: Duration::ZERO,
+        });
         for _ in 0..15 {
             let _ = world.cycle().await;
             world.clock.advance(Duration::from_secs(30));
@@ -328,7 +424,10 @@ async fn a_stopped_merge_leaves_its_inputs_and_frees_the_job() {
     world.at(100);
     let stop = CancellationToken::new();
     stop.cancel();
-    assert!(matches!(world.compactor.cycle(&stop).await, Err(crate::CompactorError::Stopped)));
+    assert!(matches!(
+        world.compactor.cycle(&stop).await,
+        Err(crate::CompactorError::Stopped)
+    ));
     assert_eq!(world.live().len(), 3);
     world.cycle().await.unwrap();
     assert_eq!(world.live().len(), 1);

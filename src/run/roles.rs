@@ -117,7 +117,11 @@ fn start_ingester(
 /// becoming ready; the log says which.
 async fn until_shards_are_open(node: &NodeHandle, ingester: &Ingester) -> anyhow::Result<()> {
     let state = Arc::clone(&node.meta_watch.borrow());
-    let mine = state.shards.iter().filter(|s| s.nodes.contains(&node.node_id.0)).count();
+    let mine = state
+        .shards
+        .iter()
+        .filter(|s| s.nodes.contains(&node.node_id.0))
+        .count();
     let mut opened = ingester.opened();
     opened
         .wait_for(|open| *open >= mine)

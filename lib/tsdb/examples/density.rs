@@ -35,7 +35,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                 read_target(&path, is_aligned, &mut series)?;
             }
         }
-        println!("timestamps {}:", if is_aligned { "on a 15 s grid" } else { "as captured (1 s, jitter)" });
+        println!(
+            "timestamps {}:",
+            if is_aligned {
+                "on a 15 s grid"
+            } else {
+                "as captured (1 s, jitter)"
+            }
+        );
         report(&series)?;
     }
     Ok(())
@@ -66,7 +73,10 @@ fn report(series: &Series) -> Result<(), Box<dyn Error>> {
 }
 
 fn pages_of(samples: &[(i64, f64)], size: usize) -> Vec<Page> {
-    samples.chunks(size).filter_map(|chunk| builder_of(chunk).page()).collect()
+    samples
+        .chunks(size)
+        .filter_map(|chunk| builder_of(chunk).page())
+        .collect()
 }
 
 fn builder_of(samples: &[(i64, f64)]) -> FloatPageBuilder {
@@ -108,7 +118,10 @@ async fn block_of(series: &Series) -> Result<(u64, u64), Box<dyn Error>> {
     let meta = BlockMeta::new(BlockId(1), ClusterId(1), TenantId::anonymous(), ShardId(0), window);
     let mut writer = BlockWriter::new(meta, MemorySink::default());
     for (labels, samples) in series {
-        let series = SeriesPages { labels: labels.clone(), pages: pages_of(samples, 480) };
+        let series = SeriesPages {
+            labels: labels.clone(),
+            pages: pages_of(samples, 480),
+        };
         writer.add_series(series.labels.as_ref(), series.pages).await?;
     }
     let pages = writer.pages_len();
@@ -129,7 +142,11 @@ fn read_target(path: &Path, is_aligned: bool, series: &mut Series) -> Result<(),
         let (ts, len) = head.split_once(' ').ok_or("record without a length")?;
         let (body, next) = after.split_at(len.parse()?);
         rest = next;
-        let ts = if is_aligned { 1_700_000_000_000 / 7_200_000 * 7_200_000 + tick * 15_000 } else { ts.parse()? };
+        let ts = if is_aligned {
+            1_700_000_000_000 / 7_200_000 * 7_200_000 + tick * 15_000
+        } else {
+            ts.parse()?
+        };
         tick += 1;
         for line in body.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
             let (labels, value) = read_line(line, &job).ok_or_else(|| format!("{job}: {line}"))?;

@@ -121,7 +121,7 @@ impl<E: Send + 'static> SeriesMerge<E> {
 /// # Errors
 /// When a page that must be decoded is damaged.
 pub fn merge_pages(mut sources: Vec<Vec<Page>>) -> Result<Vec<Page>, PageError> {
-    if sources.len() == 1 && sources[0].iter().all(|p| is_full(p)) {
+    if sources.len() == 1 && sources[0].iter().all(is_full) {
         return Ok(sources.pop().unwrap_or_default());
     }
     let mut pages: Vec<(usize, Page)> = Vec::new();
@@ -157,10 +157,19 @@ enum Sample {
 fn decode(page: &Page, source: usize, out: &mut Vec<(i64, usize, Sample)>) -> Result<(), PageError> {
     match page.decode()? {
         PageSamples::Floats { timestamps, values } => {
-            out.extend(timestamps.into_iter().zip(values).map(|(ts, v)| (ts, source, Sample::Float(v))));
+            out.extend(
+                timestamps
+                    .into_iter()
+                    .zip(values)
+                    .map(|(ts, v)| (ts, source, Sample::Float(v))),
+            );
         }
         PageSamples::Histograms(samples) => {
-            out.extend(samples.into_iter().map(|h| (h.timestamp_ms, source, Sample::Histogram(Box::new(h)))));
+            out.extend(
+                samples
+                    .into_iter()
+                    .map(|h| (h.timestamp_ms, source, Sample::Histogram(Box::new(h)))),
+            );
         }
     }
     Ok(())
@@ -267,7 +276,11 @@ mod tests {
                     out.extend(timestamps.into_iter().zip(values.iter().map(|v| (false, v.to_bits()))));
                 }
                 PageSamples::Histograms(samples) => {
-                    out.extend(samples.iter().map(|h| (h.timestamp_ms, (true, h.histogram.sum.to_bits()))));
+                    out.extend(
+                        samples
+                            .iter()
+                            .map(|h| (h.timestamp_ms, (true, h.histogram.sum.to_bits()))),
+                    );
                 }
             }
         }
@@ -283,12 +296,22 @@ mod tests {
                 chunker.close();
             }
             let value = f64::from_bits(*bits);
-            chunker.push(*ts, &if *is_histogram {
-                let histogram = FloatHistogram { sum: value, ..FloatHistogram::default() };
-                Sample::Histogram(Box::new(HistogramSample { timestamp_ms: *ts, is_integer: true, histogram }))
-            } else {
-                Sample::Float(value)
-            });
+            chunker.push(
+                *ts,
+                &if *is_histogram {
+                    let histogram = FloatHistogram {
+                        sum: value,
+                        ..FloatHistogram::default()
+                    };
+                    Sample::Histogram(Box::new(HistogramSample {
+                        timestamp_ms: *ts,
+                        is_integer: true,
+                        histogram,
+                    }))
+                } else {
+                    Sample::Float(value)
+                },
+            );
         }
         pages.append(&mut chunker.finish());
         pages
@@ -324,7 +347,10 @@ mod tests {
             pages_of(&samples, 1000).remove(0)
         };
         let full = vec![page(0, 480), page(1000, 300)];
-        assert_eq!(merge_pages(vec![vec![full[1].clone()], vec![full[0].clone()]]).unwrap(), full);
+        assert_eq!(
+            merge_pages(vec![vec![full[1].clone()], vec![full[0].clone()]]).unwrap(),
+            full
+        );
         let joined = merge_pages(vec![vec![page(0, 100), page(200, 100)], vec![page(400, 100)]]).unwrap();
         assert_eq!(joined.iter().map(|p| p.count).collect::<Vec<_>>(), [300]);
     }
@@ -334,7 +360,12 @@ mod tests {
         let series = |names: &[&str]| -> SeriesStream<PageError> {
             let series: Vec<_> = names
                 .iter()
-                .map(|n| Ok(SeriesPages { labels: Labels::from_pairs([("__name__", n)]), pages: Vec::new() }))
+                .map(|n| {
+                    Ok(SeriesPages {
+                        labels: Labels::from_pairs([("__name__", n)]),
+                        pages: Vec::new(),
+                    })
+                })
                 .collect();
             futures::stream::iter(series).boxed()
         };

@@ -3,7 +3,7 @@
 use super::backend::{Backend, Batch, BatchKind, Space, Visit};
 use super::{StoreError, StoreOptions};
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, LogLevel, Options, ReadOptions};
 use rocksdb::{WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ pub(super) struct RocksBackend {
     folder: PathBuf,
     options: StoreOptions,
     db: RwLock<Option<Arc<DB>>>,
+    /// Whether a write failed since the engine was opened. Held while writing: RocksDB must not be asked to write to
+    /// a file that has failed before (where it is built with assertions, as Debian's is, that ends the process).
+    failed: Mutex<bool>,
 }
 
 pub(super) struct RocksBatch {
@@ -64,6 +67,7 @@ impl RocksBackend {
             folder: folder.to_owned(),
             options,
             db: RwLock::new(Some(Arc::new(db))),
+            failed: Mutex::new(false),
         })
     }
 
@@ -86,7 +90,13 @@ impl Backend for RocksBackend {
         };
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        batch.db.write_opt(batch.writes, &options).map_err(engine("write"))
+        let mut failed = self.failed.lock();
+        if *failed {
+            return Err(StoreError::Failed);
+        }
+        let written = batch.db.write_opt(batch.writes, &options);
+        *failed = written.is_err();
+        written.map_err(engine("write"))
     }
 
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -135,6 +145,7 @@ impl Backend for RocksBackend {
             }
         }
         *slot = Some(Arc::new(open_db(&self.folder, &self.options)?));
+        *self.failed.lock() = false;
         Ok(())
     }
 
@@ -142,7 +153,9 @@ impl Backend for RocksBackend {
         let Some(db) = self.db.write().take() else {
             return;
         };
-        if let Err(error) = db.flush_wal(true) {
+        if !*self.failed.lock()
+            && let Err(error) = db.flush_wal(true)
+        {
             tracing::warn!(%error, "the write-ahead log could not be synced at shutdown");
         }
         if release(db).is_err() {

@@ -93,10 +93,7 @@ fn actions_keep_drop_map_and_hash() {
         r.modulus = 1000;
     });
     // The values are those of Prometheus' own test.
-    assert_eq!(
-        run(&[("c", "baz")], &[hash]).as_deref(),
-        Some(r#"{c="baz", d="976"}"#)
-    );
+    assert_eq!(run(&[("c", "baz")], &[hash]).as_deref(), Some(r#"{c="baz", d="976"}"#));
     assert_eq!(
         run(
             &[("a", "foo\nbar")],

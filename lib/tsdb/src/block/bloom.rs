@@ -36,8 +36,10 @@ pub(super) fn may_contain(filter: &[u8], name: &str) -> bool {
     if bits.is_empty() {
         return true;
     }
-    positions(name, probes, bits.len() as u64 * 8)
-        .all(|bit| bits.get((bit / 8) as usize).is_some_and(|byte| byte >> (bit % 8) & 1 == 1))
+    positions(name, probes, bits.len() as u64 * 8).all(|bit| {
+        bits.get((bit / 8) as usize)
+            .is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
+    })
 }
 
 #[cfg(test)]
@@ -49,7 +51,9 @@ mod tests {
         let names: Vec<String> = (0..1000).map(|i| format!("metric_{i}_total")).collect();
         let filter = build(names.iter().map(String::as_str));
         assert!(names.iter().all(|n| may_contain(&filter, n)));
-        let wrong = (0..10_000).filter(|i| may_contain(&filter, &format!("other_{i}"))).count();
+        let wrong = (0..10_000)
+            .filter(|i| may_contain(&filter, &format!("other_{i}")))
+            .count();
         assert!(wrong < 300, "{wrong} of 10000");
     }
 }

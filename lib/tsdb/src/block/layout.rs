@@ -103,7 +103,10 @@ impl Footer {
 
     /// Reads the last bytes of a file of `file_len` bytes. The version is checked by the caller.
     pub(super) fn read(tail: &[u8], file_len: u64) -> Result<Self, &'static str> {
-        let start = tail.len().checked_sub(FOOTER_LEN).ok_or("it is shorter than a footer")?;
+        let start = tail
+            .len()
+            .checked_sub(FOOTER_LEN)
+            .ok_or("it is shorter than a footer")?;
         let (body, end) = tail[start..].split_at(FOOTER_LEN - 12);
         let (crc, magic) = end.split_at(4);
         if magic != MAGIC {
@@ -130,7 +133,11 @@ impl Footer {
         if written_len != file_len || end.checked_add(FOOTER_LEN as u64) != Some(file_len) {
             return Err("file length is not the footer's");
         }
-        Ok(Self { sections, version, file_len })
+        Ok(Self {
+            sections,
+            version,
+            file_len,
+        })
     }
 
     pub(super) const fn section(&self, section: Section) -> SectionAt {
@@ -281,7 +288,9 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<Vec<Ser
     let mut directory_at = footer.section(Section::Directory).offset;
     let mut pages_at = footer.section(Section::Pages).offset;
     for _ in 0..count {
-        let series = u32::try_from(input.uvarint()?).ok().filter(|n| (1..=MAX_SERIES_PER_CHUNK).contains(n))?;
+        let series = u32::try_from(input.uvarint()?)
+            .ok()
+            .filter(|n| (1..=MAX_SERIES_PER_CHUNK).contains(n))?;
         let chunk = SeriesChunk {
             first_series,
             series,
@@ -299,7 +308,10 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<Vec<Ser
         (directory_at, Section::Directory),
         (pages_at, Section::Pages),
     ];
-    let complete = input.0.is_empty() && ends.iter().all(|(end, section)| *end == footer.section(*section).range().end);
+    let complete = input.0.is_empty()
+        && ends
+            .iter()
+            .all(|(end, section)| *end == footer.section(*section).range().end);
     complete.then_some(chunks)
 }
 
@@ -447,7 +459,13 @@ pub(super) fn read_directory(raw: &[u8], chunk: &SeriesChunk) -> Option<Vec<Vec<
     let mut offset = chunk.pages_offset;
     for _ in 0..total {
         let len = u32::try_from(input.uvarint()?).ok()?;
-        pages.push(PageAt { offset, len, count: 0, min_ts: 0, max_ts: 0 });
+        pages.push(PageAt {
+            offset,
+            len,
+            count: 0,
+            min_ts: 0,
+            max_ts: 0,
+        });
         offset = offset.checked_add(u64::from(len) + PAGE_CRC_LEN)?;
     }
     let mut last = 0_i64;

@@ -2,7 +2,9 @@
 
 use super::FORMAT_VERSION;
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
-use gnomon_model::{BlockId, ClusterId, FeatureLevel, PartId, PlacementEpoch, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_model::{
+    BlockId, ClusterId, FeatureLevel, PartId, PlacementEpoch, ShardId, TenantId, TimeRange, TimestampMs,
+};
 use serde::{Deserialize, Serialize};
 
 /// Self-description of a block: enough to rebuild its catalogue record.

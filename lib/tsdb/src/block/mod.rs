@@ -41,7 +41,11 @@ pub enum BlockError {
     #[error("block {path} has format version {version}, this build reads up to {FORMAT_VERSION}")]
     Version { path: Path, version: u32 },
     #[error("block {path}, series {labels}: {source}")]
-    Page { path: Path, labels: Labels, source: PageError },
+    Page {
+        path: Path,
+        labels: Labels,
+        source: PageError,
+    },
     #[error("series must be added in ascending order, each once: {next} came after {last}")]
     Unsorted { last: Labels, next: Labels },
     #[error("series {labels}: {what}")]
@@ -56,7 +60,13 @@ impl BlockError {
     /// Whether the object is not there (any more): the caller's view of the catalogue may be old.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Store { source: object_store::Error::NotFound { .. }, .. })
+        matches!(
+            self,
+            Self::Store {
+                source: object_store::Error::NotFound { .. },
+                ..
+            }
+        )
     }
 
     /// Whether the bytes are wrong, so that asking again does not help.

@@ -55,7 +55,10 @@ fn read_entries(raw: &[u8], chunk: &ValueChunk) -> Option<Vec<Entry>> {
         } else {
             let start = postings_at;
             postings_at = postings_at.checked_add(input.uvarint()?)?;
-            EntrySet::At { range: start..postings_at, crc: input.crc()? }
+            EntrySet::At {
+                range: start..postings_at,
+                crc: input.crc()?,
+            }
         };
         entries.push(Entry { key: key.clone(), set });
     }
@@ -77,12 +80,19 @@ impl BlockReader {
 
     /// Chunks that may hold values of a label.
     pub(super) fn value_chunks_of(&self, name: &str) -> &[ValueChunk] {
-        if self.values.names.binary_search_by(|(n, _)| n.as_str().cmp(name)).is_err() {
+        if self
+            .values
+            .names
+            .binary_search_by(|(n, _)| n.as_str().cmp(name))
+            .is_err()
+        {
             return &[];
         }
         let first = value_key(name, "");
         let chunks = &self.values.chunks;
-        let from = chunks.partition_point(|c| c.first_key.as_ref() <= first.as_slice()).saturating_sub(1);
+        let from = chunks
+            .partition_point(|c| c.first_key.as_ref() <= first.as_slice())
+            .saturating_sub(1);
         let is_past = |chunk: &ValueChunk| {
             chunk.first_key.as_ref() > first.as_slice() && split_key(&chunk.first_key).is_none_or(|(n, _)| n != name)
         };
@@ -124,7 +134,10 @@ impl BlockReader {
     /// Series with exactly this value.
     async fn lookup(&self, name: &str, value: &str) -> Result<RoaringBitmap, BlockError> {
         let key = value_key(name, value);
-        let at = self.values.chunks.partition_point(|c| c.first_key.as_ref() <= key.as_slice());
+        let at = self
+            .values
+            .chunks
+            .partition_point(|c| c.first_key.as_ref() <= key.as_slice());
         let Some(chunk) = at.checked_sub(1).and_then(|at| self.values.chunks.get(at)) else {
             return Ok(RoaringBitmap::new());
         };

@@ -41,12 +41,18 @@ impl BlockReader {
             range: Some(GetRange::Suffix(TAIL_BYTES)),
             ..GetOptions::default()
         };
-        let store_error = |source| BlockError::Store { path: path.clone(), source };
+        let store_error = |source| BlockError::Store {
+            path: path.clone(),
+            source,
+        };
         let result = store.get_opts(&path, options).await.map_err(store_error)?;
         let file_len = result.meta.size;
         let tail_start = result.range.start;
         let tail = result.bytes().await.map_err(store_error)?;
-        let damaged = |what: &str| BlockError::Damaged { path: path.clone(), what: what.to_owned() };
+        let damaged = |what: &str| BlockError::Damaged {
+            path: path.clone(),
+            what: what.to_owned(),
+        };
         let footer = Footer::read(&tail, file_len).map_err(damaged)?;
         if footer.version == 0 || footer.version > FORMAT_VERSION {
             let version = footer.version;
@@ -54,7 +60,10 @@ impl BlockReader {
         }
         let tables_start = footer.section(Section::SeriesTable).offset;
         let tail = if tables_start < tail_start {
-            let before = store.get_range(&path, tables_start..tail_start).await.map_err(store_error)?;
+            let before = store
+                .get_range(&path, tables_start..tail_start)
+                .await
+                .map_err(store_error)?;
             Bytes::from([before, tail].concat())
         } else {
             tail.slice((tables_start - tail_start) as usize..)
@@ -79,11 +88,21 @@ impl BlockReader {
         let meta: BlockMeta = serde_json::from_slice(&meta).map_err(|e| damaged(&format!("meta: {e}")))?;
         let chunks = chunks.ok_or_else(|| damaged("series table"))?;
         let values = values.ok_or_else(|| damaged("value table"))?;
-        let series = chunks.last().map_or(0, |last| u64::from(last.first_series) + u64::from(last.series));
+        let series = chunks
+            .last()
+            .map_or(0, |last| u64::from(last.first_series) + u64::from(last.series));
         if series != meta.stats.series {
             return Err(damaged("number of series in the meta and in the table differ"));
         }
-        Ok(Self { store, path, footer, meta, chunks, values, filter })
+        Ok(Self {
+            store,
+            path,
+            footer,
+            meta,
+            chunks,
+            values,
+            filter,
+        })
     }
 
     #[must_use]
@@ -124,7 +143,10 @@ impl BlockReader {
     }
 
     pub(super) fn damaged(&self, what: impl Into<String>) -> BlockError {
-        BlockError::Damaged { path: self.path.clone(), what: what.into() }
+        BlockError::Damaged {
+            path: self.path.clone(),
+            what: what.into(),
+        }
     }
 
     /// Reads ranges (ascending, not overlapping), joining those that are close; the answer is in their order.
@@ -133,7 +155,10 @@ impl BlockReader {
         let reads = futures::stream::iter(joined.clone()).map(|range| async move {
             let expected = range.end - range.start;
             let bytes = self.store.get_range(&self.path, range).await;
-            let bytes = bytes.map_err(|source| BlockError::Store { path: self.path.clone(), source })?;
+            let bytes = bytes.map_err(|source| BlockError::Store {
+                path: self.path.clone(),
+                source,
+            })?;
             if bytes.len() as u64 != expected {
                 return Err(self.damaged("object is shorter than its index says"));
             }

@@ -70,7 +70,10 @@ impl BlockReader {
         let Candidates { series, check } = if self.overlaps(start_ms, end_ms) {
             self.candidates(matchers).await?
         } else {
-            Candidates { series: RoaringBitmap::new(), check: Vec::new() }
+            Candidates {
+                series: RoaringBitmap::new(),
+                check: Vec::new(),
+            }
         };
         Ok(Selection {
             reader: Arc::clone(self),
@@ -121,7 +124,9 @@ impl BlockReader {
         let mut next = series.min();
         while let Some(ordinal) = next.filter(|_| chunks.len() < limit) {
             let at = self.chunks.partition_point(|c| c.first_series <= ordinal);
-            let Some(chunk) = at.checked_sub(1).and_then(|at| self.chunks.get(at)) else { break };
+            let Some(chunk) = at.checked_sub(1).and_then(|at| self.chunks.get(at)) else {
+                break;
+            };
             chunks.push(*chunk);
             next = series.range(chunk.first_series + chunk.series..).next();
         }
@@ -202,7 +207,10 @@ impl Selection {
                 pages.retain(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts);
                 match (pages.is_empty(), self.labels_only) {
                     (true, _) => {}
-                    (false, true) => self.ready.push_back(SeriesPages { labels, pages: Vec::new() }),
+                    (false, true) => self.ready.push_back(SeriesPages {
+                        labels,
+                        pages: Vec::new(),
+                    }),
                     (false, false) => self.planned.push_back((labels, pages)),
                 }
             }

@@ -14,7 +14,10 @@ const HOUR_MS: i64 = 3_600_000;
 pub(crate) fn meta() -> BlockMeta {
     let window = TimeRange::new(TimestampMs(0), TimestampMs(2 * HOUR_MS));
     let mut meta = BlockMeta::new(BlockId(7), ClusterId(1), TenantId::anonymous(), ShardId(3), window);
-    meta.parts = vec![PartId { shard: ShardId(3), number: 1 }];
+    meta.parts = vec![PartId {
+        shard: ShardId(3),
+        number: 1,
+    }];
     meta
 }
 
@@ -41,7 +44,10 @@ fn example(metrics: usize, instances: usize) -> Vec<SeriesPages> {
                 ("mode", mode),
             ]);
             let value = (m * 1000 + i) as f64;
-            let pages = vec![page(0, [value; 20]), page(HOUR_MS, (0..20).map(|k| value + f64::from(k)))];
+            let pages = vec![
+                page(0, [value; 20]),
+                page(HOUR_MS, (0..20).map(|k| value + f64::from(k))),
+            ];
             series.push(SeriesPages { labels, pages });
         }
     }
@@ -91,27 +97,46 @@ async fn what_is_selected_is_what_a_scan_of_all_series_finds() {
         vec![m("mode", NotEqual, "")],
         vec![m("mode", NotRegex, "i.*")],
         vec![m("instance", Regex, "host-1.*")],
-        vec![m("instance", Regex, "host-(3|77|500):9100"), m("__name__", Regex, "metric_1.*")],
+        vec![
+            m("instance", Regex, "host-(3|77|500):9100"),
+            m("__name__", Regex, "metric_1.*"),
+        ],
         vec![m("instance", NotRegex, "host-.*")],
         vec![m("no_such_label", Equal, "")],
         vec![m("no_such_label", Regex, ".+")],
         vec![m("job", Regex, ".*"), m("__name__", NotEqual, "metric_0")],
     ] {
-        let expected: Vec<_> =
-            series.iter().filter(|s| matchers.iter().all(|m| m.matches_labels(s.labels.as_ref()))).cloned().collect();
-        let found = collect(reader.select(&matchers, i64::MIN, i64::MAX).await.unwrap()).await.unwrap();
+        let expected: Vec<_> = series
+            .iter()
+            .filter(|s| matchers.iter().all(|m| m.matches_labels(s.labels.as_ref())))
+            .cloned()
+            .collect();
+        let found = collect(reader.select(&matchers, i64::MIN, i64::MAX).await.unwrap())
+            .await
+            .unwrap();
         assert!(found == expected, "{matchers:?}: {} of {}", found.len(), expected.len());
-        let labels = collect(reader.select_labels(&matchers, 0, HOUR_MS).await.unwrap()).await.unwrap();
+        let labels = collect(reader.select_labels(&matchers, 0, HOUR_MS).await.unwrap())
+            .await
+            .unwrap();
         assert!(labels.iter().map(|s| &s.labels).eq(expected.iter().map(|s| &s.labels)));
         for name in ["instance", "job", "mode", "absent"] {
-            let values: std::collections::BTreeSet<_> =
-                expected.iter().filter_map(|s| s.labels.get(name)).map(str::to_owned).collect();
+            let values: std::collections::BTreeSet<_> = expected
+                .iter()
+                .filter_map(|s| s.labels.get(name))
+                .map(str::to_owned)
+                .collect();
             let found = reader.label_values(name, &matchers).await.unwrap();
             assert_eq!(found, values.into_iter().collect::<Vec<_>>(), "{name} {matchers:?}");
         }
-        let names: std::collections::BTreeSet<_> =
-            expected.iter().flat_map(|s| s.labels.iter()).map(|(n, _)| n.to_owned()).collect();
-        assert_eq!(reader.label_names(&matchers).await.unwrap(), names.into_iter().collect::<Vec<_>>());
+        let names: std::collections::BTreeSet<_> = expected
+            .iter()
+            .flat_map(|s| s.labels.iter())
+            .map(|(n, _)| n.to_owned())
+            .collect();
+        assert_eq!(
+            reader.label_names(&matchers).await.unwrap(),
+            names.into_iter().collect::<Vec<_>>()
+        );
     }
 }
 
@@ -119,7 +144,12 @@ async fn what_is_selected_is_what_a_scan_of_all_series_finds() {
 async fn only_pages_that_overlap_the_range_come() {
     let block = write(meta(), &example(2, 3)).await;
     let reader = open(block.output).await.unwrap();
-    for (start, end, pages) in [(0, 0, 1), (HOUR_MS - 1, HOUR_MS - 1, 0), (HOUR_MS, HOUR_MS, 1), (19 * 15_000, HOUR_MS, 2)] {
+    for (start, end, pages) in [
+        (0, 0, 1),
+        (HOUR_MS - 1, HOUR_MS - 1, 0),
+        (HOUR_MS, HOUR_MS, 1),
+        (19 * 15_000, HOUR_MS, 2),
+    ] {
         let found = collect(reader.select(&[], start, end).await.unwrap()).await.unwrap();
         assert_eq!(found.len(), if pages == 0 { 0 } else { 6 });
         assert!(found.iter().all(|s| s.pages.len() == pages));
@@ -142,7 +172,10 @@ async fn series_and_pages_in_the_wrong_order_or_window_are_refused() {
     let mut writer = BlockWriter::new(meta(), MemorySink::default());
     writer.add_series(labels("b").as_ref(), [page(0, [1.0])]).await.unwrap();
     for name in ["a", "b"] {
-        let error = writer.add_series(labels(name).as_ref(), [page(0, [1.0])]).await.unwrap_err();
+        let error = writer
+            .add_series(labels(name).as_ref(), [page(0, [1.0])])
+            .await
+            .unwrap_err();
         assert!(matches!(error, BlockError::Unsorted { .. }), "{error}");
     }
     for pages in [
@@ -167,7 +200,9 @@ async fn an_upload_in_parts_is_the_same_object() {
         let labels = Labels::from_pairs([("__name__", format!("m{i:05}"))]);
         let values: Vec<f64> = (0..5000)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 f64::from_bits(state)
             })
             .collect();
@@ -201,11 +236,17 @@ async fn the_bytes_of_a_block_stay_as_they_are() {
         golden.len()
     );
     let reader = open(Bytes::from_static(golden)).await.unwrap();
-    assert_eq!(collect(reader.select(&[], 0, i64::MAX).await.unwrap()).await.unwrap(), example(3, 12));
+    assert_eq!(
+        collect(reader.select(&[], 0, i64::MAX).await.unwrap()).await.unwrap(),
+        example(3, 12)
+    );
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 async fn read_all(bytes: Bytes) -> Result<Vec<SeriesPages>, BlockError> {

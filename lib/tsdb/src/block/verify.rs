@@ -68,7 +68,11 @@ impl BlockReader {
         for chunk in &self.chunks {
             let index = self.fetch(&[chunk.labels.range(), chunk.directory.range()]).await?;
             let directory = self.chunk_directory(chunk, &index[1])?;
-            for ((ordinal, labels), pages) in self.chunk_labels(chunk, &index[0], |_| true)?.into_iter().zip(directory) {
+            for ((ordinal, labels), pages) in self
+                .chunk_labels(chunk, &index[0], |_| true)?
+                .into_iter()
+                .zip(directory)
+            {
                 if last.as_ref().is_some_and(|last| *last >= labels) {
                     return Err(self.damaged(format!("series {labels} is out of order")));
                 }

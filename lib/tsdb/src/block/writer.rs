@@ -1,9 +1,10 @@
 //! Writing a block in one pass: pages go out as they come, the index follows.
 
 use super::layout::{
-    ChunkAt, FOOTER_LEN, Footer, HEADER_LEN, INLINE_POSTINGS, LABEL_BYTES_PER_CHUNK, MAX_CHUNK_LEN, MAX_LABELS_LEN, PAGES_PER_CHUNK,
-    PageAt, SECTIONS, SERIES_PER_CHUNK, Section, SectionAt, SeriesChunk, VALUE_BYTES_PER_CHUNK, VALUES_PER_CHUNK,
-    ValueChunk, ValueTable, header, put_front_coded, split_key, value_key, write_directory, write_series_table,
+    ChunkAt, FOOTER_LEN, Footer, HEADER_LEN, INLINE_POSTINGS, LABEL_BYTES_PER_CHUNK, MAX_CHUNK_LEN, MAX_LABELS_LEN,
+    PAGES_PER_CHUNK, PageAt, SECTIONS, SERIES_PER_CHUNK, Section, SectionAt, SeriesChunk, VALUE_BYTES_PER_CHUNK,
+    VALUES_PER_CHUNK, ValueChunk, ValueTable, header, put_front_coded, split_key, value_key, write_directory,
+    write_series_table,
 };
 use super::sink::BlockSink;
 use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom};
@@ -124,7 +125,10 @@ impl<S: BlockSink> BlockWriter<S> {
                 next: labels.to_owned(),
             });
         }
-        let bad = |what| BlockError::BadSeries { labels: labels.to_owned(), what };
+        let bad = |what| BlockError::BadSeries {
+            labels: labels.to_owned(),
+            what,
+        };
         if labels.as_bytes().len() > MAX_LABELS_LEN {
             return Err(bad("label set is longer than 1 MiB"));
         }
@@ -138,7 +142,10 @@ impl<S: BlockSink> BlockWriter<S> {
             if !window.contains(TimestampMs(page.min_ts)) || !window.contains(TimestampMs(page.max_ts)) {
                 return Err(bad("page is outside of the block's window"));
             }
-            let at = self.write_page(&page).await?.ok_or_else(|| bad("page is longer than 1 GiB"))?;
+            let at = self
+                .write_page(&page)
+                .await?
+                .ok_or_else(|| bad("page is longer than 1 GiB"))?;
             directory.push(at);
         }
         if directory.is_empty() {
@@ -170,8 +177,16 @@ impl<S: BlockSink> BlockWriter<S> {
         self.chunk.pages_len += stored;
         let stats = &mut self.meta.stats;
         let first = stats.samples == 0;
-        stats.min_sample.0 = if first { page.min_ts } else { stats.min_sample.0.min(page.min_ts) };
-        stats.max_sample.0 = if first { page.max_ts } else { stats.max_sample.0.max(page.max_ts) };
+        stats.min_sample.0 = if first {
+            page.min_ts
+        } else {
+            stats.min_sample.0.min(page.min_ts)
+        };
+        stats.max_sample.0 = if first {
+            page.max_ts
+        } else {
+            stats.max_sample.0.max(page.max_ts)
+        };
         stats.samples += u64::from(page.count);
         stats.pages += 1;
         Ok(Some(at))
@@ -242,9 +257,14 @@ impl<S: BlockSink> BlockWriter<S> {
         self.write_section(Section::Postings, &values.postings).await?;
         self.write_section(Section::Exemplars, &[]).await?;
         self.write_section(Section::Metadata, &[]).await?;
-        self.write_section(Section::SeriesTable, &write_series_table(&self.chunks)).await?;
+        self.write_section(Section::SeriesTable, &write_series_table(&self.chunks))
+            .await?;
         self.write_section(Section::ValueTable, &values.table.write()).await?;
-        self.write_section(Section::Filter, &bloom::build(values.metrics.iter().map(String::as_str))).await?;
+        self.write_section(
+            Section::Filter,
+            &bloom::build(values.metrics.iter().map(String::as_str)),
+        )
+        .await?;
         let meta = serde_json::to_vec(&self.meta).map_err(|e| BlockError::Meta(e.to_string()))?;
         self.write_section(Section::Meta, &meta).await?;
         let footer = Footer {

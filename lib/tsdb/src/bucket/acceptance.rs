@@ -18,12 +18,21 @@ const PART_BYTES: usize = 5 << 20;
 pub async fn run_acceptance(bucket: &Bucket) -> Result<(), String> {
     let text = |step: &'static str| move |error: Error| format!("{step}: {error}");
     put_and_get(bucket).await.map_err(|e| format!("put and get: {e}"))?;
-    list_and_delete(bucket).await.map_err(|e| format!("list and delete: {e}"))?;
-    conditional_create(bucket).await.map_err(|e| format!("conditional create: {e}"))?;
+    list_and_delete(bucket)
+        .await
+        .map_err(|e| format!("list and delete: {e}"))?;
+    conditional_create(bucket)
+        .await
+        .map_err(|e| format!("conditional create: {e}"))?;
     multipart(bucket).await.map_err(|e| format!("multipart: {e}"))?;
     whole_block(bucket).await.map_err(|e| format!("block: {e}"))?;
     let prefix = Path::from("acceptance");
-    let left: Vec<_> = bucket.store().list(Some(&prefix)).try_collect().await.map_err(text("list"))?;
+    let left: Vec<_> = bucket
+        .store()
+        .list(Some(&prefix))
+        .try_collect()
+        .await
+        .map_err(text("list"))?;
     for object in left {
         bucket.store().delete(&object.location).await.map_err(text("delete"))?;
     }
@@ -38,7 +47,10 @@ fn check(holds: bool, what: impl Into<String>) -> Result<(), Error> {
     if holds {
         return Ok(());
     }
-    Err(Error::Generic { store: "acceptance", source: what.into().into() })
+    Err(Error::Generic {
+        store: "acceptance",
+        source: what.into().into(),
+    })
 }
 
 async fn put_and_get(bucket: &Bucket) -> Result<(), Error> {
@@ -47,22 +59,45 @@ async fn put_and_get(bucket: &Bucket) -> Result<(), Error> {
     let content: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     store.put(&path, PutPayload::from(content.clone())).await?;
     check(store.get(&path).await?.bytes().await? == content, "content")?;
-    check(store.get_range(&path, 1000..1010).await? == content[1000..1010], "range")?;
-    let ranges = store.get_ranges(&path, &[0..4, 50_000..50_004, 99_996..100_000]).await?;
-    check(ranges.iter().all(|r| r.len() == 4) && ranges[2] == content[99_996..], "ranges")?;
+    check(
+        store.get_range(&path, 1000..1010).await? == content[1000..1010],
+        "range",
+    )?;
+    let ranges = store
+        .get_ranges(&path, &[0..4, 50_000..50_004, 99_996..100_000])
+        .await?;
+    check(
+        ranges.iter().all(|r| r.len() == 4) && ranges[2] == content[99_996..],
+        "ranges",
+    )?;
     for (suffix, len) in [(100_u64, 100_usize), (1_000_000, 100_000)] {
-        let options = GetOptions { range: Some(GetRange::Suffix(suffix)), ..GetOptions::default() };
+        let options = GetOptions {
+            range: Some(GetRange::Suffix(suffix)),
+            ..GetOptions::default()
+        };
         let result = store.get_opts(&path, options).await?;
         check(result.meta.size == 100_000, "size with a suffix range")?;
-        check(result.bytes().await? == content[100_000 - len..], format!("suffix of {suffix} bytes"))?;
+        check(
+            result.bytes().await? == content[100_000 - len..],
+            format!("suffix of {suffix} bytes"),
+        )?;
     }
     check(store.head(&path).await?.size == 100_000, "size")?;
     store.put(&path, PutPayload::from_static(b"second")).await?;
-    check(store.get(&path).await?.bytes().await? == b"second"[..], "content after an overwrite")?;
+    check(
+        store.get(&path).await?.bytes().await? == b"second"[..],
+        "content after an overwrite",
+    )?;
     let missing = store.get(&key("absent")).await;
-    check(matches!(missing, Err(Error::NotFound { .. })), "an absent object is NotFound")?;
+    check(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "an absent object is NotFound",
+    )?;
     let missing = store.get_range(&key("absent"), 0..1).await;
-    check(matches!(missing, Err(Error::NotFound { .. })), "a range of an absent object is NotFound")
+    check(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "a range of an absent object is NotFound",
+    )
 }
 
 async fn list_and_delete(bucket: &Bucket) -> Result<(), Error> {
@@ -80,7 +115,10 @@ async fn list_and_delete(bucket: &Bucket) -> Result<(), Error> {
     let below: Vec<_> = store.list(Some(&key("l/1"))).try_collect().await?;
     check(below.len() == 2, "a prefix is whole path segments")?;
     store.delete(&key("l/1/x")).await?;
-    check(matches!(store.head(&key("l/1/x")).await, Err(Error::NotFound { .. })), "a deleted object is gone")?;
+    check(
+        matches!(store.head(&key("l/1/x")).await, Err(Error::NotFound { .. })),
+        "a deleted object is gone",
+    )?;
     let left: Vec<_> = store.list(Some(&key("l"))).try_collect().await?;
     check(left.len() == 3, "a listing after a delete lacks the object")?;
     match store.delete(&key("l/1/x")).await {
@@ -96,12 +134,23 @@ async fn conditional_create(bucket: &Bucket) -> Result<(), Error> {
         async move { bucket.create(&path, Bytes::from(vec![i; 4])).await }
     });
     let outcomes = futures::future::try_join_all(attempts).await?;
-    let won: Vec<u8> = (0..8_u8).filter(|i| outcomes[usize::from(*i)] == Created::New).collect();
-    check(won.len() == 1, format!("{} of 8 concurrent creations took place", won.len()))?;
+    let won: Vec<u8> = (0..8_u8)
+        .filter(|i| outcomes[usize::from(*i)] == Created::New)
+        .collect();
+    check(
+        won.len() == 1,
+        format!("{} of 8 concurrent creations took place", won.len()),
+    )?;
     let content = Bytes::from(vec![won[0]; 4]);
-    let others = outcomes.iter().filter(|o| **o == Created::Existing(content.clone())).count();
+    let others = outcomes
+        .iter()
+        .filter(|o| **o == Created::Existing(content.clone()))
+        .count();
     check(others == 7, "those that lost see the winner's content")?;
-    check(bucket.store().get(&path).await?.bytes().await? == content, "content is the winner's")
+    check(
+        bucket.store().get(&path).await?.bytes().await? == content,
+        "content is the winner's",
+    )
 }
 
 async fn multipart(bucket: &Bucket) -> Result<(), Error> {
@@ -110,15 +159,27 @@ async fn multipart(bucket: &Bucket) -> Result<(), Error> {
     let mut upload = store.put_multipart(&kept).await?;
     upload.put_part(PutPayload::from(vec![1; PART_BYTES])).await?;
     upload.put_part(PutPayload::from(vec![2; 10])).await?;
-    check(matches!(store.head(&kept).await, Err(Error::NotFound { .. })), "visible before it is complete")?;
+    check(
+        matches!(store.head(&kept).await, Err(Error::NotFound { .. })),
+        "visible before it is complete",
+    )?;
     upload.complete().await?;
-    check(store.head(&kept).await?.size == PART_BYTES as u64 + 10, "size of an upload in parts")?;
+    check(
+        store.head(&kept).await?.size == PART_BYTES as u64 + 10,
+        "size of an upload in parts",
+    )?;
     let seam = PART_BYTES as u64;
-    check(store.get_range(&kept, seam - 1..seam + 1).await? == [1, 2][..], "content at the seam of two parts")?;
+    check(
+        store.get_range(&kept, seam - 1..seam + 1).await? == [1, 2][..],
+        "content at the seam of two parts",
+    )?;
     let mut upload = store.put_multipart(&dropped).await?;
     upload.put_part(PutPayload::from(vec![1; PART_BYTES])).await?;
     upload.abort().await?;
-    check(matches!(store.head(&dropped).await, Err(Error::NotFound { .. })), "visible after it was aborted")?;
+    check(
+        matches!(store.head(&dropped).await, Err(Error::NotFound { .. })),
+        "visible after it was aborted",
+    )?;
     let listed: Vec<_> = store.list(Some(&key("multi"))).try_collect().await?;
     check(listed.len() == 1, "an aborted upload is listed")
 }
@@ -134,10 +195,15 @@ async fn whole_block(bucket: &Bucket) -> Result<(), String> {
         for k in 0..10 {
             builder.append(k * 15_000, f64::from(i)).map_err(|e| e.to_string())?;
         }
-        writer.add_series(labels.as_ref(), builder.page()).await.map_err(|e| e.to_string())?;
+        writer
+            .add_series(labels.as_ref(), builder.page())
+            .await
+            .map_err(|e| e.to_string())?;
     }
     let written = writer.finish().await.map_err(|e| e.to_string())?;
-    let reader = BlockReader::open(bucket.store().clone(), path).await.map_err(|e| e.to_string())?;
+    let reader = BlockReader::open(bucket.store().clone(), path)
+        .await
+        .map_err(|e| e.to_string())?;
     let report = reader.verify().await.map_err(|e| e.to_string())?;
     if report.stats == written.meta.stats && report.bytes == written.bytes {
         Ok(())

@@ -73,7 +73,10 @@ impl State {
 }
 
 fn error(what: &'static str) -> Error {
-    Error::Generic { store: "faults", source: what.into() }
+    Error::Generic {
+        store: "faults",
+        source: what.into(),
+    }
 }
 
 const REFUSED: &str = "injected: refused";
@@ -96,7 +99,10 @@ impl FaultyStore {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         };
-        Self { inner, state: Arc::new(state) }
+        Self {
+            inner,
+            state: Arc::new(state),
+        }
     }
 
     /// From now on; to heal, give the default.
@@ -107,7 +113,10 @@ impl FaultyStore {
     /// Requests so far, and how many of them were made to fail.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        (self.state.requests.load(Ordering::Relaxed), self.state.failures.load(Ordering::Relaxed))
+        (
+            self.state.requests.load(Ordering::Relaxed),
+            self.state.failures.load(Ordering::Relaxed),
+        )
     }
 }
 
@@ -141,11 +150,7 @@ impl ObjectStore for FaultyStore {
         atomic(&self.state, self.inner.put_opts(location, payload, opts)).await
     }
 
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let inner = atomic(&self.state, self.inner.put_multipart_opts(location, opts)).await?;
         let state = Arc::clone(&self.state);
         Ok(Box::new(FaultyUpload { inner, state }))
@@ -162,7 +167,13 @@ impl ObjectStore for FaultyStore {
                 let bytes = result.bytes().await?;
                 let chunks = [Ok(bytes.slice(..bytes.len() / 2)), Err(error(TORN))];
                 let payload = GetResultPayload::Stream(futures::stream::iter(chunks).boxed());
-                Ok(GetResult { payload, meta, range, attributes, extensions })
+                Ok(GetResult {
+                    payload,
+                    meta,
+                    range,
+                    attributes,
+                    extensions,
+                })
             }
         }
     }

@@ -63,11 +63,16 @@ impl Bucket {
         let Some(text) = url.filter(|url| !url.is_empty()) else {
             return Self::folder(default_folder);
         };
-        let bad = |what: String| BucketError::BadUrl { url: text.to_owned(), what };
+        let bad = |what: String| BucketError::BadUrl {
+            url: text.to_owned(),
+            what,
+        };
         let parsed = Url::parse(text).map_err(|e| bad(e.to_string()))?;
         match parsed.scheme() {
             "file" => {
-                let folder = parsed.to_file_path().map_err(|()| bad("not a path of this machine".to_owned()))?;
+                let folder = parsed
+                    .to_file_path()
+                    .map_err(|()| bad("not a path of this machine".to_owned()))?;
                 Self::folder(&folder)
             }
             "s3" => Self::s3(text, &parsed, &|name| std::env::var(name).ok()),
@@ -84,15 +89,24 @@ impl Bucket {
     /// # Errors
     /// When the folder cannot be made or opened.
     pub fn folder(folder: &std::path::Path) -> Result<Self, BucketError> {
-        let error = |source| BucketError::Folder { folder: folder.to_owned(), source };
+        let error = |source| BucketError::Folder {
+            folder: folder.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(folder).map_err(error)?;
         let folder = folder.canonicalize().map_err(error)?;
         let url = format!("file://{}", folder.display());
         let store = LocalFileSystem::new_with_prefix(&folder)
-            .map_err(|source| BucketError::Store { url: url.clone(), source })?
+            .map_err(|source| BucketError::Store {
+                url: url.clone(),
+                source,
+            })?
             .with_fsync(true)
             .with_automatic_cleanup(true);
-        Ok(Self { store: Arc::new(store), url })
+        Ok(Self {
+            store: Arc::new(store),
+            url,
+        })
     }
 
     fn s3(text: &str, url: &Url, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, BucketError> {
@@ -118,18 +132,30 @@ impl Bucket {
                 builder = builder.with_allow_http(true);
             }
         }
-        let store_error = |source| BucketError::Store { url: text.to_owned(), source };
+        let store_error = |source| BucketError::Store {
+            url: text.to_owned(),
+            source,
+        };
         let s3 = builder.build().map_err(store_error)?;
         let prefix = Path::from_url_path(url.path()).map_err(|e| store_error(e.into()))?;
-        let store: Arc<dyn ObjectStore> =
-            if prefix.as_ref().is_empty() { Arc::new(s3) } else { Arc::new(PrefixStore::new(s3, prefix)) };
-        Ok(Self { store, url: text.to_owned() })
+        let store: Arc<dyn ObjectStore> = if prefix.as_ref().is_empty() {
+            Arc::new(s3)
+        } else {
+            Arc::new(PrefixStore::new(s3, prefix))
+        };
+        Ok(Self {
+            store,
+            url: text.to_owned(),
+        })
     }
 
     /// A store that was made otherwise: in memory, with faults, behind a cache.
     #[must_use]
     pub fn from_store(store: Arc<dyn ObjectStore>, name: impl Into<String>) -> Self {
-        Self { store, url: name.into() }
+        Self {
+            store,
+            url: name.into(),
+        }
     }
 
     #[must_use]

@@ -19,9 +19,13 @@ async fn memory_is_accepted() {
 #[tokio::test]
 async fn a_folder_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
-    run_acceptance(&Bucket::open(None, folder.path()).unwrap()).await.unwrap();
+    run_acceptance(&Bucket::open(None, folder.path()).unwrap())
+        .await
+        .unwrap();
     let url = format!("file://{}/below it/b", folder.path().display());
-    run_acceptance(&Bucket::open(Some(&url), folder.path()).unwrap()).await.unwrap();
+    run_acceptance(&Bucket::open(Some(&url), folder.path()).unwrap())
+        .await
+        .unwrap();
     assert!(folder.path().join("below it/b").is_dir());
 }
 
@@ -40,7 +44,10 @@ fn urls_that_cannot_be_used_say_what_can() {
     }
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    assert!(matches!(Bucket::open(None, &file.join("b")), Err(BucketError::Folder { .. })));
+    assert!(matches!(
+        Bucket::open(None, &file.join("b")),
+        Err(BucketError::Folder { .. })
+    ));
 }
 
 #[test]
@@ -57,7 +64,11 @@ fn block_names_say_what_they_hold() {
         "anonymous/blocks/12/1700000000000/00000000000000000000000000000abc.gnb"
     );
     assert_eq!(BlockKey::parse(&path), Some(key));
-    for other in ["cluster.json", "anonymous/blocks/12/0/abc.gnb", "anonymous/parts/1/0/00000000000000000000000000000abc.gnb"] {
+    for other in [
+        "cluster.json",
+        "anonymous/blocks/12/0/abc.gnb",
+        "anonymous/parts/1/0/00000000000000000000000000000abc.gnb",
+    ] {
         assert_eq!(BlockKey::parse(&Path::from(other)), None);
     }
     assert_eq!(checkpoint_revision(&checkpoint_path(77)), Some(77));
@@ -78,7 +89,12 @@ async fn under_faults_blocks_are_whole_or_absent_and_reads_true_or_errors() {
     let (mut whole, mut absent, mut read, mut failed) = (0, 0, 0, 0);
     for seed in 0..60 {
         let inner = Arc::new(InMemory::new());
-        let faults = Faults { refused: 0.05, lost_response: 0.1, torn: 0.1, latency: std::time::Duration::from_micros(50) };
+        let faults = Faults {
+            refused: 0.05,
+            lost_response: 0.1,
+            torn: 0.1,
+            latency: std::time::Duration::from_micros(50),
+        };
         let store = FaultyStore::new(inner.clone(), seed, faults);
         let path = Path::from("b.gnb");
         let mut writer = BlockWriter::new(meta(), UploadSink::new(Arc::new(store.clone()), path.clone()));
@@ -117,12 +133,22 @@ async fn under_faults_blocks_are_whole_or_absent_and_reads_true_or_errors() {
             }
         }
     }
-    assert!(whole > 5 && absent > 5 && read > 5 && failed > 5, "{whole} {absent} {read} {failed}");
+    assert!(
+        whole > 5 && absent > 5 && read > 5 && failed > 5,
+        "{whole} {absent} {read} {failed}"
+    );
 }
 
 #[tokio::test]
 async fn conditional_creation_finds_its_own_content_after_a_lost_answer() {
-    let store = FaultyStore::new(Arc::new(InMemory::new()), 1, Faults { lost_response: 1.0, ..Faults::default() });
+    let store = FaultyStore::new(
+        Arc::new(InMemory::new()),
+        1,
+        Faults {
+            lost_response: 1.0,
+            ..Faults::default()
+        },
+    );
     let bucket = Bucket::from_store(Arc::new(store.clone()), "faults");
     let path = Path::from(CLUSTER_MARKER);
     assert!(bucket.create(&path, Bytes::from_static(b"me")).await.is_err());

@@ -44,7 +44,12 @@ pub(super) struct BitReader<'a> {
 
 impl<'a> BitReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, loaded: 0, left: 0 }
+        Self {
+            bytes,
+            at: 0,
+            loaded: 0,
+            left: 0,
+        }
     }
 
     #[inline]

@@ -209,7 +209,13 @@ impl FloatPageBuilder {
         if self.run > 0 {
             // Without bits of its own the body begins on a byte boundary.
             let mut free = self.free;
-            put_run(&mut BitWriter { bytes: out, free: &mut free }, self.run);
+            put_run(
+                &mut BitWriter {
+                    bytes: out,
+                    free: &mut free,
+                },
+                self.run,
+            );
         }
     }
 
@@ -327,7 +333,8 @@ impl Output for Columns<'_> {
     #[inline]
     fn run(&mut self, after_ts: i64, delta: i64, value: u64, length: u32) {
         let length = length as usize;
-        self.timestamps.extend((1..=length as i64).map(|i| after_ts.wrapping_add(i.wrapping_mul(delta))));
+        self.timestamps
+            .extend((1..=length as i64).map(|i| after_ts.wrapping_add(i.wrapping_mul(delta))));
         self.values.resize(self.values.len() + length, f64::from_bits(value));
     }
 }

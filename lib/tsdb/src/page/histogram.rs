@@ -50,12 +50,15 @@ fn same_shape(a: &FloatHistogram, b: &FloatHistogram) -> bool {
 /// A count that an integer histogram can have.
 fn whole(value: f64) -> Option<i64> {
     let number = value as i64;
-    (number >= 0 && number <= 1 << 53 && (number as f64).to_bits() == value.to_bits()).then_some(number)
+    ((0..=1 << 53).contains(&number) && (number as f64).to_bits() == value.to_bits()).then_some(number)
 }
 
 fn all_whole(h: &FloatHistogram) -> bool {
     let buckets = h.positive_buckets.iter().chain(&h.negative_buckets);
-    [h.count, h.zero_count].iter().chain(buckets).all(|v| whole(*v).is_some())
+    [h.count, h.zero_count]
+        .iter()
+        .chain(buckets)
+        .all(|v| whole(*v).is_some())
 }
 
 fn bucket_total(spans: &[Span]) -> u64 {
@@ -163,7 +166,10 @@ impl HistogramPageBuilder {
     /// Memory held, in bytes, this struct included; an estimate for the last sample.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let last = self.last.as_ref().map_or(0, |l| size_of::<HistogramSample>() + 8 * elements(&l.histogram));
+        let last = self
+            .last
+            .as_ref()
+            .map_or(0, |l| size_of::<HistogramSample>() + 8 * elements(&l.histogram));
         size_of::<Self>() + self.body.capacity() + last
     }
 
@@ -253,17 +259,39 @@ fn put_sample(out: &mut Vec<u8>, sample: &HistogramSample, last: Option<&Histogr
     }
     let last_sum = last.map_or(0, |last| last.histogram.sum.to_bits());
     put_uvarint(out, (h.sum.to_bits() ^ last_sum).swap_bytes());
-    let basis = last.filter(|last| same && last.is_integer == sample.is_integer).map(|l| &l.histogram);
+    let basis = last
+        .filter(|last| same && last.is_integer == sample.is_integer)
+        .map(|l| &l.histogram);
     put_count(out, sample.is_integer, h.count, basis.map_or(0.0, |b| b.count));
-    put_count(out, sample.is_integer, h.zero_count, basis.map_or(0.0, |b| b.zero_count));
-    put_buckets(out, sample.is_integer, &h.positive_buckets, basis.map(|b| b.positive_buckets.as_slice()));
-    put_buckets(out, sample.is_integer, &h.negative_buckets, basis.map(|b| b.negative_buckets.as_slice()));
+    put_count(
+        out,
+        sample.is_integer,
+        h.zero_count,
+        basis.map_or(0.0, |b| b.zero_count),
+    );
+    put_buckets(
+        out,
+        sample.is_integer,
+        &h.positive_buckets,
+        basis.map(|b| b.positive_buckets.as_slice()),
+    );
+    put_buckets(
+        out,
+        sample.is_integer,
+        &h.negative_buckets,
+        basis.map(|b| b.negative_buckets.as_slice()),
+    );
 }
 
 fn put_buckets(out: &mut Vec<u8>, is_integer: bool, buckets: &[f64], basis: Option<&[f64]>) {
     let mut left = 0.0;
     for (i, &bucket) in buckets.iter().enumerate() {
-        put_count(out, is_integer, bucket, basis.and_then(|b| b.get(i)).copied().unwrap_or(left));
+        put_count(
+            out,
+            is_integer,
+            bucket,
+            basis.and_then(|b| b.get(i)).copied().unwrap_or(left),
+        );
         left = bucket;
     }
 }
@@ -320,7 +348,11 @@ impl<'a> Decoder<'a> {
         let last = self.last.take();
         let same = flags & SAME_SHAPE != 0;
         let is_integer = flags & INTEGER != 0;
-        let mut h = if same { self.same_shape(last.as_ref())? } else { self.shape()? };
+        let mut h = if same {
+            self.same_shape(last.as_ref())?
+        } else {
+            self.shape()?
+        };
         h.reset_hint = match flags >> 2 & 3 {
             1 => ResetHint::Reset,
             2 => ResetHint::NotReset,
@@ -329,24 +361,39 @@ impl<'a> Decoder<'a> {
         };
         let last_sum = last.as_ref().map_or(0, |last| last.histogram.sum.to_bits());
         h.sum = f64::from_bits(self.uvarint()?.swap_bytes() ^ last_sum);
-        let basis = last.as_ref().filter(|last| same && last.is_integer == is_integer).map(|l| &l.histogram);
+        let basis = last
+            .as_ref()
+            .filter(|last| same && last.is_integer == is_integer)
+            .map(|l| &l.histogram);
         h.count = self.count(is_integer, basis.map_or(0.0, |b| b.count))?;
         h.zero_count = self.count(is_integer, basis.map_or(0.0, |b| b.zero_count))?;
-        h.positive_buckets =
-            self.buckets(is_integer, bucket_total(&h.positive_spans), basis.map(|b| b.positive_buckets.as_slice()))?;
-        h.negative_buckets =
-            self.buckets(is_integer, bucket_total(&h.negative_spans), basis.map(|b| b.negative_buckets.as_slice()))?;
+        h.positive_buckets = self.buckets(
+            is_integer,
+            bucket_total(&h.positive_spans),
+            basis.map(|b| b.positive_buckets.as_slice()),
+        )?;
+        h.negative_buckets = self.buckets(
+            is_integer,
+            bucket_total(&h.negative_spans),
+            basis.map(|b| b.negative_buckets.as_slice()),
+        )?;
         self.elements += elements(&h);
         if self.elements > MAX_PAGE_ELEMENTS {
             return Err(PageError::Corrupt("more buckets than a page may have"));
         }
         self.remaining -= 1;
-        let sample = HistogramSample { timestamp_ms: ts, is_integer, histogram: h };
+        let sample = HistogramSample {
+            timestamp_ms: ts,
+            is_integer,
+            histogram: h,
+        };
         Ok(self.last.insert(sample))
     }
 
     fn same_shape(&self, last: Option<&HistogramSample>) -> Result<FloatHistogram, PageError> {
-        let last = &last.ok_or(PageError::Corrupt("the first sample refers to one before it"))?.histogram;
+        let last = &last
+            .ok_or(PageError::Corrupt("the first sample refers to one before it"))?
+            .histogram;
         Ok(FloatHistogram {
             schema: last.schema,
             zero_threshold: last.zero_threshold,
@@ -366,7 +413,12 @@ impl<'a> Decoder<'a> {
         let bytes = bounds.checked_mul(8).ok_or(PageError::Truncated)?;
         let (values, rest) = self.rest.split_at_checked(bytes).ok_or(PageError::Truncated)?;
         self.rest = rest;
-        let custom_values = values.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect();
+        let custom_values = values
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|b| f64::from_le_bytes(*b))
+            .collect();
         Ok(FloatHistogram {
             schema,
             zero_threshold,
@@ -416,7 +468,11 @@ impl<'a> Decoder<'a> {
     }
 
     fn check_end(&self) -> Result<(), PageError> {
-        if self.last.as_ref().is_none_or(|last| last.timestamp_ms != self.header.max_ts) {
+        if self
+            .last
+            .as_ref()
+            .is_none_or(|last| last.timestamp_ms != self.header.max_ts)
+        {
             return Err(PageError::Corrupt("last timestamp is not the header's"));
         }
         if !self.rest.is_empty() {

@@ -191,7 +191,12 @@ impl Header {
         if max_ts < min_ts || (count == 1) != (width == 0) {
             return Err(PageError::Corrupt("time range does not fit the count"));
         }
-        let header = Self { coding, count, min_ts, max_ts };
+        let header = Self {
+            coding,
+            count,
+            min_ts,
+            max_ts,
+        };
         Ok((header, rest))
     }
 

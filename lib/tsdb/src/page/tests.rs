@@ -15,7 +15,10 @@ fn decode(bytes: &[u8]) -> Result<Vec<(i64, u64)>, PageError> {
     let (mut timestamps, mut values) = (Vec::new(), Vec::new());
     decode_into(bytes, &mut timestamps, &mut values)?;
     assert_eq!(timestamps.len(), values.len());
-    Ok(timestamps.into_iter().zip(values.into_iter().map(f64::to_bits)).collect())
+    Ok(timestamps
+        .into_iter()
+        .zip(values.into_iter().map(f64::to_bits))
+        .collect())
 }
 
 fn to_bits(samples: &[(i64, f64)]) -> Vec<(i64, u64)> {
@@ -37,18 +40,22 @@ fn samples() -> impl Strategy<Value = Vec<(i64, f64)>> {
     let step = prop_oneof![
         6 => Just(15_000_u64), 2 => 14_990..15_010_u64, 1 => 1..100_000_u64, 1 => Just(1_u64), 1 => 1..u64::MAX / 8];
     let start = prop_oneof![Just(1_700_000_000_000_i64), any::<i64>(), Just(i64::MIN)];
-    (start, prop::collection::vec((step, value(), 1..40_usize, any::<bool>()), 1..40)).prop_map(|(start, items)| {
-        let mut out: Vec<(i64, f64)> = Vec::new();
-        let mut ts = Some(start);
-        for (step, value, repeat, long) in items {
-            for _ in 0..if long { repeat } else { 1 } {
-                let Some(now) = ts else { return out };
-                out.push((now, value));
-                ts = now.checked_add_unsigned(step);
+    (
+        start,
+        prop::collection::vec((step, value(), 1..40_usize, any::<bool>()), 1..40),
+    )
+        .prop_map(|(start, items)| {
+            let mut out: Vec<(i64, f64)> = Vec::new();
+            let mut ts = Some(start);
+            for (step, value, repeat, long) in items {
+                for _ in 0..if long { repeat } else { 1 } {
+                    let Some(now) = ts else { return out };
+                    out.push((now, value));
+                    ts = now.checked_add_unsigned(step);
+                }
             }
-        }
-        out
-    })
+            out
+        })
 }
 
 proptest! {
@@ -135,36 +142,53 @@ proptest! {
 
 fn histogram() -> impl Strategy<Value = (FloatHistogram, bool)> {
     let side = || prop::collection::vec((-3..4_i32, 0..4_u32), 0..3);
-    let hint = prop::sample::select(vec![ResetHint::Unknown, ResetHint::Reset, ResetHint::NotReset, ResetHint::Gauge]);
+    let hint = prop::sample::select(vec![
+        ResetHint::Unknown,
+        ResetHint::Reset,
+        ResetHint::NotReset,
+        ResetHint::Gauge,
+    ]);
     let sum = prop_oneof![3 => any::<f64>(), 1 => Just(STALE_NAN)];
-    (side(), side(), any::<bool>(), 0..1_000_000_u64, -4..9_i32, hint, sum, 0..3_usize).prop_map(
-        |(positive, negative, is_integer, seed, schema, reset_hint, sum, bounds)| {
-            let spans = |side: Vec<(i32, u32)>| -> Vec<Span> {
-                side.into_iter().map(|(offset, length)| Span { offset, length }).collect()
-            };
-            let fraction = if is_integer { 0.0 } else { 0.25 };
-            let buckets = |spans: &[Span]| -> Vec<f64> {
-                (0..spans.iter().map(|s| u64::from(s.length)).sum::<u64>())
-                    .map(|i| (seed % (97 + i)) as f64 + fraction)
-                    .collect()
-            };
-            let (positive_spans, negative_spans) = (spans(positive), spans(negative));
-            let h = FloatHistogram {
-                reset_hint,
-                schema,
-                zero_threshold: 1e-128,
-                zero_count: 3.0,
-                count: seed as f64 + fraction,
-                sum,
-                positive_buckets: buckets(&positive_spans),
-                negative_buckets: buckets(&negative_spans),
-                positive_spans,
-                negative_spans,
-                custom_values: (0..bounds).map(|b| b as f64).collect(),
-            };
-            (h, is_integer)
-        },
+    (
+        side(),
+        side(),
+        any::<bool>(),
+        0..1_000_000_u64,
+        -4..9_i32,
+        hint,
+        sum,
+        0..3_usize,
     )
+        .prop_map(
+            |(positive, negative, is_integer, seed, schema, reset_hint, sum, bounds)| {
+                let spans = |side: Vec<(i32, u32)>| -> Vec<Span> {
+                    side.into_iter()
+                        .map(|(offset, length)| Span { offset, length })
+                        .collect()
+                };
+                let fraction = if is_integer { 0.0 } else { 0.25 };
+                let buckets = |spans: &[Span]| -> Vec<f64> {
+                    (0..spans.iter().map(|s| u64::from(s.length)).sum::<u64>())
+                        .map(|i| (seed % (97 + i)) as f64 + fraction)
+                        .collect()
+                };
+                let (positive_spans, negative_spans) = (spans(positive), spans(negative));
+                let h = FloatHistogram {
+                    reset_hint,
+                    schema,
+                    zero_threshold: 1e-128,
+                    zero_count: 3.0,
+                    count: seed as f64 + fraction,
+                    sum,
+                    positive_buckets: buckets(&positive_spans),
+                    negative_buckets: buckets(&negative_spans),
+                    positive_spans,
+                    negative_spans,
+                    custom_values: (0..bounds).map(|b| b as f64).collect(),
+                };
+                (h, is_integer)
+            },
+        )
 }
 
 fn histograms() -> impl Strategy<Value = Vec<HistogramSample>> {
@@ -174,7 +198,11 @@ fn histograms() -> impl Strategy<Value = Vec<HistogramSample>> {
         for ((histogram, is_integer), repeat, step) in items {
             for _ in 0..repeat {
                 ts += step;
-                out.push(HistogramSample { timestamp_ms: ts, is_integer, histogram: histogram.clone() });
+                out.push(HistogramSample {
+                    timestamp_ms: ts,
+                    is_integer,
+                    histogram: histogram.clone(),
+                });
             }
         }
         out
@@ -218,7 +246,14 @@ fn a_claimed_count_does_not_allocate_beyond_the_limit() {
 
 #[test]
 fn the_bytes_of_a_page_stay_as_they_are() {
-    let bytes = encode(&[(0, 1.0), (15_000, 1.0), (30_000, 1.0), (45_000, 3.0), (60_001, 3.5), (75_000, STALE_NAN)]);
+    let bytes = encode(&[
+        (0, 1.0),
+        (15_000, 1.0),
+        (30_000, 1.0),
+        (45_000, 3.0),
+        (60_001, 3.5),
+        (75_000, STALE_NAN),
+    ]);
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(hex, "010600f8c904bfe003f0ea60382607340efb0bcfff00000000000080");
 }
