@@ -66,7 +66,7 @@ fn node(out: &mut String, step: usize, at: i64) {
         let _ = writeln!(
             out,
             "gc_seconds{{quantile=\"{q}\"}} {} {at}",
-            if step % 9 == 0 { "NaN" } else { "0.25" }
+            if step.is_multiple_of(9) { "NaN" } else { "0.25" }
         );
     }
 }
