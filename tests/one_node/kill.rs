@@ -73,7 +73,7 @@ async fn check(node: &Node, writer: usize, base_ms: i64, ledger: &Ledger) {
     );
     for (labels, samples) in &found {
         let index = labels
-            .split("\"s")
+            .split("\"series\": \"s")
             .nth(1)
             .and_then(|s| s.split('"').next())
             .and_then(|s| s.parse::<usize>().ok());
@@ -100,7 +100,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     let rounds: usize = std::env::var("GNOMON_KILL_ROUNDS")
         .ok()
         .and_then(|r| r.parse().ok())
-        .unwrap_or(20);
+        .unwrap_or(3);
     let seed: u64 = std::env::var("GNOMON_SEED")
         .ok()
         .and_then(|s| s.parse().ok())

@@ -132,7 +132,7 @@ const INSTANT: &[&str] = &[
     "count_values('v', federated_up)",
     "federated_up",
     "escaped",
-    "label_replace(escaped, 'short', '$1', 'text', '(.).*')",
+    "label_replace(escaped, 'short', '$1', 'text', '(?s:(.).*)')",
     "label_join(memory_bytes, 'both', '-', 'kind', 'job')",
     "memory_bytes{kind='used'} / ignoring(kind) group_left sum without (kind) (memory_bytes)",
     "memory_bytes and on(kind) memory_bytes{kind=~'free|used'}",

@@ -127,6 +127,10 @@ impl NodeStore {
                 RocksBackend::open(&folder.join("rocksdb"), options)?
             }
         };
+        // The names of the new folders are lost by a power cut until the folders that hold them are synced.
+        for synced in [Some(folder), folder.parent()].into_iter().flatten() {
+            let _ = std::fs::File::open(synced).and_then(|file| file.sync_all());
+        }
         Self::build(Arc::new(backend), Some(Arc::new(disk)), clock, registry)
     }
 

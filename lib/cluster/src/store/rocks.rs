@@ -193,7 +193,9 @@ fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
     whole.set_max_total_wal_size(options.wal_bytes);
     whole.set_max_open_files(512);
     whole.set_keep_log_file_num(4);
-    whole.set_log_level(LogLevel::Warn);
+    // RocksDB's own log file is on the same disk: built with assertions, as Debian's library is, 7.8 ends the process
+    // when it logs once more after that file could not be written. What matters comes back as errors of calls.
+    whole.set_log_level(LogLevel::Header);
     whole.set_max_background_jobs(2);
     whole.set_wal_bytes_per_sync(1 << 20);
     whole.set_bytes_per_sync(1 << 20);
