@@ -95,6 +95,7 @@ async fn check(node: &Node, writer: usize, base_ms: i64, ledger: &Ledger) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes in a development build: cargo test --test one_node -- --ignored kill"]
 async fn nothing_acknowledged_is_lost_by_kill_9() {
     let folder = tempfile::tempdir().expect("temp folder");
     let rounds: usize = std::env::var("GNOMON_KILL_ROUNDS")
