@@ -280,9 +280,11 @@ async fn windows_become_one_block_and_what_they_were_goes() {
 }
 
 #[tokio::test]
-#[ignore = "expects two blocks after retention by time, finds one: the test or the plan is wrong, not yet known which"]
 async fn retention_lets_go_by_time_and_by_size() {
-    let world = World::new(0, settings()).await;
+    // Blocks stay as they are: what is left can be told by its part.
+    let mut settings = settings();
+    settings.policy.max_merge_bytes = 0;
+    let world = World::new(0, settings.clone()).await;
     for number in 1..=4 {
         world.add_part(number, number as i64 * 20 * H, 0, number).await;
     }
@@ -290,7 +292,7 @@ async fn retention_lets_go_by_time_and_by_size() {
     world.cycle().await.unwrap();
     assert_eq!(world.live().iter().map(|b| b.parts[0]).collect::<Vec<_>>(), [3, 4]);
     let bytes = world.live()[0].bytes;
-    let mut small = settings();
+    let mut small = settings;
     small.policy.retention_bytes = Some(bytes * 3 / 2);
     let world = World::new(0, small).await;
     for number in 1..=4 {

@@ -101,7 +101,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     let rounds: usize = std::env::var("GNOMON_KILL_ROUNDS")
         .ok()
         .and_then(|r| r.parse().ok())
-        .unwrap_or(3);
+        .unwrap_or(20);
     let seed: u64 = std::env::var("GNOMON_SEED")
         .ok()
         .and_then(|s| s.parse().ok())
