@@ -16,8 +16,17 @@ ifneq ($(LIBCLANG),)
 export LIBCLANG_PATH ?= $(dir $(LIBCLANG))
 endif
 
+# Of `make run`: where it listens, where it keeps its data, which configuration it reads.
 HTTP_ADDRESS ?= 127.0.0.1:9090
+GRPC_ADDRESS ?= 127.0.0.1:9095
 DATA_DIR ?= data
+# The node scrapes itself: where it listens elsewhere, the quickstart file is written anew with its address.
+OWN_QUICKSTART := $(DATA_DIR)/quickstart.yml
+ifeq ($(HTTP_ADDRESS),127.0.0.1:9090)
+CONFIG ?= deploy/quickstart/prometheus.yml
+else
+CONFIG ?= $(OWN_QUICKSTART)
+endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run build setup peers test test-run bench lint fix print-env
@@ -25,12 +34,19 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: setup ## build and start one node that scrapes itself and this host
+run: setup $(filter $(OWN_QUICKSTART),$(CONFIG)) ## build and start one node that scrapes itself and this host
 	$(MAKE) --no-print-directory build
-	exec target/release/gnomon --config.file=deploy/quickstart/prometheus.yml --storage.tsdb.path=$(DATA_DIR) \
-	  --web.listen-address=$(HTTP_ADDRESS) --web.enable-lifecycle
+	exec target/release/gnomon --config.file=$(CONFIG) --storage.tsdb.path=$(DATA_DIR) \
+	  --web.listen-address=$(HTTP_ADDRESS) --cluster.listen-address=$(GRPC_ADDRESS) --web.enable-lifecycle
+
+.PHONY: $(OWN_QUICKSTART)
+$(OWN_QUICKSTART):
+	@mkdir -p $(DATA_DIR)
+	@sed 's/localhost:9090/$(HTTP_ADDRESS)/' deploy/quickstart/prometheus.yml >$@
 
 build: ## the release binary, target/release/gnomon
+	GNOMON_REVISION=$$(git rev-parse --short=12 HEAD 2>/dev/null) \
+	GNOMON_BRANCH=$$(git branch --show-current 2>/dev/null) \
 	cargo build --release --locked --bin gnomon
 
 setup: ## install what the build needs (Debian packages; asks for sudo unless root)

@@ -81,7 +81,7 @@ fn threads() -> u64 {
 /// What was known when this binary was compiled.
 #[must_use]
 pub fn build_info() -> BuildInfo {
-    let known = |value: Option<&str>| value.unwrap_or("unknown").to_owned();
+    let known = |value: Option<&str>| value.filter(|v| !v.is_empty()).unwrap_or("unknown").to_owned();
     BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: known(option_env!("GNOMON_REVISION")),
