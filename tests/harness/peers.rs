@@ -1,6 +1,7 @@
 //! Debian's servers, as `make peers` unpacks them, or as they are installed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The path of a peer's program; none (with a word) where it is missing, a failure where CI runs.
 pub fn find(package: &str, program: &str) -> Option<PathBuf> {
@@ -19,4 +20,23 @@ pub fn find(package: &str, program: &str) -> Option<PathBuf> {
         eprintln!("skipped: {program} is missing (`make peers` fetches it)");
     }
     found
+}
+
+/// A command that starts Debian's Alertmanager, to be given arguments. It reads its templates from /usr/share, where an
+/// unpacked package is not: it is shown them there, in a mount namespace of its own.
+pub fn alertmanager() -> Option<Command> {
+    let program = find("prometheus-alertmanager", "prometheus-alertmanager")?;
+    let templates = "/usr/share/prometheus/alertmanager";
+    if Path::new(templates).join("default.tmpl").exists() {
+        return Some(Command::new(program));
+    }
+    let package = program.ancestors().nth(3)?;
+    let script = "mount -t tmpfs none /usr/share && mkdir -p /usr/share/prometheus && \
+                  cp -r \"$1\" /usr/share/prometheus && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--map-root-user", "sh", "-c", script, "sh"])
+        .arg(package.join(&templates[1..]))
+        .arg(program);
+    Some(command)
 }

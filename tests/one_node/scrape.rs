@@ -9,9 +9,9 @@ fn now() -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_exporters_are_scraped_and_a_missing_one_says_why() {
-    let (Some(node_exporter), Some(alertmanager), Some(prometheus)) = (
+    let (Some(node_exporter), Some(mut alertmanager), Some(prometheus)) = (
         peers::find("prometheus-node-exporter", "prometheus-node-exporter"),
-        peers::find("prometheus-alertmanager", "prometheus-alertmanager"),
+        peers::alertmanager(),
         peers::find("prometheus", "prometheus"),
     ) else {
         return;
@@ -27,7 +27,7 @@ async fn real_exporters_are_scraped_and_a_missing_one_says_why() {
     std::fs::write(path("am.yml"), "route: {receiver: none}\nreceivers: [{name: none}]\n").expect("write");
     let _alertmanager = Process::start(
         "alertmanager",
-        Command::new(alertmanager)
+        alertmanager
             .arg(format!("--config.file={}", path("am.yml").display()))
             .arg(format!("--storage.path={}", path("am").display()))
             .arg(format!("--web.listen-address=127.0.0.1:{alert_port}"))
