@@ -27,7 +27,8 @@ pub fn find(package: &str, program: &str) -> Option<PathBuf> {
 pub fn alertmanager() -> Option<Command> {
     let program = find("prometheus-alertmanager", "prometheus-alertmanager")?;
     let templates = "/usr/share/prometheus/alertmanager";
-    if Path::new(templates).join("default.tmpl").exists() {
+    let all = ["default.tmpl", "email.tmpl"];
+    if all.iter().all(|name| Path::new(templates).join(name).exists()) {
         return Some(Command::new(program));
     }
     let package = program.ancestors().nth(3)?;
