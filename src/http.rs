@@ -1,12 +1,21 @@
 //! The listeners: HTTP for users, gRPC for nodes. Both stop when told to and let running requests end.
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use axum::serve::{Listener, ListenerExt as _};
+use futures::future::BoxFuture;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt as _};
 
 /// How long requests under way may take after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(2);
@@ -29,16 +38,47 @@ pub async fn bind(address: &str, what: &str) -> anyhow::Result<TcpListener> {
     .with_context(|| format!("cannot listen on {address} ({what})"))
 }
 
+/// Routes that are exchanged while requests come in: what a node can answer grows as it starts.
+#[derive(Clone)]
+pub struct Routes(Arc<ArcSwap<Router>>);
+
+impl Routes {
+    #[must_use]
+    pub fn new(first: Router) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(first)))
+    }
+
+    pub fn replace(&self, next: Router) {
+        self.0.store(Arc::new(next));
+    }
+}
+
+impl Service<Request<Body>> for Routes {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let now = Router::clone(&self.0.load());
+        Box::pin(now.oneshot(request))
+    }
+}
+
 /// Serves until `stop`; running requests get [`GRACE`].
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     // Nagle's algorithm would hold small answers back for up to 40 ms.
     let listener = listener.tap_io(|io| {
         let _ = io.set_nodelay(true);
     });
+    let routes = Router::new().fallback_service(routes);
     let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     let graceful = stop.clone().cancelled_owned();
     let server = axum::serve(listener, routes).with_graceful_shutdown(graceful);

@@ -63,6 +63,18 @@ async fn quit(State(lifecycle): State<Arc<Lifecycle>>) -> Response {
 }
 
 impl Lifecycle {
+    /// The wishes to reload come out at the other end.
+    #[must_use]
+    pub fn new(enabled: bool) -> (Self, mpsc::Receiver<Reload>) {
+        let (reloads, wishes) = mpsc::channel(8);
+        let lifecycle = Self {
+            enabled,
+            reloads,
+            stop: CancellationToken::new(),
+        };
+        (lifecycle, wishes)
+    }
+
     /// Asks for a reload and waits for its end.
     ///
     /// # Errors

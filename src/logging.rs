@@ -1,5 +1,6 @@
 //! Log lines in Prometheus' two formats, logfmt and JSON, on standard error.
 
+use gnomon_cluster::layers::TraceContext;
 use std::fmt::{self, Write as _};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -89,6 +90,9 @@ where
                 for (name, value) in &fields.rest {
                     write!(out, " {name}={}", Value(value))?;
                 }
+                if let Some(trace) = TraceContext::current() {
+                    write!(out, " trace={trace}")?;
+                }
                 writeln!(out)
             }
             Format::Json => {
@@ -103,6 +107,9 @@ where
                 }
                 for (name, value) in fields.rest {
                     line.insert(name.to_owned(), value.into());
+                }
+                if let Some(trace) = TraceContext::current() {
+                    line.insert("trace".to_owned(), trace.to_string().into());
                 }
                 writeln!(out, "{}", serde_json::Value::Object(line))
             }

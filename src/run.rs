@@ -1,8 +1,8 @@
 //! One process: its roles started in order, and stopped in reverse.
 //!
 //! ```text
-//! configuration -> listeners -> bucket -> node (identity, groups, metadata) -> ingester -> router -> scraper,
-//! compactor -> gRPC -> querier and HTTP -> ready
+//! configuration -> listeners -> bucket -> HTTP (health only) -> node (identity, groups, metadata) -> ingester ->
+//! router -> scraper, compactor -> gRPC -> querier and all of HTTP -> ready
 //! ```
 //!
 //! A role that does not run here is reached through the directory; no role can tell the difference.
@@ -15,22 +15,27 @@ mod web;
 
 use crate::flags::Settings;
 use crate::http;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Reload};
 use crate::status::Status;
 use anyhow::Context as _;
 use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
 use gnomon_model::{Clock, SystemClock};
 use gnomon_tsdb::bucket::Bucket;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long stopping may take before the process ends all the same; what is acknowledged is in the log anyway.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
+
+/// How long a process waits for an ingester to join: it answers health checks meanwhile, and is not ready.
+const JOIN_WITHIN: Duration = Duration::from_secs(600);
 
 /// What every part of the process is given.
 struct Process {
@@ -52,69 +57,134 @@ pub fn run(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Resul
         .enable_all()
         .thread_name("gnomon")
         .build()?;
-    let result = runtime.block_on(start(settings, flags));
+    let result = runtime.block_on(until_stopped(settings, flags));
     // A thread that is stuck in a disk's hands must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(500));
     result
 }
 
-async fn start(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
-    let clock = SystemClock::shared();
-    let registry = prometheus::Registry::new();
-    let mut roles = settings.roles.names();
-    if settings.roles == crate::flags::Roles::ALL {
-        roles.insert(0, "all".into());
-    }
-    let process = Process {
-        status: Arc::new(Status::new(clock.now(), settings.retention_text(), roles)),
-        stop: CancellationToken::new(),
-        tasks: TaskTracker::new(),
-        settings,
-        flags,
-        clock,
-        registry,
-    };
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        target = process.settings.roles.names().join(","),
-        "starting gnomon"
-    );
-    let config = config::first(&process)?;
-    web::check_web_config(&process.settings)?;
-    let (reloads, wishes) = mpsc::channel(8);
-    let lifecycle = Lifecycle {
-        enabled: process.settings.enable_lifecycle,
-        reloads,
-        stop: process.stop.clone(),
-    };
+async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
+    let (lifecycle, wishes) = Lifecycle::new(settings.enable_lifecycle);
     lifecycle.listen_to_signals().context("cannot listen to signals")?;
-    let listeners = Listeners::bind(&process.settings).await?;
-    let bucket = Bucket::open(
-        process.settings.object_store.as_deref(),
-        &process.settings.data_dir.join("bucket"),
-    )?;
-    let node = start_node(process.node_options(&listeners, &bucket)?).await?;
-    let running = roles::start(&process, &node, &bucket, &config).await?;
-    let mut servers = grpc::serve(&process, &node, &running, listeners.grpc);
-    let routes = web::routes(&process, &node, &bucket, &running, lifecycle)?;
-    for (listener, address) in listeners.http {
-        let serving = http::serve(listener, routes.clone(), process.stop.clone());
-        servers.spawn(serving);
-        tracing::info!(%address, "listening");
-    }
-    config::in_force(&process, &node, &running, config, wishes).await?;
-    process.status.set_ready();
-    tracing::info!("ready to serve");
-    announce(&process, &listeners.addresses);
-    let ended = tokio::select! {
-        () = process.stop.cancelled() => Ok(()),
-        Some(ended) = servers.join_next() => ended.unwrap_or_else(|e| Err(e.into())),
+    let stop = lifecycle.stop.clone();
+    let mut node = match Node::start(settings, flags, lifecycle, wishes).await {
+        Err(error) if stop.is_cancelled() => {
+            tracing::info!(state = %format!("{error:#}"), "stopped while starting");
+            return Ok(());
+        }
+        started => started?,
     };
-    stop(&process, node, running, servers).await;
+    node.announce();
+    let ended = node.ended().await;
+    node.stop().await;
     ended
 }
 
-fn announce(process: &Process, addresses: &[std::net::SocketAddr]) {
+/// A node with all roles that run in this process, ready.
+pub struct Node {
+    process: Process,
+    handle: NodeHandle,
+    running: roles::Running,
+    servers: JoinSet<anyhow::Result<()>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Node {
+    /// Starts what `settings` say; returns once it is ready. Several nodes can run in one process.
+    ///
+    /// # Errors
+    /// What kept it from starting.
+    pub async fn start(
+        settings: Settings,
+        flags: BTreeMap<String, String>,
+        lifecycle: Lifecycle,
+        wishes: mpsc::Receiver<Reload>,
+    ) -> anyhow::Result<Self> {
+        let process = Process::new(settings, flags, lifecycle.stop.clone());
+        let config = config::first(&process)?;
+        web::check_web_config(&process.settings)?;
+        let listeners = Listeners::bind(&process.settings).await?;
+        let addresses = listeners.addresses.clone();
+        let routes = http::Routes::new(web::early_routes(&process, lifecycle.clone()));
+        let mut servers = JoinSet::new();
+        let bucket = Bucket::open(
+            process.settings.object_store.as_deref(),
+            &process.settings.data_dir.join("bucket"),
+        )?;
+        let options = process.node_options(&listeners, &bucket)?;
+        for (listener, address) in listeners.http {
+            servers.spawn(http::serve(listener, routes.clone(), process.stop.clone()));
+            tracing::info!(%address, "listening");
+        }
+        process.status.set_waiting_for("the node joins its cluster");
+        let handle = start_node(options).await?;
+        process.status.set_waiting_for("shards are opened");
+        let running = roles::start(&process, &handle, &bucket, &config).await?;
+        grpc::serve(&process, &handle, &running, listeners.grpc, &mut servers)?;
+        routes.replace(web::routes(&process, &handle, &bucket, &running, lifecycle)?);
+        process.status.set_waiting_for("the configuration is taken into force");
+        config::in_force(&process, &handle, &running, config, wishes).await?;
+        process.status.set_ready();
+        tracing::info!("ready to serve");
+        Ok(Self {
+            process,
+            handle,
+            running,
+            servers,
+            addresses,
+        })
+    }
+
+    /// Its place in the cluster, and its groups.
+    #[must_use]
+    pub fn handle(&self) -> &NodeHandle {
+        &self.handle
+    }
+
+    /// Where it serves HTTP.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Waits until it was told to stop, or a listener failed.
+    async fn ended(&mut self) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.process.stop.cancelled() => Ok(()),
+            Some(ended) = self.servers.join_next() => ended.unwrap_or_else(|e| Err(e.into())),
+        }
+    }
+
+    fn announce(&self) {
+        announce(&self.process, &self.addresses);
+    }
+
+    /// Stops it in good order, within a few seconds.
+    pub async fn stop(self) {
+        let Self {
+            process,
+            handle,
+            running,
+            mut servers,
+            ..
+        } = self;
+        process.stop.cancel();
+        process.status.set_waiting_for("the node is stopping");
+        let stopping = async {
+            let served = async { while servers.join_next().await.is_some() {} };
+            tokio::join!(running.stop(), served);
+            process.tasks.close();
+            process.tasks.wait().await;
+            handle.shutdown().await;
+        };
+        match tokio::time::timeout(STOP_WITHIN, stopping).await {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!("stopping took too long: the next start replays more of the log"),
+        }
+    }
+}
+
+fn announce(process: &Process, addresses: &[SocketAddr]) {
     if process.settings.roles.querier
         && let Some(address) = addresses.first()
     {
@@ -131,32 +201,11 @@ fn announce(process: &Process, addresses: &[std::net::SocketAddr]) {
     }
 }
 
-async fn stop(
-    process: &Process,
-    node: NodeHandle,
-    running: roles::Running,
-    mut servers: tokio::task::JoinSet<anyhow::Result<()>>,
-) {
-    process.stop.cancel();
-    process.status.set_waiting_for("the node is stopping");
-    let stopping = async {
-        running.stop().await;
-        while servers.join_next().await.is_some() {}
-        process.tasks.close();
-        process.tasks.wait().await;
-        node.shutdown().await;
-    };
-    match tokio::time::timeout(STOP_WITHIN, stopping).await {
-        Ok(()) => tracing::info!("stopped"),
-        Err(_) => tracing::warn!("stopping took too long: the next start replays more of the log"),
-    }
-}
-
 struct Listeners {
-    http: Vec<(TcpListener, std::net::SocketAddr)>,
-    addresses: Vec<std::net::SocketAddr>,
+    http: Vec<(TcpListener, SocketAddr)>,
+    addresses: Vec<SocketAddr>,
     grpc: TcpListener,
-    grpc_address: std::net::SocketAddr,
+    grpc_address: SocketAddr,
 }
 
 impl Listeners {
@@ -178,6 +227,28 @@ impl Listeners {
 }
 
 impl Process {
+    fn new(settings: Settings, flags: BTreeMap<String, String>, stop: CancellationToken) -> Self {
+        let clock = SystemClock::shared();
+        let mut roles = settings.roles.names();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            target = roles.join(","),
+            "starting gnomon"
+        );
+        if settings.roles == crate::flags::Roles::ALL {
+            roles.insert(0, "all".into());
+        }
+        Self {
+            status: Arc::new(Status::new(clock.now(), settings.retention_text(), roles)),
+            stop,
+            tasks: TaskTracker::new(),
+            settings,
+            flags,
+            clock,
+            registry: prometheus::Registry::new(),
+        }
+    }
+
     fn node_options(&self, listeners: &Listeners, bucket: &Bucket) -> anyhow::Result<NodeOptions> {
         let settings = &self.settings;
         let own = listeners.grpc_address;
@@ -204,7 +275,9 @@ impl Process {
         options.zone.clone_from(&settings.zone);
         env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
         options.shards = settings.shards;
+        options.flush_log_bytes = settings.flush_log_bytes;
         options.stop = self.stop.clone();
+        options.join_timeout = JOIN_WITHIN;
         Ok(options)
     }
 }

@@ -4,6 +4,8 @@ mod harness;
 
 #[path = "one_node/disk.rs"]
 mod disk;
+#[path = "one_node/four.rs"]
+mod four;
 #[path = "one_node/kill.rs"]
 mod kill;
 #[path = "one_node/lifecycle.rs"]

@@ -50,13 +50,17 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         state,
     });
     let mut router = Router::new();
-    for (path, method) in api::routes() {
+    let queries = api.state.web.queries;
+    let more = if queries { api::routes() } else { Vec::new() };
+    for (path, method) in api::own_routes().into_iter().chain(more) {
         router = router.route(&format!("{prefix}/api/v1{path}"), method.options(preflight));
     }
     router = router
         .route_layer(from_fn_with_state(Arc::clone(&api), ready_only))
         .route(&format!("{prefix}/api/v1/{{*path}}"), any(unknown))
         .route_layer(from_fn_with_state(Arc::clone(&api), cors));
+    let home = if queries { get(page::page) } else { get(no_page) };
+    router = router.route(&format!("{prefix}/"), home);
     for (path, method) in plain_routes() {
         router = router.route(&format!("{prefix}{path}"), method);
     }
@@ -74,9 +78,8 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         .with_state(api))
 }
 
-fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 4] {
+fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 3] {
     [
-        ("/", get(page::page)),
         ("/metrics", get(api::own_metrics)),
         (
             "/-/healthy",
@@ -103,10 +106,31 @@ async fn preflight() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// What is below `/api/v1` and no endpoint.
-async fn unknown(method: Method) -> Response {
+/// `/` of a process without a querier.
+async fn no_page(State(api): State<Arc<Api>>) -> Response {
+    let roles = api.state.node.runtime().roles.join(", ");
+    let state = match api.state.node.readiness() {
+        Ok(()) => "ready".to_owned(),
+        Err(why) => format!("not ready: {why}"),
+    };
+    let text = format!(
+        "gnomon {roles}: {state}\n\n\
+         /metrics\n/-/healthy\n/-/ready\n/api/v1/status/config, flags, runtimeinfo, buildinfo\n\n\
+         Queries, targets and the page are served by a process with --target=querier.\n"
+    );
+    plain(StatusCode::OK, text)
+}
+
+/// What is below `/api/v1` and no endpoint here.
+async fn unknown(State(api): State<Arc<Api>>, method: Method) -> Response {
     if method == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();
+    }
+    if !api.state.web.queries {
+        let roles = api.state.node.runtime().roles.join(", ");
+        let text =
+            format!("404 page not found: this process runs {roles}; a process with --target=querier serves this\n");
+        return plain(StatusCode::NOT_FOUND, text);
     }
     plain(StatusCode::NOT_FOUND, "404 page not found\n")
 }

@@ -123,6 +123,8 @@ pub struct WebOptions {
     pub cors_origin: String,
     /// `--web.route-prefix`: empty or `/` for none.
     pub route_prefix: String,
+    /// Whether the querier role runs here. Else there is what every process has: health, metrics, its own status.
+    pub queries: bool,
 }
 
 impl Default for WebOptions {
@@ -130,6 +132,7 @@ impl Default for WebOptions {
         Self {
             cors_origin: ".*".to_owned(),
             route_prefix: "/".to_owned(),
+            queries: true,
         }
     }
 }

@@ -12,7 +12,8 @@ const POINTS: u32 = 128;
 /// The scrapers that are alive, as the metadata group sees them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    /// Grows with every change; goes with every push, so that shards refuse a scraper that missed one.
+    /// Of the metadata group's state. Grows with every change; goes with every push, so that shards refuse a scraper
+    /// that missed one.
     pub term: u64,
     pub nodes: Vec<NodeId>,
 }

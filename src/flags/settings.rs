@@ -118,14 +118,16 @@ pub struct Settings {
     pub grpc_listen_address: String,
     pub advertise_address: Option<String>,
     pub peers: Vec<String>,
-    pub expect: usize,
     pub zone: String,
     /// None: as many as there are processors.
     pub shards: Option<u32>,
-    pub replicas: usize,
+    /// A group's state is flushed after so many bytes of its log. No flag sets it.
+    pub flush_log_bytes: u64,
     pub log_level: String,
     pub log_json: bool,
 }
+
+const FLUSH_LOG_BYTES: u64 = 64 << 20;
 
 /// 15 days, as in Prometheus, where neither time nor size is set.
 const DEFAULT_RETENTION_MS: i64 = 15 * 86_400_000;
@@ -207,6 +209,12 @@ impl Settings {
         for address in v.list("web.listen-address") {
             check_address("web.listen-address", &address)?;
         }
+        for flag in ["cluster.listen-address", "cluster.advertise-address", "cluster.peers"] {
+            for address in v.list(flag) {
+                check_address(flag, &address)?;
+            }
+        }
+        check_one_ingester(&v)?;
         let default_grpc = if peers.is_empty() {
             "127.0.0.1:9095"
         } else {
@@ -246,10 +254,9 @@ impl Settings {
                 .unwrap_or_else(|| default_grpc.to_owned()),
             advertise_address: v.set("cluster.advertise-address"),
             peers,
-            expect: v.number("cluster.expect", 1)?.unwrap_or(1),
             zone: v.text("cluster.zone").to_owned(),
             shards: v.number("ingest.shards", 1)?,
-            replicas: v.one_of("ingest.replicas", &["1", "3", "5"])?.parse().unwrap_or(1),
+            flush_log_bytes: FLUSH_LOG_BYTES,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })
@@ -300,6 +307,25 @@ fn check_address(flag: &str, address: &str) -> Result<(), String> {
         Some(_) => Ok(()),
         None => Err(format!("--{flag}: {address:?} is not HOST:PORT")),
     }
+}
+
+/// What a cluster of several ingesters will keep, and one cannot: better no start than replicas that are not there.
+fn check_one_ingester(v: &Values<'_>) -> Result<(), String> {
+    if v.number("cluster.expect", 1)?.unwrap_or(1) > 1 {
+        return Err(format!(
+            "--cluster.expect={}: several ingesters are not supported yet, the first one would hold every shard: run \
+             one ingester and leave the flag out (the other roles may run in any number of processes)",
+            v.text("cluster.expect")
+        ));
+    }
+    let replicas = v.one_of("ingest.replicas", &["1", "3", "5"])?;
+    if replicas != "1" {
+        return Err(format!(
+            "--ingest.replicas={replicas}: replicas need several ingesters, which are not supported yet: leave the flag \
+             out, and keep the data folder on a disk that survives"
+        ));
+    }
+    Ok(())
 }
 
 /// `/prom` of `https://host/prom/`.

@@ -413,7 +413,7 @@ const FLAGS: &[Flag] = &[
         "GNOMON_CLUSTER_PEERS",
         Many("HOST:PORT,…"),
         "",
-        "Other nodes, or a DNS name that resolves to all of them.",
+        "Ingesters to join, or a DNS name that resolves to them.",
     ),
     own(
         CLUSTER,
@@ -421,7 +421,7 @@ const FLAGS: &[Flag] = &[
         "GNOMON_CLUSTER_EXPECT",
         One("N"),
         "1",
-        "Ingesters to wait for at the very first start.",
+        "Ingesters to wait for at the very first start (only 1 is supported yet).",
     ),
     own(
         CLUSTER,
@@ -429,7 +429,7 @@ const FLAGS: &[Flag] = &[
         "GNOMON_CLUSTER_ZONE",
         One("NAME"),
         "",
-        "Failure zone of this node.",
+        "Failure zone of this node (noted; replicas will be spread over zones).",
     ),
     own(
         CLUSTER,
@@ -445,7 +445,7 @@ const FLAGS: &[Flag] = &[
         "GNOMON_INGEST_REPLICAS",
         One("1|3|5"),
         "1",
-        "Replicas of each shard.",
+        "Replicas of each shard (only 1 is supported yet).",
     ),
     idle("auto-gomaxprocs", Nothing, "true", GO),
     idle("auto-gomemlimit", Nothing, "true", GO),

@@ -165,7 +165,7 @@ fn write_options(config: &Config) -> WriteOptions {
 
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {
     let states = node.meta_watch.clone();
-    let (members, following) = members::follow(states, Arc::clone(&process.clock), process.stop.clone());
+    let (members, following) = members::follow(states, process.stop.clone());
     process.tasks.spawn(following);
     let options = ScraperOptions {
         node: node.node_id,

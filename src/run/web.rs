@@ -8,17 +8,21 @@ use crate::lifecycle::{self, Lifecycle};
 use crate::status::build_info;
 use anyhow::Context as _;
 use axum::Router;
-use axum::response::IntoResponse;
-use axum::routing::post;
-use gnomon_cluster::clients::Directory;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use gnomon_cluster::layers::TraceContext;
 use gnomon_cluster::node::NodeHandle;
 use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
-use gnomon_model::{NodeId, TenantId};
+use gnomon_model::TenantId;
 use gnomon_promql::ParseOptions;
-use gnomon_proto::service::TargetsService;
-use gnomon_querier::{ApiState, Fanout, QueryOptions, StoredBlocks, WebOptions, api_router};
+use gnomon_querier::{
+    ApiState, Fanout, NodeInfo as _, QueryOptions, StoredBlocks, WebOptions, api_router, scrapers_of,
+};
 use gnomon_tsdb::bucket::Bucket;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use std::sync::Arc;
 
 /// Memory for open readers of blocks, bytes.
@@ -61,7 +65,8 @@ pub(super) fn routes(
     } else {
         Router::new().nest(prefix, write)
     };
-    Ok(api.merge(write).merge(lifecycle::routes(lifecycle, prefix)))
+    let all = api.merge(write).merge(lifecycle::routes(lifecycle, prefix));
+    Ok(all.layer(from_fn(traced)))
 }
 
 fn write_routes(process: &Process, running: &Running) -> Router {
@@ -71,15 +76,53 @@ fn write_routes(process: &Process, running: &Running) -> Router {
             let clock = Arc::clone(&process.clock);
             RemoteWrite::new(Arc::clone(&running.router), options, ingester.metrics(), clock).routes()
         }
-        Some(_) => {
-            let off = "remote write receiver needs to be enabled with --web.enable-remote-write-receiver\n";
-            Router::new().route(
-                "/api/v1/write",
-                post(move || async move { (StatusCode::NOT_FOUND, off).into_response() }),
-            )
-        }
-        None => Router::new(),
+        Some(_) => no_write("remote write receiver needs to be enabled with --web.enable-remote-write-receiver\n"),
+        None => no_write("remote write is taken by a process with --target=ingester\n"),
     }
+}
+
+fn no_write(why: &'static str) -> Router {
+    let refuse = post(move || async move { (StatusCode::NOT_FOUND, why).into_response() });
+    Router::new().route("/api/v1/write", refuse)
+}
+
+/// What is served until the node has begun: that it lives, what it waits for, and its metrics.
+pub(super) fn early_routes(process: &Process, lifecycle: Lifecycle) -> Router {
+    let prefix = process.settings.route_prefix.trim_end_matches('/');
+    let registry = process.registry.clone();
+    let status = Arc::clone(&process.status);
+    let waiting = move || {
+        let why = status
+            .readiness()
+            .err()
+            .unwrap_or_else(|| "the node is starting".into());
+        async move { (StatusCode::SERVICE_UNAVAILABLE, format!("Service Unavailable: {why}\n")) }
+    };
+    Router::new()
+        .route(&format!("{prefix}/-/healthy"), get(|| async { "gnomon is Healthy.\n" }))
+        .route(
+            &format!("{prefix}/metrics"),
+            get(move || async move { metrics(&registry) }),
+        )
+        .merge(lifecycle::routes(lifecycle, prefix))
+        .fallback(waiting)
+}
+
+fn metrics(registry: &prometheus::Registry) -> Response {
+    match prometheus::TextEncoder::new().encode_to_string(&registry.gather()) {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("metrics cannot be shown: {error}\n"),
+        )
+            .into_response(),
+    }
+}
+
+/// Lets the work for a request be known as such on every node that does some of it.
+async fn traced(request: Request, next: Next) -> Response {
+    let context = TraceContext::of(request.headers()).map_or_else(TraceContext::begin, TraceContext::child);
+    context.scope(next.run(request)).await
 }
 
 fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState {
@@ -97,7 +140,7 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState 
         clock: Arc::clone(&process.clock),
         registry: process.registry.clone(),
         fanout: Arc::new(fanout),
-        scrapers: Arc::new(move || scrapers(&directory)),
+        scrapers: scrapers_of(directory),
         node: process.status.clone(),
         query: QueryOptions {
             max_concurrency: settings.query_max_concurrency,
@@ -116,19 +159,9 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState 
         web: WebOptions {
             cors_origin: settings.cors_origin.clone(),
             route_prefix: settings.route_prefix.clone(),
+            queries: settings.roles.querier,
         },
         build: build_info(),
         flags: process.flags.clone(),
     }
-}
-
-fn scrapers(directory: &Directory) -> Vec<(String, Arc<dyn TargetsService>)> {
-    let mut found = Vec::new();
-    for scraper in directory.live_nodes("scraper") {
-        match directory.targets(NodeId(scraper.id)) {
-            Ok(service) => found.push((format!("node {} ({})", scraper.id, scraper.address), service)),
-            Err(error) => tracing::warn!(node = scraper.id, %error, "cannot ask a scraper for its targets"),
-        }
-    }
-    found
 }

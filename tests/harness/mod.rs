@@ -141,29 +141,40 @@ impl Node {
         Self::spawn(folder, args).await
     }
 
-    async fn spawn(folder: &Path, args: Vec<String>) -> Self {
+    /// Starts with these arguments alone, and waits until ready.
+    pub async fn spawn(folder: &Path, args: Vec<String>) -> Self {
+        let mut node = Self::launch(folder, args);
+        node.until_ready().await;
+        node
+    }
+
+    /// Starts, and does not wait.
+    pub fn launch(folder: &Path, args: Vec<String>) -> Self {
         let address = args
             .iter()
             .find_map(|a| a.strip_prefix("--web.listen-address="))
             .expect("an address")
             .to_owned();
-        let mut process = Process::start(
+        let process = Process::start(
             "gnomon",
             Command::new(env!("CARGO_BIN_EXE_gnomon")).args(&args),
             folder.join("gnomon.log"),
         );
-        let http = Http::new(&format!("http://{address}"));
+        Self {
+            process,
+            http: Http::new(&format!("http://{address}")),
+            folder: folder.to_owned(),
+            args,
+        }
+    }
+
+    pub async fn until_ready(&mut self) {
+        let (process, http) = (&mut self.process, &self.http);
         eventually("gnomon to be ready", async || {
             assert!(!process.has_ended(), "gnomon ended at its start:\n{}", process.log());
             http.is_ready().await.then_some(())
         })
         .await;
-        Self {
-            process,
-            http,
-            folder: folder.to_owned(),
-            args,
-        }
     }
 
     /// kill -9 and start again, with the same arguments; the time from start to ready.
@@ -181,6 +192,11 @@ impl Node {
         drop(process);
         let node = Self::spawn(&folder, args).await;
         (node, began.elapsed())
+    }
+
+    /// The flags it was started with.
+    pub fn args(&self) -> &[String] {
+        &self.args
     }
 
     pub fn config_file(&self) -> PathBuf {

@@ -1,6 +1,8 @@
 //! The shard's promises: what was acknowledged is readable, equal logs give equal shards, a restored shard is the one
 //! that was flushed.
 
+mod hand_over;
+
 use super::apply::ApplyError;
 use super::entry::{Command, Entry, Limits, SilentTarget};
 use super::flush::{RestoreError, StateSink, StateSource, Visit};

@@ -8,6 +8,7 @@
 //! ```
 //! Invariant: a node id belongs to one data folder; a wiped folder is a new node.
 
+mod expiry;
 mod found;
 mod identity;
 mod lease;
@@ -29,7 +30,8 @@ use bytes::Bytes;
 use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
-use gnomon_proto::v1::MetaState;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{EndLease, MetaCommand, MetaState};
 use object_store::ObjectStore;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +39,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long a node that stops tries to say so.
+const FAREWELL: Duration = Duration::from_millis(700);
 
 /// What a node is started with.
 pub struct NodeOptions {
@@ -58,6 +63,8 @@ pub struct NodeOptions {
     pub lease: Duration,
     /// How long to look for the cluster at the start.
     pub join_timeout: Duration,
+    /// A group's state is flushed after so many bytes of its log.
+    pub flush_log_bytes: u64,
     pub store: StoreOptions,
     pub channel: ChannelOptions,
     pub clock: Arc<dyn Clock>,
@@ -88,6 +95,7 @@ impl NodeOptions {
             shards: None,
             lease: Duration::from_secs(15),
             join_timeout: Duration::from_secs(60),
+            flush_log_bytes: 64 << 20,
             store: StoreOptions::default(),
             channel: ChannelOptions::default(),
             clock,
@@ -191,13 +199,32 @@ impl IngesterNode {
 }
 
 impl NodeHandle {
-    /// Stops the node's tasks, then its groups and its store.
+    /// Stops the node's tasks, gives up its lease, then stops its groups and its store.
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.end_lease().await;
         if let Some(ingester) = &self.ingester {
             ingester.host.shutdown().await;
+        }
+    }
+}
+
+impl NodeHandle {
+    /// Lets others take over at once. A cluster that does not answer finds out by the lease.
+    async fn end_lease(&self) {
+        let command = MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(Command::EndLease(EndLease {
+                node: self.node_id.0,
+                incarnation: self.incarnation,
+            })),
+        };
+        match tokio::time::timeout(FAREWELL, self.meta.propose(command)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the lease ends by itself"),
+            Err(_) => tracing::debug!("the lease ends by itself: the metadata group does not answer"),
         }
     }
 }
@@ -284,6 +311,16 @@ impl Starting {
             lease: options.lease,
         };
         self.tasks.spawn(lease.run(self.stop.child_token()));
+        if let Some(own) = &ingester {
+            let expiry = expiry::Expiry {
+                replica: own.meta_replica.clone(),
+                group: own.meta_group.clone(),
+                states: meta_watch.clone(),
+                clock: options.clock.clone(),
+                lease: options.lease,
+            };
+            self.tasks.spawn(expiry.run(self.stop.child_token()));
+        }
         let directory = Directory::new(DirectoryOptions {
             node_id: identity.node_id,
             states: meta_watch.clone(),
@@ -326,7 +363,7 @@ impl Starting {
             state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone())
         };
         let addresses: Arc<dyn Addresses> = Arc::new(address);
-        let host = GroupHost::new(HostOptions::new(
+        let mut host_options = HostOptions::new(
             Identity {
                 cluster: identity.cluster_id,
                 node: identity.node_id,
@@ -335,7 +372,9 @@ impl Starting {
             Arc::new(GrpcTransport::new(addresses)),
             options.clock.clone(),
             options.registry.clone(),
-        ))?;
+        );
+        host_options.flush_log_bytes = options.flush_log_bytes;
+        let host = GroupHost::new(host_options)?;
         let as_machine: Arc<dyn StateMachine> = machine.clone();
         let meta_group = host.open(GroupId::METADATA, as_machine).await?;
         let log = Arc::new(meta_group.clone());

@@ -20,6 +20,17 @@ use std::sync::Arc;
 /// What is said, once, when an answer was cut by `limit`.
 pub(crate) const TRUNCATED: &str = "results truncated due to limit";
 
+/// What every process says of itself.
+pub(crate) fn own_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
+    vec![
+        ("/status/config", get(status::config)),
+        ("/status/flags", get(status::flags)),
+        ("/status/runtimeinfo", get(status::runtime)),
+        ("/status/buildinfo", get(status::build)),
+    ]
+}
+
+/// What a querier has besides.
 pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
     vec![
         ("/query", get(query::instant).post(query::instant)),
@@ -38,10 +49,6 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/alertmanagers", get(rules::alertmanagers)),
         ("/notifications", get(rules::notifications)),
         ("/features", get(status::features)),
-        ("/status/config", get(status::config)),
-        ("/status/flags", get(status::flags)),
-        ("/status/runtimeinfo", get(status::runtime)),
-        ("/status/buildinfo", get(status::build)),
         ("/status/tsdb", get(status::head)),
         ("/status/walreplay", get(status::wal_replay)),
     ]

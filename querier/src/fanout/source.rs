@@ -4,6 +4,7 @@ use super::samples::decode;
 use super::stream::MergedSeries;
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
+use gnomon_cluster::layers::TraceContext;
 use gnomon_promql::{SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ impl Fetched {
             labels_only: false,
         };
         let (fanout, scope) = (Arc::clone(&self.fanout), Arc::clone(&self.scope));
-        self.runtime.spawn(async move {
+        self.runtime.spawn(TraceContext::carried(async move {
             let work = pump(&fanout, &scope, &selection, &sender);
             let outcome = tokio::select! {
                 outcome = work => outcome,
@@ -58,7 +59,7 @@ impl Fetched {
             if let Err(error) = outcome {
                 scope.fail(error);
             }
-        });
+        }));
         receiver
     }
 

@@ -131,7 +131,11 @@ impl Directory {
     pub fn live_nodes(&self, role: &str) -> Vec<Node> {
         let now_ms = self.clock.now().0;
         let state = self.state();
-        let live = state.nodes.iter().filter(|n| n.lease_until_ms >= now_ms);
+        // Without a life there is nobody yet, only an id that was asked for.
+        let live = state
+            .nodes
+            .iter()
+            .filter(|n| n.lease_until_ms > now_ms && n.incarnation > 0);
         live.filter(|n| n.roles.iter().any(|r| r == role)).cloned().collect()
     }
 

@@ -21,6 +21,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one peer may take for one call.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long names are looked up before the next peer is asked.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Peers that are kept in mind at most; names may stand for ever new addresses.
+const MAX_PEERS: usize = 64;
 
 /// Asks the peers of the metadata group in turn, the one that answered last first.
 pub struct MetaClient {
@@ -28,7 +32,14 @@ pub struct MetaClient {
     metrics: CallMetrics,
     clock: Arc<dyn Clock>,
     retries: Retries,
+    /// Peers that were given by name: each may stand for several nodes, and for others than before.
+    names: Vec<String>,
     peers: Mutex<Peers>,
+}
+
+/// Whether `host:port` names a host rather than an address.
+fn is_name(peer: &str) -> bool {
+    peer.parse::<std::net::SocketAddr>().is_err()
 }
 
 struct Peers {
@@ -63,6 +74,7 @@ impl MetaClient {
             channel,
             metrics,
             clock,
+            names: peers.iter().filter(|peer| is_name(peer)).cloned().collect(),
             peers: Mutex::new(Peers {
                 all: local.into_iter().collect(),
                 next: 0,
@@ -85,6 +97,25 @@ impl MetaClient {
         let remote = Remote::new(channel, self.retries.clone()).meta();
         peers.all.push((address.to_owned(), Arc::new(remote)));
         Ok(peers.all.len() - 1)
+    }
+
+    /// Adds the nodes that names stand for now. A connection follows a name with one address by itself.
+    async fn look_up(&self) {
+        for name in &self.names {
+            let Ok(Ok(found)) = tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(name)).await else {
+                continue;
+            };
+            let found: Vec<String> = found.map(|address| address.to_string()).collect();
+            if found.len() < 2 {
+                continue;
+            }
+            for address in found {
+                if self.peers.lock().all.len() < MAX_PEERS {
+                    // What a resolver gives is an address.
+                    let _ = self.position_of(&address);
+                }
+            }
+        }
     }
 
     fn current(&self) -> (usize, Arc<dyn MetaService>) {
@@ -143,6 +174,7 @@ impl MetaClient {
                     }
                     _ => return Err(error),
                 };
+                self.look_up().await;
                 self.turn(at, hint);
                 last = Some(error);
                 tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;

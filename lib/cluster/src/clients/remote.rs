@@ -137,6 +137,14 @@ impl ShardReadService for RemoteShardRead {
     }
 }
 
+/// A peer without the service has no replica of the metadata group: another one may.
+fn from_meta(status: Status) -> ServiceError {
+    if status.code() == Code::Unimplemented {
+        return ServiceError::Unavailable("a peer that is no ingester has no metadata: name ingesters as peers".into());
+    }
+    from_wire(status)
+}
+
 /// One peer of the metadata group; [`super::MetaClient`] goes from peer to peer.
 #[derive(Clone)]
 pub struct RemoteMeta(MetaStub<PeerChannel>);
@@ -145,12 +153,12 @@ pub struct RemoteMeta(MetaStub<PeerChannel>);
 impl MetaService for RemoteMeta {
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
         let answer = self.0.clone().propose(command).await;
-        answer.map(tonic::Response::into_inner).map_err(from_wire)
+        answer.map(tonic::Response::into_inner).map_err(from_meta)
     }
 
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
         let answer = self.0.clone().read(MetaReadRequest {}).await;
-        answer.map(|state| Arc::new(state.into_inner())).map_err(from_wire)
+        answer.map(|state| Arc::new(state.into_inner())).map_err(from_meta)
     }
 
     async fn watch(
@@ -158,8 +166,8 @@ impl MetaService for RemoteMeta {
         after_revision: u64,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
         let request = MetaWatchRequest { after_revision };
-        let stream = self.0.clone().watch(request).await.map_err(from_wire)?.into_inner();
-        Ok(stream.map(|item| item.map(Arc::new).map_err(from_wire)).boxed())
+        let stream = self.0.clone().watch(request).await.map_err(from_meta)?.into_inner();
+        Ok(stream.map(|item| item.map(Arc::new).map_err(from_meta)).boxed())
     }
 }
 

@@ -52,3 +52,32 @@ impl CallMetrics {
         })
     }
 }
+
+/// Calls that other nodes make of this one. One per process; cloning shares it.
+#[derive(Clone, Debug)]
+pub struct ServeMetrics(IntCounterVec);
+
+impl ServeMetrics {
+    /// # Errors
+    /// When `registry` has metrics of these names already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let calls = IntCounterVec::new(
+            Opts::new(
+                "gnomon_server_calls_total",
+                "Calls of other nodes that were answered, by outcome (shed: too many at a time).",
+            ),
+            &["service", "method", "outcome"],
+        )?;
+        registry.register(Box::new(calls.clone()))?;
+        Ok(Self(calls))
+    }
+
+    pub(super) fn count(&self, service: &str, method: &str, outcome: &str) {
+        self.0.with_label_values(&[service, method, outcome]).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(&self, service: &str, method: &str, outcome: &str) -> u64 {
+        self.0.with_label_values(&[service, method, outcome]).get()
+    }
+}

@@ -1,12 +1,17 @@
 //! What every remote call passes through, put on once when a client is built: trace and count, shed load, limit
-//! concurrency, time out (all around the connection), and retry within a budget (around the typed call).
+//! concurrency, time out (all around the connection), and retry within a budget (around the typed call). On the side of
+//! the server: go on with the trace, count, limit concurrency and shed what is beyond it.
 
 mod channel;
+mod context;
 mod metrics;
 mod retry;
+mod serve;
 mod trace;
 
 pub use channel::{BadAddress, ChannelOptions, PeerChannel, connect};
-pub use metrics::CallMetrics;
+pub use context::{TRACEPARENT, TraceContext};
+pub use metrics::{CallMetrics, ServeMetrics};
 pub use retry::{Retries, RetryPolicy};
+pub use serve::{Serve, ServeLayer};
 pub use trace::{Trace, TraceLayer};

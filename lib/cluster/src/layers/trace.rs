@@ -1,6 +1,6 @@
-//! A span and the metrics of each call on a connection.
+//! A span and the metrics of each call on a connection; the trace that the call belongs to goes with it.
 
-use super::CallMetrics;
+use super::{CallMetrics, TRACEPARENT, TraceContext};
 use futures::future::BoxFuture;
 use gnomon_model::Clock;
 use std::sync::Arc;
@@ -36,13 +36,13 @@ pub struct Trace<S> {
 }
 
 /// `/gnomon.v1.Meta/Propose` -> (`Meta`, `Propose`).
-fn service_and_method(path: &str) -> (&str, &str) {
+pub(super) fn service_and_method(path: &str) -> (&str, &str) {
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
     (service.rsplit('.').next().unwrap_or(service), method)
 }
 
 /// The name of the code in the head of an answer. A call that ends well, or fails late, has it in the trailers.
-fn outcome<B>(response: &http::Response<B>) -> &'static str {
+pub(super) fn outcome<B>(response: &http::Response<B>) -> &'static str {
     let code = response
         .headers()
         .get("grpc-status")
@@ -50,7 +50,7 @@ fn outcome<B>(response: &http::Response<B>) -> &'static str {
     code_name(code.unwrap_or(tonic::Code::Ok))
 }
 
-fn code_name(code: tonic::Code) -> &'static str {
+pub(super) fn code_name(code: tonic::Code) -> &'static str {
     use tonic::Code;
     match code {
         Code::Ok => "ok",
@@ -90,11 +90,17 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let path = request.uri().path().to_owned();
         let (service, method) = service_and_method(&path);
-        let span =
-            tracing::debug_span!("call", peer = %self.layer.peer, service, method, outcome = tracing::field::Empty);
+        let context = TraceContext::current().map_or_else(TraceContext::begin, TraceContext::child);
+        if let Some(header) = context.header() {
+            request.headers_mut().insert(TRACEPARENT, header);
+        }
+        let peer = &self.layer.peer;
+        let span = tracing::debug_span!(
+            "call", trace = %context, %peer, service, method, outcome = tracing::field::Empty
+        );
         let in_flight = self.layer.metrics.in_flight.with_label_values(&[service]);
         in_flight.inc();
         let in_flight = InFlight(in_flight);

@@ -3,7 +3,7 @@
 //! Invariant: what apply does depends on the state and the command (its `proposed_at_ms` included), on no clock, no
 //! setting and no random number of this node.
 
-use super::{catalogue, config, jobs, nodes};
+use super::{catalogue, config, jobs, nodes, scrapers};
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
@@ -154,6 +154,8 @@ impl Inner {
             Command::ProposeConfig(c) => config::propose(next, c, now_ms)?,
             Command::RaiseFeatureLevel(c) => nodes::raise_feature_level(next, c.level, now_ms)?,
             Command::SetShardReplicas(c) => nodes::set_replicas(next, c.shard.as_ref().ok_or("no shard replicas")?)?,
+            Command::ExpireLeases(_) => scrapers::expire(next, now_ms),
+            Command::EndLease(c) => nodes::end_lease(next, c, now_ms)?,
         };
         if effect.changed {
             next.revision += 1;

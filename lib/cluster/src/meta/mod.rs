@@ -6,6 +6,7 @@ mod config;
 mod jobs;
 mod machine;
 mod nodes;
+mod scrapers;
 mod service;
 mod stored;
 #[cfg(test)]
@@ -15,4 +16,5 @@ pub use checkpoint::{CheckpointError, keep_checkpoints, read_newest_checkpoint, 
 pub use config::MAX_CONFIG_BYTES;
 pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
+pub(crate) use scrapers::overdue as overdue_scrapers;
 pub use service::{MetaLog, MetaNode};

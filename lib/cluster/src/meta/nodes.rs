@@ -1,8 +1,9 @@
 //! The cluster's beginning, its nodes and their leases, who replicates what.
 
 use super::machine::{Effect, Refusal};
+use super::scrapers;
 use crate::placement::Placement;
-use gnomon_proto::v1::{InitCluster, MetaState, Node, RegisterNode, RenewLease, ShardReplicas};
+use gnomon_proto::v1::{EndLease, InitCluster, MetaState, Node, RegisterNode, RenewLease, ShardReplicas};
 
 /// Longest lease a node may ask for, milliseconds.
 pub const MAX_LEASE_MS: i64 = 10 * 60 * 1000;
@@ -58,6 +59,8 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
         lease_until_ms,
         ..node.clone()
     };
+    let (scrapes, incarnation) = (scrapers::may_scrape(&node), node.incarnation);
+    let before = state.nodes.iter().find(|n| n.id == id).map(|n| n.incarnation);
     match state.nodes.iter_mut().find(|n| n.id == id) {
         Some(old) if old.incarnation > node.incarnation => {
             return Err(format!(
@@ -73,6 +76,11 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
         None => state.nodes.push(node),
     }
     state.next_node_id = state.next_node_id.max(id.saturating_add(1));
+    if scrapes {
+        scrapers::join(state, id, before != Some(incarnation));
+    } else {
+        scrapers::leave(state, &[id]);
+    }
     Ok(Effect {
         node_id: id,
         ..Effect::changed()
@@ -125,10 +133,28 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
         .into());
     }
     // Proposal times of two leaders may be out of order; a lease never gets shorter by that.
-    let changed = until > node.lease_until_ms;
+    let longer = until > node.lease_until_ms;
     node.lease_until_ms = node.lease_until_ms.max(until);
+    // One that was taken for dead and wakes up comes back under a new term.
+    let back = scrapers::may_scrape(node) && scrapers::join(state, c.node, false);
     Ok(Effect {
-        changed,
+        changed: longer || back,
+        ..Effect::NONE
+    })
+}
+
+/// Ends the lease of the life that asks; an earlier life has none to end.
+pub(super) fn end_lease(state: &mut MetaState, c: &EndLease, now_ms: i64) -> Result<Effect, Refusal> {
+    let node = state.nodes.iter_mut().find(|n| n.id == c.node);
+    let node = node.ok_or_else(|| Refusal(format!("node {} is not registered", c.node)))?;
+    if node.incarnation != c.incarnation {
+        return Ok(Effect::NONE);
+    }
+    let shorter = node.lease_until_ms > now_ms;
+    node.lease_until_ms = node.lease_until_ms.min(now_ms);
+    let left = scrapers::leave(state, &[c.node]);
+    Ok(Effect {
+        changed: shorter || left,
         ..Effect::NONE
     })
 }

@@ -21,6 +21,8 @@ pub(super) const FOUNDER: NodeId = NodeId(1);
 const MARK_PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// One that waits says so this often.
+const SAY_AGAIN: Duration = Duration::from_secs(15);
 
 impl Starting {
     /// The identity in the folder, or a founder's new one; none for a node that has to join.
@@ -251,12 +253,17 @@ impl Starting {
         let mut last = None;
         let asking = async {
             let mut backoff = FIRST_BACKOFF;
+            let clock = &self.options.clock;
+            let (began, mut said) = (clock.monotonic(), None);
             loop {
                 match ask().await {
                     Ok(answer) => return Ok(answer),
                     Err(error) if error.is_retryable() => {
-                        if last.is_none() {
-                            tracing::info!(%error, "waiting for the metadata group");
+                        let now = clock.monotonic();
+                        if said.is_none_or(|said| now.saturating_sub(said) >= SAY_AGAIN) {
+                            let waited_s = now.saturating_sub(began).as_secs();
+                            tracing::info!(%error, waited_s, "waiting for the metadata group");
+                            said = Some(now);
                         }
                         last = Some(error);
                     }

@@ -1,0 +1,99 @@
+//! The leader of the metadata group takes scrapers out of the ring whose lease has ended.
+
+use crate::meta::overdue_scrapers;
+use crate::raft::Group;
+use gnomon_model::Clock;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{ExpireLeases, MetaCommand, MetaState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often leases are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// When a leader may judge leases: nodes get the length of one to come to it first, since nobody could renew while
+/// there was no leader.
+#[derive(Debug)]
+struct Judge {
+    grace: Duration,
+    leading_since: Option<Duration>,
+}
+
+impl Judge {
+    fn may(&mut self, leads: bool, now: Duration) -> bool {
+        if !leads {
+            self.leading_since = None;
+            return false;
+        }
+        let since = *self.leading_since.get_or_insert(now);
+        now.saturating_sub(since) >= self.grace
+    }
+}
+
+/// Runs beside each replica of the metadata group; only its leader does something.
+pub(super) struct Expiry {
+    /// The replica here: an expiry is decided by the leader's clock, or not at all.
+    pub(super) replica: Arc<dyn MetaService>,
+    pub(super) group: Group,
+    pub(super) states: watch::Receiver<Arc<MetaState>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) lease: Duration,
+}
+
+impl Expiry {
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut judge = Judge {
+            grace: self.lease,
+            leading_since: None,
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if !judge.may(self.group.is_leader(), self.clock.monotonic()) {
+                continue;
+            }
+            let overdue = overdue_scrapers(&self.states.borrow(), self.clock.now().0);
+            if overdue.is_empty() {
+                continue;
+            }
+            let command = MetaCommand {
+                proposed_at_ms: 0,
+                command: Some(Command::ExpireLeases(ExpireLeases {})),
+            };
+            let proposed = tokio::select! {
+                () = stop.cancelled() => return,
+                proposed = self.replica.propose(command) => proposed,
+            };
+            match proposed {
+                Ok(_) => {
+                    tracing::warn!(nodes = ?overdue, "scrapers silent for longer than their lease: others take over")
+                }
+                Err(error) => tracing::warn!(nodes = ?overdue, %error, "leases not expired; trying again"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_leader_waits_for_the_nodes_to_come_to_it() {
+        let s = Duration::from_secs;
+        let mut judge = Judge {
+            grace: s(15),
+            leading_since: None,
+        };
+        assert!(!judge.may(false, s(0)));
+        assert!(!judge.may(true, s(100)) && !judge.may(true, s(114)));
+        assert!(judge.may(true, s(115)));
+        assert!(!judge.may(false, s(116)), "another leads");
+        assert!(!judge.may(true, s(117)) && judge.may(true, s(132)));
+    }
+}

@@ -1,0 +1,106 @@
+//! Two scrapers share the targets out among them; one is paused, one is killed.
+
+use super::cluster::{Four, exporter::Exporter, now};
+use crate::harness::{client, eventually};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+const TARGETS: usize = 24;
+const INTERVAL_MS: i64 = 1000;
+
+fn config(address: &str) -> String {
+    let mut yaml = format!(
+        "global: {{scrape_interval: {INTERVAL_MS}ms, scrape_timeout: {INTERVAL_MS}ms}}\n\
+         scrape_configs: [{{job_name: app, static_configs: [\n"
+    );
+    for n in 0..TARGETS {
+        let _ = writeln!(yaml, "{{targets: ['{address}'], labels: {{n: 'n{n}'}}}},");
+    }
+    yaml + "]}]\n"
+}
+
+/// Targets that a scraper has now.
+async fn share(four: &Four, name: &str) -> Option<usize> {
+    let (_, metrics) = four.try_get(name, "/metrics").await?;
+    let line = metrics
+        .lines()
+        .find(|l| l.starts_with("prometheus_target_scrape_pool_targets{"))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// Waits until the scrapers have all targets between them, each some.
+async fn until_shared(four: &Four, names: &[&str]) {
+    eventually(&format!("{TARGETS} targets shared by {names:?}"), async || {
+        let mut sum = 0;
+        for name in names {
+            sum += share(four, name).await.filter(|share| *share > 0)?;
+        }
+        (sum == TARGETS).then_some(())
+    })
+    .await;
+}
+
+/// Every scrape of every target, in milliseconds.
+async fn scrapes(four: &Four) -> BTreeMap<String, Vec<i64>> {
+    let found = client::series(&four.http("querier").query("up[10m]", now()).await);
+    let times = |samples: Vec<(f64, String)>| samples.iter().map(|(at, _)| (at * 1000.0).round() as i64).collect();
+    found
+        .into_iter()
+        .map(|(labels, samples)| (labels, times(samples)))
+        .collect()
+}
+
+/// Waits until every target was scraped after `after`.
+async fn until_scraped(four: &Four, after: f64) {
+    eventually("every target to be scraped", async || {
+        let newest = client::series(&four.http("querier").query("timestamp(up)", now()).await);
+        let later = |samples: &Vec<(f64, String)>| samples[0].1.parse::<f64>().is_ok_and(|at| at > after);
+        (newest.len() == TARGETS && newest.values().all(later)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_leaves_the_other_takes_over_and_no_tick_is_doubled() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let exporter = Exporter::start().await;
+    exporter.say("steady 1\n");
+    let mut four = Four::new(folder.path(), &config(&exporter.address));
+    four.launch("ingester");
+    four.launch("querier");
+    four.launch("scraper");
+    four.launch_as("second", "scraper");
+    four.until_ready().await;
+    until_shared(&four, &["scraper", "second"]).await;
+    let targets = four.http("querier").api("/api/v1/targets").await;
+    assert_eq!(targets["activeTargets"].as_array().map(Vec::len), Some(TARGETS));
+    until_scraped(&four, 0.0).await;
+
+    // Paused for longer than its lease: the other has all. Then it wakes up, and they share again.
+    four.node("second").process.signal("-STOP");
+    until_shared(&four, &["scraper"]).await;
+    until_scraped(&four, now()).await;
+    four.node("second").process.signal("-CONT");
+    until_shared(&four, &["scraper", "second"]).await;
+    until_scraped(&four, now()).await;
+
+    let killed = now();
+    four.node("second").process.kill();
+    until_shared(&four, &["scraper"]).await;
+    until_scraped(&four, now()).await;
+    println!("taken over {:.1} s after the kill", now() - killed);
+
+    for (target, times) in scrapes(&four).await {
+        let close = times.windows(2).find(|pair| pair[1] - pair[0] < INTERVAL_MS / 2);
+        assert_eq!(close, None, "{target} was scraped twice in one interval: {times:?}");
+    }
+    // One that stops in good order leaves its targets at once.
+    four.launch_as("third", "scraper");
+    four.until_ready_except("second").await;
+    until_shared(&four, &["scraper", "third"]).await;
+    four.interrupt("third").await;
+    until_shared(&four, &["scraper"]).await;
+    for role in ["scraper", "querier", "ingester"] {
+        four.interrupt(role).await;
+    }
+}

@@ -1,0 +1,366 @@
+//! Three nodes in one process, as replicas of the same shards: three data folders, gRPC on loopback, each started
+//! through the function that the binary starts through.
+
+mod harness;
+
+use gnomon::flags::{self, Command, Settings};
+use gnomon::lifecycle::Lifecycle;
+use gnomon::run::Node;
+use gnomon_cluster::raft::{Group, GroupStatus};
+use gnomon_model::{GroupId, NodeId, ShardId};
+use gnomon_proto::v1::meta_command::Command as Meta;
+use gnomon_proto::v1::{MetaCommand, SetShardReplicas, ShardReplicas};
+use harness::{Http, client, eventually, free_port, remote};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use tokio::runtime::Runtime;
+
+const SHARDS: u32 = 2;
+const NODES: usize = 3;
+/// Small, so that a follower that is away for a while needs a snapshot.
+const FLUSH_LOG_BYTES: u64 = 32 << 10;
+
+/// Where a node is, whether or not it runs.
+#[derive(Clone)]
+struct Place {
+    folder: PathBuf,
+    bucket: PathBuf,
+    http: u16,
+    grpc: u16,
+    peers: String,
+}
+
+/// A node that runs, on threads of its own.
+struct Running {
+    place: Place,
+    id: NodeId,
+    node: Node,
+    threads: Threads,
+    http: Http,
+}
+
+/// A runtime that may go out of scope within another.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Self {
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        Self(Some(threads.expect("threads")))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.0.as_ref().expect("not ended yet")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+fn places(folder: &Path) -> Vec<Place> {
+    let ports: Vec<_> = (0..NODES).map(|_| (free_port(), free_port())).collect();
+    let peers: Vec<_> = ports.iter().map(|(_, grpc)| format!("127.0.0.1:{grpc}")).collect();
+    let place = |(i, (http, grpc)): (usize, &(u16, u16))| Place {
+        folder: folder.join(format!("node{i}")),
+        bucket: folder.join("bucket"),
+        http: *http,
+        grpc: *grpc,
+        peers: peers.join(","),
+    };
+    ports.iter().enumerate().map(place).collect()
+}
+
+fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
+    std::fs::create_dir_all(&place.folder).expect("folder");
+    let config = place.folder.join("prometheus.yml");
+    std::fs::write(&config, "").expect("configuration");
+    let args = [
+        "gnomon".to_owned(),
+        "--target=ingester,querier".to_owned(),
+        format!("--config.file={}", config.display()),
+        format!("--storage.tsdb.path={}", place.folder.join("data").display()),
+        format!("--storage.object-store=file://{}", place.bucket.display()),
+        format!("--web.listen-address=127.0.0.1:{}", place.http),
+        format!("--cluster.listen-address=127.0.0.1:{}", place.grpc),
+        format!("--cluster.peers={}", place.peers),
+        format!("--ingest.shards={SHARDS}"),
+        "--web.enable-remote-write-receiver".to_owned(),
+    ];
+    let parsed = flags::parse(args).expect("flags");
+    let Command::Run(mut settings) = parsed.command else {
+        panic!("not a command to run");
+    };
+    settings.flush_log_bytes = FLUSH_LOG_BYTES;
+    (*settings, parsed.values)
+}
+
+impl Running {
+    async fn start(place: Place) -> Self {
+        let threads = Threads::start();
+        let (settings, values) = settings(&place);
+        let (lifecycle, wishes) = Lifecycle::new(false);
+        let starting = Node::start(settings, values, lifecycle, wishes);
+        let started = threads.runtime().spawn(starting).await;
+        let node = started.expect("no panic").expect("a node");
+        Self {
+            id: node.handle().node_id,
+            http: Http::new(&format!("http://127.0.0.1:{}", place.http)),
+            place,
+            node,
+            threads,
+        }
+    }
+
+    fn group(&self, id: GroupId) -> Option<Group> {
+        self.node.handle().ingester.as_ref()?.host.group(id)
+    }
+
+    fn shard(&self, shard: u32) -> Group {
+        self.group(GroupId::of_shard(ShardId(shard)))
+            .expect("the shard is open")
+    }
+
+    fn status(&self, shard: u32) -> GroupStatus {
+        self.shard(shard).status()
+    }
+
+    /// Ends all its threads at once: connections are cut, nothing is said, flushed or handed over.
+    async fn kill(self) -> Place {
+        let Self {
+            mut threads,
+            node,
+            place,
+            ..
+        } = self;
+        let threads = threads.0.take().expect("not ended yet");
+        let ended = tokio::task::spawn_blocking(move || threads.shutdown_timeout(harness::PATIENCE));
+        ended.await.expect("its threads have ended");
+        // A process would let go of its folder by that.
+        if let Some(ingester) = &node.handle().ingester {
+            ingester.host.shutdown().await;
+        }
+        place
+    }
+
+    async fn stop(self) {
+        let Self { threads, node, .. } = self;
+        threads.runtime().spawn(node.stop()).await.expect("stopped");
+    }
+}
+
+/// Every shard gets the other nodes as replicas, and so does the metadata group.
+async fn replicate(nodes: &[Running]) {
+    let (first, others) = nodes.split_first().expect("nodes");
+    let ids: Vec<_> = nodes.iter().map(|node| node.id).collect();
+    let groups = (0..SHARDS).map(|shard| GroupId::of_shard(ShardId(shard)));
+    for shard in 0..SHARDS {
+        let replicas = ShardReplicas {
+            shard,
+            nodes: ids.iter().map(|id| id.0).collect(),
+        };
+        let command = MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(Meta::SetShardReplicas(SetShardReplicas { shard: Some(replicas) })),
+        };
+        let answer = first.node.handle().meta.propose(command).await.expect("an answer");
+        assert_eq!(answer.refused, "");
+    }
+    for id in std::iter::once(GroupId::METADATA).chain(groups) {
+        eventually("all replicas to be open", async || {
+            others.iter().all(|node| node.group(id).is_some()).then_some(())
+        })
+        .await;
+        let group = first.group(id).expect("open");
+        for other in others {
+            group.add_learner(other.id).await.expect("a learner");
+        }
+        group.change_membership(&ids).await.expect("voters");
+    }
+}
+
+/// What was acknowledged: value by series and time.
+#[derive(Default)]
+struct Ledger {
+    samples: BTreeMap<(usize, i64), f64>,
+    next: i64,
+    base_ms: i64,
+}
+
+const SERIES: usize = 20;
+const SAMPLES: i64 = 10;
+
+impl Ledger {
+    fn new() -> Self {
+        let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+        Self {
+            base_ms: now_ms - 20 * 60_000,
+            ..Self::default()
+        }
+    }
+
+    /// Sends some samples of every series until they are acknowledged, as a sender would.
+    async fn write(&mut self, http: &Http) {
+        let times: Vec<_> = (self.next..self.next + SAMPLES)
+            .map(|i| self.base_ms + i * 10)
+            .collect();
+        self.next += SAMPLES;
+        let value = |series: usize, at: i64| (at * 7919 + series as i64 * 104_729) as f64 / 3.0;
+        let series = (0..SERIES).map(|i| {
+            let n = format!("n{i}");
+            let labels = [("__name__", "ledger"), ("instance", n.as_str()), ("job", "j")];
+            let samples: Vec<_> = times.iter().map(|at| (*at, value(i, *at))).collect();
+            remote::time_series(&labels, &samples)
+        });
+        let body = remote::body(series.collect());
+        eventually("a write to be acknowledged", async || {
+            match remote::send(http, body.clone()).await {
+                Ok((204, _)) => Some(()),
+                Ok((503, _)) | Err(_) => None,
+                Ok((code, text)) => panic!("{code}: {text}"),
+            }
+        })
+        .await;
+        let all = (0..SERIES).flat_map(|i| times.iter().map(move |at| ((i, *at), value(i, *at))));
+        self.samples.extend(all);
+    }
+
+    /// Everything is there, once, and nothing else.
+    async fn check(&self, http: &Http) {
+        let end = (self.base_ms + self.next * 10) as f64 / 1000.0;
+        let path = format!("/api/v1/query?query={}&time={end}", client::encode("ledger[1h]"));
+        let found = eventually("a whole answer", async || {
+            let (code, text) = http.get(&path).await;
+            let whole = code == 200 && !text.contains("\"warnings\"");
+            whole.then(|| serde_json::from_str::<serde_json::Value>(&text).expect("JSON"))
+        })
+        .await;
+        let mut read = BTreeMap::new();
+        for row in found["data"]["result"].as_array().expect("rows") {
+            let n: usize = row["metric"]["instance"].as_str().expect("a label")[1..]
+                .parse()
+                .expect("a number");
+            for pair in row["values"].as_array().expect("values") {
+                let at = (pair[0].as_f64().expect("a time") * 1000.0).round() as i64;
+                let value: f64 = pair[1].as_str().expect("a value").parse().expect("a number");
+                assert!(read.insert((n, at), value).is_none(), "twice: {n} at {at}");
+            }
+        }
+        let lost: BTreeSet<_> = self.samples.keys().filter(|key| !read.contains_key(*key)).collect();
+        assert!(
+            lost.is_empty(),
+            "{} of {} lost: {lost:?}",
+            lost.len(),
+            self.samples.len()
+        );
+        assert_eq!(read, self.samples);
+    }
+}
+
+async fn leader(nodes: &[Running], shard: u32) -> usize {
+    eventually("a leader", async || {
+        nodes.iter().position(|node| node.shard(shard).is_leader())
+    })
+    .await
+}
+
+/// Makes a node the leader of all shards, so that it is its own head that is read.
+async fn let_lead(nodes: &[Running], id: NodeId) {
+    for shard in 0..SHARDS {
+        eventually("leadership to move", async || {
+            let at = leader(nodes, shard).await;
+            if nodes[at].id == id {
+                return Some(());
+            }
+            nodes[at].shard(shard).transfer_leader(id).await.expect("asked");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            None
+        })
+        .await;
+    }
+}
+
+async fn until_caught_up(nodes: &[Running], node: &Running) {
+    for shard in 0..SHARDS {
+        eventually("it to catch up", async || {
+            let at = nodes.iter().position(|node| node.shard(shard).is_leader())?;
+            let goal = nodes[at].status(shard).committed;
+            (node.status(shard).applied >= goal).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_leader_acknowledged_is_read_from_the_others() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let mut nodes = Vec::new();
+    for place in places(folder.path()) {
+        nodes.push(Running::start(place).await);
+    }
+    replicate(&nodes).await;
+    let mut ledger = Ledger::new();
+    // Through the leader, and through one that is not.
+    for node in [0, 1, 0] {
+        ledger.write(&nodes[node].http).await;
+    }
+    ledger.check(&nodes[2].http).await;
+
+    // The leader is gone: all is read from who takes over, and writing goes on.
+    let first = nodes[0].id;
+    let at = leader(&nodes, 0).await;
+    assert_eq!(nodes[at].id, first, "the founder leads");
+    let place = nodes.remove(at).kill().await;
+    for node in &nodes {
+        ledger.check(&node.http).await;
+    }
+    ledger.write(&nodes[0].http).await;
+    ledger.write(&nodes[1].http).await;
+    ledger.check(&nodes[1].http).await;
+
+    // It comes back, catches up through the log, and leads again.
+    nodes.push(Running::start(place).await);
+    until_caught_up(&nodes, &nodes[2]).await;
+    assert_eq!(nodes[2].id, first);
+    let_lead(&nodes, first).await;
+    ledger.check(&nodes[2].http).await;
+    assert!(received_snapshots(&nodes[2]).await < 1.0, "the log was enough");
+
+    // Away for longer than the log is kept: a snapshot.
+    let away = nodes.remove(0);
+    let (id, had): (_, Vec<_>) = (away.id, (0..SHARDS).map(|shard| away.status(shard).last_log).collect());
+    let place = away.kill().await;
+    eventually("the log to be purged beyond what it has", async || {
+        ledger.write(&nodes[0].http).await;
+        for shard in 0..SHARDS {
+            let at = leader(&nodes, shard).await;
+            (nodes[at].status(shard).purged > had[shard as usize]).then_some(())?;
+        }
+        Some(())
+    })
+    .await;
+    nodes.push(Running::start(place).await);
+    until_caught_up(&nodes, &nodes[2]).await;
+    assert!(received_snapshots(&nodes[2]).await >= f64::from(SHARDS));
+    ledger.write(&nodes[2].http).await;
+    let_lead(&nodes, id).await;
+    ledger.check(&nodes[2].http).await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+async fn received_snapshots(node: &Running) -> f64 {
+    let (_, metrics) = node.http.get("/metrics").await;
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("gnomon_raft_snapshots_received_total"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(-1.0)
+}
