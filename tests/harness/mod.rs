@@ -124,11 +124,17 @@ pub struct Node {
     pub http: Http,
     folder: PathBuf,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Node {
     /// Starts `--target=all` in `folder` with the configuration `yaml` and further arguments, and waits until ready.
     pub async fn start(folder: &Path, yaml: &str, more: &[&str]) -> Self {
+        Self::start_with(folder, yaml, more, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    pub async fn start_with(folder: &Path, yaml: &str, more: &[&str], environment: &[(&str, String)]) -> Self {
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, yaml).expect("configuration");
         let mut args = vec![
@@ -138,10 +144,11 @@ impl Node {
             format!("--cluster.listen-address=127.0.0.1:{}", free_port()),
         ];
         args.extend(more.iter().map(|a| (*a).to_owned()));
-        Self::spawn(folder, args).await
+        let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone()));
+        Self::spawn(folder, args, environment.collect()).await
     }
 
-    async fn spawn(folder: &Path, args: Vec<String>) -> Self {
+    async fn spawn(folder: &Path, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
         let address = args
             .iter()
             .find_map(|a| a.strip_prefix("--web.listen-address="))
@@ -149,7 +156,9 @@ impl Node {
             .to_owned();
         let mut process = Process::start(
             "gnomon",
-            Command::new(env!("CARGO_BIN_EXE_gnomon")).args(&args),
+            Command::new(env!("CARGO_BIN_EXE_gnomon"))
+                .args(&args)
+                .envs(environment.iter().map(|(n, v)| (n, v))),
             folder.join("gnomon.log"),
         );
         let http = Http::new(&format!("http://{address}"));
@@ -163,6 +172,7 @@ impl Node {
             http,
             folder: folder.to_owned(),
             args,
+            environment,
         }
     }
 
@@ -176,10 +186,14 @@ impl Node {
     pub async fn restart(self) -> (Self, Duration) {
         let began = tokio::time::Instant::now();
         let Self {
-            folder, args, process, ..
+            folder,
+            args,
+            environment,
+            process,
+            ..
         } = self;
         drop(process);
-        let node = Self::spawn(&folder, args).await;
+        let node = Self::spawn(&folder, args, environment).await;
         (node, began.elapsed())
     }
 

@@ -18,10 +18,10 @@ pub use identity::{ClusterMark, NodeIdentity};
 
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
-use crate::meta::{MetaLog, MetaMachine, MetaNode};
+use crate::meta::{MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
-    Addresses, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService, ReadError,
-    StateMachine,
+    Addresses, DEFAULT_FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError,
+    RaftService, ReadError, StateMachine,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -58,7 +58,11 @@ pub struct NodeOptions {
     pub lease: Duration,
     /// How long to look for the cluster at the start.
     pub join_timeout: Duration,
+    /// Between two copies of the catalogue in the bucket, which the leader of the metadata group makes.
+    pub checkpoint_pause: Duration,
     pub store: StoreOptions,
+    /// A group's state is flushed, and its log becomes shorter, after this many bytes of log.
+    pub flush_log_bytes: u64,
     pub channel: ChannelOptions,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
@@ -88,7 +92,9 @@ impl NodeOptions {
             shards: None,
             lease: Duration::from_secs(15),
             join_timeout: Duration::from_secs(60),
+            checkpoint_pause: Duration::from_secs(30),
             store: StoreOptions::default(),
+            flush_log_bytes: DEFAULT_FLUSH_LOG_BYTES,
             channel: ChannelOptions::default(),
             clock,
             registry,
@@ -326,7 +332,7 @@ impl Starting {
             state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone())
         };
         let addresses: Arc<dyn Addresses> = Arc::new(address);
-        let host = GroupHost::new(HostOptions::new(
+        let mut host_options = HostOptions::new(
             Identity {
                 cluster: identity.cluster_id,
                 node: identity.node_id,
@@ -335,9 +341,19 @@ impl Starting {
             Arc::new(GrpcTransport::new(addresses)),
             options.clock.clone(),
             options.registry.clone(),
-        ))?;
+        );
+        host_options.flush_log_bytes = options.flush_log_bytes;
+        let host = GroupHost::new(host_options)?;
         let as_machine: Arc<dyn StateMachine> = machine.clone();
         let meta_group = host.open(GroupId::METADATA, as_machine).await?;
+        let group = meta_group.clone();
+        self.tasks.spawn(keep_checkpoints(
+            options.bucket.clone(),
+            machine.watch(),
+            move || group.is_leader(),
+            options.checkpoint_pause,
+            self.stop.child_token(),
+        ));
         let log = Arc::new(meta_group.clone());
         let meta_replica = Arc::new(MetaNode::new(log, machine, options.clock.clone()));
         Ok(IngesterNode {
