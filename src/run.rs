@@ -19,6 +19,7 @@ use crate::lifecycle::{Lifecycle, Reload};
 use crate::status::Status;
 use anyhow::Context as _;
 use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
+use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
 use gnomon_model::{Clock, SystemClock};
 use gnomon_tsdb::bucket::Bucket;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +45,8 @@ struct Process {
     clock: Arc<dyn Clock>,
     registry: prometheus::Registry,
     status: Arc<Status>,
+    /// What is in force; a reload may change it.
+    retention: watch::Sender<Retention>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -102,6 +105,9 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let process = Process::new(settings, flags, lifecycle.stop.clone());
         let config = config::first(&process)?;
+        process
+            .retention
+            .send_replace(process.settings.retention(&config.storage));
         web::check_web_config(&process.settings)?;
         let listeners = Listeners::bind(&process.settings).await?;
         let addresses = listeners.addresses.clone();
@@ -239,7 +245,8 @@ impl Process {
             roles.insert(0, "all".into());
         }
         Self {
-            status: Arc::new(Status::new(clock.now(), settings.retention_text(), roles)),
+            status: Arc::new(Status::new(clock.now(), roles)),
+            retention: watch::Sender::default(),
             stop,
             tasks: TaskTracker::new(),
             settings,
@@ -247,6 +254,16 @@ impl Process {
             clock,
             registry: prometheus::Registry::new(),
         }
+    }
+
+    /// What blocks may take. This node's own log and head count where it is all there is.
+    fn budget(&self) -> Budget {
+        let own = (self.settings.peers.is_empty() && self.settings.roles.ingester).then(|| {
+            let own = OwnBytes::of(self.settings.data_dir.join("store"));
+            self.tasks.spawn(Arc::clone(&own).follow(self.stop.clone()));
+            own
+        });
+        Budget::new(self.retention.subscribe(), own)
     }
 
     fn node_options(&self, listeners: &Listeners, bucket: &Bucket) -> anyhow::Result<NodeOptions> {
@@ -276,10 +293,26 @@ impl Process {
         env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
         options.shards = settings.shards;
         options.flush_log_bytes = settings.flush_log_bytes;
+        if let Some(size) = self.retention.borrow().size_bytes {
+            make_small(&mut options, size);
+        }
         options.stop = self.stop.clone();
         options.join_timeout = JOIN_WITHIN;
         Ok(options)
     }
+}
+
+/// The log and the head count against the retention size: with a small one they are kept shorter.
+fn make_small(options: &mut NodeOptions, size_bytes: u64) {
+    let store = &mut options.store;
+    store.ballast_bytes = store.ballast_bytes.min(size_bytes / 40);
+    store.wal_bytes = store.wal_bytes.min((size_bytes / 16).max(4 << 20));
+    let memtable = usize::try_from(size_bytes / 32).unwrap_or(usize::MAX).max(4 << 20);
+    store.log_memtable_bytes = store.log_memtable_bytes.min(memtable);
+    store.state_memtable_bytes = store.state_memtable_bytes.min(memtable);
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let shards = options.shards.map_or(processors, u64::from).max(1);
+    options.flush_log_bytes = options.flush_log_bytes.min((size_bytes / 32 / shards).max(1 << 20));
 }
 
 fn hostname() -> String {

@@ -4,10 +4,10 @@ use gnomon_model::TimestampMs;
 use gnomon_querier::{BuildInfo, ConfigInfo, NodeInfo, RuntimeInfo};
 use parking_lot::RwLock;
 
-/// Facts that do not change, and the two things that do.
+/// Facts that do not change, and the few that do.
 pub struct Status {
     started_at: TimestampMs,
-    storage_retention: String,
+    storage_retention: RwLock<String>,
     roles: Vec<String>,
     /// What is waited for; none once requests can be served.
     waiting_for: RwLock<Option<String>>,
@@ -16,10 +16,10 @@ pub struct Status {
 
 impl Status {
     #[must_use]
-    pub fn new(started_at: TimestampMs, storage_retention: String, roles: Vec<String>) -> Self {
+    pub fn new(started_at: TimestampMs, roles: Vec<String>) -> Self {
         Self {
             started_at,
-            storage_retention,
+            storage_retention: RwLock::default(),
             roles,
             waiting_for: RwLock::new(Some("the node is starting".into())),
             config: RwLock::default(),
@@ -32,6 +32,10 @@ impl Status {
 
     pub fn set_ready(&self) {
         *self.waiting_for.write() = None;
+    }
+
+    pub fn set_storage_retention(&self, text: String) {
+        *self.storage_retention.write() = text;
     }
 
     pub fn set_config(&self, config: ConfigInfo) {
@@ -63,7 +67,7 @@ impl NodeInfo for Status {
                 .unwrap_or_default()
                 .trim()
                 .to_owned(),
-            storage_retention: self.storage_retention.clone(),
+            storage_retention: self.storage_retention.read().clone(),
             roles: self.roles.clone(),
             corruptions: 0,
             threads: threads(),

@@ -14,5 +14,13 @@ mod lifecycle;
 mod remote_write;
 #[path = "one_node/replay.rs"]
 mod replay;
+#[path = "one_node/retention.rs"]
+mod retention;
+#[path = "one_node/s3.rs"]
+mod s3;
 #[path = "one_node/scrape.rs"]
 mod scrape;
+#[path = "one_node/swap.rs"]
+mod swap;
+#[path = "one_node/write_answers.rs"]
+mod write_answers;

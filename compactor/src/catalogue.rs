@@ -71,14 +71,16 @@ impl Catalogue {
         Err(CompactorError::Stopped)
     }
 
-    /// Names an object before it is uploaded.
+    /// Names an object before it is uploaded, and reserves its bytes below `cap_bytes`, if there is a cap.
     ///
     /// # Errors
-    /// When an input is not live, or the group cannot be asked.
-    pub async fn stage(&self, block: BlockRecord) -> Result<(), CompactorError> {
-        self.propose(Command::StageBlock(StageBlock { block: Some(block) }))
-            .await
-            .map(drop)
+    /// When an input is not live, there is no room, or the group cannot be asked.
+    pub async fn stage(&self, block: BlockRecord, cap_bytes: Option<u64>) -> Result<(), CompactorError> {
+        let command = StageBlock {
+            block: Some(block),
+            cap_bytes: cap_bytes.unwrap_or(0),
+        };
+        self.propose(Command::StageBlock(command)).await.map(drop)
     }
 
     /// Makes a staged block live and condemns its inputs, in one step.
@@ -94,18 +96,31 @@ impl Catalogue {
     /// # Errors
     /// When the group cannot be asked.
     pub async fn condemn(&self, ids: &[String]) -> Result<(), CompactorError> {
+        self.condemn_some(ids, false).await
+    }
+
+    /// Condemns staged blocks whose upload failed or was given up: their objects may be there all the same, and count
+    /// until they are deleted. One that has been published after all stays live.
+    ///
+    /// # Errors
+    /// When the group cannot be asked.
+    pub async fn give_up(&self, ids: &[String]) -> Result<(), CompactorError> {
+        self.condemn_some(ids, true).await
+    }
+
+    async fn condemn_some(&self, ids: &[String], only_staged: bool) -> Result<(), CompactorError> {
         for ids in ids.chunks(IDS_PER_COMMAND) {
-            self.propose(Command::CondemnBlocks(CondemnBlocks { ids: ids.to_vec() }))
+            let ids = ids.to_vec();
+            self.propose(Command::CondemnBlocks(CondemnBlocks { ids, only_staged }))
                 .await?;
         }
         Ok(())
     }
 
-    /// Drops records of condemned and of staged blocks. A block that has become live meanwhile is never dropped: the
-    /// command is refused then.
+    /// Drops records of condemned blocks whose objects are deleted.
     ///
     /// # Errors
-    /// When one is live, or the group cannot be asked.
+    /// When one is not condemned, or the group cannot be asked.
     pub async fn forget(&self, ids: &[String]) -> Result<(), CompactorError> {
         for ids in ids.chunks(IDS_PER_COMMAND) {
             self.propose(Command::ForgetBlocks(ForgetBlocks { ids: ids.to_vec() }))

@@ -10,9 +10,8 @@ use gnomon_model::TimestampMs;
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::Bucket;
-use gnomon_tsdb::bucket::BlockKey;
+use gnomon_tsdb::bucket::{BlockKey, delete_object};
 use object_store::path::Path;
-use object_store::{Error, ObjectStoreExt};
 use std::collections::HashSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Grace {
     /// For objects of condemned blocks, milliseconds.
     pub condemned_ms: i64,
+    /// The same while the retention size is short of room: long enough for a query that has begun.
+    pub pressed_ms: i64,
     /// For objects without a record, milliseconds since they were written.
     pub unnamed_ms: i64,
     /// For records of blocks that were staged and never published, milliseconds.
@@ -31,6 +32,7 @@ impl Default for Grace {
     fn default() -> Self {
         Self {
             condemned_ms: 5 * 60_000,
+            pressed_ms: 10_000,
             unnamed_ms: 60 * 60_000,
             staged_ms: 60 * 60_000,
         }
@@ -99,13 +101,6 @@ async fn list(bucket: &Bucket) -> Result<Vec<Listed>, CompactorError> {
     Ok(objects.try_collect().await?)
 }
 
-async fn delete(bucket: &Bucket, path: &Path) -> Result<(), CompactorError> {
-    match bucket.store().delete(path).await {
-        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// One pass: lists, reads, deletes, forgets.
 pub(crate) async fn collect(
     catalogue: &Catalogue,
@@ -126,18 +121,38 @@ pub(crate) async fn collect(
             return Err(CompactorError::Stopped);
         }
         tracing::info!(%path, "deleting an object that no block record names");
-        delete(bucket, &path).await?;
+        delete_object(bucket.store().as_ref(), &path).await?;
         collected.unnamed += 1;
     }
+    collected.condemned = collect_condemned(catalogue, bucket, &state, grace, now, stop).await?;
+    Ok(collected)
+}
+
+/// Deletes objects of condemned blocks, then their records: in this order, so that records never say less than the
+/// bucket holds.
+pub(crate) async fn collect_condemned(
+    catalogue: &Catalogue,
+    bucket: &Bucket,
+    state: &MetaState,
+    grace: &Grace,
+    now: TimestampMs,
+    stop: &CancellationToken,
+) -> Result<u64, CompactorError> {
     let mut gone = Vec::new();
-    for block in expired(&state, grace, now.0) {
+    let mut outcome = Ok(());
+    for block in expired(state, grace, now.0) {
         if stop.is_cancelled() {
             break;
         }
-        delete(bucket, &Path::from(block.path.as_str())).await?;
-        collected.condemned += 1;
+        outcome = delete_object(bucket.store().as_ref(), &Path::from(block.path.as_str())).await;
+        if outcome.is_err() {
+            break;
+        }
         gone.push(block.id);
     }
-    catalogue.forget(&gone).await?;
-    Ok(collected)
+    if !gone.is_empty() {
+        catalogue.forget(&gone).await?;
+    }
+    outcome?;
+    Ok(gone.len() as u64)
 }

@@ -1,4 +1,4 @@
-//! Carrying out one merge: stage, write, publish. Whatever fails leaves the inputs live and the output forgotten.
+//! Carrying out one merge: stage, write, publish. Whatever fails leaves the inputs live and the output condemned.
 
 use crate::catalogue::{Catalogue, Lease};
 use crate::plan::Merge;
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Series between two looks at the clock, and two chances for other tasks.
 const SERIES_PER_TURN: u64 = 64;
+/// Attempts with twice the reservation each: pages that overlap code worse together than each by itself.
+const RESERVATIONS: u32 = 4;
 
 /// What one merge needs of its surroundings.
 pub(crate) struct Merger<'a> {
@@ -25,6 +27,14 @@ pub(crate) struct Merger<'a> {
     pub(crate) bucket: &'a Bucket,
     pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) stop: &'a CancellationToken,
+    /// What all blocks together may take, the output included.
+    pub(crate) cap_bytes: Option<u64>,
+}
+
+/// What is reserved for an output at first: hardly ever is one longer than its inputs together.
+#[must_use]
+pub(crate) const fn reservation(input_bytes: u64) -> u64 {
+    input_bytes + input_bytes / 16 + (64 << 10)
 }
 
 /// Which job merges into this span: two nodes that plan alike ask for the same lease.
@@ -51,7 +61,12 @@ fn inputs_of<'a>(state: &'a MetaState, merge: &Merge) -> Result<Vec<&'a BlockRec
 }
 
 /// The record under which the output is staged.
-fn output_record(merge: &Merge, inputs: &[&BlockRecord], id: BlockId) -> Result<BlockRecord, CompactorError> {
+fn output_record(
+    merge: &Merge,
+    inputs: &[&BlockRecord],
+    id: BlockId,
+    reserved_bytes: u64,
+) -> Result<BlockRecord, CompactorError> {
     let id_text = id.to_string();
     let tenant: TenantId = merge.tenant.parse().map_err(|e| bad_record(&id_text, e))?;
     let mut parts: Vec<u64> = inputs.iter().flat_map(|b| b.parts.iter().copied()).collect();
@@ -64,8 +79,7 @@ fn output_record(merge: &Merge, inputs: &[&BlockRecord], id: BlockId) -> Result<
         start_ms: merge.start_ms,
         end_ms: merge.end_ms,
         level: merge.level,
-        // A merge drops doubles and joins pages: what comes out is hardly ever longer than what went in.
-        bytes: merge.input_bytes,
+        bytes: reserved_bytes,
         state: State::Staged as i32,
         parts,
         tombstone_revision: inputs.iter().map(|b| b.tombstone_revision).min().unwrap_or(0),
@@ -106,17 +120,38 @@ impl Merger<'_> {
         lease: &Lease,
     ) -> Result<BlockRecord, CompactorError> {
         let inputs = inputs_of(state, merge)?;
+        let mut reserved_bytes = reservation(merge.input_bytes);
+        for attempt in 1.. {
+            match self.attempt(state, merge, &inputs, reserved_bytes, lease).await {
+                Err(CompactorError::Block(error)) if error.is_over_reservation() && attempt < RESERVATIONS => {
+                    tracing::debug!(%error, "merging again with a larger reservation");
+                    reserved_bytes = reserved_bytes.saturating_mul(2);
+                }
+                outcome => return outcome,
+            }
+        }
+        Err(CompactorError::Stopped)
+    }
+
+    async fn attempt(
+        &self,
+        state: &MetaState,
+        merge: &Merge,
+        inputs: &[&BlockRecord],
+        reserved_bytes: u64,
+        lease: &Lease,
+    ) -> Result<BlockRecord, CompactorError> {
         let id = BlockId(rand::random());
-        let record = output_record(merge, &inputs, id)?;
-        let readers = self.open(&inputs).await?;
+        let record = output_record(merge, inputs, id, reserved_bytes)?;
+        let readers = self.open(inputs).await?;
         let epoch = readers.iter().map(|r| r.meta().epoch.0).max().unwrap_or(1);
         let meta = meta_of(&record, id, &state.cluster_id, epoch)?;
-        self.catalogue.stage(record.clone()).await?;
+        self.catalogue.stage(record.clone(), self.cap_bytes).await?;
         let result = self.write_and_publish(record, meta, readers, lease).await;
         if result.is_err() {
-            // Refused where the block was published after all; else its object has no name any more and is collected.
-            if let Err(error) = self.catalogue.forget(&[id.to_string()]).await {
-                tracing::warn!(block = %id, %error, "could not drop the record of a merge that failed");
+            // Without effect where the block was published after all; else its object, if there is one, is collected.
+            if let Err(error) = self.catalogue.give_up(&[id.to_string()]).await {
+                tracing::warn!(block = %id, %error, "could not give up the block of a merge that failed");
             }
         }
         result
@@ -173,7 +208,8 @@ impl Merger<'_> {
         readers: Vec<Arc<BlockReader>>,
         lease: &Lease,
     ) -> Result<FinishedBlock<()>, CompactorError> {
-        let sink = UploadSink::new(self.bucket.store().clone(), Path::from(record.path.as_str()));
+        let (store, path) = (self.bucket.store().clone(), Path::from(record.path.as_str()));
+        let sink = UploadSink::within(store, path, record.bytes);
         let mut writer = BlockWriter::new(meta, sink);
         match self.copy(&mut writer, &readers, &record.id, lease).await {
             Ok(()) => Ok(writer.finish().await?),

@@ -1,5 +1,6 @@
 //! What to merge and what to let go, decided from the catalogue alone: no I/O, no clock.
 
+use gnomon_cluster::retention::{charged_bytes, kept_bytes, oldest_first, used_bytes};
 use gnomon_proto::v1::BlockRecord;
 use gnomon_proto::v1::block_record::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ pub struct Policy {
     pub window_ms: i64,
     /// Samples older than this are let go, milliseconds; none keeps all.
     pub retention_ms: Option<i64>,
-    /// Bytes of the bucket that may be used: staged, live and condemned objects together; none is no limit.
+    /// Bytes that staged, live and condemned blocks may take together; none is no limit.
     pub retention_bytes: Option<u64>,
     /// Inputs of one merge together, bytes.
     pub max_merge_bytes: u64,
@@ -19,7 +20,31 @@ pub struct Policy {
     pub settle_ms: i64,
 }
 
+/// The part of the bytes for blocks that is kept free, so that parts and merges find room at once.
+const HEADROOM_FRACTION: u64 = 20;
+
 impl Policy {
+    /// What is kept free of [`Self::retention_bytes`].
+    #[must_use]
+    pub fn headroom_bytes(&self) -> u64 {
+        self.retention_bytes.map_or(0, |cap| cap / HEADROOM_FRACTION)
+    }
+
+    /// Inputs of one merge together. Its output has to fit into the headroom: a merge evicts nothing, and a larger
+    /// one would wait for ever.
+    #[must_use]
+    pub fn max_input_bytes(&self) -> u64 {
+        let fitting = |_| self.headroom_bytes() / 5 * 4;
+        self.max_merge_bytes.min(self.retention_bytes.map_or(u64::MAX, fitting))
+    }
+
+    /// Whether what is condemned must go soon, for the headroom to be there.
+    #[must_use]
+    pub fn is_pressed(&self, blocks: &[BlockRecord]) -> bool {
+        let used = || used_bytes(blocks).saturating_add(self.headroom_bytes());
+        self.retention_bytes.is_some_and(|cap| used() > cap)
+    }
+
     /// The widths that blocks may have, ascending: the window, then three times as much at each level, while a block
     /// spans no more than a tenth of the retention time.
     #[must_use]
@@ -77,20 +102,13 @@ fn is(block: &BlockRecord, state: State) -> bool {
     block.state == state as i32
 }
 
-/// Bytes that the bucket holds or may come to hold by what is staged.
-#[must_use]
-pub fn used_bytes(blocks: &[BlockRecord]) -> u64 {
-    blocks.iter().map(|b| b.bytes).sum()
-}
-
 /// What retention lets go at `now_ms`, so that `reserve_bytes` more can be staged below the cap.
 ///
 /// Condemned objects still count until they are deleted, but evicting more would not hasten that: the cap is held by
 /// not staging while they are there.
 #[must_use]
 pub fn evictions(blocks: &[BlockRecord], policy: &Policy, now_ms: i64, reserve_bytes: u64) -> Evictions {
-    let mut live: Vec<_> = blocks.iter().filter(|b| is(b, State::Live)).collect();
-    live.sort_by(|a, b| (a.end_ms, a.start_ms, &a.id).cmp(&(b.end_ms, b.start_ms, &b.id)));
+    let mut live = oldest_first(blocks);
     let mut out = Evictions::default();
     if let Some(retention) = policy.retention_ms {
         let oldest = now_ms.saturating_sub(retention);
@@ -103,22 +121,37 @@ pub fn evictions(blocks: &[BlockRecord], policy: &Policy, now_ms: i64, reserve_b
         });
     }
     if let Some(cap) = policy.retention_bytes {
-        let staged: u64 = blocks.iter().filter(|b| is(b, State::Staged)).map(|b| b.bytes).sum();
-        let mut kept = live.iter().map(|b| b.bytes).sum::<u64>() + staged + reserve_bytes;
+        let evicted: u64 = blocks
+            .iter()
+            .filter(|b| out.by_time.contains(&b.id))
+            .map(|b| charged_bytes(b.bytes))
+            .sum();
+        let mut kept = (kept_bytes(blocks) - evicted).saturating_add(reserve_bytes);
         for block in live {
             if kept <= cap {
                 break;
             }
-            kept -= block.bytes;
+            kept -= charged_bytes(block.bytes);
             out.by_size.push(block.id.clone());
         }
     }
     out
 }
 
+/// Blocks that retention will let go soon: merging them would be work for nothing.
+fn doomed(blocks: &[BlockRecord], policy: &Policy, now_ms: i64) -> BTreeSet<String> {
+    let soon_ms = now_ms.saturating_add(policy.window_ms);
+    let reserve_bytes = policy.headroom_bytes().saturating_mul(2);
+    evictions(blocks, policy, soon_ms, reserve_bytes)
+        .ids()
+        .into_iter()
+        .collect()
+}
+
 /// Merges that can be made now, the narrowest and oldest first; no block is in two of them.
 #[must_use]
 pub fn merges(blocks: &[BlockRecord], policy: &Policy, now_ms: i64) -> Vec<Merge> {
+    let doomed = doomed(blocks, policy, now_ms);
     let mut shards: BTreeMap<(&str, u32), Vec<&BlockRecord>> = BTreeMap::new();
     let busy: BTreeSet<&str> = blocks
         .iter()
@@ -128,7 +161,7 @@ pub fn merges(blocks: &[BlockRecord], policy: &Policy, now_ms: i64) -> Vec<Merge
         .collect();
     for block in blocks
         .iter()
-        .filter(|b| is(b, State::Live) && !busy.contains(b.id.as_str()))
+        .filter(|b| is(b, State::Live) && !busy.contains(b.id.as_str()) && !doomed.contains(&b.id))
     {
         shards.entry((&block.tenant, block.shard)).or_default().push(block);
     }
@@ -168,7 +201,7 @@ fn merges_of_width<'a>(
         }
         inputs.sort_by(|a, b| (a.start_ms, &a.parts, &a.id).cmp(&(b.start_ms, &b.parts, &b.id)));
         let input_bytes = inputs.iter().map(|b| b.bytes).sum::<u64>();
-        if input_bytes > policy.max_merge_bytes {
+        if input_bytes > policy.max_input_bytes() {
             continue;
         }
         taken.extend(inputs.iter().map(|b| b.id.as_str()));
@@ -190,6 +223,8 @@ mod tests {
     use super::*;
 
     const H: i64 = 3_600_000;
+    /// What sizes are rounded up to.
+    const K: u64 = 4096;
 
     fn policy() -> Policy {
         Policy {
@@ -213,6 +248,10 @@ mod tests {
             state: State::Live as i32,
             ..BlockRecord::default()
         }
+    }
+
+    fn inputs_of(merges: &[Merge]) -> Vec<Vec<String>> {
+        merges.iter().map(|m| m.inputs.clone()).collect()
     }
 
     fn inputs(merges: &[Merge]) -> Vec<Vec<&str>> {
@@ -294,17 +333,69 @@ mod tests {
     }
 
     #[test]
+    fn what_retention_is_about_to_let_go_is_not_merged() {
+        let blocks = [block("a", 0, 2, 1), block("b", 2, 4, 1), block("c", 4, 6, 1)];
+        let found = |hours, policy: &Policy| inputs_of(&merges(&blocks, policy, hours * H));
+        let days = Policy {
+            retention_ms: Some(60 * H),
+            ..policy()
+        };
+        assert_eq!(found(59, &days), [["a", "b", "c"]]);
+        // "a" ends at 2 h: it goes at 62 h, and within one window of that it is left alone.
+        assert_eq!(found(60, &days), [["b", "c"]]);
+        assert!(found(65, &days).is_empty());
+        let size = |blocks: u64| Policy {
+            retention_bytes: Some(blocks * K),
+            ..policy()
+        };
+        assert_eq!(found(100, &size(60)), [["a", "b", "c"]]);
+        assert!(
+            found(100, &size(2)).is_empty(),
+            "the first goes, the second is about to"
+        );
+    }
+
+    #[test]
+    fn a_merge_fits_into_the_headroom() {
+        let blocks = [block("a", 0, 2, 30 * K), block("b", 2, 4, 10 * K)];
+        let size = |blocks: u64| Policy {
+            retention_bytes: Some(blocks * K),
+            ..policy()
+        };
+        // A twentieth, and a fifth of that for the output being larger than its inputs.
+        assert!(merges(&blocks, &size(999), 100 * H).is_empty());
+        assert_eq!(merges(&blocks, &size(1000), 100 * H).len(), 1);
+    }
+
+    #[test]
+    fn no_merge_spans_more_than_a_tenth_of_the_retention_or_one_window() {
+        let blocks: Vec<_> = (0..60)
+            .map(|i| block(&format!("{i:02}"), i * 2, i * 2 + 2, 1))
+            .collect();
+        for hours in [1, 10, 59, 60, 61, 179, 180, 24 * 15, 24 * 365] {
+            let policy = Policy {
+                retention_ms: Some(hours * H),
+                ..policy()
+            };
+            // As of a time at which nothing is old yet.
+            let found = merges(&blocks, &policy, 118 * H);
+            let widest = found.iter().map(|m| m.end_ms - m.start_ms).max().unwrap_or(0);
+            assert!(widest <= (hours * H / 10).max(2 * H), "{hours} h: {widest}");
+        }
+    }
+
+    #[test]
     fn size_lets_go_the_oldest_and_counts_what_is_staged_and_reserved() {
         let cap = Policy {
-            retention_bytes: Some(100),
+            retention_bytes: Some(100 * K),
             retention_ms: None,
             ..policy()
         };
-        let mut staged = block("s", 4, 6, 40);
+        let mut staged = block("s", 4, 6, 40 * K);
         staged.state = State::Staged as i32;
-        let blocks = [block("new", 2, 4, 50), block("old", 0, 2, 20), staged];
+        let blocks = [block("new", 2, 4, 50 * K), block("old", 0, 2, 20 * K), staged];
         assert_eq!(evictions(&blocks, &cap, 0, 0).by_size, ["old"]);
-        assert_eq!(evictions(&blocks, &cap, 0, 30).by_size, ["old", "new"]);
-        assert!(evictions(&blocks[..2], &cap, 0, 30).is_empty());
+        assert_eq!(evictions(&blocks, &cap, 0, 30 * K).by_size, ["old", "new"]);
+        assert!(evictions(&blocks[..2], &cap, 0, 30 * K).is_empty());
     }
 }

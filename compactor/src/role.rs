@@ -2,10 +2,11 @@
 
 use crate::catalogue::Catalogue;
 use crate::garbage::{self, Grace};
-use crate::merge::{Merger, job_name};
+use crate::merge::{Merger, job_name, reservation};
 use crate::metrics::Metrics;
 use crate::plan::{self, Merge, Policy};
 use crate::{CompactorError, JOB_LEASE};
+use gnomon_cluster::retention::{Budget, used_bytes};
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::MetaState;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 /// How the role works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// What it says of retention is replaced by what is in force.
     pub policy: Policy,
     pub grace: Grace,
     /// Between two cycles.
@@ -30,11 +32,12 @@ pub struct Compactor {
     bucket: Bucket,
     clock: Arc<dyn Clock>,
     settings: Settings,
+    budget: Budget,
     metrics: Metrics,
 }
 
-/// The part of the retention size that is kept free for the next uploads.
-const HEADROOM_FRACTION: u64 = 20;
+/// How often it is looked whether the retention size is short of room, between two cycles.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Compactor {
     /// # Errors
@@ -45,6 +48,7 @@ impl Compactor {
         bucket: Bucket,
         clock: Arc<dyn Clock>,
         settings: Settings,
+        budget: Budget,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         Ok(Self {
@@ -52,27 +56,74 @@ impl Compactor {
             bucket,
             clock,
             settings,
+            budget,
             metrics: Metrics::register(registry)?,
         })
     }
 
     /// Runs until `stop`. A cycle that fails is tried again after the interval.
     pub async fn run(&self, stop: CancellationToken) {
+        let mut next_cycle = self.clock.monotonic();
         while !stop.is_cancelled() {
-            let outcome = match self.cycle(&stop).await {
-                Ok(()) => "success",
-                Err(CompactorError::Stopped) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "compactor cycle failed; trying again");
-                    "failure"
-                }
+            let is_due = self.clock.monotonic() >= next_cycle;
+            let result = if is_due {
+                next_cycle = self.clock.monotonic() + self.settings.interval;
+                self.cycle(&stop).await
+            } else {
+                self.relieve(&stop).await
             };
-            self.metrics.cycles.with_label_values(&[outcome]).inc();
+            match &result {
+                Err(CompactorError::Stopped) => break,
+                Err(error) => tracing::warn!(%error, "compactor cycle failed; trying again"),
+                Ok(()) => {}
+            }
+            if is_due {
+                let outcome = if result.is_ok() { "success" } else { "failure" };
+                self.metrics.cycles.with_label_values(&[outcome]).inc();
+            }
+            let until_next = next_cycle.saturating_sub(self.clock.monotonic());
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(self.settings.interval) => {}
+                () = tokio::time::sleep(until_next.min(LOOK_EVERY)) => {}
             }
         }
+    }
+
+    /// The policy by what is in force now.
+    fn policy(&self, state: &MetaState) -> Policy {
+        Policy {
+            retention_ms: self.budget.retention().time_ms,
+            retention_bytes: self.budget.for_blocks(state),
+            ..self.settings.policy.clone()
+        }
+    }
+
+    /// Between cycles, where the retention size is short of room: lets the oldest go, and deletes what was let go.
+    ///
+    /// # Errors
+    /// When the metadata group or the bucket does not answer.
+    pub async fn relieve(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
+        if self.budget.retention().size_bytes.is_none() {
+            return Ok(());
+        }
+        let state = self.catalogue.read().await?;
+        if !self.policy(&state).is_pressed(&state.blocks) {
+            return Ok(());
+        }
+        self.sweep().await?;
+        let state = self.catalogue.read().await?;
+        let (grace, now) = (self.grace(&state), self.clock.now());
+        let deleted = garbage::collect_condemned(&self.catalogue, &self.bucket, &state, &grace, now, stop).await?;
+        self.metrics.deleted.with_label_values(&["condemned"]).inc_by(deleted);
+        Ok(())
+    }
+
+    fn grace(&self, state: &MetaState) -> Grace {
+        let mut grace = self.settings.grace;
+        if self.policy(state).is_pressed(&state.blocks) {
+            grace.condemned_ms = grace.condemned_ms.min(grace.pressed_ms);
+        }
+        grace
     }
 
     /// Retention, then all merges that can be made, then garbage.
@@ -84,7 +135,7 @@ impl Compactor {
         self.merge_all(stop).await?;
         self.collect_garbage(stop).await?;
         let state = self.catalogue.read().await?;
-        let used = plan::used_bytes(&state.blocks);
+        let used = used_bytes(&state.blocks);
         self.metrics.used_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
         Ok(())
     }
@@ -98,19 +149,17 @@ impl Compactor {
         let now = self.clock.now().0;
         let abandoned = garbage::abandoned(&state, &self.settings.grace, now);
         for id in abandoned {
-            tracing::info!(
-                block = id,
-                "dropping the record of a block that was staged and never published"
-            );
-            match self.catalogue.forget(&[id]).await {
-                // It was published in the meantime.
-                Ok(()) | Err(CompactorError::Refused(_)) => {}
-                Err(error) => return Err(error),
-            }
+            tracing::info!(block = id, "giving up a block that was staged and never published");
+            self.catalogue.give_up(&[id]).await?;
         }
-        let policy = &self.settings.policy;
-        let headroom = policy.retention_bytes.map_or(0, |cap| cap / HEADROOM_FRACTION);
-        let evictions = plan::evictions(&state.blocks, policy, now, headroom);
+        if self.budget.is_too_small() {
+            tracing::warn!(
+                "the node's log and head alone take more than half of the retention size: it holds for blocks, not for \
+                 all; give it more, or fewer series"
+            );
+        }
+        let policy = self.policy(&state);
+        let evictions = plan::evictions(&state.blocks, &policy, now, policy.headroom_bytes());
         if !evictions.is_empty() {
             let (by_time, by_size) = (evictions.by_time.len(), evictions.by_size.len());
             tracing::info!(by_time, by_size, "retention lets blocks go");
@@ -123,13 +172,13 @@ impl Compactor {
 
     /// Whether the output can be staged below the cap. A merge never evicts data to make room for itself.
     fn has_room(&self, state: &MetaState, merge: &Merge) -> bool {
-        let cap = self.settings.policy.retention_bytes.unwrap_or(u64::MAX);
-        plan::used_bytes(&state.blocks).saturating_add(merge.input_bytes) <= cap
+        let cap = self.budget.for_blocks(state).unwrap_or(u64::MAX);
+        used_bytes(&state.blocks).saturating_add(reservation(merge.input_bytes)) <= cap
     }
 
     async fn merge_all(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
         let state = self.catalogue.read().await?;
-        let merges = plan::merges(&state.blocks, &self.settings.policy, self.clock.now().0);
+        let merges = plan::merges(&state.blocks, &self.policy(&state), self.clock.now().0);
         self.metrics
             .backlog
             .set(i64::try_from(merges.len()).unwrap_or(i64::MAX));
@@ -175,6 +224,7 @@ impl Compactor {
             bucket: &self.bucket,
             clock: &self.clock,
             stop,
+            cap_bytes: self.budget.for_blocks(state),
         };
         let start = self.clock.monotonic();
         let result = merger.run(state, merge, lease).await;
@@ -203,7 +253,9 @@ impl Compactor {
             return Ok(());
         };
         let now = self.clock.now();
-        let collected = garbage::collect(&self.catalogue, &self.bucket, &self.settings.grace, now, stop).await?;
+        let state = self.catalogue.read().await?;
+        let grace = self.grace(&state);
+        let collected = garbage::collect(&self.catalogue, &self.bucket, &grace, now, stop).await?;
         self.metrics
             .deleted
             .with_label_values(&["condemned"])

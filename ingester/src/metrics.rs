@@ -24,6 +24,7 @@ pub struct IngesterMetrics {
     pub(crate) parts_uploaded: IntCounter,
     pub(crate) bytes_uploaded: IntCounter,
     pub(crate) upload_failures: IntCounter,
+    pub(crate) parts_let_go: IntCounterVec,
     pub(crate) targets_expired: IntCounter,
     pub(crate) remote_write: RemoteWriteMetrics,
 }
@@ -127,6 +128,11 @@ impl IngesterMetrics {
             upload_failures: r.counter(
                 "gnomon_ingester_upload_failures_total",
                 "Attempts at a part that failed.",
+            )?,
+            parts_let_go: r.counters(
+                "gnomon_ingester_parts_let_go_total",
+                "Parts that retention let go before they were uploaded.",
+                &["reason"],
             )?,
             targets_expired: r.counter("gnomon_ingester_targets_expired_total", "Targets that went silent.")?,
             remote_write: RemoteWriteMetrics {

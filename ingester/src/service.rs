@@ -97,6 +97,8 @@ pub struct Shards {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: IngesterMetrics,
     options: WriteOptions,
+    /// In force; a reload may change them.
+    limits: RwLock<Limits>,
     appends: tokio::sync::Semaphore,
 }
 
@@ -108,8 +110,14 @@ impl Shards {
             clock,
             metrics,
             appends: tokio::sync::Semaphore::new(options.max_appends),
+            limits: RwLock::new(options.limits),
             options,
         }
+    }
+
+    /// From the next append on.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write() = limits;
     }
 
     pub fn add(&self, shard: Arc<Shard>) {

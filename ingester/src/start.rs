@@ -7,6 +7,7 @@ use crate::shard::ShardMachine;
 use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError};
+use gnomon_cluster::retention::Budget;
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaState, ShardReplicas};
@@ -47,6 +48,7 @@ pub struct IngesterOptions {
     /// Its state, for the shard map.
     pub meta_watch: watch::Receiver<Arc<MetaState>>,
     pub bucket: Arc<dyn ObjectStore>,
+    pub budget: Budget,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
     pub write: WriteOptions,
@@ -86,6 +88,7 @@ impl Ingester {
             options: options.duties.clone(),
             meta: options.meta.clone(),
             bucket: options.bucket.clone(),
+            budget: options.budget.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
         };

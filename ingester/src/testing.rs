@@ -26,6 +26,12 @@ pub(crate) struct MemoryState(Arc<Mutex<Stored>>);
 /// The pairs, and the index they stand at.
 type Stored = (BTreeMap<Vec<u8>, Vec<u8>>, u64);
 
+impl MemoryState {
+    pub(crate) fn pairs(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        self.0.lock().0.clone()
+    }
+}
+
 impl StateWriter for MemoryState {
     fn put(&mut self, key: &[u8], value: &[u8]) {
         self.0.lock().0.insert(key.to_vec(), value.to_vec());

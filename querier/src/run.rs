@@ -11,6 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 /// Queries that may wait for the gate; more are refused at once.
 pub(crate) const MAX_WAITING: i64 = 1000;
 
+/// How often a query is made in all, where what it read moved away meanwhile.
+const MOVED_ATTEMPTS: u32 = 4;
+
 /// How a query is to be run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunOptions {
@@ -92,7 +95,38 @@ impl Api {
         let entered = self.state.clock.monotonic();
         let queued = entered.saturating_sub(began);
 
-        let scope = Arc::new(Scope::new(options.strict, self.state.query.fetch));
+        let (plan, permit) = (Arc::new(plan), Arc::new(permit));
+        let mut attempt = 1;
+        let (result, scope) = loop {
+            let elapsed = self.state.clock.monotonic().saturating_sub(began);
+            let left = options.timeout.saturating_sub(elapsed);
+            let (result, scope) = self.attempt(&plan, &permit, options.strict, left).await;
+            // Data moved away from under the query, to where a fresh view finds it.
+            if !scope.has_moved() || attempt == MOVED_ATTEMPTS {
+                break (result, scope);
+            }
+            attempt += 1;
+        };
+        let mut result = result?;
+        let mut warnings = self.said(&scope);
+        warnings.append(&mut result.warnings);
+        Ok(Outcome {
+            result,
+            warnings,
+            queued,
+            evaluated: self.state.clock.monotonic().saturating_sub(entered),
+        })
+    }
+
+    /// Fetches and evaluates once.
+    async fn attempt(
+        &self,
+        plan: &Arc<Plan>,
+        permit: &Arc<OwnedSemaphorePermit>,
+        strict: bool,
+        left: Duration,
+    ) -> (Result<QueryResult, ApiError>, Arc<Scope>) {
+        let scope = Arc::new(Scope::new(strict, self.state.query.fetch));
         let mut end = EndWithRequest {
             cancel: CancelFlag::new(),
             scope: Arc::clone(&scope),
@@ -102,14 +136,14 @@ impl Api {
         let limits = Limits {
             max_samples: self.state.query.max_samples,
         };
-        let cancel = end.cancel.clone();
+        let (cancel, plan, permit) = (end.cancel.clone(), Arc::clone(plan), Arc::clone(permit));
         let engine = tokio::task::spawn_blocking(move || {
             let result = Engine::execute(&plan, &fetched, &limits, &cancel);
             // A query that does not notice its end keeps its place until it does.
             drop(permit);
             result
         });
-        let result = match tokio::time::timeout(options.timeout.saturating_sub(queued), engine).await {
+        let result = match tokio::time::timeout(left, engine).await {
             Ok(Ok(result)) => result.map_err(|error| explained(error, &scope)),
             Ok(Err(panicked)) => Err(ApiError::new(
                 ErrorType::Internal,
@@ -122,15 +156,7 @@ impl Api {
         };
         end.done = true;
         self.metrics.fetched_bytes.inc_by(scope.fetched_bytes());
-        let mut result = result?;
-        let mut warnings = self.said(&scope);
-        warnings.append(&mut result.warnings);
-        Ok(Outcome {
-            result,
-            warnings,
-            queued,
-            evaluated: self.state.clock.monotonic().saturating_sub(entered),
-        })
+        (result, scope)
     }
 
     /// What was missing, counted.

@@ -47,7 +47,7 @@ pub struct GlobalConfig {
     pub external_labels: Labels,
 }
 
-/// What `storage` asks for; it goes before the flags of the same meaning ([`crate::flags::Settings::take_storage`]).
+/// What `storage` asks for; it goes before the flags of the same meaning ([`crate::flags::Settings::retention`]).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StorageConfig {
     /// How far behind its series' newest sample one may be and is still taken.

@@ -2,6 +2,7 @@
 
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
+use gnomon_cluster::retention::Retention;
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::parse_size_bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,12 +96,14 @@ pub struct Settings {
     pub config_strict: bool,
     pub roles: Roles,
     pub data_dir: PathBuf,
-    /// Milliseconds; none is no limit of time (a limit of size is set then).
+    /// Milliseconds, where a flag gives it; what is in force is [`Settings::retention`].
     pub retention_ms: Option<i64>,
     pub retention_bytes: Option<u64>,
-    /// Whether a flag set the time, or it is the default.
-    retention_time_given: bool,
     pub object_store: Option<String>,
+    /// A window that is over is sealed once nothing came for so long.
+    pub seal_quiet: Duration,
+    pub compactor_interval: Duration,
+    pub compactor_grace: Duration,
     pub listen_addresses: Vec<String>,
     pub web_config_file: Option<PathBuf>,
     pub external_url: String,
@@ -168,6 +171,14 @@ impl Values<'_> {
         self.set(name).map(parse).transpose()
     }
 
+    /// Of a flag that has a default; no time at all is an error.
+    fn duration(&self, name: &str) -> Result<Duration, String> {
+        let ms = self.duration_ms(name)?.and_then(|ms| u64::try_from(ms).ok());
+        let ms = ms.filter(|ms| *ms > 0);
+        ms.map(Duration::from_millis)
+            .ok_or_else(|| format!("--{name}: it must be longer than nothing"))
+    }
+
     fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,
@@ -202,7 +213,7 @@ impl Settings {
     /// The flag at fault and what it takes.
     pub fn read(values: &BTreeMap<String, String>) -> Result<Self, String> {
         let v = Values(values);
-        let (retention_given, retention_bytes) = retention(&v)?;
+        let (retention_ms, retention_bytes) = retention(&v)?;
         let (features, ignored_features) = features(&v)?;
         let peers = v.list("cluster.peers");
         let external_url = external_url(v.text("web.external-url"))?;
@@ -225,10 +236,12 @@ impl Settings {
             config_strict: v.switch("config.strict"),
             roles: Roles::read(v.text("target"))?,
             data_dir: v.text("storage.tsdb.path").into(),
-            retention_ms: retention_given.or(default_retention(retention_bytes)),
+            retention_ms,
             retention_bytes,
-            retention_time_given: retention_given.is_some(),
             object_store: v.set("storage.object-store"),
+            seal_quiet: v.duration("ingest.seal-quiet")?,
+            compactor_interval: v.duration("compactor.interval")?,
+            compactor_grace: v.duration("compactor.grace")?,
             listen_addresses: v.list("web.listen-address"),
             web_config_file: v.set("web.config.file").map(PathBuf::from),
             route_prefix: v.set("web.route-prefix").map_or_else(
@@ -262,24 +275,26 @@ impl Settings {
         })
     }
 
-    /// Takes what the file says of retention, which goes before the flags, as in Prometheus.
-    pub fn take_storage(&mut self, storage: &StorageConfig) {
+    /// What is kept: what the file says goes before the flags, as in Prometheus.
+    #[must_use]
+    pub fn retention(&self, storage: &StorageConfig) -> Retention {
         let file_ms = storage
             .retention_time
             .and_then(|time| i64::try_from(time.as_millis()).ok());
-        let flag_ms = self.retention_ms.filter(|_| self.retention_time_given);
-        self.retention_bytes = storage.retention_size_bytes.or(self.retention_bytes);
-        self.retention_ms = file_ms.or(flag_ms).or(default_retention(self.retention_bytes));
-        self.retention_time_given |= file_ms.is_some();
+        let size_bytes = storage.retention_size_bytes.or(self.retention_bytes);
+        Retention {
+            time_ms: file_ms.or(self.retention_ms).or(default_retention(size_bytes)),
+            size_bytes,
+        }
     }
+}
 
-    /// As Prometheus shows it: `15d`, `10GiB`, `15d or 10GiB`.
-    #[must_use]
-    pub fn retention_text(&self) -> String {
-        let time = self.retention_ms.map(gnomon_model::duration::format_duration_ms);
-        let size = self.retention_bytes.map(gnomon_model::size::format_size_bytes);
-        time.into_iter().chain(size).collect::<Vec<_>>().join(" or ")
-    }
+/// As Prometheus shows it: `15d`, `10GiB`, `15d or 10GiB`.
+#[must_use]
+pub fn retention_text(retention: Retention) -> String {
+    let time = retention.time_ms.map(gnomon_model::duration::format_duration_ms);
+    let size = retention.size_bytes.map(gnomon_model::size::format_size_bytes);
+    time.into_iter().chain(size).collect::<Vec<_>>().join(" or ")
 }
 
 /// With a scheme and a host, as links are made of it; empty is unset.

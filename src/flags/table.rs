@@ -15,6 +15,8 @@ pub enum Takes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Here,
+    /// Has its effect, and is not in `--help`: for tests, as some of Prometheus' are.
+    Hidden,
     /// Accepted with a warning that gives this reason.
     None(&'static str),
     /// Its promise cannot be kept: an error that names the alternative.
@@ -74,6 +76,13 @@ const fn own(
         help,
         effect: Effect::Here,
         environment: Some(environment),
+    }
+}
+
+const fn hidden(name: &'static str, environment: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag {
+        effect: Effect::Hidden,
+        ..own(STORAGE, name, environment, Takes::One("DURATION"), default, help)
     }
 }
 
@@ -260,6 +269,24 @@ const FLAGS: &[Flag] = &[
         One("URL"),
         "",
         "Where blocks go: file:///DIR or s3://BUCKET/PREFIX (credentials from AWS_*). Default: a folder of the data folder.",
+    ),
+    hidden(
+        "ingest.seal-quiet",
+        "GNOMON_INGEST_SEAL_QUIET",
+        "1m",
+        "A window that is over is sealed once nothing came for so long.",
+    ),
+    hidden(
+        "compactor.interval",
+        "GNOMON_COMPACTOR_INTERVAL",
+        "1m",
+        "Between two cycles of the compactor.",
+    ),
+    hidden(
+        "compactor.grace",
+        "GNOMON_COMPACTOR_GRACE",
+        "5m",
+        "How long the object of a block that was replaced or let go is kept for queries that have begun.",
     ),
     idle("storage.tsdb.min-block-duration", One("DURATION"), "2h", BLOCKS),
     idle("storage.tsdb.max-block-duration", One("DURATION"), "", BLOCKS),

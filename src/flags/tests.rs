@@ -11,7 +11,8 @@ fn run(args: &[&str]) -> Result<(Settings, Parsed), clap::Error> {
 #[test]
 fn without_a_flag_everything_has_its_default() {
     let (settings, parsed) = run(&[]).unwrap();
-    assert_eq!(settings.retention_ms, Some(15 * 86_400_000));
+    let retention = settings.retention(&crate::config::StorageConfig::default());
+    assert_eq!((retention.time_ms, retention.size_bytes), (Some(15 * 86_400_000), None));
     assert_eq!(settings.roles, Roles::ALL);
     assert_eq!(settings.grpc_listen_address, "127.0.0.1:9095");
     assert_eq!(settings.listen_addresses, ["0.0.0.0:9090"]);
@@ -156,13 +157,13 @@ fn every_flag_of_the_debian_package_is_known() {
 fn the_file_goes_before_the_flags_of_retention() {
     use crate::config::StorageConfig;
     let taken = |args: &[&str], time_s: u64, size: u64| {
-        let (mut settings, _) = run(args).unwrap();
-        settings.take_storage(&StorageConfig {
+        let (settings, _) = run(args).unwrap();
+        let retention = settings.retention(&StorageConfig {
             retention_time: (time_s > 0).then(|| std::time::Duration::from_secs(time_s)),
             retention_size_bytes: (size > 0).then_some(size),
             ..StorageConfig::default()
         });
-        (settings.retention_ms, settings.retention_bytes)
+        (retention.time_ms, retention.size_bytes)
     };
     let time = "--storage.tsdb.retention.time=2d";
     assert_eq!(taken(&[time], 3600, 0), (Some(3_600_000), None));

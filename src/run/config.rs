@@ -1,16 +1,18 @@
 //! The configuration at the start, and reloads.
 
 use super::Process;
-use super::roles::Running;
+use super::roles::{Running, write_limits};
 use crate::config::{self, Config};
+use crate::flags::retention_text;
 use crate::lifecycle::Reload;
 use anyhow::Context as _;
 use gnomon_cluster::node::NodeHandle;
+use gnomon_cluster::retention::Retention;
 use gnomon_proto::v1::{MetaCommand, ProposeConfig, meta_command};
 use gnomon_querier::ConfigInfo;
 use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Reads the file; says what of it has no effect.
 pub(super) fn first(process: &Process) -> anyhow::Result<Config> {
@@ -40,6 +42,8 @@ struct Metrics {
     successful: Gauge,
     reloaded_at: Gauge,
     unsupported: IntGaugeVec,
+    retention_bytes: Gauge,
+    retention_seconds: Gauge,
 }
 
 impl Metrics {
@@ -60,11 +64,27 @@ impl Metrics {
                 ),
                 &["section"],
             )?,
+            retention_bytes: Gauge::new(
+                "prometheus_tsdb_retention_limit_bytes",
+                "Max number of bytes to be retained in the tsdb blocks, configured 0 means disabled",
+            )?,
+            retention_seconds: Gauge::new(
+                "prometheus_tsdb_retention_limit_seconds",
+                "How long to retain samples in storage.",
+            )?,
         };
+        registry.register(Box::new(metrics.retention_bytes.clone()))?;
+        registry.register(Box::new(metrics.retention_seconds.clone()))?;
         registry.register(Box::new(metrics.successful.clone()))?;
         registry.register(Box::new(metrics.reloaded_at.clone()))?;
         registry.register(Box::new(metrics.unsupported.clone()))?;
         Ok(metrics)
+    }
+
+    fn retained(&self, retention: Retention) {
+        self.retention_bytes.set(retention.size_bytes.unwrap_or(0) as f64);
+        self.retention_seconds
+            .set(retention.time_ms.unwrap_or(0) as f64 / 1000.0);
     }
 
     fn taken(&self, config: &Config, now_ms: i64) {
@@ -84,6 +104,9 @@ struct Keeper {
     clock: Arc<dyn gnomon_model::Clock>,
     meta: Arc<dyn gnomon_proto::service::MetaService>,
     scraper: Option<Arc<gnomon_scraper::Scraper>>,
+    shards: Option<Arc<gnomon_ingester::Shards>>,
+    settings: crate::flags::Settings,
+    retention: watch::Sender<Retention>,
 }
 
 impl Keeper {
@@ -91,6 +114,10 @@ impl Keeper {
         if let Some(scraper) = &self.scraper {
             scraper.apply_config(config.scrape_configs.clone()).await?;
         }
+        if let Some(shards) = &self.shards {
+            shards.set_limits(write_limits(config));
+        }
+        self.take_retention(self.settings.retention(&config.storage));
         let now = self.clock.now();
         self.metrics.taken(config, now.0);
         let evaluation = config.global.evaluation_interval.as_millis();
@@ -102,6 +129,20 @@ impl Keeper {
         });
         self.propose(config, explicit, now.0).await;
         Ok(())
+    }
+
+    /// The ingester and the compactor follow.
+    fn take_retention(&self, retention: Retention) {
+        self.metrics.retained(retention);
+        self.status.set_storage_retention(retention_text(retention));
+        let changed = self.retention.send_if_modified(|in_force| {
+            let changed = *in_force != retention;
+            *in_force = retention;
+            changed
+        });
+        if changed {
+            tracing::info!(retention = retention_text(retention), "retention changed");
+        }
     }
 
     /// Makes the configuration a numbered revision of the cluster. That the metadata group cannot be asked now does
@@ -142,9 +183,12 @@ pub(super) async fn in_force(
         clock: Arc::clone(&process.clock),
         meta: Arc::clone(&node.meta),
         scraper: running.scraper.clone(),
+        shards: running.ingester.as_ref().map(gnomon_ingester::Ingester::shards),
+        settings: process.settings.clone(),
+        retention: process.retention.clone(),
     };
     keeper.take(&config, false).await?;
-    let (settings, stop) = (process.settings.clone(), process.stop.clone());
+    let stop = process.stop.clone();
     process.tasks.spawn(async move {
         loop {
             let wish = tokio::select! {
@@ -152,9 +196,9 @@ pub(super) async fn in_force(
                 wish = wishes.recv() => wish,
             };
             let Some(wish) = wish else { return };
-            let result = reload(&keeper, &settings).await;
+            let result = reload(&keeper).await;
             match &result {
-                Ok(()) => tracing::info!(file = %settings.config_file.display(), "configuration reloaded"),
+                Ok(()) => tracing::info!(file = %keeper.settings.config_file.display(), "configuration reloaded"),
                 Err(error) => {
                     keeper.metrics.successful.set(0.0);
                     keeper.status.reload_failed();
@@ -168,7 +212,8 @@ pub(super) async fn in_force(
     Ok(())
 }
 
-async fn reload(keeper: &Keeper, settings: &crate::flags::Settings) -> anyhow::Result<()> {
+async fn reload(keeper: &Keeper) -> anyhow::Result<()> {
+    let settings = &keeper.settings;
     let config = config::load(&settings.config_file, &|name| std::env::var(name).ok())?;
     if settings.config_strict {
         config.require_supported()?;

@@ -5,23 +5,23 @@ use crate::config::Config;
 use anyhow::Context as _;
 use gnomon_cluster::clients::LocalServices;
 use gnomon_cluster::node::{IngesterNode, NodeHandle};
+use gnomon_cluster::retention::Budget;
 use gnomon_cluster::router::{Router, RouterOptions};
 use gnomon_compactor::plan::Policy;
 use gnomon_compactor::{Compactor, Grace};
+use gnomon_ingester::entry::Limits;
 use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WINDOW_MS, WriteOptions};
 use gnomon_model::TenantId;
 use gnomon_proto::service::TargetsService;
 use gnomon_scraper::{Scraper, ScraperOptions, TickSink};
 use gnomon_tsdb::bucket::Bucket;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 /// A merge may not read and write more than this.
 const MAX_MERGE_BYTES: u64 = 64 << 30;
 /// Late parts of a window come within the out-of-order window, and a little.
 const SETTLE_MS: i64 = 3_600_000;
-const COMPACTOR_CYCLE: Duration = Duration::from_secs(60);
 
 /// What was started; none for a role that runs elsewhere.
 pub(super) struct Running {
@@ -52,8 +52,9 @@ pub(super) async fn start(
     bucket: &Bucket,
     config: &Config,
 ) -> anyhow::Result<Running> {
+    let budget = process.budget();
     let ingester = match &node.ingester {
-        Some(own) => Some(start_ingester(process, node, own, bucket, config)?),
+        Some(own) => Some(start_ingester(process, node, own, bucket, &budget, config)?),
         None => None,
     };
     let mut local = LocalServices::default();
@@ -79,7 +80,7 @@ pub(super) async fn start(
         local.targets = Some(targets);
         node.directory.set_local(local);
     }
-    let compactor = start_compactor(process, node, bucket)?;
+    let compactor = start_compactor(process, node, bucket, &budget)?;
     if let Some(ingester) = &ingester {
         until_shards_are_open(node, ingester).await?;
     }
@@ -96,18 +97,29 @@ fn start_ingester(
     node: &NodeHandle,
     own: &IngesterNode,
     bucket: &Bucket,
+    budget: &Budget,
     config: &Config,
 ) -> anyhow::Result<Ingester> {
+    let (defaults, quiet) = (DutyOptions::default(), process.settings.seal_quiet);
+    let duties = DutyOptions {
+        quiet,
+        interval: defaults.interval.min(quiet),
+        ..defaults
+    };
     let options = IngesterOptions {
         node: node.node_id,
         host: own.host.clone(),
         meta: Arc::clone(&node.meta),
         meta_watch: node.meta_watch.clone(),
         bucket: Arc::clone(bucket.store()),
+        budget: budget.clone(),
         clock: Arc::clone(&process.clock),
         registry: process.registry.clone(),
-        write: write_options(config),
-        duties: DutyOptions::default(),
+        write: WriteOptions {
+            limits: write_limits(config),
+            ..WriteOptions::default()
+        },
+        duties,
         stop: process.stop.clone(),
     };
     Ok(Ingester::start(options)?)
@@ -130,22 +142,31 @@ async fn until_shards_are_open(node: &NodeHandle, ingester: &Ingester) -> anyhow
     Ok(())
 }
 
-fn start_compactor(process: &Process, node: &NodeHandle, bucket: &Bucket) -> anyhow::Result<TaskTracker> {
+fn start_compactor(
+    process: &Process,
+    node: &NodeHandle,
+    bucket: &Bucket,
+    budget: &Budget,
+) -> anyhow::Result<TaskTracker> {
     let tasks = TaskTracker::new();
     if process.settings.roles.compactor {
         let settings = gnomon_compactor::Settings {
             policy: Policy {
                 window_ms: WINDOW_MS,
-                retention_ms: process.settings.retention_ms,
-                retention_bytes: process.settings.retention_bytes,
+                retention_ms: budget.retention().time_ms,
+                retention_bytes: budget.retention().size_bytes,
                 max_merge_bytes: MAX_MERGE_BYTES,
                 settle_ms: SETTLE_MS,
             },
-            grace: Grace::default(),
-            interval: COMPACTOR_CYCLE,
+            grace: Grace {
+                condemned_ms: i64::try_from(process.settings.compactor_grace.as_millis()).unwrap_or(i64::MAX),
+                ..Grace::default()
+            },
+            interval: process.settings.compactor_interval,
         };
         let (meta, clock) = (Arc::clone(&node.meta), Arc::clone(&process.clock));
-        let compactor = Compactor::new(meta, node.node_id, bucket.clone(), clock, settings, &process.registry)?;
+        let (bucket, budget) = (bucket.clone(), budget.clone());
+        let compactor = Compactor::new(meta, node.node_id, bucket, clock, settings, budget, &process.registry)?;
         let stop = process.stop.clone();
         tasks.spawn(async move { compactor.run(stop).await });
     }
@@ -153,14 +174,15 @@ fn start_compactor(process: &Process, node: &NodeHandle, bucket: &Bucket) -> any
     Ok(tasks)
 }
 
-fn write_options(config: &Config) -> WriteOptions {
-    let mut options = WriteOptions::default();
+/// What the file says of late samples; at the start and at each reload.
+pub(super) fn write_limits(config: &Config) -> Limits {
+    let mut limits = Limits::default();
     if let Some(window) = config.storage.out_of_order_time_window {
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        options.limits.out_of_order_ms = window_ms;
-        options.limits.late_ms = window_ms;
+        limits.out_of_order_ms = window_ms;
+        limits.late_ms = window_ms;
     }
-    options
+    limits
 }
 
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {

@@ -124,11 +124,17 @@ pub struct Node {
     pub http: Http,
     folder: PathBuf,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Node {
     /// Starts `--target=all` in `folder` with the configuration `yaml` and further arguments, and waits until ready.
     pub async fn start(folder: &Path, yaml: &str, more: &[&str]) -> Self {
+        Self::start_with(folder, yaml, more, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    pub async fn start_with(folder: &Path, yaml: &str, more: &[&str], environment: &[(&str, String)]) -> Self {
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, yaml).expect("configuration");
         let mut args = vec![
@@ -138,18 +144,27 @@ impl Node {
             format!("--cluster.listen-address=127.0.0.1:{}", free_port()),
         ];
         args.extend(more.iter().map(|a| (*a).to_owned()));
-        Self::spawn(folder, args).await
+        let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone()));
+        Self::spawn_in(folder, args, environment.collect()).await
     }
 
     /// Starts with these arguments alone, and waits until ready.
     pub async fn spawn(folder: &Path, args: Vec<String>) -> Self {
-        let mut node = Self::launch(folder, args);
+        Self::spawn_in(folder, args, Vec::new()).await
+    }
+
+    async fn spawn_in(folder: &Path, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
+        let mut node = Self::launch_in(folder, args, environment);
         node.until_ready().await;
         node
     }
 
     /// Starts, and does not wait.
     pub fn launch(folder: &Path, args: Vec<String>) -> Self {
+        Self::launch_in(folder, args, Vec::new())
+    }
+
+    fn launch_in(folder: &Path, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
         let address = args
             .iter()
             .find_map(|a| a.strip_prefix("--web.listen-address="))
@@ -157,7 +172,9 @@ impl Node {
             .to_owned();
         let process = Process::start(
             "gnomon",
-            Command::new(env!("CARGO_BIN_EXE_gnomon")).args(&args),
+            Command::new(env!("CARGO_BIN_EXE_gnomon"))
+                .args(&args)
+                .envs(environment.iter().map(|(n, v)| (n, v))),
             folder.join("gnomon.log"),
         );
         Self {
@@ -165,6 +182,7 @@ impl Node {
             http: Http::new(&format!("http://{address}")),
             folder: folder.to_owned(),
             args,
+            environment,
         }
     }
 
@@ -187,10 +205,14 @@ impl Node {
     pub async fn restart(self) -> (Self, Duration) {
         let began = tokio::time::Instant::now();
         let Self {
-            folder, args, process, ..
+            folder,
+            args,
+            environment,
+            process,
+            ..
         } = self;
         drop(process);
-        let node = Self::spawn(&folder, args).await;
+        let node = Self::spawn_in(&folder, args, environment).await;
         (node, began.elapsed())
     }
 

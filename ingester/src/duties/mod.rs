@@ -14,6 +14,7 @@ pub use upload::UploadError;
 use crate::metrics::IngesterMetrics;
 use crate::service::Shard;
 use crate::shard::entry::Limits;
+use gnomon_cluster::retention::Budget;
 use gnomon_model::Clock;
 use gnomon_proto::service::MetaService;
 use object_store::ObjectStore;
@@ -56,6 +57,7 @@ pub struct DutyContext {
     pub options: DutyOptions,
     pub meta: Arc<dyn MetaService>,
     pub bucket: Arc<dyn ObjectStore>,
+    pub budget: Budget,
     pub clock: Arc<dyn Clock>,
     pub metrics: IngesterMetrics,
 }

@@ -1,3 +1,6 @@
+mod golden;
+mod retention;
+
 use super::*;
 use crate::head::WINDOW_MS;
 use crate::service::WriteOptions;
@@ -5,6 +8,7 @@ use crate::testing::{NOW, Node};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gnomon_cluster::meta::MetaMachine;
+use gnomon_cluster::retention::Retention;
 use gnomon_model::{Labels, PlacementEpoch as EpochNumber, SeriesRef, TargetId, TenantId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::batch::{BatchBuilder, TickHeader};
@@ -24,12 +28,23 @@ struct Meta {
     machine: MetaMachine,
     /// Commands that are done, but answered with an error.
     lost_answers: Mutex<usize>,
+    /// What another leader does just before the next blocks are condemned.
+    before_condemning: Mutex<Option<Change>>,
 }
 
 #[async_trait]
 impl MetaService for Meta {
     async fn propose(&self, mut command: MetaCommand) -> Result<MetaResponse, ServiceError> {
         command.proposed_at_ms = NOW;
+        if matches!(command.command, Some(Change::CondemnBlocks(_)))
+            && let Some(other) = self.before_condemning.lock().take()
+        {
+            let other = MetaCommand {
+                proposed_at_ms: NOW,
+                command: Some(other),
+            };
+            assert_eq!(self.machine.apply_command(&other).refused, "");
+        }
         let response = self.machine.apply_command(&command);
         let mut lost = self.lost_answers.lock();
         if *lost > 0 {
@@ -84,12 +99,14 @@ impl Rig {
         let meta = Arc::new(Meta {
             machine,
             lost_answers: Mutex::new(0),
+            before_condemning: Mutex::new(None),
         });
         let bucket = Arc::new(InMemory::new());
         let context = DutyContext {
             options: DutyOptions::default(),
             meta: meta.clone(),
             bucket: bucket.clone(),
+            budget: Budget::fixed(Retention::default()),
             clock: node.clock.clone(),
             metrics: node.metrics.clone(),
         };

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! read the catalogue (linearizable) -> a block covers the part: Published
-//!                                   -> else stage, upload, publish -> read the catalogue again -> Published
+//!                                   -> retention has no place for the part: Published, without a block
+//!                                   -> clear away what earlier attempts left
+//!                                   -> no room below the retention size: condemn the oldest, wait for their bytes
+//!                                   -> stage, upload, publish -> read the catalogue again -> Published
 //! ```
 //! Only the catalogue makes it safe: a leader that was deposed meanwhile finds the part covered, or its staged block
 //! condemned.
@@ -12,16 +15,19 @@ use crate::head::Head;
 use crate::service::Shard;
 use crate::shard::entry::Command;
 use crate::shard::select::stored_pages;
+use gnomon_cluster::retention::{Room, room_for};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{BlockId, FeatureLevel, LabelsRef, PartId, PlacementEpoch, SeriesRef, ShardId, TenantId, TimeRange};
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{
-    BlockRecord, CondemnBlocks, MetaCommand, MetaState, PublishBlock, StageBlock, meta_command::Command as MetaChange,
+    BlockRecord, CondemnBlocks, ForgetBlocks, MetaCommand, MetaState, PublishBlock, StageBlock,
+    meta_command::Command as MetaChange,
 };
-use gnomon_tsdb::bucket::block_path;
+use gnomon_tsdb::bucket::{block_path, delete_object};
 use gnomon_tsdb::page::Page;
 use gnomon_tsdb::{BlockError, BlockMeta, BlockStats, BlockWriter, UploadSink};
+use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +38,8 @@ const READ_SERIES: usize = 256;
 const INDEX_BYTES_PER_SERIES: u64 = 300;
 const BLOCK_BYTES: u64 = 64 << 10;
 const MOST_DOUBLINGS: u32 = 5;
+/// A reservation that turned out too small is doubled so often at most.
+const MOST_WIDENINGS: u32 = 16;
 
 /// Why a part is not published yet.
 #[derive(Debug, thiserror::Error)]
@@ -46,21 +54,47 @@ pub enum UploadError {
     Dropped,
     #[error("the metadata group names no cluster")]
     NoCluster,
+    /// Not a failure: what was let go is deleted in a while.
+    #[error("there is no room below the retention size yet")]
+    NoRoom,
 }
 
-/// Parts that failed: when to try again.
+/// What became of a part.
+enum Outcome {
+    Published,
+    /// By retention, before it was uploaded.
+    LetGo(&'static str),
+}
+
+/// Parts that failed: when to try again, and with how much reserved.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(BTreeMap<u64, (u32, Duration)>);
+pub(super) struct Backoff(BTreeMap<u64, Failed>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Failed {
+    times: u32,
+    again_at: Duration,
+    widenings: u32,
+}
 
 impl Backoff {
     fn is_due(&self, part: u64, now: Duration) -> bool {
-        self.0.get(&part).is_none_or(|(_, at)| *at <= now)
+        self.0.get(&part).is_none_or(|failed| failed.again_at <= now)
     }
 
     fn failed(&mut self, part: u64, now: Duration, first: Duration) {
-        let (times, at) = self.0.entry(part).or_insert((0, now));
-        *at = now + first * (1 << (*times).min(MOST_DOUBLINGS));
-        *times += 1;
+        let failed = self.0.entry(part).or_default();
+        failed.again_at = now + first * (1 << failed.times.min(MOST_DOUBLINGS));
+        failed.times += 1;
+    }
+
+    fn widen(&mut self, part: u64) {
+        let failed = self.0.entry(part).or_default();
+        failed.widenings = (failed.widenings + 1).min(MOST_WIDENINGS);
+    }
+
+    fn widenings(&self, part: u64) -> u32 {
+        self.0.get(&part).map_or(0, |failed| failed.widenings)
     }
 }
 
@@ -71,8 +105,18 @@ struct Waiting {
     tenant_number: u32,
     number: u64,
     window: TimeRange,
+    /// Newest sample.
+    max_ms: i64,
     bytes: u64,
     series: u64,
+}
+
+impl Waiting {
+    /// What its block may take at most, by all likelihood; the upload ends where it would take more.
+    fn reservation(&self, widenings: u32) -> u64 {
+        let likely = self.bytes + self.series * INDEX_BYTES_PER_SERIES + BLOCK_BYTES;
+        likely.saturating_mul(1 << widenings)
+    }
 }
 
 impl Duties {
@@ -86,47 +130,138 @@ impl Duties {
             if !self.uploads.is_due(part.number, now) || !self.shard.log.is_leader() {
                 continue;
             }
-            if let Err(error) = self.publish(&part).await {
-                self.context.metrics.upload_failures.inc();
-                self.uploads.failed(part.number, now, self.context.options.retry_after);
-                tracing::warn!(shard, part = part.number, %error, "part not published, it will be tried again");
+            match self.publish(&part).await {
+                Ok(Outcome::Published) => {}
+                Ok(Outcome::LetGo(why)) => {
+                    self.context.metrics.parts_let_go.with_label_values(&[why]).inc();
+                    tracing::warn!(
+                        shard,
+                        part = part.number,
+                        window_start_ms = part.window.start.0,
+                        bytes = part.bytes,
+                        "retention by {why} has no place for this part: it is let go without an upload"
+                    );
+                }
+                Err(UploadError::NoRoom) => {
+                    tracing::debug!(shard, part = part.number, "waiting for room below the retention size");
+                }
+                Err(error) => {
+                    if matches!(&error, UploadError::Block(e) if e.is_over_reservation()) {
+                        self.uploads.widen(part.number);
+                    }
+                    self.context.metrics.upload_failures.inc();
+                    self.uploads.failed(part.number, now, self.context.options.retry_after);
+                    tracing::warn!(shard, part = part.number, %error, "part not published, it will be tried again");
+                }
             }
         }
     }
 
     /// Sees to it that the part is in the catalogue, and tells the shard.
-    async fn publish(&self, part: &Waiting) -> Result<(), UploadError> {
+    async fn publish(&self, part: &Waiting) -> Result<Outcome, UploadError> {
         let meta = &self.context.meta;
         let mut state = meta.read().await?;
+        let mut outcome = Outcome::Published;
         if !is_covered(&state, self.shard.id(), part) {
-            self.condemn_leftovers(&state, part).await?;
-            self.upload(&state, part).await?;
-            state = meta.read().await?;
+            if let Some(why) = self.let_go_by(&state, part) {
+                outcome = Outcome::LetGo(why);
+            } else {
+                state = self.clear_leftovers(state, part).await?;
+                self.make_room(&state, part).await?;
+                self.upload(&state, part).await?;
+                state = meta.read().await?;
+                if !is_covered(&state, self.shard.id(), part) {
+                    return Err(UploadError::Refused(
+                        "its block is not in the catalogue any more".into(),
+                    ));
+                }
+            }
         }
-        if !is_covered(&state, self.shard.id(), part) {
-            return Err(UploadError::Refused(
-                "its block is not in the catalogue any more".into(),
-            ));
-        }
+        // A view from here on knows that the part is in a block, or is gone.
         let published = Command::Published {
             part: part.number,
             catalogue_revision: state.catalogue_revision,
         };
         self.shard.propose(published).await?;
-        Ok(())
+        Ok(outcome)
     }
 
-    /// Blocks of attempts that did not come to their end: this leader's, or those of one before it.
-    async fn condemn_leftovers(&self, state: &MetaState, part: &Waiting) -> Result<(), UploadError> {
-        let ids: Vec<_> = covering(state, self.shard.id(), part)
-            .filter(|b| b.state() == State::Staged && b.inputs.is_empty())
-            .map(|b| b.id.clone())
-            .collect();
-        if ids.is_empty() {
-            return Ok(());
+    /// Why a block of the part would be let go as soon as it is there.
+    fn let_go_by(&self, state: &MetaState, part: &Waiting) -> Option<&'static str> {
+        let now_ms = self.context.clock.now().0;
+        let time_ms = self.context.budget.retention().time_ms;
+        if time_ms.is_some_and(|time_ms| part.max_ms < now_ms.saturating_sub(time_ms)) {
+            return Some("time");
         }
-        tracing::info!(shard = self.shard.id().0, part = part.number, blocks = ?ids, "unfinished upload given up");
-        self.change(MetaChange::CondemnBlocks(CondemnBlocks { ids })).await
+        let room = self.room(state, part)?;
+        (room == Room::Never).then_some("size")
+    }
+
+    fn reservation(&self, part: &Waiting) -> u64 {
+        part.reservation(self.uploads.widenings(part.number))
+    }
+
+    /// None where the size is not limited.
+    fn room(&self, state: &MetaState, part: &Waiting) -> Option<Room> {
+        let budget = self.context.budget.for_blocks(state)?;
+        let needed = self.reservation(part);
+        Some(room_for(&state.blocks, budget, needed, part.window.end.0))
+    }
+
+    /// Lets go the oldest blocks where there is no room: their bytes are gone once the compactor has deleted them.
+    async fn make_room(&self, state: &MetaState, part: &Waiting) -> Result<(), UploadError> {
+        match self.room(state, part) {
+            None | Some(Room::Free) => Ok(()),
+            Some(Room::After(ids)) => {
+                if !ids.is_empty() {
+                    let shard = self.shard.id().0;
+                    tracing::info!(shard, part = part.number, blocks = ?ids, "the oldest blocks make room for a part");
+                    self.condemn(ids, false).await?;
+                }
+                Err(UploadError::NoRoom)
+            }
+            Some(Room::Never) => Err(UploadError::NoRoom),
+        }
+    }
+
+    /// Blocks of attempts that did not come to their end, this leader's or those of one before it: they are condemned,
+    /// deleted and forgotten before anything else is reserved for the part, so that failed attempts do not add up.
+    async fn clear_leftovers(&self, state: Arc<MetaState>, part: &Waiting) -> Result<Arc<MetaState>, UploadError> {
+        // A merge's output has inputs, and whoever merges looks after it.
+        let is_left = |b: &&BlockRecord| b.inputs.is_empty() && (b.state() == State::Staged || was_never_live(b));
+        let ids = |state: &MetaState| -> Vec<(String, String)> {
+            let left = covering(state, self.shard.id(), part).filter(is_left);
+            left.map(|b| (b.id.clone(), b.path.clone())).collect()
+        };
+        let left = ids(&state);
+        if left.is_empty() {
+            return Ok(state);
+        }
+        tracing::info!(shard = self.shard.id().0, part = part.number, blocks = ?left, "unfinished uploads given up");
+        // One that another leader published meanwhile stays live.
+        self.condemn(left.into_iter().map(|(id, _)| id).collect(), true).await?;
+        let state = self.context.meta.read().await?;
+        if is_covered(&state, self.shard.id(), part) {
+            return Err(UploadError::Refused("another leader published it just now".into()));
+        }
+        let mut gone = Vec::new();
+        for (id, path) in ids(&state) {
+            delete_object(self.context.bucket.as_ref(), &Path::from(path.as_str()))
+                .await
+                .map_err(|source| BlockError::Store {
+                    path: Path::from(path.as_str()),
+                    source,
+                })?;
+            gone.push(id);
+        }
+        self.change(MetaChange::ForgetBlocks(ForgetBlocks { ids: gone }))
+            .await?;
+        Ok(self.context.meta.read().await?)
+    }
+
+    async fn condemn(&self, ids: Vec<String>, only_staged: bool) -> Result<(), UploadError> {
+        self.change(MetaChange::CondemnBlocks(CondemnBlocks { ids, only_staged }))
+            .await
     }
 
     async fn change(&self, change: MetaChange) -> Result<(), UploadError> {
@@ -152,17 +287,19 @@ impl Duties {
             shard: shard.0,
             start_ms: part.window.start.0,
             end_ms: part.window.end.0,
-            bytes: part.bytes + part.series * INDEX_BYTES_PER_SERIES + BLOCK_BYTES,
+            bytes: self.reservation(part),
             parts: vec![part.number],
             path: path.to_string(),
             ..BlockRecord::default()
         };
         let staged = StageBlock {
             block: Some(record.clone()),
+            cap_bytes: self.context.budget.for_blocks(state).unwrap_or(0),
         };
         self.change(MetaChange::StageBlock(staged)).await?;
         let meta = block_meta(state, block, shard, part)?;
-        let writer = BlockWriter::new(meta, UploadSink::new(self.context.bucket.clone(), path));
+        let sink = UploadSink::within(self.context.bucket.clone(), path, record.bytes);
+        let writer = BlockWriter::new(meta, sink);
         let finished = self.write(writer, part).await?;
         record.bytes = finished.bytes;
         let stats = finished.meta.stats;
@@ -247,6 +384,7 @@ fn waiting(shard: &Shard) -> Vec<Waiting> {
                     tenant_number: there.number,
                     number: p.number,
                     window: p.window,
+                    max_ms: p.max_ms,
                     bytes: p.bytes,
                     series: p.members.len(),
                 })
@@ -286,9 +424,14 @@ fn covering<'s>(state: &'s MetaState, shard: ShardId, part: &Waiting) -> impl It
 fn is_covered(state: &MetaState, shard: ShardId, part: &Waiting) -> bool {
     covering(state, shard, part).any(|b| match b.state() {
         State::Live => true,
-        State::Condemned => b.samples > 0,
+        State::Condemned => !was_never_live(b),
         State::Staged | State::Unspecified => false,
     })
+}
+
+/// Publication says how many samples there are; a part has some.
+fn was_never_live(block: &BlockRecord) -> bool {
+    block.state() == State::Condemned && block.samples == 0
 }
 
 fn block_meta(state: &MetaState, block: BlockId, shard: ShardId, part: &Waiting) -> Result<BlockMeta, UploadError> {

@@ -81,7 +81,7 @@ impl RemoteWrite {
     /// `POST /api/v1/write`.
     pub fn routes(self: &Arc<Self>) -> axum::Router {
         axum::Router::new()
-            .route("/api/v1/write", post(handle))
+            .route("/api/v1/write", post(handle).options(allowed).fallback(not_allowed))
             .with_state(self.clone())
     }
 
@@ -111,8 +111,7 @@ impl RemoteWrite {
             let too_long =
                 std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
             if too_long {
-                let text = format!("the body has more than {most} bytes");
-                Answer::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+                Answer::new(StatusCode::BAD_REQUEST, format!("the body has more than {most} bytes"))
             } else {
                 Answer::new(StatusCode::BAD_REQUEST, error)
             }
@@ -155,6 +154,18 @@ impl RemoteWrite {
 
 async fn handle(State(receiver): State<Arc<RemoteWrite>>, request: Request<Body>) -> Response<Body> {
     receiver.handle(request).await
+}
+
+/// What a browser asks before it posts; nothing else is to be said.
+async fn allowed() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+async fn not_allowed() -> Response<Body> {
+    let mut response = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into_response();
+    let allow = header::HeaderValue::from_static("OPTIONS, POST");
+    response.headers_mut().insert(header::ALLOW, allow);
+    response
 }
 
 /// Content type and encoding, absent ones as 1.0 senders mean them.
@@ -213,12 +224,14 @@ fn check_content_type(content_type: &str) -> Result<(), String> {
 fn decompress(compressed: &[u8], most: usize) -> Result<Vec<u8>, Answer> {
     let bad = |text: &str| Answer::new(StatusCode::BAD_REQUEST, text);
     let length = snap::raw::decompress_len(compressed).map_err(|_| bad("snappy: corrupt input"))?;
-    if length > most {
-        let text = format!("the body has {length} bytes decompressed: at most {most} are taken");
-        return Err(Answer::new(StatusCode::PAYLOAD_TOO_LARGE, text));
-    }
+    // A length that cannot be true is told from one that is too large.
     if length > compressed.len().saturating_mul(MOST_COMPRESSION) {
         return Err(bad("snappy: corrupt input"));
+    }
+    if length > most {
+        return Err(bad(&format!(
+            "the body has {length} bytes decompressed: at most {most} are taken"
+        )));
     }
     snap::raw::Decoder::new()
         .decompress_vec(compressed)

@@ -8,5 +8,6 @@ pub mod meta;
 pub mod node;
 pub mod placement;
 pub mod raft;
+pub mod retention;
 pub mod router;
 pub mod store;

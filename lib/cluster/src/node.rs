@@ -19,10 +19,10 @@ pub use identity::{ClusterMark, NodeIdentity};
 
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
-use crate::meta::{MetaLog, MetaMachine, MetaNode};
+use crate::meta::{MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
-    Addresses, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService, ReadError,
-    StateMachine,
+    Addresses, DEFAULT_FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError,
+    RaftService, ReadError, StateMachine,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -63,9 +63,11 @@ pub struct NodeOptions {
     pub lease: Duration,
     /// How long to look for the cluster at the start.
     pub join_timeout: Duration,
-    /// A group's state is flushed after so many bytes of its log.
-    pub flush_log_bytes: u64,
+    /// Between two copies of the catalogue in the bucket, which the leader of the metadata group makes.
+    pub checkpoint_pause: Duration,
     pub store: StoreOptions,
+    /// A group's state is flushed, and its log becomes shorter, after this many bytes of log.
+    pub flush_log_bytes: u64,
     pub channel: ChannelOptions,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
@@ -95,8 +97,9 @@ impl NodeOptions {
             shards: None,
             lease: Duration::from_secs(15),
             join_timeout: Duration::from_secs(60),
-            flush_log_bytes: 64 << 20,
+            checkpoint_pause: Duration::from_secs(30),
             store: StoreOptions::default(),
+            flush_log_bytes: DEFAULT_FLUSH_LOG_BYTES,
             channel: ChannelOptions::default(),
             clock,
             registry,
@@ -377,6 +380,14 @@ impl Starting {
         let host = GroupHost::new(host_options)?;
         let as_machine: Arc<dyn StateMachine> = machine.clone();
         let meta_group = host.open(GroupId::METADATA, as_machine).await?;
+        let group = meta_group.clone();
+        self.tasks.spawn(keep_checkpoints(
+            options.bucket.clone(),
+            machine.watch(),
+            move || group.is_leader(),
+            options.checkpoint_pause,
+            self.stop.child_token(),
+        ));
         let log = Arc::new(meta_group.clone());
         let meta_replica = Arc::new(MetaNode::new(log, machine, options.clock.clone()));
         Ok(IngesterNode {

@@ -3,7 +3,7 @@
 use crate::error::{ApiError, ErrorType};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// Bounds on what one request may fetch.
@@ -35,6 +35,7 @@ pub struct Scope {
     bytes: AtomicU64,
     samples: AtomicU64,
     warnings: Mutex<BTreeSet<String>>,
+    moved: AtomicBool,
     failure: Mutex<Option<ApiError>>,
 }
 
@@ -48,6 +49,7 @@ impl Scope {
             bytes: AtomicU64::new(0),
             samples: AtomicU64::new(0),
             warnings: Mutex::default(),
+            moved: AtomicBool::new(false),
             failure: Mutex::default(),
         }
     }
@@ -88,6 +90,16 @@ impl Scope {
         }
         self.warnings.lock().insert(what);
         Ok(())
+    }
+
+    /// Notes that a source went away while it was read, for another that has its samples: the request had better be
+    /// made again.
+    pub(crate) fn note_moved(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
     }
 
     /// What was missing, sorted.

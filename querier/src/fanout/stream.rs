@@ -131,6 +131,9 @@ impl Merge {
             Err(error) => {
                 let name = &source.name;
                 source.next = None;
+                if matches!(error, ServiceError::NotFound(_) | ServiceError::StaleView { .. }) {
+                    self.scope.note_moved();
+                }
                 ended_early(&self.scope, name, error)?;
             }
         }

@@ -3,11 +3,14 @@
 //!
 //! Invariant: a part of a shard is covered by one live block at most, and by one staged block at most beside it.
 //! Invariant: no state is ever gone back to.
+//! Invariant: what an object may take of the bucket is reserved when it is staged, and counts until its record is
+//! forgotten, which is after it was deleted: records never name less than the bucket holds.
 
 use super::machine::{Effect, Refusal};
+use crate::retention::{charged_bytes, used_bytes};
 use gnomon_model::{BlockId, TenantId};
 use gnomon_proto::v1::block_record::State;
-use gnomon_proto::v1::{BlockRecord, MetaState};
+use gnomon_proto::v1::{BlockRecord, CondemnBlocks, MetaState, StageBlock};
 
 const MAX_BLOCKS: usize = 500_000;
 /// Parts and inputs of one block.
@@ -18,7 +21,8 @@ fn find(state: &MetaState, id: &str) -> Result<usize, usize> {
     state.blocks.binary_search_by(|b| b.id.as_str().cmp(id))
 }
 
-pub(super) fn stage(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -> Result<Effect, Refusal> {
+pub(super) fn stage(state: &mut MetaState, command: &StageBlock, now_ms: i64) -> Result<Effect, Refusal> {
+    let block = command.block.as_ref().ok_or("no block")?;
     check(state, block)?;
     let at = match find(state, &block.id) {
         Ok(at) if state.blocks[at].state() == State::Staged && same_block(&state.blocks[at], block) => {
@@ -49,6 +53,7 @@ pub(super) fn stage(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -> 
         )
         .into());
     }
+    check_room(state, block, command.cap_bytes)?;
     let mut block = block.clone();
     block.set_state(State::Staged);
     block.since_ms = now_ms;
@@ -76,6 +81,19 @@ fn check(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
         return Err(format!("the parts of block {} do not ascend", block.id).into());
     }
     Ok(())
+}
+
+/// Two who stage at the same time cannot both take the last room: one of the commands is the later one.
+fn check_room(state: &MetaState, block: &BlockRecord, cap_bytes: u64) -> Result<(), Refusal> {
+    let (used, needed) = (used_bytes(&state.blocks), charged_bytes(block.bytes));
+    if cap_bytes == 0 || used.saturating_add(needed) <= cap_bytes {
+        return Ok(());
+    }
+    Err(format!(
+        "block {} needs {needed} bytes, and {used} of the {cap_bytes} that retention allows are taken",
+        block.id
+    )
+    .into())
 }
 
 /// All inputs are live, and the block covers what they cover, no more and no less.
@@ -130,6 +148,13 @@ pub(super) fn publish(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -
             .into());
         }
     }
+    if block.bytes > record.bytes {
+        return Err(format!(
+            "block {} has {} bytes, {} were reserved for it",
+            block.id, block.bytes, record.bytes
+        )
+        .into());
+    }
     check_inputs(state, block)?;
     for input in &block.inputs {
         if let Ok(at) = find(state, input) {
@@ -154,23 +179,26 @@ fn condemn_at(state: &mut MetaState, at: usize, now_ms: i64) -> bool {
 }
 
 /// Condemns what is not; ids that are not there are gone already.
-pub(super) fn condemn(state: &mut MetaState, ids: &[String], now_ms: i64) -> Result<Effect, Refusal> {
+pub(super) fn condemn(state: &mut MetaState, command: &CondemnBlocks, now_ms: i64) -> Result<Effect, Refusal> {
     let mut changed = false;
-    for id in ids {
-        if let Ok(at) = find(state, id) {
+    for id in &command.ids {
+        if let Ok(at) = find(state, id)
+            && (!command.only_staged || state.blocks[at].state() == State::Staged)
+        {
             changed |= condemn_at(state, at, now_ms);
         }
     }
     Ok(Effect::catalogue(changed))
 }
 
-/// Drops records, all or none: a live one is refused.
+/// Drops records of condemned blocks, all or none.
 pub(super) fn forget(state: &mut MetaState, ids: &[String]) -> Result<Effect, Refusal> {
     for id in ids {
         if let Ok(at) = find(state, id)
-            && state.blocks[at].state() == State::Live
+            && state.blocks[at].state() != State::Condemned
         {
-            return Err(format!("block {id} is live: condemn it first").into());
+            let is = state.blocks[at].state().as_str_name().to_lowercase();
+            return Err(format!("block {id} is {is}: condemn it first").into());
         }
     }
     let before = state.blocks.len();

@@ -112,33 +112,43 @@ pub async fn read_newest_checkpoint(bucket: &dyn ObjectStore) -> Result<Option<M
     first_error.map_or(Ok(None), Err)
 }
 
-/// Writes a checkpoint whenever the catalogue has changed, `pause` apart at least, while `leads` says so.
+/// Writes a checkpoint whenever the catalogue has changed, `pause` apart at least, while `leads` says so. A bucket that
+/// does not answer does not hold up the end.
 pub async fn keep_checkpoints(
     bucket: Arc<dyn ObjectStore>,
-    mut states: watch::Receiver<Arc<MetaState>>,
+    states: watch::Receiver<Arc<MetaState>>,
     leads: impl Fn() -> bool + Send,
     pause: Duration,
     stop: CancellationToken,
+) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = follow(bucket.as_ref(), states, leads, pause) => {}
+    }
+}
+
+/// Until the states end.
+async fn follow(
+    bucket: &dyn ObjectStore,
+    mut states: watch::Receiver<Arc<MetaState>>,
+    leads: impl Fn() -> bool,
+    pause: Duration,
 ) {
     let mut written = 0;
     loop {
         let state = states.borrow_and_update().clone();
         if state.catalogue_revision > written && leads() {
-            match write_checkpoint(bucket.as_ref(), &state).await {
+            match write_checkpoint(bucket, &state).await {
                 Ok(()) => written = state.catalogue_revision,
                 Err(error) => tracing::warn!(%error, "cannot write a catalogue checkpoint; trying again"),
             }
         }
-        let next = async {
-            tokio::time::sleep(pause).await;
-            if states.borrow().catalogue_revision > written && leads() {
-                return Ok(());
-            }
-            states.changed().await
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = next => if changed.is_err() { return },
+        tokio::time::sleep(pause).await;
+        // What changed meanwhile, or could not be written, is looked at now; else with the next change. A node that
+        // begins to lead renews its lease, which is one.
+        let is_behind = states.borrow().catalogue_revision > written && leads();
+        if !is_behind && states.changed().await.is_err() {
+            return;
         }
     }
 }

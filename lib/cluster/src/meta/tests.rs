@@ -74,8 +74,13 @@ fn id(n: u64) -> String {
 }
 
 fn stage(n: u64, parts: &[u64], inputs: &[u64]) -> Command {
+    stage_below(n, parts, inputs, 0)
+}
+
+fn stage_below(n: u64, parts: &[u64], inputs: &[u64], cap_bytes: u64) -> Command {
     Command::StageBlock(StageBlock {
         block: Some(block(n, parts, inputs)),
+        cap_bytes,
     })
 }
 
@@ -88,6 +93,14 @@ fn publish(n: u64, parts: &[u64], inputs: &[u64]) -> Command {
 fn condemn(ids: &[u64]) -> Command {
     Command::CondemnBlocks(CondemnBlocks {
         ids: ids.iter().map(|i| id(*i)).collect(),
+        only_staged: false,
+    })
+}
+
+fn give_up(ids: &[u64]) -> Command {
+    Command::CondemnBlocks(CondemnBlocks {
+        ids: ids.iter().map(|i| id(*i)).collect(),
+        only_staged: true,
     })
 }
 
@@ -237,6 +250,60 @@ fn blocks_are_staged_then_live_then_condemned_and_never_the_other_way() {
         ],
     );
     assert!(machine.state().blocks.is_empty());
+}
+
+#[test]
+fn giving_up_a_block_never_takes_one_that_was_published() {
+    let machine = machine();
+    run(
+        &machine,
+        &[
+            (1, stage(1, &[1], &[]), ""),
+            (1, stage(2, &[2], &[]), ""),
+            (1, forget(&[1]), "is staged: condemn it first"),
+            (2, publish(1, &[1], &[]), ""),
+            (3, give_up(&[1, 2, 9]), ""),
+        ],
+    );
+    assert_eq!(
+        [1, 2].map(|n| state_of(&machine, n)),
+        [Some(State::Live), Some(State::Condemned)]
+    );
+}
+
+#[test]
+fn what_is_reserved_live_and_condemned_stays_below_the_cap() {
+    let machine = machine();
+    // Each block counts for 4096 bytes.
+    let cap = 3 * 4096;
+    let mut large = publish(3, &[3], &[]);
+    if let Command::PublishBlock(c) = &mut large {
+        c.block.as_mut().unwrap().bytes = 101;
+    }
+    run(
+        &machine,
+        &[
+            (
+                1,
+                stage_below(1, &[1], &[], 4095),
+                "needs 4096 bytes, and 0 of the 4095",
+            ),
+            (1, stage_below(1, &[1], &[], cap), ""),
+            (2, stage_below(2, &[2], &[], cap), ""),
+            (3, publish(1, &[1], &[]), ""),
+            (4, condemn(&[1]), ""),
+            (5, stage_below(3, &[3], &[], cap), ""),
+            (
+                5,
+                stage_below(4, &[4], &[], cap),
+                "needs 4096 bytes, and 12288 of the 12288",
+            ),
+            (5, stage_below(3, &[3], &[], cap), ""),
+            (6, large, "has 101 bytes, 100 were reserved"),
+            (7, forget(&[1]), ""),
+            (8, stage_below(4, &[4], &[], cap), ""),
+        ],
+    );
 }
 
 #[test]
@@ -466,13 +533,16 @@ fn entries_that_are_no_commands_are_answered() {
     }
 }
 
+const CAP: u64 = 4 * 4096;
+
 fn any_command() -> impl Strategy<Value = Command> {
     let ids = prop::collection::vec(1u64..7, 0..3);
     let parts = prop::collection::btree_set(1u64..5, 1..4).prop_map(|set| set.into_iter().collect::<Vec<_>>());
     prop_oneof![
-        4 => (1u64..7, parts.clone(), ids.clone()).prop_map(|(n, p, i)| stage(n, &p, &i)),
+        4 => (1u64..7, parts.clone(), ids.clone()).prop_map(|(n, p, i)| stage_below(n, &p, &i, CAP)),
         4 => (1u64..7, parts, ids.clone()).prop_map(|(n, p, i)| publish(n, &p, &i)),
         1 => ids.clone().prop_map(|ids| condemn(&ids)),
+        1 => ids.clone().prop_map(|ids| give_up(&ids)),
         1 => ids.prop_map(|ids| forget(&ids)),
         1 => (0u64..5, 0u64..4).prop_map(|(id, life)| node(id, life)),
         1 => (0u64..5, 0u64..4).prop_map(|(id, life)| scraper(id, life)),
@@ -498,12 +568,13 @@ fn check_invariants(before: &MetaState, after: &MetaState) {
     let states: HashMap<_, _> = after.blocks.iter().map(|b| (&b.id, b.state())).collect();
     for old in &before.blocks {
         match (old.state(), states.get(&old.id)) {
-            (State::Live, None) => panic!("a live block was forgotten"),
+            (State::Live | State::Staged, None) => panic!("a block was forgotten that was not condemned"),
             (was, Some(is)) => assert!(*is as i32 >= was as i32, "{was:?} became {is:?}"),
             _ => {}
         }
     }
     assert!(after.blocks.is_sorted_by(|a, b| a.id < b.id));
+    assert!(crate::retention::used_bytes(&after.blocks) <= CAP);
     let mut nodes: Vec<_> = after.nodes.iter().map(|n| n.id).collect();
     nodes.sort_unstable();
     nodes.dedup();

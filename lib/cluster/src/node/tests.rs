@@ -220,3 +220,53 @@ async fn looking_for_a_cluster_ends() {
     stop.cancel();
     assert!(matches!(starting.await.unwrap(), Err(NodeError::Stopped)));
 }
+
+/// The whole state is in the bucket, a moment after each change, and few copies of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_keeps_copies_of_the_catalogue_in_the_bucket() {
+    use gnomon_proto::v1::meta_command::Command;
+    use gnomon_proto::v1::{BlockRecord, MetaCommand, StageBlock};
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let mut quick = options(folder.path(), &bucket, &["ingester"]);
+    quick.checkpoint_pause = Duration::from_millis(10);
+    let node = start_node(quick).await.unwrap();
+    let copies = async || {
+        use futures::TryStreamExt;
+        let folder = object_store::path::Path::from("catalogue");
+        bucket.list(Some(&folder)).try_collect::<Vec<_>>().await.unwrap().len()
+    };
+    for number in 1..=8_u64 {
+        let block = BlockRecord {
+            id: format!("{number:032x}"),
+            tenant: "anonymous".into(),
+            end_ms: 1,
+            bytes: 1,
+            parts: vec![number],
+            path: format!("a/{number}"),
+            ..BlockRecord::default()
+        };
+        let stage = Command::StageBlock(StageBlock {
+            block: Some(block),
+            cap_bytes: 0,
+        });
+        let command = MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(stage),
+        };
+        assert_eq!(node.meta.propose(command).await.unwrap().refused, "");
+        let written = async {
+            loop {
+                let newest = crate::meta::read_newest_checkpoint(bucket.as_ref()).await.unwrap();
+                if newest.is_some_and(|state| state.blocks.len() as u64 == number) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), written).await.unwrap();
+        // A fourth may be there until the oldest is deleted.
+        assert!(copies().await <= 4);
+    }
+    node.shutdown().await;
+    assert!((3..=4).contains(&copies().await));
+}

@@ -54,6 +54,8 @@ pub enum BlockError {
     Meta(String),
     #[error("block index cannot be written: {0}")]
     Index(String),
+    #[error("block {path} becomes larger than the {reserved_bytes} bytes that were reserved for it")]
+    OverReservation { path: Path, reserved_bytes: u64 },
 }
 
 impl BlockError {
@@ -67,6 +69,12 @@ impl BlockError {
                 ..
             }
         )
+    }
+
+    /// Whether more has to be reserved, and then it can be written.
+    #[must_use]
+    pub fn is_over_reservation(&self) -> bool {
+        matches!(self, Self::OverReservation { .. })
     }
 
     /// Whether the bytes are wrong, so that asking again does not help.

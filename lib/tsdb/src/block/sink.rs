@@ -50,16 +50,27 @@ pub struct UploadSink {
     path: Path,
     buffer: BytesMut,
     upload: Option<Box<dyn MultipartUpload>>,
+    /// Bytes that may still be written, of those that were reserved.
+    left_bytes: u64,
+    reserved_bytes: u64,
 }
 
 impl UploadSink {
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
+        Self::within(store, path, u64::MAX)
+    }
+
+    /// Uploads no more than was reserved: more is an error ([`BlockError::is_over_reservation`]).
+    #[must_use]
+    pub fn within(store: Arc<dyn ObjectStore>, path: Path, reserved_bytes: u64) -> Self {
         Self {
             store,
             path,
             buffer: BytesMut::new(),
             upload: None,
+            left_bytes: reserved_bytes,
+            reserved_bytes,
         }
     }
 
@@ -95,6 +106,11 @@ impl BlockSink for UploadSink {
     type Output = ();
 
     async fn write(&mut self, mut bytes: &[u8]) -> Result<(), BlockError> {
+        let left = self.left_bytes.checked_sub(bytes.len() as u64);
+        self.left_bytes = left.ok_or_else(|| BlockError::OverReservation {
+            path: self.path.clone(),
+            reserved_bytes: self.reserved_bytes,
+        })?;
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(PART_BYTES - self.buffer.len()));
             self.buffer.extend_from_slice(now);

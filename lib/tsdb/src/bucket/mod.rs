@@ -84,7 +84,8 @@ impl Bucket {
         }
     }
 
-    /// A folder of this machine. What is put is synced to the disk before it is acknowledged.
+    /// A folder of this machine. What is put is synced to the disk before it is acknowledged. Files of uploads that a
+    /// crash broke off are removed: no record names them, and nothing else would.
     ///
     /// # Errors
     /// When the folder cannot be made or opened.
@@ -95,6 +96,7 @@ impl Bucket {
         };
         std::fs::create_dir_all(folder).map_err(error)?;
         let folder = folder.canonicalize().map_err(error)?;
+        remove_broken_uploads(&folder).map_err(error)?;
         let url = format!("file://{}", folder.display());
         let store = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|source| BucketError::Store {
@@ -183,6 +185,43 @@ impl Bucket {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// An upload is written beside its object, as `<object>#<number>`, and renamed when it is whole. Where another process
+/// is writing one just now, its upload fails and is made again.
+fn remove_broken_uploads(folder: &std::path::Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder {
+            remove_broken_uploads(&entry.path())?;
+            continue;
+        }
+        let name = entry.file_name();
+        let parts = name.to_str().and_then(|name| name.rsplit_once('#'));
+        let is_broken = parts.is_some_and(|(object, number)| {
+            object.ends_with(BLOCK_SUFFIX) && number.bytes().all(|b| b.is_ascii_digit())
+        });
+        if is_broken {
+            tracing::info!(file = %entry.path().display(), "removing what a broken-off upload left");
+            match std::fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes an object; one that is gone already is no error.
+///
+/// # Errors
+/// When the store fails; the object may be there or not.
+pub async fn delete_object(store: &dyn ObjectStore, path: &Path) -> Result<(), object_store::Error> {
+    match store.delete(path).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -50,6 +50,46 @@ fn urls_that_cannot_be_used_say_what_can() {
     ));
 }
 
+#[tokio::test]
+async fn what_a_crash_left_of_an_upload_is_removed_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = Bucket::folder(folder.path()).unwrap();
+    let path = block_path(&TenantId::anonymous(), ShardId(0), TimestampMs(0), BlockId(1));
+    bucket.store().put(&path, "whole".into()).await.unwrap();
+    let object = folder.path().join(path.as_ref());
+    let beside = |suffix: &str| std::path::PathBuf::from(format!("{}{suffix}", object.display()));
+    std::fs::write(beside("#1"), "half").unwrap();
+    std::fs::write(beside("#x"), "not an upload").unwrap();
+    std::fs::write(folder.path().join("notes#1"), "not ours").unwrap();
+    Bucket::folder(folder.path()).unwrap();
+    assert!(!beside("#1").exists());
+    assert!(object.exists() && beside("#x").exists() && folder.path().join("notes#1").exists());
+}
+
+#[tokio::test]
+async fn no_more_is_uploaded_than_was_reserved() {
+    let series = [SeriesPages {
+        labels: Labels::from_pairs([("__name__", "m")]),
+        pages: vec![page(0, (0..480).map(|k| f64::from(k) * 0.37))],
+    }];
+    let whole = write(meta(), &series).await.output.len() as u64;
+    for (reserved, fits) in [(whole, true), (whole - 1, false), (10, false)] {
+        let store = Arc::new(InMemory::new());
+        let sink = UploadSink::within(store.clone(), Path::from("b.gnb"), reserved);
+        let mut writer = BlockWriter::new(meta(), sink);
+        let added = writer
+            .add_series(series[0].labels.as_ref(), series[0].pages.clone())
+            .await;
+        let outcome = match added {
+            Ok(()) => writer.finish().await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert_eq!(outcome.is_ok(), fits, "{reserved} of {whole}");
+        assert!(outcome.err().is_none_or(|e| e.is_over_reservation()));
+        assert_eq!(store.head(&Path::from("b.gnb")).await.is_ok(), fits);
+    }
+}
+
 #[test]
 fn block_names_say_what_they_hold() {
     let key = BlockKey {

@@ -257,3 +257,53 @@ fn the_bytes_of_a_page_stay_as_they_are() {
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(hex, "010600f8c904bfe003f0ea60382607340efb0bcfff00000000000080");
 }
+
+/// Every path of the coding: a new shape, the same one, floats, negative buckets, custom values.
+#[test]
+fn the_bytes_of_a_histogram_page_stay_as_they_are() {
+    let span = |offset, length| gnomon_model::histogram::Span { offset, length };
+    let first = FloatHistogram {
+        schema: 3,
+        zero_threshold: 1e-9,
+        zero_count: 2.0,
+        count: 12.0,
+        sum: 18.5,
+        positive_spans: vec![span(-2, 2), span(3, 1)],
+        positive_buckets: vec![3.0, 4.0, 1.0],
+        negative_spans: vec![span(0, 1)],
+        negative_buckets: vec![2.0],
+        ..FloatHistogram::default()
+    };
+    let mut grown = first.clone();
+    (grown.count, grown.sum) = (15.0, 25.0);
+    grown.positive_buckets[0] += 3.0;
+    let mut fractions = grown.clone();
+    fractions.zero_count = 0.25;
+    let custom = FloatHistogram {
+        schema: -53,
+        count: 4.0,
+        sum: f64::NAN,
+        positive_spans: vec![span(0, 2)],
+        positive_buckets: vec![1.0, 3.0],
+        custom_values: vec![0.5, 2.5],
+        ..FloatHistogram::default()
+    };
+    let mut page = HistogramPageBuilder::new();
+    for (at, histogram, is_integer) in [
+        (1000, &first, true),
+        (16_000, &grown, true),
+        (31_000, &fractions, false),
+        (46_001, &custom, true),
+    ] {
+        page.append(at, histogram, is_integer).unwrap();
+    }
+    let bytes = page.page().unwrap().bytes;
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if std::env::var_os("GNOMON_WRITE_GOLDEN").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/page/golden_histograms.hex");
+        std::fs::write(path, hex + "\n").unwrap();
+        return;
+    }
+    let golden = include_str!("golden_histograms.hex");
+    assert_eq!(hex, golden.trim(), "a change of meaning needs another coding tag");
+}

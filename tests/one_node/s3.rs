@@ -1,0 +1,109 @@
+//! The object store is S3: a real server, stopped and started while the node runs.
+
+#[path = "../../lib/tsdb/tests/weed/mod.rs"]
+mod weed;
+
+use super::retention::{newest_due_window, now_ms};
+use crate::harness::{Node, client, eventually, remote};
+
+const SERIES: usize = 50;
+
+fn history(name: &str, window: i64) -> Vec<u8> {
+    let one = |n: usize| {
+        let number = n.to_string();
+        let labels = [("__name__", name), ("instance", number.as_str()), ("job", "s3")];
+        let samples: Vec<_> = (0..100).map(|i| (window + i * 60_000, i as f64)).collect();
+        remote::time_series(&labels, &samples)
+    };
+    remote::body((0..SERIES).map(one).collect())
+}
+
+/// How many samples a query of all of them finds, and the warnings.
+async fn count(node: &Node, name: &str, window: i64) -> (f64, Vec<String>) {
+    let query = client::encode(&format!("sum(count_over_time({name}[2h]))"));
+    let time = (window + 2 * 3_600_000 - 1000) as f64 / 1000.0;
+    let (code, text) = node.http.get(&format!("/api/v1/query?query={query}&time={time}")).await;
+    assert_eq!(code, 200, "{text}");
+    let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let value = answer["data"]["result"][0]["value"][1]
+        .as_str()
+        .and_then(|v| v.parse().ok());
+    let warnings = answer["warnings"].as_array().into_iter().flatten();
+    let warnings = warnings.filter_map(|w| w.as_str().map(str::to_owned)).collect();
+    (value.unwrap_or(0.0), warnings)
+}
+
+/// 100 samples of each series, the first of which is at the window's start.
+const ALL: f64 = (SERIES * 100) as f64;
+
+async fn sealed_parts(node: &Node) -> f64 {
+    let (_, text) = node.http.get("/metrics").await;
+    let values = text.lines().filter(|l| l.starts_with("gnomon_ingester_sealed_parts{"));
+    values.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_live_in_s3_through_a_restart_and_an_outage() {
+    let Some(program) = weed::find() else { return };
+    let mut server = weed::Server::start(program);
+    let folder = tempfile::tempdir().expect("temp folder");
+    let store = format!("--storage.object-store=s3://{}/some/prefix", weed::BUCKET);
+    let args = [
+        store.as_str(),
+        "--web.enable-remote-write-receiver",
+        "--ingest.seal-quiet=100ms",
+        "--compactor.interval=1s",
+    ];
+    let node = Node::start_with(folder.path(), "", &args, &server.environment()).await;
+    let newest = newest_due_window(now_ms());
+    let first = newest - 2 * 3_600_000;
+    let send = async |node: &Node, body: Vec<u8>| remote::send(&node.http, body).await.expect("send");
+    assert_eq!(send(&node, history("first", first)).await.0, 204);
+    let blocks = |server: &weed::Server| server.keys("some/prefix/anonymous/blocks/").len();
+    eventually(
+        "the window to be a block, and no part to be left in the head",
+        async || (blocks(&server) > 0 && sealed_parts(&node).await == 0.0).then_some(()),
+    )
+    .await;
+    assert!(!server.keys("some/prefix/cluster.json").is_empty());
+    assert_eq!(count(&node, "first", first).await, (ALL, vec![]));
+    eventually("a copy of the catalogue", async || {
+        (!server.keys("some/prefix/catalogue/checkpoint-").is_empty()).then_some(())
+    })
+    .await;
+
+    let (node, _) = node.kill_and_restart().await;
+    assert_eq!(count(&node, "first", first).await, (ALL, vec![]));
+
+    // Nobody answers: writes are taken, windows are sealed, and an answer says what it lacks.
+    server.stop();
+    assert_eq!(send(&node, history("second", newest)).await.0, 204);
+    eventually("the second window to be sealed", async || {
+        (sealed_parts(&node).await > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(count(&node, "second", newest).await, (ALL, vec![]), "in the head");
+    let (found, warnings) = count(&node, "first", first).await;
+    assert!(
+        found == ALL || (found < ALL && !warnings.is_empty()),
+        "{found} of {ALL} without a word"
+    );
+    // Nor does a restart need the bucket; what was read before is not remembered then.
+    let (node, took) = node.kill_and_restart().await;
+    assert!(took < crate::harness::PATIENCE);
+    let (found, warnings) = count(&node, "first", first).await;
+    assert_eq!(found, 0.0);
+    assert!(
+        warnings.iter().any(|w| w.contains("block") && w.contains("incomplete")),
+        "{warnings:?}"
+    );
+    assert_eq!(count(&node, "second", newest).await, (ALL, vec![]));
+
+    server.start_again();
+    eventually("the second window to be uploaded", async || {
+        (sealed_parts(&node).await == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(count(&node, "first", first).await, (ALL, vec![]));
+    assert_eq!(count(&node, "second", newest).await, (ALL, vec![]));
+}
