@@ -51,7 +51,7 @@ fn read_flags(matches: &ArgMatches) -> Result<Parsed, clap::Error> {
         values.insert(flag.name.to_owned(), value_of(matches, flag));
         let given = is_given(matches, flag.name) || is_given(matches, &negated(flag));
         match flag.effect {
-            Effect::Here => {}
+            Effect::Here | Effect::Hidden => {}
             Effect::None(reason) if given => without_effect.push((flag.name.to_owned(), reason)),
             Effect::Refused(alternative) if given && values[flag.name] != "false" => {
                 return Err(refuse(&format!("--{} is not supported: {alternative}", flag.name)));
@@ -141,7 +141,7 @@ fn argument(flag: &Flag) -> Arg {
 
 fn help(flag: &Flag) -> String {
     match flag.effect {
-        Effect::Here => flag.help.to_owned(),
+        Effect::Here | Effect::Hidden => flag.help.to_owned(),
         Effect::None(reason) => format!("No effect: {reason}."),
         Effect::Refused(alternative) => format!("Not supported: {alternative}."),
     }

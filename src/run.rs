@@ -204,6 +204,7 @@ impl Process {
         options.zone.clone_from(&settings.zone);
         env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
         options.shards = settings.shards;
+        options.flush_log_bytes = settings.flush_bytes;
         options.stop = self.stop.clone();
         Ok(options)
     }

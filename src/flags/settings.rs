@@ -101,6 +101,10 @@ pub struct Settings {
     /// Whether a flag set the time, or it is the default.
     retention_time_given: bool,
     pub object_store: Option<String>,
+    /// A window that is over is sealed once nothing came for so long.
+    pub seal_quiet: Duration,
+    /// A shard's state is flushed after so many bytes of log.
+    pub flush_bytes: u64,
     pub listen_addresses: Vec<String>,
     pub web_config_file: Option<PathBuf>,
     pub external_url: String,
@@ -166,6 +170,14 @@ impl Values<'_> {
         self.set(name).map(parse).transpose()
     }
 
+    /// Of a flag that has a default; no time at all is an error.
+    fn duration(&self, name: &str) -> Result<Duration, String> {
+        let ms = self.duration_ms(name)?.and_then(|ms| u64::try_from(ms).ok());
+        let ms = ms.filter(|ms| *ms > 0);
+        ms.map(Duration::from_millis)
+            .ok_or_else(|| format!("--{name}: it must be longer than nothing"))
+    }
+
     fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,
@@ -221,6 +233,9 @@ impl Settings {
             retention_bytes,
             retention_time_given: retention_given.is_some(),
             object_store: v.set("storage.object-store"),
+            seal_quiet: v.duration("ingest.seal-quiet")?,
+            flush_bytes: parse_size_bytes(v.text("ingest.flush-bytes"))
+                .map_err(|e| format!("--ingest.flush-bytes: {e}"))?,
             listen_addresses: v.list("web.listen-address"),
             web_config_file: v.set("web.config.file").map(PathBuf::from),
             route_prefix: v.set("web.route-prefix").map_or_else(

@@ -15,6 +15,8 @@ pub enum Takes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Here,
+    /// Has its effect, and is not in `--help`: for tests, as some of Prometheus' are.
+    Hidden,
     /// Accepted with a warning that gives this reason.
     None(&'static str),
     /// Its promise cannot be kept: an error that names the alternative.
@@ -74,6 +76,13 @@ const fn own(
         help,
         effect: Effect::Here,
         environment: Some(environment),
+    }
+}
+
+const fn hidden(name: &'static str, environment: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag {
+        effect: Effect::Hidden,
+        ..own(STORAGE, name, environment, Takes::One("DURATION"), default, help)
     }
 }
 
@@ -261,6 +270,12 @@ const FLAGS: &[Flag] = &[
         "",
         "Where blocks go: file:///DIR or s3://BUCKET/PREFIX (credentials from AWS_*). Default: a folder of the data folder.",
     ),
+    hidden(
+        "ingest.seal-quiet",
+        "GNOMON_INGEST_SEAL_QUIET",
+        "1m",
+        "A window that is over is sealed once nothing came for so long.",
+    ),
     idle("storage.tsdb.min-block-duration", One("DURATION"), "2h", BLOCKS),
     idle("storage.tsdb.max-block-duration", One("DURATION"), "", BLOCKS),
     idle(
@@ -438,6 +453,12 @@ const FLAGS: &[Flag] = &[
         One("N"),
         "",
         "Ingest shards, fixed at the very first start; the processors of the machine if empty.",
+    ),
+    hidden(
+        "ingest.flush-bytes",
+        "GNOMON_INGEST_FLUSH_BYTES",
+        "64MiB",
+        "A shard's state is flushed after so many bytes of log; a restart replays the rest.",
     ),
     own(
         CLUSTER,

@@ -98,6 +98,9 @@ fn start_ingester(
     bucket: &Bucket,
     config: &Config,
 ) -> anyhow::Result<Ingester> {
+    let mut duties = DutyOptions::default();
+    duties.quiet = process.settings.seal_quiet;
+    duties.interval = duties.interval.min(duties.quiet);
     let options = IngesterOptions {
         node: node.node_id,
         host: own.host.clone(),
@@ -107,7 +110,7 @@ fn start_ingester(
         clock: Arc::clone(&process.clock),
         registry: process.registry.clone(),
         write: write_options(config),
-        duties: DutyOptions::default(),
+        duties,
         stop: process.stop.clone(),
     };
     Ok(Ingester::start(options)?)

@@ -118,6 +118,11 @@ impl Drop for Process {
     }
 }
 
+/// The binary of this build, or the one that `GNOMON_TEST_BINARY` names (a release build, say).
+fn binary() -> PathBuf {
+    std::env::var_os("GNOMON_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_gnomon").into(), PathBuf::from)
+}
+
 /// A gnomon node: one process with its data folder.
 pub struct Node {
     pub process: Process,
@@ -147,11 +152,7 @@ impl Node {
             .find_map(|a| a.strip_prefix("--web.listen-address="))
             .expect("an address")
             .to_owned();
-        let mut process = Process::start(
-            "gnomon",
-            Command::new(env!("CARGO_BIN_EXE_gnomon")).args(&args),
-            folder.join("gnomon.log"),
-        );
+        let mut process = Process::start("gnomon", Command::new(binary()).args(&args), folder.join("gnomon.log"));
         let http = Http::new(&format!("http://{address}"));
         eventually("gnomon to be ready", async || {
             assert!(!process.has_ended(), "gnomon ended at its start:\n{}", process.log());

@@ -20,8 +20,8 @@ use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
 use crate::meta::{MetaLog, MetaMachine, MetaNode};
 use crate::raft::{
-    Addresses, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService, ReadError,
-    StateMachine,
+    Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService,
+    ReadError, StateMachine,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -59,6 +59,8 @@ pub struct NodeOptions {
     /// How long to look for the cluster at the start.
     pub join_timeout: Duration,
     pub store: StoreOptions,
+    /// A shard's state is flushed after this many bytes of log.
+    pub flush_log_bytes: u64,
     pub channel: ChannelOptions,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
@@ -89,6 +91,7 @@ impl NodeOptions {
             lease: Duration::from_secs(15),
             join_timeout: Duration::from_secs(60),
             store: StoreOptions::default(),
+            flush_log_bytes: FLUSH_LOG_BYTES,
             channel: ChannelOptions::default(),
             clock,
             registry,
@@ -326,16 +329,19 @@ impl Starting {
             state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone())
         };
         let addresses: Arc<dyn Addresses> = Arc::new(address);
-        let host = GroupHost::new(HostOptions::new(
-            Identity {
-                cluster: identity.cluster_id,
-                node: identity.node_id,
-            },
-            store.clone(),
-            Arc::new(GrpcTransport::new(addresses)),
-            options.clock.clone(),
-            options.registry.clone(),
-        ))?;
+        let host = GroupHost::new(HostOptions {
+            flush_log_bytes: options.flush_log_bytes,
+            ..HostOptions::new(
+                Identity {
+                    cluster: identity.cluster_id,
+                    node: identity.node_id,
+                },
+                store.clone(),
+                Arc::new(GrpcTransport::new(addresses)),
+                options.clock.clone(),
+                options.registry.clone(),
+            )
+        })?;
         let as_machine: Arc<dyn StateMachine> = machine.clone();
         let meta_group = host.open(GroupId::METADATA, as_machine).await?;
         let log = Arc::new(meta_group.clone());
