@@ -26,9 +26,9 @@ pub fn time_series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> TimeSerie
 }
 
 /// The body of a remote write 1.0 request.
-pub fn body(timeseries: impl Into<Vec<TimeSeries>>) -> Vec<u8> {
+pub fn body(timeseries: Vec<TimeSeries>) -> Vec<u8> {
     let bytes = WriteRequest {
-        timeseries: timeseries.into(),
+        timeseries,
         metadata: vec![],
     }
     .encode_to_vec();

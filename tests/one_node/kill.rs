@@ -72,7 +72,7 @@ impl Load {
             one.samples[0].timestamp = self.time_ms(step);
             one.samples[0].value = self.value(writer, i, step);
         }
-        remote::body(series)
+        remote::body(series.to_vec())
     }
 
     /// Writes steps from `from` on until told to stop or until the node is gone; sends the last one again and again
