@@ -109,10 +109,17 @@ impl Load {
         let selector = format!("ledger{{instance=\"{writer}\"}}[{seconds}s]");
         let end = self.time_ms(to - 1) as f64 / 1000.0;
         let path = format!("/api/v1/query?query={}&time={end}", client::encode(&selector));
-        let (code, body) = node.http.get(&path).await;
-        assert_eq!(code, 200, "{body:.1000}");
-        let answer: Answer = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body:.1000}"));
-        assert_eq!(answer.warnings, Vec::<String>::new(), "{selector}");
+        // An answer that says it is incomplete (a part was dropped under it) is asked for again.
+        let answer: Answer = eventually("a complete answer", async || {
+            let (code, body) = node.http.get(&path).await;
+            assert_eq!(code, 200, "{body:.1000}");
+            let answer: Answer = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body:.1000}"));
+            if !answer.warnings.is_empty() {
+                println!("asked again: {:?}", answer.warnings);
+            }
+            answer.warnings.is_empty().then_some(answer)
+        })
+        .await;
         let acknowledged: Vec<i64> = ledger.acknowledged.range(from..to).copied().collect();
         let mut met = BTreeSet::new();
         for row in &answer.data.result {
@@ -195,7 +202,7 @@ async fn kill_under_load(node: &mut Node, load: Load, ledgers: &mut [Ledger], mo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_kill_9() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let rounds = number("GNOMON_KILL_ROUNDS", 4);
+    let rounds = number("GNOMON_KILL_ROUNDS", 10);
     let seed = number("GNOMON_SEED", 20_261_123);
     let load = Load {
         series_per_writer: number("GNOMON_KILL_SERIES", 2_000) as usize / WRITERS,
