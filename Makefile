@@ -29,7 +29,7 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build setup peers test test-run bench lint fix print-env
+.PHONY: help run build setup peers test test-run test-kill bench lint fix print-env
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,12 @@ ifeq ($(NEXTEST),yes)
 else
 	cargo test --workspace --locked --no-fail-fast
 endif
+
+test-kill: setup ## kill -9 at 100k series, power cuts, bad disks: many rounds (docs/resilience.md)
+	$(MAKE) --no-print-directory build
+	GNOMON_TEST_BINARY=$(CURDIR)/target/release/gnomon GNOMON_KILL_ROUNDS=20 GNOMON_KILL_SERIES=100000 \
+	  GNOMON_KILL_ARGS= GNOMON_POWER_ROUNDS=50 GNOMON_DISK_ROUNDS=10 \
+	  cargo test --locked --test one_node -- --nocapture --test-threads=1 kill:: disk::
 
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics

@@ -292,7 +292,7 @@ impl Process {
         options.zone.clone_from(&settings.zone);
         env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
         options.shards = settings.shards;
-        options.flush_log_bytes = settings.flush_log_bytes;
+        options.flush_log_bytes = settings.flush_bytes;
         if let Some(size) = self.retention.borrow().size_bytes {
             make_small(&mut options, size);
         }

@@ -97,7 +97,7 @@ fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
     let Command::Run(mut settings) = parsed.command else {
         panic!("not a command to run");
     };
-    settings.flush_log_bytes = FLUSH_LOG_BYTES;
+    settings.flush_bytes = FLUSH_LOG_BYTES;
     (*settings, parsed.values)
 }
 

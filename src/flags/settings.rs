@@ -104,6 +104,8 @@ pub struct Settings {
     pub seal_quiet: Duration,
     pub compactor_interval: Duration,
     pub compactor_grace: Duration,
+    /// A shard's state is flushed after so many bytes of log.
+    pub flush_bytes: u64,
     pub listen_addresses: Vec<String>,
     pub web_config_file: Option<PathBuf>,
     pub external_url: String,
@@ -124,13 +126,9 @@ pub struct Settings {
     pub zone: String,
     /// None: as many as there are processors.
     pub shards: Option<u32>,
-    /// A group's state is flushed after so many bytes of its log. No flag sets it.
-    pub flush_log_bytes: u64,
     pub log_level: String,
     pub log_json: bool,
 }
-
-const FLUSH_LOG_BYTES: u64 = 64 << 20;
 
 /// 15 days, as in Prometheus, where neither time nor size is set.
 const DEFAULT_RETENTION_MS: i64 = 15 * 86_400_000;
@@ -242,6 +240,8 @@ impl Settings {
             seal_quiet: v.duration("ingest.seal-quiet")?,
             compactor_interval: v.duration("compactor.interval")?,
             compactor_grace: v.duration("compactor.grace")?,
+            flush_bytes: parse_size_bytes(v.text("ingest.flush-bytes"))
+                .map_err(|e| format!("--ingest.flush-bytes: {e}"))?,
             listen_addresses: v.list("web.listen-address"),
             web_config_file: v.set("web.config.file").map(PathBuf::from),
             route_prefix: v.set("web.route-prefix").map_or_else(
@@ -269,7 +269,6 @@ impl Settings {
             peers,
             zone: v.text("cluster.zone").to_owned(),
             shards: v.number("ingest.shards", 1)?,
-            flush_log_bytes: FLUSH_LOG_BYTES,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })

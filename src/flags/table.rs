@@ -466,6 +466,12 @@ const FLAGS: &[Flag] = &[
         "",
         "Ingest shards, fixed at the very first start; the processors of the machine if empty.",
     ),
+    hidden(
+        "ingest.flush-bytes",
+        "GNOMON_INGEST_FLUSH_BYTES",
+        "64MiB",
+        "A shard's state is flushed after so many bytes of log; a restart replays the rest.",
+    ),
     own(
         CLUSTER,
         "ingest.replicas",

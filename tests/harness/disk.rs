@@ -5,6 +5,9 @@
 
 mod files;
 mod fuse;
+mod tmpfs;
+
+pub use tmpfs::Tmpfs;
 
 use files::Files;
 use std::path::{Path, PathBuf};

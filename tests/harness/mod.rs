@@ -118,6 +118,11 @@ impl Drop for Process {
     }
 }
 
+/// The binary of this build, or the one that `GNOMON_TEST_BINARY` names (a release build, say).
+fn binary() -> PathBuf {
+    std::env::var_os("GNOMON_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_gnomon").into(), PathBuf::from)
+}
+
 /// A gnomon node: one process with its data folder.
 pub struct Node {
     pub process: Process,
@@ -172,7 +177,7 @@ impl Node {
             .to_owned();
         let process = Process::start(
             "gnomon",
-            Command::new(env!("CARGO_BIN_EXE_gnomon"))
+            Command::new(binary())
                 .args(&args)
                 .envs(environment.iter().map(|(n, v)| (n, v))),
             folder.join("gnomon.log"),

@@ -1,9 +1,10 @@
 //! Bad disks: power cuts that lose what was not synced, disks that fill up and get room again, disks that turn
 //! read-only. Nothing acknowledged may be lost, and reads go on.
 
-use crate::harness::disk::Disk;
+use crate::harness::disk::{Disk, Tmpfs};
 use crate::harness::{Node, client, eventually, remote};
 use rand::{RngExt, SeedableRng};
+use std::path::Path;
 use std::time::Duration;
 
 const SERIES: usize = 200;
@@ -20,6 +21,12 @@ fn body(step: i64, base_ms: i64) -> Vec<u8> {
         remote::time_series(&labels, &[(base_ms + step * 100, step as f64 + i as f64 / 1000.0)])
     });
     remote::body(series.collect())
+}
+
+/// How often to do it; the variable says otherwise.
+fn rounds(variable: &str, default: usize) -> usize {
+    let given = std::env::var(variable).ok();
+    given.and_then(|r| r.parse().ok()).unwrap_or(default)
 }
 
 fn base_ms() -> i64 {
@@ -55,10 +62,7 @@ async fn nothing_acknowledged_is_lost_by_a_power_cut() {
     let Some(mut disk) = Disk::mount(&data, 1 << 30) else {
         return;
     };
-    let rounds: usize = std::env::var("GNOMON_POWER_ROUNDS")
-        .ok()
-        .and_then(|r| r.parse().ok())
-        .unwrap_or(10);
+    let rounds = rounds("GNOMON_POWER_ROUNDS", 10);
     let seed: u64 = std::env::var("GNOMON_SEED")
         .ok()
         .and_then(|s| s.parse().ok())
@@ -100,76 +104,154 @@ async fn nothing_acknowledged_is_lost_by_a_power_cut() {
     node.process.kill();
 }
 
+/// A node that writes steps and remembers which were acknowledged.
+struct Written {
+    node: Node,
+    base_ms: i64,
+    acknowledged: Vec<i64>,
+    step: i64,
+}
+
+impl Written {
+    async fn start(folder: &Path) -> Self {
+        let node = Node::start(folder, "", &["--web.enable-remote-write-receiver"]).await;
+        Self {
+            node,
+            base_ms: base_ms(),
+            acknowledged: Vec::new(),
+            step: 0,
+        }
+    }
+
+    /// Sends the next step; the text of the refusal where it is refused.
+    async fn send(&mut self) -> Option<String> {
+        let step = self.step;
+        self.step += 1;
+        let (code, text) = remote::send(&self.node.http, body(step, self.base_ms))
+            .await
+            .expect("send");
+        match code {
+            204 => self.acknowledged.push(step),
+            503 => return Some(text),
+            other => panic!("{other} {text}"),
+        }
+        None
+    }
+
+    async fn until_refused(&mut self) -> String {
+        eventually("writes to be refused", async || self.send().await).await
+    }
+
+    async fn until_taken(&mut self) {
+        eventually("writes to be taken again", async || {
+            self.send().await.is_none().then_some(())
+        })
+        .await;
+    }
+
+    async fn assert_all_there(&self) {
+        assert_all_there(&self.node, &self.acknowledged, self.base_ms).await;
+    }
+
+    /// Writes until refused, where the refusal says what and where; reads go on.
+    async fn assert_refused(&mut self, data: &Path, reasons: &[&str]) {
+        let text = self.until_refused().await;
+        assert!(text.contains(&data.display().to_string()), "where: {text}");
+        assert!(reasons.iter().any(|reason| text.contains(reason)), "why: {text}");
+        self.assert_all_there().await;
+    }
+
+    /// Everything is there after a kill, too.
+    async fn kill_and_check(mut self) {
+        self.assert_all_there().await;
+        self.node = self.node.kill_and_restart().await.0;
+        self.assert_all_there().await;
+        self.node.process.kill();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "Debian's RocksDB 7.8 has assertions on and aborts when its own log file cannot be written"]
 async fn a_full_disk_refuses_writes_and_recovers_without_a_restart() {
     let folder = tempfile::tempdir().expect("temp folder");
     let data = folder.path().join("data");
     let room = 2 << 30;
     let Some(disk) = Disk::mount(&data, room) else { return };
-    let base = base_ms();
-    let mut node = Node::start(folder.path(), "", &["--web.enable-remote-write-receiver"]).await;
-    let (mut acknowledged, mut step) = (Vec::new(), 0);
-    for _ in 0..5 {
-        assert_eq!(remote::send(&node.http, body(step, base)).await.expect("send").0, 204);
-        acknowledged.push(step);
-        step += 1;
+    let mut written = Written::start(folder.path()).await;
+    for round in 0..rounds("GNOMON_DISK_ROUNDS", 3) {
+        for _ in 0..3 {
+            written.until_taken().await;
+        }
+        disk.set_capacity(disk.used_bytes());
+        written
+            .assert_refused(&data, &["low disk", "disk full", "No space left"])
+            .await;
+        // Whatever was given up to make room is taken by someone else as well.
+        disk.set_capacity(0);
+        written
+            .assert_refused(&data, &["low disk", "disk full", "No space left"])
+            .await;
+        disk.set_capacity(room);
+        written.until_taken().await;
+        written.assert_all_there().await;
+        println!("round {round}: {} requests acknowledged", written.acknowledged.len());
     }
-    disk.set_capacity(disk.used_bytes());
-    let text = eventually("writes to be refused", async || {
-        let (code, text) = remote::send(&node.http, body(step, base)).await.expect("send");
-        if code == 204 {
-            acknowledged.push(step);
-        }
-        step += 1;
-        assert!(code == 204 || code == 503, "{code} {text}");
-        (code == 503).then_some(text)
-    })
-    .await;
-    assert!(
-        text.contains("disk") || text.contains("space"),
-        "the answer says why: {text}"
-    );
-    assert_all_there(&node, &acknowledged, base).await;
-    disk.set_capacity(room);
-    eventually("writes to be taken again", async || {
-        let (code, _) = remote::send(&node.http, body(step, base)).await.expect("send");
-        if code == 204 {
-            acknowledged.push(step);
-        }
-        step += 1;
-        (code == 204).then_some(())
-    })
-    .await;
-    assert_all_there(&node, &acknowledged, base).await;
-    node.process.kill();
-    let (mut node, _) = node.restart().await;
-    assert_all_there(&node, &acknowledged, base).await;
-    node.process.kill();
+    written.kill_and_check().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "Debian's RocksDB 7.8 has assertions on and aborts when its own log file cannot be written"]
 async fn a_disk_that_turns_read_only_refuses_writes_and_still_answers() {
     let folder = tempfile::tempdir().expect("temp folder");
     let data = folder.path().join("data");
     let Some(disk) = Disk::mount(&data, 2 << 30) else {
         return;
     };
-    let base = base_ms();
-    let mut node = Node::start(folder.path(), "", &["--web.enable-remote-write-receiver"]).await;
-    assert_eq!(remote::send(&node.http, body(0, base)).await.expect("send").0, 204);
+    let mut written = Written::start(folder.path()).await;
+    for round in 0..rounds("GNOMON_DISK_ROUNDS", 3) {
+        written.until_taken().await;
+        disk.set_read_only(true);
+        for _ in 0..3 {
+            written
+                .assert_refused(&data, &["Read-only file system", "read-only"])
+                .await;
+        }
+        disk.set_read_only(false);
+        written.until_taken().await;
+        written.assert_all_there().await;
+        println!("round {round}: {} requests acknowledged", written.acknowledged.len());
+    }
+    // It can be stopped on such a disk as well.
     disk.set_read_only(true);
-    let (code, text) = remote::send(&node.http, body(1, base)).await.expect("send");
-    assert_eq!(code, 503, "{text}");
-    assert_all_there(&node, &[0], base).await;
+    written.assert_refused(&data, &["read-only", "Read-only"]).await;
+    assert_eq!(written.node.process.interrupt().await, Some(0));
     disk.set_read_only(false);
-    eventually("writes to be taken again", async || {
-        (remote::send(&node.http, body(2, base)).await.expect("send").0 == 204).then_some(())
-    })
-    .await;
-    assert_all_there(&node, &[0, 2], base).await;
-    node.process.kill();
+    written.node = written.node.restart().await.0;
+    written.kill_and_check().await;
+}
+
+/// A real file system, filled to the last byte by someone else while the node writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tmpfs_that_others_fill_refuses_writes_and_recovers_without_a_restart() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let data = folder.path().join("data");
+    let Some(small) = Tmpfs::mount(&data, 256) else { return };
+    let mut written = Written::start(folder.path()).await;
+    for round in 0..rounds("GNOMON_DISK_ROUNDS", 3) {
+        written.until_taken().await;
+        // It comes back for whatever is given up.
+        let filling = small.keep_filling();
+        written
+            .assert_refused(&data, &["low disk", "disk full", "No space left"])
+            .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        written
+            .assert_refused(&data, &["low disk", "disk full", "No space left"])
+            .await;
+        drop(filling);
+        written.until_taken().await;
+        written.assert_all_there().await;
+        println!("round {round}: {} requests acknowledged", written.acknowledged.len());
+    }
+    written.kill_and_check().await;
 }
 
 /// The tool itself: a disk that forgets too little would make the tests above worthless.

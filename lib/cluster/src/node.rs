@@ -21,8 +21,8 @@ use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
 use crate::meta::{MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
-    Addresses, DEFAULT_FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError,
-    RaftService, ReadError, StateMachine,
+    Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService,
+    ReadError, StateMachine,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -99,7 +99,7 @@ impl NodeOptions {
             join_timeout: Duration::from_secs(60),
             checkpoint_pause: Duration::from_secs(30),
             store: StoreOptions::default(),
-            flush_log_bytes: DEFAULT_FLUSH_LOG_BYTES,
+            flush_log_bytes: FLUSH_LOG_BYTES,
             channel: ChannelOptions::default(),
             clock,
             registry,
@@ -366,18 +366,19 @@ impl Starting {
             state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone())
         };
         let addresses: Arc<dyn Addresses> = Arc::new(address);
-        let mut host_options = HostOptions::new(
-            Identity {
-                cluster: identity.cluster_id,
-                node: identity.node_id,
-            },
-            store.clone(),
-            Arc::new(GrpcTransport::new(addresses)),
-            options.clock.clone(),
-            options.registry.clone(),
-        );
-        host_options.flush_log_bytes = options.flush_log_bytes;
-        let host = GroupHost::new(host_options)?;
+        let host = GroupHost::new(HostOptions {
+            flush_log_bytes: options.flush_log_bytes,
+            ..HostOptions::new(
+                Identity {
+                    cluster: identity.cluster_id,
+                    node: identity.node_id,
+                },
+                store.clone(),
+                Arc::new(GrpcTransport::new(addresses)),
+                options.clock.clone(),
+                options.registry.clone(),
+            )
+        })?;
         let as_machine: Arc<dyn StateMachine> = machine.clone();
         let meta_group = host.open(GroupId::METADATA, as_machine).await?;
         let group = meta_group.clone();

@@ -15,8 +15,17 @@ pub enum ProposeError {
     #[error("an entry of {bytes} bytes was proposed: at most {MAX_ENTRY_BYTES} are possible")]
     TooLarge { bytes: usize },
     /// Nothing was done: free space is below the watermark.
-    #[error("low disk: {free_bytes} bytes free, writes are taken again above {needed_bytes}")]
-    LowDisk { free_bytes: u64, needed_bytes: u64 },
+    #[error(
+        "low disk: {free_bytes} bytes are free in the data folder {folder}, writes are taken again above {needed_bytes}"
+    )]
+    LowDisk {
+        folder: String,
+        free_bytes: u64,
+        needed_bytes: u64,
+    },
+    /// Nothing was done: the data folder cannot be written.
+    #[error("{0}; writes are taken again once it can be written")]
+    BadDisk(String),
     /// Nothing was done: the group is starting, restarting or overloaded.
     #[error("the group is not available: {0}")]
     Unavailable(String),
@@ -72,11 +81,12 @@ impl From<ProposeError> for ServiceError {
             ProposeError::NotLeader { leader } => Self::NotLeader {
                 leader: leader.map(|id| id.0),
             },
-            ProposeError::TooLarge { .. } => Self::LimitExceeded(error.to_string()),
-            ProposeError::Unknown(message) => Self::Unknown(message),
-            ProposeError::LowDisk { .. } | ProposeError::Unavailable(_) | ProposeError::Closed => {
-                Self::Unavailable(error.to_string())
+            // Asking again at once is of no use: the caller is told.
+            ProposeError::TooLarge { .. } | ProposeError::LowDisk { .. } | ProposeError::BadDisk(_) => {
+                Self::LimitExceeded(error.to_string())
             }
+            ProposeError::Unknown(message) => Self::Unknown(message),
+            ProposeError::Unavailable(_) | ProposeError::Closed => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -126,8 +126,16 @@ impl GroupInner {
         if payload.len() > MAX_ENTRY_BYTES {
             return Err(ProposeError::TooLarge { bytes: payload.len() });
         }
-        if let Some(low) = self.machine.store.low_disk() {
+        let store = &self.machine.store;
+        if let Some(why) = store.trouble() {
+            return Err(ProposeError::BadDisk(why.to_string()));
+        }
+        // The metadata group writes little, and its writes make room: retention, for one.
+        if let Some(low) = store.low_disk()
+            && self.id != GroupId::METADATA
+        {
             return Err(ProposeError::LowDisk {
+                folder: low.folder,
                 free_bytes: low.free_bytes,
                 needed_bytes: low.needed_bytes,
             });
@@ -152,6 +160,16 @@ impl GroupInner {
             tokio::time::sleep(LEASE_WAIT).await;
         }
         Err(ProposeError::Unavailable(NO_QUORUM.into()))
+    }
+
+    /// What the work gives, or `Unknown` when that takes too long or the disk takes no writes.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, ProposeError> {
+        tokio::select! {
+            done = tokio::time::timeout(self.host.options.propose_timeout, work) => {
+                done.map_err(|_| ProposeError::Unknown("no quorum answered in time".into()))
+            }
+            why = self.machine.store.in_trouble(TROUBLE_LASTS) => Err(ProposeError::Unknown(why.to_string())),
+        }
     }
 
     async fn read_round(&self) -> Result<u64, ReadError> {
@@ -181,6 +199,9 @@ enum Absent {
 const STARTING: &str = "it is starting on this node";
 const NO_QUORUM: &str = "its leader has not heard from a quorum lately";
 
+/// Trouble with the disk that is over within this (the ballast was given up, say) is not told to callers.
+const TROUBLE_LASTS: Duration = Duration::from_millis(750);
+
 /// How often and after what a leader without a confirmed lease is asked again.
 const LEASE_TRIES: u32 = 50;
 const LEASE_WAIT: Duration = Duration::from_millis(20);
@@ -201,11 +222,7 @@ impl Group {
         inner.check(&payload)?;
         let _room = inner.room(payload.len()).await?;
         inner.machine.metrics.proposals.inc();
-        let written = tokio::time::timeout(inner.host.options.propose_timeout, inner.write(payload));
-        match written.await {
-            Ok(result) => result,
-            Err(_) => Err(ProposeError::Unknown("no quorum answered in time".into())),
-        }
+        inner.in_time(inner.write(payload)).await?
     }
 
     /// Proposes entries one after the other without waiting between them; answers in order, one per payload. Where one
@@ -238,11 +255,9 @@ impl Group {
         let commands = payloads.into_iter().map(Command);
         let mut results = raft.client_write_many(commands).await.map_err(unknown)?;
         loop {
-            let next = tokio::time::timeout(inner.host.options.propose_timeout, results.next());
-            match next.await {
-                Ok(Some(result)) => answers.push(write_result(result.map_err(unknown)?)),
-                Ok(None) => return Err(ProposeError::Unknown("the group is restarting".into())),
-                Err(_) => return Err(ProposeError::Unknown("no quorum answered in time".into())),
+            match inner.in_time(results.next()).await? {
+                Some(result) => answers.push(write_result(result.map_err(unknown)?)),
+                None => return Err(ProposeError::Unknown("the group is restarting".into())),
             }
             if answers.len() == count {
                 return Ok(());

@@ -35,7 +35,8 @@ pub struct HostOptions {
     pub read_timeout: Duration,
 }
 
-pub const DEFAULT_FLUSH_LOG_BYTES: u64 = 64 << 20;
+/// The default of [`HostOptions::flush_log_bytes`].
+pub const FLUSH_LOG_BYTES: u64 = 64 << 20;
 
 /// Raft's clockwork, in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +77,7 @@ impl HostOptions {
             clock,
             registry,
             timing: RaftTiming::default(),
-            flush_log_bytes: DEFAULT_FLUSH_LOG_BYTES,
+            flush_log_bytes: FLUSH_LOG_BYTES,
             propose_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(5),
         }

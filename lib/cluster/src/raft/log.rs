@@ -28,7 +28,7 @@ const READ_BYTES: usize = 2 << 20;
 /// More entries than this are truncated by one range rather than one by one.
 const SINGLE_DELETES: u64 = 1024;
 
-/// The log of one group, as opened in one epoch of the store.
+/// The log of one group.
 #[derive(Clone)]
 pub(crate) struct GroupLog {
     inner: Arc<Inner>,
@@ -37,7 +37,6 @@ pub(crate) struct GroupLog {
 struct Inner {
     store: Arc<NodeStore>,
     group: GroupId,
-    epoch: u64,
     tail: Mutex<Tail>,
 }
 
@@ -97,12 +96,11 @@ impl Tail {
 }
 
 impl GroupLog {
-    /// Opens the group's log in the store's present epoch; blocks.
+    /// Opens the group's log; blocks.
     ///
     /// # Errors
-    /// When the store cannot be read, or waits to be recovered.
+    /// When the store cannot be read.
     pub(crate) fn open(store: Arc<NodeStore>, group: GroupId) -> Result<Self, StoreError> {
-        let epoch = store.epoch()?;
         let backend = store.backend();
         let read = |tag: Tag| backend.get(Space::Meta, &codec::meta_key(group, tag));
         let name = |what: &str| format!("{what} of group {group}");
@@ -141,15 +139,9 @@ impl GroupLog {
             inner: Arc::new(Inner {
                 store,
                 group,
-                epoch,
                 tail: Mutex::new(tail),
             }),
         })
-    }
-
-    /// The epoch of the store the log was opened in.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.inner.epoch
     }
 
     /// Bytes appended since the log was opened; only grows.
@@ -181,7 +173,6 @@ fn index_of(key: &[u8]) -> Result<u64, StoreError> {
 impl Inner {
     async fn submit(&self, writes: Vec<Write>, sync: bool, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         let submission = Submission {
-            epoch: self.epoch,
             writes,
             sync,
             done: Box::new(done),
@@ -527,6 +518,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
                 codec::log_key(inner.group, log_id.index + 1),
             ),
         ];
-        inner.write(writes, false).await
+        // Not waited for: while the disk takes no writes, reads must not wait either. What is lost of it is purged again.
+        inner.submit(writes, false, |_| ()).await;
+        Ok(())
     }
 }

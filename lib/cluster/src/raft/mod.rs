@@ -31,7 +31,7 @@ mod types;
 pub use error::{GroupError, MAX_ENTRY_BYTES, ProposeError, ReadError};
 pub use group::{Group, GroupStatus, Leadership};
 pub use grpc::{Addresses, GrpcTransport, raft_server};
-pub use host::{DEFAULT_FLUSH_LOG_BYTES, GroupHost, HostOptions, RaftTiming};
+pub use host::{FLUSH_LOG_BYTES, GroupHost, HostOptions, RaftTiming};
 pub use local::{LinkFault, LocalNetwork};
 pub use machine::{Applied, StateError, StateMachine, StateReader, StateWriter};
 pub use transport::{AppendAnswers, RaftService, RaftTransport, RpcError};

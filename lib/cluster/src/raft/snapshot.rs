@@ -167,12 +167,7 @@ pub(crate) fn read_generation(store: &NodeStore, group: GroupId) -> Result<Optio
 }
 
 /// Removes every generation of the group but `keep`; writes nothing where there is none.
-pub(crate) fn remove_other_generations(
-    store: &NodeStore,
-    epoch: u64,
-    group: GroupId,
-    keep: u64,
-) -> Result<(), StoreError> {
+pub(crate) fn remove_other_generations(store: &NodeStore, group: GroupId, keep: u64) -> Result<(), StoreError> {
     let (keep_from, keep_to) = generation_range(group, keep);
     let start = codec::state_prefix(group, 0);
     let end = codec::state_prefix(group, u64::MAX);
@@ -185,7 +180,7 @@ pub(crate) fn remove_other_generations(
         if found {
             let mut batch = store.backend().batch()?;
             batch.delete_range(Space::State, &from, &to);
-            store.write_now(epoch, batch, false)?;
+            store.write_now(store.epoch(), batch, false)?;
             tracing::info!(%group, keep, "removed state that nothing points to");
         }
     }
@@ -268,6 +263,11 @@ impl Staging {
 
     pub(crate) fn head(&self) -> Option<&Head> {
         self.head.as_ref()
+    }
+
+    /// Of the store, when it began.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub(crate) fn generation(&self) -> u64 {

@@ -61,8 +61,6 @@ struct Core {
     unflushed_bytes: u64,
     /// Adapters of earlier incarnations are refused.
     incarnation: u64,
-    /// Of the store, when this incarnation began.
-    epoch: u64,
 }
 
 fn retired() -> io::Error {
@@ -97,11 +95,10 @@ impl Machine {
     }
 
     /// Begins a new incarnation from what is stored; earlier ones are refused from here on.
-    pub(crate) async fn begin(self: &Arc<Self>, epoch: u64) -> Result<MachineAdapter, StateError> {
+    pub(crate) async fn begin(self: &Arc<Self>) -> Result<MachineAdapter, StateError> {
         let _one = self.flushing.clone().lock_owned().await;
         let mut core = self.core.clone().lock_owned().await;
         core.incarnation += 1;
-        core.epoch = epoch;
         let this = self.clone();
         let incarnation = core.incarnation;
         blocking(move || this.load(&mut core)).await??;
@@ -115,7 +112,7 @@ impl Machine {
         let stored = snapshot::read_generation(&self.store, self.group)?;
         core.generation = stored.unwrap_or(0);
         self.generations.fetch_max(core.generation, Ordering::Relaxed);
-        snapshot::remove_other_generations(&self.store, core.epoch, self.group, core.generation)?;
+        snapshot::remove_other_generations(&self.store, self.group, core.generation)?;
         let head = self
             .store
             .backend()
@@ -198,11 +195,11 @@ impl Machine {
         let pointer = codec::meta_key(self.group, Tag::Generation);
         batch.put(Space::Meta, &pointer, &core.generation.to_be_bytes());
         let bytes = batch.size_bytes();
-        let (epoch, incarnation) = (core.epoch, core.incarnation);
+        let incarnation = core.incarnation;
         core.unflushed_bytes = 0;
-        // Apply goes on while the disk is busy.
+        // Apply goes on while the disk is busy, or takes no writes.
         drop(core);
-        self.store.write_now(epoch, batch, true)?;
+        self.store.write_durably(batch)?;
         let mut core = self.core.blocking_lock();
         if core.incarnation != incarnation {
             return Err(StoreError::Failed.into());
@@ -285,7 +282,7 @@ impl Machine {
                 message: format!("{STAGINGS} are being received already"),
             })?;
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        let epoch = self.store.epoch()?;
+        let epoch = self.store.epoch();
         Ok(Staging::new(
             self.store.clone(),
             epoch,
@@ -320,7 +317,7 @@ impl Machine {
         let mut batch = self.store.backend().batch()?;
         let pointer = codec::meta_key(self.group, Tag::Generation);
         batch.put(Space::Meta, &pointer, &staging.generation().to_be_bytes());
-        self.store.write_now(core.epoch, batch, true)?;
+        self.store.write_now(staging.epoch(), batch, true)?;
         staging.set_installed();
         let old = std::mem::replace(&mut core.generation, staging.generation());
         core.flushed = Some(head.clone());
@@ -330,7 +327,7 @@ impl Machine {
         let (from, to) = snapshot::generation_range(self.group, old);
         let mut batch = self.store.backend().batch()?;
         batch.delete_range(Space::State, &from, &to);
-        self.store.write_now(core.epoch, batch, false)?;
+        self.store.write_now(self.store.epoch(), batch, false)?;
         Ok(())
     }
 }

@@ -29,13 +29,9 @@ const FOLLOWER_SHARE: u64 = 8;
 pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError> {
     let host = &inner.host;
     let (store, group) = (host.options.store.clone(), inner.id);
-    let opened = blocking(move || {
-        store.recover()?;
-        GroupLog::open(store, group)
-    })
-    .await;
+    let opened = blocking(move || GroupLog::open(store, group)).await;
     let log = opened.map_err(|error| GroupError::Unavailable(error.to_string()))??;
-    let adapter = inner.machine.begin(log.epoch()).await?;
+    let adapter = inner.machine.begin().await?;
     let network = Network {
         transport: host.options.transport.clone(),
         cluster: host.options.cluster,
@@ -102,11 +98,20 @@ async fn again(inner: &Arc<GroupInner>) -> Option<Running> {
 
 async fn stop(inner: &GroupInner, running: Running) {
     hand_over(&running).await;
-    if let Err(error) = running.adapter.flush().await {
+    let store = &inner.machine.store;
+    let failed = tokio::select! {
+        flushed = running.adapter.flush() => flushed.err().map(|error| error.to_string()),
+        why = store.in_trouble(Duration::ZERO) => Some(why.to_string()),
+    };
+    if let Some(error) = failed {
         tracing::warn!(group = %inner.id, %error, "the last flush failed: a restart replays more of the log");
     }
     inner.running.write().take();
-    stop_raft(&running).await;
+    // On a bad disk Raft may be waiting for a write, which is given up when the store is closed.
+    tokio::select! {
+        () = stop_raft(&running) => {}
+        _ = store.in_trouble(HAND_OVER_WITHIN) => {}
+    }
 }
 
 /// A leader that goes lets the follower that has most take over, so that nobody has to notice its absence.
@@ -143,6 +148,8 @@ const LEFT_BEHIND: u64 = 4096;
 /// Publishes leadership and flushes when due, until the incarnation fails.
 async fn follow(inner: &GroupInner, running: &Running) -> Fatal<TypeConfig> {
     let mut metrics = running.raft.metrics();
+    let store = &inner.machine.store;
+    let mut trouble = store.watch_trouble();
     let mut purge = Purge::new(inner);
     let flushed = inner.machine.flushed_index.load(Ordering::Acquire);
     if flushed.saturating_sub(running.log.bounds().0) > LEFT_BEHIND {
@@ -163,11 +170,19 @@ async fn follow(inner: &GroupInner, running: &Running) -> Fatal<TypeConfig> {
                     return Fatal::Stopped;
                 }
             }
-            // Groups that had nothing to write then would find out with their next proposal.
-            () = inner.machine.store.failed_since(running.log.epoch()) => return Fatal::Stopped,
-            () = inner.machine.flush_due.notified() => {
-                if let Err(error) = flush_and_purge(inner, running, &mut purge).await {
-                    return error;
+            Ok(()) = trouble.changed() => {
+                // Where there are others, one of them leads while this disk takes no writes.
+                if trouble.borrow_and_update().is_some() {
+                    hand_over(running).await;
+                }
+            }
+            () = inner.machine.flush_due.notified(), if store.trouble().is_none() => {
+                tokio::select! {
+                    done = flush_and_purge(inner, running, &mut purge) => if let Err(error) = done {
+                        return error;
+                    },
+                    // It goes on by itself when the disk takes writes; leadership has to be followed meanwhile.
+                    _ = store.in_trouble(Duration::ZERO) => inner.machine.flush_due.notify_one(),
                 }
             }
         }

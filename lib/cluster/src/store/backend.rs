@@ -43,6 +43,12 @@ pub trait Backend: Send + Sync + 'static {
     /// `Closed` while the engine is not open.
     fn batch(&self) -> Result<Batch, StoreError>;
 
+    /// A batch again from [`Batch::saved`] of this same backend.
+    ///
+    /// # Errors
+    /// `Closed` while the engine is not open.
+    fn batch_of(&self, saved: &Saved) -> Result<Batch, StoreError>;
+
     /// Writes all of the batch or nothing. It is readable on return; with `sync` it, and everything written before
     /// it, survives the loss of power.
     ///
@@ -69,7 +75,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Closes and opens the engine again; what was written with `sync` is there afterwards.
     ///
     /// # Errors
-    /// When it cannot be opened, or readers still hold it; try again later.
+    /// When it cannot be opened, or readers still hold it; try again later. What was stored stays readable if it can.
     fn reopen(&self) -> Result<(), StoreError>;
 
     /// Makes everything written durable and closes the engine. Later calls give `Closed`.
@@ -81,6 +87,14 @@ pub struct Batch(pub(super) BatchKind);
 
 pub(super) enum BatchKind {
     Rocks(super::rocks::RocksBatch),
+    Memory(Vec<Change>),
+}
+
+/// What a batch holds, for making it again.
+pub struct Saved(pub(super) SavedKind);
+
+pub(super) enum SavedKind {
+    Rocks(Vec<u8>),
     Memory(Vec<Change>),
 }
 
@@ -115,6 +129,15 @@ impl Batch {
             BatchKind::Rocks(batch) => batch.delete_range(space, from, to),
             BatchKind::Memory(changes) => changes.push(Change::DeleteRange(space, from.to_vec(), to.to_vec())),
         }
+    }
+
+    /// A copy of what it holds.
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        Saved(match &self.0 {
+            BatchKind::Rocks(batch) => SavedKind::Rocks(batch.data().to_vec()),
+            BatchKind::Memory(changes) => SavedKind::Memory(changes.clone()),
+        })
     }
 
     /// Bytes the batch takes in memory and in the write-ahead log, roughly.

@@ -4,7 +4,7 @@
 use super::StoreError;
 use gnomon_model::Clock;
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, StatVfsMountFlags, fallocate, statvfs};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,14 @@ use std::time::Duration;
 /// Space is looked at after this time, or after a sixteenth of the watermark was written.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// Kept free for the engine's own work when a batch is written (a fiftieth of small file systems).
+const FLOOR_BYTES: u64 = 8 << 20;
+
 /// Free space is below the watermark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LowDisk {
+    /// The data folder.
+    pub folder: String,
     pub free_bytes: u64,
     /// Writes are taken again from here on.
     pub needed_bytes: u64,
@@ -28,6 +33,7 @@ pub(super) struct Disk {
     clock: Arc<dyn Clock>,
     watermark_bytes: u64,
     ballast_bytes: u64,
+    floor_bytes: u64,
     seen: Mutex<Seen>,
     written_bytes: AtomicU64,
 }
@@ -47,12 +53,13 @@ impl Disk {
         watermark_bytes: u64,
         ballast_bytes: u64,
     ) -> Result<Self, StoreError> {
-        let (_, total) = space(folder)?;
+        let total = space(folder)?.total_bytes;
         let disk = Self {
             folder: folder.to_owned(),
             clock,
             watermark_bytes: watermark_bytes.min(total / 5),
             ballast_bytes: ballast_bytes.min(total / 20),
+            floor_bytes: FLOOR_BYTES.min(total / 50),
             seen: Mutex::new(Seen {
                 looked: None,
                 free_bytes: 0,
@@ -79,15 +86,56 @@ impl Disk {
             seen.looked = Some(now);
             self.written_bytes.store(0, Ordering::Relaxed);
             match space(&self.folder) {
-                Ok((free, _)) => self.judge(&mut seen, free),
+                Ok(space) => self.judge(&mut seen, &space),
                 Err(error) => tracing::warn!(%error, "free space cannot be read"),
             }
         }
         let low = seen.low.then(|| LowDisk {
+            folder: self.folder.display().to_string(),
             free_bytes: seen.free_bytes,
             needed_bytes: self.resume_bytes(),
         });
         (seen.free_bytes, low)
+    }
+
+    /// Whether a batch can be written now: asked before the engine sees it, since an engine whose write failed has to
+    /// be reopened.
+    pub(super) fn admit(&self, bytes: usize) -> Result<(), StoreError> {
+        let space = space(&self.folder)?;
+        if space.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        let needed_bytes = self.floor_bytes + bytes as u64;
+        if space.free_bytes < needed_bytes {
+            return Err(StoreError::Full {
+                free_bytes: space.free_bytes,
+                needed_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    /// Tries to write and sync a little, where there is room for `bytes`.
+    pub(super) fn probe(&self, bytes: usize) -> Result<(), StoreError> {
+        self.admit(bytes)?;
+        let path = self.folder.join("probe");
+        let tried = File::create(&path).and_then(|mut file| {
+            file.write_all(&[0; 4096])?;
+            file.sync_all()
+        });
+        let removed = std::fs::remove_file(&path);
+        tried.and(removed).map_err(|error| StoreError::Folder {
+            path: path.display().to_string(),
+            message: error.to_string(),
+        })
+    }
+
+    /// The error with the folder it concerns.
+    pub(super) fn name(&self, error: &StoreError) -> String {
+        match error {
+            StoreError::Folder { .. } => error.to_string(),
+            other => format!("data folder {}: {other}", self.folder.display()),
+        }
     }
 
     /// Told of what was written, so that it looks in time.
@@ -100,7 +148,8 @@ impl Disk {
         self.watermark_bytes + self.watermark_bytes / 8
     }
 
-    fn judge(&self, seen: &mut Seen, free: u64) {
+    fn judge(&self, seen: &mut Seen, space: &Space) {
+        let free = space.free_bytes;
         let was_low = seen.low;
         seen.free_bytes = free;
         seen.low = free
@@ -118,7 +167,7 @@ impl Disk {
         } else if was_low && !seen.low {
             tracing::info!(free_bytes = free, "enough disk again: writes are taken");
         }
-        if !seen.ballast && !seen.low && free > self.resume_bytes() + 2 * self.ballast_bytes {
+        if !seen.ballast && !seen.low && !space.read_only && free > self.resume_bytes() + 2 * self.ballast_bytes {
             match self.make_ballast() {
                 Ok(()) => seen.ballast = true,
                 Err(error) => tracing::warn!(%error, "the ballast file cannot be made"),
@@ -160,14 +209,22 @@ impl Disk {
     }
 }
 
-/// Free (to this process) and total bytes.
-fn space(folder: &Path) -> Result<(u64, u64), StoreError> {
+/// A file system as it is now.
+struct Space {
+    /// To this process.
+    free_bytes: u64,
+    total_bytes: u64,
+    read_only: bool,
+}
+
+fn space(folder: &Path) -> Result<Space, StoreError> {
     let stat = statvfs(folder).map_err(|error| StoreError::Folder {
         path: folder.display().to_string(),
         message: error.to_string(),
     })?;
-    Ok((
-        stat.f_bavail.saturating_mul(stat.f_frsize),
-        stat.f_blocks.saturating_mul(stat.f_frsize),
-    ))
+    Ok(Space {
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
+    })
 }

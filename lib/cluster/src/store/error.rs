@@ -3,12 +3,20 @@
 /// Errors name the operation and what the storage engine or the system said.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The engine refused or failed; after a failed write the store refuses writes until it is reopened.
+    /// The engine refused or failed; after a failed write it takes nothing until it is reopened.
     #[error("{operation}: {message}")]
     Engine { operation: &'static str, message: String },
-    /// An earlier write failed; what is stored is whole, but nothing is taken until the store is reopened.
-    #[error("the store failed earlier and was not reopened yet")]
+    /// An earlier write failed, and what was not synced before may be lost with it.
+    #[error("the store failed earlier")]
     Failed,
+    /// Free space is short of what a write and the engine's own work need.
+    #[error("disk full: {free_bytes} bytes are free, {needed_bytes} are needed")]
+    Full { free_bytes: u64, needed_bytes: u64 },
+    #[error("the file system is read-only")]
+    ReadOnly,
+    /// The store was closed before a write could be made.
+    #[error("nothing could be written any more: {0}")]
+    Waiting(String),
     #[error("the data folder belongs to {found}, not to {expected}")]
     WrongIdentity { found: String, expected: String },
     #[error("stored record {what} cannot be understood: {why}")]

@@ -1,7 +1,7 @@
 //! An in-memory storage engine that can fail, be slow, and lose power.
 
 use super::StoreError;
-use super::backend::{Backend, Batch, BatchKind, Change, Space, Visit};
+use super::backend::{Backend, Batch, BatchKind, Change, Saved, SavedKind, Space, Visit};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -130,6 +130,14 @@ impl Backend for MemoryBackend {
     fn batch(&self) -> Result<Batch, StoreError> {
         self.inner.lock().readable()?;
         Ok(Batch(BatchKind::Memory(Vec::new())))
+    }
+
+    fn batch_of(&self, saved: &Saved) -> Result<Batch, StoreError> {
+        self.inner.lock().readable()?;
+        match &saved.0 {
+            SavedKind::Memory(changes) => Ok(Batch(BatchKind::Memory(changes.clone()))),
+            SavedKind::Rocks(_) => Err(StoreError::Closed),
+        }
     }
 
     fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {

@@ -16,6 +16,7 @@ pub(super) struct StoreMetrics {
     pub(super) reopens: IntCounter,
     pub(super) free_bytes: IntGauge,
     pub(super) low_disk: IntGauge,
+    pub(super) trouble: IntGauge,
 }
 
 /// Registers a metric; one that is registered twice (two stores in one registry) is kept unregistered.
@@ -90,6 +91,10 @@ impl StoreMetrics {
             low_disk: gauge(
                 "gnomon_store_low_disk",
                 "1 while writes are refused since free space is below the watermark.",
+            )?,
+            trouble: gauge(
+                "gnomon_store_unwritable",
+                "1 while the data folder cannot be written: the disk is full, read-only or broken.",
             )?,
         })
     }

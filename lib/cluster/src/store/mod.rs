@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! groups --submit--> writer thread --one synced batch--> Backend (RocksDB, or memory with faults)
-//! flushes -----------write_now------one synced batch---->
+//! flushes ---------write_durably----one synced batch---->
 //! ```
-//! Invariant: after a failed write nothing is taken from any group that was open then ([`NodeStore::epoch`]), so that
-//! no later write can stand where an earlier one is missing. Groups are opened again after [`NodeStore::recover`].
+//! Invariant: a write that fails is made again before any later one of the writer thread (`gate.rs`), so that no later
+//! write can stand where an earlier one is missing. What is not waited for ([`NodeStore::write_now`]) fails instead.
 
 mod backend;
 mod disk;
 mod error;
+mod gate;
 mod memory;
 pub(crate) mod metrics;
 mod node;
@@ -18,10 +19,10 @@ mod rocks;
 mod tests;
 mod writer;
 
-pub use backend::{Backend, Batch, SharedBackend, Space, Visit};
+pub use backend::{Backend, Batch, Saved, SharedBackend, Space, Visit};
 pub use disk::LowDisk;
 pub use error::StoreError;
+pub use gate::Trouble;
 pub use memory::{Faults, MemoryBackend};
-pub(crate) use node::Health;
 pub use node::{Identity, NodeStore, StoreOptions};
 pub use writer::{Done, Submission, Write};

@@ -3,6 +3,7 @@
 use super::StoreError;
 use super::backend::{Backend, Batch, SharedBackend, Space};
 use super::disk::{Disk, LowDisk};
+use super::gate::{Gate, Trouble};
 use super::metrics::StoreMetrics;
 use super::rocks::RocksBackend;
 use super::writer::{self, Message, Submission};
@@ -11,8 +12,8 @@ use parking_lot::Mutex;
 use prometheus::Registry;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How much the store may take.
@@ -52,54 +53,14 @@ pub struct Identity {
     pub node: NodeId,
 }
 
-/// Whether the store takes writes.
-pub(crate) struct Health {
-    /// Grows with every failure; even: healthy, odd: failed.
-    state: AtomicU64,
-    /// Follows `state`, for those who wait for a failure.
-    told: watch::Sender<u64>,
-    metrics: StoreMetrics,
-    disk: Option<Arc<Disk>>,
-}
-
-impl Health {
-    pub(super) fn accepts(&self, epoch: u64) -> bool {
-        self.state.load(Ordering::Acquire) == epoch
-    }
-
-    pub(super) fn wrote(&self, bytes: usize) {
-        if let Some(disk) = &self.disk {
-            disk.wrote(bytes);
-        }
-    }
-
-    pub(super) fn fail(&self, error: &StoreError) {
-        let now = self.state.load(Ordering::Acquire);
-        if now.is_multiple_of(2)
-            && self
-                .state
-                .compare_exchange(now, now + 1, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok()
-        {
-            self.told.send_replace(now + 1);
-            self.metrics.failures.inc();
-            tracing::error!(%error, "the store failed: nothing is written until it is reopened");
-            if let Some(disk) = &self.disk {
-                disk.drop_ballast();
-            }
-        }
-    }
-}
-
 /// One node's store; all its groups share it.
 pub struct NodeStore {
     backend: SharedBackend,
-    health: Arc<Health>,
+    gate: Arc<Gate>,
     metrics: StoreMetrics,
     disk: Option<Arc<Disk>>,
     queue: mpsc::Sender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    recovering: Mutex<()>,
     identity: Mutex<Option<Identity>>,
 }
 
@@ -152,26 +113,20 @@ impl NodeStore {
             operation: "metrics",
             message: error.to_string(),
         })?;
-        let health = Arc::new(Health {
-            state: AtomicU64::new(0),
-            told: watch::Sender::new(0),
-            metrics: metrics.clone(),
-            disk: disk.clone(),
-        });
+        let gate = Arc::new(Gate::new(backend.clone(), disk.clone(), metrics.clone()));
         let identity = read_identity(backend.as_ref())?;
         let (queue, thread) =
-            writer::spawn(backend.clone(), health.clone(), metrics.clone()).map_err(|error| StoreError::Engine {
+            writer::spawn(backend.clone(), gate.clone(), metrics.clone()).map_err(|error| StoreError::Engine {
                 operation: "start the writer thread",
                 message: error.to_string(),
             })?;
         Ok(Arc::new(Self {
             backend,
-            health,
+            gate,
             metrics,
             disk,
             queue,
             thread: Mutex::new(Some(thread)),
-            recovering: Mutex::new(()),
             identity: Mutex::new(identity),
         }))
     }
@@ -212,24 +167,37 @@ impl NodeStore {
         &self.backend
     }
 
-    /// What a group remembers when it is opened and says with every write.
-    ///
-    /// # Errors
-    /// `Failed` while the store waits to be recovered.
-    pub fn epoch(&self) -> Result<u64, StoreError> {
-        let state = self.health.state.load(Ordering::Acquire);
-        if state.is_multiple_of(2) {
-            Ok(state)
-        } else {
-            Err(StoreError::Failed)
-        }
+    /// How often the engine was reopened: what was written before and not synced may be gone.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.gate.epoch()
     }
 
-    /// Waits until the store has failed since `epoch`.
-    pub async fn failed_since(&self, epoch: u64) {
-        let mut told = self.health.told.subscribe();
-        if told.wait_for(|now| *now > epoch).await.is_err() {
-            std::future::pending::<()>().await;
+    /// Why nothing can be written now, and where; none while all is well. What is submitted meanwhile waits.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.gate.trouble()
+    }
+
+    /// [`Self::trouble`] and its changes.
+    #[must_use]
+    pub fn watch_trouble(&self) -> watch::Receiver<Trouble> {
+        self.gate.watch()
+    }
+
+    /// Waits until there has been trouble for `lasting`; returns what it is.
+    pub async fn in_trouble(&self, lasting: Duration) -> Arc<str> {
+        let mut trouble = self.gate.watch();
+        loop {
+            if trouble.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let over = tokio::time::timeout(lasting, trouble.wait_for(Option::is_none)).await;
+            if over.is_err()
+                && let Some(why) = self.trouble()
+            {
+                return why;
+            }
         }
     }
 
@@ -242,43 +210,25 @@ impl NodeStore {
         }
     }
 
-    /// Writes a batch now, from the calling thread; blocks.
+    /// Writes a batch now, from the calling thread; blocks, but does not wait for a bad disk.
     ///
     /// # Errors
-    /// As [`Backend::write`], and `Failed` when the store failed since `epoch`.
+    /// As [`Backend::write`], and `Failed` when the engine was reopened since `epoch`.
     pub fn write_now(&self, epoch: u64, batch: Batch, sync: bool) -> Result<(), StoreError> {
-        if !self.health.accepts(epoch) {
-            return Err(StoreError::Failed);
-        }
-        self.health.wrote(batch.size_bytes());
-        let result = self.metrics.timed(sync, || self.backend.write(batch, sync));
-        if let Err(error) = &result {
-            self.health.fail(error);
-        }
-        result
+        self.gate.write_once(epoch, batch, sync)
     }
 
-    /// Reopens the engine after a failure, where there is space to go on with; blocks. Healthy stores stay as they are.
+    /// Writes and syncs a batch from the calling thread; blocks for as long as the disk does not take it.
     ///
     /// # Errors
-    /// When it cannot be reopened yet; try again later.
-    pub fn recover(&self) -> Result<(), StoreError> {
-        let _one = self.recovering.lock();
-        let state = self.health.state.load(Ordering::Acquire);
-        if state.is_multiple_of(2) {
-            return Ok(());
-        }
-        if let Some(low) = self.low_disk() {
-            return Err(StoreError::Engine {
-                operation: "reopen",
-                message: format!("{} bytes are free, {} are needed", low.free_bytes, low.needed_bytes),
-            });
-        }
-        self.backend.reopen()?;
-        self.metrics.reopens.inc();
-        self.health.state.store(state + 1, Ordering::Release);
-        tracing::info!("the store was reopened");
-        Ok(())
+    /// When the store is closed meanwhile.
+    pub fn write_durably(&self, batch: Batch) -> Result<(), StoreError> {
+        let saved = batch.saved();
+        let mut first = Some(batch);
+        self.gate.write(true, &mut || match first.take() {
+            Some(batch) => Ok(batch),
+            None => self.backend.batch_of(&saved),
+        })
     }
 
     /// Whether free space is below the watermark. Cheap.
@@ -290,8 +240,9 @@ impl NodeStore {
         low
     }
 
-    /// Writes what waits, makes everything durable and closes the engine.
+    /// Writes what waits, makes everything durable and closes the engine. What the disk does not take now is given up.
     pub async fn close(&self) {
+        self.gate.close();
         let (sender, closed) = oneshot::channel();
         let done = Box::new(move |_| {
             let _ = sender.send(());

@@ -1,6 +1,6 @@
 //! RocksDB as the storage engine.
 
-use super::backend::{Backend, Batch, BatchKind, Space, Visit};
+use super::backend::{Backend, Batch, BatchKind, Saved, SavedKind, Space, Visit};
 use super::{StoreError, StoreOptions};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -58,6 +58,10 @@ impl RocksBatch {
     pub(super) fn size_bytes(&self) -> usize {
         self.writes.size_in_bytes()
     }
+
+    pub(super) fn data(&self) -> &[u8] {
+        self.writes.data()
+    }
 }
 
 impl RocksBackend {
@@ -82,6 +86,16 @@ impl Backend for RocksBackend {
             db: self.db()?,
             writes: WriteBatch::default(),
         })))
+    }
+
+    fn batch_of(&self, saved: &Saved) -> Result<Batch, StoreError> {
+        match &saved.0 {
+            SavedKind::Rocks(data) => Ok(Batch(BatchKind::Rocks(RocksBatch {
+                db: self.db()?,
+                writes: WriteBatch::from_data(data),
+            }))),
+            SavedKind::Memory(_) => Err(StoreError::Closed),
+        }
     }
 
     fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
@@ -144,9 +158,21 @@ impl Backend for RocksBackend {
                 });
             }
         }
-        *slot = Some(Arc::new(open_db(&self.folder, &self.options)?));
-        *self.failed.lock() = false;
-        Ok(())
+        match open_db(&self.folder, &self.options) {
+            Ok(db) => {
+                *slot = Some(Arc::new(db));
+                *self.failed.lock() = false;
+                Ok(())
+            }
+            Err(error) => {
+                // Reading needs no writable disk.
+                match open_to_read(&self.folder, &self.options) {
+                    Ok(db) => *slot = Some(Arc::new(db)),
+                    Err(error) => tracing::warn!(%error, "the store cannot be read until it is reopened"),
+                }
+                Err(error)
+            }
+        }
     }
 
     fn close(&self) {
@@ -187,6 +213,15 @@ fn bounds(to: &[u8]) -> ReadOptions {
 }
 
 fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
+    DB::open_cf_descriptors(&whole_options(options), folder, families(options)).map_err(engine("open"))
+}
+
+fn open_to_read(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
+    let opened = DB::open_cf_descriptors_read_only(&whole_options(options), folder, families(options), false);
+    opened.map_err(engine("open for reading"))
+}
+
+fn whole_options(options: &StoreOptions) -> Options {
     let mut whole = Options::default();
     whole.create_if_missing(true);
     whole.create_missing_column_families(true);
@@ -194,19 +229,24 @@ fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
     whole.set_max_open_files(512);
     whole.set_keep_log_file_num(4);
     // RocksDB's own log file is on the same disk: built with assertions, as Debian's library is, 7.8 ends the process
-    // when it logs once more after that file could not be written. What matters comes back as errors of calls.
+    // when it logs once more after that file could not be written. At this level nothing is logged at all; what matters
+    // comes back as errors of calls.
     whole.set_log_level(LogLevel::Header);
     whole.set_max_background_jobs(2);
     whole.set_wal_bytes_per_sync(1 << 20);
     whole.set_bytes_per_sync(1 << 20);
     // The recovery mode stays RocksDB's default, point in time: replay ends at the first gap. Every synced write lies
     // before any gap, since a sync covers all that was written before it; unsynced ones may be lost, as they may be.
+    whole
+}
+
+fn families(options: &StoreOptions) -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(options.cache_bytes);
-    let families = Space::ALL
+    Space::ALL
         .into_iter()
         .map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(space, options, &cache)))
-        .chain([unused_family()]);
-    DB::open_cf_descriptors(&whole, folder, families).map_err(engine("open"))
+        .chain([unused_family()])
+        .collect()
 }
 
 /// RocksDB insists on it. Space for each write-ahead log is reserved by the largest buffer of any family, so its must

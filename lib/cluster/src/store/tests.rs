@@ -26,29 +26,29 @@ fn text(found: Option<bytes::Bytes>) -> Option<String> {
 }
 
 /// Submits and tells how it ended.
-async fn write(store: &NodeStore, epoch: u64, writes: Vec<Write>, sync: bool) -> Result<(), StoreError> {
+async fn write(store: &NodeStore, writes: Vec<Write>, sync: bool) -> Result<(), StoreError> {
+    submit(store, writes, sync).await.await.unwrap()
+}
+
+/// Submits only.
+async fn submit(
+    store: &NodeStore,
+    writes: Vec<Write>,
+    sync: bool,
+) -> tokio::sync::oneshot::Receiver<Result<(), StoreError>> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let done: Done = Box::new(move |result| drop(sender.send(result)));
-    store
-        .submit(Submission {
-            epoch,
-            writes,
-            sync,
-            done,
-        })
-        .await;
-    receiver.await.unwrap()
+    store.submit(Submission { writes, sync, done }).await;
+    receiver
 }
 
 async fn engine_suite(store: &NodeStore) {
-    let epoch = store.epoch().unwrap();
     let backend = store.backend();
-    write(store, epoch, vec![put("a", "1"), put("b", "2"), put("c", "3")], true)
+    write(store, vec![put("a", "1"), put("b", "2"), put("c", "3")], true)
         .await
         .unwrap();
     write(
         store,
-        epoch,
         vec![
             Write::PutParts(Space::Meta, b"d".to_vec(), b"he".to_vec(), "ad".into()),
             Write::Delete(Space::Meta, b"a".to_vec()),
@@ -72,7 +72,7 @@ async fn engine_suite(store: &NodeStore) {
     assert_eq!((key.as_slice(), value.as_ref()), (&b"c"[..], &b"3"[..]));
     assert!(backend.last(Space::Meta, b"x", b"z").unwrap().is_none());
     let range = Write::DeleteRange(Space::Meta, b"b".to_vec(), b"d".to_vec());
-    write(store, epoch, vec![range], true).await.unwrap();
+    write(store, vec![range], true).await.unwrap();
     assert_eq!(backend.get(Space::Meta, b"c").unwrap(), None);
     assert_eq!(text(backend.get(Space::Meta, b"d").unwrap()), Some("head".into()));
     assert_eq!(
@@ -101,12 +101,10 @@ async fn a_data_folder_keeps_its_owner_and_its_data() {
     let store = open(folder.path());
     assert_eq!(store.identity(), None);
     store.bind(owner(1)).unwrap();
-    write(&store, store.epoch().unwrap(), vec![put("k", "v")], true)
-        .await
-        .unwrap();
+    write(&store, vec![put("k", "v")], true).await.unwrap();
     store.close().await;
     assert!(matches!(
-        write(&store, 0, vec![put("k", "w")], true).await,
+        write(&store, vec![put("k", "w")], true).await,
         Err(StoreError::Closed)
     ));
     let store = open(folder.path());
@@ -130,7 +128,6 @@ async fn what_waits_shares_one_sync() {
     for i in 0..200u32 {
         let sender = sender.clone();
         let submission = Submission {
-            epoch: 0,
             writes: vec![put(&format!("{i}"), "x")],
             sync: true,
             done: Box::new(move |result| sender.send((i, result)).unwrap()),
@@ -151,8 +148,8 @@ async fn what_waits_shares_one_sync() {
 #[tokio::test]
 async fn a_power_cut_takes_what_was_not_synced() {
     let (store, backend) = over(MemoryBackend::new());
-    write(&store, 0, vec![put("synced", "1")], true).await.unwrap();
-    write(&store, 0, vec![put("later", "1")], false).await.unwrap();
+    write(&store, vec![put("synced", "1")], true).await.unwrap();
+    write(&store, vec![put("later", "1")], false).await.unwrap();
     assert_eq!(backend.unsynced(), 1);
     let (after, _) = over(backend.after_power_cut(0));
     assert!(after.backend().get(Space::Meta, b"synced").unwrap().is_some());
@@ -161,43 +158,72 @@ async fn a_power_cut_takes_what_was_not_synced() {
     assert!(lucky.backend().get(Space::Meta, b"later").unwrap().is_some());
 }
 
-/// Nothing may be taken after a write that failed, or a log would have a hole.
-#[tokio::test]
-async fn after_a_failure_nothing_is_taken_until_recovered() {
-    let (store, backend) = over(MemoryBackend::new());
-    backend.set_faults(Faults {
+fn failing() -> Faults {
+    Faults {
         fail_writes: true,
         ..Faults::default()
+    }
+}
+
+/// Nothing later may be written before a write that failed, or a log would have a hole.
+#[tokio::test]
+async fn a_write_that_fails_is_made_again_before_later_ones() {
+    let (store, backend) = over(MemoryBackend::new());
+    assert_eq!(store.trouble(), None);
+    backend.set_faults(failing());
+    let first = submit(&store, vec![put("a", "1")], true).await;
+    let why = store.in_trouble(Duration::ZERO).await;
+    assert!(why.contains("no space left"), "{why}");
+    let second = submit(&store, vec![put("a", "2"), put("b", "2")], true).await;
+    // What does not wait fails, and the engine is not asked again by it.
+    let batch = |key: &str| {
+        let mut batch = store.backend().batch().unwrap();
+        batch.put(Space::Meta, key.as_bytes(), b"x");
+        batch
+    };
+    assert!(store.write_now(0, batch("now"), true).is_err());
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| store.write_durably(batch("flush")));
+        backend.set_faults(Faults::default());
+        flush.join().unwrap().unwrap();
     });
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    let get = |key: &str| text(store.backend().get(Space::Meta, key.as_bytes()).unwrap());
+    assert_eq!(get("a").as_deref(), Some("2"));
+    assert_eq!(get("b").as_deref(), Some("2"));
+    assert_eq!(get("flush").as_deref(), Some("x"));
+    assert_eq!(get("now"), None);
+    assert_eq!(store.trouble(), None);
+    // What began before the engine was reopened cannot know what of it is left.
+    assert!(store.epoch() > 0);
     assert!(matches!(
-        write(&store, 0, vec![put("a", "1")], true).await,
-        Err(StoreError::Engine { .. })
-    ));
-    assert!(matches!(store.epoch(), Err(StoreError::Failed)));
-    assert!(store.recover().is_err());
-    backend.set_faults(Faults::default());
-    assert!(matches!(
-        write(&store, 0, vec![put("b", "1")], true).await,
+        store.write_now(0, batch("now"), true),
         Err(StoreError::Failed)
     ));
-    store.recover().unwrap();
-    assert!(matches!(
-        write(&store, 0, vec![put("b", "1")], true).await,
-        Err(StoreError::Failed)
-    ));
-    let epoch = store.epoch().unwrap();
-    write(&store, epoch, vec![put("c", "1")], true).await.unwrap();
-    assert!(store.backend().get(Space::Meta, b"b").unwrap().is_none());
+    store.write_now(store.epoch(), batch("now"), true).unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn closing_gives_up_what_a_bad_disk_does_not_take() {
+    let (store, backend) = over(MemoryBackend::new());
+    backend.set_faults(failing());
+    let waiting = submit(&store, vec![put("a", "1")], true).await;
+    store.in_trouble(Duration::ZERO).await;
+    store.close().await;
+    let given_up = waiting.await.unwrap().unwrap_err();
+    assert!(given_up.to_string().contains("no space left"), "{given_up}");
 }
 
 #[tokio::test]
 async fn a_disk_store_reopens_in_process() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    write(&store, 0, vec![put("a", "1")], true).await.unwrap();
+    write(&store, vec![put("a", "1")], true).await.unwrap();
     store.backend().reopen().unwrap();
     assert!(store.backend().get(Space::Meta, b"a").unwrap().is_some());
-    write(&store, 0, vec![put("b", "1")], true).await.unwrap();
+    write(&store, vec![put("b", "1")], true).await.unwrap();
     store.close().await;
 }
 

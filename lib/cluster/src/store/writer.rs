@@ -1,8 +1,9 @@
 //! Group commit: one thread writes what waits from all groups as one batch, with one sync.
 
+use super::StoreError;
 use super::backend::{Batch, SharedBackend, Space};
+use super::gate::Gate;
 use super::metrics::StoreMetrics;
-use super::{Health, StoreError};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -17,9 +18,6 @@ pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// Writes of one group that happen together, in the order of submission.
 pub struct Submission {
-    /// The epoch the group was opened in: what belongs to an earlier one is refused, since something before it may
-    /// have been lost.
-    pub epoch: u64,
     pub writes: Vec<Write>,
     /// Whether the writes must survive the loss of power before `done` is told.
     pub sync: bool,
@@ -37,6 +35,17 @@ pub enum Write {
     DeleteRange(Space, Vec<u8>, Vec<u8>),
 }
 
+impl Write {
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Put(_, key, value) => key.len() + value.len(),
+            Self::PutParts(_, key, head, body) => key.len() + head.len() + body.len(),
+            Self::Delete(_, key) => key.len(),
+            Self::DeleteRange(_, from, to) => from.len() + to.len(),
+        }
+    }
+}
+
 pub(super) enum Message {
     Submit(Submission),
     Close(Done),
@@ -44,7 +53,7 @@ pub(super) enum Message {
 
 pub(super) struct Writer {
     backend: SharedBackend,
-    health: Arc<Health>,
+    gate: Arc<Gate>,
     metrics: StoreMetrics,
     queue: mpsc::Receiver<Message>,
     /// Values are put together here.
@@ -53,13 +62,13 @@ pub(super) struct Writer {
 
 pub(super) fn spawn(
     backend: SharedBackend,
-    health: Arc<Health>,
+    gate: Arc<Gate>,
     metrics: StoreMetrics,
 ) -> std::io::Result<(mpsc::Sender<Message>, std::thread::JoinHandle<()>)> {
     let (sender, queue) = mpsc::channel(QUEUE);
     let writer = Writer {
         backend,
-        health,
+        gate,
         metrics,
         queue,
         scratch: Vec::new(),
@@ -73,6 +82,8 @@ pub(super) fn spawn(
 /// What one round has gathered.
 #[derive(Default)]
 struct Round {
+    writes: Vec<Write>,
+    bytes: usize,
     waiting: Vec<Done>,
     sync: bool,
     close: Option<Done>,
@@ -81,32 +92,19 @@ struct Round {
 impl Writer {
     fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let close = self.round(first);
-            if let Some(done) = close {
+            let mut round = Round::default();
+            self.gather(first, &mut round);
+            if !round.waiting.is_empty() {
+                self.commit(round.writes, round.sync, round.waiting);
+            }
+            if let Some(done) = round.close {
                 done(Ok(()));
                 return;
             }
         }
     }
 
-    fn round(&mut self, first: Message) -> Option<Done> {
-        let mut round = Round::default();
-        match self.backend.batch() {
-            Ok(mut batch) => {
-                self.gather(first, &mut batch, &mut round);
-                if !round.waiting.is_empty() {
-                    self.commit(batch, round.sync, round.waiting);
-                }
-            }
-            Err(error) => match first {
-                Message::Submit(submission) => (submission.done)(Err(error)),
-                Message::Close(done) => round.close = Some(done),
-            },
-        }
-        round.close
-    }
-
-    fn gather(&mut self, first: Message, batch: &mut Batch, round: &mut Round) {
+    fn gather(&mut self, first: Message, round: &mut Round) {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
@@ -114,48 +112,55 @@ impl Writer {
                     round.close = Some(done);
                     return;
                 }
-                Message::Submit(submission) if !self.health.accepts(submission.epoch) => {
-                    (submission.done)(Err(StoreError::Failed));
-                }
                 Message::Submit(submission) => {
-                    for write in submission.writes {
-                        self.add(batch, write);
-                    }
+                    round.bytes += submission.writes.iter().map(Write::size_bytes).sum::<usize>();
+                    round.writes.extend(submission.writes);
                     round.sync |= submission.sync;
                     round.waiting.push(submission.done);
                 }
             }
-            if batch.size_bytes() >= BATCH_BYTES {
+            if round.bytes >= BATCH_BYTES {
                 return;
             }
             next = self.queue.try_recv().ok();
         }
     }
 
-    fn add(&mut self, batch: &mut Batch, write: Write) {
-        match write {
-            Write::Put(space, key, value) => batch.put(space, &key, &value),
-            Write::PutParts(space, key, head, body) => {
-                self.scratch.clear();
-                self.scratch.extend_from_slice(&head);
-                self.scratch.extend_from_slice(&body);
-                batch.put(space, &key, &self.scratch);
+    /// Returns once it is written, or the store is closed.
+    fn commit(&mut self, writes: Vec<Write>, sync: bool, waiting: Vec<Done>) {
+        let Self {
+            backend,
+            gate,
+            metrics,
+            scratch,
+            ..
+        } = self;
+        let mut bytes = 0;
+        let result = gate.write(sync, &mut || {
+            let mut batch = backend.batch()?;
+            for write in &writes {
+                add(&mut batch, write, scratch);
             }
-            Write::Delete(space, key) => batch.delete(space, &key),
-            Write::DeleteRange(space, from, to) => batch.delete_range(space, &from, &to),
-        }
-    }
-
-    fn commit(&mut self, batch: Batch, sync: bool, waiting: Vec<Done>) {
-        let bytes = batch.size_bytes();
-        let result = self.metrics.timed(sync, || self.backend.write(batch, sync));
-        self.metrics.batch(bytes, waiting.len());
-        self.health.wrote(bytes);
-        if let Err(error) = &result {
-            self.health.fail(error);
-        }
+            bytes = batch.size_bytes();
+            Ok(batch)
+        });
+        metrics.batch(bytes, waiting.len());
         for done in waiting {
             done(result.clone());
         }
+    }
+}
+
+fn add(batch: &mut Batch, write: &Write, scratch: &mut Vec<u8>) {
+    match write {
+        Write::Put(space, key, value) => batch.put(*space, key, value),
+        Write::PutParts(space, key, head, body) => {
+            scratch.clear();
+            scratch.extend_from_slice(head);
+            scratch.extend_from_slice(body);
+            batch.put(*space, key, scratch);
+        }
+        Write::Delete(space, key) => batch.delete(*space, key),
+        Write::DeleteRange(space, from, to) => batch.delete_range(*space, from, to),
     }
 }

@@ -35,6 +35,14 @@ impl SmallDisk {
             .unwrap_or_else(|| panic!("only {free} bytes are free"));
         std::fs::write(self.filler(), vec![1u8; bytes as usize]).unwrap();
     }
+
+    fn fill(&self) {
+        use std::io::Write;
+        let mut filler = std::fs::File::options().append(true).open(self.filler()).unwrap();
+        for piece in [1 << 16, 1] {
+            while filler.write_all(&vec![1u8; piece]).is_ok() {}
+        }
+    }
 }
 
 impl Drop for SmallDisk {
@@ -101,24 +109,35 @@ async fn writes_are_refused_before_the_disk_is_full_and_taken_again_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_ran_full_loses_nothing_and_needs_no_restart() {
-    let Some(disk) = SmallDisk::mount(96) else { return };
+    let Some(disk) = SmallDisk::mount(512) else { return };
     // No watermark: into the wall.
     let one = start(&disk, 0).await;
-    disk.fill_leaving(12);
-    let (taken, refused) = until_refused(&one, "a").await;
-    assert!(!matches!(refused, ProposeError::LowDisk { .. }), "{refused}");
-    std::fs::remove_file(disk.filler()).unwrap();
-    eventually("it leads again", || {
-        one.group.inner.machine.metrics.restarts.get() >= 1 && one.group.is_leader()
-    })
-    .await;
-    one.group.read_index().await.unwrap();
-    assert!(!taken.is_empty() && taken.iter().all(|key| one.kv.sets(key) == 1));
-    set(&one.group, "again", "1").await.unwrap();
+    let mut taken = Vec::new();
+    for round in 0..10 {
+        disk.fill_leaving(6);
+        let (more, refused) = until_refused(&one, &format!("{round}-")).await;
+        assert!(!more.is_empty());
+        taken.extend(more);
+        assert!(!matches!(refused, ProposeError::LowDisk { .. }), "{refused}");
+        let folder = disk.folder.path().display().to_string();
+        assert!(refused.to_string().contains(&folder), "{refused}");
+        // The rest goes to someone else, to the last byte.
+        disk.fill();
+        let refused = set(&one.group, "refused", "1").await;
+        assert!(matches!(refused, Err(ProposeError::BadDisk(_))), "{refused:?}");
+        one.group.read_index().await.unwrap();
+        assert!(taken.iter().all(|key| one.kv.sets(key) == 1));
+        std::fs::remove_file(disk.filler()).unwrap();
+        let store = &one.group.inner.machine.store;
+        eventually("the disk takes writes", || store.trouble().is_none()).await;
+        set(&one.group, &format!("again{round}"), "1").await.unwrap();
+    }
+    assert_eq!(one.group.inner.machine.metrics.restarts.get(), 0);
+    assert_eq!(one.kv.sets("refused"), 0);
     one.host.shutdown().await;
     let one = start(&disk, 0).await;
     one.group.read_index().await.unwrap();
     assert!(taken.iter().all(|key| one.kv.sets(key) == 1));
-    assert_eq!(one.kv.sets("again"), 1);
+    assert!((0..10).all(|round| one.kv.sets(&format!("again{round}")) == 1));
     one.host.shutdown().await;
 }

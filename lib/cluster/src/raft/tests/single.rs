@@ -127,11 +127,11 @@ async fn what_was_acknowledged_survives_power_cuts() {
     }
 }
 
+/// Nothing is restarted: what is in memory stays readable, and what waits is written when the disk takes it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_store_brings_the_group_back_when_it_can() {
+async fn a_failed_store_stops_writes_and_nothing_else() {
     let backend = Arc::new(MemoryBackend::new());
     let one = start(in_memory(backend.clone())).await;
-    // A group that writes nothing meanwhile is brought back too.
     let idle = one.host.open(GroupId(9), Arc::new(Kv::default())).await.unwrap();
     idle.initialize(&[NodeId(1)]).await.unwrap();
     eventually("it leads", || idle.is_leader()).await;
@@ -140,25 +140,56 @@ async fn a_failed_store_brings_the_group_back_when_it_can() {
         fail_writes: true,
         ..Faults::default()
     });
-    let lost = set(&one.group, "b", "1").await;
+    let unknown = set(&one.group, "b", "1").await;
     assert!(
-        matches!(lost, Err(ProposeError::Unknown(_) | ProposeError::Unavailable(_))),
-        "{lost:?}"
+        matches!(&unknown, Err(ProposeError::Unknown(why)) if why.contains("no space left")),
+        "{unknown:?}"
     );
+    for group in [&one.group, &idle] {
+        let refused = set(group, "c", "1").await;
+        assert!(
+            matches!(&refused, Err(ProposeError::BadDisk(why)) if why.contains("no space left")),
+            "{refused:?}"
+        );
+        group.read_index().await.unwrap();
+        assert!(group.is_leader());
+    }
+    // A flush that is due meanwhile waits.
+    let flushing = tokio::spawn({
+        let group = one.group.clone();
+        async move { group.flush().await }
+    });
+    assert_eq!((one.kv.sets("a"), one.kv.sets("b")), (1, 0));
     backend.set_faults(Faults::default());
-    eventually("it leads again", || {
-        one.group.inner.machine.metrics.restarts.get() == 1 && one.group.is_leader()
-    })
-    .await;
-    eventually("the idle one leads again", || {
-        idle.inner.machine.metrics.restarts.get() == 1 && idle.is_leader()
-    })
-    .await;
-    set(&idle, "a", "1").await.unwrap();
+    flushing.await.unwrap().unwrap();
+    let store = &one.group.inner.machine.store;
+    eventually("the disk takes writes", || store.trouble().is_none()).await;
     assert_eq!(set(&one.group, "a", "2").await, Ok("1".into()));
-    one.group.read_index().await.unwrap();
-    assert_eq!(one.kv.sets("a"), 2);
+    set(&idle, "a", "1").await.unwrap();
+    // What was waiting is there, once; what was refused is not.
+    assert_eq!((one.kv.sets("a"), one.kv.sets("b"), one.kv.sets("c")), (2, 1, 0));
+    for group in [&one.group, &idle] {
+        assert_eq!(group.inner.machine.metrics.restarts.get(), 0);
+    }
     one.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_stops_on_a_disk_that_takes_nothing() {
+    let backend = Arc::new(MemoryBackend::new());
+    let one = start(in_memory(backend.clone())).await;
+    set(&one.group, "a", "1").await.unwrap();
+    backend.set_faults(Faults {
+        fail_writes: true,
+        ..Faults::default()
+    });
+    assert!(set(&one.group, "b", "1").await.is_err());
+    one.host.shutdown().await;
+    backend.set_faults(Faults::default());
+    let after = start(in_memory(Arc::new(backend.after_power_cut(0)))).await;
+    after.group.read_index().await.unwrap();
+    assert_eq!(after.kv.sets("a"), 1);
+    after.host.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

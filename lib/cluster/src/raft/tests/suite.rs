@@ -22,7 +22,7 @@ async fn build(store: Arc<NodeStore>) -> (GroupLog, MachineAdapter) {
         metrics,
         SystemClock::shared(),
     );
-    let adapter = machine.begin(log.epoch()).await.unwrap();
+    let adapter = machine.begin().await.unwrap();
     (log, adapter)
 }
 
