@@ -20,7 +20,7 @@ HTTP_ADDRESS ?= 127.0.0.1:9090
 DATA_DIR ?= data
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build setup peers test test-run bench lint fix print-env
+.PHONY: help run build setup peers test test-run bench fuzz lint fix print-env
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,10 @@ endif
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics
 	cargo bench --locked --bench ingest
+
+FUZZ_SECONDS ?= 180
+fuzz: setup ## each fuzz target for FUZZ_SECONDS (180); see docs/fuzzing.md
+	@fuzz/run.sh $(FUZZ_SECONDS)
 
 lint: ## formatting, clippy with warnings denied (checks only)
 	cargo fmt --all --check
