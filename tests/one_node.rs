@@ -2,8 +2,16 @@
 
 mod harness;
 
+#[path = "one_node/api.rs"]
+mod api;
+#[path = "one_node/config.rs"]
+mod config;
 #[path = "one_node/disk.rs"]
 mod disk;
+#[path = "one_node/failures.rs"]
+mod failures;
+#[path = "one_node/hostile.rs"]
+mod hostile;
 #[path = "one_node/kill.rs"]
 mod kill;
 #[path = "one_node/lifecycle.rs"]
@@ -14,3 +22,5 @@ mod remote_write;
 mod replay;
 #[path = "one_node/scrape.rs"]
 mod scrape;
+#[path = "one_node/steps.rs"]
+mod steps;

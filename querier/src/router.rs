@@ -56,6 +56,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     router = router
         .route_layer(from_fn_with_state(Arc::clone(&api), ready_only))
         .route(&format!("{prefix}/api/v1/{{*path}}"), any(unknown))
+        .route(&format!("{prefix}/api/v1/"), any(unknown))
         .route_layer(from_fn_with_state(Arc::clone(&api), cors));
     for (path, method) in plain_routes() {
         router = router.route(&format!("{prefix}{path}"), method);
@@ -69,20 +70,22 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     }
     Ok(router
         .route_layer(from_fn_with_state((Arc::clone(&api), prefix), counted))
-        .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n") })
+        .fallback(|| async { not_found() })
         .layer(CompressionLayer::new().gzip(true).zstd(true))
         .with_state(api))
 }
 
 fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 4] {
+    let probe = |methods: MethodRouter<Arc<Api>>| methods.fallback(|| async { not_allowed("GET, HEAD, OPTIONS") });
+    let page = |methods: MethodRouter<Arc<Api>>| methods.fallback(|| async { not_allowed("GET, OPTIONS") });
     [
-        ("/", get(page::page)),
-        ("/metrics", get(api::own_metrics)),
+        ("/", page(get(page::page))),
+        ("/metrics", page(get(api::own_metrics))),
         (
             "/-/healthy",
-            get(|| async { plain(StatusCode::OK, "gnomon is Healthy.\n") }),
+            probe(get(|| async { plain(StatusCode::OK, "gnomon is Healthy.\n") }).head(|| async {})),
         ),
-        ("/-/ready", get(ready)),
+        ("/-/ready", probe(get(ready).head(head_ready))),
     ]
 }
 
@@ -99,6 +102,16 @@ pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     (status, content_type, text.into()).into_response()
 }
 
+pub(crate) fn not_found() -> Response {
+    plain(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// `allowed` lists the methods that there are.
+pub(crate) fn not_allowed(allowed: &'static str) -> Response {
+    let refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    ([(header::ALLOW, allowed)], refusal).into_response()
+}
+
 async fn preflight() -> StatusCode {
     StatusCode::NO_CONTENT
 }
@@ -108,7 +121,14 @@ async fn unknown(method: Method) -> Response {
     if method == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();
     }
-    plain(StatusCode::NOT_FOUND, "404 page not found\n")
+    not_found()
+}
+
+async fn head_ready(State(api): State<Arc<Api>>) -> StatusCode {
+    match api.state.node.readiness() {
+        Ok(()) => StatusCode::OK,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 async fn ready(State(api): State<Arc<Api>>) -> Response {

@@ -87,10 +87,14 @@ impl Api {
     }
 
     async fn run_gated(&self, plan: Plan, options: RunOptions, began: Duration) -> Result<Outcome, ApiError> {
+        let in_queue = || ApiError::new(ErrorType::Timeout, "query timed out in query queue");
         let permit = tokio::time::timeout(options.timeout, self.enter()).await;
-        let permit = permit.map_err(|_| ApiError::new(ErrorType::Timeout, "query timed out in query queue"))??;
+        let permit = permit.map_err(|_| in_queue())??;
         let entered = self.state.clock.monotonic();
         let queued = entered.saturating_sub(began);
+        if queued >= options.timeout {
+            return Err(in_queue());
+        }
 
         let scope = Arc::new(Scope::new(options.strict, self.state.query.fetch));
         let mut end = EndWithRequest {

@@ -15,6 +15,8 @@ pub(crate) enum FetchError {
     Status(String),
     #[error("body size limit exceeded")]
     BodySizeLimit,
+    #[error("body size limit exceeded: more than {limit_bytes} bytes, and the job sets no body_size_limit")]
+    DefaultBodySizeLimit { limit_bytes: u64 },
     /// Not the target's fault alone: all scrapes together hold too much.
     #[error("body size limit exceeded: all scrapes together hold more than {limit_bytes} bytes of bodies")]
     Budget { limit_bytes: u64 },

@@ -2,9 +2,9 @@
 
 use super::cache::{Seen, SeriesCache, SeriesHit, text_key};
 use super::labels;
-use super::limits::{self, Breach};
+use super::limits::{self, Breach, DEFAULT_SAMPLE_LIMIT};
 use super::metadata::Metadata;
-use crate::config::ScrapeConfig;
+use crate::config::{ScrapeConfig, ScrapeLimits};
 use crate::parse::{EntryKind, Format, Parser, parser_for};
 use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample};
 use gnomon_model::{Labels, LabelsBuilder, LabelsRef};
@@ -48,11 +48,16 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    pub(super) fn message(&self) -> &str {
+    /// In Prometheus' words; a limit that the job did not set is named as such.
+    pub(super) fn message(&self, job: &ScrapeLimits) -> String {
         match self {
-            Self::Parse(message) | Self::LabelLimit(message) => message,
-            Self::SampleLimit => limits::SAMPLE_LIMIT,
-            Self::BucketLimit => limits::BUCKET_LIMIT,
+            Self::Parse(message) | Self::LabelLimit(message) => message.clone(),
+            Self::SampleLimit if job.samples.is_none() => format!(
+                "{}: more than {DEFAULT_SAMPLE_LIMIT} samples, and the job sets no sample_limit",
+                limits::SAMPLE_LIMIT
+            ),
+            Self::SampleLimit => limits::SAMPLE_LIMIT.to_owned(),
+            Self::BucketLimit => limits::BUCKET_LIMIT.to_owned(),
         }
     }
 }

@@ -187,7 +187,10 @@ impl Worker {
         let fetched = match fetch(&spec.target, &spec.options, &self.env.budget, reuse).await {
             Ok(fetched) => fetched,
             Err(e) => {
-                let over = matches!(e, FetchError::BodySizeLimit | FetchError::Budget { .. });
+                let over = matches!(
+                    e,
+                    FetchError::BodySizeLimit | FetchError::DefaultBodySizeLimit { .. } | FetchError::Budget { .. }
+                );
                 if over {
                     self.env.metrics.exceeded_body_size_limit.inc();
                 }
@@ -219,7 +222,7 @@ impl Worker {
         let error = collected.result.err().map(|refusal| {
             spare.scratch.clear();
             self.count_refusal(&refusal);
-            refusal.message().to_owned()
+            refusal.message(&spec.options.config.limits)
         });
         let outcome = Outcome {
             counts: collected.counts,
