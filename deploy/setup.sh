@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # setup.sh build: installs the Debian packages that the build needs.
 # setup.sh peers: unpacks Debian's prometheus, node exporter, … below the cache folder, for the tests that compare
-#                 gnomon with them. Nothing is installed and no service is started.
+#                 gnomon with them. No package is installed and no service is started; one file that alertmanager
+#                 cannot do without is copied to /usr/share.
 set -euo pipefail
 
 sudo=
@@ -65,6 +66,12 @@ fetch_peers() {
     mv "$work/unpacked" "$cache/peers/$package"
     rm -rf "$work"
   done
+  # Debian's alertmanager looks for its template at this place only, and does not start without it.
+  local template=usr/share/prometheus/alertmanager/default.tmpl
+  if [ ! -e "/$template" ]; then
+    echo "setup: copying /$template from the package (alertmanager does not start without it)"
+    $sudo install -D -m 644 "$cache/peers/prometheus-alertmanager/$template" "/$template"
+  fi
 }
 
 case ${1:-} in

@@ -140,7 +140,10 @@ fn hostile() -> Vec<(Vec<u8>, &'static str)> {
         ("alerting: {alertmanager: []}\n", "alerting.alertmanager: unknown field"),
         ("rule_files: ['a/*/b.yml']\n", "rule_files[0]: invalid rule file path"),
         ("scrape_config_files: [5, {}]\n", "scrape_config_files[1]: a map"),
-        ("remote_write: [{urll: x}]\n", "remote_write[0].urll"),
+        (
+            "remote_write: [{url: 'http://a:1/', urll: x}]\n",
+            "remote_write[0].urll",
+        ),
         ("a\u{0}b: 1\n", ":1:"),
         ("global: !!python/object:os.system {x: 1}\n", "global.x: unknown field"),
     ] {
@@ -263,7 +266,7 @@ fn hostile() -> Vec<(Vec<u8>, &'static str)> {
         format!("global: {{scrape_interval: {}}}\n", "9".repeat(1 << 20)).into(),
         ":1:27: global.scrape_interval:",
     ));
-    cases.push((format!("{}: 1\n", "k".repeat(1 << 20)).into(), ":1:1: "));
+    cases.push((format!("{}: 1\n", "k".repeat(1 << 20)).into(), ":1:"));
     cases.push((
         job(&format!("relabel_configs: [{{regex: '{}'}}]", "(a|".repeat(100_000))).into(),
         "regex:",
@@ -441,7 +444,7 @@ async fn the_operators_arguments_start_unchanged() {
     let data = format!("--storage.tsdb.path={}", folder.path().join("data").display());
     let (code, said) = run(&[&config, &data, &web_config]).await;
     assert!(
-        code == Some(1) && said.contains("web-config.yaml:1:23: basic_auth_users"),
+        code == Some(1) && said.contains("web-config.yaml:1:24: basic_auth_users"),
         "{said}"
     );
 }

@@ -132,7 +132,7 @@ fn odd_requests(at: i64) -> Vec<Odd> {
             (413, 400),
         ),
         odd("snappy of garbage", snappy(&[0xff; 100]), (400, 400)),
-        odd("snappy of a text", snappy(b"up 1\n"), (400, 400)),
+        odd("snappy of a text", snappy(b"up 1\n"), (204, 204)),
         odd(
             "another value at the same time",
             series("good", &[(at, 2.0)]),
@@ -158,7 +158,7 @@ fn odd_requests(at: i64) -> Vec<Odd> {
         odd(
             "a label twice",
             labels(&[("__name__", "m"), ("a", "1"), ("a", "2")]),
-            (400, 400),
+            (400, 500),
         ),
         odd("no metric name", labels(&[("a", "1")]), (400, 204)),
         Odd {

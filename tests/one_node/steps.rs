@@ -73,6 +73,16 @@ async fn state(http: &Http, job: &str, at: f64) -> BTreeMap<String, String> {
         .collect()
 }
 
+fn is_report(labels: &str) -> bool {
+    labels.contains("\"__name__\": \"scrape_") || labels.contains("\"__name__\": \"up\"")
+}
+
+fn is_down(state: &BTreeMap<String, String>) -> bool {
+    state
+        .iter()
+        .any(|(labels, value)| labels.contains("\"__name__\": \"up\"") && value == "0")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_scrape_leaves_what_it_leaves_in_prometheus() {
     let Some(prometheus) = peers::find("prometheus", "prometheus") else {
@@ -119,7 +129,12 @@ async fn each_scrape_leaves_what_it_leaves_in_prometheus() {
         .await;
         for round in 0..ROUNDS {
             let ours = state(&node.http, name, both.0[round]).await;
-            let theirs = state(&reference, name, both.1[round]).await;
+            let mut theirs = state(&reference, name, both.1[round]).await;
+            if is_down(&ours) && is_down(&theirs) {
+                // A scrape that is refused in its middle ends all series of the target here; in Prometheus those that
+                // came before the middle stay as they were. A row of `docs/compat.md`.
+                theirs.retain(|labels, _| is_report(labels));
+            }
             if ours != theirs {
                 let only = |a: &BTreeMap<String, String>, b: &BTreeMap<String, String>| -> Vec<String> {
                     let differs = a.iter().filter(|(labels, value)| b.get(*labels) != Some(value));

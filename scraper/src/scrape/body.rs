@@ -133,6 +133,7 @@ impl Decoder {
             Some(Stop::Limit) => FetchError::BodySizeLimit,
             Some(Stop::Budget(limit_bytes)) => FetchError::Budget { limit_bytes },
             None if error.kind() == io::ErrorKind::UnexpectedEof => FetchError::Body("unexpected EOF".to_owned()),
+            None if error.kind() == io::ErrorKind::InvalidInput => FetchError::Body("gzip: invalid header".to_owned()),
             None => FetchError::Body(format!("gzip: {error}")),
         }
     }

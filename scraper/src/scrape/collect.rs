@@ -133,7 +133,8 @@ impl Collector<'_> {
     }
 
     fn introduce(&mut self, key: u128, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
-        let over = self.is_over();
+        // One more would be beyond the limit: it is not remembered.
+        let over = self.counts.kept >= limits::sample_limit(&self.config.limits);
         let Scratch { labels, builder, .. } = &mut *self.scratch;
         labels.clear();
         parser.write_labels(labels)?;
@@ -160,10 +161,10 @@ impl Collector<'_> {
     #[inline]
     fn keep(&mut self, kind: EntryKind, parser: &mut dyn Parser, hit: SeriesHit) -> Result<(), Refusal> {
         self.counts.kept += 1;
-        self.counts.series_added += u64::from(hit.new);
         if self.is_over() {
             return Ok(());
         }
+        self.counts.series_added += u64::from(hit.new);
         let own = parser.timestamp_ms().filter(|_| self.config.honor_timestamps);
         if hit.again && own.is_none() {
             self.counts.duplicates += 1;

@@ -66,8 +66,8 @@ impl Job {
         let body = &self.fetched.body.bytes;
         let fallback = config.fallback_scrape_protocol.map(format_of_protocol);
         let result = if body.is_empty() {
-            // An empty exposition needs no content type.
-            collector.collect(crate::parse::Format::Text, body)
+            // Needs no content type. It is most likely a failure in disguise: what is known of the target stays known.
+            Ok(())
         } else {
             select_format(self.fetched.content_type.as_deref(), fallback)
                 .map_err(Refusal::Parse)
