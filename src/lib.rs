@@ -10,3 +10,11 @@ pub mod lifecycle;
 pub mod logging;
 pub mod run;
 pub mod status;
+
+#[cfg(test)]
+#[allow(
+    unreachable_pub,
+    reason = "the tests of the whole system have it as a part of their harness"
+)]
+#[path = "../tests/harness/peers.rs"]
+mod peers;

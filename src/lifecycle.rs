@@ -26,8 +26,11 @@ pub struct Lifecycle {
 pub fn routes(lifecycle: Lifecycle, prefix: &str) -> Router {
     let prefix = prefix.trim_end_matches('/');
     Router::new()
-        .route(&format!("{prefix}/-/reload"), post(reload).put(reload))
-        .route(&format!("{prefix}/-/quit"), post(quit).put(quit))
+        .route(
+            &format!("{prefix}/-/reload"),
+            post(reload).put(reload).fallback(post_or_put),
+        )
+        .route(&format!("{prefix}/-/quit"), post(quit).put(quit).fallback(post_or_put))
         .with_state(Arc::new(lifecycle))
 }
 
@@ -37,6 +40,10 @@ fn forbidden() -> Response {
         "Lifecycle API is not enabled: start with --web.enable-lifecycle.\n",
     )
         .into_response()
+}
+
+async fn post_or_put() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, "Only POST or PUT requests allowed").into_response()
 }
 
 async fn reload(State(lifecycle): State<Arc<Lifecycle>>) -> Response {

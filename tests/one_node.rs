@@ -2,10 +2,18 @@
 
 mod harness;
 
+#[path = "one_node/api.rs"]
+mod api;
+#[path = "one_node/config.rs"]
+mod config;
 #[path = "one_node/disk.rs"]
 mod disk;
 #[path = "one_node/four.rs"]
 mod four;
+#[path = "one_node/failures.rs"]
+mod failures;
+#[path = "one_node/hostile.rs"]
+mod hostile;
 #[path = "one_node/kill.rs"]
 mod kill;
 #[path = "one_node/lifecycle.rs"]
@@ -24,3 +32,5 @@ mod scrape;
 mod swap;
 #[path = "one_node/write_answers.rs"]
 mod write_answers;
+#[path = "one_node/steps.rs"]
+mod steps;

@@ -155,6 +155,21 @@ impl Json {
         }
     }
 
+    /// Milliseconds as seconds the way that Go writes a float (scalars and strings have it so): `1.5`.
+    pub(crate) fn seconds(&mut self, ms: i64) {
+        self.number(ms as f64 / 1000.0);
+    }
+
+    /// A float without an exponent, as Go's format `f` (scalars have it so).
+    pub(crate) fn plain_float(&mut self, value: f64) {
+        match value {
+            f64::INFINITY => self.raw("+Inf"),
+            f64::NEG_INFINITY => self.raw("-Inf"),
+            // Rust's shortest form has no exponent either.
+            finite => self.number(finite),
+        }
+    }
+
     /// A sample value, in quotes.
     pub(crate) fn value(&mut self, value: f64) {
         let _ = write!(self.buffer, "\"{}\"", gofloat::Json(value));
@@ -232,6 +247,28 @@ mod tests {
             written(|j| j.labels(labels.as_ref())),
             r#"{"__name__":"up","path":"a<b"}"#
         );
+    }
+
+    #[test]
+    fn scalars_have_neither_exponents_nor_padding() {
+        for (ms, text) in [
+            (0, "0"),
+            (1_500, "1.5"),
+            (1_435_781_451_780, "1435781451.78"),
+            (-20, "-0.02"),
+        ] {
+            assert_eq!(written(|j| j.seconds(ms)), text);
+        }
+        for (value, text) in [
+            (1e21, "1000000000000000000000"),
+            (1e-7, "0.0000001"),
+            (-0.0, "-0"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "+Inf"),
+            (f64::NEG_INFINITY, "-Inf"),
+        ] {
+            assert_eq!(written(|j| j.plain_float(value)), text);
+        }
     }
 
     #[test]

@@ -58,8 +58,10 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     router = router
         .route_layer(from_fn_with_state(Arc::clone(&api), ready_only))
         .route(&format!("{prefix}/api/v1/{{*path}}"), any(unknown))
+        .route(&format!("{prefix}/api/v1/"), any(unknown))
         .route_layer(from_fn_with_state(Arc::clone(&api), cors));
     let home = if queries { get(page::page) } else { get(no_page) };
+    let home = home.fallback(|| async { not_allowed("GET, OPTIONS") });
     router = router.route(&format!("{prefix}/"), home);
     for (path, method) in plain_routes() {
         router = router.route(&format!("{prefix}{path}"), method);
@@ -73,19 +75,21 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     }
     Ok(router
         .route_layer(from_fn_with_state((Arc::clone(&api), prefix), counted))
-        .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n") })
+        .fallback(|| async { not_found() })
         .layer(CompressionLayer::new().gzip(true).zstd(true))
         .with_state(api))
 }
 
 fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 3] {
+    let probe = |methods: MethodRouter<Arc<Api>>| methods.fallback(|| async { not_allowed("GET, HEAD, OPTIONS") });
+    let page = |methods: MethodRouter<Arc<Api>>| methods.fallback(|| async { not_allowed("GET, OPTIONS") });
     [
-        ("/metrics", get(api::own_metrics)),
+        ("/metrics", page(get(api::own_metrics))),
         (
             "/-/healthy",
-            get(|| async { plain(StatusCode::OK, "gnomon is Healthy.\n") }),
+            probe(get(|| async { plain(StatusCode::OK, "gnomon is Healthy.\n") }).head(|| async {})),
         ),
-        ("/-/ready", get(ready)),
+        ("/-/ready", probe(get(ready).head(head_ready))),
     ]
 }
 
@@ -100,6 +104,16 @@ fn prefix(flag: &str) -> String {
 pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (status, content_type, text.into()).into_response()
+}
+
+pub(crate) fn not_found() -> Response {
+    plain(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// `allowed` lists the methods that there are.
+pub(crate) fn not_allowed(allowed: &'static str) -> Response {
+    let refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    ([(header::ALLOW, allowed)], refusal).into_response()
 }
 
 async fn preflight() -> StatusCode {
@@ -132,7 +146,14 @@ async fn unknown(State(api): State<Arc<Api>>, method: Method) -> Response {
             format!("404 page not found: this process runs {roles}; a process with --target=querier serves this\n");
         return plain(StatusCode::NOT_FOUND, text);
     }
-    plain(StatusCode::NOT_FOUND, "404 page not found\n")
+    not_found()
+}
+
+async fn head_ready(State(api): State<Arc<Api>>) -> StatusCode {
+    match api.state.node.readiness() {
+        Ok(()) => StatusCode::OK,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 async fn ready(State(api): State<Arc<Api>>) -> Response {

@@ -90,10 +90,14 @@ impl Api {
     }
 
     async fn run_gated(&self, plan: Plan, options: RunOptions, began: Duration) -> Result<Outcome, ApiError> {
+        let in_queue = || ApiError::new(ErrorType::Timeout, "query timed out in query queue");
         let permit = tokio::time::timeout(options.timeout, self.enter()).await;
-        let permit = permit.map_err(|_| ApiError::new(ErrorType::Timeout, "query timed out in query queue"))??;
+        let permit = permit.map_err(|_| in_queue())??;
         let entered = self.state.clock.monotonic();
         let queued = entered.saturating_sub(began);
+        if queued >= options.timeout {
+            return Err(in_queue());
+        }
 
         let (plan, permit) = (Arc::new(plan), Arc::new(permit));
         let mut attempt = 1;

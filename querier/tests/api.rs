@@ -25,7 +25,7 @@ async fn instant_queries_of_every_type() {
         ),
         (
             "1e21%20%2B%200",
-            r#"{"resultType":"scalar","result":[1435781500,"1e+21"]}"#,
+            r#"{"resultType":"scalar","result":[1435781500,"1000000000000000000000"]}"#,
         ),
         (
             "%22a%3Cb%22",

@@ -1,7 +1,14 @@
 //! The scraper's parsers take and refuse what a real Prometheus server takes and refuses, and count the same samples.
-//! Skipped where there is no `prometheus` on the path or no shared cases.
+//! Skipped where there is no `prometheus` (`make peers` fetches it) or no shared cases.
 
 #![allow(clippy::unwrap_used)]
+
+#[allow(
+    unreachable_pub,
+    reason = "the tests of the whole system have it as a part of their harness"
+)]
+#[path = "../../tests/harness/peers.rs"]
+mod peers;
 
 use gnomon_scraper::parse::{EntryKind, Format, parser_for};
 use std::collections::BTreeMap;
@@ -215,16 +222,9 @@ async fn the_scraper_takes_what_prometheus_takes() {
         println!("skipped: no shared cases");
         return;
     };
-    if Command::new("prometheus")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_err()
-    {
-        println!("skipped: no prometheus on the path");
+    let Some(prometheus) = peers::find("prometheus", "prometheus") else {
         return;
-    }
+    };
     let cases = cases(&shared);
     let served = cases
         .iter()
@@ -241,7 +241,7 @@ async fn the_scraper_takes_what_prometheus_takes() {
     let file = folder.path().join("prometheus.yml");
     std::fs::write(&file, config).unwrap();
     let port = free_port();
-    let child = Command::new("prometheus")
+    let child = Command::new(prometheus)
         .arg(format!("--config.file={}", file.display()))
         .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
         .arg(format!("--web.listen-address=127.0.0.1:{port}"))

@@ -10,6 +10,7 @@ use gnomon_model::yaml::{self, At, Fields, Node, Out, YamlError};
 use gnomon_scraper::config::shape::Around;
 use gnomon_scraper::config::{NameValidation, ScrapeConfig, ScrapeDefaults, join_dir};
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +25,20 @@ pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result
     parse(&read_text(path)?, path, environment)
 }
 
-fn read_text(path: &Path) -> Result<String, ConfigError> {
-    let bytes = std::fs::read(path).map_err(|source| ConfigError::Read {
+pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let unread = |source| ConfigError::Read {
         path: path.to_owned(),
         source,
-    })?;
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unread)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unread)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(ConfigError::TooLarge {
+            path: path.to_owned(),
+            limit_bytes: MAX_FILE_BYTES,
+        });
+    }
     String::from_utf8(bytes).map_err(|e| ConfigError::NotText {
         path: path.to_owned(),
         valid_up_to: e.utf8_error().valid_up_to(),
@@ -50,6 +60,9 @@ pub fn parse(text: &str, path: &Path, environment: &dyn Fn(&str) -> Option<Strin
     loader.read_scrape_files(&files)?;
     Ok(loader.finish())
 }
+
+/// The largest file there is any use for; more is a device or a mistake.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 struct Loader<'a> {
     path: &'a Path,

@@ -5,6 +5,7 @@ mod expand;
 mod load;
 mod sections;
 mod show;
+mod web;
 
 use gnomon_model::Labels;
 use gnomon_model::yaml::YamlError;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use load::{load, parse};
+pub use web::check_web;
 
 /// A configuration that was read and found good.
 #[derive(Clone, Debug)]
@@ -88,6 +90,8 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}: is not UTF-8 text (from byte {valid_up_to} on)", path.display())]
     NotText { path: PathBuf, valid_up_to: usize },
+    #[error("{}: is larger than {limit_bytes} bytes, the most a configuration may have", path.display())]
+    TooLarge { path: PathBuf, limit_bytes: u64 },
     #[error("{}:{error}", path.display())]
     Invalid { path: PathBuf, error: YamlError },
     #[error("{}:{}: {section} is not supported yet, and --config.strict forbids what has no effect", path.display(), line)]

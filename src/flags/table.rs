@@ -303,6 +303,12 @@ const FLAGS: &[Flag] = &[
         "overlaps are always merged",
     ),
     idle(
+        "storage.tsdb.allow-overlapping-compaction",
+        Nothing,
+        "true",
+        "overlaps are always merged",
+    ),
+    idle(
         "storage.tsdb.no-lockfile",
         Nothing,
         "false",

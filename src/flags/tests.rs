@@ -130,10 +130,11 @@ fn a_prefix_has_one_slash_and_old_spellings_hold() {
 /// Whatever the packaged server prints in its help can be given here: accepted or refused, but never unknown.
 #[test]
 fn every_flag_of_the_debian_package_is_known() {
-    let Ok(output) = std::process::Command::new("prometheus").arg("--help-long").output() else {
-        println!("skipped: prometheus is not installed");
+    let Some(prometheus) = crate::peers::find("prometheus", "prometheus") else {
         return;
     };
+    let help = std::process::Command::new(prometheus).arg("--help-long").output();
+    let output = help.unwrap();
     // kingpin prints its help to standard error.
     let help = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     let own = ["help", "help-long", "help-man", "version"];

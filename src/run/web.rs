@@ -36,15 +36,8 @@ pub(super) fn check_web_config(settings: &Settings) -> anyhow::Result<()> {
     let Some(file) = &settings.web_config_file else {
         return Ok(());
     };
-    let name = file.display();
-    let text = std::fs::read_to_string(file).with_context(|| format!("--web.config.file {name}"))?;
-    let asks = |key: &str| text.lines().any(|line| line.trim_start().starts_with(key));
-    for key in ["tls_server_config", "basic_auth_users"] {
-        if asks(key) {
-            anyhow::bail!(
-                "--web.config.file {name}: {key} is not supported: put a reverse proxy in front, and leave it out here"
-            );
-        }
+    for warning in crate::config::check_web(file).context("--web.config.file")? {
+        tracing::warn!("{warning}");
     }
     Ok(())
 }

@@ -23,6 +23,19 @@ use std::time::Duration;
 /// How long anything may take before a test gives up; generous, since machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A folder of the test data that is kept beside the repository; none (with a word) where it is absent.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let folder = std::env::var_os("GNOMON_SHARED")
+        .map_or_else(beside, PathBuf::from)
+        .join(name);
+    if !folder.is_dir() {
+        eprintln!("skipped: {} is absent", folder.display());
+        return None;
+    }
+    Some(folder)
+}
+
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -77,6 +90,13 @@ impl Process {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
+    /// The exit code once it has ended by itself (none where a signal ended it). Panics after [`PATIENCE`].
+    pub async fn ended(&mut self) -> Option<i32> {
+        let what = format!("{} to end by itself", self.name);
+        let status = eventually(&what, async || self.child.try_wait().expect("wait")).await;
+        status.code()
+    }
+
     /// kill -9, and waits for its end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -94,11 +114,7 @@ impl Process {
     /// Ctrl-C; the exit code once it has ended. Panics after [`PATIENCE`].
     pub async fn interrupt(&mut self) -> Option<i32> {
         self.signal("-INT");
-        let status = eventually("the process to end after SIGINT", async || {
-            self.child.try_wait().expect("wait")
-        })
-        .await;
-        status.code()
+        self.ended().await
     }
 }
 
@@ -145,10 +161,12 @@ impl Node {
         let mut args = vec![
             format!("--config.file={}", config.display()),
             format!("--storage.tsdb.path={}", folder.join("data").display()),
-            format!("--web.listen-address=127.0.0.1:{}", free_port()),
             format!("--cluster.listen-address=127.0.0.1:{}", free_port()),
         ];
         args.extend(more.iter().map(|a| (*a).to_owned()));
+        if !more.iter().any(|a| a.starts_with("--web.listen-address=")) {
+            args.push(format!("--web.listen-address=127.0.0.1:{}", free_port()));
+        }
         let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone()));
         Self::spawn_in(folder, args, environment.collect()).await
     }

@@ -42,6 +42,98 @@ async fn a_bad_file_is_refused_on_reload_and_the_old_one_goes_on() {
     assert_eq!((code, text.as_str()), (200, ""));
 }
 
+/// An exporter with one series; its address.
+async fn exporter() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address").to_string();
+    let text = || async { ([("content-type", "text/plain; version=0.0.4")], "a 1\n") };
+    let routes = axum::Router::new().route("/metrics", axum::routing::get(text));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    address
+}
+
+fn now() -> f64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64()
+}
+
+async fn value(node: &Node, query: &str) -> Option<String> {
+    let found = client::series(&node.http.query(query, now()).await);
+    found.into_values().next().map(|samples| samples[0].1.clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_leaves_unchanged_targets_alone_and_ends_those_that_are_gone() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let address = exporter().await;
+    let job = |name: &str| format!("- {{job_name: {name}, static_configs: [{{targets: ['{address}']}}]}}\n");
+    let yaml = |jobs: &[&str]| {
+        let jobs: String = jobs.iter().map(|name| job(name)).collect();
+        format!("global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n{jobs}")
+    };
+    let node = Node::start(folder.path(), &yaml(&["kept", "gone"]), &["--web.enable-lifecycle"]).await;
+    let scrapes = async |job: &str, more_than: f64| {
+        eventually("scrapes", async || {
+            let count = value(&node, &format!("count_over_time(up{{job='{job}'}}[1h])")).await?;
+            count.parse::<f64>().ok().filter(|count| *count > more_than)
+        })
+        .await
+    };
+    let began = now();
+    scrapes("kept", 1.0).await;
+    scrapes("gone", 1.0).await;
+    // Some reloads of each kind: of the same file, with a new job, without an old one, and of a bad file.
+    for (text, code) in [
+        (yaml(&["kept", "gone"]), 200),
+        (yaml(&["kept", "gone", "new"]), 200),
+        (yaml(&["new", "kept"]), 200),
+        (yaml(&["kept", "kept"]), 500),
+    ] {
+        std::fs::write(node.config_file(), text).expect("write");
+        assert_eq!(node.http.post("/-/reload", "text/plain", vec![]).await.0, code);
+        node.process.signal("-HUP");
+        let before = scrapes("kept", 0.0).await;
+        scrapes("kept", before).await;
+    }
+    let info = node.http.api("/api/v1/status/runtimeinfo").await;
+    assert_eq!(info["reloadConfigSuccess"], false);
+    scrapes("new", 1.0).await;
+    // The target that stayed: never gone, never new, one series each time it is looked at.
+    assert_eq!(
+        value(&node, "sum_over_time(scrape_series_added{job='kept'}[1h])").await,
+        Some("1".to_owned())
+    );
+    assert_eq!(
+        value(&node, "min_over_time(up{job='kept'}[1h])").await,
+        Some("1".to_owned())
+    );
+    let steps = node.http.query_range("a{job='kept'}", began, now(), 0.25).await;
+    let seen = client::series(&steps);
+    let samples = seen.values().next().expect("the series");
+    let gaps = samples.windows(2).filter(|pair| pair[1].0 - pair[0].0 > 0.3).count();
+    assert_eq!((seen.len(), gaps), (1, 0), "{steps}");
+    // The one that is gone ends, and the file that was refused did not end the others.
+    eventually("the end of the target that is gone", async || {
+        value(&node, "a{job='gone'} or up{job='gone'}")
+            .await
+            .is_none()
+            .then_some(())
+    })
+    .await;
+    assert_eq!(value(&node, "a{job='kept'}").await, Some("1".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_flag_nobody_reloads_or_stops_by_http() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let mut node = Node::start(folder.path(), "", &[]).await;
+    for path in ["/-/reload", "/-/quit"] {
+        let (code, text) = node.http.post(path, "text/plain", vec![]).await;
+        assert_eq!(code, 403, "{text}");
+        assert!(text.starts_with("Lifecycle API is not enabled"), "{text}");
+    }
+    assert!(!node.process.has_ended());
+}
+
 #[test]
 fn check_config_names_file_line_and_field() {
     let folder = tempfile::tempdir().expect("temp folder");

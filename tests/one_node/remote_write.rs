@@ -87,3 +87,144 @@ async fn a_real_prometheus_sends_what_it_scrapes() {
     let up = client::series(&node.http.query("up{job='sender'}", now_ms() as f64 / 1000.0).await);
     assert_eq!(up.values().next().map(|s| s[0].1.as_str()), Some("1"));
 }
+
+/// A request that is odd in some way: headers, body.
+struct Odd {
+    what: &'static str,
+    content_type: &'static str,
+    encoding: &'static str,
+    body: Vec<u8>,
+    /// Status of gnomon, of 2.42. Where they differ, gnomon does as 3.x or by its design: rows of `docs/compat.md`.
+    expected: (u16, u16),
+}
+
+fn odd_requests(at: i64) -> Vec<Odd> {
+    let series = |name: &str, samples: &[(i64, f64)]| {
+        let labels = [("__name__", name), ("instance", "a:1"), ("job", "j")];
+        remote::body(vec![remote::time_series(&labels, samples)])
+    };
+    let labels = |labels: &[(&str, &str)]| remote::body(vec![remote::time_series(labels, &[(at, 1.0)])]);
+    let snappy = |bytes: &[u8]| snap::raw::Encoder::new().compress_vec(bytes).expect("snappy");
+    let odd = |what, body, expected| Odd {
+        what,
+        content_type: "application/x-protobuf",
+        encoding: "snappy",
+        body,
+        expected,
+    };
+    let good = || series("good", &[(at, 1.0)]);
+    let truncated = {
+        let mut body = good();
+        body.truncate(body.len() - 3);
+        body
+    };
+    vec![
+        odd("good", good(), (204, 204)),
+        odd("again", good(), (204, 204)),
+        odd("two samples", series("two", &[(at - 1000, 1.0), (at, 2.0)]), (204, 204)),
+        odd("nothing", snappy(&[]), (204, 204)),
+        odd("an empty body", Vec::new(), (400, 400)),
+        odd("truncated", truncated, (400, 400)),
+        odd("no snappy", b"garbage that is no snappy block".to_vec(), (400, 400)),
+        odd(
+            "a lie about its length",
+            vec![0xff, 0xff, 0xff, 0x7f, 1, 2, 3],
+            (413, 400),
+        ),
+        odd("snappy of garbage", snappy(&[0xff; 100]), (400, 400)),
+        odd("snappy of a text", snappy(b"up 1\n"), (204, 204)),
+        odd(
+            "another value at the same time",
+            series("good", &[(at, 2.0)]),
+            (400, 400),
+        ),
+        odd("a second late", series("good", &[(at - 1000, 1.0)]), (204, 400)),
+        odd("a day late", series("good", &[(at - 86_400_000, 1.0)]), (400, 400)),
+        odd(
+            "eleven minutes ahead",
+            series("ahead", &[(at + 660_000, 1.0)]),
+            (400, 204),
+        ),
+        odd(
+            "labels in another order",
+            labels(&[("job", "j"), ("__name__", "unsorted")]),
+            (204, 204),
+        ),
+        odd(
+            "an empty label name",
+            labels(&[("", "x"), ("__name__", "m")]),
+            (400, 204),
+        ),
+        odd(
+            "a label twice",
+            labels(&[("__name__", "m"), ("a", "1"), ("a", "2")]),
+            (400, 500),
+        ),
+        odd("no metric name", labels(&[("a", "1")]), (400, 204)),
+        Odd {
+            content_type: "text/plain",
+            ..odd("a text's content type", good(), (415, 204))
+        },
+        Odd {
+            content_type: "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+            ..odd("version 2", good(), (415, 204))
+        },
+        Odd {
+            encoding: "gzip",
+            ..odd("gzip", good(), (415, 204))
+        },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odd_requests_get_the_answers_of_prometheus() {
+    let Some(prometheus) = peers::find("prometheus", "prometheus") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("temp folder");
+    let node = Node::start(folder.path(), "", &["--web.enable-remote-write-receiver"]).await;
+    let port = free_port();
+    let config = folder.path().join("receiver.yml");
+    std::fs::write(&config, "").expect("configuration");
+    let _receiver = crate::harness::Process::start(
+        "prometheus",
+        Command::new(prometheus)
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("p").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg("--web.enable-remote-write-receiver"),
+        folder.path().join("receiver.log"),
+    );
+    let reference = crate::harness::Http::new(&format!("http://127.0.0.1:{port}"));
+    crate::harness::eventually("prometheus to be ready", async || {
+        reference.is_ready().await.then_some(())
+    })
+    .await;
+    let mut wrong = Vec::new();
+    for odd in odd_requests(now_ms()) {
+        let mut got = Vec::new();
+        for http in [&node.http, &reference] {
+            let sent = http
+                .client()
+                .post(http.url("/api/v1/write"))
+                .header("content-type", odd.content_type)
+                .header("content-encoding", odd.encoding)
+                .header("x-prometheus-remote-write-version", "0.1.0")
+                .body(odd.body.clone());
+            let response = sent.send().await.expect("an answer");
+            let code = response.status().as_u16();
+            got.push((code, response.text().await.unwrap_or_default()));
+        }
+        if (got[0].0, got[1].0) != odd.expected {
+            wrong.push(format!("{}: {got:?}, expected {:?}", odd.what, odd.expected));
+        }
+        // A refusal says why.
+        if got[0].0 >= 400 && got[0].1.trim().is_empty() {
+            wrong.push(format!("{}: refused without a word", odd.what));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // None of these harmed what was good.
+    let found = client::series(&node.http.query("good", now_ms() as f64 / 1000.0).await);
+    assert_eq!(found.values().next().map(|samples| samples[0].1.as_str()), Some("1"));
+}

@@ -1,11 +1,13 @@
 //! Prometheus' remote write 1.0: `POST /api/v1/write`, a snappy block of protobuf.
 
 mod answer;
+mod contents;
 mod labels;
 mod scan;
 #[cfg(test)]
 mod tests;
 
+pub use contents::Contents;
 pub use scan::BadBody;
 
 use crate::metrics::RemoteWriteMetrics;
@@ -13,8 +15,10 @@ use answer::Answer;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::post;
-use gnomon_cluster::router::{MetricInfo, Router, RouterBatch};
+use contents::Rows;
+use gnomon_cluster::router::{MetricInfo, Router};
 use gnomon_model::{Clock, LabelsBuilder, LabelsRef, TenantId};
 use labels::BodyLabels;
 use scan::{Fields, Outline};
@@ -81,7 +85,7 @@ impl RemoteWrite {
     /// `POST /api/v1/write`.
     pub fn routes(self: &Arc<Self>) -> axum::Router {
         axum::Router::new()
-            .route("/api/v1/write", post(handle).options(allowed).fallback(not_allowed))
+            .route("/api/v1/write", post(handle).options(preflight).fallback(not_allowed))
             .with_state(self.clone())
     }
 
@@ -156,16 +160,16 @@ async fn handle(State(receiver): State<Arc<RemoteWrite>>, request: Request<Body>
     receiver.handle(request).await
 }
 
-/// What a browser asks before it posts; nothing else is to be said.
-async fn allowed() -> StatusCode {
+async fn preflight() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-async fn not_allowed() -> Response<Body> {
-    let mut response = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into_response();
-    let allow = header::HeaderValue::from_static("OPTIONS, POST");
-    response.headers_mut().insert(header::ALLOW, allow);
-    response
+async fn not_allowed() -> impl IntoResponse {
+    let headers = [
+        (header::ALLOW, "OPTIONS, POST"),
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+    ];
+    (StatusCode::METHOD_NOT_ALLOWED, headers, "Method Not Allowed\n")
 }
 
 /// Content type and encoding, absent ones as 1.0 senders mean them.
@@ -239,7 +243,7 @@ fn decompress(compressed: &[u8], most: usize) -> Result<Vec<u8>, Answer> {
 }
 
 /// Adds what a series has; the number of its samples and histograms.
-fn add_series(batch: &mut RouterBatch<'_>, series: &[u8]) -> Result<u64, BadBody> {
+fn add_series(batch: &mut impl Rows, series: &[u8]) -> Result<u64, BadBody> {
     let mut samples = 0;
     let mut fields = Fields::of("TimeSeries", series);
     while let Some((field, value)) = fields.next()? {
@@ -262,7 +266,7 @@ fn add_series(batch: &mut RouterBatch<'_>, series: &[u8]) -> Result<u64, BadBody
 }
 
 /// An exemplar whose labels are no label set is left out, as Prometheus does.
-fn add_exemplar(batch: &mut RouterBatch<'_>, encoded: &[u8]) -> Result<(), BadBody> {
+fn add_exemplar(batch: &mut impl Rows, encoded: &[u8]) -> Result<(), BadBody> {
     let mut builder = LabelsBuilder::default();
     let mut valid = true;
     let (timestamp_ms, value) = scan::exemplar(encoded, |name, text| {
@@ -279,7 +283,7 @@ fn add_exemplar(batch: &mut RouterBatch<'_>, encoded: &[u8]) -> Result<(), BadBo
     Ok(())
 }
 
-fn add_metadata(batch: &mut RouterBatch<'_>, encoded: &[u8]) -> Result<(), BadBody> {
+fn add_metadata(batch: &mut impl Rows, encoded: &[u8]) -> Result<(), BadBody> {
     let metadata = scan::metadata(encoded)?;
     let kinds = [
         "unknown",

@@ -40,9 +40,26 @@ impl fmt::Display for YamlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.mark)?;
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            write!(f, "{}: ", Shortened(&self.path))?;
         }
-        f.write_str(&self.message)
+        Shortened(&self.message).fmt(f)
+    }
+}
+
+/// A text without its middle where it is long: names and values come from the file, and may be of any length.
+struct Shortened<'a>(&'a str);
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const HEAD_BYTES: usize = 500;
+        const TAIL_BYTES: usize = 200;
+        let text = self.0;
+        if text.len() <= HEAD_BYTES + TAIL_BYTES {
+            return f.write_str(text);
+        }
+        let head = &text[..text.floor_char_boundary(HEAD_BYTES)];
+        let tail = &text[text.ceil_char_boundary(text.len() - TAIL_BYTES)..];
+        write!(f, "{head}…{tail}")
     }
 }
 

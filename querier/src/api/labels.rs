@@ -30,6 +30,7 @@ impl Api {
 
 /// `/series`.
 pub(super) async fn series(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
+    form.require_whole()?;
     if form.all("match[]").next().is_none() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }

@@ -9,8 +9,10 @@ mod rules;
 mod status;
 mod targets;
 
-use crate::router::Api;
+use crate::error::{ApiError, ErrorType};
+use crate::router::{Api, not_allowed};
 use axum::extract::State;
+use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use http::{StatusCode, header};
@@ -20,37 +22,56 @@ use std::sync::Arc;
 /// What is said, once, when an answer was cut by `limit`.
 pub(crate) const TRUNCATED: &str = "results truncated due to limit";
 
+/// A route for GET. Unlike axum's own it does not take HEAD: Prometheus does not.
+fn get_alone<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<Arc<Api>> {
+    refusing(get(handler), "GET, OPTIONS")
+}
+
+fn get_or_post<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<Arc<Api>> {
+    refusing(get(handler.clone()).post(handler), "GET, OPTIONS, POST")
+}
+
+fn refusing(methods: MethodRouter<Arc<Api>>, allowed: &'static str) -> MethodRouter<Arc<Api>> {
+    let refuse = move || async move { not_allowed(allowed) };
+    methods.head(refuse).fallback(refuse)
+}
+
+/// Prometheus has the route, and says this.
+async fn no_deletes() -> ApiError {
+    ApiError::new(ErrorType::Internal, "not implemented")
+}
+
 /// What every process says of itself.
 pub(crate) fn own_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
     vec![
-        ("/status/config", get(status::config)),
-        ("/status/flags", get(status::flags)),
-        ("/status/runtimeinfo", get(status::runtime)),
-        ("/status/buildinfo", get(status::build)),
+        ("/status/config", get_alone(status::config)),
+        ("/status/flags", get_alone(status::flags)),
+        ("/status/runtimeinfo", get_alone(status::runtime)),
+        ("/status/buildinfo", get_alone(status::build)),
     ]
 }
 
 /// What a querier has besides.
 pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
     vec![
-        ("/query", get(query::instant).post(query::instant)),
-        ("/query_range", get(query::range).post(query::range)),
-        ("/query_exemplars", get(exemplars::exemplars).post(exemplars::exemplars)),
-        ("/format_query", get(query::format).post(query::format)),
-        ("/series", get(labels::series).post(labels::series)),
-        ("/labels", get(labels::names).post(labels::names)),
-        ("/label/{name}/values", get(labels::values)),
-        ("/metadata", get(metadata::of_metrics)),
-        ("/targets", get(targets::targets)),
-        ("/targets/metadata", get(metadata::of_targets)),
-        ("/scrape_pools", get(targets::pools)),
-        ("/rules", get(rules::rules)),
-        ("/alerts", get(rules::alerts)),
-        ("/alertmanagers", get(rules::alertmanagers)),
-        ("/notifications", get(rules::notifications)),
-        ("/features", get(status::features)),
-        ("/status/tsdb", get(status::head)),
-        ("/status/walreplay", get(status::wal_replay)),
+        ("/query", get_or_post(query::instant)),
+        ("/query_range", get_or_post(query::range)),
+        ("/query_exemplars", get_or_post(exemplars::exemplars)),
+        ("/format_query", get_or_post(query::format)),
+        ("/series", get_or_post(labels::series).delete(no_deletes)),
+        ("/labels", get_or_post(labels::names)),
+        ("/label/{name}/values", get_alone(labels::values)),
+        ("/metadata", get_alone(metadata::of_metrics)),
+        ("/targets", get_alone(targets::targets)),
+        ("/targets/metadata", get_alone(metadata::of_targets)),
+        ("/scrape_pools", get_alone(targets::pools)),
+        ("/rules", get_alone(rules::rules)),
+        ("/alerts", get_alone(rules::alerts)),
+        ("/alertmanagers", get_alone(rules::alertmanagers)),
+        ("/notifications", get_alone(rules::notifications)),
+        ("/features", get_alone(status::features)),
+        ("/status/tsdb", get_alone(status::head)),
+        ("/status/walreplay", get_alone(status::wal_replay)),
     ]
 }
 

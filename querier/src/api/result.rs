@@ -85,10 +85,16 @@ pub(super) fn answer(value: Value, stats: Option<Stats>, explain: Option<String>
 
 fn write_value(json: &mut Json, value: &Value) -> Result<(), Gone> {
     match value {
-        Value::Scalar { timestamp_ms, value } => json.point(*timestamp_ms, *value),
+        Value::Scalar { timestamp_ms, value } => {
+            json.raw("[");
+            json.seconds(*timestamp_ms);
+            json.raw(",\"");
+            json.plain_float(*value);
+            json.raw("\"]");
+        }
         Value::String { timestamp_ms, text } => {
             json.raw("[");
-            json.timestamp(*timestamp_ms);
+            json.seconds(*timestamp_ms);
             json.raw(",");
             json.text_for_html(text);
             json.raw("]");

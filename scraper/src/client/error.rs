@@ -15,6 +15,8 @@ pub(crate) enum FetchError {
     Status(String),
     #[error("body size limit exceeded")]
     BodySizeLimit,
+    #[error("body size limit exceeded: more than {limit_bytes} bytes, and the job sets no body_size_limit")]
+    DefaultBodySizeLimit { limit_bytes: u64 },
     /// Not the target's fault alone: all scrapes together hold too much.
     #[error("body size limit exceeded: all scrapes together hold more than {limit_bytes} bytes of bodies")]
     Budget { limit_bytes: u64 },
@@ -43,6 +45,7 @@ impl FetchError {
             _ if cut && text.contains("end of file") || text.contains("connection closed") => {
                 "unexpected EOF".to_owned()
             }
+            _ if text.contains("chunk size") => "invalid byte in chunk length".to_owned(),
             _ => text,
         })
     }
@@ -90,7 +93,13 @@ fn reason(url: &Url, error: &reqwest::Error) -> String {
     let text = innermost(error);
     let Some(io) = find_io(error) else {
         let closed = chain(error).any(|e| e.to_string().contains("connection closed before message completed"));
-        return if closed { "EOF".to_owned() } else { text };
+        // What hyper calls what it cannot parse.
+        let not_http = text.contains("invalid HTTP version") || text.contains("invalid HTTP status");
+        return match (closed, not_http) {
+            (true, _) => "EOF".to_owned(),
+            (_, true) => format!("malformed HTTP response: {text}"),
+            _ => text,
+        };
     };
     let dns = chain(error).any(|e| e.to_string().contains("dns error"));
     if dns {

@@ -76,6 +76,7 @@ pub(crate) struct Body {
 struct Sink {
     bytes: Vec<u8>,
     limit_bytes: u64,
+    limit_is_default: bool,
     share: Share,
     stopped: Option<Stop>,
 }
@@ -126,9 +127,13 @@ impl Decoder {
 
     fn explain(&self, error: &io::Error) -> FetchError {
         match self.sink().stopped {
+            Some(Stop::Limit) if self.sink().limit_is_default => FetchError::DefaultBodySizeLimit {
+                limit_bytes: DEFAULT_BODY_LIMIT_BYTES,
+            },
             Some(Stop::Limit) => FetchError::BodySizeLimit,
             Some(Stop::Budget(limit_bytes)) => FetchError::Budget { limit_bytes },
             None if error.kind() == io::ErrorKind::UnexpectedEof => FetchError::Body("unexpected EOF".to_owned()),
+            None if error.kind() == io::ErrorKind::InvalidInput => FetchError::Body("gzip: invalid header".to_owned()),
             None => FetchError::Body(format!("gzip: {error}")),
         }
     }
@@ -167,6 +172,7 @@ pub(crate) async fn read_body(
     let sink = Sink {
         bytes,
         limit_bytes: limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
+        limit_is_default: limit_bytes.is_none(),
         share: Share {
             budget: Arc::clone(budget),
             bytes: 0,

@@ -170,7 +170,11 @@ impl SeriesCache {
         let identity = xxh3_128(labels.as_bytes());
         if let Some(&series) = self.by_identity.get(&identity) {
             self.insert_text(key, series);
-            return Some(self.touch(series));
+            // As in Prometheus, a text is what is new.
+            return Some(SeriesHit {
+                new: true,
+                ..self.touch(series)
+            });
         }
         let made = Series {
             labels: Some(labels.to_owned()),

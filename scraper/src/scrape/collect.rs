@@ -2,9 +2,9 @@
 
 use super::cache::{Seen, SeriesCache, SeriesHit, text_key};
 use super::labels;
-use super::limits::{self, Breach};
+use super::limits::{self, Breach, DEFAULT_SAMPLE_LIMIT};
 use super::metadata::Metadata;
-use crate::config::ScrapeConfig;
+use crate::config::{ScrapeConfig, ScrapeLimits};
 use crate::parse::{EntryKind, Format, Parser, parser_for};
 use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample};
 use gnomon_model::{Labels, LabelsBuilder, LabelsRef};
@@ -48,11 +48,16 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    pub(super) fn message(&self) -> &str {
+    /// In Prometheus' words; a limit that the job did not set is named as such.
+    pub(super) fn message(&self, job: &ScrapeLimits) -> String {
         match self {
-            Self::Parse(message) | Self::LabelLimit(message) => message,
-            Self::SampleLimit => limits::SAMPLE_LIMIT,
-            Self::BucketLimit => limits::BUCKET_LIMIT,
+            Self::Parse(message) | Self::LabelLimit(message) => message.clone(),
+            Self::SampleLimit if job.samples.is_none() => format!(
+                "{}: more than {DEFAULT_SAMPLE_LIMIT} samples, and the job sets no sample_limit",
+                limits::SAMPLE_LIMIT
+            ),
+            Self::SampleLimit => limits::SAMPLE_LIMIT.to_owned(),
+            Self::BucketLimit => limits::BUCKET_LIMIT.to_owned(),
         }
     }
 }
@@ -128,7 +133,8 @@ impl Collector<'_> {
     }
 
     fn introduce(&mut self, key: u128, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
-        let over = self.is_over();
+        // One more would be beyond the limit: it is not remembered.
+        let over = self.counts.kept >= limits::sample_limit(&self.config.limits);
         let Scratch { labels, builder, .. } = &mut *self.scratch;
         labels.clear();
         parser.write_labels(labels)?;
@@ -155,10 +161,10 @@ impl Collector<'_> {
     #[inline]
     fn keep(&mut self, kind: EntryKind, parser: &mut dyn Parser, hit: SeriesHit) -> Result<(), Refusal> {
         self.counts.kept += 1;
-        self.counts.series_added += u64::from(hit.new);
         if self.is_over() {
             return Ok(());
         }
+        self.counts.series_added += u64::from(hit.new);
         let own = parser.timestamp_ms().filter(|_| self.config.honor_timestamps);
         if hit.again && own.is_none() {
             self.counts.duplicates += 1;

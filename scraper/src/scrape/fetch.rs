@@ -62,7 +62,7 @@ pub(super) async fn fetch(
         .map_err(|_| late())??;
     let status = response.status();
     if status != reqwest::StatusCode::OK {
-        return Err(FetchError::Status(status.to_string()));
+        return Err(FetchError::Status(status_line(&response)));
     }
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
@@ -71,6 +71,15 @@ pub(super) async fn fetch(
         .await
         .map_err(|_| FetchError::BodyTimeout)??;
     Ok(Fetched { body, content_type })
+}
+
+/// Code and words as the target sent them.
+fn status_line(response: &reqwest::Response) -> String {
+    let status = response.status();
+    match response.extensions().get::<hyper::ext::ReasonPhrase>() {
+        Some(phrase) => format!("{} {}", status.as_str(), String::from_utf8_lossy(phrase.as_bytes())),
+        None => status.to_string(),
+    }
 }
 
 /// As Go prints a float without an exponent.

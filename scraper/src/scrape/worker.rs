@@ -66,8 +66,8 @@ impl Job {
         let body = &self.fetched.body.bytes;
         let fallback = config.fallback_scrape_protocol.map(format_of_protocol);
         let result = if body.is_empty() {
-            // An empty exposition needs no content type.
-            collector.collect(crate::parse::Format::Text, body)
+            // Needs no content type. It is most likely a failure in disguise: what is known of the target stays known.
+            Ok(())
         } else {
             select_format(self.fetched.content_type.as_deref(), fallback)
                 .map_err(Refusal::Parse)
@@ -187,7 +187,10 @@ impl Worker {
         let fetched = match fetch(&spec.target, &spec.options, &self.env.budget, reuse).await {
             Ok(fetched) => fetched,
             Err(e) => {
-                let over = matches!(e, FetchError::BodySizeLimit | FetchError::Budget { .. });
+                let over = matches!(
+                    e,
+                    FetchError::BodySizeLimit | FetchError::DefaultBodySizeLimit { .. } | FetchError::Budget { .. }
+                );
                 if over {
                     self.env.metrics.exceeded_body_size_limit.inc();
                 }
@@ -219,7 +222,7 @@ impl Worker {
         let error = collected.result.err().map(|refusal| {
             spare.scratch.clear();
             self.count_refusal(&refusal);
-            refusal.message().to_owned()
+            refusal.message(&spec.options.config.limits)
         });
         let outcome = Outcome {
             counts: collected.counts,

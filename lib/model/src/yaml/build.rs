@@ -76,7 +76,10 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
         weight_left,
     };
     for next in Parser::new_from_str(text) {
-        let (event, span) = next.map_err(|e| error(mark(*e.marker()), e.info()))?;
+        let (event, span) = next.map_err(|e| match e.info() {
+            "recursion limit exceeded" => error(mark(*e.marker()), too_deep()),
+            other => error(mark(*e.marker()), other),
+        })?;
         if matches!(event, Event::DocumentEnd) {
             break;
         }
@@ -86,6 +89,10 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
         mark: Mark { line: 1, column: 1 },
         value: Value::Null,
     }))
+}
+
+fn too_deep() -> String {
+    format!("nested more than {MAX_HEIGHT} levels deep")
 }
 
 fn mark(marker: Marker) -> Mark {
@@ -189,7 +196,7 @@ impl Builder {
     fn finish(&mut self, built: Built, anchor: usize) -> Result<(), YamlError> {
         let mark = built.node.mark;
         if self.open.len() + usize::from(built.height) > usize::from(MAX_HEIGHT) {
-            return Err(error(mark, format!("nested more than {MAX_HEIGHT} levels deep")));
+            return Err(error(mark, too_deep()));
         }
         if anchor != 0 {
             let copy = self.copy(&built)?;

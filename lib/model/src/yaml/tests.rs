@@ -146,3 +146,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn long_texts_are_shown_by_their_ends() {
+    let error = YamlError {
+        mark: Mark { line: 1, column: 2 },
+        path: "ü".repeat(5000),
+        message: format!("begin {} end", "x".repeat(1 << 20)),
+    };
+    let shown = error.to_string();
+    assert!(
+        shown.len() < 1600 && shown.starts_with("1:2: üü") && shown.ends_with("x end"),
+        "{shown}"
+    );
+    assert!(shown.contains("…üü") && shown.contains(": begin xx"), "{shown}");
+}

@@ -112,7 +112,7 @@ impl Footer {
         if magic != MAGIC {
             return Err("it does not end with a block's magic bytes");
         }
-        if crc != crc32c::crc32c(body).to_le_bytes() {
+        if !super::has_crc(body, u32::from_le_bytes(crc.try_into().unwrap_or_default())) {
             return Err("checksum of the footer");
         }
         let mut input = Input(body);
@@ -237,13 +237,17 @@ impl ChunkAt {
 
     /// Checks and decompresses what was read at [`Self::range`].
     pub(super) fn open(&self, compressed: &[u8]) -> Result<Vec<u8>, &'static str> {
-        if compressed.len() as u64 != self.len || crc32c::crc32c(compressed) != self.crc {
+        if compressed.len() as u64 != self.len || !super::has_crc(compressed, self.crc) {
             return Err("checksum of a chunk of the index");
         }
         if self.raw_len > MAX_CHUNK_LEN {
             return Err("a chunk of the index is too long");
         }
-        let raw = zstd::bulk::decompress(compressed, self.raw_len as usize).map_err(|_| "zstd")?;
+        let raw = if cfg!(fuzzing) {
+            compressed.to_vec()
+        } else {
+            zstd::bulk::decompress(compressed, self.raw_len as usize).map_err(|_| "zstd")?
+        };
         if raw.len() as u64 != self.raw_len {
             return Err("a chunk of the index has another length than its table says");
         }

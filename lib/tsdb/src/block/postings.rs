@@ -122,7 +122,7 @@ impl BlockReader {
             rest = later;
             let ranges: Vec<Range<u64>> = now.iter().map(|(range, _)| range.clone()).collect();
             for (bytes, (_, crc)) in self.fetch(&ranges).await?.iter().zip(now) {
-                if crc32c::crc32c(bytes) != *crc {
+                if !super::has_crc(bytes, *crc) {
                     return Err(self.damaged("checksum of postings"));
                 }
                 union |= RoaringBitmap::deserialize_from(bytes.as_ref()).map_err(|_| self.damaged("postings"))?;

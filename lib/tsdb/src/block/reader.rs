@@ -75,7 +75,7 @@ impl BlockReader {
             let at = footer.section(section);
             let start = (at.offset - tables_start) as usize;
             let bytes = tail.slice(start..start + at.len as usize);
-            if crc32c::crc32c(&bytes) != at.crc {
+            if !super::has_crc(&bytes, at.crc) {
                 return Err(damaged(&format!("checksum of section {section:?}")));
             }
             Ok(bytes)

@@ -136,7 +136,8 @@ impl BlockReader {
     /// Takes a page and its checksum apart.
     pub(super) fn open_page(&self, at: &PageAt, bytes: &Bytes, labels: &Labels) -> Result<Page, BlockError> {
         let body = bytes.slice(..at.len as usize);
-        if bytes[at.len as usize..] != crc32c::crc32c(&body).to_le_bytes() {
+        let crc = <[u8; 4]>::try_from(&bytes[at.len as usize..]).map(u32::from_le_bytes);
+        if !crc.is_ok_and(|crc| super::has_crc(&body, crc)) {
             return Err(self.damaged(format!("checksum of a page of {labels}")));
         }
         let page = Page::parse(body).map_err(|source| BlockError::Page {

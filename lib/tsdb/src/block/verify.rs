@@ -53,7 +53,7 @@ impl BlockReader {
             let bytes = self.fetch(std::slice::from_ref(&portion)).await?;
             crc = crc32c::crc32c_append(crc, &bytes[0]);
         }
-        if crc != at.crc {
+        if crc != at.crc && !cfg!(fuzzing) {
             return Err(self.damaged(format!("checksum of section {section:?}")));
         }
         Ok(())

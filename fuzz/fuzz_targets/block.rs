@@ -1,0 +1,82 @@
+//! The block reader and the page decoder. Checksums and compression are off where a fuzzer builds the crates (`cfg(fuzzing)`),
+//! so what is changed in a good block gets as far as it can.
+#![no_main]
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use gnomon_model::{BlockId, ClusterId, Labels, MatchOp, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_tsdb::{BlockError, BlockMeta, BlockReader, BlockWriter, FloatPageBuilder, MemorySink, Page};
+use libfuzzer_sys::fuzz_target;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+use std::sync::{Arc, OnceLock};
+
+/// A good block of a few series.
+fn good() -> &'static [u8] {
+    static BLOCK: OnceLock<Vec<u8>> = OnceLock::new();
+    BLOCK.get_or_init(|| {
+        let window = TimeRange::new(TimestampMs(0), TimestampMs(7_200_000));
+        let shard = ShardId(1);
+        let mut meta = BlockMeta::new(BlockId(7), ClusterId(1), TenantId::anonymous(), shard, window);
+        meta.parts = vec![PartId { shard, number: 1 }];
+        let mut writer = BlockWriter::new(meta, MemorySink::default());
+        block_on(async {
+            for n in 0..6_i64 {
+                let labels = Labels::from_pairs([("__name__", "m".to_owned()), ("n", n.to_string())]);
+                let mut page = FloatPageBuilder::new();
+                for i in 0..5 {
+                    page.append(i * 15_000 + n, (i * n) as f64 / 3.0).expect("a sample");
+                }
+                let pages = vec![page.page().expect("a page")];
+                writer.add_series(labels.as_ref(), pages).await.expect("a series");
+            }
+            writer.finish().await.expect("a block").output.to_vec()
+        })
+    })
+}
+
+async fn read(bytes: Vec<u8>) -> Result<(), BlockError> {
+    let store = Arc::new(InMemory::new());
+    let path = Path::from("b");
+    store.put(&path, PutPayload::from(bytes)).await.expect("memory");
+    let reader = Arc::new(BlockReader::open(store, path).await?);
+    let _ = reader.verify().await;
+    for matchers in [
+        vec![],
+        vec![Matcher::new("n", MatchOp::Regex, "1|2").expect("a matcher")],
+    ] {
+        let mut selection = reader.select(&matchers, 0, i64::MAX).await?;
+        while let Some(series) = selection.next().await? {
+            for page in series.pages {
+                let _ = page.decode();
+            }
+        }
+    }
+    Ok(())
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((kind, rest)) = bytes.split_first() else {
+        return;
+    };
+    match kind % 3 {
+        0 => {
+            if let Ok(page) = Page::parse(Bytes::copy_from_slice(rest)) {
+                let _ = page.decode();
+            }
+        }
+        1 => {
+            let _ = block_on(read(rest.to_vec()));
+        }
+        // Changes of a good block: place (two bytes) and value.
+        _ => {
+            let mut block = good().to_vec();
+            let length = block.len();
+            for change in rest.as_chunks::<3>().0 {
+                block[usize::from(u16::from_le_bytes([change[0], change[1]])) % length] = change[2];
+            }
+            let _ = block_on(read(block));
+        }
+    }
+});

@@ -1,0 +1,94 @@
+//! What a body holds, taken by the router, or only counted.
+
+use super::labels::{self, BodyLabels};
+use super::scan::Outline;
+use gnomon_cluster::router::{LabelSource, MetricInfo, RouterBatch};
+use gnomon_model::LabelsRef;
+
+/// Takes what belongs to the series named last.
+pub(super) trait Rows {
+    fn sample(&mut self, timestamp_ms: i64, value: f64);
+    fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]);
+    fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>);
+    fn metadata(&mut self, info: &MetricInfo<'_>);
+}
+
+impl Rows for RouterBatch<'_> {
+    #[inline]
+    fn sample(&mut self, timestamp_ms: i64, value: f64) {
+        self.sample(timestamp_ms, value);
+    }
+
+    fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]) {
+        self.histogram(timestamp_ms, encoded);
+    }
+
+    fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
+        self.exemplar(timestamp_ms, value, labels);
+    }
+
+    fn metadata(&mut self, info: &MetricInfo<'_>) {
+        self.metadata(info);
+    }
+}
+
+/// How much a body holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    pub series: u64,
+    /// Series whose labels are no label set.
+    pub bad_labels: u64,
+    pub samples: u64,
+    pub histograms: u64,
+    pub exemplars: u64,
+    pub metadata: u64,
+}
+
+impl Rows for Contents {
+    fn sample(&mut self, _: i64, _: f64) {
+        self.samples += 1;
+    }
+
+    fn histogram(&mut self, _: i64, _: &[u8]) {
+        self.histograms += 1;
+    }
+
+    fn exemplar(&mut self, _: i64, _: f64, _: LabelsRef<'_>) {
+        self.exemplars += 1;
+    }
+
+    fn metadata(&mut self, _: &MetricInfo<'_>) {
+        self.metadata += 1;
+    }
+}
+
+impl Contents {
+    /// Reads a compressed body as the receiver does, without writing it anywhere. `most` bounds the decompressed bytes.
+    ///
+    /// # Errors
+    /// The words with which the receiver refuses it.
+    pub fn of(compressed: &[u8], most: usize) -> Result<Self, String> {
+        let body = super::decompress(compressed, most).map_err(|answer| answer.text)?;
+        let outline = Outline::of(&body).map_err(|e| e.to_string())?;
+        let source = BodyLabels {
+            body: &body,
+            series: &outline.series,
+        };
+        let mut contents = Self::default();
+        let mut canonical = Vec::new();
+        for number in 0..outline.series.len() as u32 {
+            let series = source.bytes(number);
+            labels::identity(series, 0).map_err(|e| e.to_string())?;
+            super::add_series(&mut contents, series).map_err(|e| e.to_string())?;
+            canonical.clear();
+            source.write_labels(number, &mut canonical);
+            contents.series += 1;
+            contents.bad_labels += u64::from(LabelsRef::checked(&canonical).is_err());
+        }
+        for (start, end) in &outline.metadata {
+            let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
+            super::add_metadata(&mut contents, bytes).map_err(|e| e.to_string())?;
+        }
+        Ok(contents)
+    }
+}
