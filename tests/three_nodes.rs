@@ -347,7 +347,10 @@ async fn what_a_killed_leader_acknowledged_is_read_from_the_others() {
     .await;
     nodes.push(Running::start(place).await);
     until_caught_up(&nodes, &nodes[2]).await;
-    assert!(received_snapshots(&nodes[2]).await >= f64::from(SHARDS));
+    eventually("the snapshots to be counted", async || {
+        (received_snapshots(&nodes[2]).await >= f64::from(SHARDS)).then_some(())
+    })
+    .await;
     ledger.write(&nodes[2].http).await;
     let_lead(&nodes, id).await;
     ledger.check(&nodes[2].http).await;

@@ -115,11 +115,13 @@ where
                 Err(_) => "unreachable",
             };
             Span::current().record("outcome", outcome);
-            if let Err(error) = &result {
-                tracing::debug!(%error, "call failed");
-            }
             let (service, method) = service_and_method(&path);
             let took = layer.clock.monotonic().saturating_sub(started);
+            let (took_ms, peer) = (took.as_millis() as u64, &layer.peer);
+            match &result {
+                Ok(_) => tracing::debug!(%peer, service, method, outcome, took_ms, "called"),
+                Err(error) => tracing::debug!(%peer, service, method, took_ms, %error, "call failed"),
+            }
             layer.metrics.calls.with_label_values(&[service, method, outcome]).inc();
             let seconds = layer.metrics.seconds.with_label_values(&[service, method]);
             seconds.observe(took.as_secs_f64());
