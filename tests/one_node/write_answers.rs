@@ -119,6 +119,29 @@ fn metadata(kind: i32) -> Vec<u8> {
     )
 }
 
+/// A snappy block that is not compressed: one unknown field of so many zero bytes.
+fn stored(bytes: usize) -> Vec<u8> {
+    let varint = |mut n: usize| {
+        let mut out = Vec::new();
+        while n >= 0x80 {
+            out.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+        out
+    };
+    let mut message = vec![0x7a];
+    message.extend(varint(bytes));
+    message.resize(message.len() + bytes, 0);
+    let mut block = varint(message.len());
+    for literal in message.chunks(1 << 16) {
+        block.push(61 << 2);
+        block.extend(((literal.len() - 1) as u16).to_le_bytes());
+        block.extend(literal);
+    }
+    block
+}
+
 fn bodies(now: i64) -> Vec<Case> {
     let labels = [("__name__", "good"), ("instance", "a:1"), ("job", "j")];
     let good = || one(&labels, &[(now, 1.0)]);
@@ -126,19 +149,8 @@ fn bodies(now: i64) -> Vec<Case> {
     truncated.truncate(truncated.len() - 3);
     let mut longer = good();
     longer.extend(b"xx");
-    // A field that nobody knows, of 65 MiB.
-    let mut large = vec![0x7a];
-    large.extend([0x80, 0x80, 0xc0, 0x20]);
-    large.resize(large.len() + (65 << 20) + (1 << 20), 0);
-    let large_len = (large.len() - 5) as u32;
-    let mut varint = Vec::new();
-    let mut rest = large_len;
-    while rest >= 0x80 {
-        varint.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    varint.push(rest as u8);
-    large.splice(1..5, varint);
+    let mut large = vec![0x7a, 0x80, 0x80, 0x80, 0x21];
+    large.resize(large.len() + (66 << 20), 0);
     vec![
         same("good", good(), 204),
         same("truncated", truncated, 400),
@@ -146,7 +158,8 @@ fn bodies(now: i64) -> Vec<Case> {
         same("not snappy", b"garbage that is no snappy block".to_vec(), 400),
         same("says 4 GiB", vec![0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2, 3], 400),
         same("says 100 MiB", vec![0x80, 0x80, 0x80, 0x32, 0, 0, 0], 400),
-        differs(LARGE, "has 66 MiB", pack(&large), 204, 400),
+        differs(LARGE, "has 66 MiB decompressed", pack(&large), 204, 400),
+        differs(LARGE, "has 40 MiB as sent", stored(40 << 20), 204, 400),
         same("no protobuf", pack(&[0xff; 100]), 400),
         same("a number for a series", pack(&[0x08, 0x01]), 400),
         same("an unknown field", pack(&[0x7a, 3, b'a', b'b', b'c']), 204),

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use contents::Rows;
+use futures::StreamExt;
 use gnomon_cluster::router::{MetricInfo, Router};
 use gnomon_model::{Clock, LabelsBuilder, LabelsRef, TenantId};
 use labels::BodyLabels;
@@ -29,6 +30,9 @@ const V1: &str = "prometheus.WriteRequest";
 const V2: &str = "io.prometheus.write.v2.Request";
 /// No snappy block is compressed more than this: a copy of 64 bytes takes three.
 const MOST_COMPRESSION: usize = 22;
+
+/// Of a body that is refused for its length, this much is read.
+const MOST_DRAINED: usize = 256 << 20;
 
 #[derive(Clone, Debug)]
 pub struct RemoteWriteOptions {
@@ -111,11 +115,17 @@ impl RemoteWrite {
             Answer::new(StatusCode::SERVICE_UNAVAILABLE, text)
         })?;
         let most = self.options.max_compressed_bytes;
+        let declared = request.headers().get(header::CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if declared.is_some_and(|length| length > most) {
+            drain(request.into_body()).await;
+            return Err(Answer::new(StatusCode::BAD_REQUEST, too_long(most)));
+        }
         let compressed = axum::body::to_bytes(request.into_body(), most).await.map_err(|error| {
-            let too_long =
+            let is_too_long =
                 std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
-            if too_long {
-                Answer::new(StatusCode::BAD_REQUEST, format!("the body has more than {most} bytes"))
+            if is_too_long {
+                Answer::new(StatusCode::BAD_REQUEST, too_long(most))
             } else {
                 Answer::new(StatusCode::BAD_REQUEST, error)
             }
@@ -160,6 +170,24 @@ async fn handle(State(receiver): State<Arc<RemoteWrite>>, request: Request<Body>
     receiver.handle(request).await
 }
 
+fn too_long(most: usize) -> String {
+    format!("the body has more than {most} bytes")
+}
+
+/// Reads what is sent and drops it, so that a sender which writes its whole request before it reads gets the answer;
+/// not for ever.
+async fn drain(body: Body) {
+    let mut chunks = body.into_data_stream();
+    let mut left = MOST_DRAINED;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        match left.checked_sub(chunk.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+/// What a browser asks before it posts; nothing else is to be said.
 async fn preflight() -> StatusCode {
     StatusCode::NO_CONTENT
 }

@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 /// What file systems round sizes up to.
 const CLUSTER_BYTES: u64 = 4096;
 /// The part of the retention size by which a node's log and head may grow between two looks at them.
-const SLACK_FRACTION: u64 = 20;
+const SLACK_FRACTION: u64 = 10;
 /// Copies of the catalogue that the bucket may hold: those that are kept, one being written, one being deleted.
 const CATALOGUE_COPIES: u64 = 5;
 /// How often a node looks how much its folder holds.
-const MEASURE_EVERY: Duration = Duration::from_secs(2);
+const MEASURE_EVERY: Duration = Duration::from_millis(500);
 /// Looks of one span; the most seen in this span and in the one before counts, since a store rewrites its files and
 /// then holds some of them twice.
-const LOOKS_PER_SPAN: u32 = 300;
+const LOOKS_PER_SPAN: u32 = 1200;
 
 /// What is kept: the first of both to trigger wins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -299,7 +299,7 @@ mod tests {
             (budget.for_blocks(&state).unwrap() / K, budget.is_too_small())
         };
         let own = own.bytes() / K;
-        assert_eq!(size(1000), (1000 - own - 50 - 1, false));
+        assert_eq!(size(1000), (1000 - own - 100 - 1, false));
         assert_eq!(size(100), (50 - 1, true), "half is for blocks in any case");
     }
 

@@ -198,6 +198,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_source_that_goes_away_while_it_is_read_is_noted() {
+        for (end, moved) in [
+            (ServiceError::NotFound("the object is gone".into()), true),
+            (ServiceError::StaleView { revision: 3 }, true),
+            (ServiceError::Unavailable("nobody answers".into()), false),
+        ] {
+            let scope = Arc::new(Scope::new(false, FetchLimits::default()));
+            let mut merge = Merge::new(vec![source(&["a"], Some(end)).await], Arc::clone(&scope));
+            assert!(merge.next().await.unwrap().is_some());
+            assert!(merge.next().await.unwrap().is_none());
+            assert_eq!((scope.has_moved(), scope.warnings().len()), (moved, 1));
+        }
+    }
+
+    #[tokio::test]
     async fn equal_series_come_once_with_a_run_of_each_source() {
         let sources = vec![
             source(&["a", "c", "d"], None).await,
