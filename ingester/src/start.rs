@@ -160,17 +160,18 @@ impl Opener {
         }
     }
 
-    /// Opens what is not open; whether something could not be.
+    /// Opens what is not open, all at once, since each replays its log; whether something could not be.
     async fn open_all(&self, state: &MetaState) -> bool {
-        let mut failed = false;
         let mine = state.shards.iter().filter(|s| s.nodes.contains(&self.node.0));
-        for replicas in mine.filter(|s| !self.shards.has(ShardId(s.shard))) {
-            if let Err(error) = self.open(replicas).await {
-                failed = true;
+        let closed = mine.filter(|s| !self.shards.has(ShardId(s.shard)));
+        let opening = closed.map(|replicas| async move {
+            let opened = self.open(replicas).await;
+            if let Err(error) = &opened {
                 tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
             }
-        }
-        failed
+            opened.is_err()
+        });
+        futures::future::join_all(opening).await.contains(&true)
     }
 
     async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {
