@@ -162,16 +162,21 @@ impl Opener {
 
     /// Opens what is not open, all at once, since each replays its log; whether something could not be.
     async fn open_all(&self, state: &MetaState) -> bool {
-        let mine = state.shards.iter().filter(|s| s.nodes.contains(&self.node.0));
-        let closed = mine.filter(|s| !self.shards.has(ShardId(s.shard)));
-        let opening = closed.map(|replicas| async move {
-            let opened = self.open(replicas).await;
-            if let Err(error) = &opened {
-                tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
+        let mut opening = Vec::new();
+        for replicas in &state.shards {
+            if replicas.nodes.contains(&self.node.0) && !self.shards.has(ShardId(replicas.shard)) {
+                opening.push(self.try_open(replicas));
             }
-            opened.is_err()
-        });
-        futures::future::join_all(opening).await.contains(&true)
+        }
+        futures::future::join_all(opening).await.contains(&false)
+    }
+
+    async fn try_open(&self, replicas: &ShardReplicas) -> bool {
+        let opened = self.open(replicas).await;
+        if let Err(error) = &opened {
+            tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
+        }
+        opened.is_ok()
     }
 
     async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {
