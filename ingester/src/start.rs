@@ -160,23 +160,17 @@ impl Opener {
         }
     }
 
-    /// Opens what is not open, all at once, since each replays its log; whether something could not be.
+    /// Opens what is not open; whether something could not be.
     async fn open_all(&self, state: &MetaState) -> bool {
-        let mut opening = Vec::new();
-        for replicas in &state.shards {
-            if replicas.nodes.contains(&self.node.0) && !self.shards.has(ShardId(replicas.shard)) {
-                opening.push(self.try_open(replicas));
+        let mut failed = false;
+        let mine = state.shards.iter().filter(|s| s.nodes.contains(&self.node.0));
+        for replicas in mine.filter(|s| !self.shards.has(ShardId(s.shard))) {
+            if let Err(error) = self.open(replicas).await {
+                failed = true;
+                tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
             }
         }
-        futures::future::join_all(opening).await.contains(&false)
-    }
-
-    async fn try_open(&self, replicas: &ShardReplicas) -> bool {
-        let opened = self.open(replicas).await;
-        if let Err(error) = &opened {
-            tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
-        }
-        opened.is_ok()
+        failed
     }
 
     async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {
