@@ -218,13 +218,14 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     args.extend(more.split_whitespace());
     let mut node = Node::start(folder.path(), "", &args).await;
     let mut ledgers: Vec<Ledger> = (0..WRITERS).map(|_| Ledger::default()).collect();
-    let mut slowest = Duration::ZERO;
+    let mut slowest = (Duration::ZERO, Duration::ZERO);
     let mut checked = 0;
     for round in 0..rounds {
         kill_under_load(&mut node, load, &mut ledgers, STEPS / rounds as i64, &mut random).await;
         let (again, took) = node.restart().await;
         node = again;
-        slowest = slowest.max(took);
+        let cpu = node.process.cpu_time();
+        slowest = (slowest.0.max(took), slowest.1.max(cpu));
         let next = ledgers
             .iter()
             .filter_map(|l| l.attempted.last())
@@ -238,7 +239,9 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
         }
         checked = next;
         let acknowledged: usize = ledgers.iter().map(|l| l.acknowledged.len()).sum();
-        println!("round {round}: {acknowledged} requests acknowledged so far, restart to ready {took:?}");
+        println!(
+            "round {round}: {acknowledged} requests acknowledged so far, restart to ready {took:.2?} ({cpu:?} of CPU)"
+        );
     }
     for (writer, ledger) in ledgers.iter().enumerate() {
         load.check(&node, writer, ledger, 0, checked).await;
@@ -251,8 +254,10 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     let log = node.process.log();
     let count = |what: &str| log.matches(what).count();
     println!(
-        "{} samples acknowledged, none lost; slowest restart {slowest:?}; {} windows sealed, {} parts published",
+        "{} samples acknowledged, none lost; slowest restart {:.2?} ({:?} of CPU); {} windows sealed, {} parts published",
         acknowledged * load.series_per_writer,
+        slowest.0,
+        slowest.1,
         count("window sealed"),
         count("part published"),
     );

@@ -39,7 +39,7 @@ impl Default for StoreOptions {
             log_memtable_bytes: 32 << 20,
             state_memtable_bytes: 32 << 20,
             cache_bytes: 16 << 20,
-            wal_bytes: 128 << 20,
+            wal_bytes: 64 << 20,
             watermark_bytes: 256 << 20,
             ballast_bytes: 64 << 20,
         }
