@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # setup.sh build: installs the Debian packages that the build needs.
 # setup.sh peers: unpacks Debian's prometheus, node exporter, … below the cache folder, for the tests that compare
-#                 gnomon with them. No package is installed and no service is started; one file that alertmanager
-#                 cannot do without is copied to /usr/share.
+#                 gnomon with them. No package is installed and no service is started; two files that alertmanager
+#                 cannot do without are copied to /usr/share.
 set -euo pipefail
 
 sudo=
@@ -66,12 +66,13 @@ fetch_peers() {
     mv "$work/unpacked" "$cache/peers/$package"
     rm -rf "$work"
   done
-  # Debian's alertmanager looks for its template at this place only, and does not start without it.
-  local template=usr/share/prometheus/alertmanager/default.tmpl
-  if [ ! -e "/$template" ]; then
-    echo "setup: copying /$template from the package (alertmanager does not start without it)"
-    $sudo install -D -m 644 "$cache/peers/prometheus-alertmanager/$template" "/$template"
-  fi
+  # Debian's alertmanager looks for its templates at this place only, and does not start without them.
+  local template templates=usr/share/prometheus/alertmanager
+  for template in default.tmpl email.tmpl; do
+    [ -e "/$templates/$template" ] && continue
+    echo "setup: copying /$templates/$template from the package (alertmanager does not start without it)"
+    $sudo install -D -m 644 "$cache/peers/prometheus-alertmanager/$templates/$template" "/$templates/$template"
+  done
 }
 
 case ${1:-} in

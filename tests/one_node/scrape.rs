@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// Without it Debian's alertmanager does not start.
-const TEMPLATE: &str = "/usr/share/prometheus/alertmanager/default.tmpl";
+/// Without this one and its neighbour Debian's alertmanager does not start.
+const TEMPLATE: &str = "/usr/share/prometheus/alertmanager/email.tmpl";
 
 fn now() -> f64 {
     std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64()
