@@ -76,7 +76,7 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
         weight_left,
     };
     for next in Parser::new_from_str(text) {
-        let (event, span) = next.map_err(|e| match e.info() {
+        let (event, span) = next.map_err(|e| match e.info().as_str() {
             "recursion limit exceeded" => error(mark(*e.marker()), too_deep()),
             other => error(mark(*e.marker()), other),
         })?;
