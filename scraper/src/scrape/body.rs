@@ -133,8 +133,11 @@ impl Decoder {
             Some(Stop::Limit) => FetchError::BodySizeLimit,
             Some(Stop::Budget(limit_bytes)) => FetchError::Budget { limit_bytes },
             None if error.kind() == io::ErrorKind::UnexpectedEof => FetchError::Body("unexpected EOF".to_owned()),
-            None if error.kind() == io::ErrorKind::InvalidInput => FetchError::Body("gzip: invalid header".to_owned()),
-            None => FetchError::Body(format!("gzip: {error}")),
+            None => FetchError::Body(match error.to_string() {
+                text if text.contains("header") => "gzip: invalid header".to_owned(),
+                text if text.contains("checksum") => "gzip: invalid checksum".to_owned(),
+                text => format!("gzip: {text}"),
+            }),
         }
     }
 

@@ -285,6 +285,22 @@ pub(super) const DIFFERENT: &[(&str, u16, &str)] = &[
     ("POST /api/v1/series match[]=requests_total", 200, "\"path\":\"/a<b>\""),
     ("GET /-/reload", 405, "Only POST or PUT requests allowed"),
     ("GET /-/quit", 405, "Only POST or PUT requests allowed"),
+    (
+        "GET /api/v1/query?query=label_replace(label_replace(vector(1),%22a%22,%22x%5Cny%22,%22%22,%22%22),%22b%22,%22$1%22,%22a%22,%22(x.y)%22)&time=1",
+        200,
+        "\"b\":\"x\\ny\"",
+    ),
+    (
+        "GET /api/v1/query?query=holt_winters(temp[5m],0.5,0.5)",
+        400,
+        "unknown function",
+    ),
+    (
+        "GET /api/v1/query?query={%22a.b%22}&time=1",
+        200,
+        "\"vector\",\"result\":[]",
+    ),
+    ("GET /metrics", 200, "\ngnomon_"),
     ("GET /-/healthy", 200, "gnomon is Healthy.\n"),
     ("GET /-/ready", 200, "gnomon is Ready.\n"),
 ];

@@ -52,7 +52,8 @@ fn duplicates_are_dropped_and_counted_unless_they_bring_times() {
     result.unwrap();
     assert_eq!(
         (counts.scraped, counts.kept, counts.series_added, counts.duplicates),
-        (5, 5, 2, 2)
+        // A text of the exposition is what is new, not a series: `a` and `a{}` are two.
+        (5, 5, 3, 2)
     );
     let a = r#"{__name__="a", job="j"}"#.to_owned();
     let b = r#"{__name__="b", job="j"}"#.to_owned();
@@ -76,6 +77,9 @@ fn beyond_the_sample_limit_nothing_is_kept_but_all_is_counted() {
     let (counts, result) = bench.collect("a 1\nb 1\nc 1\nd 1\n");
     assert_eq!(result, Err(Refusal::SampleLimit));
     assert_eq!((counts.kept, bench.scratch.samples.len()), (4, 2));
+    assert_eq!(counts.series_added, 2);
+    // What was beyond the limit is not known.
+    assert_eq!(bench.collect("a 1\nc 1\n").0.series_added, 1);
     assert!(bench.collect("a 1\nb 1\n").1.is_ok());
 }
 

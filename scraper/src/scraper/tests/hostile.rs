@@ -151,6 +151,10 @@ async fn a_failing_server_and_no_server_at_all_are_told_apart() {
         target.last_error,
         "server returned HTTP status 500 Internal Server Error"
     );
+    let answer = b"HTTP/1.1 418 Short and stout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let server = Server::fixed(answer.to_vec()).await;
+    let target = Rig::scraping(job(&server.address)).await.failed().await;
+    assert_eq!(target.last_error, "server returned HTTP status 418 Short and stout");
     let closing = Server::fixed(Vec::new()).await;
     let target = Rig::scraping(job(&closing.address)).await.failed().await;
     assert_eq!(
