@@ -5,9 +5,7 @@
 
 mod files;
 mod fuse;
-mod tmpfs;
-
-pub use tmpfs::Tmpfs;
+pub mod tmpfs;
 
 use files::Files;
 use std::path::{Path, PathBuf};

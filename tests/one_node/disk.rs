@@ -1,7 +1,8 @@
 //! Bad disks: power cuts that lose what was not synced, disks that fill up and get room again, disks that turn
 //! read-only. Nothing acknowledged may be lost, and reads go on.
 
-use crate::harness::disk::{Disk, Tmpfs};
+use crate::harness::disk::Disk;
+use crate::harness::disk::tmpfs::Tmpfs;
 use crate::harness::{Node, client, eventually, remote};
 use rand::{RngExt, SeedableRng};
 use std::path::Path;

@@ -62,6 +62,7 @@ async fn start(disk: &SmallDisk, watermark_bytes: u64) -> One {
         log_memtable_bytes: 4 << 20,
         state_memtable_bytes: 4 << 20,
         watermark_bytes,
+        ballast_bytes: 4 << 20,
         ..StoreOptions::default()
     };
     let folder = disk.folder.path().join("data");
@@ -114,7 +115,7 @@ async fn a_disk_that_ran_full_loses_nothing_and_needs_no_restart() {
     let one = start(&disk, 0).await;
     let mut taken = Vec::new();
     for round in 0..10 {
-        disk.fill_leaving(6);
+        disk.fill_leaving(12);
         let (more, refused) = until_refused(&one, &format!("{round}-")).await;
         assert!(!more.is_empty());
         taken.extend(more);
