@@ -136,9 +136,9 @@ impl RemoteWrite {
         let mut batch = self.router.batch(&tenant, &labels);
         let mut samples = 0;
         for number in 0..outline.series.len() as u32 {
-            let series = labels.bytes(number);
-            batch.series(labels::identity(series, self.seed).map_err(bad)?, number);
-            samples += add_series(&mut batch, series).map_err(bad)?;
+            let (identity, items) = labels::identity(labels.bytes(number), self.seed).map_err(bad)?;
+            batch.series(identity, number);
+            samples += add_items(&mut batch, items).map_err(bad)?;
         }
         for (start, end) in &outline.metadata {
             let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
@@ -225,8 +225,8 @@ fn decompress(compressed: &[u8], most: usize) -> Result<Vec<u8>, Answer> {
         .map_err(|_| bad("snappy: corrupt input"))
 }
 
-/// Adds what a series has; the number of its samples and histograms.
-fn add_series(batch: &mut RouterBatch<'_>, series: &[u8]) -> Result<u64, BadBody> {
+/// Adds what a series has besides labels; the number of its samples and histograms.
+fn add_items(batch: &mut RouterBatch<'_>, series: &[u8]) -> Result<u64, BadBody> {
     let mut samples = 0;
     let mut fields = Fields::of("TimeSeries", series);
     while let Some((field, value)) = fields.next()? {
