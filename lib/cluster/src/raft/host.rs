@@ -74,7 +74,7 @@ impl HostOptions {
             clock,
             registry,
             timing: RaftTiming::default(),
-            flush_log_bytes: 64 << 20,
+            flush_log_bytes: 32 << 20,
             propose_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(5),
         }
