@@ -134,10 +134,17 @@ impl RemoteWrite {
         };
         let tenant = TenantId::anonymous();
         let mut batch = self.router.batch(&tenant, &labels);
+        let count = outline.series.len();
+        let (mut identities, mut items) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for number in 0..count as u32 {
+            let (identity, others) = labels::identity(labels.bytes(number), self.seed).map_err(bad)?;
+            identities.push(identity);
+            items.push(others);
+        }
+        batch.announce(&identities);
         let mut samples = 0;
-        for number in 0..outline.series.len() as u32 {
-            let (identity, items) = labels::identity(labels.bytes(number), self.seed).map_err(bad)?;
-            batch.series(identity, number);
+        for (number, (identity, items)) in identities.iter().zip(items).enumerate() {
+            batch.series(*identity, number as u32);
             samples += add_items(&mut batch, items).map_err(bad)?;
         }
         for (start, end) in &outline.metadata {
