@@ -42,5 +42,6 @@ fn is_right(row: &Value, load: &Load) -> bool {
 /// Whether all series are counted.
 pub(crate) async fn has_all(server: &Server, load: &Load) -> bool {
     let result = query(server, &instant("count({job=\"node\"})", load.end_ms)).await;
-    result.is_some_and(|r| r[0]["value"][1] == load.series.to_string())
+    let counted = result.and_then(|r| r[0]["value"][1].as_str()?.parse::<usize>().ok());
+    counted == Some(load.series)
 }
