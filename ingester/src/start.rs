@@ -165,15 +165,21 @@ impl Opener {
 
     /// Opens what is not open; whether something could not be.
     async fn open_all(&self, state: &MetaState) -> bool {
-        let mut failed = false;
         let mine = state.shards.iter().filter(|s| s.nodes.contains(&self.node.0));
-        for replicas in mine.filter(|s| !self.shards.has(ShardId(s.shard))) {
-            if let Err(error) = self.open(replicas).await {
-                failed = true;
-                tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
-            }
+        // At once: each replays its log on a core of its own.
+        let opening = mine
+            .filter(|s| !self.shards.has(ShardId(s.shard)))
+            .map(|s| self.open_or_tell(s));
+        futures::future::join_all(opening).await.contains(&false)
+    }
+
+    /// Whether the shard is open.
+    async fn open_or_tell(&self, replicas: &ShardReplicas) -> bool {
+        let opened = self.open(replicas).await;
+        if let Err(error) = &opened {
+            tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
         }
-        failed
+        opened.is_ok()
     }
 
     async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {

@@ -6,6 +6,7 @@
 mod exemplars;
 mod index;
 mod matching;
+mod refs;
 mod seal;
 mod series;
 mod stats;
@@ -27,6 +28,7 @@ use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
 use gnomon_proto::histogram::Decoded;
 use hashbrown::HashTable;
+use refs::RefTable;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +75,7 @@ pub(crate) struct Head {
     pub(crate) index: LabelIndex,
     slots: Vec<Option<Series>>,
     free: Vec<Ordinal>,
-    by_ref: HashTable<Ordinal>,
+    by_ref: RefTable,
     by_labels: HashTable<Ordinal>,
     pub(crate) windows: BTreeMap<i64, OpenWindow>,
     pub(crate) targets: BTreeMap<TargetId, Target>,
@@ -82,11 +84,6 @@ pub(crate) struct Head {
     /// Sealed and not yet published, by number.
     pub(crate) sealed: BTreeMap<u64, SealedPart>,
     pub(crate) changes: Changes,
-}
-
-fn hash_ref(reference: SeriesRef) -> u64 {
-    // References are consecutive: a multiplication by an odd constant spreads them over all bits.
-    reference.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The window that holds an instant.
@@ -100,7 +97,7 @@ impl Head {
             index: LabelIndex::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            by_ref: HashTable::new(),
+            by_ref: RefTable::default(),
             by_labels: HashTable::new(),
             windows: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -122,8 +119,7 @@ impl Head {
 
     #[inline]
     pub(crate) fn find_ref(&self, reference: SeriesRef) -> Option<Ordinal> {
-        let same = |o: &Ordinal| self.series(*o).is_some_and(|s| s.reference == reference);
-        self.by_ref.find(hash_ref(reference), same).copied()
+        self.by_ref.get(reference)
     }
 
     pub(crate) fn find_labels(&self, labels: LabelsRef<'_>) -> Option<Ordinal> {
@@ -150,9 +146,7 @@ impl Head {
         self.slots[ordinal as usize] = Some(Series::new(reference, pairs));
         let (slots, index) = (&self.slots, &self.index);
         let series = |o: &Ordinal| slots.get(*o as usize).and_then(Option::as_ref);
-        self.by_ref.insert_unique(hash_ref(reference), ordinal, |o| {
-            series(o).map_or(0, |s| hash_ref(s.reference))
-        });
+        self.by_ref.insert(reference, ordinal);
         self.by_labels.insert_unique(hash, ordinal, |o| {
             let mut bytes = Vec::with_capacity(256);
             if let Some(series) = series(o) {
@@ -171,10 +165,8 @@ impl Head {
         let Some(series) = self.slots.get_mut(ordinal as usize).and_then(Option::take) else {
             return;
         };
+        self.by_ref.remove(series.reference);
         let same = |o: &Ordinal| *o == ordinal;
-        if let Ok(entry) = self.by_ref.find_entry(hash_ref(series.reference), same) {
-            entry.remove();
-        }
         if let Ok(entry) = self.by_labels.find_entry(self.index.hash_labels(&bytes), same) {
             entry.remove();
         }

@@ -78,8 +78,8 @@ impl Contents {
         let mut canonical = Vec::new();
         for number in 0..outline.series.len() as u32 {
             let series = source.bytes(number);
-            labels::identity(series, 0).map_err(|e| e.to_string())?;
-            super::add_series(&mut contents, series).map_err(|e| e.to_string())?;
+            let (_, items) = labels::identity(series, 0).map_err(|e| e.to_string())?;
+            super::add_items(&mut contents, items).map_err(|e| e.to_string())?;
             canonical.clear();
             source.write_labels(number, &mut canonical);
             contents.series += 1;

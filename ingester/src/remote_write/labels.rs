@@ -10,11 +10,12 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 const NO_LABELS: &[u8] = &[0xff];
 
 /// The identity of a series: the hash of its label fields as they were sent. Senders write a series' labels alike each
-/// time; one that does not costs a second entry in the router's cache.
+/// time; one that does not costs a second entry in the router's cache. With it come the bytes that hold what is no label.
 #[inline]
-pub(crate) fn identity(series: &[u8], seed: u64) -> Result<SeriesIdentity, BadBody> {
-    match find_labels(series)? {
-        LabelBytes::Together(bytes) => Ok(xxh3_128_with_seed(bytes, seed)),
+pub(crate) fn identity(series: &[u8], seed: u64) -> Result<(SeriesIdentity, &[u8]), BadBody> {
+    let (labels, others) = find_labels(series)?;
+    let identity = match labels {
+        LabelBytes::Together(bytes) => xxh3_128_with_seed(bytes, seed),
         LabelBytes::Apart => {
             let mut hash = Xxh3::with_seed(seed);
             let mut fields = Fields::of("TimeSeries", series);
@@ -28,9 +29,10 @@ pub(crate) fn identity(series: &[u8], seed: u64) -> Result<SeriesIdentity, BadBo
                     hash.update(bytes);
                 }
             }
-            Ok(hash.digest128())
+            hash.digest128()
         }
-    }
+    };
+    Ok((identity, others))
 }
 
 /// The labels of a body's series, made when they are asked for.

@@ -147,11 +147,18 @@ impl RemoteWrite {
         };
         let tenant = TenantId::anonymous();
         let mut batch = self.router.batch(&tenant, &labels);
+        let count = outline.series.len();
+        let (mut identities, mut items) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for number in 0..count as u32 {
+            let (identity, others) = labels::identity(labels.bytes(number), self.seed).map_err(bad)?;
+            identities.push(identity);
+            items.push(others);
+        }
+        batch.announce(&identities);
         let mut samples = 0;
-        for number in 0..outline.series.len() as u32 {
-            let series = labels.bytes(number);
-            batch.series(labels::identity(series, self.seed).map_err(bad)?, number);
-            samples += add_series(&mut batch, series).map_err(bad)?;
+        for (number, (identity, items)) in identities.iter().zip(items).enumerate() {
+            batch.series(*identity, number as u32);
+            samples += add_items(&mut batch, items).map_err(bad)?;
         }
         for (start, end) in &outline.metadata {
             let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
@@ -270,8 +277,8 @@ fn decompress(compressed: &[u8], most: usize) -> Result<Vec<u8>, Answer> {
         .map_err(|_| bad("snappy: corrupt input"))
 }
 
-/// Adds what a series has; the number of its samples and histograms.
-fn add_series(batch: &mut impl Rows, series: &[u8]) -> Result<u64, BadBody> {
+/// Adds what a series has besides labels; the number of its samples and histograms.
+fn add_items(batch: &mut impl Rows, series: &[u8]) -> Result<u64, BadBody> {
     let mut samples = 0;
     let mut fields = Fields::of("TimeSeries", series);
     while let Some((field, value)) = fields.next()? {

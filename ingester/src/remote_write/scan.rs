@@ -145,11 +145,17 @@ pub(crate) enum LabelBytes<'a> {
     Apart,
 }
 
-/// Checks a series' fields and finds its labels.
+/// Checks a series' fields and finds its labels; with them the bytes in which all its other fields are.
 #[inline]
-pub(crate) fn find_labels(series: &[u8]) -> Result<LabelBytes<'_>, BadBody> {
-    let mut fields = Fields::of("TimeSeries", series);
-    let mut span: Option<(usize, usize)> = None;
+pub(crate) fn find_labels(series: &[u8]) -> Result<(LabelBytes<'_>, &[u8]), BadBody> {
+    let mut rest = series;
+    // Senders write labels first, and most are short: tag and length are one byte each.
+    while let [0x0a, length @ ..0x80, after @ ..] = rest {
+        rest = after.get(usize::from(*length)..).ok_or(BadBody::Truncated)?;
+    }
+    let mut fields = Fields::of("TimeSeries", rest);
+    let first = series.len() - rest.len();
+    let mut span = (first > 0).then_some((0, first));
     let mut together = true;
     loop {
         let start = series.len() - fields.left();
@@ -170,9 +176,13 @@ pub(crate) fn find_labels(series: &[u8]) -> Result<LabelBytes<'_>, BadBody> {
         }
     }
     Ok(match span {
-        None => LabelBytes::Together(&[]),
-        Some((start, end)) if together => LabelBytes::Together(&series[start..end]),
-        Some(_) => LabelBytes::Apart,
+        None => (LabelBytes::Together(&[]), series),
+        Some((0, end)) if together => {
+            let (labels, others) = series.split_at(end);
+            (LabelBytes::Together(labels), others)
+        }
+        Some((start, end)) if together => (LabelBytes::Together(&series[start..end]), series),
+        Some(_) => (LabelBytes::Apart, series),
     })
 }
 

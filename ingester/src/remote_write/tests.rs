@@ -297,10 +297,10 @@ fn identities_are_of_labels_alone() {
     let one = series(&labels, &[(NOW, 1.0)]).encode_to_vec();
     let two = series(&labels, &[(NOW + 5, 7.0)]).encode_to_vec();
     let other = series(&[("__name__", "m"), ("a", "2")], &[(NOW, 1.0)]).encode_to_vec();
-    let id = |bytes: &[u8]| labels::identity(bytes, 9).unwrap();
+    let id = |bytes: &[u8]| labels::identity(bytes, 9).unwrap().0;
     assert_eq!(id(&one), id(&two));
     assert_ne!(id(&one), id(&other));
-    assert_ne!(id(&one), labels::identity(&one, 8).unwrap());
+    assert_ne!(id(&one), labels::identity(&one, 8).unwrap().0);
     // Labels with samples between them have the identity of the same labels together.
     let sample = series(&[], &[(NOW, 1.0)]).encode_to_vec();
     let mut apart = Vec::new();
@@ -312,4 +312,18 @@ fn identities_are_of_labels_alone() {
         apart.extend_from_slice(&sample);
     }
     assert_eq!(id(&apart), id(&one));
+}
+
+#[test]
+fn labels_of_any_length_stand_before_or_after_samples() {
+    let long = "x".repeat(300);
+    let labels = [("__name__", "m"), ("a", long.as_str()), ("b", "2")];
+    let only_labels = series(&labels, &[]).encode_to_vec();
+    let sample = series(&[], &[(NOW, 1.0)]).encode_to_vec();
+    let (before, after) = ([&*only_labels, &sample].concat(), [&*sample, &only_labels].concat());
+    let (id, items) = labels::identity(&before, 9).unwrap();
+    assert_eq!(items, sample);
+    assert_eq!(labels::identity(&after, 9), Ok((id, &*after)));
+    assert_eq!(labels::identity(&only_labels, 9), Ok((id, &[][..])));
+    assert_eq!(labels::identity(&before[..40], 9), Err(BadBody::Truncated));
 }

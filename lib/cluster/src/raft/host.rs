@@ -36,7 +36,7 @@ pub struct HostOptions {
 }
 
 /// The default of [`HostOptions::flush_log_bytes`].
-pub const FLUSH_LOG_BYTES: u64 = 64 << 20;
+pub const FLUSH_LOG_BYTES: u64 = 32 << 20;
 
 /// Raft's clockwork, in milliseconds.
 #[derive(Clone, Copy, Debug)]

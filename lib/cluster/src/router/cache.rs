@@ -62,19 +62,44 @@ impl SeriesCache {
     }
 
     fn stripe(&self, key: CacheKey) -> &Mutex<Generations> {
-        // The map uses the low half of the key.
-        &self.stripes[(key >> 64) as usize % STRIPES]
+        &self.stripes[stripe_of(key)]
     }
 
-    #[inline]
     pub(super) fn get(&self, key: CacheKey) -> Option<Known> {
-        let mut stripe = self.stripe(key).lock();
-        if let Some(known) = stripe.young.get(&key) {
-            return Some(*known);
+        self.stripe(key).lock().get(key, self.generation_len)
+    }
+
+    /// What is known of each key. Goes stripe by stripe: one lock for many, and no lookup waits for the memory that the
+    /// one before it asked for.
+    pub(super) fn get_many(&self, keys: &[CacheKey]) -> Vec<Option<Known>> {
+        let mut starts = [0; STRIPES + 1];
+        for key in keys {
+            starts[stripe_of(*key) + 1] += 1;
         }
-        let known = stripe.old.remove(&key)?;
-        stripe.put(key, known, self.generation_len);
-        Some(known)
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += *start;
+            *start = sum;
+        }
+        let mut by_stripe = vec![0; keys.len()];
+        let mut next = starts;
+        for (number, key) in keys.iter().enumerate() {
+            let at = &mut next[stripe_of(*key)];
+            by_stripe[*at] = number;
+            *at += 1;
+        }
+        let mut found = vec![None; keys.len()];
+        for (stripe, bounds) in self.stripes.iter().zip(starts.windows(2)) {
+            let numbers = &by_stripe[bounds[0]..bounds[1]];
+            if numbers.is_empty() {
+                continue;
+            }
+            let mut stripe = stripe.lock();
+            for number in numbers {
+                found[*number] = stripe.get(keys[*number], self.generation_len);
+            }
+        }
+        found
     }
 
     pub(super) fn insert(&self, key: CacheKey, known: Known) {
@@ -103,7 +128,22 @@ impl SeriesCache {
     }
 }
 
+/// The map uses the low half of the key.
+fn stripe_of(key: CacheKey) -> usize {
+    (key >> 64) as usize % STRIPES
+}
+
 impl Generations {
+    #[inline]
+    fn get(&mut self, key: CacheKey, generation_len: usize) -> Option<Known> {
+        if let Some(known) = self.young.get(&key) {
+            return Some(*known);
+        }
+        let known = self.old.remove(&key)?;
+        self.put(key, known, generation_len);
+        Some(known)
+    }
+
     fn put(&mut self, key: CacheKey, known: Known, generation_len: usize) {
         if self.young.len() >= generation_len && !self.young.contains_key(&key) {
             std::mem::swap(&mut self.young, &mut self.old);
@@ -146,6 +186,25 @@ mod tests {
             assert!(cache.len() <= 64 * 200, "{}", cache.len());
         }
         assert_eq!(cache.get(key(1000)), None, "not used since");
+    }
+
+    #[test]
+    fn many_are_found_as_one_by_one() {
+        let cache = SeriesCache::new(64 * 20);
+        for i in 0..900 {
+            cache.insert(key(i), known(i));
+        }
+        let keys: Vec<_> = (0..1000).rev().map(key).collect();
+        let found = cache.get_many(&keys);
+        assert!(
+            found.iter().filter(|f| f.is_some()).count() > 500,
+            "of either generation"
+        );
+        for (i, found) in (0..1000).rev().zip(&found) {
+            assert!(found.is_none_or(|found| found == known(i)), "{i}: {found:?}");
+        }
+        assert_eq!(found[..100], [None; 100], "never entered");
+        assert!(cache.get_many(&[]).is_empty());
     }
 
     #[test]

@@ -10,24 +10,28 @@ impl BitWriter<'_> {
     /// Appends the low `width` (at most 64) bits of `value`.
     #[inline]
     pub(super) fn put(&mut self, value: u64, width: u32) {
-        let mut left = width;
-        while left > 0 {
-            if *self.free == 0 {
-                // A hundred thousand of these live in a head: growth in small steps wastes less than doubling.
-                if self.bytes.len() == self.bytes.capacity() {
-                    self.bytes.reserve_exact((self.bytes.len() / 4).max(16));
-                }
-                self.bytes.push(0);
-                *self.free = 8;
+        let value = value & 1u64.checked_shl(width).map_or(u64::MAX, |bit| bit - 1);
+        let free = u32::from(*self.free);
+        let last = self.bytes.last_mut().filter(|_| free > 0);
+        if width <= free {
+            if let Some(last) = last {
+                *last |= (value << (free - width)) as u8;
             }
-            let take = left.min(u32::from(*self.free));
-            let chunk = ((value >> (left - take)) & ((1 << take) - 1)) as u8;
-            if let Some(last) = self.bytes.last_mut() {
-                *last |= chunk << (u32::from(*self.free) - take);
-            }
-            *self.free -= take as u8;
-            left -= take;
+            *self.free -= width as u8;
+            return;
         }
+        let left = width - free;
+        if let Some(last) = last {
+            *last |= (value >> left) as u8;
+        }
+        let count = left.div_ceil(8) as usize;
+        // A hundred thousand of these live in a head: growth in small steps wastes less than doubling.
+        if self.bytes.len() + count > self.bytes.capacity() {
+            self.bytes.reserve_exact((self.bytes.len() / 4).max(16));
+        }
+        self.bytes
+            .extend_from_slice(&(value << (64 - left)).to_be_bytes()[..count]);
+        *self.free = (count * 8) as u8 - left as u8;
     }
 }
 
