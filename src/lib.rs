@@ -13,6 +13,7 @@ pub mod status;
 
 #[cfg(test)]
 #[allow(
+    dead_code,
     unreachable_pub,
     reason = "the tests of the whole system have it as a part of their harness"
 )]

@@ -8,10 +8,10 @@ mod api;
 mod config;
 #[path = "one_node/disk.rs"]
 mod disk;
-#[path = "one_node/four.rs"]
-mod four;
 #[path = "one_node/failures.rs"]
 mod failures;
+#[path = "one_node/four.rs"]
+mod four;
 #[path = "one_node/hostile.rs"]
 mod hostile;
 #[path = "one_node/kill.rs"]
@@ -28,9 +28,9 @@ mod retention;
 mod s3;
 #[path = "one_node/scrape.rs"]
 mod scrape;
+#[path = "one_node/steps.rs"]
+mod steps;
 #[path = "one_node/swap.rs"]
 mod swap;
 #[path = "one_node/write_answers.rs"]
 mod write_answers;
-#[path = "one_node/steps.rs"]
-mod steps;

@@ -31,4 +31,4 @@ pub use scrape::TickSink;
 pub use scrape::body::{DEFAULT_BODY_LIMIT_BYTES, TOTAL_BODY_BYTES};
 pub use scrape::limits::DEFAULT_SAMPLE_LIMIT;
 pub use scraper::{ApplyError, ScrapeConfigs, Scraper, ScraperOptions};
-pub use status::Status;
+pub use status::{ExternalUrl, Status};

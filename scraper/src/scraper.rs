@@ -7,7 +7,7 @@ use crate::metrics::ScraperMetrics;
 use crate::pool::{Ownership, Pool};
 use crate::ring::{Members, Ring};
 use crate::scrape::{PoolOptions, ScrapeEnv, TickSink};
-use crate::status::Status;
+use crate::status::{ExternalUrl, Status};
 use gnomon_model::{Clock, NodeId, TenantId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ pub struct ScraperOptions {
     pub tenant: TenantId,
     /// None is Prometheus' 2 ms. At most a hundredth of the interval in any case.
     pub timestamp_tolerance: Option<Duration>,
-    /// Host that stands for loopback addresses in `globalUrl`.
-    pub external_host: Option<String>,
+    /// Stands for loopback addresses in `globalUrl`; none leaves them.
+    pub external: Option<ExternalUrl>,
     /// Ends everything.
     pub cancel: CancellationToken,
 }
@@ -67,7 +67,7 @@ impl Scraper {
     /// When the registry has a scraper's metrics already.
     pub fn start(options: ScraperOptions) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(ScraperMetrics::register(&options.registry)?);
-        let status = Arc::new(Status::new(options.external_host));
+        let status = Arc::new(Status::new(options.external));
         let cancel = options.cancel.child_token();
         let tasks = TaskTracker::new();
         let (apply, applied) = mpsc::channel(1);

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use url::Url;
 
 /// How a target is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,19 +73,47 @@ impl TargetState {
     }
 }
 
+/// Where this node is reached from outside: it stands for loopback addresses in `globalUrl`, as in Prometheus.
+#[derive(Clone, Debug)]
+pub struct ExternalUrl {
+    url: Url,
+    listen_port: u16,
+}
+
+impl ExternalUrl {
+    /// `url` is where others reach this node, which listens on `listen_port`. None where it is no URL.
+    #[must_use]
+    pub fn new(url: &str, listen_port: u16) -> Option<Self> {
+        let url = Url::parse(url).ok()?;
+        Some(Self { url, listen_port })
+    }
+
+    /// A loopback URL as others reach it: this node itself by the whole external address, its neighbours by the host.
+    /// None for one without a port, and where the parts do not fit together.
+    fn instead_of(&self, url: &Url) -> Option<Url> {
+        let mut global = url.clone();
+        let port = url.port_or_known_default()?;
+        global.set_host(self.url.host_str()).ok()?;
+        if port == self.listen_port {
+            global.set_scheme(self.url.scheme()).ok()?;
+            global.set_port(self.url.port()).ok()?;
+        }
+        Some(global)
+    }
+}
+
 /// The pools as they are, by job; the manager writes, the service reads.
 #[derive(Default)]
 pub struct Status {
     pools: RwLock<BTreeMap<String, Arc<PoolStatus>>>,
-    /// Stands for loopback addresses in `globalUrl`; the URL's own host where it is none.
-    external_host: Option<String>,
+    external: Option<ExternalUrl>,
 }
 
 impl Status {
-    pub(crate) fn new(external_host: Option<String>) -> Self {
+    pub(crate) fn new(external: Option<ExternalUrl>) -> Self {
         Self {
             pools: RwLock::default(),
-            external_host,
+            external,
         }
     }
 
@@ -110,12 +139,9 @@ impl Status {
 
     fn global_url(&self, target: &Target) -> String {
         let loopback = matches!(target.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-        let mut global = target.url.clone();
-        match self.external_host.as_deref().filter(|_| loopback) {
-            // A host that does not fit leaves the URL as it is.
-            Some(host) if global.set_host(Some(host)).is_ok() => global.to_string(),
-            _ => target.shown_url.clone(),
-        }
+        let global = self.external.as_ref().filter(|_| loopback);
+        let global = global.and_then(|external| external.instead_of(&target.url));
+        global.map_or_else(|| target.shown_url.clone(), |url| url.to_string())
     }
 
     /// A snapshot of targets.

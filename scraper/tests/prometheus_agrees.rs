@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[allow(
+    dead_code,
     unreachable_pub,
     reason = "the tests of the whole system have it as a part of their harness"
 )]

@@ -475,7 +475,7 @@ const FLAGS: &[Flag] = &[
     hidden(
         "ingest.flush-bytes",
         "GNOMON_INGEST_FLUSH_BYTES",
-        "64MiB",
+        "32MiB",
         "A shard's state is flushed after so many bytes of log; a restart replays the rest.",
     ),
     own(

@@ -2,6 +2,7 @@
 
 use super::{Process, members};
 use crate::config::Config;
+use crate::flags::Settings;
 use anyhow::Context as _;
 use gnomon_cluster::clients::LocalServices;
 use gnomon_cluster::node::{IngesterNode, NodeHandle};
@@ -13,7 +14,7 @@ use gnomon_ingester::entry::Limits;
 use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WINDOW_MS, WriteOptions};
 use gnomon_model::TenantId;
 use gnomon_proto::service::TargetsService;
-use gnomon_scraper::{Scraper, ScraperOptions, TickSink};
+use gnomon_scraper::{ExternalUrl, Scraper, ScraperOptions, TickSink};
 use gnomon_tsdb::bucket::Bucket;
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
@@ -185,6 +186,14 @@ pub(super) fn write_limits(config: &Config) -> Limits {
     limits
 }
 
+/// As users reach this node; by its host's name where no flag says so.
+fn external_url(settings: &Settings) -> Option<ExternalUrl> {
+    let listen_port = settings.listen_addresses.first()?.rsplit_once(':')?.1.parse().ok()?;
+    let by_name = || format!("http://{}:{listen_port}/", super::hostname());
+    let url = Some(settings.external_url.clone()).filter(|url| !url.is_empty());
+    ExternalUrl::new(&url.unwrap_or_else(by_name), listen_port)
+}
+
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {
     let states = node.meta_watch.clone();
     let (members, following) = members::follow(states, process.stop.clone());
@@ -197,7 +206,7 @@ fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> 
         members,
         tenant: TenantId::anonymous(),
         timestamp_tolerance: None,
-        external_host: None,
+        external: external_url(&process.settings),
         cancel: process.stop.clone(),
     };
     Scraper::start(options).context("metrics")

@@ -182,7 +182,7 @@ mod tests {
             timestamp_ms: 1_500,
             value: 2.5,
         };
-        assert_eq!(written(&scalar), r#"[1.500,"2.5"]"#);
+        assert_eq!(written(&scalar), r#"[1.5,"2.5"]"#);
         let string = Value::String {
             timestamp_ms: 1_000,
             text: "a<b".into(),

@@ -37,7 +37,7 @@ impl Rig {
             members: receiver,
             tenant: TenantId::anonymous(),
             timestamp_tolerance: None,
-            external_host: None,
+            external: None,
             cancel: CancellationToken::new(),
         })
         .unwrap();
