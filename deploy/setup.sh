@@ -20,27 +20,48 @@ apt_update() {
   updated=yes
 }
 
+# The names are those of Debian 12; other releases have another clang, and a RocksDB that cannot be linked.
+as_this_release_has_them() {
+  local package
+  for package in "$@"; do
+    case $package in
+      librocksdb-dev)
+        if apt-cache policy librocksdb-dev | grep -q 'Candidate: 7\.'; then
+          echo "$package"
+        else
+          echo "setup: this release has no RocksDB 7: the bundled one is compiled (20 minutes more)" >&2
+        fi
+        ;;
+      libclang*-14*) apt-cache show "$package" >/dev/null 2>&1 && echo "$package" || echo libclang-dev ;;
+      *) echo "$package" ;;
+    esac
+  done | sort -u
+}
+
 install_for_build() {
   local missing=()
   command -v cargo >/dev/null || {
     echo "setup: cargo is missing: install Rust 1.95 or newer from https://rustup.rs" >&2
     exit 1
   }
-  command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-  compgen -G '/usr/lib/*/librocksdb.so.7.*' >/dev/null || missing+=(librocksdb-dev)
+  command -v g++ >/dev/null || missing+=(g++)
+  { compgen -G '/usr/lib/*/librocksdb.so.7.*' && [ -e /usr/include/rocksdb/c.h ]; } >/dev/null || [ -n "${ROCKSDB_COMPILE:-}" ] ||
+    missing+=(librocksdb-dev)
   compgen -G '/usr/lib/llvm-*/lib/libclang*.so.1' >/dev/null || missing+=(libclang1-14)
   compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null ||
     compgen -G '/usr/lib/clang/*/include/stddef.h' >/dev/null || missing+=(libclang-common-14-dev)
   [ ${#missing[@]} -gt 0 ] || return 0
-  need_debian "a C compiler, RocksDB 7.8 with headers, libclang"
+  need_debian "a C++ compiler, RocksDB 7.8 with headers (or set ROCKSDB_COMPILE=1), libclang"
+  apt_update
+  mapfile -t missing < <(as_this_release_has_them "${missing[@]}")
+  [ ${#missing[@]} -gt 0 ] || return 0
   cat <<TEXT
 setup: the build needs these packages, which are not installed: ${missing[*]}
-  gcc, libc6-dev                     a C compiler and linker, for Rust itself and for TLS and zstd
+  g++                                C and C++ compilers, linker and libraries, for Rust itself, TLS, zstd and RocksDB
   librocksdb-dev                     the store below the Raft log (else it is compiled: +20 minutes)
-  libclang1-14, libclang-common-14-dev   read RocksDB's C header
+  libclang…                          reads RocksDB's C header
 setup: running: ${sudo:+sudo }apt-get install ${missing[*]}
 TEXT
-  apt_update
   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 

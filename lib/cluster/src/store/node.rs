@@ -266,6 +266,22 @@ impl NodeStore {
     }
 }
 
+impl Drop for NodeStore {
+    /// A store that nobody closed: its writer ends before the engine goes, and both before the process does. RocksDB at
+    /// work while the C++ library's own data is taken down crashes.
+    fn drop(&mut self) {
+        self.gate.close();
+        // The writer ends once nobody can submit any more.
+        self.queue = mpsc::channel(1).0;
+        if let Some(thread) = self.thread.get_mut().take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer thread panicked");
+        }
+    }
+}
+
 const IDENTITY: &[u8] = b"identity";
 
 fn read_identity(backend: &dyn Backend) -> Result<Option<Identity>, StoreError> {
