@@ -27,7 +27,11 @@ install_for_build() {
     exit 1
   }
   command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-  compgen -G '/usr/lib/*/librocksdb.so.7.*' >/dev/null || missing+=(librocksdb-dev)
+  if [ -n "${ROCKSDB_COMPILE:-}" ]; then
+    command -v c++ >/dev/null || missing+=(g++)
+  elif [ -z "${ROCKSDB_LIB_DIR:-}" ]; then
+    compgen -G '/usr/lib/*/librocksdb.so.7.*' >/dev/null || missing+=(librocksdb-dev)
+  fi
   compgen -G '/usr/lib/llvm-*/lib/libclang*.so.1' >/dev/null || missing+=(libclang1-14)
   compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null ||
     compgen -G '/usr/lib/clang/*/include/stddef.h' >/dev/null || missing+=(libclang-common-14-dev)
@@ -36,7 +40,8 @@ install_for_build() {
   cat <<TEXT
 setup: the build needs these packages, which are not installed: ${missing[*]}
   gcc, libc6-dev                     a C compiler and linker, for Rust itself and for TLS and zstd
-  librocksdb-dev                     the store below the Raft log (else it is compiled: +20 minutes)
+  librocksdb-dev                     the store below the Raft log (ROCKSDB_COMPILE=1 compiles it instead: +20 minutes)
+  g++                                compiles RocksDB, with ROCKSDB_COMPILE=1
   libclang1-14, libclang-common-14-dev   read RocksDB's C header
 setup: running: ${sudo:+sudo }apt-get install ${missing[*]}
 TEXT
