@@ -18,6 +18,11 @@ fn without_a_flag_everything_has_its_default() {
     assert_eq!(settings.listen_addresses, ["0.0.0.0:9090"]);
     assert!(parsed.without_effect.is_empty(), "{:?}", parsed.without_effect);
     assert_eq!(parsed.values["storage.tsdb.path"], "data/");
+    // Where a crate has the default too, it is the same.
+    assert_eq!(settings.flush_bytes, gnomon_cluster::raft::FLUSH_LOG_BYTES);
+    assert_eq!(settings.seal_quiet, gnomon_ingester::DutyOptions::default().quiet);
+    let grace = gnomon_compactor::Grace::default().condemned_ms;
+    assert_eq!(settings.compactor_grace.as_millis() as i64, grace);
 }
 
 /// What the Prometheus operator (0.6x) passes to the server it runs.
