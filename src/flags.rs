@@ -64,7 +64,7 @@ fn read_flags(matches: &ArgMatches) -> Result<Parsed, clap::Error> {
         settings
             .ignored_features
             .iter()
-            .map(|f| (format!("enable-feature={f}"), "it has no meaning here")),
+            .map(|f| (format!("enable-feature={f}"), settings::why_ignored(f))),
     );
     Ok(Parsed {
         command: Command::Run(Box::new(settings)),

@@ -61,6 +61,16 @@ fn the_operators_arguments_are_taken() {
 }
 
 #[test]
+fn a_feature_that_the_file_turns_on_is_said_to_be_there() {
+    let (_, parsed) = run(&["--enable-feature=native-histograms,exemplar-storage"]).unwrap();
+    let [(flag, why)] = &parsed.without_effect[..] else {
+        panic!("{:?}", parsed.without_effect);
+    };
+    assert_eq!(flag, "enable-feature=native-histograms");
+    assert!(why.contains("scrape_native_histograms"), "{why}");
+}
+
+#[test]
 fn errors_name_the_flag_and_what_it_takes() {
     for (args, part) in [
         (&["--query.timeout=soon"][..], "query.timeout"),
