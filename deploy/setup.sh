@@ -45,8 +45,9 @@ install_for_build() {
     exit 1
   }
   command -v g++ >/dev/null || missing+=(g++)
-  { compgen -G '/usr/lib/*/librocksdb.so.7.*' && [ -e /usr/include/rocksdb/c.h ]; } >/dev/null || [ -n "${ROCKSDB_COMPILE:-}" ] ||
-    missing+=(librocksdb-dev)
+  if [ -z "${ROCKSDB_COMPILE:-}${ROCKSDB_LIB_DIR:-}" ] || [ "${ROCKSDB_LIB_DIR:-}" = "/usr/lib/$(gcc -print-multiarch 2>/dev/null)" ]; then
+    compgen -G '/usr/lib/*/librocksdb.so.7.*' >/dev/null && [ -e /usr/include/rocksdb/c.h ] || missing+=(librocksdb-dev)
+  fi
   compgen -G '/usr/lib/llvm-*/lib/libclang*.so.1' >/dev/null || missing+=(libclang1-14)
   compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null ||
     compgen -G '/usr/lib/clang/*/include/stddef.h' >/dev/null || missing+=(libclang-common-14-dev)
@@ -58,7 +59,7 @@ install_for_build() {
   cat <<TEXT
 setup: the build needs these packages, which are not installed: ${missing[*]}
   g++                                C and C++ compilers, linker and libraries, for Rust itself, TLS, zstd and RocksDB
-  librocksdb-dev                     the store below the Raft log (else it is compiled: +20 minutes)
+  librocksdb-dev                     the store below the Raft log (ROCKSDB_COMPILE=1 compiles it instead: +20 minutes)
   libclang…                          reads RocksDB's C header
 setup: running: ${sudo:+sudo }apt-get install ${missing[*]}
 TEXT

@@ -125,7 +125,8 @@ mod tests {
         );
         let (good, out, err) = check("scrape_configs: [{job: x}]", false);
         assert_eq!((good, out.as_str()), (false, ""));
-        assert_eq!(err, "/p.yml:1:18: scrape_configs[0]: job_name is empty\n");
+        assert_eq!(err, "/p.yml:1:19: scrape_configs[0].job: unknown field \"job\"\n");
+        assert!(check("scrape_configs: [{}]", false).2.ends_with("job_name is empty\n"));
         let later = "rule_files: [a]";
         let (good, _, err) = check(later, false);
         assert!(good && err.contains("/p.yml:1: rule_files has no effect"), "{err}");

@@ -64,7 +64,7 @@ fn read_flags(matches: &ArgMatches) -> Result<Parsed, clap::Error> {
         settings
             .ignored_features
             .iter()
-            .map(|f| (format!("enable-feature={f}"), "it has no meaning here")),
+            .map(|f| (format!("enable-feature={f}"), settings::why_ignored(f))),
     );
     Ok(Parsed {
         command: Command::Run(Box::new(settings)),
@@ -154,7 +154,8 @@ pub fn command() -> clap::Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("A Prometheus-compatible monitoring system: one process, or a replicated cluster, from the same binary.")
         .after_help(
-            "Prometheus' other flags are accepted, with a warning that says why they have no effect.\n\
+            "Prometheus' other flags are accepted with a warning that says why they have no effect, or refused where\n\
+             something would be missed (--agent, say).\n\
              Every flag of gnomon's own can be given in the environment too: --cluster.peers as GNOMON_CLUSTER_PEERS.",
         )
         .styles(Styles::plain())

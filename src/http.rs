@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use axum::serve::{Listener, ListenerExt as _};
+use axum::serve::ListenerExt as _;
 use futures::future::BoxFuture;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -121,12 +121,4 @@ pub async fn serve_grpc(
         // Long streams (watches, replication) have no end of their own.
         () = overdue => Ok(()),
     }
-}
-
-/// The address a listener got, for port 0.
-///
-/// # Errors
-/// When the listener is gone.
-pub fn local_address(listener: &impl Listener<Addr = SocketAddr>) -> anyhow::Result<SocketAddr> {
-    Ok(listener.local_addr()?)
 }

@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How a line is written (`--log.format`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,27 +17,22 @@ pub enum Format {
     Json,
 }
 
-/// Changes the level of a running process.
-pub type LevelHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
-
 /// Starts logging. `level` is debug, info, warn or error; libraries below gnomon never speak below warn.
 ///
 /// # Errors
 /// When logging was started before.
-pub fn start(level: &str, format: Format) -> anyhow::Result<LevelHandle> {
-    let (filter, handle) = reload::Layer::new(filter(level));
+pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .event_format(Lines(format));
     tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
+        .with(layer.with_filter(filter(level)))
         .try_init()?;
-    Ok(handle)
+    Ok(())
 }
 
 /// The filter of a level: gnomon's crates at it, everything else at warn (or error).
-#[must_use]
-pub fn filter(level: &str) -> EnvFilter {
+fn filter(level: &str) -> EnvFilter {
     let others = if level == "error" { "error" } else { "warn" };
     let mut text = others.to_owned();
     for part in [
@@ -57,6 +52,26 @@ pub fn filter(level: &str) -> EnvFilter {
     EnvFilter::new(text)
 }
 
+/// What openraft warns of at every ordinary election: answers to an earlier vote that come after it.
+fn is_noise(target: &str, message: &str) -> bool {
+    target == "openraft::core::raft_core" && message.starts_with("A message will be ignored because")
+}
+
+/// The error and its causes, without those that the text before them tells already.
+#[must_use]
+pub fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !text.ends_with(&told) {
+            let _ = write!(text, ": {told}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 struct Lines(Format);
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -67,6 +82,9 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if is_noise(event.metadata().target(), &fields.message) {
+            return Ok(());
+        }
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         let level = match *event.metadata().level() {
@@ -143,13 +161,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(error) = cause {
-            let _ = write!(text, ": {error}");
-            cause = error.source();
-        }
-        self.put(field, text);
+        self.put(field, error_text(value));
     }
 }
 
@@ -179,7 +191,16 @@ impl fmt::Display for Value<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::Value;
+    use super::{Value, error_text};
+
+    #[test]
+    fn an_error_tells_each_cause_once() {
+        let io = || std::io::Error::other("no room");
+        let error = anyhow::Error::new(io()).context("file x: no room").context("start");
+        assert_eq!(error_text(error.as_ref()), "start: file x: no room");
+        let error = anyhow::Error::new(io()).context("file x");
+        assert_eq!(error_text(error.as_ref()), "file x: no room");
+    }
 
     #[test]
     fn values_are_quoted_only_where_they_must_be() {

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             match run::run(*settings, parsed.values) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!(error = %format!("{error:#}"), "gnomon ends");
+                    tracing::error!(error = logging::error_text(error.as_ref()), "gnomon ends");
                     ExitCode::FAILURE
                 }
             }

@@ -16,7 +16,8 @@ mod web;
 use crate::flags::Settings;
 use crate::http;
 use crate::lifecycle::{Lifecycle, Reload};
-use crate::status::Status;
+use crate::logging;
+use crate::status::{Status, hostname};
 use anyhow::Context as _;
 use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
@@ -72,7 +73,7 @@ async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> a
     let stop = lifecycle.stop.clone();
     let mut node = match Node::start(settings, flags, lifecycle, wishes).await {
         Err(error) if stop.is_cancelled() => {
-            tracing::info!(state = %format!("{error:#}"), "stopped while starting");
+            tracing::info!(state = logging::error_text(error.as_ref()), "stopped while starting");
             return Ok(());
         }
         started => started?,
@@ -313,9 +314,4 @@ fn make_small(options: &mut NodeOptions, size_bytes: u64) {
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let shards = options.shards.map_or(processors, u64::from).max(1);
     options.flush_log_bytes = options.flush_log_bytes.min((size_bytes / 32 / shards).max(1 << 20));
-}
-
-fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }

@@ -63,10 +63,7 @@ impl NodeInfo for Status {
             working_directory: std::env::current_dir()
                 .map(|d| d.display().to_string())
                 .unwrap_or_default(),
-            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            hostname: hostname(),
             storage_retention: self.storage_retention.read().clone(),
             roles: self.roles.clone(),
             corruptions: 0,
@@ -74,6 +71,13 @@ impl NodeInfo for Status {
             processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
         }
     }
+}
+
+/// The name of this machine; empty where the system does not tell.
+#[must_use]
+pub fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 fn threads() -> u64 {

@@ -133,18 +133,27 @@ pub struct Settings {
 /// 15 days, as in Prometheus, where neither time nor size is set.
 const DEFAULT_RETENTION_MS: i64 = 15 * 86_400_000;
 
-/// Features of Prometheus that change something here.
+/// Features of Prometheus that are here.
 const FEATURES: &[&str] = &[
     "promql-experimental-functions",
     "promql-duration-expr",
     "promql-extended-range-selectors",
     "promql-binop-fill-modifiers",
     "promql-delayed-name-removal",
-    "native-histograms",
+    // Always on.
     "exemplar-storage",
-    "extra-scrape-metrics",
     REMOTE_WRITE,
 ];
+
+/// Why a feature that was asked for changes nothing.
+pub(super) fn why_ignored(feature: &str) -> &'static str {
+    match feature {
+        // As in Prometheus from 3.9 on.
+        "native-histograms" => "set scrape_native_histograms in the configuration file",
+        "extra-scrape-metrics" => "set extra_scrape_metrics in the configuration file",
+        _ => "it has no meaning here",
+    }
+}
 
 /// What `--web.enable-remote-write-receiver` was before it was a flag.
 const REMOTE_WRITE: &str = "remote-write-receiver";

@@ -79,10 +79,16 @@ const fn own(
     }
 }
 
-const fn hidden(name: &'static str, environment: &'static str, default: &'static str, help: &'static str) -> Flag {
+const fn hidden(
+    name: &'static str,
+    environment: &'static str,
+    takes: Takes,
+    default: &'static str,
+    help: &'static str,
+) -> Flag {
     Flag {
         effect: Effect::Hidden,
-        ..own(STORAGE, name, environment, Takes::One("DURATION"), default, help)
+        ..own(STORAGE, name, environment, takes, default, help)
     }
 }
 
@@ -273,18 +279,21 @@ const FLAGS: &[Flag] = &[
     hidden(
         "ingest.seal-quiet",
         "GNOMON_INGEST_SEAL_QUIET",
+        One("DURATION"),
         "1m",
         "A window that is over is sealed once nothing came for so long.",
     ),
     hidden(
         "compactor.interval",
         "GNOMON_COMPACTOR_INTERVAL",
+        One("DURATION"),
         "1m",
         "Between two cycles of the compactor.",
     ),
     hidden(
         "compactor.grace",
         "GNOMON_COMPACTOR_GRACE",
+        One("DURATION"),
         "5m",
         "How long the object of a block that was replaced or let go is kept for queries that have begun.",
     ),
@@ -475,6 +484,7 @@ const FLAGS: &[Flag] = &[
     hidden(
         "ingest.flush-bytes",
         "GNOMON_INGEST_FLUSH_BYTES",
+        One("BYTES"),
         "32MiB",
         "A shard's state is flushed after so many bytes of log; a restart replays the rest.",
     ),

@@ -18,6 +18,11 @@ fn without_a_flag_everything_has_its_default() {
     assert_eq!(settings.listen_addresses, ["0.0.0.0:9090"]);
     assert!(parsed.without_effect.is_empty(), "{:?}", parsed.without_effect);
     assert_eq!(parsed.values["storage.tsdb.path"], "data/");
+    // Where a crate has the default too, it is the same.
+    assert_eq!(settings.flush_bytes, gnomon_cluster::raft::FLUSH_LOG_BYTES);
+    assert_eq!(settings.seal_quiet, gnomon_ingester::DutyOptions::default().quiet);
+    let grace = gnomon_compactor::Grace::default().condemned_ms;
+    assert_eq!(settings.compactor_grace.as_millis() as i64, grace);
 }
 
 /// What the Prometheus operator (0.6x) passes to the server it runs.
@@ -53,6 +58,16 @@ fn the_operators_arguments_are_taken() {
             "enable-feature=memory-snapshot-on-shutdown"
         ]
     );
+}
+
+#[test]
+fn a_feature_that_the_file_turns_on_is_said_to_be_there() {
+    let (_, parsed) = run(&["--enable-feature=native-histograms,exemplar-storage"]).unwrap();
+    let [(flag, why)] = &parsed.without_effect[..] else {
+        panic!("{:?}", parsed.without_effect);
+    };
+    assert_eq!(flag, "enable-feature=native-histograms");
+    assert!(why.contains("scrape_native_histograms"), "{why}");
 }
 
 #[test]

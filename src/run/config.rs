@@ -5,6 +5,7 @@ use super::roles::{Running, write_limits};
 use crate::config::{self, Config};
 use crate::flags::retention_text;
 use crate::lifecycle::Reload;
+use crate::logging::error_text;
 use anyhow::Context as _;
 use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::retention::Retention;
@@ -196,17 +197,17 @@ pub(super) async fn in_force(
                 wish = wishes.recv() => wish,
             };
             let Some(wish) = wish else { return };
-            let result = reload(&keeper).await;
+            let result = reload(&keeper).await.map_err(|error| error_text(error.as_ref()));
             match &result {
                 Ok(()) => tracing::info!(file = %keeper.settings.config_file.display(), "configuration reloaded"),
                 Err(error) => {
                     keeper.metrics.successful.set(0.0);
                     keeper.status.reload_failed();
-                    tracing::error!(error = %format!("{error:#}"), "reload refused, the old configuration goes on");
+                    tracing::error!(error, "reload refused, the old configuration goes on");
                 }
             }
             // Whoever asked may have gone.
-            let _ = wish.send(result.map_err(|error| format!("{error:#}")));
+            let _ = wish.send(result);
         }
     });
     Ok(())

@@ -127,7 +127,7 @@ pub enum NodeError {
     #[error(
         "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
          Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \
-         bucket (a cluster whose only disk is lost is rebuilt by `gnomon cluster recover`)"
+         bucket (rebuilding a cluster from its bucket alone is not supported yet)"
     )]
     Taken { bucket: String, found: ClusterId },
     #[error(
@@ -426,8 +426,8 @@ impl Starting {
         Err(NodeError::Folder {
             path: self.options.data_folder.join("store").display().to_string(),
             why: format!(
-                "the store of cluster {} is gone: restore it, or rebuild the cluster from its bucket with \
-                 `gnomon cluster recover`",
+                "the store of cluster {} is gone: restore it from a backup, or begin anew with another data folder and \
+                 another bucket (rebuilding a cluster from its bucket is not supported yet)",
                 identity.cluster_id
             ),
         })

@@ -17,12 +17,6 @@ impl TimestampMs {
     pub const fn saturating_add_ms(self, ms: i64) -> Self {
         Self(self.0.saturating_add(ms))
     }
-
-    /// Saturates at the ends of the representable range.
-    #[must_use]
-    pub const fn saturating_sub_ms(self, ms: i64) -> Self {
-        Self(self.0.saturating_sub(ms))
-    }
 }
 
 impl fmt::Display for TimestampMs {

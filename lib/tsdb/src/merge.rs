@@ -2,9 +2,7 @@
 //! taken, so sources are given in the order of their parts (the lowest log index wins).
 
 use crate::SeriesPages;
-use crate::page::{
-    FloatPageBuilder, HistogramPageBuilder, HistogramSample, Page, PageError, PageSamples, decode_histograms_into,
-};
+use crate::page::{FloatPageBuilder, HistogramPageBuilder, HistogramSample, Page, PageError, PageSamples};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_model::Labels;
@@ -244,18 +242,6 @@ impl PageChunker {
         self.close();
         self.pages
     }
-}
-
-/// Decodes pages of either kind into one list of histograms, for callers that know there are no floats.
-///
-/// # Errors
-/// When a page is damaged or has floats.
-pub fn decode_histogram_pages(pages: &[Page]) -> Result<Vec<HistogramSample>, PageError> {
-    let mut samples = Vec::new();
-    for page in pages {
-        decode_histograms_into(&page.bytes, &mut samples)?;
-    }
-    Ok(samples)
 }
 
 #[cfg(test)]

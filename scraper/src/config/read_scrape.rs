@@ -25,9 +25,10 @@ impl ScrapeConfig {
         let mut fields = at.fields()?;
         let discovered = Discovered::read(&mut fields, dir)?;
         let job_name = fields.text("job_name")?;
-        if job_name.is_empty() {
-            return Err(fields.error_at("job_name", "job_name is empty"));
-        }
+        // Said last: a field whose name is misspelt comes first, `job` for `job_name` among them.
+        let nameless = job_name
+            .is_empty()
+            .then(|| fields.error_at("job_name", "job_name is empty"));
         let (scrape_interval, scrape_timeout) = timing(&mut fields, global, &job_name)?;
         let (name_validation, name_escaping) = naming(&mut fields, global)?;
         let names = NameRules::from(name_validation);
@@ -82,7 +83,7 @@ impl ScrapeConfig {
             unsupported_discovery: discovered.unsupported,
         };
         fields.finish()?;
-        Ok(config)
+        nameless.map_or(Ok(config), Err)
     }
 }
 

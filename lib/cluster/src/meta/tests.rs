@@ -1,3 +1,8 @@
+//! What the metadata group takes and refuses, and what holds after any commands.
+
+mod random;
+mod ring;
+
 use super::MetaMachine;
 use crate::raft::{Applied, StateError, StateMachine, StateReader, StateWriter};
 use bytes::Bytes;
@@ -5,9 +10,8 @@ use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::*;
 use parking_lot::Mutex;
-use proptest::prelude::*;
 use prost::Message;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const CLUSTER: &str = "0000000000000000000000000000002a";
@@ -533,94 +537,6 @@ fn entries_that_are_no_commands_are_answered() {
     }
 }
 
-const CAP: u64 = 4 * 4096;
-
-fn any_command() -> impl Strategy<Value = Command> {
-    let ids = prop::collection::vec(1u64..7, 0..3);
-    let parts = prop::collection::btree_set(1u64..5, 1..4).prop_map(|set| set.into_iter().collect::<Vec<_>>());
-    prop_oneof![
-        4 => (1u64..7, parts.clone(), ids.clone()).prop_map(|(n, p, i)| stage_below(n, &p, &i, CAP)),
-        4 => (1u64..7, parts, ids.clone()).prop_map(|(n, p, i)| publish(n, &p, &i)),
-        1 => ids.clone().prop_map(|ids| condemn(&ids)),
-        1 => ids.clone().prop_map(|ids| give_up(&ids)),
-        1 => ids.prop_map(|ids| forget(&ids)),
-        1 => (0u64..5, 0u64..4).prop_map(|(id, life)| node(id, life)),
-        1 => (0u64..5, 0u64..4).prop_map(|(id, life)| scraper(id, life)),
-        1 => (1u64..5, 0u64..4).prop_map(|(id, life)| renew(id, life, 50)),
-        1 => (1u64..5, 0u64..4).prop_map(|(id, life)| end(id, life)),
-        1 => Just(expire()),
-        1 => (1u64..4).prop_map(|node| acquire("job", node, 40)),
-        1 => (0u8..4, any::<bool>(), 0i64..500).prop_map(|(h, e, f)| config(&h.to_string(), e, f)),
-    ]
-}
-
-fn check_invariants(before: &MetaState, after: &MetaState) {
-    let mut covered = HashSet::new();
-    for block in after.blocks.iter().filter(|b| b.state() != State::Condemned) {
-        for part in &block.parts {
-            assert!(
-                covered.insert((block.state(), *part)),
-                "part {part} twice in {:?}",
-                block.state()
-            );
-        }
-    }
-    let states: HashMap<_, _> = after.blocks.iter().map(|b| (&b.id, b.state())).collect();
-    for old in &before.blocks {
-        match (old.state(), states.get(&old.id)) {
-            (State::Live | State::Staged, None) => panic!("a block was forgotten that was not condemned"),
-            (was, Some(is)) => assert!(*is as i32 >= was as i32, "{was:?} became {is:?}"),
-            _ => {}
-        }
-    }
-    assert!(after.blocks.is_sorted_by(|a, b| a.id < b.id));
-    assert!(crate::retention::used_bytes(&after.blocks) <= CAP);
-    let mut nodes: Vec<_> = after.nodes.iter().map(|n| n.id).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    assert_eq!(nodes.len(), after.nodes.len());
-    assert!(nodes.iter().all(|n| *n < after.next_node_id));
-    assert!(after.next_node_id >= before.next_node_id);
-    assert!(
-        after
-            .configs
-            .is_sorted_by(|a, b| a.revision < b.revision && a.from_ms <= b.from_ms)
-    );
-    let ring = |state: &MetaState| state.scrapers.clone().unwrap_or_default();
-    let (was, is) = (ring(before), ring(after));
-    assert!(was.term < is.term || was == is, "{was:?} {is:?}");
-    assert!(is.nodes.is_sorted_by(|a, b| a < b));
-    for (was, is) in before.jobs.iter().zip(&after.jobs) {
-        assert!(was.term <= is.term && (was.node == is.node || was.term < is.term));
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever comes, in whatever order: the invariants hold, two replicas agree, and what is stored is what is.
-    #[test]
-    fn any_sequence_keeps_the_invariants(commands in prop::collection::vec((0i64..20, any_command()), 1..80)) {
-        let (machine, replica) = (machine(), machine());
-        let mut records = Records::default();
-        let mut now = 0;
-        for (i, (step, command)) in commands.into_iter().enumerate() {
-            now += step;
-            let before = machine.state();
-            let command = at(now, command);
-            let answer = machine.apply_command(&command);
-            check_invariants(&before, &machine.state());
-            prop_assert_eq!(&answer, &replica.apply_command(&command));
-            if i % 7 == 0 {
-                machine.flush(&mut records).unwrap();
-                machine.flushed(i as u64);
-                prop_assert_eq!(&restored(&records), &machine.state());
-            }
-        }
-        prop_assert_eq!(machine.state(), replica.state());
-    }
-}
-
 fn scraper(id: u64, incarnation: u64) -> Command {
     let Command::RegisterNode(mut c) = node(id, incarnation) else {
         unreachable!()
@@ -635,80 +551,4 @@ fn expire() -> Command {
 
 fn end(node: u64, incarnation: u64) -> Command {
     Command::EndLease(EndLease { node, incarnation })
-}
-
-/// Applies the commands (all are taken) and gives the ring after each.
-fn rings(machine: &MetaMachine, script: &[(i64, Command)]) -> Vec<(u64, Vec<u64>)> {
-    let ring = |(ms, command): &(i64, Command)| {
-        run(machine, &[(*ms, command.clone(), "")]);
-        let ring = machine.state().scrapers.clone().unwrap_or_default();
-        (ring.term, ring.nodes)
-    };
-    script.iter().map(ring).collect()
-}
-
-#[test]
-fn the_scrapers_term_grows_with_every_change_of_who_scrapes() {
-    let machine = machine();
-    let found = rings(
-        &machine,
-        &[
-            (0, node(3, 1)),           // no scraper
-            (0, scraper(4, 0)),        // an id was asked for, nobody lives yet
-            (0, scraper(4, 1)),        // the first
-            (0, scraper(5, 1)),        // a second
-            (0, scraper(5, 1)),        // said twice
-            (500, renew(5, 1, 1000)),  // until 1500
-            (999, expire()),           // nobody is overdue
-            (1000, expire()),          // the first is, to the millisecond
-            (1100, expire()),          // once
-            (1200, renew(4, 1, 1000)), // it was paused, and wakes up
-            (1300, scraper(5, 2)),     // a new life of the other, before its lease ended
-            (1400, end(5, 1)),         // its old life has nothing to end
-            (1400, end(5, 2)),         // it stops in good order
-            (1400, end(5, 2)),
-            (1500, node(4, 2)), // the first comes back in another role
-        ],
-    );
-    let expected: &[(u64, &[u64])] = &[
-        (0, &[]),
-        (0, &[]),
-        (1, &[4]),
-        (2, &[4, 5]),
-        (2, &[4, 5]),
-        (2, &[4, 5]),
-        (2, &[4, 5]),
-        (3, &[5]),
-        (3, &[5]),
-        (4, &[4, 5]),
-        (5, &[4, 5]),
-        (5, &[4, 5]),
-        (6, &[4]),
-        (6, &[4]),
-        (7, &[]),
-    ];
-    let expected: Vec<_> = expected.iter().map(|(term, nodes)| (*term, nodes.to_vec())).collect();
-    assert_eq!(found, expected);
-    let lease = machine.state().nodes.iter().find(|n| n.id == 5).unwrap().lease_until_ms;
-    assert_eq!(lease, 1400, "ended when it said so");
-}
-
-/// Terms come from the log alone: whoever applies it later, in whatever pieces, has the same.
-#[test]
-fn the_ring_is_the_same_on_every_replica_and_after_a_restart() {
-    let (one, other) = (machine(), machine());
-    let script = [
-        (0, scraper(1, 2)),
-        (10, scraper(2, 2)),
-        (1005, expire()),
-        (1006, renew(1, 2, 500)),
-    ];
-    let here = rings(&one, &script);
-    assert_eq!(here, rings(&other, &script));
-    let mut store = Records::default();
-    one.flush(&mut store).unwrap();
-    let again = MetaMachine::default();
-    again.restore(&store).unwrap();
-    assert_eq!(again.state().scrapers, one.state().scrapers);
-    assert_eq!(again.state().scrapers.as_ref().map(|r| r.term), Some(4));
 }

@@ -262,7 +262,8 @@ impl Starting {
                         let now = clock.monotonic();
                         if said.is_none_or(|said| now.saturating_sub(said) >= SAY_AGAIN) {
                             let waited_s = now.saturating_sub(began).as_secs();
-                            tracing::info!(%error, waited_s, "waiting for the metadata group");
+                            let peers = self.options.others().join(",");
+                            tracing::info!(%error, peers, waited_s, "waiting for the metadata group");
                             said = Some(now);
                         }
                         last = Some(error);

@@ -213,7 +213,16 @@ fn bounds(to: &[u8]) -> ReadOptions {
 }
 
 fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
-    DB::open_cf_descriptors(&whole_options(options), folder, families(options)).map_err(engine("open"))
+    DB::open_cf_descriptors(&whole_options(options), folder, families(options)).map_err(|error| {
+        let told = error.as_ref();
+        // Of another process, and of this one; RocksDB has no kind for it.
+        if told.contains("While lock file") || told.contains("lock hold by current process") {
+            return StoreError::InUse {
+                folder: folder.display().to_string(),
+            };
+        }
+        engine("open")(error)
+    })
 }
 
 fn open_to_read(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {

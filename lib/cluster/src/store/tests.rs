@@ -227,6 +227,24 @@ async fn a_disk_store_reopens_in_process() {
     store.close().await;
 }
 
+#[tokio::test]
+async fn a_store_in_use_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let ballast = folder.path().join("ballast");
+    std::fs::write(&ballast, [0]).unwrap();
+    let second = NodeStore::open(
+        folder.path(),
+        StoreOptions::default(),
+        SystemClock::shared(),
+        &Registry::new(),
+    );
+    let error = second.err().expect("the store is open already");
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    assert!(ballast.exists());
+    store.close().await;
+}
+
 #[test]
 fn low_disk_is_seen_and_the_ballast_is_made() {
     let folder = tempfile::tempdir().unwrap();

@@ -153,12 +153,6 @@ impl BlockReader {
 }
 
 impl Selection {
-    /// How many series may still come: an upper bound.
-    #[must_use]
-    pub fn remaining_at_most(&self) -> u64 {
-        self.series.len() + (self.planned.len() + self.ready.len()) as u64
-    }
-
     /// The next series; none at the end.
     ///
     /// # Errors

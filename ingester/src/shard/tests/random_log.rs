@@ -1,0 +1,153 @@
+//! Any log gives the same shard, however often it is flushed and restored, and keeps what was acknowledged.
+
+use super::*;
+use proptest::prelude::*;
+
+/// What a random log is made of.
+#[derive(Clone, Debug)]
+enum Step {
+    Rows(Vec<(u8, i64, u8)>),
+    Tick {
+        target: u8,
+        series: Vec<u8>,
+        term: u8,
+        first: bool,
+        last: bool,
+    },
+    Seal,
+    Publish,
+    Expire,
+    Wait(i64),
+    Flush,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let row = (0..12u8, -4_000_000..700_000i64, 0..4u8);
+    let near = (0..12u8, -60_000..1i64, 0..4u8);
+    prop_oneof![
+        3 => proptest::collection::vec(row, 1..20).prop_map(Step::Rows),
+        3 => proptest::collection::vec(near, 1..80).prop_map(Step::Rows),
+        4 => (0..2u8, proptest::collection::vec(0..8u8, 0..6), 1..3u8, any::<bool>(), any::<bool>())
+            .prop_map(|(target, series, term, first, last)| Step::Tick { target, series, term, first, last }),
+        1 => Just(Step::Seal),
+        1 => Just(Step::Publish),
+        1 => Just(Step::Expire),
+        3 => (0..2_000_000i64).prop_map(Step::Wait),
+        2 => Just(Step::Flush),
+    ]
+}
+
+impl Rig {
+    fn step(&mut self, step: &Step, acknowledged: &mut BTreeMap<(u8, i64), f64>) -> Bytes {
+        match step {
+            Step::Rows(rows) => {
+                let mut answer = Bytes::new();
+                for (series, ago, value) in rows {
+                    let (at, value) = (self.now_ms + ago, f64::from(*value));
+                    let response = self.rows(&[(&named(&format!("s{series}")), at, value)]);
+                    if response.samples_taken == 1 {
+                        acknowledged.entry((*series, at)).or_insert(value);
+                    }
+                    answer = response.encode_to_vec().into();
+                }
+                answer
+            }
+            Step::Tick {
+                target,
+                series,
+                term,
+                first,
+                last,
+            } => {
+                let header = TickHeader {
+                    target: TargetId(u64::from(*target)),
+                    term: u64::from(*term),
+                    first: *first,
+                    last: *last,
+                    ..header(self.now_ms / 15_000 * 15_000)
+                };
+                let names: Vec<_> = series.iter().map(|s| format!("t{s}")).collect();
+                let names: Vec<_> = names.iter().map(String::as_str).collect();
+                self.tick(&header, &names).encode_to_vec().into()
+            }
+            Step::Seal => {
+                let oldest = self
+                    .state
+                    .tenants
+                    .values()
+                    .filter_map(|t| t.head.windows.keys().next())
+                    .min();
+                let oldest = oldest.copied().unwrap_or(T0);
+                self.apply(Command::Seal {
+                    window: TimeRange::window_of(TimestampMs(oldest), WINDOW_MS),
+                })
+            }
+            Step::Publish => {
+                let part = self
+                    .state
+                    .tenants
+                    .values()
+                    .filter_map(|t| t.head.sealed.values().next())
+                    .next();
+                let Some((number, min, max)) = part.map(|p| (p.number, p.min_ms, p.max_ms)) else {
+                    return Bytes::new();
+                };
+                // From now on these come from a block, or from a later part.
+                acknowledged.retain(|(_, at), _| !(min..=max).contains(at));
+                self.apply(Command::Published {
+                    part: number,
+                    catalogue_revision: number,
+                })
+            }
+            Step::Expire => {
+                let tenant = TenantId::anonymous();
+                let targets = self.state.head(&tenant).map(|h| {
+                    let silent = h.targets.iter().map(|(id, t)| SilentTarget {
+                        tenant: tenant.clone(),
+                        target: *id,
+                        term: t.term,
+                        heard_ms: t.heard_ms,
+                    });
+                    silent.collect()
+                });
+                self.apply(Command::ExpireTargets {
+                    targets: targets.unwrap_or_default(),
+                })
+            }
+            Step::Wait(ms) => {
+                self.now_ms += ms;
+                Bytes::new()
+            }
+            Step::Flush => {
+                self.flush();
+                Bytes::new()
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn equal_logs_give_equal_shards_and_restored_ones_are_the_same(
+        steps in proptest::collection::vec(step(), 1..40),
+    ) {
+        let (mut one, mut two) = (Rig::new(), Rig::new());
+        let mut acknowledged = BTreeMap::new();
+        for step in &steps {
+            let answer = one.step(step, &mut acknowledged);
+            // The other flushes at no time or always, and starts again each time.
+            prop_assert_eq!(answer, two.step(step, &mut BTreeMap::new()));
+            two.flush();
+            two.state = two.restored();
+        }
+        one.flush();
+        prop_assert_eq!(dump(&one.state), dump(&two.state));
+        prop_assert_eq!(dump(&one.restored()), dump(&one.state));
+        for ((series, at), value) in &acknowledged {
+            let samples = one.values(&format!("s{series}"));
+            let found = samples.iter().find(|(t, _)| t == at).map(|(_, v)| *v);
+            prop_assert_eq!(found, Some(*value), "series {} at {}", series, at);
+        }
+    }
+}
