@@ -23,6 +23,8 @@ pub enum StoreError {
     Corrupt { what: String, why: String },
     #[error("data folder {path}: {message}")]
     Folder { path: String, message: String },
+    #[error("{path} is in use by another process: give each process a data folder (--storage.tsdb.path) of its own")]
+    InUse { path: String },
     #[error("the store is closed")]
     Closed,
 }

@@ -82,6 +82,8 @@ impl NodeStore {
         let disk = Disk::new(folder, clock.clone(), options.watermark_bytes, options.ballast_bytes)?;
         let backend = match RocksBackend::open(&folder.join("rocksdb"), options.clone()) {
             Ok(backend) => backend,
+            // The ballast is the other process's.
+            Err(error @ StoreError::InUse { .. }) => return Err(error),
             Err(_) => {
                 // A full disk forbids even opening; the ballast is for this.
                 disk.drop_ballast();
