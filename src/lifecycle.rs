@@ -9,6 +9,20 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+/// Raises the limit on open files as far as it may be raised: connections, targets and files of the store count alike,
+/// and what most systems start a process with (1024) is for programs that use `select`.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files cannot be raised");
+    }
+}
+
 /// A wish to reload; the answer is what was wrong, if anything.
 pub type Reload = oneshot::Sender<Result<(), String>>;
 
@@ -123,5 +137,20 @@ impl Lifecycle {
             }
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    #[test]
+    fn as_many_files_may_be_opened_as_is_allowed() {
+        let mut low = getrlimit(Resource::Nofile);
+        low.current = low.maximum.map_or(Some(1024), |most| Some(most.min(1024) - 1));
+        setrlimit(Resource::Nofile, low).unwrap();
+        super::raise_open_files();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.current, now.maximum);
     }
 }

@@ -1,7 +1,7 @@
 //! The `gnomon` binary: reads the command line and does what it says.
 
 use gnomon::flags::{self, Command};
-use gnomon::{check, logging, run};
+use gnomon::{check, lifecycle, logging, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             for (flag, why) in &parsed.without_effect {
                 tracing::warn!(flag = %format!("--{flag}"), "flag has no effect: {why}");
             }
+            lifecycle::raise_open_files();
             match run::run(*settings, parsed.values) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Of `--ingest.shards`: each is a Raft group, with files' worth of state in every node.
+const MOST_SHARDS: u32 = 1024;
+
 /// What to do.
 #[derive(Debug)]
 pub enum Command {
@@ -197,6 +200,16 @@ impl Values<'_> {
             .ok_or_else(|| format!("--{name}: {text:?} is not a whole number of at least {least}"))
     }
 
+    /// It cannot be changed after the first start, so that a slip must not found a cluster that cannot work.
+    fn shards(&self) -> Result<Option<u32>, String> {
+        match self.number("ingest.shards", 1)? {
+            Some(shards) if shards > MOST_SHARDS => Err(format!(
+                "--ingest.shards: {shards} is more than {MOST_SHARDS}; about one for each processor is right"
+            )),
+            shards => Ok(shards),
+        }
+    }
+
     fn list(&self, name: &str) -> Vec<String> {
         self.text(name)
             .split(',')
@@ -277,7 +290,7 @@ impl Settings {
             advertise_address: v.set("cluster.advertise-address"),
             peers,
             zone: v.text("cluster.zone").to_owned(),
-            shards: v.number("ingest.shards", 1)?,
+            shards: v.shards()?,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })

@@ -82,6 +82,8 @@ fn errors_name_the_flag_and_what_it_takes() {
         (&["--ingest.replicas=3"], "several ingesters"),
         (&["--cluster.expect=3"], "run one ingester"),
         (&["--cluster.expect=0"], "at least 1"),
+        (&["--ingest.shards=0"], "at least 1"),
+        (&["--ingest.shards=100000"], "more than 1024"),
         (&["--cluster.peers=ingester"], "HOST:PORT"),
         (&["--cluster.advertise-address=host"], "HOST:PORT"),
         (&["--log.level=loud"], "debug"),

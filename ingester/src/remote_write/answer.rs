@@ -8,6 +8,9 @@ use gnomon_proto::v1::rejection::Reason;
 /// Seconds after which a sender may try again.
 const RETRY_AFTER: &str = "1";
 
+/// Characters of the labels in an example.
+const MOST_EXAMPLE: usize = 500;
+
 /// Status and text of an answer; the text is empty for a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -65,10 +68,19 @@ fn refusals(outcome: &WriteOutcome) -> String {
     for one in &outcome.refused {
         text.push_str(&format!("; {}: {}", one.count, reason(one)));
         if let Some((labels, timestamp_ms)) = &one.example {
-            text.push_str(&format!(" (such as {labels} at {timestamp_ms})"));
+            text.push_str(&format!(" (such as {} at {timestamp_ms})", short(labels.to_string())));
         }
     }
     text
+}
+
+/// As much of an example as is of use: labels may be what was too long.
+fn short(mut labels: String) -> String {
+    if let Some((end, _)) = labels.char_indices().nth(MOST_EXAMPLE) {
+        labels.truncate(end);
+        labels.push('…');
+    }
+    labels
 }
 
 /// In Prometheus' words where it has some.

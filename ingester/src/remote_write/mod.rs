@@ -12,7 +12,7 @@ pub use scan::BadBody;
 
 use crate::metrics::RemoteWriteMetrics;
 use answer::Answer;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -42,6 +42,9 @@ pub struct RemoteWriteOptions {
     pub max_body_bytes: usize,
     /// Requests in flight; further ones are told to come again.
     pub max_requests: usize,
+    /// How long a body may take to arrive: a sender that went away without a word must not keep its place among the
+    /// requests in flight.
+    pub body_timeout: Duration,
     /// How long a request may wait for its shards.
     pub timeout: Duration,
 }
@@ -52,6 +55,7 @@ impl Default for RemoteWriteOptions {
             max_compressed_bytes: 16 << 20,
             max_body_bytes: 64 << 20,
             max_requests: 256,
+            body_timeout: Duration::from_secs(60),
             timeout: Duration::from_secs(25),
         }
     }
@@ -114,6 +118,20 @@ impl RemoteWrite {
             let text = format!("{} requests are in flight already", self.options.max_requests);
             Answer::new(StatusCode::SERVICE_UNAVAILABLE, text)
         })?;
+        let limit = self.options.body_timeout;
+        let compressed = tokio::time::timeout(limit, self.body_of(request)).await.map_err(|_| {
+            let text = format!("the body did not arrive within {} s", limit.as_secs_f64());
+            Answer::new(StatusCode::SERVICE_UNAVAILABLE, text)
+        })??;
+        self.metrics.compressed_bytes.inc_by(compressed.len() as u64);
+        let body = decompress(&compressed, self.options.max_body_bytes)?;
+        drop(compressed);
+        self.metrics.body_bytes.inc_by(body.len() as u64);
+        self.write(&body).await
+    }
+
+    /// The body as it was sent.
+    async fn body_of(&self, request: Request<Body>) -> Result<Bytes, Answer> {
         let most = self.options.max_compressed_bytes;
         let declared = request.headers().get(header::CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -121,7 +139,7 @@ impl RemoteWrite {
             drain(request.into_body()).await;
             return Err(Answer::new(StatusCode::BAD_REQUEST, too_long(most)));
         }
-        let compressed = axum::body::to_bytes(request.into_body(), most).await.map_err(|error| {
+        axum::body::to_bytes(request.into_body(), most).await.map_err(|error| {
             let is_too_long =
                 std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
             if is_too_long {
@@ -129,12 +147,7 @@ impl RemoteWrite {
             } else {
                 Answer::new(StatusCode::BAD_REQUEST, error)
             }
-        })?;
-        self.metrics.compressed_bytes.inc_by(compressed.len() as u64);
-        let body = decompress(&compressed, self.options.max_body_bytes)?;
-        drop(compressed);
-        self.metrics.body_bytes.inc_by(body.len() as u64);
-        self.write(&body).await
+        })
     }
 
     /// Writes a decompressed body: nothing of it where it is malformed.

@@ -291,6 +291,46 @@ async fn what_may_succeed_later_is_a_503() {
     assert_eq!((status, retry.as_deref()), (503, Some("1")));
 }
 
+#[tokio::test]
+async fn a_sender_that_went_away_gives_up_its_place() {
+    let options = RemoteWriteOptions {
+        max_requests: 1,
+        body_timeout: Duration::from_millis(200),
+        ..RemoteWriteOptions::default()
+    };
+    let rig = Rig::new(options, WriteOptions::default());
+    let routes = rig.receiver.routes();
+    let silent = |length: &str| {
+        let body = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let request = Request::builder().method(Method::POST).uri("/api/v1/write");
+        routes
+            .clone()
+            .oneshot(request.header("content-length", length).body(body).unwrap())
+    };
+    // The second is refused for its length, and read to its end all the same.
+    for length in ["1000", "99999999999"] {
+        let answer = silent(length).await.unwrap();
+        assert_eq!(answer.status(), 503, "{length}");
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, "the body did not arrive within 0.2 s\n");
+    }
+    let body = pack(&request(vec![series(&[("__name__", "a")], &[(NOW, 1.0)])]));
+    assert_eq!(rig.post(body).await.0, 204);
+}
+
+#[tokio::test]
+async fn labels_that_are_too_long_are_told_in_short() {
+    let rig = Rig::default();
+    let long = "é".repeat(1 << 19);
+    let body = request(vec![series(&[("__name__", "a"), ("b", &long)], &[(NOW, 1.0)])]);
+    let (status, text) = rig.post(pack(&body)).await;
+    assert_eq!(status, 400);
+    assert!(
+        text.starts_with("1 samples refused, 0 committed; 1: invalid metric name or labels (such as {__name__=\"a\"")
+    );
+    assert!(text.len() < 1200 && text.contains("…"), "{} bytes", text.len());
+}
+
 #[test]
 fn identities_are_of_labels_alone() {
     let labels = [("__name__", "m"), ("a", "1")];

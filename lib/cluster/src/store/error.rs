@@ -17,15 +17,14 @@ pub enum StoreError {
     /// The store was closed before a write could be made.
     #[error("nothing could be written any more: {0}")]
     Waiting(String),
-    /// Its lock is held.
-    #[error("the store in {folder} is in use by another process: stop that one, or give this one another data folder")]
-    InUse { folder: String },
     #[error("the data folder belongs to {found}, not to {expected}")]
     WrongIdentity { found: String, expected: String },
     #[error("stored record {what} cannot be understood: {why}")]
     Corrupt { what: String, why: String },
     #[error("data folder {path}: {message}")]
     Folder { path: String, message: String },
+    #[error("{path} is in use by another process: give each process a data folder (--storage.tsdb.path) of its own")]
+    InUse { path: String },
     #[error("the store is closed")]
     Closed,
 }

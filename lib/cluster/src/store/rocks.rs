@@ -5,7 +5,7 @@ use super::{StoreError, StoreOptions};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, LogLevel, Options, ReadOptions};
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::{DBRecoveryMode, ErrorKind, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,17 +212,50 @@ fn bounds(to: &[u8]) -> ReadOptions {
     options
 }
 
+/// Opens without a word where the write-ahead log is whole. Where it is not, replay ends at the first gap: every synced
+/// write lies before the gap that a power cut leaves, since a sync covers all that was written before it. A gap in the
+/// middle takes acknowledged writes along, which has to be said: RocksDB itself keeps quiet about it.
 fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
-    DB::open_cf_descriptors(&whole_options(options), folder, families(options)).map_err(|error| {
-        let told = error.as_ref();
-        // Of another process, and of this one; RocksDB has no kind for it.
-        if told.contains("While lock file") || told.contains("lock hold by current process") {
-            return StoreError::InUse {
-                folder: folder.display().to_string(),
-            };
+    let mut whole = whole_options(options);
+    let open = |whole: &Options| DB::open_cf_descriptors(whole, folder, families(options));
+    whole.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
+    let damage = match open(&whole) {
+        Err(error) if error.kind() == ErrorKind::Corruption => error.into_string(),
+        Err(error) if is_locked(&error) => {
+            let path = folder.display().to_string();
+            return Err(StoreError::InUse { path });
         }
-        engine("open")(error)
-    })
+        other => return other.map_err(engine("open")),
+    };
+    whole.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    let db = open(&whole).map_err(engine("open"))?;
+    if is_torn_end(&damage) {
+        tracing::info!(%damage, "the last write before the end was not finished and is left out");
+    } else {
+        tracing::error!(
+            folder = %folder.display(),
+            %damage,
+            "the write-ahead log is damaged: what was written after that place is lost (after a power cut: only what was \
+             not acknowledged yet)"
+        );
+    }
+    Ok(db)
+}
+
+/// The record that was being written when the process ended.
+fn is_torn_end(damage: &str) -> bool {
+    [
+        "truncated header",
+        "truncated record body",
+        "error reading trailing data",
+    ]
+    .iter()
+    .any(|text| damage.contains(text))
+}
+
+fn is_locked(error: &rocksdb::Error) -> bool {
+    let text = error.as_ref();
+    error.kind() == ErrorKind::IOError && (text.contains("While lock file") || text.contains("lock hold by"))
 }
 
 fn open_to_read(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
@@ -244,8 +277,6 @@ fn whole_options(options: &StoreOptions) -> Options {
     whole.set_max_background_jobs(2);
     whole.set_wal_bytes_per_sync(1 << 20);
     whole.set_bytes_per_sync(1 << 20);
-    // The recovery mode stays RocksDB's default, point in time: replay ends at the first gap. Every synced write lies
-    // before any gap, since a sync covers all that was written before it; unsynced ones may be lost, as they may be.
     whole
 }
 

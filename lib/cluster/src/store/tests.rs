@@ -227,24 +227,6 @@ async fn a_disk_store_reopens_in_process() {
     store.close().await;
 }
 
-#[tokio::test]
-async fn a_store_in_use_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
-    let ballast = folder.path().join("ballast");
-    std::fs::write(&ballast, [0]).unwrap();
-    let second = NodeStore::open(
-        folder.path(),
-        StoreOptions::default(),
-        SystemClock::shared(),
-        &Registry::new(),
-    );
-    let error = second.err().expect("the store is open already");
-    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
-    assert!(ballast.exists());
-    store.close().await;
-}
-
 #[test]
 fn low_disk_is_seen_and_the_ballast_is_made() {
     let folder = tempfile::tempdir().unwrap();
@@ -256,4 +238,66 @@ fn low_disk_is_seen_and_the_ballast_is_made() {
     assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 1 << 20);
     fine.drop_ballast();
     assert!(!ballast.exists());
+}
+
+#[test]
+fn a_second_process_is_told_and_leaves_the_ballast() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let ballast = folder.path().join("ballast");
+    std::fs::write(&ballast, "of the first").unwrap();
+    let second = NodeStore::open(
+        folder.path(),
+        StoreOptions::default(),
+        SystemClock::shared(),
+        &Registry::new(),
+    );
+    let Err(StoreError::InUse { path }) = second else {
+        panic!("the folder was opened twice");
+    };
+    assert!(path.contains(&folder.path().display().to_string()), "{path}");
+    assert!(ballast.exists());
+    drop(store);
+}
+
+/// The write-ahead log, of which there is one.
+fn write_ahead_log(folder: &std::path::Path) -> std::path::PathBuf {
+    let files = std::fs::read_dir(folder.join("rocksdb")).unwrap();
+    let mut logs: Vec<_> = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        .collect();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    logs.remove(0)
+}
+
+#[tokio::test]
+async fn a_damaged_log_opens_with_what_lies_before_the_damage() {
+    for torn in [false, true] {
+        let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = open(folder.path());
+        write(&store, vec![put("a", "first")], true).await.unwrap();
+        let whole = std::fs::metadata(write_ahead_log(folder.path())).unwrap().len() as usize;
+        write(&store, vec![put("b", "second")], true).await.unwrap();
+        write(&store, vec![put("c", "third")], true).await.unwrap();
+        // As a crash leaves it: closing would write more.
+        std::fs::create_dir(copy.path().join("rocksdb")).unwrap();
+        for file in std::fs::read_dir(folder.path().join("rocksdb")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.path().join("rocksdb").join(file.file_name())).unwrap();
+        }
+        let log = write_ahead_log(copy.path());
+        let mut bytes = std::fs::read(&log).unwrap();
+        if torn {
+            bytes.truncate(bytes.len() - 3);
+        } else {
+            bytes[whole + 12] ^= 1;
+        }
+        std::fs::write(&log, bytes).unwrap();
+        let reopened = open(copy.path());
+        let get = |key: &[u8]| text(reopened.backend().get(Space::Meta, key).unwrap());
+        assert_eq!(get(b"a").as_deref(), Some("first"));
+        assert_eq!(get(b"b").as_deref(), torn.then_some("second"));
+        assert_eq!(get(b"c"), None);
+    }
 }
