@@ -88,6 +88,8 @@ pub struct Scalar {
     pub text: String,
     /// Tagged `!!binary`: the text is base64 of bytes that need not be text.
     pub binary: bool,
+    /// Written without quotes, or tagged `!!merge`: as a name, `<<` merges a map.
+    pub may_merge: bool,
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ impl Content {
                 merged,
             } => match key.take() {
                 None => *key = Some(name(node)?),
-                Some(name) if name.text == "<<" && !name.binary => merged.push(node),
+                Some(name) if name.text == "<<" && name.may_merge => merged.push(node),
                 Some(name) => {
                     if !names.insert(name.text.clone()) {
                         return Err(error(name.mark, format!("key {:?} already set in map", name.text)));
@@ -243,6 +243,7 @@ fn name(node: Node) -> Result<Scalar, YamlError> {
             mark: node.mark,
             text: String::new(),
             binary: false,
+            may_merge: false,
         }),
         Value::List(_) | Value::Map(_) => Err(error(node.mark, "the name of a field is not a text")),
     }
@@ -279,5 +280,6 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, mark: Mark)
         mark,
         text: text.into_owned(),
         binary: kind.as_deref() == Some("binary"),
+        may_merge: plain || kind.as_deref() == Some("merge"),
     })
 }

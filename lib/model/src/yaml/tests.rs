@@ -127,6 +127,19 @@ fn texts_are_written_so_that_they_read_back() {
     assert_eq!(out.to_yaml(), text);
 }
 
+#[test]
+fn a_quoted_merge_key_is_a_name() {
+    let root = parse("\"<<\": [x]\nb: {<<: {c: d}}").unwrap();
+    let names: Vec<_> = At::root(&root)
+        .entries()
+        .unwrap()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names, ["<<", "b"]);
+    assert!(parse("<<: [x]").is_err());
+}
+
 proptest! {
     #[test]
     fn any_text_survives_being_written_and_read(text in "(?s).{0,12}|[-a-z0-9:#'\"{}\\[\\]!&*?|>%@`~. \n\t=<,_]{0,10}") {
