@@ -30,5 +30,5 @@ pub use ring::{Members, Ring};
 pub use scrape::TickSink;
 pub use scrape::body::{DEFAULT_BODY_LIMIT_BYTES, TOTAL_BODY_BYTES};
 pub use scrape::limits::DEFAULT_SAMPLE_LIMIT;
-pub use scraper::{ApplyError, ScrapeConfigs, Scraper, ScraperOptions};
+pub use scraper::{ApplyError, PreparedConfig, ScrapeConfigs, Scraper, ScraperOptions};
 pub use status::{ExternalUrl, Status};

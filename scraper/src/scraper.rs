@@ -50,7 +50,30 @@ pub enum ApplyError {
     Stopped,
 }
 
-type Apply = (ScrapeConfigs, oneshot::Sender<Result<(), ApplyError>>);
+/// A configuration to be prepared. Told whether it can be; switched to once `go` says so, dropped with it.
+struct Apply {
+    configs: ScrapeConfigs,
+    prepared: oneshot::Sender<Result<(), ApplyError>>,
+    go: oneshot::Receiver<oneshot::Sender<()>>,
+}
+
+/// A configuration with which nothing can go wrong any more; without [`Self::switch`] everything stays as it was.
+/// Discovery and the ring wait meanwhile, scrapes do not.
+pub struct PreparedConfig {
+    go: oneshot::Sender<oneshot::Sender<()>>,
+}
+
+impl PreparedConfig {
+    /// Takes it into force; returns when it is.
+    ///
+    /// # Errors
+    /// When the scraper has stopped.
+    pub async fn switch(self) -> Result<(), ApplyError> {
+        let (done, switched) = oneshot::channel();
+        self.go.send(done).map_err(|_| ApplyError::Stopped)?;
+        switched.await.map_err(|_| ApplyError::Stopped)
+    }
+}
 
 /// A scraper that runs.
 pub struct Scraper {
@@ -105,12 +128,24 @@ impl Scraper {
     /// # Errors
     /// When a job's HTTP client cannot be made: then everything stays as it was.
     pub async fn apply_config(&self, configs: ScrapeConfigs) -> Result<(), ApplyError> {
-        let (done, answer) = oneshot::channel();
-        self.apply
-            .send((configs, done))
-            .await
-            .map_err(|_| ApplyError::Stopped)?;
-        answer.await.map_err(|_| ApplyError::Stopped)?
+        self.prepare_config(configs).await?.switch().await
+    }
+
+    /// The first half of [`Self::apply_config`]: does everything that can fail, and changes nothing yet.
+    ///
+    /// # Errors
+    /// When a job's HTTP client cannot be made.
+    pub async fn prepare_config(&self, configs: ScrapeConfigs) -> Result<PreparedConfig, ApplyError> {
+        let (prepared, answer) = oneshot::channel();
+        let (go, wait) = oneshot::channel();
+        let apply = Apply {
+            configs,
+            prepared,
+            go: wait,
+        };
+        self.apply.send(apply).await.map_err(|_| ApplyError::Stopped)?;
+        answer.await.map_err(|_| ApplyError::Stopped)??;
+        Ok(PreparedConfig { go })
     }
 
     /// Targets as they are; also the body of the Targets service.
@@ -171,9 +206,11 @@ impl Manager {
                 biased;
                 () = cancel.cancelled() => break,
                 apply = applied.recv() => {
-                    let Some((configs, done)) = apply else { break };
-                    // Nobody waits for the answer any more: it is applied all the same.
-                    let _ = done.send(self.apply(configs).await);
+                    let Some(apply) = apply else { break };
+                    tokio::select! {
+                        () = cancel.cancelled() => break,
+                        () = self.apply(apply) => {}
+                    }
                 }
                 changed = members.changed(), if members_live => {
                     members_live = changed.is_ok();
@@ -219,12 +256,33 @@ impl Manager {
         self.status.set(job, pool.status());
     }
 
-    async fn apply(&mut self, configs: ScrapeConfigs) -> Result<(), ApplyError> {
+    async fn apply(&mut self, apply: Apply) {
         // Everything that can fail comes first, so that a failure changes nothing.
+        let steps = self.steps(apply.configs).await;
+        let (steps, outcome) = match steps {
+            Ok(steps) => (steps, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        let failed = outcome.is_err();
+        // Where nobody waits for it any more, nobody says go.
+        if apply.prepared.send(outcome).is_err() || failed {
+            return;
+        }
+        if let Ok(done) = apply.go.await {
+            self.switch(steps).await;
+            let _ = done.send(());
+        }
+    }
+
+    async fn steps(&self, configs: ScrapeConfigs) -> Result<Vec<Step>, ApplyError> {
         let mut steps = Vec::with_capacity(configs.len());
         for config in configs {
             steps.push(self.plan(config).await?);
         }
+        Ok(steps)
+    }
+
+    async fn switch(&mut self, steps: Vec<Step>) {
         let jobs: Vec<&str> = steps.iter().map(|s| s.config.job_name.as_str()).collect();
         let gone: Vec<String> = self
             .pools
@@ -241,7 +299,6 @@ impl Manager {
         for step in steps {
             self.take(step).await;
         }
-        Ok(())
     }
 
     async fn plan(&self, config: Arc<ScrapeConfig>) -> Result<Step, ApplyError> {

@@ -11,7 +11,7 @@ use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::retention::Retention;
 use gnomon_proto::v1::{MetaCommand, ProposeConfig, meta_command};
 use gnomon_querier::ConfigInfo;
-use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -43,6 +43,8 @@ struct Metrics {
     successful: Gauge,
     reloaded_at: Gauge,
     unsupported: IntGaugeVec,
+    revision: IntGauge,
+    differs: IntGauge,
     retention_bytes: Gauge,
     retention_seconds: Gauge,
 }
@@ -65,6 +67,14 @@ impl Metrics {
                 ),
                 &["section"],
             )?,
+            revision: IntGauge::new(
+                "gnomon_config_revision",
+                "The cluster's revision of the configuration that this process goes by.",
+            )?,
+            differs: IntGauge::new(
+                "gnomon_config_differs",
+                "Whether this process goes by a configuration that is not the cluster's: reload it.",
+            )?,
             retention_bytes: Gauge::new(
                 "prometheus_tsdb_retention_limit_bytes",
                 "Max number of bytes to be retained in the tsdb blocks, configured 0 means disabled",
@@ -74,12 +84,19 @@ impl Metrics {
                 "How long to retain samples in storage.",
             )?,
         };
+        registry.register(Box::new(metrics.revision.clone()))?;
+        registry.register(Box::new(metrics.differs.clone()))?;
         registry.register(Box::new(metrics.retention_bytes.clone()))?;
         registry.register(Box::new(metrics.retention_seconds.clone()))?;
         registry.register(Box::new(metrics.successful.clone()))?;
         registry.register(Box::new(metrics.reloaded_at.clone()))?;
         registry.register(Box::new(metrics.unsupported.clone()))?;
         Ok(metrics)
+    }
+
+    fn revised(&self, revision: u64) {
+        self.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+        self.differs.set(0);
     }
 
     fn retained(&self, retention: Retention) {
@@ -111,9 +128,16 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// Prepares it, so that nothing can go wrong any more; makes it a revision of the cluster; and switches to it at
+    /// that commit.
     async fn take(&self, config: &Config, explicit: bool) -> anyhow::Result<()> {
-        if let Some(scraper) = &self.scraper {
-            scraper.apply_config(config.scrape_configs.clone()).await?;
+        let prepared = match &self.scraper {
+            Some(scraper) => Some(scraper.prepare_config(config.scrape_configs.clone()).await?),
+            None => None,
+        };
+        self.propose(config, explicit, self.clock.now().0).await;
+        if let Some(prepared) = prepared {
+            prepared.switch().await?;
         }
         if let Some(shards) = &self.shards {
             shards.set_limits(write_limits(config));
@@ -128,7 +152,6 @@ impl Keeper {
             reloaded_at_ms: now.0,
             evaluation_interval_ms: i64::try_from(evaluation).unwrap_or(0),
         });
-        self.propose(config, explicit, now.0).await;
         Ok(())
     }
 
@@ -162,9 +185,13 @@ impl Keeper {
         });
         match proposal.await {
             Ok(answer) if answer.refused.is_empty() => {
+                self.metrics.revised(answer.config_revision);
                 tracing::info!(revision = answer.config_revision, "configuration in force");
             }
-            Ok(answer) => tracing::warn!(why = answer.refused, "this node's configuration is not the cluster's"),
+            Ok(answer) => {
+                self.metrics.differs.set(1);
+                tracing::warn!(why = answer.refused, "this node's configuration is not the cluster's");
+            }
             Err(error) => tracing::warn!(%error, "the configuration's revision is not known"),
         }
     }
