@@ -21,6 +21,7 @@ pub(crate) enum Value<'a> {
     Fixed64(u64),
     Bytes(&'a [u8]),
     Fixed32,
+    Group,
 }
 
 /// The fields of one message, in the order in which they stand.
@@ -50,25 +51,8 @@ impl<'a> Fields<'a> {
         let field = u32::try_from(tag >> 3).ok().filter(|f| (1..1 << 29).contains(f));
         let field = field.ok_or(BadBody::Tag(self.message))?;
         let (value, rest) = match tag & 7 {
-            0 => {
-                let (value, rest) = get_uvarint(rest).ok_or(BadBody::Truncated)?;
-                (Value::Varint(value), rest)
-            }
-            1 => {
-                let (value, rest) = rest.split_first_chunk::<8>().ok_or(BadBody::Truncated)?;
-                (Value::Fixed64(u64::from_le_bytes(*value)), rest)
-            }
-            2 => {
-                let (length, rest) = get_uvarint(rest).ok_or(BadBody::Truncated)?;
-                let length = usize::try_from(length).map_err(|_| BadBody::Truncated)?;
-                let (value, rest) = rest.split_at_checked(length).ok_or(BadBody::Truncated)?;
-                (Value::Bytes(value), rest)
-            }
-            5 => {
-                let (_, rest) = rest.split_first_chunk::<4>().ok_or(BadBody::Truncated)?;
-                (Value::Fixed32, rest)
-            }
-            _ => return Err(BadBody::Tag(self.message)),
+            3 => (Value::Group, skip_group(rest, self.message)?),
+            _ => read_value(tag, rest, self.message)?,
         };
         self.rest = rest;
         Ok(Some((field, value)))
@@ -101,6 +85,53 @@ impl<'a> Fields<'a> {
             _ => Err(self.wrong(field)),
         }
     }
+}
+
+/// The value behind a tag that begins no group, and what follows it.
+#[inline]
+fn read_value<'a>(tag: u64, rest: &'a [u8], message: &'static str) -> Result<(Value<'a>, &'a [u8]), BadBody> {
+    Ok(match tag & 7 {
+        0 => {
+            let (value, rest) = get_uvarint(rest).ok_or(BadBody::Truncated)?;
+            (Value::Varint(value), rest)
+        }
+        1 => {
+            let (value, rest) = rest.split_first_chunk::<8>().ok_or(BadBody::Truncated)?;
+            (Value::Fixed64(u64::from_le_bytes(*value)), rest)
+        }
+        2 => {
+            let (length, rest) = get_uvarint(rest).ok_or(BadBody::Truncated)?;
+            let length = usize::try_from(length).map_err(|_| BadBody::Truncated)?;
+            let (value, rest) = rest.split_at_checked(length).ok_or(BadBody::Truncated)?;
+            (Value::Bytes(value), rest)
+        }
+        5 => {
+            let (_, rest) = rest.split_first_chunk::<4>().ok_or(BadBody::Truncated)?;
+            (Value::Fixed32, rest)
+        }
+        _ => return Err(BadBody::Tag(message)),
+    })
+}
+
+/// What follows a group, which Prometheus' decoder skips as well; nothing that is known has one.
+#[cold]
+fn skip_group<'a>(mut rest: &'a [u8], message: &'static str) -> Result<&'a [u8], BadBody> {
+    let mut depth = 1_usize;
+    while depth > 0 {
+        let (tag, after) = get_uvarint(rest).ok_or(BadBody::Truncated)?;
+        rest = match tag & 7 {
+            3 => {
+                depth += 1;
+                after
+            }
+            4 => {
+                depth -= 1;
+                after
+            }
+            _ => read_value(tag, after, message)?.1,
+        };
+    }
+    Ok(rest)
 }
 
 /// A range of the body.

@@ -367,3 +367,19 @@ fn labels_of_any_length_stand_before_or_after_samples() {
     assert_eq!(labels::identity(&only_labels, 9), Ok((id, &[][..])));
     assert_eq!(labels::identity(&before[..40], 9), Err(BadBody::Truncated));
 }
+
+#[test]
+fn groups_are_skipped_as_prometheus_skips_them() {
+    let one = series(&[("__name__", "m")], &[(NOW, 1.0)]).encode_to_vec();
+    let (id, _) = labels::identity(&one, 9).unwrap();
+    // Field 15: a group with a varint and a group in it.
+    let group = [0x7b, 0x08, 0x05, 0x13, 0x14, 0x7c];
+    let with_group = [&one[..], &group].concat();
+    assert_eq!(labels::identity(&with_group, 9).map(|(id, _)| id), Ok(id));
+    for end in 1..group.len() {
+        let cut = [&one[..], &group[..end]].concat();
+        assert_eq!(labels::identity(&cut, 9), Err(BadBody::Truncated), "{end}");
+    }
+    let ended = [&one[..], &[0x7c]].concat();
+    assert!(labels::identity(&ended, 9).is_err());
+}
