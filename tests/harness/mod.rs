@@ -9,6 +9,7 @@
 pub mod client;
 pub mod disk;
 pub mod peers;
+pub mod reference;
 pub mod remote;
 
 pub use client::Http;

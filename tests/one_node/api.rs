@@ -4,11 +4,11 @@
 #[path = "api/requests.rs"]
 mod requests;
 
-use crate::harness::{Http, Node, Process, client, eventually, free_port, peers};
+use crate::harness::reference::Prometheus;
+use crate::harness::{Http, Node, client, eventually, peers};
 use requests::{DIFFERENT, EQUAL, LIKE};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::process::Command;
 
 /// Samples with their own time, so that both servers store the same.
 fn exposition(at_ms: i64) -> String {
@@ -86,8 +86,7 @@ fn strip(data: &mut Value, field: &str) {
 
 struct Both {
     gnomon: Node,
-    prometheus: Http,
-    _process: Process,
+    prometheus: Prometheus,
     at_s: i64,
 }
 
@@ -106,22 +105,10 @@ async fn both(folder: &std::path::Path, prometheus: &std::path::Path) -> Both {
          - job_name: none\n  static_configs: [{{targets: ['127.0.0.1:2'], labels: {{drop: me}}}}]\n  \
            relabel_configs: [{{source_labels: [drop], regex: me, action: drop}}]\n"
     );
-    let port = free_port();
-    std::fs::write(folder.join("reference.yml"), &yaml).expect("write");
-    let process = Process::start(
-        "prometheus",
-        Command::new(prometheus)
-            .arg(format!("--config.file={}", folder.join("reference.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("reference").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--web.enable-lifecycle")
-            .arg("--web.enable-remote-write-receiver"),
-        folder.join("reference.log"),
-    );
     let flags = ["--web.enable-lifecycle", "--web.enable-remote-write-receiver"];
+    let reference = Prometheus::launch(prometheus, folder, "reference", &yaml, &flags);
     let gnomon = Node::start(folder, &yaml, &flags).await;
-    let prometheus = Http::new(&format!("http://127.0.0.1:{port}"));
-    for http in [&gnomon.http, &prometheus] {
+    for http in [&gnomon.http, &reference.http] {
         eventually("all three jobs to be known and scraped", async || {
             let at = at_s as f64 + 60.0;
             let (code, body) = http.get("/api/v1/query?query=count(scrape_samples_scraped)").await;
@@ -133,8 +120,7 @@ async fn both(folder: &std::path::Path, prometheus: &std::path::Path) -> Both {
     }
     Both {
         gnomon,
-        prometheus,
-        _process: process,
+        prometheus: reference,
         at_s,
     }
 }
@@ -144,7 +130,7 @@ impl Both {
         let request = request.replace("{T}", &self.at_s.to_string());
         (
             ask(&self.gnomon.http, &request).await,
-            ask(&self.prometheus, &request).await,
+            ask(&self.prometheus.http, &request).await,
         )
     }
 }
@@ -205,7 +191,7 @@ async fn requests_are_answered_as_prometheus_answers_them() {
 /// Every word about every target, but for when it was scraped; the one of `later` was not yet.
 async fn targets(both: &Both) {
     let mut found = Vec::new();
-    for http in [&both.gnomon.http, &both.prometheus] {
+    for http in [&both.gnomon.http, &both.prometheus.http] {
         let mut data = http.api("/api/v1/targets").await;
         for list in ["activeTargets", "droppedTargets"] {
             for target in data[list].as_array_mut().expect("a list") {
@@ -236,7 +222,7 @@ async fn targets(both: &Both) {
 /// Flags are gnomon's own, but those of Prometheus are among them.
 async fn flags_are_texts(both: &Both) {
     let path = "/api/v1/status/flags";
-    let (ours, theirs) = (both.gnomon.http.api(path).await, both.prometheus.api(path).await);
+    let (ours, theirs) = (both.gnomon.http.api(path).await, both.prometheus.http.api(path).await);
     let names = |flags: &Value| -> BTreeSet<String> { flags.as_object().expect("a map").keys().cloned().collect() };
     assert!(
         ours.as_object()
@@ -265,7 +251,7 @@ async fn headers(both: &Both) {
         ("OPTIONS", "/api/v1/query"),
     ] {
         let mut found = Vec::new();
-        for http in [&both.gnomon.http, &both.prometheus] {
+        for http in [&both.gnomon.http, &both.prometheus.http] {
             let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
             let asked = http.client().request(method, http.url(path));
             let response = asked.header("origin", "http://elsewhere").send().await.expect("answer");
@@ -282,7 +268,7 @@ async fn headers(both: &Both) {
         ("zstd", "zstd", ""),
         ("gzip, zstd", "zstd", "gzip"),
     ] {
-        for (http, expected) in [(&both.gnomon.http, ours), (&both.prometheus, theirs)] {
+        for (http, expected) in [(&both.gnomon.http, ours), (&both.prometheus.http, theirs)] {
             let asked = http.client().get(http.url("/api/v1/status/flags"));
             let response = asked.header("accept-encoding", accepted).send().await.expect("answer");
             let encoding = response.headers().get("content-encoding").cloned();

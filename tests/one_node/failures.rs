@@ -1,10 +1,10 @@
 //! Targets that fail, each in its own way: gnomon's `/api/v1/targets` says of each what a real Prometheus 2.42 says.
 
-use crate::harness::{Http, Node, Process, eventually, free_port, peers};
+use crate::harness::reference::Prometheus;
+use crate::harness::{Http, Node, eventually, peers};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::process::Command;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -197,24 +197,10 @@ async fn failing_targets_are_reported_in_prometheus_words() {
     }
     yaml.push_str("- {job_name: portless, static_configs: [{targets: ['localhost']}]}\n");
     yaml.push_str("- {job_name: refused, static_configs: [{targets: ['127.0.0.1:1']}]}\n");
-    let port = free_port();
-    let reference_file = folder.path().join("reference.yml");
-    std::fs::write(&reference_file, &yaml).expect("write");
-    let _process = Process::start(
-        "prometheus",
-        Command::new(prometheus)
-            .arg(format!("--config.file={}", reference_file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("reference").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}")),
-        folder.path().join("reference.log"),
-    );
+    let reference = Prometheus::launch(&prometheus, folder.path(), "reference", &yaml, &[]);
     let node = Node::start(folder.path(), &yaml, &[]).await;
     let ours = outcome(&node.http).await;
-    let reference = Http::new(&format!("http://127.0.0.1:{port}"));
-    let theirs = outcome(&reference).await;
+    let theirs = outcome(&reference.http).await;
     let mut wrong = Vec::new();
     for (job, theirs) in theirs.iter().filter(|(job, _)| *job != "portless") {
         let same = JOBS
@@ -245,6 +231,6 @@ async fn failing_targets_are_reported_in_prometheus_words() {
     let target = &targets["activeTargets"][0];
     assert_eq!(target["labels"]["instance"], "localhost");
     assert_eq!(target["scrapeUrl"], "http://localhost/metrics");
-    let targets = reference.api("/api/v1/targets?scrapePool=portless").await;
+    let targets = reference.http.api("/api/v1/targets?scrapePool=portless").await;
     assert_eq!(targets["activeTargets"][0]["labels"]["instance"], "localhost:80");
 }

@@ -1,7 +1,7 @@
 //! Remote write: what is taken, and what is refused with which answer.
 
+use crate::harness::reference::Prometheus;
 use crate::harness::{Node, client, free_port, peers, remote};
-use std::process::Command;
 
 fn now_ms() -> i64 {
     std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64
@@ -60,25 +60,13 @@ async fn a_real_prometheus_sends_what_it_scrapes() {
     let folder = tempfile::tempdir().expect("temp folder");
     let node = Node::start(folder.path(), "", &["--web.enable-remote-write-receiver"]).await;
     let port = free_port();
-    let config = folder.path().join("sender.yml");
     let yaml = format!(
         "global: {{scrape_interval: 1s}}\n\
          scrape_configs: [{{job_name: sender, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]\n\
          remote_write: [{{url: '{}', queue_config: {{batch_send_deadline: 1s}}}}]\n",
         node.http.url("/api/v1/write")
     );
-    std::fs::write(&config, yaml).expect("configuration");
-    let _sender = crate::harness::Process::start(
-        "prometheus",
-        Command::new(prometheus)
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("sender").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}")),
-        folder.path().join("sender.log"),
-    );
+    let _sender = Prometheus::launch_at(port, &prometheus, folder.path(), "sender", &yaml, &[]);
     crate::harness::eventually("the sender's series to arrive", async || {
         let found = client::series(&node.http.query("{job='sender'}", now_ms() as f64 / 1000.0).await);
         (found.len() > 100).then_some(())
@@ -183,27 +171,14 @@ async fn odd_requests_get_the_answers_of_prometheus() {
     };
     let folder = tempfile::tempdir().expect("temp folder");
     let node = Node::start(folder.path(), "", &["--web.enable-remote-write-receiver"]).await;
-    let port = free_port();
-    let config = folder.path().join("receiver.yml");
-    std::fs::write(&config, "").expect("configuration");
-    let _receiver = crate::harness::Process::start(
-        "prometheus",
-        Command::new(prometheus)
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("p").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--web.enable-remote-write-receiver"),
-        folder.path().join("receiver.log"),
-    );
-    let reference = crate::harness::Http::new(&format!("http://127.0.0.1:{port}"));
-    crate::harness::eventually("prometheus to be ready", async || {
-        reference.is_ready().await.then_some(())
-    })
-    .await;
+    let flags = ["--web.enable-remote-write-receiver"];
+    let reference = Prometheus::launch(&prometheus, folder.path(), "receiver", "", &flags);
+    reference.until_ready().await;
+    let reference = &reference.http;
     let mut wrong = Vec::new();
     for odd in odd_requests(now_ms()) {
         let mut got = Vec::new();
-        for http in [&node.http, &reference] {
+        for http in [&node.http, reference] {
             let sent = http
                 .client()
                 .post(http.url("/api/v1/write"))

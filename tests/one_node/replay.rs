@@ -8,11 +8,11 @@ mod queries;
 #[path = "replay/recorded.rs"]
 mod recorded;
 
-use crate::harness::{Http, Node, Process, client, eventually, free_port, peers};
+use crate::harness::reference::Prometheus;
+use crate::harness::{Http, Node, client, eventually, free_port, peers};
 use axum::extract::{Path, State};
 use queries::{INSTANT, RANGE, RECORDED};
 use std::collections::HashMap;
-use std::process::Command;
 use std::sync::Arc;
 
 const STEPS: usize = 120;
@@ -147,7 +147,7 @@ async fn scrape_both(
     folder: &std::path::Path,
     prometheus: &std::path::Path,
     base_ms: i64,
-) -> (Arc<Replay>, Node, Process) {
+) -> (Arc<Replay>, Node, Prometheus) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let (ours, theirs) = (free_port(), free_port());
@@ -177,18 +177,10 @@ async fn scrape_both(
             replay.pools().into_iter().map(job).collect::<String>()
         )
     };
-    std::fs::write(folder.join("reference.yml"), yaml("prometheus")).expect("write");
-    let process = Process::start(
-        "prometheus",
-        Command::new(prometheus)
-            .arg(format!("--config.file={}", folder.join("reference.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("reference").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{theirs}")),
-        folder.join("reference.log"),
-    );
+    let reference = Prometheus::launch_at(theirs, prometheus, folder, "reference", &yaml("prometheus"), &[]);
     let address = format!("--web.listen-address=127.0.0.1:{ours}");
     let node = Node::start(folder, &yaml("gnomon"), &[&address]).await;
-    (replay, node, process)
+    (replay, node, reference)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,7 +190,7 @@ async fn the_same_scrapes_give_the_same_answers_as_prometheus() {
     };
     let folder = tempfile::tempdir().expect("temp folder");
     let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
-    let (replay, node, _process) = scrape_both(folder.path(), &prometheus, now_ms - 40 * 60_000).await;
+    let (replay, node, _reference) = scrape_both(folder.path(), &prometheus, now_ms - 40 * 60_000).await;
     eventually("both to have scraped every step", async || {
         (replay.is_done("gnomon").await && replay.is_done("prometheus").await).then_some(())
     })

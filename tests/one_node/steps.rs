@@ -5,12 +5,12 @@
 #[path = "steps/jobs.rs"]
 mod jobs;
 
-use crate::harness::{Http, Node, Process, client, eventually, free_port, peers};
+use crate::harness::reference::Prometheus;
+use crate::harness::{Http, Node, client, eventually, peers};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use jobs::{JOBS, Job};
 use std::collections::{BTreeMap, HashMap};
-use std::process::Command;
 use std::sync::Arc;
 
 /// Scrapes of one job that are compared.
@@ -100,36 +100,21 @@ async fn each_scrape_leaves_what_it_leaves_in_prometheus() {
         .route("/{reader}/{job}", axum::routing::get(serve))
         .with_state(exporter);
     tokio::spawn(async move { axum::serve(listener, routes).await });
-    let port = free_port();
-    let reference_file = folder.path().join("reference.yml");
-    std::fs::write(&reference_file, yaml("prometheus", &address)).expect("write");
-    let _process = Process::start(
-        "prometheus",
-        Command::new(prometheus)
-            .arg(format!("--config.file={}", reference_file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("reference").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}")),
-        folder.path().join("reference.log"),
-    );
+    let theirs = yaml("prometheus", &address);
+    let reference = Prometheus::launch(&prometheus, folder.path(), "reference", &theirs, &[]);
     let node = Node::start(folder.path(), &yaml("gnomon", &address), &[]).await;
-    let reference = Http::new(&format!("http://127.0.0.1:{port}"));
-    eventually("prometheus to be ready", async || {
-        reference.is_ready().await.then_some(())
-    })
-    .await;
+    reference.until_ready().await;
+    let reference = &reference.http;
     let mut wrong = Vec::new();
     for Job { name, .. } in JOBS {
         let both = eventually("the scrapes of both", async || {
-            let both = (times(&node.http, name).await, times(&reference, name).await);
+            let both = (times(&node.http, name).await, times(reference, name).await);
             (both.0.len() >= ROUNDS && both.1.len() >= ROUNDS).then_some(both)
         })
         .await;
         for round in 0..ROUNDS {
             let ours = state(&node.http, name, both.0[round]).await;
-            let mut theirs = state(&reference, name, both.1[round]).await;
+            let mut theirs = state(reference, name, both.1[round]).await;
             if is_down(&ours) && is_down(&theirs) {
                 // A scrape that is refused in its middle ends all series of the target here; in Prometheus those that
                 // came before the middle stay as they were. A row of `docs/compat.md`.

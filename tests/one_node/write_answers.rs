@@ -1,10 +1,10 @@
 //! What remote write answers to bad requests: each is sent to a real Prometheus 2.42 too. The two differ only where a
 //! row of docs/compat.md says so (`ROWS`).
 
-use crate::harness::{Http, Node, Process, eventually, free_port, peers, remote};
+use crate::harness::reference::Prometheus;
+use crate::harness::{Http, Node, peers, remote};
 use gnomon_proto::prometheus::{MetricMetadata, WriteRequest};
 use prost::Message;
-use std::process::Command;
 
 /// How docs/compat.md names the differences; the test fails where one of them is not there.
 const HEADERS: &str = "| content type and encoding";
@@ -315,23 +315,11 @@ async fn ask(http: &Http, case: &Case) -> (u16, String, Option<String>) {
     )
 }
 
-async fn start_prometheus(folder: &std::path::Path) -> Option<(Process, Http)> {
+async fn start_prometheus(folder: &std::path::Path) -> Option<Prometheus> {
     let program = peers::find("prometheus", "prometheus")?;
-    let port = free_port();
-    let config = folder.join("peer.yml");
-    std::fs::write(&config, "").expect("configuration");
-    let process = Process::start(
-        "prometheus",
-        Command::new(program)
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("peer").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--web.enable-remote-write-receiver"),
-        folder.join("peer.log"),
-    );
-    let http = Http::new(&format!("http://127.0.0.1:{port}"));
-    eventually("prometheus to be ready", async || http.is_ready().await.then_some(())).await;
-    Some((process, http))
+    let peer = Prometheus::launch(&program, folder, "peer", "", &["--web.enable-remote-write-receiver"]);
+    peer.until_ready().await;
+    Some(peer)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -355,8 +343,8 @@ async fn bad_requests_are_answered_as_prometheus_does_and_the_rest_is_kept() {
         }
         let is_error = code >= 400 && case.method != reqwest::Method::HEAD;
         assert_eq!(text.is_empty(), !is_error, "{}: {code} {text:?}", case.name);
-        if let Some((_, http)) = &peer {
-            let (theirs, text, their_allow) = ask(http, case).await;
+        if let Some(peer) = &peer {
+            let (theirs, text, their_allow) = ask(&peer.http, case).await;
             if theirs != case.prometheus {
                 wrong.push(format!(
                     "{}: prometheus {theirs} {text:?}, expected {}",

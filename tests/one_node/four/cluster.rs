@@ -31,6 +31,8 @@ pub(super) struct Four {
     nodes: BTreeMap<String, Node>,
     yaml: String,
     ingester: u16,
+    /// Flags that every process is given besides.
+    flags: Vec<String>,
 }
 
 impl Four {
@@ -42,7 +44,13 @@ impl Four {
             nodes: BTreeMap::new(),
             yaml: yaml.to_owned(),
             ingester: free_port(),
+            flags: Vec::new(),
         }
+    }
+
+    pub(super) fn with_flags(mut self, flags: &[&str]) -> Self {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self
     }
 
     /// Starts the process of a role, and does not wait.
@@ -71,6 +79,7 @@ impl Four {
         if role == "ingester" {
             args.push("--ingest.shards=2".to_owned());
         }
+        args.extend(self.flags.iter().cloned());
         self.nodes.insert(name.to_owned(), Node::launch(&folder, args));
     }
 
