@@ -31,6 +31,14 @@ async fn a_bad_file_is_refused_on_reload_and_the_old_one_goes_on() {
     assert!(text.contains("job_nam"), "the answer names the field: {text}");
     let config = node.http.api("/api/v1/status/config").await;
     assert!(config["yaml"].as_str().is_some_and(|y| y.contains("first")), "{config}");
+    // One that is well formed, and whose client cannot be made.
+    let unusable = old.replace("job_name: first", "job_name: third, tls_config: {ca_file: absent.pem}");
+    std::fs::write(node.config_file(), unusable).expect("write");
+    let (code, text) = node.http.post("/-/reload", "text/plain", vec![]).await;
+    assert!(code == 500 && text.contains("absent.pem"), "{code} {text}");
+    let targets = node.http.api("/api/v1/targets").await;
+    assert_eq!(targets["activeTargets"][0]["scrapePool"], "first", "{targets}");
+    assert_eq!(revision(&node).await, (1, 0), "what is refused is no revision");
     std::fs::write(node.config_file(), old.replace("first", "second")).expect("write");
     node.process.signal("-HUP");
     eventually("the new job's target", async || {
@@ -40,6 +48,22 @@ async fn a_bad_file_is_refused_on_reload_and_the_old_one_goes_on() {
     .await;
     let (code, text) = node.http.post("/-/reload", "text/plain", vec![]).await;
     assert_eq!((code, text.as_str()), (200, ""));
+    assert_eq!(
+        revision(&node).await,
+        (2, 0),
+        "the same content again is the same revision"
+    );
+}
+
+/// The configuration's revision, and whether the process goes by another.
+async fn revision(node: &Node) -> (u64, u64) {
+    let (_, metrics) = node.http.get("/metrics").await;
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no {name}: {metrics}"))
+    };
+    (value("gnomon_config_revision "), value("gnomon_config_differs "))
 }
 
 /// An exporter with one series; its address.
