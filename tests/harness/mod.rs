@@ -145,7 +145,7 @@ impl Drop for Process {
 }
 
 /// The binary of this build, or the one that `GNOMON_TEST_BINARY` names (a release build, say).
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("GNOMON_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_gnomon").into(), PathBuf::from)
 }
 

@@ -206,6 +206,30 @@ async fn a_full_disk_refuses_writes_and_recovers_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_starts_on_a_full_disk_and_answers_what_it_has() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let data = folder.path().join("data");
+    let room = 2 << 30;
+    let Some(disk) = Disk::mount(&data, room) else { return };
+    let mut written = Written::start(folder.path()).await;
+    for _ in 0..5 {
+        written.until_taken().await;
+    }
+    written.node.process.kill();
+    disk.set_capacity(disk.used_bytes());
+    written.node = written.node.restart().await.0;
+    written.assert_all_there().await;
+    // What the node gave up is taken by someone else.
+    disk.set_capacity(0);
+    written
+        .assert_refused(&data, &["low disk", "disk full", "No space left"])
+        .await;
+    disk.set_capacity(room);
+    written.until_taken().await;
+    written.kill_and_check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_turns_read_only_refuses_writes_and_still_answers() {
     let folder = tempfile::tempdir().expect("temp folder");
     let data = folder.path().join("data");

@@ -6,6 +6,8 @@ mod blocks;
 mod cluster;
 #[path = "four/deaths.rs"]
 mod deaths;
+#[path = "four/readme.rs"]
+mod readme;
 #[path = "four/scrapers.rs"]
 mod scrapers;
 

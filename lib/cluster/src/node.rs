@@ -33,7 +33,7 @@ use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{EndLease, MetaCommand, MetaState};
 use object_store::ObjectStore;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -269,6 +269,11 @@ pub async fn start_node(options: NodeOptions) -> Result<NodeHandle, NodeError> {
     result
 }
 
+/// Where the node's store is.
+fn store_folder(data_folder: &Path) -> PathBuf {
+    data_folder.join("store")
+}
+
 struct Starting {
     options: NodeOptions,
     metrics: CallMetrics,
@@ -352,7 +357,7 @@ impl Starting {
     /// Opens the store and the groups' host, and the metadata group in it.
     async fn open_ingester(&self, identity: &NodeIdentity) -> Result<IngesterNode, NodeError> {
         let options = &self.options;
-        let (folder, store_options) = (options.data_folder.join("store"), options.store.clone());
+        let (folder, store_options) = (store_folder(&options.data_folder), options.store.clone());
         let (clock, registry) = (options.clock.clone(), options.registry.clone());
         let opening = tokio::task::spawn_blocking(move || NodeStore::open(&folder, store_options, clock, &registry));
         let store = opening.await.map_err(|e| NodeError::Folder {
@@ -424,7 +429,7 @@ impl Starting {
             return Ok(None);
         }
         Err(NodeError::Folder {
-            path: self.options.data_folder.join("store").display().to_string(),
+            path: store_folder(&self.options.data_folder).display().to_string(),
             why: format!(
                 "the store of cluster {} is gone: restore it from a backup, or begin anew with another data folder and \
                  another bucket (rebuilding a cluster from its bucket is not supported yet)",

@@ -2,6 +2,7 @@
 
 use crate::config::{NameValidation, ScrapeConfig, ScrapeLimits};
 use crate::parse::NativeHistogram;
+use gnomon_cluster::router::MAX_ITEM_BYTES;
 use gnomon_model::histogram::CUSTOM_BUCKETS_SCHEMA;
 use gnomon_model::labels::{Quoted, is_legacy_label_name, is_legacy_metric_name};
 use gnomon_model::{LabelsRef, METRIC_NAME};
@@ -62,6 +63,12 @@ fn label_limits(labels: LabelsRef<'_>, metric: &str, limits: &ScrapeLimits) -> R
                 "label_limit exceeded (metric: {metric}, number of labels: {count}, limit: {limit})"
             ));
         }
+    }
+    let bytes = labels.as_bytes().len();
+    if bytes > MAX_ITEM_BYTES {
+        return Err(format!(
+            "labels of a series too long (metric: {metric}, bytes of all labels: {bytes}, limit: {MAX_ITEM_BYTES})"
+        ));
     }
     if limits.label_name_bytes.is_none() && limits.label_value_bytes.is_none() {
         return Ok(());
@@ -148,6 +155,11 @@ mod tests {
             with(|l| l.label_value_bytes = Some(4)),
             "label_value_length_limit exceeded (metric: metric, label name: __name__, value: \"metric\", length: 6, limit: 4)"
         );
+        let vast = "v".repeat(MAX_ITEM_BYTES);
+        let vast = Labels::from_pairs([("__name__", "metric"), ("x", vast.as_str())]);
+        let refused = check_labels(vast.as_ref(), &config("j")).unwrap_err();
+        let text = "labels of a series too long (metric: metric, bytes of all labels: 491541, limit: 491520)";
+        assert_eq!(refused, Breach::LabelLimit(text.to_owned()));
         let nameless = Labels::from_pairs([("a", "b")]);
         assert_eq!(
             check_labels(nameless.as_ref(), &config("j")),

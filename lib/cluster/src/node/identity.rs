@@ -3,7 +3,8 @@
 //! `node.json` is written before the bucket's mark and says so (`founding`), so that a crash between the two leaves a
 //! founder that goes on, not a cluster that nobody may start.
 
-use super::NodeError;
+use super::{NodeError, store_folder};
+use crate::store::give_up_ballast;
 use gnomon_model::{ClusterId, NodeId};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
@@ -64,9 +65,18 @@ impl IdentityFile {
         }
     }
 
-    /// Replaces the file in one step; it is durable when this returns.
+    /// Replaces the file in one step; it is durable when this returns. On a full disk the store's ballast
+    /// makes room: the store cannot recover before the node is told who it is.
     pub(super) fn write(&self, identity: &NodeIdentity) -> Result<(), NodeError> {
-        self.replace(identity).map_err(|e| self.error(e))
+        let mut written = self.replace(identity);
+        if written.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull)
+            && let Some(data_folder) = self.path.parent()
+            && give_up_ballast(&store_folder(data_folder)).is_ok()
+        {
+            tracing::warn!(folder = %data_folder.display(), "disk full at the start: the ballast file was given up");
+            written = self.replace(identity);
+        }
+        written.map_err(|e| self.error(e))
     }
 
     fn replace(&self, identity: &NodeIdentity) -> std::io::Result<()> {

@@ -8,7 +8,7 @@ use gnomon_proto::batch::{BatchBuilder, MAX_BATCH_BYTES, SeriesKey, TickHeader};
 /// Where a batch is cut: well below what an entry may hold.
 pub(super) const CHUNK_BYTES: usize = 900 * 1024;
 /// The largest text (label set, histogram) that is tried at all: two of them fit a batch.
-pub(super) const MAX_ITEM_BYTES: usize = 480 * 1024;
+pub const MAX_ITEM_BYTES: usize = 480 * 1024;
 /// What an item costs at most besides its texts: head 10, key 10, time 10, value 9, two lengths 5 each.
 pub(super) const ITEM_BYTES: usize = 49;
 

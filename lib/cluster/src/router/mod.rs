@@ -18,6 +18,7 @@ mod tests;
 mod tick;
 mod types;
 
+pub use chunk::MAX_ITEM_BYTES;
 pub use rows::RouterBatch;
 pub use send::{ShardWriter, ShardWriters};
 pub use types::{

@@ -45,6 +45,15 @@ struct Seen {
     ballast: bool,
 }
 
+fn ballast_of(folder: &Path) -> PathBuf {
+    folder.join("ballast")
+}
+
+/// Removes the ballast of a store that is not open.
+pub(crate) fn give_up_ballast(folder: &Path) -> std::io::Result<()> {
+    std::fs::remove_file(ballast_of(folder))
+}
+
 impl Disk {
     /// The limits shrink on small file systems: a fifth of it for the watermark, a twentieth for the ballast.
     pub(super) fn new(
@@ -74,7 +83,7 @@ impl Disk {
     }
 
     fn ballast(&self) -> PathBuf {
-        self.folder.join("ballast")
+        ballast_of(&self.folder)
     }
 
     /// Free bytes, and whether that is too little.

@@ -1,5 +1,6 @@
 //! What the store tells about itself.
 
+use super::StoreError;
 use gnomon_model::Clock;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry, exponential_buckets};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ pub(super) struct StoreMetrics {
     bytes: IntCounter,
     pub(super) failures: IntCounter,
     pub(super) reopens: IntCounter,
+    pub(super) damaged: IntCounter,
     pub(super) free_bytes: IntGauge,
     pub(super) low_disk: IntGauge,
     pub(super) trouble: IntGauge,
@@ -36,7 +38,14 @@ fn histogram(name: &str, help: &str, start: f64, factor: f64, count: usize) -> p
 }
 
 impl StoreMetrics {
-    pub(super) fn new(registry: &Registry, clock: Arc<dyn Clock>) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &Registry, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::register(registry, clock).map_err(|error| StoreError::Engine {
+            operation: "metrics",
+            message: error.to_string(),
+        })
+    }
+
+    fn register(registry: &Registry, clock: Arc<dyn Clock>) -> prometheus::Result<Self> {
         let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help));
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
         Ok(Self {
@@ -83,6 +92,10 @@ impl StoreMetrics {
             reopens: counter(
                 "gnomon_store_reopens_total",
                 "Times the node's store was reopened after a failure.",
+            )?,
+            damaged: counter(
+                "gnomon_store_wal_damaged_total",
+                "Times the write-ahead log was found damaged before its end when the node's store was opened.",
             )?,
             free_bytes: gauge(
                 "gnomon_store_free_bytes",

@@ -21,6 +21,7 @@ mod writer;
 
 pub use backend::{Backend, Batch, Saved, SharedBackend, Space, Visit};
 pub use disk::LowDisk;
+pub(crate) use disk::give_up_ballast;
 pub use error::StoreError;
 pub use gate::Trouble;
 pub use memory::{Faults, MemoryBackend};

@@ -80,21 +80,23 @@ impl NodeStore {
             message: error.to_string(),
         })?;
         let disk = Disk::new(folder, clock.clone(), options.watermark_bytes, options.ballast_bytes)?;
-        let backend = match RocksBackend::open(&folder.join("rocksdb"), options.clone()) {
+        let metrics = StoreMetrics::new(registry, clock)?;
+        let open = || RocksBackend::open(&folder.join("rocksdb"), options.clone(), metrics.damaged.clone());
+        let backend = match open() {
             Ok(backend) => backend,
             // The ballast is that process' own.
             Err(error @ StoreError::InUse { .. }) => return Err(error),
             Err(_) => {
                 // A full disk forbids even opening; the ballast is for this.
                 disk.drop_ballast();
-                RocksBackend::open(&folder.join("rocksdb"), options)?
+                open()?
             }
         };
         // The names of the new folders are lost by a power cut until the folders that hold them are synced.
         for synced in [Some(folder), folder.parent()].into_iter().flatten() {
             let _ = std::fs::File::open(synced).and_then(|file| file.sync_all());
         }
-        Self::build(Arc::new(backend), Some(Arc::new(disk)), clock, registry)
+        Self::build(Arc::new(backend), Some(Arc::new(disk)), metrics)
     }
 
     /// A store over any engine, without a watch on free space.
@@ -102,19 +104,10 @@ impl NodeStore {
     /// # Errors
     /// When the engine fails.
     pub fn over(backend: SharedBackend, clock: Arc<dyn Clock>, registry: &Registry) -> Result<Arc<Self>, StoreError> {
-        Self::build(backend, None, clock, registry)
+        Self::build(backend, None, StoreMetrics::new(registry, clock)?)
     }
 
-    fn build(
-        backend: SharedBackend,
-        disk: Option<Arc<Disk>>,
-        clock: Arc<dyn Clock>,
-        registry: &Registry,
-    ) -> Result<Arc<Self>, StoreError> {
-        let metrics = StoreMetrics::new(registry, clock).map_err(|error| StoreError::Engine {
-            operation: "metrics",
-            message: error.to_string(),
-        })?;
+    fn build(backend: SharedBackend, disk: Option<Arc<Disk>>, metrics: StoreMetrics) -> Result<Arc<Self>, StoreError> {
         let gate = Arc::new(Gate::new(backend.clone(), disk.clone(), metrics.clone()));
         let identity = read_identity(backend.as_ref())?;
         let (queue, thread) =

@@ -4,6 +4,7 @@ use super::backend::{Backend, Batch, BatchKind, Saved, SavedKind, Space, Visit};
 use super::{StoreError, StoreOptions};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use prometheus::IntCounter;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, LogLevel, Options, ReadOptions};
 use rocksdb::{DBRecoveryMode, ErrorKind, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub(super) struct RocksBackend {
     folder: PathBuf,
     options: StoreOptions,
+    damaged: IntCounter,
     db: RwLock<Option<Arc<DB>>>,
     /// Whether a write failed since the engine was opened. Held while writing: RocksDB must not be asked to write to
     /// a file that has failed before (where it is built with assertions, as Debian's is, that ends the process).
@@ -65,11 +67,13 @@ impl RocksBatch {
 }
 
 impl RocksBackend {
-    pub(super) fn open(folder: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let db = open_db(folder, &options)?;
+    /// `damaged` counts the times that the write-ahead log was not whole before its end.
+    pub(super) fn open(folder: &Path, options: StoreOptions, damaged: IntCounter) -> Result<Self, StoreError> {
+        let db = open_db(folder, &options, &damaged)?;
         Ok(Self {
             folder: folder.to_owned(),
             options,
+            damaged,
             db: RwLock::new(Some(Arc::new(db))),
             failed: Mutex::new(false),
         })
@@ -158,7 +162,7 @@ impl Backend for RocksBackend {
                 });
             }
         }
-        match open_db(&self.folder, &self.options) {
+        match open_db(&self.folder, &self.options, &self.damaged) {
             Ok(db) => {
                 *slot = Some(Arc::new(db));
                 *self.failed.lock() = false;
@@ -215,7 +219,7 @@ fn bounds(to: &[u8]) -> ReadOptions {
 /// Opens without a word where the write-ahead log is whole. Where it is not, replay ends at the first gap: every synced
 /// write lies before the gap that a power cut leaves, since a sync covers all that was written before it. A gap in the
 /// middle takes acknowledged writes along, which has to be said: RocksDB itself keeps quiet about it.
-fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
+fn open_db(folder: &Path, options: &StoreOptions, damaged: &IntCounter) -> Result<DB, StoreError> {
     let mut whole = whole_options(options);
     let open = |whole: &Options| DB::open_cf_descriptors(whole, folder, families(options));
     whole.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
@@ -232,6 +236,7 @@ fn open_db(folder: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
     if is_torn_end(&damage) {
         tracing::info!(%damage, "the last write before the end was not finished and is left out");
     } else {
+        damaged.inc();
         tracing::error!(
             folder = %folder.display(),
             %damage,

@@ -294,10 +294,17 @@ async fn a_damaged_log_opens_with_what_lies_before_the_damage() {
             bytes[whole + 12] ^= 1;
         }
         std::fs::write(&log, bytes).unwrap();
-        let reopened = open(copy.path());
+        let registry = Registry::new();
+        let reopened = NodeStore::open(copy.path(), StoreOptions::default(), SystemClock::shared(), &registry).unwrap();
         let get = |key: &[u8]| text(reopened.backend().get(Space::Meta, key).unwrap());
         assert_eq!(get(b"a").as_deref(), Some("first"));
         assert_eq!(get(b"b").as_deref(), torn.then_some("second"));
         assert_eq!(get(b"c"), None);
+        let damaged = registry
+            .gather()
+            .iter()
+            .find(|family| family.name() == "gnomon_store_wal_damaged_total")
+            .map(|family| family.get_metric()[0].get_counter().get_value());
+        assert_eq!(damaged, Some(f64::from(u8::from(!torn))));
     }
 }
