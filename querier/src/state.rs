@@ -99,6 +99,8 @@ pub struct QueryOptions {
     pub language: ParseOptions,
     /// Prometheus' feature `promql-delayed-name-removal`.
     pub delayed_name_removal: bool,
+    /// Prometheus' feature `use-start-timestamps`.
+    pub use_start_times: bool,
     pub fetch: FetchLimits,
 }
 
@@ -111,6 +113,7 @@ impl Default for QueryOptions {
             lookback_ms: DEFAULT_LOOKBACK_MS,
             language: ParseOptions::default(),
             delayed_name_removal: false,
+            use_start_times: false,
             fetch: FetchLimits::default(),
         }
     }

@@ -139,11 +139,12 @@ const DEFAULT_RETENTION_MS: i64 = 15 * 86_400_000;
 /// Features of Prometheus that are here.
 const FEATURES: &[&str] = &[
     "promql-experimental-functions",
-    "promql-duration-expr",
     "promql-extended-range-selectors",
     "promql-binop-fill-modifiers",
     "promql-delayed-name-removal",
+    "use-start-timestamps",
     // Always on.
+    "promql-duration-expr",
     "exemplar-storage",
     REMOTE_WRITE,
 ];

@@ -142,11 +142,11 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState 
             lookback_ms: settings.lookback_ms,
             language: ParseOptions {
                 experimental_functions: feature("promql-experimental-functions"),
-                duration_expressions: feature("promql-duration-expr"),
                 extended_range_selectors: feature("promql-extended-range-selectors"),
                 fill_modifiers: feature("promql-binop-fill-modifiers"),
             },
             delayed_name_removal: feature("promql-delayed-name-removal"),
+            use_start_times: feature("use-start-timestamps"),
             ..QueryOptions::default()
         },
         web: WebOptions {

@@ -122,6 +122,7 @@ pub enum FunctionId {
     SortDesc,
     Sqrt,
     Start,
+    StartTimestamp,
     StddevOverTime,
     StdvarOverTime,
     Step,
@@ -189,7 +190,14 @@ pub static FUNCTIONS: &[Function] = &[
     ),
     function(FunctionId::End, "end", &[], 0, Scalar, true),
     function(FunctionId::Exp, "exp", &[Vector], 0, Vector, false),
-    function(FunctionId::FirstOverTime, "first_over_time", &[Matrix], 0, Vector, true),
+    function(
+        FunctionId::FirstOverTime,
+        "first_over_time",
+        &[Matrix],
+        0,
+        Vector,
+        false,
+    ),
     function(FunctionId::Floor, "floor", &[Vector], 0, Vector, false),
     function(FunctionId::HistogramAvg, "histogram_avg", &[Vector], 0, Vector, false),
     function(
@@ -327,6 +335,14 @@ pub static FUNCTIONS: &[Function] = &[
     function(FunctionId::SortDesc, "sort_desc", &[Vector], 0, Vector, false),
     function(FunctionId::Sqrt, "sqrt", &[Vector], 0, Vector, false),
     function(FunctionId::Start, "start", &[], 0, Scalar, true),
+    function(
+        FunctionId::StartTimestamp,
+        "start_timestamp",
+        &[Vector],
+        0,
+        Vector,
+        true,
+    ),
     function(
         FunctionId::StddevOverTime,
         "stddev_over_time",

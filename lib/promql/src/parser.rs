@@ -16,8 +16,6 @@ use gnomon_model::Matcher;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParseOptions {
     pub experimental_functions: bool,
-    /// Arithmetic in durations: `[5m * 2]`.
-    pub duration_expressions: bool,
     /// `anchored` and `smoothed`.
     pub extended_range_selectors: bool,
     /// `fill`, `fill_left`, `fill_right`.
@@ -30,7 +28,6 @@ impl ParseOptions {
     pub const fn everything() -> Self {
         Self {
             experimental_functions: true,
-            duration_expressions: true,
             extended_range_selectors: true,
             fill_modifiers: true,
         }

@@ -27,6 +27,8 @@ pub struct EvalParams {
     pub subquery_step_ms: i64,
     /// Prometheus' feature `promql-delayed-name-removal`.
     pub delayed_name_removal: bool,
+    /// Prometheus' feature `use-start-timestamps`: counters reset where their samples say when they began.
+    pub use_start_times: bool,
 }
 
 impl EvalParams {
@@ -44,6 +46,7 @@ impl EvalParams {
             lookback_ms: DEFAULT_LOOKBACK_MS,
             subquery_step_ms: 60_000,
             delayed_name_removal: false,
+            use_start_times: false,
         }
     }
 }

@@ -73,7 +73,12 @@ pub fn run_with(text: &str, delayed_name_removal: bool) -> Report {
 
 fn load(source: &mut MemorySource, gap_ms: i64, lines: &[String], with_nhcb: bool) -> Result<(), String> {
     let mut loaded = Vec::new();
+    let mut start_times = Vec::new();
     for line in lines {
+        if let Some(found) = series::parse_start_times(line) {
+            start_times.push(found?);
+            continue;
+        }
         let series = series::parse(line)?;
         for (i, value) in series.values.iter().enumerate() {
             let time = gap_ms * i64::try_from(i).map_err(|e| e.to_string())?;
@@ -86,6 +91,13 @@ fn load(source: &mut MemorySource, gap_ms: i64, lines: &[String], with_nhcb: boo
             }
         }
         loaded.push(series);
+    }
+    for series in &start_times {
+        for (time, offset_ms) in (0i64..).map(|i| i * gap_ms).zip(&series.offsets_ms) {
+            if let Some(offset_ms) = offset_ms {
+                source.set_start_time(&series.labels, time, time.saturating_add(*offset_ms));
+            }
+        }
     }
     source.rehint();
     if with_nhcb {
@@ -111,6 +123,7 @@ fn check(source: &MemorySource, eval: &Eval, delayed_name_removal: bool) -> Resu
     };
     let params = EvalParams {
         delayed_name_removal,
+        use_start_times: true,
         ..params
     };
     let result = execute(source, &eval.query, params);

@@ -48,6 +48,9 @@ pub struct Samples {
     /// Empty when all samples are floats, else as long as `timestamps`. A stale histogram has the stale NaN as its sum.
     /// A reset hint `NotReset` must hold with regard to the sample before it in this very column.
     pub histograms: Vec<Option<Arc<FloatHistogram>>>,
+    /// When the counter behind each sample began to count, milliseconds since the epoch; 0 where that is not known, and
+    /// of histograms. Empty where it is known of none, else as long as `timestamps`.
+    pub start_times: Vec<i64>,
 }
 
 impl Samples {
@@ -67,6 +70,13 @@ impl Samples {
         if !self.histograms.is_empty() {
             self.histograms.push(None);
         }
+        self.start_times_to_len();
+    }
+
+    fn start_times_to_len(&mut self) {
+        if !self.start_times.is_empty() {
+            self.start_times.resize(self.timestamps.len(), 0);
+        }
     }
 
     pub fn push_histogram(&mut self, timestamp_ms: i64, histogram: Arc<FloatHistogram>) {
@@ -76,6 +86,7 @@ impl Samples {
         self.timestamps.push(timestamp_ms);
         self.values.push(NORMAL_NAN);
         self.histograms.push(Some(histogram));
+        self.start_times_to_len();
     }
 
     /// Cuts the columns to one length, should they not have it.
@@ -86,6 +97,13 @@ impl Samples {
         if !self.histograms.is_empty() {
             self.histograms.resize(len, None);
         }
+        self.start_times_to_len();
+    }
+
+    /// When the counter behind the sample at a position began to count; 0 where that is not known.
+    #[must_use]
+    pub fn start_time(&self, at: usize) -> i64 {
+        self.start_times.get(at).copied().unwrap_or(0)
     }
 
     /// The histogram at a position; none where the sample is a float.
@@ -106,6 +124,11 @@ impl Samples {
                 Vec::new()
             } else {
                 self.histograms[from..to].to_vec()
+            },
+            start_times: if self.start_times.is_empty() {
+                Vec::new()
+            } else {
+                self.start_times[from..to].to_vec()
             },
         }
     }
@@ -186,6 +209,9 @@ impl MemorySource {
                     return;
                 }
                 samples.timestamps.insert(at, timestamp_ms);
+                if !samples.start_times.is_empty() {
+                    samples.start_times.insert(at, 0);
+                }
                 samples.values.insert(at, value);
                 if histogram.is_some() || !samples.histograms.is_empty() {
                     samples.histograms.insert(at, histogram);
@@ -197,6 +223,20 @@ impl MemorySource {
     /// Adds a sample; one at the same time is replaced.
     pub fn add_float(&mut self, labels: &Labels, timestamp_ms: i64, value: f64) {
         self.insert(labels, timestamp_ms, value, None);
+    }
+
+    /// Tells when the counter behind a sample that was added began to count; of others nothing is kept.
+    pub fn set_start_time(&mut self, labels: &Labels, timestamp_ms: i64, start_ms: i64) {
+        let Some(samples) = self.series.get_mut(labels) else {
+            return;
+        };
+        let Ok(at) = samples.timestamps.binary_search(&timestamp_ms) else {
+            return;
+        };
+        if samples.histogram(at).is_none() {
+            samples.start_times.resize(samples.timestamps.len(), 0);
+            samples.start_times[at] = start_ms;
+        }
     }
 
     /// Adds a sample; one at the same time is replaced.

@@ -184,10 +184,6 @@ fn what_is_experimental_is_refused_by_default() {
         "1:1: parse error: limitk() is experimental and must be enabled with --enable-feature=promql-experimental-functions"
     );
     assert_eq!(
-        error("x[5m+1m]"),
-        "1:3: parse error: experimental duration expression is not enabled"
-    );
-    assert_eq!(
         error("x smoothed"),
         "1:1: parse error: smoothed modifier is experimental and not enabled"
     );
@@ -195,6 +191,10 @@ fn what_is_experimental_is_refused_by_default() {
         error("x + fill(0) y"),
         "1:1: parse error: binop fill modifiers are experimental and not enabled"
     );
+    // Stable since 3.14.
+    for stable in ["x[5m+1m]", "first_over_time(x[5m])"] {
+        assert!(parse(stable, &ParseOptions::default()).is_ok(), "{stable}");
+    }
 }
 
 #[test]

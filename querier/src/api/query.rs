@@ -67,6 +67,7 @@ impl Common {
                 DEFAULT_SUBQUERY_STEP_MS
             },
             delayed_name_removal: api.state.query.delayed_name_removal,
+            use_start_times: api.state.query.use_start_times,
             ..EvalParams::range(start_ms, end_ms, step_ms)
         }
     }

@@ -227,7 +227,7 @@ pub(super) async fn features(State(api): State<Arc<Api>>) -> Result<Answer, ApiE
         ("anchored", language.extended_range_selectors),
         ("at_modifier", true),
         ("delayed_name_removal", api.state.query.delayed_name_removal),
-        ("duration_expr", language.duration_expressions),
+        ("duration_expr", true),
         ("experimental_functions", language.experimental_functions),
         ("negative_offset", true),
         ("offset", true),

@@ -70,7 +70,8 @@ impl Exec<'_> {
                 return self.buckets(func, args, node, sink);
             }
             F::Vector => return self.vector(arg(args, 0)?, sink),
-            F::Timestamp => return self.timestamp(arg(args, 0)?, node, sink),
+            F::Timestamp => return self.timestamp(Take::Time, arg(args, 0)?, node, sink),
+            F::StartTimestamp => return self.timestamp(Take::StartTime, arg(args, 0)?, node, sink),
             _ => {}
         }
         if self.range_call(func, args, node, sink)? {
@@ -157,7 +158,7 @@ impl Exec<'_> {
         if column.has_any() { sink(column) } else { Ok(()) }
     }
 
-    fn timestamp(&self, input: &Node, node: &Node, sink: &mut Sink<'_>) -> Evaluated<()> {
+    fn timestamp(&self, take: Take, input: &Node, node: &Node, sink: &mut Sink<'_>) -> Evaluated<()> {
         let n = node.grid.n;
         let delayed = self.delayed();
         let mut columns = Vec::new();
@@ -180,7 +181,7 @@ impl Exec<'_> {
                     grid: input.grid,
                     span: input.span,
                 };
-                self.select(selector, Take::Time, &mut keep)?;
+                self.select(selector, take, &mut keep)?;
             }
             NodeKind::Invariant(inner) if matches!(inner.kind, NodeKind::Select { .. }) => {
                 if let NodeKind::Select {
@@ -197,14 +198,16 @@ impl Exec<'_> {
                         grid: inner.grid,
                         span: inner.span,
                     };
-                    self.select(selector, Take::Time, &mut repeated)?;
+                    self.select(selector, take, &mut repeated)?;
                 }
             }
             _ => self.stream(input, &mut |mut column| {
                 for i in 0..n {
                     if column.present(i) {
                         column.clear(i);
-                        column.set_float(i, node.grid.time(i) as f64 / 1000.0);
+                        let seconds = node.grid.time(i) as f64 / 1000.0;
+                        // What is calculated has no start.
+                        column.set_float(i, if take == Take::StartTime { 0.0 } else { seconds });
                     }
                 }
                 keep(column)

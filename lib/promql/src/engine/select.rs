@@ -19,6 +19,8 @@ pub(crate) struct Points {
     pub(crate) floats: Vec<f64>,
     pub(crate) histogram_times: Vec<i64>,
     pub(crate) histograms: Vec<Arc<FloatHistogram>>,
+    /// When the counters behind the floats began, 0 where that is not known; empty where it is known of none.
+    pub(crate) float_starts: Vec<i64>,
 }
 
 /// An instant selector with the steps it is looked at.
@@ -37,6 +39,8 @@ pub(crate) enum Take {
     Value,
     /// Its time in seconds.
     Time,
+    /// When the counter behind it began, in seconds; 0 where that is not known.
+    StartTime,
     /// Its time in seconds; a histogram is an error.
     TimeOfFloat,
 }
@@ -51,9 +55,10 @@ impl Points {
             timestamps,
             values,
             histograms,
+            start_times,
         } = series.samples;
         let labels = series.labels;
-        if histograms.is_empty() {
+        if histograms.is_empty() && start_times.is_empty() {
             let stale = values.iter().any(|v| is_stale_nan(*v));
             let (float_times, floats) = if stale {
                 timestamps
@@ -75,8 +80,9 @@ impl Points {
             labels,
             ..Self::default()
         };
-        for ((time, value), histogram) in timestamps.into_iter().zip(values).zip(histograms) {
-            match histogram {
+        let mut histograms = histograms.into_iter();
+        for (at, (time, value)) in timestamps.into_iter().zip(values).enumerate() {
+            match histograms.next().flatten() {
                 Some(histogram) if histogram.is_stale() => {}
                 Some(histogram) => {
                     points.histogram_times.push(time);
@@ -86,6 +92,7 @@ impl Points {
                 None => {
                     points.float_times.push(time);
                     points.floats.push(value);
+                    points.float_starts.extend(start_times.get(at));
                 }
             }
         }
@@ -251,17 +258,16 @@ fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> E
                 _ if histogram.is_stale() => {}
                 Take::Value => column.set_histogram(i, Arc::clone(histogram)),
                 Take::Time => column.set_float(i, seconds),
+                Take::StartTime => column.set_float(i, 0.0),
                 Take::TimeOfFloat => return Err(EvalError::execution("info sample should be float")),
             }
         } else if !is_stale_nan(samples.values[last]) {
-            column.set_float(
-                i,
-                if take == Take::Value {
-                    samples.values[last]
-                } else {
-                    seconds
-                },
-            );
+            let taken = match take {
+                Take::Value => samples.values[last],
+                Take::Time | Take::TimeOfFloat => seconds,
+                Take::StartTime => samples.start_time(last) as f64 / 1000.0,
+            };
+            column.set_float(i, taken);
         }
     }
     Ok(column)

@@ -27,6 +27,8 @@ pub(crate) struct View<'a> {
     pub(crate) floats: &'a [f64],
     pub(crate) histogram_times: &'a [i64],
     pub(crate) histograms: &'a [Arc<FloatHistogram>],
+    /// When the counters behind the floats began; empty where that is not known or not to be looked at.
+    pub(crate) float_starts: &'a [i64],
     /// For counters: the values from which the floats fell within the range, in order.
     pub(crate) fallen_from: &'a [f64],
     /// Left end, exclusive.
@@ -211,8 +213,16 @@ impl Exec<'_> {
     ) -> Evaluated<Column> {
         let mut column = Column::empty(points.labels.clone(), node.grid.n);
         let mut moving = Moving::new(call.window, self.plan.params.lookback_ms);
+        let use_starts = self.plan.params.use_start_times
+            && call.window.extended == Extended::No
+            && points.float_starts.len() == points.floats.len();
+        let starts = if use_starts {
+            points.float_starts.as_slice()
+        } else {
+            &[]
+        };
         let mut falls = if call.counter {
-            Falls::of(&points.floats)
+            Falls::of(&points.floats, &points.float_times, starts)
         } else {
             Falls::default()
         };
@@ -234,6 +244,7 @@ impl Exec<'_> {
             let view = View {
                 float_times: &points.float_times[f.clone()],
                 floats: &points.floats[f.clone()],
+                float_starts: starts.get(f.clone()).unwrap_or_default(),
                 histogram_times: &points.histogram_times[h.clone()],
                 histograms: &points.histograms[h],
                 start_ms: range.start_ms,

@@ -5,13 +5,6 @@ use crate::ast::{BinaryOp, DurationExpr, Span};
 use crate::lexer::Token;
 
 impl Parser<'_> {
-    fn require_duration_expressions(&mut self, start: usize) {
-        if !self.options.duration_expressions {
-            let span = Span::new(start, self.last_closing.max(start));
-            self.note(span, "experimental duration expression is not enabled");
-        }
-    }
-
     /// What stands in brackets: a number of seconds, a duration or arithmetic.
     pub(super) fn duration_expression(&mut self, floor: u8, context: &str) -> Parsed<DurationExpr> {
         self.depth += 1;
@@ -20,7 +13,6 @@ impl Parser<'_> {
             self.note(span, format!("expression is nested more than {MAX_DEPTH} levels deep"));
             return Err(Stop);
         }
-        let start = self.peek().span.start;
         let mut lhs = self.duration_operand(context)?;
         while let Some(op) = self.binary_operator() {
             let arithmetic = matches!(
@@ -37,7 +29,6 @@ impl Parser<'_> {
                 op.precedence()
             };
             let rhs = self.duration_expression(below, context)?;
-            self.require_duration_expressions(start);
             lhs = DurationExpr::Binary {
                 op,
                 lhs: Box::new(lhs),
@@ -107,7 +98,6 @@ impl Parser<'_> {
                 if !self.eat(Token::RightParen) {
                     return self.unexpected(context, "\")\"");
                 }
-                self.require_duration_expressions(item.span.start);
                 Ok(DurationExpr::Paren(Box::new(inner)))
             }
             Token::Keyword => self.duration_call(context),
@@ -144,7 +134,6 @@ impl Parser<'_> {
         if !self.eat(Token::RightParen) {
             return self.unexpected(context, "\")\"");
         }
-        self.require_duration_expressions(item.span.start);
         Ok(expr)
     }
 }

@@ -82,6 +82,7 @@ const fn looks_at_time(func: FunctionId) -> bool {
             | FunctionId::PredictLinear
             | FunctionId::Time
             | FunctionId::Timestamp
+            | FunctionId::StartTimestamp
             | FunctionId::Info
     )
 }

@@ -71,6 +71,15 @@ impl<'w> Moving<'w> {
     }
 }
 
+/// Whether a counter began anew between two samples, by the starts that they name (0: not known). A start at the very
+/// time of the sample before is that of a delta, unless that sample names its own time too: then it is of a counter
+/// whose true start nobody knows.
+pub(super) fn began_anew([before_ms, now_ms]: [i64; 2], [start_before_ms, start_ms]: [i64; 2]) -> bool {
+    let valid = start_ms != 0 && start_ms < now_ms;
+    let is_delta = start_ms == before_ms && start_before_ms != 0 && start_before_ms < before_ms;
+    valid && (start_ms > before_ms || is_delta)
+}
+
 /// Where a counter fell: so that a long range need not be gone through again at every step.
 #[derive(Default)]
 pub(super) struct Falls {
@@ -82,12 +91,14 @@ pub(super) struct Falls {
 }
 
 impl Falls {
-    pub(super) fn of(values: &[f64]) -> Self {
-        let fell = |(_, pair): &(i64, &[f64])| pair[1] < pair[0];
-        let (at, from) = (1i64..)
+    /// `starts` is empty, or says when the counter behind each sample began.
+    pub(super) fn of(values: &[f64], times: &[i64], starts: &[i64]) -> Self {
+        let began_anew =
+            |at: usize| !starts.is_empty() && began_anew([times[at - 1], times[at]], [starts[at - 1], starts[at]]);
+        let (at, from) = (1usize..)
             .zip(values.windows(2))
-            .filter(fell)
-            .map(|(at, pair)| (at, pair[0]))
+            .filter(|(at, pair)| pair[1] < pair[0] || began_anew(*at))
+            .map(|(at, pair)| (at as i64, pair[0]))
             .unzip();
         Self {
             at,

@@ -1,5 +1,6 @@
 //! The rate family, resets and changes.
 
+use super::moving::began_anew;
 use super::{Out, View, extended};
 use crate::engine::context::Evaluated;
 use crate::engine::notes::Operation;
@@ -34,7 +35,8 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
         view.notes.mixed_floats_histograms(view.span, view.name);
         return None;
     }
-    let (times, first_value, change, histogram) = if view.histograms.len() > 1 {
+    let began_ms = if counter { began_within(view) } else { None };
+    let (times, first_value, mut change, histogram) = if view.histograms.len() > 1 {
         let histogram = histogram_change(view, counter)?;
         (
             view.histogram_times,
@@ -42,19 +44,25 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
             histogram.count,
             Some(histogram),
         )
-    } else if view.floats.len() > 1 {
+    } else if view.floats.len() > 1 || began_ms.is_some() {
         (view.float_times, view.floats[0], float_change(view, counter), None)
     } else {
         return None;
     };
     let (first, last) = (times[0], times[times.len() - 1]);
-    let sampled = last.saturating_sub(first) as f64 / 1000.0;
-    let between = sampled / (times.len() - 1) as f64;
+    let mut sampled = last.saturating_sub(first) as f64 / 1000.0;
+    let between = sampled / (times.len() - 1).max(1) as f64;
     // An end is taken to be covered if it is no further away than samples are from each other.
     let threshold = between * 1.1;
     let mut to_start = first.saturating_sub(view.start_ms) as f64 / 1000.0;
     if to_start >= threshold {
         to_start = between / 2.0;
+    }
+    if let Some(began_ms) = began_ms {
+        // It was zero then, and nothing before.
+        change += first_value;
+        sampled = last.saturating_sub(began_ms) as f64 / 1000.0;
+        to_start = 0.0;
     }
     // A counter cannot have been below zero.
     if counter && change > 0.0 && first_value >= 0.0 {
@@ -75,6 +83,13 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
         }
         None => Some(Out::Float(change * factor)),
     }
+}
+
+/// When the counter behind the first sample began, where that is within the range.
+fn began_within(view: &View<'_>) -> Option<i64> {
+    let (first, began_ms) = (view.float_times.first()?, view.float_starts.first()?);
+    let within = *began_ms != 0 && *began_ms > view.start_ms && began_ms < first;
+    within.then_some(*began_ms)
 }
 
 fn float_change(view: &View<'_>, counter: bool) -> f64 {
@@ -158,21 +173,45 @@ fn histogram_change(view: &View<'_>, counter: bool) -> Option<FloatHistogram> {
 /// A sample of either kind.
 #[derive(Clone, Copy)]
 enum Sample<'a> {
-    Float(f64),
+    Float(Float),
     Histogram(&'a Arc<FloatHistogram>),
+}
+
+#[derive(Clone, Copy)]
+struct Float {
+    value: f64,
+    time_ms: i64,
+    /// When the counter behind it began; 0 where that is not known.
+    start_ms: i64,
+}
+
+impl Float {
+    /// Whether a counter was reset between a sample and this one.
+    fn is_reset_after(self, before: Self) -> bool {
+        let times = [before.time_ms, self.time_ms];
+        self.value < before.value || began_anew(times, [before.start_ms, self.start_ms])
+    }
 }
 
 /// All samples by time.
 fn in_order<'a>(view: &View<'a>) -> impl Iterator<Item = (i64, Sample<'a>)> {
-    let mut floats = view.float_times.iter().zip(view.floats).peekable();
+    let starts = view.float_starts.iter().chain(std::iter::repeat(&0));
+    let floats = view.float_times.iter().zip(view.floats).zip(starts);
+    let mut floats = floats
+        .map(|((time_ms, value), start_ms)| Float {
+            value: *value,
+            time_ms: *time_ms,
+            start_ms: *start_ms,
+        })
+        .peekable();
     let mut histograms = view.histogram_times.iter().zip(view.histograms).peekable();
     std::iter::from_fn(move || {
         let float_first = match (floats.peek(), histograms.peek()) {
-            (Some((f, _)), Some((h, _))) => f < h,
+            (Some(float), Some((time, _))) => float.time_ms < **time,
             (float, _) => float.is_some(),
         };
         if float_first {
-            floats.next().map(|(t, v)| (*t, Sample::Float(*v)))
+            floats.next().map(|float| (float.time_ms, Sample::Float(float)))
         } else {
             histograms.next().map(|(t, h)| (*t, Sample::Histogram(h)))
         }
@@ -192,6 +231,7 @@ fn last_two(view: &View<'_>, counter: bool) -> Option<Out> {
     let tail = View {
         floats: &view.floats[view.floats.len().saturating_sub(2)..],
         float_times: &view.float_times[view.float_times.len().saturating_sub(2)..],
+        float_starts: &view.float_starts[view.float_starts.len().saturating_sub(2)..],
         histograms: &view.histograms[view.histograms.len().saturating_sub(2)..],
         histogram_times: &view.histogram_times[view.histogram_times.len().saturating_sub(2)..],
         ..*view
@@ -206,7 +246,8 @@ fn last_two(view: &View<'_>, counter: bool) -> Option<Out> {
     let seconds = t1.saturating_sub(*t0) as f64 / 1000.0;
     match (before, now) {
         (Sample::Float(before), Sample::Float(now)) => {
-            let change = if counter && now < before { *now } else { now - before };
+            let anew = counter && now.is_reset_after(*before);
+            let change = if anew { now.value } else { now.value - before.value };
             Some(Out::Float(if counter { change / seconds } else { change }))
         }
         (Sample::Histogram(before), Sample::Histogram(now)) => {
@@ -265,7 +306,7 @@ fn count_pairs(view: &View<'_>, differ: impl Fn(Sample<'_>, Sample<'_>) -> bool)
 
 pub(crate) fn resets(view: &View<'_>) -> Result {
     count_pairs(view, |before, now| match (before, now) {
-        (Sample::Float(before), Sample::Float(now)) => now < before,
+        (Sample::Float(before), Sample::Float(now)) => now.is_reset_after(before),
         (Sample::Histogram(before), Sample::Histogram(now)) => now.is_reset_after(before),
         _ => true,
     })
@@ -273,7 +314,9 @@ pub(crate) fn resets(view: &View<'_>) -> Result {
 
 pub(crate) fn changes(view: &View<'_>) -> Result {
     count_pairs(view, |before, now| match (before, now) {
-        (Sample::Float(before), Sample::Float(now)) => now != before && !(now.is_nan() && before.is_nan()),
+        (Sample::Float(before), Sample::Float(now)) => {
+            now.value != before.value && !(now.value.is_nan() && before.value.is_nan())
+        }
         (Sample::Histogram(before), Sample::Histogram(now)) => !now.same_as(before),
         _ => true,
     })
