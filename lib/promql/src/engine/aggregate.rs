@@ -50,13 +50,16 @@ struct Groups {
 impl Groups {
     fn number(&mut self, grouping: Grouping<'_>, column: &Column) -> usize {
         let key = grouping.key(&column.labels);
+        let drop_name = column.drop_name && grouping.keeps_name();
         if let Some(at) = self.at.get(&key) {
+            // One element that is to lose its name makes the group lose it.
+            self.drop_name[*at] |= drop_name;
             return *at;
         }
         let at = self.labels.len();
         self.at.insert(key.clone(), at);
         self.labels.push(key);
-        self.drop_name.push(column.drop_name && grouping.keeps_name());
+        self.drop_name.push(drop_name);
         at
     }
 }

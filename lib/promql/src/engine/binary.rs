@@ -4,12 +4,12 @@ mod element;
 mod matching;
 mod set;
 
-use super::column::{Column, Point, retained};
+use super::column::{Column, Point, is_metadata, retained};
 use super::context::{Evaluated, Exec, Sink};
 use crate::ast::{BinaryOp, ValueType, VectorMatching};
 use crate::plan::Node;
 use element::{Outcome, element};
-use gnomon_model::{Labels, METRIC_NAME};
+use gnomon_model::Labels;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Operator<'n> {
@@ -46,7 +46,7 @@ fn match_labels(labels: &Labels, matching: &VectorMatching) -> Labels {
         if matching.on {
             listed(name)
         } else {
-            name != METRIC_NAME && !listed(name)
+            !is_metadata(name) && !listed(name)
         }
     })
 }

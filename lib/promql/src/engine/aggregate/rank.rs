@@ -156,8 +156,8 @@ impl Exec<'_> {
         }
         debug_assert_eq!(ratios.len(), node.grid.n);
         self.stream(input, &mut |mut column| {
-            // Uniform over label sets, and the same on every node.
-            let position = column.labels.stable_hash() as f64 / u64::MAX as f64;
+            // The series that Prometheus picks.
+            let position = column.labels.as_ref().prometheus_hash() as f64 / u64::MAX as f64;
             for (i, ratio) in ratios.iter().enumerate() {
                 let keep = if *ratio >= 0.0 {
                     position < *ratio
