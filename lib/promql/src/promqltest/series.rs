@@ -1,6 +1,7 @@
 //! Series descriptions: `name{label="value"} 1 2+1x5 _ stale {{schema:1 …}}`.
 
 use crate::parser::literal::{parse_number, unquote};
+use crate::value::SampleValue;
 use gnomon_model::histogram::{FloatHistogram, ResetHint, Span};
 use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME, STALE_NAN};
 use std::sync::Arc;
@@ -13,6 +14,15 @@ pub(super) enum SeriesValue {
         /// The description says so: then it is compared.
         hint_set: bool,
     },
+}
+
+impl SeriesValue {
+    pub(super) fn to_sample(&self) -> SampleValue {
+        match self {
+            Self::Float(value) => SampleValue::Float(*value),
+            Self::Histogram { histogram, .. } => SampleValue::Histogram(Arc::clone(histogram)),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -222,7 +232,7 @@ fn histogram(text: &str) -> Result<(FloatHistogram, bool, &str), String> {
         let (value, after) = if let Some(list) = after.strip_prefix('[') {
             list.split_once(']').ok_or("a list is not closed")?
         } else {
-            after.split_at(after.find(' ').unwrap_or(after.len()))
+            after.split_at(after.find(char::is_whitespace).unwrap_or(after.len()))
         };
         let list = || -> Result<Vec<f64>, String> { value.split_whitespace().map(whole_number).collect() };
         let index = || value.parse::<i32>().map_err(|_| format!("bad number {value:?}"));
