@@ -79,6 +79,8 @@ pub enum ExprKind {
         duration: bool,
     },
     String(String),
+    /// A string whose bytes are not UTF-8, which escapes (`"\xff"`) can write.
+    Bytes(Vec<u8>),
     Paren(Box<Expr>),
     Unary {
         negative: bool,
@@ -342,7 +344,7 @@ impl Expr {
     pub fn value_type(&self) -> ValueType {
         match &self.kind {
             ExprKind::Number { .. } => ValueType::Scalar,
-            ExprKind::String(_) => ValueType::String,
+            ExprKind::String(_) | ExprKind::Bytes(_) => ValueType::String,
             ExprKind::Paren(inner) | ExprKind::Unary { expr: inner, .. } => inner.value_type(),
             ExprKind::Binary(binary) => match (binary.lhs.value_type(), binary.rhs.value_type()) {
                 (ValueType::Scalar, ValueType::Scalar) => ValueType::Scalar,

@@ -14,7 +14,7 @@ mod window;
 
 use crate::ast::ValueType;
 use crate::limits::{CancelFlag, EvalError, Limits};
-use crate::plan::Plan;
+use crate::plan::{NodeKind, Plan};
 use crate::source::SeriesSource;
 use crate::value::{InstantSample, QueryResult, RangeSeries, SampleValue, Value};
 use column::{Column, Point, drop_name, merge_same_labels};
@@ -93,7 +93,10 @@ impl Exec<'_> {
             }
             ValueType::String => Value::String {
                 timestamp_ms,
-                text: self.string(root)?.to_owned(),
+                text: match &root.kind {
+                    NodeKind::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                    _ => self.string(root)?.to_owned(),
+                },
             },
             ValueType::Matrix => Value::Matrix(self.window_value()?),
             ValueType::Vector => {

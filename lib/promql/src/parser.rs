@@ -457,11 +457,11 @@ impl<'a> Parser<'a> {
             }
             Token::String => {
                 self.advance();
-                let text = self.unquoted(item);
-                Ok(Expr {
-                    kind: ExprKind::String(text),
-                    span: item.span,
-                })
+                let kind = match String::from_utf8(self.unquoted_bytes(item)) {
+                    Ok(text) => ExprKind::String(text),
+                    Err(error) => ExprKind::Bytes(error.into_bytes()),
+                };
+                Ok(Expr { kind, span: item.span })
             }
             Token::LeftParen => {
                 self.advance();

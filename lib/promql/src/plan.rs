@@ -4,6 +4,8 @@ mod build;
 mod duration;
 mod explain;
 
+pub(crate) use build::looks_at_time;
+
 use crate::ast::{AggregateOp, BinaryOp, Expr, Span, ValueType, VectorMatching};
 use crate::functions::FunctionId;
 use crate::source::SelectRequest;
@@ -139,6 +141,8 @@ pub(crate) enum WindowInput {
 pub(crate) enum NodeKind {
     Number(f64),
     String(String),
+    /// A string that is not UTF-8.
+    Bytes(Vec<u8>),
     Select {
         request: usize,
         shift: Shift,

@@ -12,23 +12,44 @@ use std::fmt;
 /// A text as a PromQL string, in double quotes.
 pub(crate) struct QuotedString<'a>(pub(crate) &'a str);
 
-impl fmt::Display for QuotedString<'_> {
+/// Bytes as a PromQL string, in double quotes: what is not UTF-8 as `\xff`.
+pub(crate) struct QuotedBytes<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for QuotedBytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write;
-        f.write_char('"')?;
-        for c in self.0.chars() {
-            match c {
-                '"' => f.write_str("\\\"")?,
-                '\\' => f.write_str("\\\\")?,
-                '\n' => f.write_str("\\n")?,
-                '\r' => f.write_str("\\r")?,
-                '\t' => f.write_str("\\t")?,
-                c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
-                c if c.is_control() => write!(f, "\\u{:04x}", c as u32)?,
-                c => f.write_char(c)?,
+        f.write_str("\"")?;
+        for chunk in self.0.utf8_chunks() {
+            write_escaped(f, chunk.valid())?;
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
             }
         }
-        f.write_char('"')
+        f.write_str("\"")
+    }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    use fmt::Write;
+    for c in text.chars() {
+        match c {
+            '"' => f.write_str("\\\"")?,
+            '\\' => f.write_str("\\\\")?,
+            '\n' => f.write_str("\\n")?,
+            '\r' => f.write_str("\\r")?,
+            '\t' => f.write_str("\\t")?,
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
+            c if c.is_control() => write!(f, "\\u{:04x}", c as u32)?,
+            c => f.write_char(c)?,
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for QuotedString<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        write_escaped(f, self.0)?;
+        f.write_str("\"")
     }
 }
 
@@ -184,6 +205,7 @@ impl fmt::Display for Expr {
         match &self.kind {
             ExprKind::Number { value, duration } => write_seconds(f, *value, *duration),
             ExprKind::String(text) => write!(f, "{}", QuotedString(text)),
+            ExprKind::Bytes(bytes) => write!(f, "{}", QuotedBytes(bytes)),
             ExprKind::Paren(inner) => write!(f, "({inner})"),
             ExprKind::Unary { negative, expr } => write!(f, "{}{expr}", if *negative { "-" } else { "+" }),
             ExprKind::Binary(binary) => write_binary(f, binary),

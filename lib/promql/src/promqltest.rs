@@ -1,20 +1,72 @@
 //! Runs scripts in the language of Prometheus' `promqltest`: series are loaded, queries evaluated, and results,
 //! annotations and errors compared. See the `README.md` of `promql/promqltest` in prometheus/prometheus for the language.
 //!
+//! What a script is run on is a [`Subject`]: [`EngineAlone`] is this crate's engine over series in memory; the tests of
+//! the whole system bring one that writes samples and asks over HTTP.
+//!
 //! Meant for tests; it takes its time from the script alone.
 
+mod alone;
+mod answer;
 mod compare;
+mod expect;
 mod nhcb;
 mod script;
 mod series;
+mod start_times;
+mod variants;
 
-use crate::engine::Engine;
-use crate::limits::{CancelFlag, Limits};
-use crate::parser::{ParseOptions, parse};
-use crate::plan::{EvalParams, Plan};
-use crate::source::MemorySource;
-use crate::value::{QueryResult, Value};
-use script::{Command, Eval, When};
+pub use alone::EngineAlone;
+pub use answer::{Answer, Answered, Point, PrintedHistogram};
+
+use crate::value::SampleValue;
+use gnomon_model::Labels;
+use script::{Command, Eval};
+use series::SeriesDescription;
+
+/// When a query is evaluated; times in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    At(i64),
+    Range { start_ms: i64, end_ms: i64, step_ms: i64 },
+}
+
+/// One sample that a script loads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedSample {
+    pub timestamp_ms: i64,
+    /// When the counter began, where the script says so (`@st`).
+    pub start_ms: Option<i64>,
+    pub value: SampleValue,
+}
+
+/// The samples of one series that one `load` brings, ascending by time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedSeries {
+    pub labels: Labels,
+    pub samples: Vec<LoadedSample>,
+}
+
+/// What scripts are run on. It begins without series. Errors are texts; of queries, those that Prometheus would give.
+pub trait Subject {
+    /// Forgets all series.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn clear(&mut self) -> Result<(), String>;
+
+    /// Adds samples to those that are there.
+    ///
+    /// # Errors
+    /// When they are not taken.
+    fn load(&mut self, series: Vec<LoadedSeries>) -> Result<(), String>;
+
+    /// Evaluates a query, with everything that is experimental.
+    ///
+    /// # Errors
+    /// When the query fails.
+    fn eval(&mut self, query: &str, when: When) -> Result<Answer, String>;
+}
 
 /// One command that did not do what its script says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,137 +84,102 @@ pub struct Report {
     pub failures: Vec<Failure>,
 }
 
-/// Runs a whole script as upstream does: with delayed name removal. A failure does not end it.
+/// Runs a whole script on the engine alone, as upstream does: with delayed name removal.
 #[must_use]
 pub fn run(text: &str) -> Report {
-    run_with(text, true)
+    run_on(text, &mut EngineAlone::new(true))
 }
 
-/// Runs a whole script with or without delayed name removal.
-#[must_use]
-pub fn run_with(text: &str, delayed_name_removal: bool) -> Report {
+/// Runs a whole script. A failure does not end it; what was loaded before on `subject` is forgotten.
+pub fn run_on(text: &str, subject: &mut dyn Subject) -> Report {
     let mut report = Report::default();
-    let mut source = MemorySource::new();
+    if let Err(message) = subject.clear() {
+        report.failures.push(Failure { line: 0, message });
+    }
     for (line, command) in script::parse(text) {
         let outcome = match command {
             Err(message) => Err(message),
-            Ok(Command::Clear) => {
-                source.clear();
-                continue;
-            }
-            Ok(Command::Load {
-                gap_ms,
-                series,
-                with_nhcb,
-            }) => {
-                let loaded = load(&mut source, gap_ms, &series, with_nhcb);
-                if loaded.is_ok() {
-                    continue;
-                }
-                loaded
-            }
-            Ok(Command::Eval(eval)) => check(&source, &eval, delayed_name_removal),
+            Ok(Command::Clear) => subject.clear().map(|()| false),
+            Ok(Command::Load { series, with_nhcb }) => load(subject, series, with_nhcb).map(|()| false),
+            Ok(Command::Eval(eval)) => check(subject, &eval).map(|()| true),
         };
         match outcome {
-            Ok(()) => report.passed += 1,
+            Ok(evaluated) => report.passed += usize::from(evaluated),
             Err(message) => report.failures.push(Failure { line, message }),
         }
     }
     report
 }
 
-fn load(source: &mut MemorySource, gap_ms: i64, lines: &[String], with_nhcb: bool) -> Result<(), String> {
-    let mut loaded = Vec::new();
-    let mut start_times = Vec::new();
-    for line in lines {
-        if let Some(found) = series::parse_start_times(line) {
-            start_times.push(found?);
-            continue;
-        }
-        let series = series::parse(line)?;
-        for (i, value) in series.values.iter().enumerate() {
-            let time = gap_ms * i64::try_from(i).map_err(|e| e.to_string())?;
-            match value {
-                None => {}
-                Some(series::SeriesValue::Float(value)) => source.add_float(&series.labels, time, *value),
-                Some(series::SeriesValue::Histogram { histogram, .. }) => {
-                    source.add_histogram(&series.labels, time, std::sync::Arc::clone(histogram));
-                }
-            }
-        }
-        loaded.push(series);
-    }
-    for series in &start_times {
-        for (time, offset_ms) in (0i64..).map(|i| i * gap_ms).zip(&series.offsets_ms) {
-            if let Some(offset_ms) = offset_ms {
-                source.set_start_time(&series.labels, time, time.saturating_add(*offset_ms));
-            }
-        }
-    }
-    source.rehint();
+fn load(subject: &mut dyn Subject, mut series: Vec<LoadedSeries>, with_nhcb: bool) -> Result<(), String> {
     if with_nhcb {
-        nhcb::add(source, gap_ms, &loaded);
+        let converted = nhcb::converted(&series);
+        series.extend(converted);
+    }
+    subject.load(series)
+}
+
+/// Evaluates an instant query as it is, and with `@` set to its time at other times; a range query as it is.
+fn check(subject: &mut dyn Subject, eval: &Eval) -> Result<(), String> {
+    let When::At(at_ms) = eval.when else {
+        return evaluate(subject, eval, &eval.query, eval.when).map(|_| ());
+    };
+    check_instant(subject, eval, &eval.query, at_ms)?;
+    for (query, at_ms) in variants::with_at(&eval.expr, at_ms) {
+        let tell = |e| format!("as {query} at {at_ms} ms: {e}");
+        check_instant(subject, &eval.without_texts(), &query, at_ms).map_err(tell)?;
     }
     Ok(())
 }
 
-fn execute(source: &MemorySource, query: &str, params: EvalParams) -> Result<QueryResult, String> {
-    let expr = parse(query, &ParseOptions::everything()).map_err(|e| e.to_string())?;
-    let plan = Plan::new(query, &expr, params).map_err(|e| e.to_string())?;
-    Engine::execute(&plan, source, &Limits::default(), &CancelFlag::new()).map_err(|e| e.to_string())
-}
-
-fn check(source: &MemorySource, eval: &Eval, delayed_name_removal: bool) -> Result<(), String> {
-    let params = match eval.when {
-        When::At(at_ms) => EvalParams::instant(at_ms),
-        When::Range {
-            start_ms,
-            end_ms,
-            step_ms,
-        } => EvalParams::range(start_ms, end_ms, step_ms),
-    };
-    let params = EvalParams {
-        delayed_name_removal,
-        use_start_times: true,
-        ..params
-    };
-    let result = execute(source, &eval.query, params);
-    let result = match result {
-        Err(error) => return eval.expect_error(&error),
-        Ok(_) if eval.fails() => return Err("expected the query to fail, but it has a result".to_owned()),
-        Ok(result) => result,
-    };
-    eval.check_notes(&result)?;
-    compare::compare(eval, &result.value)?;
-    check_as_range(source, eval, params, &result.value)
-}
-
 /// An instant query must give the same as the middle step of a range query around it.
-fn check_as_range(source: &MemorySource, eval: &Eval, params: EvalParams, value: &Value) -> Result<(), String> {
-    let (When::At(at_ms), Value::Vector(vector)) = (eval.when, value) else {
+fn check_instant(subject: &mut dyn Subject, eval: &Eval, query: &str, at_ms: i64) -> Result<(), String> {
+    let Some(answer) = evaluate(subject, eval, query, When::At(at_ms))? else {
         return Ok(());
     };
-    // What depends on the query's own range and step differs by its nature.
-    let lower = eval.query.to_lowercase();
-    if ["range()", "step()", "start()", "end()", "sort", "[:", "limit"]
-        .iter()
-        .any(|word| lower.contains(word))
-    {
+    if eval.only_instant || variants::depends_on_range(query) {
         return Ok(());
     }
-    let range = EvalParams {
-        start_ms: at_ms - 60_000,
-        end_ms: at_ms + 60_000,
+    let around = When::Range {
+        start_ms: at_ms.saturating_sub(60_000),
+        end_ms: at_ms.saturating_add(60_000),
         step_ms: 60_000,
-        ..params
     };
-    // Neighbouring steps may fail where this one does not.
-    let Ok(QueryResult {
-        value: Value::Matrix(matrix),
-        ..
-    }) = execute(source, &eval.query, range)
-    else {
+    let in_range = subject
+        .eval(query, around)
+        .map_err(|e| format!("as a range query: {e}"))?;
+    if eval.is_ordered() {
         return Ok(());
+    }
+    let scalar = matches!(answer.value, Answered::Scalar(_));
+    let step = compare::step_of(&in_range.value, at_ms, scalar)?;
+    compare::compare(eval, &step).map_err(|e| format!("as a range query: {e}"))
+}
+
+/// One evaluation that must be as expected; none where it had to fail, and did.
+fn evaluate(subject: &mut dyn Subject, eval: &Eval, query: &str, when: When) -> Result<Option<Answer>, String> {
+    let answer = match subject.eval(query, when) {
+        Err(error) => return eval.expect_error(&error).map(|()| None),
+        Ok(_) if eval.fails() => return Err("expected the query to fail, but it has a result".to_owned()),
+        Ok(answer) => answer,
     };
-    compare::same_step(vector, &matrix, at_ms)
+    eval.check_notes(&answer)?;
+    compare::compare(eval, &answer.value)?;
+    Ok(Some(answer))
+}
+
+/// The samples of a description, from the epoch on, one every `gap_ms`.
+fn samples(description: &SeriesDescription, gap_ms: i64) -> Vec<LoadedSample> {
+    let times = (0..).map(|i: i64| i.saturating_mul(gap_ms));
+    let given = times.zip(&description.values);
+    given
+        .filter_map(|(timestamp_ms, value)| {
+            let value = value.as_ref()?.to_sample();
+            Some(LoadedSample {
+                timestamp_ms,
+                start_ms: None,
+                value,
+            })
+        })
+        .collect()
 }

@@ -75,7 +75,7 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Evaluated<()> {
         match (op, param) {
-            (AggregateOp::CountValues, Some(param)) => self.count_values(input, self.string(param)?, grouping, sink),
+            (AggregateOp::CountValues, Some(param)) => self.count_values(input, param, grouping, sink),
             (AggregateOp::Quantile, Some(param)) => {
                 let span = param.span;
                 self.quantile(node, input, &self.scalar(param)?, span, grouping, sink)

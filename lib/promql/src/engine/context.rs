@@ -6,6 +6,7 @@ use super::select::{Selector, Take};
 use crate::ast::ValueType;
 use crate::limits::{CancelFlag, EvalError, Limits};
 use crate::plan::{Node, NodeKind, Plan};
+use crate::printer::QuotedBytes;
 use crate::source::SeriesSource;
 use crate::value::QueryStats;
 use std::cell::Cell;
@@ -142,6 +143,10 @@ impl<'a> Exec<'a> {
     pub(crate) fn string<'n>(&self, node: &'n Node) -> Evaluated<&'n str> {
         match &node.kind {
             NodeKind::String(text) => Ok(text),
+            NodeKind::Bytes(bytes) => Err(EvalError::execution(format!(
+                "string {} is not valid UTF-8",
+                QuotedBytes(bytes)
+            ))),
             _ => Err(EvalError::execution("expected a string literal")),
         }
     }
@@ -205,7 +210,7 @@ impl<'a> Exec<'a> {
             NodeKind::Call { func, args } => self.call(*func, args, node, sink),
             NodeKind::Info { input, request, shift } => self.info(node, input, *request, *shift, sink),
             NodeKind::Window(_) => Err(EvalError::execution("a range vector cannot be used here")),
-            NodeKind::Number(_) | NodeKind::String(_) => {
+            NodeKind::Number(_) | NodeKind::String(_) | NodeKind::Bytes(_) => {
                 Err(EvalError::execution("expected an instant vector expression"))
             }
         }

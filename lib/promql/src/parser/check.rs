@@ -7,7 +7,7 @@ type Errors = Vec<(Span, String)>;
 /// Notes what is wrong with an expression and gives its type.
 pub(super) fn check(query: &str, expr: &Expr, errors: &mut Errors) -> ValueType {
     match &expr.kind {
-        ExprKind::Number { .. } | ExprKind::String(_) => {}
+        ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Bytes(_) => {}
         ExprKind::Paren(inner) => {
             check(query, inner, errors);
         }

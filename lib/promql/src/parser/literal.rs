@@ -51,10 +51,15 @@ fn hex_escape(chars: &mut std::str::Chars<'_>, digits: usize) -> Option<u32> {
 
 /// The text that a quoted one stands for; none when an escape is not Go's or the bytes are not UTF-8.
 pub(crate) fn unquote(quoted: &str) -> Option<String> {
+    String::from_utf8(unquote_bytes(quoted)?).ok()
+}
+
+/// The bytes that a quoted text stands for; none when an escape is not Go's.
+fn unquote_bytes(quoted: &str) -> Option<Vec<u8>> {
     let quote = quoted.chars().next()?;
     let inner = quoted.get(1..quoted.len().checked_sub(1)?)?;
     if quote == '`' {
-        return Some(inner.to_owned());
+        return Some(inner.as_bytes().to_vec());
     }
     let mut bytes = Vec::with_capacity(inner.len());
     let mut chars = inner.chars();
@@ -89,7 +94,7 @@ pub(crate) fn unquote(quoted: &str) -> Option<String> {
         };
         bytes.extend_from_slice(&decoded);
     }
-    String::from_utf8(bytes).ok()
+    Some(bytes)
 }
 
 impl Parser<'_> {
@@ -122,10 +127,20 @@ impl Parser<'_> {
         })
     }
 
-    pub(super) fn unquoted(&mut self, item: Item) -> String {
+    pub(super) fn unquoted_bytes(&mut self, item: Item) -> Vec<u8> {
         let text = self.text(item);
-        unquote(text).unwrap_or_else(|| {
+        unquote_bytes(text).unwrap_or_else(|| {
             self.note(item.span, format!("error unquoting string {text:?}: invalid syntax"));
+            Vec::new()
+        })
+    }
+
+    /// The same of what must be UTF-8: names and values of labels.
+    pub(super) fn unquoted(&mut self, item: Item) -> String {
+        let bytes = self.unquoted_bytes(item);
+        String::from_utf8(bytes).unwrap_or_else(|_| {
+            let text = self.text(item);
+            self.note(item.span, format!("string {text} is not valid UTF-8"));
             String::new()
         })
     }

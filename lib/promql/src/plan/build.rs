@@ -57,7 +57,7 @@ pub(super) fn build(expr: &Expr, params: EvalParams) -> Result<(Node, Vec<Select
 /// Whether the value is the same at every step. Prometheus excepts the functions that look at the step's time.
 fn invariant(expr: &Expr) -> bool {
     match &expr.kind {
-        ExprKind::Number { .. } | ExprKind::String(_) => true,
+        ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Bytes(_) => true,
         ExprKind::Paren(inner) | ExprKind::Unary { expr: inner, .. } => invariant(inner),
         ExprKind::Binary(binary) => invariant(&binary.lhs) && invariant(&binary.rhs),
         ExprKind::Aggregate(aggregate) => invariant(&aggregate.expr) && aggregate.param.as_ref().is_none_or(invariant),
@@ -68,7 +68,7 @@ fn invariant(expr: &Expr) -> bool {
     }
 }
 
-const fn looks_at_time(func: FunctionId) -> bool {
+pub(crate) const fn looks_at_time(func: FunctionId) -> bool {
     matches!(
         func,
         FunctionId::DaysInMonth
@@ -116,7 +116,7 @@ const fn keeps_stats(func: FunctionId) -> bool {
 fn is_literal(expr: &Expr) -> bool {
     matches!(
         expr.without_parens().kind,
-        ExprKind::Number { .. } | ExprKind::String(_)
+        ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Bytes(_)
     )
 }
 
@@ -140,6 +140,7 @@ impl Builder {
         let kind = match &expr.kind {
             ExprKind::Number { value, .. } => NodeKind::Number(*value),
             ExprKind::String(text) => NodeKind::String(text.clone()),
+            ExprKind::Bytes(bytes) => NodeKind::Bytes(bytes.clone()),
             ExprKind::Paren(inner) => return self.node(inner, grid, around),
             ExprKind::Unary {
                 negative: false,

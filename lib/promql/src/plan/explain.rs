@@ -1,6 +1,7 @@
 //! A plan as text.
 
 use super::{Extended, Node, NodeKind, Plan, Shift, Window, WindowInput};
+use crate::printer::QuotedBytes;
 use std::fmt::Write;
 
 pub(super) fn explain(plan: &Plan) -> String {
@@ -59,6 +60,7 @@ fn node(plan: &Plan, at: &Node, depth: usize, out: &mut String) {
     match &at.kind {
         NodeKind::Number(value) => line(out, depth, &format!("number {value}")),
         NodeKind::String(text) => line(out, depth, &format!("string {text:?}")),
+        NodeKind::Bytes(bytes) => line(out, depth, &format!("string {}", QuotedBytes(bytes))),
         NodeKind::Select {
             request: id, shift: by, ..
         } => {

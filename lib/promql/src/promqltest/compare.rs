@@ -1,8 +1,9 @@
 //! Results against what a script expects.
 
-use super::script::{Eval, When};
-use super::series::{SeriesDescription, SeriesValue};
-use crate::value::{InstantSample, RangeSeries, SampleValue, Value};
+use super::When;
+use super::answer::{Answered, Point, PrintedHistogram};
+use super::script::Eval;
+use super::series::SeriesValue;
 use gnomon_model::Labels;
 use gnomon_model::histogram::FloatHistogram;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ fn same_histogram(expected: &FloatHistogram, got: &FloatHistogram, hint: bool) -
     let close = |x: &[f64], y: &[f64]| x.len() == y.len() && x.iter().zip(y).all(|(x, y)| almost_equal(*x, *y));
     a.schema == b.schema
         && (!hint || expected.reset_hint == got.reset_hint)
-        && almost_equal(a.zero_threshold, b.zero_threshold)
+        && a.zero_threshold == b.zero_threshold
         && almost_equal(a.zero_count, b.zero_count)
         && almost_equal(a.count, b.count)
         && almost_equal(a.sum, b.sum)
@@ -34,153 +35,158 @@ fn same_histogram(expected: &FloatHistogram, got: &FloatHistogram, hint: bool) -
         && a.negative_spans == b.negative_spans
         && close(&a.positive_buckets, &b.positive_buckets)
         && close(&a.negative_buckets, &b.negative_buckets)
-        && close(&a.custom_values, &b.custom_values)
+        && a.custom_values == b.custom_values
 }
 
-fn compare_sample(labels: &Labels, expected: &SeriesValue, got: &SampleValue) -> Result<(), String> {
+/// What is not printed cannot be compared: the reset hint, empty buckets, schema and zero threshold where no bucket
+/// tells them.
+fn same_printed(expected: &FloatHistogram, got: &PrintedHistogram) -> bool {
+    let expected = PrintedHistogram::of(&expected.clone().compacted());
+    let close = |a: &(u8, f64, f64, f64), b: &(u8, f64, f64, f64)| {
+        a.0 == b.0 && almost_equal(a.1, b.1) && almost_equal(a.2, b.2) && almost_equal(a.3, b.3)
+    };
+    almost_equal(expected.count, got.count)
+        && almost_equal(expected.sum, got.sum)
+        && expected.buckets.len() == got.buckets.len()
+        && expected.buckets.iter().zip(&got.buckets).all(|(a, b)| close(a, b))
+}
+
+fn compare_point(labels: &Labels, expected: &SeriesValue, got: &Point) -> Result<(), String> {
     let same = match (expected, got) {
-        (SeriesValue::Float(expected), SampleValue::Float(got)) => almost_equal(*expected, *got),
-        (SeriesValue::Histogram { histogram, hint_set }, SampleValue::Histogram(got)) => {
+        (SeriesValue::Float(expected), Point::Float(got)) => almost_equal(*expected, *got),
+        (SeriesValue::Histogram { histogram, hint_set }, Point::Histogram(got)) => {
             same_histogram(histogram, got, *hint_set)
         }
+        (SeriesValue::Histogram { histogram, .. }, Point::Printed(got)) => same_printed(histogram, got),
         _ => false,
     };
     if same {
         Ok(())
     } else {
-        Err(format!(
-            "expected {} for {labels}, got {}",
-            show_expected(expected),
-            show(got)
-        ))
+        let (expected, got) = (show_expected(expected), show(got));
+        Err(format!("expected {expected} for {labels}, got {got}"))
     }
+}
+
+fn show_histogram(histogram: &FloatHistogram) -> String {
+    format!("{histogram} ({:?}, schema {})", histogram.reset_hint, histogram.schema)
 }
 
 fn show_expected(value: &SeriesValue) -> String {
     match value {
         SeriesValue::Float(value) => value.to_string(),
-        SeriesValue::Histogram { histogram, .. } => {
-            format!("{histogram} ({:?}, schema {})", histogram.reset_hint, histogram.schema)
-        }
+        SeriesValue::Histogram { histogram, .. } => show_histogram(histogram),
     }
 }
 
-fn show(value: &SampleValue) -> String {
-    match value {
-        SampleValue::Float(value) => value.to_string(),
-        SampleValue::Histogram(histogram) => {
-            format!("{histogram} ({:?}, schema {})", histogram.reset_hint, histogram.schema)
-        }
+fn show(point: &Point) -> String {
+    match point {
+        Point::Float(value) => value.to_string(),
+        Point::Histogram(histogram) => show_histogram(histogram),
+        Point::Printed(printed) => format!("{printed:?}"),
     }
 }
 
-pub(super) fn compare(eval: &Eval, value: &Value) -> Result<(), String> {
+pub(super) fn compare(eval: &Eval, value: &Answered) -> Result<(), String> {
     match value {
-        Value::Scalar { value, .. } => match eval.scalar {
+        Answered::Scalar(value) => match eval.scalar {
             Some(expected) if almost_equal(expected, *value) => Ok(()),
             Some(expected) => Err(format!("expected scalar {expected}, got {value}")),
             None => Err(format!("unexpected scalar {value}")),
         },
-        Value::String { text, .. } => match &eval.string {
-            Some(expected) if expected == text => Ok(()),
-            Some(expected) => Err(format!("expected string {expected:?}, got {text:?}")),
-            None => Err(format!("unexpected string {text:?}")),
-        },
-        Value::Vector(vector) => compare_vector(eval, vector),
-        Value::Matrix(matrix) => match (eval.when, eval.range_vector) {
-            (When::Range { start_ms, step_ms, .. }, _) | (When::At(_), Some((start_ms, step_ms))) => {
-                compare_matrix(eval, matrix, start_ms, step_ms)
-            }
-            (When::At(_), None) => Err("unexpected range vector".to_owned()),
-        },
+        Answered::String(text) if *text == eval.string => Ok(()),
+        Answered::String(text) => Err(format!("expected string {:?}, got {text:?}", eval.string)),
+        Answered::Vector(_) | Answered::Matrix(_) if eval.scalar.is_some() => Err("expected a scalar".to_owned()),
+        Answered::Vector(vector) => compare_vector(eval, vector),
+        Answered::Matrix(_) if eval.is_ordered() => Err("an order can be expected of a vector only".to_owned()),
+        Answered::Matrix(matrix) => {
+            let (start_ms, end_ms, step_ms) = match (eval.when, eval.range_vector) {
+                (_, Some(given)) => given,
+                (
+                    When::Range {
+                        start_ms,
+                        end_ms,
+                        step_ms,
+                    },
+                    None,
+                ) => (start_ms, end_ms, step_ms),
+                (When::At(_), None) => return Err("unexpected range vector".to_owned()),
+            };
+            check_sorted(matrix)?;
+            compare_matrix(eval, matrix, (start_ms, end_ms, step_ms))
+        }
     }
 }
 
-fn compare_vector(eval: &Eval, vector: &[InstantSample]) -> Result<(), String> {
-    if let Some(expected) = eval.scalar {
-        return Err(format!("expected scalar {expected}, got a vector of {}", vector.len()));
-    }
-    let mut got: BTreeMap<&Labels, (usize, &InstantSample)> = BTreeMap::new();
-    for (i, sample) in vector.iter().enumerate() {
-        got.insert(&sample.labels, (i, sample));
+fn compare_vector(eval: &Eval, vector: &[(Labels, Point)]) -> Result<(), String> {
+    let mut got: BTreeMap<&Labels, (usize, &Point)> = BTreeMap::new();
+    for (i, (labels, point)) in vector.iter().enumerate() {
+        got.insert(labels, (i, point));
     }
     for (i, expected) in eval.expected.iter().enumerate() {
-        let [Some(value)] = expected.values.as_slice() else {
-            return Err(format!("expected one value for {}", expected.labels));
+        // No sample is expected as a zero.
+        let value = match expected.values.first() {
+            Some(Some(value)) => value,
+            _ => &SeriesValue::Float(0.0),
         };
-        let Some((at, sample)) = got.remove(&expected.labels) else {
-            return Err(format!(
-                "expected {} with {}, not found",
-                expected.labels,
-                show_expected(value)
-            ));
+        let Some((at, point)) = got.remove(&expected.labels) else {
+            let value = show_expected(value);
+            return Err(format!("expected {} with {value}, not found", expected.labels));
         };
-        if eval.ordered && at != i {
+        if eval.is_ordered() && at != i {
             return Err(format!("expected {} at position {i}, is at {at}", expected.labels));
         }
-        compare_sample(&expected.labels, value, &sample.value)?;
+        compare_point(&expected.labels, value, point)?;
     }
-    match got.values().next() {
-        Some((_, sample)) => Err(format!(
-            "unexpected {} in result with {}",
-            sample.labels,
-            show(&sample.value)
-        )),
+    match got.iter().next() {
+        Some((labels, (_, point))) => Err(format!("unexpected {labels} in result with {}", show(point))),
         None => Ok(()),
     }
 }
 
-/// All samples of a series by time.
-fn by_time(series: &RangeSeries) -> BTreeMap<i64, SampleValue> {
-    let floats = series
-        .floats
-        .iter()
-        .map(|(time, value)| (*time, SampleValue::Float(*value)));
-    let histograms = series
-        .histograms
-        .iter()
-        .map(|(time, value)| (*time, SampleValue::Histogram(value.clone())));
-    floats.chain(histograms).collect()
+fn check_sorted(matrix: &[(Labels, Vec<(i64, Point)>)]) -> Result<(), String> {
+    match matrix.windows(2).find(|pair| pair[0].0 > pair[1].0) {
+        Some(pair) => Err(format!("not sorted: {} is before {}", pair[0].0, pair[1].0)),
+        None => Ok(()),
+    }
 }
 
-fn compare_matrix(eval: &Eval, matrix: &[RangeSeries], start_ms: i64, step_ms: i64) -> Result<(), String> {
-    let mut got: BTreeMap<&Labels, &RangeSeries> = matrix.iter().map(|series| (&series.labels, series)).collect();
-    let scalar: Vec<SeriesDescription> = Vec::new();
-    let expected = if eval.scalar.is_some() { &scalar } else { &eval.expected };
-    for (i, expected) in expected.iter().enumerate() {
-        if eval.ordered && matrix.get(i).is_none_or(|series| series.labels != expected.labels) {
-            return Err(format!("expected {} at position {i}", expected.labels));
-        }
-        let mut samples = got.remove(&expected.labels).map(by_time).unwrap_or_default();
+fn compare_matrix(
+    eval: &Eval,
+    matrix: &[(Labels, Vec<(i64, Point)>)],
+    (start_ms, end_ms, step_ms): (i64, i64, i64),
+) -> Result<(), String> {
+    let mut got: BTreeMap<&Labels, &Vec<(i64, Point)>> = matrix.iter().map(|(labels, all)| (labels, all)).collect();
+    for expected in &eval.expected {
+        let labels = &expected.labels;
+        let points = got
+            .remove(labels)
+            .ok_or_else(|| format!("expected {labels}, not found"))?;
+        let mut points: BTreeMap<i64, &Point> = points.iter().map(|(time, point)| (*time, point)).collect();
         for (step, value) in (0i64..).zip(&expected.values) {
             let time = start_ms + step * step_ms;
-            match (value, samples.remove(&time)) {
+            if time > end_ms {
+                let values = expected.values.len();
+                return Err(format!(
+                    "{values} values for {labels} are more than the range has steps"
+                ));
+            }
+            match (value, points.remove(&time)) {
                 (None, None) => {}
-                (Some(value), Some(sample)) => {
-                    compare_sample(&expected.labels, value, &sample).map_err(|e| format!("at {time} ms: {e}"))?;
+                (Some(value), Some(point)) => {
+                    compare_point(labels, value, point).map_err(|e| format!("at {time} ms: {e}"))?;
                 }
                 (Some(value), None) => {
-                    return Err(format!(
-                        "at {time} ms: expected {} for {}",
-                        show_expected(value),
-                        expected.labels
-                    ));
+                    let value = show_expected(value);
+                    return Err(format!("at {time} ms: expected {value} for {labels}"));
                 }
-                (None, Some(sample)) => {
-                    return Err(format!(
-                        "at {time} ms: unexpected {} for {}",
-                        show(&sample),
-                        expected.labels
-                    ));
+                (None, Some(point)) => {
+                    return Err(format!("at {time} ms: unexpected {} for {labels}", show(point)));
                 }
             }
         }
-        if let Some((time, sample)) = samples.iter().next() {
-            return Err(format!(
-                "at {time} ms: unexpected {} for {}",
-                show(sample),
-                expected.labels
-            ));
+        if let Some((time, point)) = points.iter().next() {
+            return Err(format!("at {time} ms: unexpected {} for {labels}", show(point)));
         }
     }
     match got.keys().next() {
@@ -189,30 +195,26 @@ fn compare_matrix(eval: &Eval, matrix: &[RangeSeries], start_ms: i64, step_ms: i
     }
 }
 
-/// Whether a step of a range query's result is the same as an instant query's.
-pub(super) fn same_step(vector: &[InstantSample], matrix: &[RangeSeries], at_ms: i64) -> Result<(), String> {
-    let mut step: BTreeMap<&Labels, SampleValue> = BTreeMap::new();
-    for series in matrix {
-        if let Some(value) = by_time(series).remove(&at_ms) {
-            step.insert(&series.labels, value);
-        }
+/// What a range query gives at one of its steps, as an instant query would give it.
+pub(super) fn step_of(value: &Answered, at_ms: i64, scalar: bool) -> Result<Answered, String> {
+    let Answered::Matrix(matrix) = value else {
+        return Err("a range query did not give a matrix".to_owned());
+    };
+    check_sorted(matrix)?;
+    let at = |all: &[(i64, Point)]| {
+        all.iter()
+            .find(|(time, _)| *time == at_ms)
+            .map(|(_, point)| point.clone())
+    };
+    let vector: Vec<_> = matrix
+        .iter()
+        .filter_map(|(labels, all)| Some((labels.clone(), at(all)?)))
+        .collect();
+    if !scalar {
+        return Ok(Answered::Vector(vector));
     }
-    for sample in vector {
-        let Some(value) = step.remove(&sample.labels) else {
-            return Err(format!("as a range query: {} is missing", sample.labels));
-        };
-        let same = match (&sample.value, &value) {
-            (SampleValue::Float(a), SampleValue::Float(b)) => almost_equal(*a, *b),
-            (SampleValue::Histogram(a), SampleValue::Histogram(b)) => same_histogram(a, b, true),
-            _ => false,
-        };
-        if !same {
-            let (a, b) = (show(&sample.value), show(&value));
-            return Err(format!("as a range query: {} is {b} rather than {a}", sample.labels));
-        }
-    }
-    match step.keys().next() {
-        Some(labels) => Err(format!("as a range query: {labels} is there")),
-        None => Ok(()),
+    match vector.as_slice() {
+        [(_, Point::Float(value))] => Ok(Answered::Scalar(*value)),
+        other => Err(format!("as a range query: a scalar is {other:?}")),
     }
 }

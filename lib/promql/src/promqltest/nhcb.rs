@@ -1,7 +1,7 @@
 //! `load_with_nhcb`: classic histograms once more as native ones with custom buckets.
 
-use super::series::{SeriesDescription, SeriesValue};
-use crate::source::MemorySource;
+use super::{LoadedSample, LoadedSeries};
+use crate::value::SampleValue;
 use gnomon_model::histogram::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Span};
 use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME};
 use std::collections::BTreeMap;
@@ -39,36 +39,42 @@ fn part_of(labels: &Labels) -> Option<(Labels, Part)> {
     Some((builder.build(), part))
 }
 
-pub(super) fn add(source: &mut MemorySource, gap_ms: i64, loaded: &[SeriesDescription]) {
+/// The native histograms of the classic ones among `loaded`.
+pub(super) fn converted(loaded: &[LoadedSeries]) -> Vec<LoadedSeries> {
     let mut histograms: BTreeMap<Labels, BTreeMap<i64, Parts>> = BTreeMap::new();
     for series in loaded {
         let Some((labels, part)) = part_of(&series.labels) else {
             continue;
         };
         let samples = histograms.entry(labels).or_default();
-        for (i, value) in (0i64..).zip(&series.values) {
-            let Some(SeriesValue::Float(value)) = value else {
+        for sample in &series.samples {
+            let SampleValue::Float(value) = sample.value else {
                 continue;
             };
-            if gnomon_model::is_stale_nan(*value) {
+            if gnomon_model::is_stale_nan(value) {
                 continue;
             }
-            let parts = samples.entry(gap_ms * i).or_default();
+            let parts = samples.entry(sample.timestamp_ms).or_default();
             match part {
-                Part::Bucket(bound) => parts.buckets.push((bound, *value)),
-                Part::Count => parts.count = Some(*value),
-                Part::Sum => parts.sum = Some(*value),
+                Part::Bucket(bound) => parts.buckets.push((bound, value)),
+                Part::Count => parts.count = Some(value),
+                Part::Sum => parts.sum = Some(value),
             }
         }
     }
-    for (labels, samples) in histograms {
-        for (time, parts) in samples {
-            if parts.buckets.is_empty() && parts.count.is_none() {
-                continue;
-            }
-            source.add_histogram(&labels, time, Arc::new(convert(parts)));
-        }
-    }
+    let series = histograms.into_iter().map(|(labels, samples)| LoadedSeries {
+        labels,
+        samples: samples
+            .into_iter()
+            .filter(|(_, parts)| !parts.buckets.is_empty() || parts.count.is_some())
+            .map(|(timestamp_ms, parts)| LoadedSample {
+                timestamp_ms,
+                start_ms: None,
+                value: SampleValue::Histogram(Arc::new(convert(parts))),
+            })
+            .collect(),
+    });
+    series.filter(|series| !series.samples.is_empty()).collect()
 }
 
 fn convert(mut parts: Parts) -> FloatHistogram {

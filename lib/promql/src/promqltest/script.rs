@@ -1,103 +1,65 @@
 //! Scripts to commands.
 
+use super::expect::{Expectations, Wanted};
 use super::series::{self, SeriesDescription};
+use super::start_times::StartTimes;
+use super::{Answer, LoadedSeries, When};
+use crate::ast::Expr;
 use crate::parser::literal::{parse_number, unquote};
-use crate::value::QueryResult;
+use crate::parser::{ParseOptions, parse as parse_query};
 use gnomon_model::duration::parse_signed_duration_ms;
-use gnomon_model::re2::Regex;
 
 pub(super) enum Command {
     Clear,
-    Load {
-        gap_ms: i64,
-        series: Vec<String>,
-        with_nhcb: bool,
-    },
+    Load { series: Vec<LoadedSeries>, with_nhcb: bool },
     Eval(Box<Eval>),
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(super) enum When {
-    At(i64),
-    Range { start_ms: i64, end_ms: i64, step_ms: i64 },
-}
-
-/// A text that must be given, or something about it.
-pub(super) enum Wanted {
-    Any,
-    Text(String),
-    Regex(String),
-}
-
-impl Wanted {
-    fn matches(&self, text: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Text(wanted) => text == wanted,
-            // Upstream searches anywhere in the text.
-            Self::Regex(regex) => Regex::anchored(&format!(".*(?:{regex}).*")).is_ok_and(|r| r.is_match(text)),
-        }
-    }
-}
-
-#[derive(Default)]
-pub(super) struct Notes {
-    wanted: Vec<Wanted>,
-    none: bool,
-}
-
-impl Notes {
-    fn check(&self, kind: &str, got: &[String]) -> Result<(), String> {
-        if self.none && !got.is_empty() {
-            return Err(format!("unexpected {kind}: {got:?}"));
-        }
-        for wanted in &self.wanted {
-            if !got.iter().any(|text| wanted.matches(text)) {
-                let what = match wanted {
-                    Wanted::Any => String::new(),
-                    Wanted::Text(text) | Wanted::Regex(text) => format!(" {text:?}"),
-                };
-                return Err(format!("expected {kind}{what}, got {got:?}"));
-            }
-        }
-        let expected = |text: &String| self.wanted.is_empty() || self.wanted.iter().any(|wanted| wanted.matches(text));
-        match got.iter().find(|text| !expected(text)) {
-            Some(text) => Err(format!("unexpected {kind}: {text:?}")),
-            None => Ok(()),
-        }
-    }
-}
-
+#[derive(Clone)]
 pub(super) struct Eval {
     pub(super) query: String,
+    pub(super) expr: Expr,
     pub(super) when: When,
-    pub(super) ordered: bool,
+    /// In the order of the script, each label set once.
     pub(super) expected: Vec<SeriesDescription>,
     pub(super) scalar: Option<f64>,
-    pub(super) string: Option<String>,
-    /// Start and step of an expected range vector.
-    pub(super) range_vector: Option<(i64, i64)>,
-    fail: Option<Wanted>,
-    warnings: Notes,
-    infos: Notes,
+    /// Of a query whose value is a string.
+    pub(super) string: String,
+    /// Start, end and step of an expected range vector.
+    pub(super) range_vector: Option<(i64, i64, i64)>,
+    /// Not to be evaluated as a range query too.
+    pub(super) only_instant: bool,
+    expectations: Expectations,
 }
 
 impl Eval {
     pub(super) const fn fails(&self) -> bool {
-        self.fail.is_some()
+        self.expectations.fails()
+    }
+
+    pub(super) const fn is_ordered(&self) -> bool {
+        self.expectations.is_ordered()
     }
 
     pub(super) fn expect_error(&self, error: &str) -> Result<(), String> {
-        match &self.fail {
-            Some(wanted) if wanted.matches(error) => Ok(()),
-            Some(Wanted::Text(text) | Wanted::Regex(text)) => Err(format!("expected error {text:?}, got {error:?}")),
-            _ => Err(format!("unexpected error: {error}")),
+        self.expectations.expect_error(error)
+    }
+
+    pub(super) fn check_notes(&self, answer: &Answer) -> Result<(), String> {
+        self.expectations.check_notes(answer)
+    }
+
+    /// The same but for what the texts of annotations say.
+    pub(super) fn without_texts(&self) -> Self {
+        Self {
+            expectations: self.expectations.without_texts(),
+            ..self.clone()
         }
     }
 
-    pub(super) fn check_notes(&self, result: &QueryResult) -> Result<(), String> {
-        self.warnings.check("warning", &result.warnings)?;
-        self.infos.check("info", &result.infos)
+    fn expect_series(&mut self, description: SeriesDescription) {
+        self.expected.retain(|other| other.labels != description.labels);
+        self.expected.push(description);
     }
 }
 
@@ -105,35 +67,34 @@ impl Eval {
 pub(super) fn parse(text: &str) -> Vec<(usize, Result<Command, String>)> {
     // A comment ends a block, as an empty line does.
     let lines: Vec<&str> = text
-        .lines()
+        .split('\n')
         .map(str::trim)
         .map(|l| if l.starts_with('#') { "" } else { l })
         .collect();
     let mut commands = Vec::new();
     let mut at = 0;
     while at < lines.len() {
-        let line = lines[at];
-        let number = at + 1;
+        let (line, number) = (lines[at], at + 1);
         at += 1;
         if line.is_empty() {
             continue;
         }
-        let mut body = Vec::new();
-        let word = line.split_whitespace().next().unwrap_or("");
-        if word != "clear" {
-            while at < lines.len() && !lines[at].is_empty() {
-                body.push(lines[at]);
-                at += 1;
-            }
+        let name = word(line).0.to_ascii_lowercase();
+        if name == "clear" {
+            commands.push((number, Ok(Command::Clear)));
+            continue;
         }
-        let command = match word {
-            "clear" => Ok(Command::Clear),
-            "load" | "load_with_nhcb" => load(line, &body),
-            word if word == "eval" || word.starts_with("eval_") => {
-                eval(line, &body).map(|eval| Command::Eval(Box::new(eval)))
-            }
-            word => Err(format!("unknown command {word:?}")),
+        let length = lines[at..].iter().take_while(|l| !l.is_empty()).count();
+        let body = &lines[at..at + length];
+        let (taken, command) = if name.starts_with("load") {
+            (length, load(line, body))
+        } else if name.starts_with("eval") {
+            let (taken, eval) = eval(line, body);
+            (taken, eval.map(|eval| Command::Eval(Box::new(eval))))
+        } else {
+            (length, Err(format!("unknown command {name:?}")))
         };
+        at += taken;
         commands.push((number, command));
     }
     commands
@@ -147,14 +108,30 @@ fn time(text: &str) -> Result<i64, String> {
 }
 
 fn load(line: &str, body: &[&str]) -> Result<Command, String> {
-    let mut words = line.split_whitespace();
-    let with_nhcb = words.next() == Some("load_with_nhcb");
-    let gap_ms = time(words.next().ok_or("load needs a step")?)?;
-    Ok(Command::Load {
-        gap_ms,
-        series: body.iter().map(|l| (*l).to_owned()).collect(),
-        with_nhcb,
-    })
+    let (command, gap) = word(line);
+    let with_nhcb = match command {
+        "load" => false,
+        "load_with_nhcb" => true,
+        other => return Err(format!("unknown command {other:?}: load and load_with_nhcb are known")),
+    };
+    let gap_ms = time(gap.trim()).map_err(|e| format!("bad step {gap:?}: {e}"))?;
+    let mut starts = StartTimes::default();
+    let mut series: Vec<LoadedSeries> = Vec::new();
+    for line in body {
+        if starts.take(line)? {
+            continue;
+        }
+        let description = series::parse(line)?;
+        let samples = starts.give(&description, super::samples(&description, gap_ms), gap_ms)?;
+        // A series that is described twice is as it was described last.
+        series.retain(|other| other.labels != description.labels);
+        series.push(LoadedSeries {
+            labels: description.labels,
+            samples,
+        });
+    }
+    starts.finish()?;
+    Ok(Command::Load { series, with_nhcb })
 }
 
 /// The first word of a text and what follows it.
@@ -172,71 +149,117 @@ fn keyword<'t>(text: &'t str, wanted: &str) -> Result<&'t str, String> {
     }
 }
 
-fn eval(line: &str, body: &[&str]) -> Result<Eval, String> {
+/// Takes `from A to B step C`.
+fn range(text: &str) -> Result<((i64, i64, i64), &str), String> {
+    let (start, rest) = word(keyword(text, "from")?);
+    let (end, rest) = word(keyword(rest, "to")?);
+    let (step, rest) = word(keyword(rest, "step")?);
+    let (start, end, step) = (time(start)?, time(end)?, time(step)?);
+    if end < start {
+        return Err("the end is before the start".to_owned());
+    }
+    Ok(((start, end, step), rest))
+}
+
+/// The time and the query of an `eval` line.
+fn asked(line: &str) -> Result<(When, &str), String> {
     let (command, rest) = word(line);
     let (kind, rest) = word(rest);
     let (when, query) = match kind {
         "instant" => {
-            let rest = keyword(rest, "at")?;
-            let (at, query) = word(rest);
+            let (at, query) = word(keyword(rest, "at")?);
             (When::At(time(at)?), query)
         }
-        "range" => {
-            let (start, rest) = word(keyword(rest, "from")?);
-            let (end, rest) = word(keyword(rest, "to")?);
-            let (step, query) = word(keyword(rest, "step")?);
-            (
-                When::Range {
-                    start_ms: time(start)?,
-                    end_ms: time(end)?,
-                    step_ms: time(step)?,
-                },
-                query,
-            )
+        "range" if command != "eval_ordered" => {
+            let ((start_ms, end_ms, step_ms), query) = range(rest)?;
+            let when = When::Range {
+                start_ms,
+                end_ms,
+                step_ms,
+            };
+            (when, query)
         }
-        other => return Err(format!("cannot evaluate {other:?}")),
+        other => return Err(format!("{command} cannot evaluate {other:?}")),
     };
-    let mut eval = Eval {
-        query: query.trim().to_owned(),
-        when,
-        ordered: command == "eval_ordered",
-        expected: Vec::new(),
-        scalar: None,
-        string: None,
-        range_vector: None,
-        fail: (command == "eval_fail").then_some(Wanted::Any),
-        warnings: Notes::default(),
-        infos: Notes::default(),
-    };
-    if command == "eval_warn" {
-        eval.warnings.wanted.push(Wanted::Any);
-    }
-    if command == "eval_info" {
-        eval.infos.wanted.push(Wanted::Any);
-    }
-    for line in body {
-        expectation(&mut eval, line)?;
-    }
-    Ok(eval)
+    Ok((when, query.trim()))
 }
 
-fn expectation(eval: &mut Eval, line: &str) -> Result<(), String> {
-    if let Some(rest) = line.strip_prefix("expect ").or_else(|| line.strip_prefix("expect\t")) {
-        return expect(eval, rest.trim());
-    }
-    for (legacy, regex) in [("expected_fail_message", false), ("expected_fail_regexp", true)] {
-        if let Some(text) = line.strip_prefix(legacy) {
-            let text = text.trim().to_owned();
-            eval.fail = Some(if regex { Wanted::Regex(text) } else { Wanted::Text(text) });
-            return Ok(());
+/// The command, and how many lines of the body belong to it.
+fn eval(line: &str, body: &[&str]) -> (usize, Result<Eval, String>) {
+    let mut eval = match begun(line) {
+        Ok(eval) => eval,
+        Err(error) => return (body.len(), Err(error)),
+    };
+    for (i, line) in body.iter().enumerate() {
+        match expectation(&mut eval, line) {
+            Ok(true) => {}
+            // Whatever follows is a command again.
+            Ok(false) => return (i + 1, Ok(eval)),
+            Err(error) => return (body.len(), Err(format!("{line:?}: {error}"))),
         }
+    }
+    (body.len(), Ok(eval))
+}
+
+fn begun(line: &str) -> Result<Eval, String> {
+    let (when, query) = asked(line)?;
+    let command = word(line).0;
+    Ok(Eval {
+        expr: parse_query(query, &ParseOptions::everything()).map_err(|e| e.to_string())?,
+        query: query.to_owned(),
+        when,
+        expected: Vec::new(),
+        scalar: None,
+        string: String::new(),
+        range_vector: None,
+        only_instant: false,
+        expectations: Expectations::of_command(command).ok_or_else(|| format!("unknown command {command:?}"))?,
+    })
+}
+
+/// Takes one line; whether more may follow.
+fn expectation(eval: &mut Eval, line: &str) -> Result<bool, String> {
+    for (legacy, pattern) in [("expected_fail_message", false), ("expected_fail_regexp", true)] {
+        if let Some(text) = line.strip_prefix(legacy).filter(|_| eval.fails()) {
+            let text = text.trim();
+            eval.expectations.fail_with(if pattern {
+                Wanted::pattern(text)?
+            } else {
+                Wanted::Text(text.to_owned())
+            });
+            return Ok(false);
+        }
+    }
+    if let Some(rest) = line.strip_prefix("expect range vector") {
+        let (given, _) = range(rest)?;
+        eval.range_vector = Some(given);
+        // The vector ends where the query is evaluated.
+        eval.when = When::At(given.1);
+        eval.only_instant = true;
+        return Ok(true);
+    }
+    if let Some(text) = line.strip_prefix("expect string") {
+        eval.string = unquote(text.trim()).ok_or_else(|| format!("bad string {text:?}"))?;
+        eval.only_instant = true;
+        return Ok(true);
+    }
+    if let ("expect", rest) = word(line) {
+        eval.expectations.add(rest.trim())?;
+        return Ok(true);
     }
     if let Some(value) = parse_signed(line) {
         eval.scalar = Some(value);
-        return Ok(());
+        return Ok(false);
     }
-    eval.expected.push(series::parse(line)?);
-    Ok(())
+    let description = series::parse(line)?;
+    let values = description.values.len();
+    if matches!(eval.when, When::At(_)) && eval.range_vector.is_none() && values != 1 {
+        return Err(format!(
+            "{values} values for an instant: \"expect range vector from A to B step S\" allows several"
+        ));
+    }
+    eval.expect_series(description);
+    Ok(true)
 }
 
 fn parse_signed(text: &str) -> Option<f64> {
@@ -246,35 +269,4 @@ fn parse_signed(text: &str) -> Option<f64> {
         _ => (1.0, text),
     };
     parse_number(digits).map(|value| sign * value)
-}
-
-fn expect(eval: &mut Eval, rest: &str) -> Result<(), String> {
-    let (what, detail) = word(rest);
-    let detail = detail.trim();
-    let wanted = || {
-        if let Some(text) = detail.strip_prefix("msg:") {
-            Wanted::Text(text.trim().to_owned())
-        } else if let Some(text) = detail.strip_prefix("regex:") {
-            Wanted::Regex(text.trim().to_owned())
-        } else {
-            Wanted::Any
-        }
-    };
-    match what {
-        "fail" => eval.fail = Some(wanted()),
-        "warn" => eval.warnings.wanted.push(wanted()),
-        "info" => eval.infos.wanted.push(wanted()),
-        "no_warn" => eval.warnings.none = true,
-        "no_info" => eval.infos.none = true,
-        "ordered" => eval.ordered = true,
-        "string" => eval.string = Some(unquote(detail).ok_or_else(|| format!("bad string {detail}"))?),
-        "range" => {
-            let (start, rest) = word(keyword(keyword(detail, "vector")?, "from")?);
-            let (_, rest) = word(keyword(rest, "to")?);
-            let (step, _) = word(keyword(rest, "step")?);
-            eval.range_vector = Some((time(start)?, time(step)?));
-        }
-        other => return Err(format!("unknown expectation {other:?}")),
-    }
-    Ok(())
 }

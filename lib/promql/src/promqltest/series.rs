@@ -1,7 +1,7 @@
 //! Series descriptions: `name{label="value"} 1 2+1x5 _ stale {{schema:1 …}}`.
 
 use crate::parser::literal::{parse_number, unquote};
-use gnomon_model::duration::parse_signed_duration_ms;
+use crate::value::SampleValue;
 use gnomon_model::histogram::{FloatHistogram, ResetHint, Span};
 use gnomon_model::{Labels, LabelsBuilder, METRIC_NAME, STALE_NAN};
 use std::sync::Arc;
@@ -16,70 +16,20 @@ pub(super) enum SeriesValue {
     },
 }
 
+impl SeriesValue {
+    pub(super) fn to_sample(&self) -> SampleValue {
+        match self {
+            Self::Float(value) => SampleValue::Float(*value),
+            Self::Histogram { histogram, .. } => SampleValue::Histogram(Arc::clone(histogram)),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct SeriesDescription {
     pub(super) labels: Labels,
     /// None where the description has no sample.
     pub(super) values: Vec<Option<SeriesValue>>,
-}
-
-/// `name{label="value"}@st -1m _ -30s-1mx5`: when the counters behind the samples began, relative to each of them.
-#[derive(Clone, Debug)]
-pub(super) struct StartTimes {
-    pub(super) labels: Labels,
-    /// Milliseconds; none where the sample does not say.
-    pub(super) offsets_ms: Vec<Option<i64>>,
-}
-
-/// None where the line is no such thing.
-pub(super) fn parse_start_times(line: &str) -> Option<Result<StartTimes, String>> {
-    let (labels, rest) = labels(line.trim()).ok()?;
-    let rest = rest.trim_start().strip_prefix("@st")?;
-    Some(start_times(rest).map(|offsets_ms| StartTimes { labels, offsets_ms }))
-}
-
-fn start_times(mut rest: &str) -> Result<Vec<Option<i64>>, String> {
-    let mut offsets = Vec::new();
-    loop {
-        rest = rest.trim_start();
-        if rest.is_empty() {
-            return Ok(offsets);
-        }
-        if let Some(after) = rest.strip_prefix('_') {
-            let (count, after) = repeat(after)?;
-            offsets.extend(std::iter::repeat_n(None, count.unwrap_or(1)));
-            rest = after;
-            continue;
-        }
-        let (first, after) = offset(rest)?;
-        let (step, after) = if after.starts_with(['+', '-']) {
-            offset(after)?
-        } else {
-            (0, after)
-        };
-        let (count, after) = repeat(after)?;
-        let mut value = first;
-        for i in 0..=count.unwrap_or(0) {
-            if i > 0 {
-                value = i64::saturating_add(value, step);
-            }
-            offsets.push(Some(value));
-        }
-        rest = after;
-    }
-}
-
-/// Takes a duration with its sign, or a bare zero.
-fn offset(text: &str) -> Result<(i64, &str), String> {
-    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let in_duration = |c: char| c.is_ascii_digit() || matches!(c, 'y' | 'w' | 'd' | 'h' | 'm' | 's' | '.');
-    let end = unsigned.find(|c| !in_duration(c)).unwrap_or(unsigned.len());
-    let (duration, rest) = unsigned.split_at(end);
-    let ms = match duration {
-        "0" => 0,
-        text => parse_signed_duration_ms(text).map_err(|e| e.to_string())?,
-    };
-    Ok((if text.starts_with('-') { -ms } else { ms }, rest))
 }
 
 /// Repetitions that are refused.
@@ -282,7 +232,7 @@ fn histogram(text: &str) -> Result<(FloatHistogram, bool, &str), String> {
         let (value, after) = if let Some(list) = after.strip_prefix('[') {
             list.split_once(']').ok_or("a list is not closed")?
         } else {
-            after.split_at(after.find(' ').unwrap_or(after.len()))
+            after.split_at(after.find(char::is_whitespace).unwrap_or(after.len()))
         };
         let list = || -> Result<Vec<f64>, String> { value.split_whitespace().map(whole_number).collect() };
         let index = || value.parse::<i32>().map_err(|_| format!("bad number {value:?}"));

@@ -6,7 +6,8 @@ use crate::engine::arithmetic::quantile;
 use crate::engine::column::{Column, Point, merge_same_labels};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::limits::EvalError;
-use crate::plan::Node;
+use crate::plan::{Node, NodeKind};
+use crate::printer::QuotedBytes;
 use gnomon_model::gofloat::Plain;
 use gnomon_model::{Labels, LabelsBuilder};
 use hashbrown::HashMap;
@@ -62,10 +63,19 @@ impl Exec<'_> {
     pub(super) fn count_values(
         &self,
         input: &Node,
-        label: &str,
+        label: &Node,
         grouping: Grouping<'_>,
         sink: &mut Sink<'_>,
     ) -> Evaluated<()> {
+        let label = match &label.kind {
+            NodeKind::Bytes(bytes) => {
+                return Err(EvalError::execution(format!(
+                    "invalid label name {}",
+                    QuotedBytes(bytes)
+                )));
+            }
+            _ => self.string(label)?,
+        };
         if label.is_empty() {
             return Err(EvalError::execution(format!("invalid label name {label:?}")));
         }

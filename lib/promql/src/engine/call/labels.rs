@@ -4,7 +4,7 @@ use super::arg;
 use crate::engine::column::{Column, merge_same_labels};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::limits::EvalError;
-use crate::plan::Node;
+use crate::plan::{Node, NodeKind};
 use gnomon_model::re2::Regex;
 use gnomon_model::{LabelsBuilder, METRIC_NAME};
 
@@ -18,19 +18,27 @@ fn set_label(column: &mut Column, name: &str, value: &str) {
 }
 
 impl Exec<'_> {
+    /// The name of the label that is to be set.
+    fn target_label<'n>(&self, node: &'n Node, function: &str) -> Evaluated<&'n str> {
+        let invalid =
+            |name: &str| EvalError::execution(format!("invalid destination label name in {function}(): {name}"));
+        match &node.kind {
+            NodeKind::Bytes(bytes) => Err(invalid(&String::from_utf8_lossy(bytes))),
+            _ => match self.string(node)? {
+                "" => Err(invalid("")),
+                name => Ok(name),
+            },
+        }
+    }
+
     pub(super) fn label_replace(&self, args: &[Node], sink: &mut Sink<'_>) -> Evaluated<()> {
-        let target = self.string(arg(args, 1)?)?;
         let template = self.string(arg(args, 2)?)?;
         let from = self.string(arg(args, 3)?)?;
         let expression = self.string(arg(args, 4)?)?;
         let regex = Regex::anchored(expression).map_err(|_| {
             EvalError::execution(format!("invalid regular expression in label_replace(): {expression}"))
         })?;
-        if target.is_empty() {
-            return Err(EvalError::execution(format!(
-                "invalid destination label name in label_replace(): {target}"
-            )));
-        }
+        let target = self.target_label(arg(args, 1)?, "label_replace")?;
         let mut columns = self.collect(arg(args, 0)?)?;
         for column in &mut columns.columns {
             let labels = column.labels.clone();
@@ -46,7 +54,6 @@ impl Exec<'_> {
     }
 
     pub(super) fn label_join(&self, args: &[Node], sink: &mut Sink<'_>) -> Evaluated<()> {
-        let target = self.string(arg(args, 1)?)?;
         let separator = self.string(arg(args, 2)?)?;
         let mut sources = Vec::new();
         for source in args.iter().skip(3) {
@@ -58,11 +65,7 @@ impl Exec<'_> {
             }
             sources.push(source);
         }
-        if target.is_empty() {
-            return Err(EvalError::execution(format!(
-                "invalid destination label name in label_join(): {target}"
-            )));
-        }
+        let target = self.target_label(arg(args, 1)?, "label_join")?;
         let mut columns = self.collect(arg(args, 0)?)?;
         for column in &mut columns.columns {
             let values: Vec<&str> = sources
