@@ -77,7 +77,7 @@ impl From<EvalError> for ApiError {
             EvalError::TimedOut => ErrorType::Timeout,
             EvalError::Canceled => ErrorType::Canceled,
             EvalError::Source(_) => ErrorType::Internal,
-            EvalError::Execution(_) | EvalError::TooManySamples => ErrorType::Execution,
+            EvalError::Execution(_) | EvalError::TooManySamples | EvalError::TooManyBytes(_) => ErrorType::Execution,
         };
         Self::new(kind, error.to_string())
     }

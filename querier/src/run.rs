@@ -139,6 +139,7 @@ impl Api {
         let fetched = Fetched::start(&self.state.fanout, &scope, plan.selectors());
         let limits = Limits {
             max_samples: self.state.query.max_samples,
+            ..Limits::default()
         };
         let (cancel, plan, permit) = (end.cancel.clone(), Arc::clone(plan), Arc::clone(permit));
         let engine = tokio::task::spawn_blocking(move || {
