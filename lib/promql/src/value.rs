@@ -43,7 +43,8 @@ const SERIES_BYTES: usize = 128;
 
 impl RangeSeries {
     /// Bytes in memory.
-    pub(crate) fn held_bytes(&self) -> u64 {
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
         let histograms: u64 = self.histograms.iter().map(|(_, h)| 16 * (h.weight() + 1)).sum();
         (SERIES_BYTES + self.labels.as_bytes().len() + 16 * self.floats.capacity()) as u64 + histograms
     }
