@@ -8,6 +8,7 @@ pub mod flags;
 pub mod http;
 pub mod lifecycle;
 pub mod logging;
+pub mod memory;
 pub mod run;
 pub mod status;
 

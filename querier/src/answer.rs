@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
+use gnomon_promql::Reserved;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +23,8 @@ pub(crate) struct Answer {
     large: bool,
     warnings: Vec<String>,
     infos: Vec<String>,
+    /// What the data occupies, until it is written.
+    held: Option<Reserved>,
 }
 
 impl Answer {
@@ -31,6 +34,7 @@ impl Answer {
             large,
             warnings: Vec::new(),
             infos: Vec::new(),
+            held: None,
         }
     }
 
@@ -48,6 +52,12 @@ impl Answer {
         ))
     }
 
+    /// Keeps a reservation until the answer is written.
+    pub(crate) fn holding(mut self, held: Reserved) -> Self {
+        self.held = Some(held);
+        self
+    }
+
     pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings.extend(warnings);
         self
@@ -61,6 +71,7 @@ impl Answer {
     fn write(self, json: &mut Json) -> Result<(), Gone> {
         json.raw(r#"{"status":"success","data":"#);
         (self.data)(json)?;
+        drop(self.held);
         for (name, texts) in [("warnings", &self.warnings), ("infos", &self.infos)] {
             if !texts.is_empty() {
                 json.raw(",\"");

@@ -1,7 +1,7 @@
 //! What went wrong with a request, in the kinds of Prometheus' HTTP API.
 
 use axum::response::{IntoResponse, Response};
-use gnomon_promql::EvalError;
+use gnomon_promql::{EvalError, OverBudget};
 use gnomon_proto::ServiceError;
 use http::StatusCode;
 
@@ -77,9 +77,15 @@ impl From<EvalError> for ApiError {
             EvalError::TimedOut => ErrorType::Timeout,
             EvalError::Canceled => ErrorType::Canceled,
             EvalError::Source(_) => ErrorType::Internal,
-            EvalError::Execution(_) | EvalError::TooManySamples => ErrorType::Execution,
+            EvalError::Execution(_) | EvalError::TooManySamples | EvalError::TooManyBytes(_) => ErrorType::Execution,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<OverBudget> for ApiError {
+    fn from(error: OverBudget) -> Self {
+        Self::new(ErrorType::Execution, error.to_string())
     }
 }
 

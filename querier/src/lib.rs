@@ -30,5 +30,6 @@ pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, 
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{
-    ApiState, BuildInfo, ConfigInfo, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions, RuntimeInfo, Scrapers, WebOptions,
+    ApiState, BuildInfo, ConfigInfo, MemoryLimits, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions, RemoteReadLimits,
+    RuntimeInfo, Scrapers, WebOptions,
 };

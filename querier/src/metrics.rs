@@ -1,15 +1,17 @@
 //! What the querier counts about itself.
 
+use gnomon_promql::QueryMemory;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType, Summary};
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Buckets of request durations, in seconds: Prometheus' own.
 const REQUEST_SECONDS: [f64; 9] = [0.1, 0.2, 0.4, 1.0, 3.0, 8.0, 20.0, 60.0, 120.0];
+const STOP_SECONDS: [f64; 7] = [0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 2.0];
 const QUERY_SECONDS: [f64; 11] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0];
 
 /// `prometheus_engine_query_duration_seconds`: a summary without quantiles (the crate has none), by part of a query.
@@ -65,6 +67,33 @@ impl Collector for EngineSeconds {
     }
 }
 
+/// `gnomon_query_memory_bytes`: what queries hold at the moment of the scrape.
+#[derive(Clone, Debug)]
+struct HeldBytes {
+    gauge: IntGauge,
+    memory: Arc<QueryMemory>,
+}
+
+impl HeldBytes {
+    fn new(memory: Arc<QueryMemory>) -> prometheus::Result<Self> {
+        let help = "Memory that queries hold, answers that are being read included.";
+        let gauge = IntGauge::new("gnomon_query_memory_bytes", help)?;
+        Ok(Self { gauge, memory })
+    }
+}
+
+impl Collector for HeldBytes {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge
+            .set(i64::try_from(self.memory.used_bytes()).unwrap_or(i64::MAX));
+        self.gauge.collect()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Metrics {
     pub(crate) engine_seconds: EngineSeconds,
@@ -76,12 +105,18 @@ pub(crate) struct Metrics {
     pub(crate) query_seconds: HistogramVec,
     pub(crate) fetched_bytes: IntCounter,
     pub(crate) partial: IntCounter,
+    /// Threads of the engine at work, those of requests that have ended included.
+    pub(crate) engines: IntGauge,
+    pub(crate) stop_seconds: Histogram,
 }
 
 impl Metrics {
     /// # Errors
     /// When a name or label is not legal, which the test of this module rules out.
-    pub(crate) fn new(max_concurrency: usize) -> prometheus::Result<(Self, Vec<Box<dyn Collector>>)> {
+    pub(crate) fn new(
+        max_concurrency: usize,
+        memory: &Arc<QueryMemory>,
+    ) -> prometheus::Result<(Self, Vec<Box<dyn Collector>>)> {
         let metrics = Self {
             engine_seconds: EngineSeconds::new()?,
             requests: IntCounterVec::new(
@@ -121,6 +156,17 @@ impl Metrics {
                 "gnomon_query_partial_results_total",
                 "Answers with a warning that something could not be read.",
             )?,
+            engines: IntGauge::new(
+                "gnomon_query_engines",
+                "Queries that are being evaluated, those whose requests have ended already included.",
+            )?,
+            stop_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "gnomon_query_stop_duration_seconds",
+                    "Time from the end of a request, by its client or by time, to the end of the work for it.",
+                )
+                .buckets(STOP_SECONDS.to_vec()),
+            )?,
         };
         let most = IntGauge::new(
             "prometheus_engine_queries_concurrent_max",
@@ -137,6 +183,9 @@ impl Metrics {
             Box::new(metrics.query_seconds.clone()),
             Box::new(metrics.fetched_bytes.clone()),
             Box::new(metrics.partial.clone()),
+            Box::new(metrics.engines.clone()),
+            Box::new(metrics.stop_seconds.clone()),
+            Box::new(HeldBytes::new(Arc::clone(memory))?),
             Box::new(most),
             #[cfg(target_os = "linux")]
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
@@ -162,7 +211,7 @@ mod tests {
 
     #[test]
     fn all_metrics_are_legal_and_unique() {
-        let (metrics, collectors) = Metrics::new(20).unwrap();
+        let (metrics, collectors) = Metrics::new(20, &QueryMemory::unlimited()).unwrap();
         let registry = Registry::new();
         for collector in collectors {
             registry.register(collector).unwrap();

@@ -1,7 +1,7 @@
 //! Routes, and what surrounds every request: readiness, CORS, compression, counting.
 
 use crate::metrics::{Metrics, register};
-use crate::state::ApiState;
+use crate::state::{ApiState, MemoryLimits};
 use crate::{api, page};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -9,6 +9,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, get};
 use gnomon_model::re2::Regex;
+use gnomon_promql::QueryMemory;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -20,6 +21,8 @@ pub(crate) struct Api {
     pub(crate) metrics: Metrics,
     /// `--query.max-concurrency`.
     pub(crate) gate: Arc<Semaphore>,
+    /// What queries hold, all together.
+    pub(crate) memory: Arc<QueryMemory>,
     cors_origin: Regex,
 }
 
@@ -38,7 +41,12 @@ pub enum ApiSetupError {
 /// # Errors
 /// When an option has no usable value.
 pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
-    let (metrics, collectors) = Metrics::new(state.query.max_concurrency)?;
+    let MemoryLimits {
+        total_bytes,
+        query_bytes,
+    } = state.query.memory;
+    let memory = QueryMemory::new(total_bytes, query_bytes, state.query.max_concurrency);
+    let (metrics, collectors) = Metrics::new(state.query.max_concurrency, &memory)?;
     register(&state.registry, collectors);
     let prefix = prefix(&state.web.route_prefix);
     let api = Arc::new(Api {
@@ -46,6 +54,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         gate: Arc::new(Semaphore::new(
             state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS),
         )),
+        memory,
         cors_origin: Regex::anchored(&state.web.cors_origin)?,
         state,
     });

@@ -3,8 +3,9 @@
 use crate::error::{ApiError, ErrorType};
 use crate::fanout::{Fetched, Scope};
 use crate::router::Api;
-use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, QueryResult};
-use std::sync::Arc;
+use gnomon_model::Clock;
+use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, QueryResult, Reserved};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
@@ -31,21 +32,50 @@ pub(crate) struct Outcome {
     pub(crate) warnings: Vec<String>,
     pub(crate) queued: Duration,
     pub(crate) evaluated: Duration,
+    /// What the result occupies.
+    pub(crate) held: Reserved,
 }
 
 /// Ends what belongs to a query when the request is dropped, whatever the reason.
 struct EndWithRequest {
     cancel: CancelFlag,
     scope: Arc<Scope>,
+    stopped: Stopped,
     done: bool,
+}
+
+impl EndWithRequest {
+    fn time_out(&self) {
+        self.stopped.now();
+        self.cancel.time_out();
+    }
 }
 
 impl Drop for EndWithRequest {
     fn drop(&mut self) {
         if !self.done {
+            self.stopped.now();
             self.cancel.cancel();
         }
         self.scope.token.cancel();
+    }
+}
+
+/// When a query was told to end, by a monotonic clock.
+#[derive(Clone)]
+struct Stopped {
+    clock: Arc<dyn Clock>,
+    at: Arc<OnceLock<Duration>>,
+}
+
+impl Stopped {
+    fn now(&self) {
+        let _ = self.at.set(self.clock.monotonic());
+    }
+
+    /// How long ago that was; none where it never was.
+    fn ago(&self) -> Option<Duration> {
+        self.at.get().map(|at| self.clock.monotonic().saturating_sub(*at))
     }
 }
 
@@ -111,7 +141,7 @@ impl Api {
             }
             attempt += 1;
         };
-        let mut result = result?;
+        let (mut result, held) = result?;
         let mut warnings = self.said(&scope);
         warnings.append(&mut result.warnings);
         Ok(Outcome {
@@ -119,6 +149,7 @@ impl Api {
             warnings,
             queued,
             evaluated: self.state.clock.monotonic().saturating_sub(entered),
+            held,
         })
     }
 
@@ -129,22 +160,38 @@ impl Api {
         permit: &Arc<OwnedSemaphorePermit>,
         strict: bool,
         left: Duration,
-    ) -> (Result<QueryResult, ApiError>, Arc<Scope>) {
-        let scope = Arc::new(Scope::new(strict, self.state.query.fetch));
+    ) -> (Result<(QueryResult, Reserved), ApiError>, Arc<Scope>) {
+        let memory = self.memory.budget();
+        let scope = Arc::new(Scope::new(strict, self.state.query.fetch).with_memory(memory.clone()));
+        let stopped = Stopped {
+            clock: Arc::clone(&self.state.clock),
+            at: Arc::default(),
+        };
         let mut end = EndWithRequest {
             cancel: CancelFlag::new(),
             scope: Arc::clone(&scope),
+            stopped: stopped.clone(),
             done: false,
         };
         let fetched = Fetched::start(&self.state.fanout, &scope, plan.selectors());
         let limits = Limits {
             max_samples: self.state.query.max_samples,
+            memory,
         };
         let (cancel, plan, permit) = (end.cancel.clone(), Arc::clone(plan), Arc::clone(permit));
+        let (working, stop_seconds) = (Counted::new(&self.metrics.engines), self.metrics.stop_seconds.clone());
         let engine = tokio::task::spawn_blocking(move || {
             let result = Engine::execute(&plan, &fetched, &limits, &cancel);
+            drop(fetched);
+            let result = result.and_then(|result| {
+                let held = limits.memory.reserve(result.value.held_bytes())?;
+                Ok((result, held))
+            });
+            if let Some(ago) = stopped.ago() {
+                stop_seconds.observe(ago.as_secs_f64());
+            }
             // A query that does not notice its end keeps its place until it does.
-            drop(permit);
+            drop((permit, working));
             result
         });
         let result = match tokio::time::timeout(left, engine).await {
@@ -154,7 +201,7 @@ impl Api {
                 format!("the query engine failed: {panicked}"),
             )),
             Err(_) => {
-                end.cancel.time_out();
+                end.time_out();
                 Err(EvalError::TimedOut.into())
             }
         };

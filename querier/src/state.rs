@@ -1,7 +1,7 @@
 //! What the process that runs a querier hands to it.
 
 use crate::fanout::{Fanout, FetchLimits};
-use gnomon_model::Clock;
+use gnomon_model::{Clock, Labels};
 use gnomon_promql::{DEFAULT_LOOKBACK_MS, ParseOptions};
 use gnomon_proto::service::TargetsService;
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ pub trait NodeInfo: Send + Sync + 'static {
 }
 
 /// The configuration in force.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigInfo {
     /// Secrets are redacted.
     pub yaml: String,
@@ -47,8 +47,22 @@ pub struct ConfigInfo {
     pub reload_successful: bool,
     /// When it was taken, milliseconds since the epoch.
     pub reloaded_at_ms: i64,
+    /// For what leaves the cluster: federation, remote read. Never stored.
+    pub external_labels: Labels,
     /// The default step of subqueries, milliseconds; 0 is a minute.
     pub evaluation_interval_ms: i64,
+}
+
+impl Default for ConfigInfo {
+    fn default() -> Self {
+        Self {
+            yaml: String::new(),
+            reload_successful: false,
+            reloaded_at_ms: 0,
+            external_labels: Labels::empty(),
+            evaluation_interval_ms: 0,
+        }
+    }
 }
 
 /// `/api/v1/status/runtimeinfo` and the page at `/`.
@@ -102,6 +116,38 @@ pub struct QueryOptions {
     /// Prometheus' feature `use-start-timestamps`.
     pub use_start_times: bool,
     pub fetch: FetchLimits,
+    pub memory: MemoryLimits,
+    pub remote_read: RemoteReadLimits,
+}
+
+/// Bytes that queries may hold in memory; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// `--query.max-total-bytes`.
+    pub total_bytes: u64,
+    /// `--query.max-bytes`.
+    pub query_bytes: u64,
+}
+
+/// The `--storage.remote.read-*` flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteReadLimits {
+    /// Of an answer that is not streamed; 0 is no limit.
+    pub samples: u64,
+    /// Reads at the same time; 0 is no limit.
+    pub concurrent: usize,
+    /// A frame is closed once its chunks have so many bytes.
+    pub frame_bytes: usize,
+}
+
+impl Default for RemoteReadLimits {
+    fn default() -> Self {
+        Self {
+            samples: 50_000_000,
+            concurrent: 10,
+            frame_bytes: 1 << 20,
+        }
+    }
 }
 
 impl Default for QueryOptions {
@@ -115,6 +161,11 @@ impl Default for QueryOptions {
             delayed_name_removal: false,
             use_start_times: false,
             fetch: FetchLimits::default(),
+            memory: MemoryLimits {
+                total_bytes: 0,
+                query_bytes: 0,
+            },
+            remote_read: RemoteReadLimits::default(),
         }
     }
 }

@@ -489,3 +489,25 @@ async fn compression_cors_and_prefix() {
         "GET, POST, OPTIONS"
     );
 }
+
+/// What a query may hold is bounded, each and all together; what was held is given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_over_their_memory_end_with_an_error_that_names_the_limit() {
+    let mut cluster = example();
+    cluster.query.memory.query_bytes = 1 << 20;
+    let heavy = "/api/v1/query?query=max_over_time(vector(1)%5B10d:1s%5D)";
+    let (status, body) = cluster.get(heavy).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(
+        body,
+        r#"{"status":"error","errorType":"execution","error":"query processing would hold more than 1MiB in memory in query execution (--query.max-bytes)"}"#
+    );
+    cluster.query.memory.query_bytes = 0;
+    cluster.query.memory.total_bytes = 8 << 20;
+    let (status, body) = cluster.get(heavy).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("leave of 8MiB (--query.max-total-bytes)"), "{body}");
+    cluster.ok("/api/v1/query?query=up").await;
+    let held = cluster.ok("/metrics").await;
+    assert!(held.contains("gnomon_query_memory_bytes 0\n"), "{held}");
+}

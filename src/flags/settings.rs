@@ -120,6 +120,15 @@ pub struct Settings {
     pub query_timeout: Duration,
     pub query_max_concurrency: usize,
     pub query_max_samples: u64,
+    /// What one query may hold; none is half of the next.
+    pub query_max_bytes: Option<u64>,
+    /// What all queries may hold; none is a quarter of the memory that the process may use.
+    pub query_max_total_bytes: Option<u64>,
+    /// 0 is no limit.
+    pub read_sample_limit: u64,
+    /// 0 is no limit.
+    pub read_concurrent_limit: usize,
+    pub read_max_bytes_in_frame: usize,
     pub features: BTreeSet<String>,
     /// Features that were asked for and mean nothing here.
     pub ignored_features: Vec<String>,
@@ -199,6 +208,16 @@ impl Values<'_> {
         number
             .map(Some)
             .ok_or_else(|| format!("--{name}: {text:?} is not a whole number of at least {least}"))
+    }
+
+    /// More than nothing.
+    fn size(&self, name: &str) -> Result<Option<u64>, String> {
+        let Some(text) = self.set(name) else { return Ok(None) };
+        match parse_size_bytes(&text) {
+            Ok(0) => Err(format!("--{name}: it must be more than nothing")),
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) => Err(format!("--{name}: {error}")),
+        }
     }
 
     /// It cannot be changed after the first start, so that a slip must not found a cluster that cannot work.
@@ -283,6 +302,13 @@ impl Settings {
             ),
             query_max_concurrency: v.number("query.max-concurrency", 1)?.unwrap_or(20),
             query_max_samples: v.number("query.max-samples", 1)?.unwrap_or(50_000_000),
+            query_max_bytes: v.size("query.max-bytes")?,
+            query_max_total_bytes: v.size("query.max-total-bytes")?,
+            read_sample_limit: v.number("storage.remote.read-sample-limit", 0)?.unwrap_or(50_000_000),
+            read_concurrent_limit: v.number("storage.remote.read-concurrent-limit", 0)?.unwrap_or(10),
+            read_max_bytes_in_frame: v
+                .number("storage.remote.read-max-bytes-in-frame", 1)?
+                .unwrap_or(1 << 20),
             features,
             ignored_features,
             grpc_listen_address: v

@@ -125,7 +125,7 @@ const BLOCKS: &str = "blocks span two hours and are merged as retention allows";
 const AGENT: &str = "it belongs to Prometheus' agent mode";
 const RULES: &str = "rules are not evaluated yet";
 const ALERTS: &str = "alerts are not sent yet";
-const REMOTE: &str = "remote read and remote write senders are not supported yet";
+const REMOTE: &str = "remote write senders are not supported yet";
 
 /// Prometheus' flags (2.42 to 3.x) and gnomon's own, by theme.
 #[must_use]
@@ -352,13 +352,26 @@ const FLAGS: &[Flag] = &[
     idle("storage.agent.no-lockfile", Nothing, "false", AGENT),
     idle("storage.agent.use-lockfile", Nothing, "false", AGENT),
     idle("storage.remote.flush-deadline", One("DURATION"), "1m", REMOTE),
-    idle("storage.remote.read-sample-limit", One("N"), "50000000", REMOTE),
-    idle("storage.remote.read-concurrent-limit", One("N"), "10", REMOTE),
-    idle(
+    here(
+        STORAGE,
+        "storage.remote.read-sample-limit",
+        One("N"),
+        "50000000",
+        "Samples that one remote read may answer with as samples; 0 is no limit. Streamed chunks are not limited.",
+    ),
+    here(
+        STORAGE,
+        "storage.remote.read-concurrent-limit",
+        One("N"),
+        "10",
+        "Remote reads that run at the same time; 0 is no limit.",
+    ),
+    here(
+        STORAGE,
         "storage.remote.read-max-bytes-in-frame",
-        One("BYTES"),
+        One("N"),
         "1048576",
-        REMOTE,
+        "Bytes of chunks after which a frame of a streamed remote read is closed.",
     ),
     idle("rules.alert.for-outage-tolerance", One("DURATION"), "1h", RULES),
     idle("rules.alert.for-grace-period", One("DURATION"), "10m", RULES),
@@ -424,6 +437,22 @@ const FLAGS: &[Flag] = &[
         One("N"),
         "50000000",
         "Samples that one query may hold in memory.",
+    ),
+    own(
+        QUERY,
+        "query.max-bytes",
+        "GNOMON_QUERY_MAX_BYTES",
+        One("BYTES"),
+        "",
+        "Memory that one query may hold, e.g. 512MB; half of what all may if empty.",
+    ),
+    own(
+        QUERY,
+        "query.max-total-bytes",
+        "GNOMON_QUERY_MAX_TOTAL_BYTES",
+        One("BYTES"),
+        "",
+        "Memory that all queries together may hold; a quarter of what the process may use if empty.",
     ),
     own(
         CLUSTER,

@@ -89,6 +89,8 @@ fn errors_name_the_flag_and_what_it_takes() {
         (&["--log.level=loud"], "debug"),
         (&["--no.such"], "no.such"),
         (&["--query.max-samples=0"], "query.max-samples"),
+        (&["--query.max-bytes=1"], "query.max-bytes"),
+        (&["--query.max-total-bytes=0"], "more than nothing"),
         (
             &["--enable-feature=native-histograms,otlp-write-receiver"],
             "remote write",

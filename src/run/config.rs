@@ -147,6 +147,7 @@ impl Keeper {
         self.metrics.taken(config, now.0);
         let evaluation = config.global.evaluation_interval.as_millis();
         self.status.set_config(ConfigInfo {
+            external_labels: config.global.external_labels.clone(),
             yaml: config.redacted_yaml().to_owned(),
             reload_successful: true,
             reloaded_at_ms: now.0,

@@ -18,7 +18,8 @@ use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
 use gnomon_model::TenantId;
 use gnomon_promql::ParseOptions;
 use gnomon_querier::{
-    ApiState, Fanout, NodeInfo as _, QueryOptions, StoredBlocks, WebOptions, api_router, scrapers_of,
+    ApiState, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits, StoredBlocks, WebOptions,
+    api_router, scrapers_of,
 };
 use gnomon_tsdb::bucket::Bucket;
 use http::StatusCode;
@@ -118,6 +119,18 @@ async fn traced(request: Request, next: Next) -> Response {
     context.scope(next.run(request)).await
 }
 
+/// What queries may hold where neither a flag nor the system says how much memory there is.
+const DEFAULT_QUERY_BYTES: u64 = 1 << 30;
+
+fn query_memory(settings: &Settings) -> MemoryLimits {
+    let derived = || crate::memory::allowed_bytes().map_or(DEFAULT_QUERY_BYTES, |bytes| bytes / 4);
+    let total_bytes = settings.query_max_total_bytes.unwrap_or_else(derived);
+    MemoryLimits {
+        total_bytes,
+        query_bytes: settings.query_max_bytes.unwrap_or(total_bytes / 2),
+    }
+}
+
 fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState {
     let settings = &process.settings;
     let feature = |name: &str| settings.features.contains(name);
@@ -147,6 +160,12 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState 
             },
             delayed_name_removal: feature("promql-delayed-name-removal"),
             use_start_times: feature("use-start-timestamps"),
+            memory: query_memory(settings),
+            remote_read: RemoteReadLimits {
+                samples: settings.read_sample_limit,
+                concurrent: settings.read_concurrent_limit,
+                frame_bytes: settings.read_max_bytes_in_frame,
+            },
             ..QueryOptions::default()
         },
         web: WebOptions {

@@ -9,6 +9,7 @@ mod column;
 mod context;
 mod info;
 mod notes;
+mod order;
 mod select;
 mod window;
 
@@ -17,8 +18,8 @@ use crate::limits::{CancelFlag, EvalError, Limits};
 use crate::plan::{NodeKind, Plan};
 use crate::source::SeriesSource;
 use crate::value::{InstantSample, QueryResult, RangeSeries, SampleValue, Value};
-use column::{Column, Point, drop_name, merge_same_labels};
-use context::{Evaluated, Exec};
+use column::{Column, Kind, Point, drop_name, merge_same_labels};
+use context::{Columns, Evaluated, Exec};
 use gnomon_model::Labels;
 use std::sync::Arc;
 
@@ -66,10 +67,11 @@ fn final_names(columns: Vec<Column>) -> Evaluated<Vec<Column>> {
     merge_same_labels(dropped.collect())
 }
 
-fn range_series(column: &Column, time: impl Fn(usize) -> i64) -> RangeSeries {
+fn range_series(column: &Column, points: usize, time: impl Fn(usize) -> i64) -> RangeSeries {
+    let floats_only = !column.kinds.contains(&Kind::Histogram);
     let mut series = RangeSeries {
         labels: column.labels.clone(),
-        floats: Vec::new(),
+        floats: Vec::with_capacity(if floats_only { points } else { 0 }),
         histograms: Vec::new(),
     };
     for i in 0..column.len() {
@@ -100,7 +102,9 @@ impl Exec<'_> {
             },
             ValueType::Matrix => Value::Matrix(self.window_value()?),
             ValueType::Vector => {
-                let columns = final_names(self.collect(root)?.columns)?;
+                let Columns { columns, mut held } = self.collect(root)?;
+                let columns = final_names(columns)?;
+                held.add_bytes((columns.len() * size_of::<InstantSample>()) as u64)?;
                 let sample = |column: &Column| {
                     let value = match column.get(0)? {
                         Point::Float(value) => SampleValue::Float(value),
@@ -143,32 +147,41 @@ impl Exec<'_> {
                 histograms: histograms.filter(|(time, _)| within(*time)).collect(),
             };
             held.add((series.floats.len() + series.histograms.len()) as u64)?;
+            held.add_bytes(series.held_bytes())?;
             if !series.floats.is_empty() || !series.histograms.is_empty() {
                 out.push(series);
             }
             Ok(())
         })?;
-        out.sort_by(|a, b| a.labels.cmp(&b.labels));
+        order::sort_by(&mut out, self.cancel, |a, b| a.labels.cmp(&b.labels))?;
         Ok(out)
     }
 
     fn matrix_value(&self) -> Evaluated<Vec<RangeSeries>> {
         let root = &self.plan.root;
-        let columns = if root.value_type == ValueType::Scalar {
+        let Columns { columns, mut held } = if root.value_type == ValueType::Scalar {
             let values = self.scalar(root)?;
             let mut column = Column::empty(Labels::empty(), values.len());
             for (i, value) in values.into_iter().enumerate() {
                 column.set_float(i, value);
             }
-            vec![column]
+            Columns {
+                columns: vec![column],
+                held: self.hold(root.grid.n as u64)?,
+            }
         } else {
-            final_names(self.collect(root)?.columns)?
+            self.collect(root)?
         };
-        let present = columns.iter().filter(|column| column.has_any());
-        let mut out: Vec<RangeSeries> = present
-            .map(|column| range_series(column, |i| root.grid.time(i)))
-            .collect();
-        out.sort_by(|a, b| a.labels.cmp(&b.labels));
+        let columns = final_names(columns)?;
+        let mut out = Vec::with_capacity(columns.len());
+        // A column goes when its series is there.
+        for column in columns.into_iter().filter(Column::has_any) {
+            self.check()?;
+            let points = column.kinds.iter().filter(|kind| **kind != Kind::Absent).count() as u64;
+            held.add_bytes(points.saturating_mul(7))?;
+            out.push(range_series(&column, points as usize, |i| root.grid.time(i)));
+        }
+        order::sort_by(&mut out, self.cancel, |a, b| a.labels.cmp(&b.labels))?;
         Ok(out)
     }
 }

@@ -1,20 +1,24 @@
 //! What bounds a running query, and why one failed.
 
+use crate::memory::{MemoryBudget, OverBudget};
 use crate::source::SourceError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Bounds on one query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Most samples that may be held in memory at once; a histogram counts as several, by its size.
     pub max_samples: u64,
+    /// What is charged for the bytes that are held.
+    pub memory: MemoryBudget,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_samples: 50_000_000,
+            memory: MemoryBudget::default(),
         }
     }
 }
@@ -61,6 +65,9 @@ pub enum EvalError {
     Execution(String),
     #[error("query processing would load too many samples into memory in query execution")]
     TooManySamples,
+    /// `errorType` "execution".
+    #[error(transparent)]
+    TooManyBytes(#[from] OverBudget),
     /// `errorType` "timeout".
     #[error("query timed out in expression evaluation")]
     TimedOut,

@@ -106,6 +106,12 @@ impl Samples {
         self.start_times.get(at).copied().unwrap_or(0)
     }
 
+    /// Bytes of the histograms and of their column.
+    pub(crate) fn histogram_bytes(&self) -> u64 {
+        let histograms: u64 = self.histograms.iter().flatten().map(|h| 16 * h.weight()).sum();
+        8 * self.histograms.len() as u64 + histograms
+    }
+
     /// The histogram at a position; none where the sample is a float.
     #[must_use]
     pub fn histogram(&self, at: usize) -> Option<&Arc<FloatHistogram>> {

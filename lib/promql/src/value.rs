@@ -20,12 +20,34 @@ pub struct InstantSample {
     pub value: SampleValue,
 }
 
+impl InstantSample {
+    fn held_bytes(&self) -> u64 {
+        let histogram = match &self.value {
+            SampleValue::Float(_) => 0,
+            SampleValue::Histogram(h) => 16 * h.weight(),
+        };
+        (SERIES_BYTES + self.labels.as_bytes().len()) as u64 + histogram
+    }
+}
+
 /// One series of a matrix; each list by time, no time in both.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RangeSeries {
     pub labels: Labels,
     pub floats: Vec<(i64, f64)>,
     pub histograms: Vec<(i64, Arc<FloatHistogram>)>,
+}
+
+/// What a series takes beside its points and the bytes of its labels.
+const SERIES_BYTES: usize = 128;
+
+impl RangeSeries {
+    /// Bytes in memory.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let histograms: u64 = self.histograms.iter().map(|(_, h)| 16 * (h.weight() + 1)).sum();
+        (SERIES_BYTES + self.labels.as_bytes().len() + 16 * self.floats.capacity()) as u64 + histograms
+    }
 }
 
 /// The answer to a query: a range query always gives a matrix.
@@ -45,6 +67,17 @@ pub enum Value {
 }
 
 impl Value {
+    /// Bytes in memory, about.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        match self {
+            Self::Scalar { .. } => 0,
+            Self::String { text, .. } => text.len() as u64,
+            Self::Vector(samples) => samples.iter().map(InstantSample::held_bytes).sum(),
+            Self::Matrix(series) => series.iter().map(RangeSeries::held_bytes).sum(),
+        }
+    }
+
     /// The `resultType` of the HTTP API.
     #[must_use]
     pub const fn type_name(&self) -> &'static str {

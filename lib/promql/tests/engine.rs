@@ -5,8 +5,8 @@
 use gnomon_model::Labels;
 use gnomon_model::{METRIC_NAME, STALE_NAN};
 use gnomon_promql::{
-    CancelFlag, Engine, EvalError, EvalParams, Limits, MemorySource, ParseOptions, Plan, QueryResult, SampleValue,
-    SelectRequest, SeriesIter, SeriesSource, SourceError, Value, parse,
+    CancelFlag, Engine, EvalError, EvalParams, Limits, MemorySource, ParseOptions, Plan, QueryMemory, QueryResult,
+    SampleValue, SelectRequest, SeriesIter, SeriesSource, SourceError, Value, parse,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -39,10 +39,16 @@ fn source() -> MemorySource {
 #[test]
 fn samples_are_limited() {
     let source = source();
-    let few = Limits { max_samples: 20 };
+    let few = Limits {
+        max_samples: 20,
+        ..Limits::default()
+    };
     let result = execute(&source, "sum(rate(a_total[5m]))", EvalParams::instant(600_000), &few);
     assert_eq!(result.unwrap_err(), EvalError::TooManySamples);
-    let enough = Limits { max_samples: 500 };
+    let enough = Limits {
+        max_samples: 500,
+        ..Limits::default()
+    };
     assert!(execute(&source, "sum(rate(a_total[5m]))", EvalParams::instant(600_000), &enough).is_ok());
     // Whatever asks for more steps than fit is refused before they are made.
     for query in [
@@ -70,6 +76,81 @@ fn samples_are_limited() {
         );
         assert_eq!(result.unwrap_err(), EvalError::TooManySamples, "{query}");
     }
+}
+
+/// Many series and, where the query asks for it, many steps: whatever an operator keeps is counted in bytes.
+#[test]
+fn bytes_are_limited_and_given_back() {
+    let mut source = MemorySource::new();
+    for i in 0..3000 {
+        let labels = Labels::from_pairs([(METRIC_NAME, "m"), ("instance", &format!("{i:0>200}"))]);
+        source.add_float(&labels, 600_000, f64::from(i));
+    }
+    let memory = QueryMemory::new(0, 1 << 20, 1);
+    let params = EvalParams::range(600_000, 660_000, 1_000);
+    for query in [
+        "m",
+        "m + m",
+        "m and m",
+        "m or m",
+        "topk(2, m)",
+        "quantile(0.5, m)",
+        "count_values(\"v\", m)",
+        "sum by (instance) (m)",
+        "sort_desc(m)",
+        "label_replace(m, \"a\", \"$1\", \"instance\", \"(.*)\")",
+        "timestamp(m)",
+        "max_over_time(m[5m])",
+        "max_over_time(vector(1)[1h:1s]) + on () group_left () sum(max_over_time(vector(1)[10d:1s]))",
+        "vector(1)[10d:1s]",
+        "sum_over_time(vector(time())[10d:1s])",
+    ] {
+        let limits = Limits {
+            memory: memory.budget(),
+            ..Limits::default()
+        };
+        let instant = query.ends_with(']');
+        let params = if instant { EvalParams::instant(600_000) } else { params };
+        let error = execute(&source, query, params, &limits).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("1MiB in memory in query execution (--query.max-bytes)"),
+            "{query}: {error}"
+        );
+        assert_eq!(memory.used_bytes(), 0, "{query}");
+    }
+    for query in [
+        "sum(m)",
+        "count(m)",
+        "absent_over_time(m[5m])",
+        "avg_over_time(sum(m)[5m:1s])",
+        "absent(m)",
+        "scalar(m)",
+    ] {
+        let limits = Limits {
+            memory: memory.budget(),
+            ..Limits::default()
+        };
+        let done = execute(&source, query, params, &limits);
+        assert!(done.is_ok(), "{query}: {done:?}");
+    }
+}
+
+/// Each nesting makes the label twice as long.
+#[test]
+fn labels_cannot_grow_without_bounds() {
+    let mut query = "a_total".to_owned();
+    for _ in 0..40 {
+        query = format!("label_replace({query}, \"instance\", \"$1$1\", \"instance\", \"(.*)\")");
+    }
+    let memory = QueryMemory::new(0, 16 << 20, 1);
+    let limits = Limits {
+        memory: memory.budget(),
+        ..Limits::default()
+    };
+    let error = execute(&source(), &query, EvalParams::instant(600_000), &limits).unwrap_err();
+    assert!(matches!(error, EvalError::TooManyBytes(_)), "{error}");
 }
 
 #[test]

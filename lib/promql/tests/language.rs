@@ -476,7 +476,7 @@ proptest! {
         for params in [EvalParams::instant(600_000), EvalParams::range(300_000, 900_000, 45_000)] {
             let params = EvalParams { delayed_name_removal, ..params };
             let plan = Plan::new(&text, &expr, params).unwrap();
-            let _ = Engine::execute(&plan, &source, &Limits { max_samples: 100_000 }, &CancelFlag::new());
+            let _ = Engine::execute(&plan, &source, &Limits { max_samples: 100_000, ..Limits::default() }, &CancelFlag::new());
         }
     }
 

@@ -9,12 +9,15 @@ use crate::params::{self, Window};
 use crate::router::Api;
 use axum::extract::{Path, State};
 use gnomon_model::{Labels, Matcher};
+use gnomon_promql::Reserved;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
 /// Series or strings beyond which an answer is written chunk by chunk.
 const LARGE_ITEMS: usize = 2_000;
+/// What an entry of a set takes beside its text.
+const ENTRY_BYTES: u64 = 64;
 
 impl Api {
     /// Gathers something within `--query.timeout`.
@@ -24,7 +27,7 @@ impl Api {
     }
 
     pub(super) fn scope(&self, form: &Form) -> Arc<Scope> {
-        Arc::new(Scope::new(strict(form), self.state.query.fetch))
+        Arc::new(Scope::new(strict(form), self.state.query.fetch).with_memory(self.memory.budget()))
     }
 }
 
@@ -39,11 +42,12 @@ pub(super) async fn series(State(api): State<Arc<Api>>, form: Form) -> Result<An
     let sets = params::matcher_sets(&form).map_err(|e| ApiError::parameter("match[]", e))?;
     let scope = api.scope(&form);
     let mut found = BTreeSet::new();
+    let mut held = scope.memory().reserve(0)?;
     api.gather(async {
         for matchers in sets {
             let selection = selection(matchers, window);
             let merge = api.state.fanout.select(&scope, &selection).await?;
-            collect(merge, &mut found, limit).await?;
+            collect(merge, &mut found, &mut held, limit).await?;
         }
         Ok(())
     })
@@ -60,7 +64,8 @@ pub(super) async fn series(State(api): State<Arc<Api>>, form: Form) -> Result<An
         Ok(())
     };
     let large = true;
-    Ok(finish(Answer::new(large, Box::new(write)), api.said(&scope), truncated))
+    let answer = Answer::new(large, Box::new(write)).holding(held);
+    Ok(finish(answer, api.said(&scope), truncated))
 }
 
 fn selection(matchers: Vec<Matcher>, window: Window) -> Selection {
@@ -73,10 +78,18 @@ fn selection(matchers: Vec<Matcher>, window: Window) -> Selection {
 }
 
 /// Adds the first `limit` + 1 series of a stream (all if it is 0): one more than wanted shows that there are more.
-async fn collect(mut merge: Merge, found: &mut BTreeSet<Labels>, limit: usize) -> Result<(), ApiError> {
+async fn collect(
+    mut merge: Merge,
+    found: &mut BTreeSet<Labels>,
+    held: &mut Reserved,
+    limit: usize,
+) -> Result<(), ApiError> {
     let mut taken = 0;
     while let Some(series) = merge.next().await? {
-        found.insert(series.labels);
+        let bytes = series.labels.as_bytes().len() as u64 + ENTRY_BYTES;
+        if found.insert(series.labels) {
+            held.grow(bytes)?;
+        }
         taken += 1;
         if limit > 0 && taken > limit {
             break;
@@ -120,6 +133,8 @@ async fn strings(api: &Api, form: &Form, name: Option<&str>) -> Result<Answer, A
         .fanout
         .labels(&scope, name, &sets, window.start_ms, window.end_ms);
     let found = api.gather(found).await?;
+    let bytes = found.iter().map(|text| text.len() as u64 + ENTRY_BYTES).sum();
+    let held = scope.memory().reserve(bytes)?;
     let truncated = limit > 0 && found.len() > limit;
     let mut texts: Vec<_> = found.into_iter().collect();
     if truncated {
@@ -132,7 +147,8 @@ async fn strings(api: &Api, form: &Form, name: Option<&str>) -> Result<Answer, A
         json.raw("]");
         Ok(())
     };
-    Ok(finish(Answer::new(large, Box::new(write)), api.said(&scope), truncated))
+    let answer = Answer::new(large, Box::new(write)).holding(held);
+    Ok(finish(answer, api.said(&scope), truncated))
 }
 
 /// Undoes the `U__` escaping of names that a URL or an old client cannot carry: `__` is `_`, `_1F600_` a code point.

@@ -83,13 +83,16 @@ impl Common {
         let outcome = api.run(plan, self.run).await?;
         let stats = self.stats.then(|| result::Stats::of(&outcome, prepared));
         let Outcome {
-            result, mut warnings, ..
+            result,
+            mut warnings,
+            held,
+            ..
         } = outcome;
         let mut value = result.value;
         if truncate(&mut value, self.limit) {
             warnings.push(TRUNCATED.to_owned());
         }
-        Ok(result::answer(value, stats, explain)
+        Ok(result::answer(value, held, stats, explain)
             .with_warnings(warnings)
             .with_infos(result.infos))
     }

@@ -4,7 +4,7 @@ use crate::answer::Answer;
 use crate::gojson;
 use crate::json::{Gone, Json};
 use crate::run::Outcome;
-use gnomon_promql::{InstantSample, RangeSeries, SampleValue, Value};
+use gnomon_promql::{InstantSample, RangeSeries, Reserved, SampleValue, Value};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -58,7 +58,8 @@ impl Stats {
     }
 }
 
-pub(super) fn answer(value: Value, stats: Option<Stats>, explain: Option<String>) -> Answer {
+/// `held` is what `value` occupies; it is given back as the answer is written.
+pub(super) fn answer(value: Value, mut held: Reserved, stats: Option<Stats>, explain: Option<String>) -> Answer {
     let points = match &value {
         Value::Scalar { .. } | Value::String { .. } => 1,
         Value::Vector(samples) => samples.len(),
@@ -68,7 +69,8 @@ pub(super) fn answer(value: Value, stats: Option<Stats>, explain: Option<String>
         json.raw(r#"{"resultType":""#);
         json.raw(value.type_name());
         json.raw(r#"","result":"#);
-        write_value(json, &value)?;
+        write_value(json, value, &mut held)?;
+        drop(held);
         if let Some(text) = stats.and_then(|stats| gojson::to_string(&stats).ok()) {
             json.raw(r#","stats":"#);
             json.raw(&text);
@@ -83,20 +85,21 @@ pub(super) fn answer(value: Value, stats: Option<Stats>, explain: Option<String>
     Answer::new(points > LARGE_POINTS, Box::new(write))
 }
 
-fn write_value(json: &mut Json, value: &Value) -> Result<(), Gone> {
+/// What has been written is let go at once: a slow reader keeps no more than what it has still to read.
+fn write_value(json: &mut Json, value: Value, held: &mut Reserved) -> Result<(), Gone> {
     match value {
         Value::Scalar { timestamp_ms, value } => {
             json.raw("[");
-            json.seconds(*timestamp_ms);
+            json.seconds(timestamp_ms);
             json.raw(",\"");
-            json.plain_float(*value);
+            json.plain_float(value);
             json.raw("\"]");
         }
         Value::String { timestamp_ms, text } => {
             json.raw("[");
-            json.seconds(*timestamp_ms);
+            json.seconds(timestamp_ms);
             json.raw(",");
-            json.text_for_html(text);
+            json.text_for_html(&text);
             json.raw("]");
         }
         Value::Vector(samples) => {
@@ -106,11 +109,12 @@ fn write_value(json: &mut Json, value: &Value) -> Result<(), Gone> {
         }
         Value::Matrix(series) => {
             json.raw("[");
-            for (i, series) in series.iter().enumerate() {
+            for (i, series) in series.into_iter().enumerate() {
                 if i > 0 {
                     json.raw(",");
                 }
-                write_series(json, series)?;
+                write_series(json, &series)?;
+                held.shrink(series.held_bytes());
             }
             json.raw("]");
         }
@@ -118,7 +122,7 @@ fn write_value(json: &mut Json, value: &Value) -> Result<(), Gone> {
     Ok(())
 }
 
-fn write_sample(json: &mut Json, sample: &InstantSample) {
+fn write_sample(json: &mut Json, sample: InstantSample) {
     json.raw(r#"{"metric":"#);
     json.labels(sample.labels.as_ref());
     match &sample.value {
@@ -156,11 +160,13 @@ mod tests {
     use super::*;
     use gnomon_model::Labels;
     use gnomon_model::histogram::{FloatHistogram, Span};
+    use gnomon_promql::MemoryBudget;
     use std::sync::Arc;
 
     fn written(value: &Value) -> String {
         let mut json = Json::buffer();
-        write_value(&mut json, value).unwrap();
+        let mut held = MemoryBudget::default().reserve(0).unwrap();
+        write_value(&mut json, value.clone(), &mut held).unwrap();
         String::from_utf8(json.into_bytes().to_vec()).unwrap()
     }
 

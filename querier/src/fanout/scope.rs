@@ -1,6 +1,7 @@
 //! What all parts of one request share: its end, its limits, what it has to say beside its answer.
 
 use crate::error::{ApiError, ErrorType};
+use gnomon_promql::MemoryBudget;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,6 +38,8 @@ pub struct Scope {
     warnings: Mutex<BTreeSet<String>>,
     moved: AtomicBool,
     failure: Mutex<Option<ApiError>>,
+    /// What is charged for bytes that the request holds.
+    memory: MemoryBudget,
 }
 
 impl Scope {
@@ -51,7 +54,19 @@ impl Scope {
             warnings: Mutex::default(),
             moved: AtomicBool::new(false),
             failure: Mutex::default(),
+            memory: MemoryBudget::default(),
         }
+    }
+
+    /// Charges what is held to `memory`.
+    #[must_use]
+    pub fn with_memory(mut self, memory: MemoryBudget) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    pub(crate) const fn memory(&self) -> &MemoryBudget {
+        &self.memory
     }
 
     /// Counts what was fetched.

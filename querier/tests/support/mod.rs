@@ -251,6 +251,7 @@ impl NodeInfo for Node {
 
     fn config(&self) -> ConfigInfo {
         ConfigInfo {
+            external_labels: Labels::from_pairs([("region", "eu"), ("replica", "r1")]),
             yaml: "global:\n  scrape_interval: 15s\n".into(),
             reload_successful: true,
             reloaded_at_ms: NOW_MS - 60_000,

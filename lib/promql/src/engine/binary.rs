@@ -83,6 +83,7 @@ impl Exec<'_> {
         let scalars = self.scalar(scalar)?;
         let mut each = |column: &mut Column| {
             for (i, scalar) in scalars.iter().enumerate() {
+                self.check_at(i)?;
                 let Some(point) = column.get(i) else { continue };
                 let other = Point::Float(*scalar);
                 let (left, right) = if swapped { (other, point) } else { (point, other) };

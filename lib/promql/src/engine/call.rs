@@ -93,6 +93,7 @@ impl Exec<'_> {
     fn of_floats(&self, of: &dyn Fn(f64, usize) -> Option<f64>, input: &Node, sink: &mut Sink<'_>) -> Evaluated<()> {
         let mut each = |column: &mut Column| {
             for i in 0..column.len() {
+                self.check_at(i)?;
                 match column.kinds[i] {
                     Kind::Float => match of(column.floats[i], i) {
                         Some(value) => column.floats[i] = value,
@@ -164,7 +165,7 @@ impl Exec<'_> {
         let mut columns = Vec::new();
         let mut held = self.hold(0)?;
         let mut keep = |column: Column| {
-            held.add(column.weight())?;
+            held.add_column(&column)?;
             columns.push(column.without_name(delayed));
             Ok(())
         };

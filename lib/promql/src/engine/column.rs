@@ -16,6 +16,9 @@ pub(crate) enum Kind {
     Histogram,
 }
 
+/// What a column takes beside its entries: itself, its allocations, its place in a map.
+pub(crate) const OVERHEAD_BYTES: u64 = 256;
+
 /// One value, borrowed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Point<'a> {
@@ -100,6 +103,13 @@ impl Column {
     pub(crate) fn weight(&self) -> u64 {
         let histograms: u64 = self.histograms.iter().flatten().map(|h| h.weight()).sum();
         self.kinds.len() as u64 + histograms
+    }
+
+    /// Bytes in memory, labels and bookkeeping included.
+    pub(crate) fn bytes(&self) -> u64 {
+        let histograms: u64 = self.histograms.iter().flatten().map(|h| 16 * h.weight()).sum();
+        let labels = self.labels.as_bytes().len() as u64;
+        OVERHEAD_BYTES + labels + (9 * self.kinds.len() + 8 * self.histograms.len()) as u64 + histograms
     }
 
     /// Repeats the only step `n` times.

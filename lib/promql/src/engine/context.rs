@@ -11,6 +11,12 @@ use crate::source::SeriesSource;
 use crate::value::QueryStats;
 use std::cell::Cell;
 
+/// What a held sample is taken to occupy: a time and a value.
+const SAMPLE_BYTES: u64 = 16;
+
+/// Bytes are charged to the query's budget by so many at a time.
+const GRANT_BYTES: u64 = 64 << 10;
+
 pub(crate) type Evaluated<T> = Result<T, EvalError>;
 
 /// Takes columns one by one.
@@ -21,35 +27,67 @@ pub(crate) struct Exec<'a> {
     pub(crate) source: &'a dyn SeriesSource,
     pub(crate) notes: Notes,
     limits: &'a Limits,
-    cancel: &'a CancelFlag,
-    held: Cell<u64>,
+    pub(crate) cancel: &'a CancelFlag,
+    held: Cell<Size>,
+    /// Of the query's budget, at least what is held.
+    granted_bytes: Cell<u64>,
     stats: Cell<QueryStats>,
 }
 
-/// Samples that are held; given back when dropped.
+/// How much something is, by either limit.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    samples: u64,
+    bytes: u64,
+}
+
+/// Samples and bytes that are held; given back when dropped.
 pub(crate) struct Held<'e, 'a> {
     exec: &'e Exec<'a>,
-    samples: u64,
+    size: Size,
 }
 
 impl Held<'_, '_> {
+    /// Samples, and the bytes that they take.
     pub(crate) fn add(&mut self, samples: u64) -> Evaluated<()> {
-        self.exec.acquire(samples)?;
-        self.samples += samples;
+        let bytes = samples.saturating_mul(SAMPLE_BYTES);
+        self.add_size(Size { samples, bytes })
+    }
+
+    pub(crate) fn add_column(&mut self, column: &Column) -> Evaluated<()> {
+        let (samples, bytes) = (column.weight(), column.bytes());
+        self.add_size(Size { samples, bytes })
+    }
+
+    /// Bytes that no samples are counted for.
+    pub(crate) fn add_bytes(&mut self, bytes: u64) -> Evaluated<()> {
+        self.add_size(Size { samples: 0, bytes })
+    }
+
+    fn add_size(&mut self, size: Size) -> Evaluated<()> {
+        self.exec.acquire(size)?;
+        self.size.samples += size.samples;
+        self.size.bytes += size.bytes;
         Ok(())
     }
 }
 
 impl Drop for Held<'_, '_> {
     fn drop(&mut self) {
-        self.exec.held.set(self.exec.held.get().saturating_sub(self.samples));
+        self.exec.give_back(self.size);
     }
 }
 
-/// Columns with the samples they hold.
+/// Columns with what they hold.
 pub(crate) struct Columns<'e, 'a> {
     pub(crate) columns: Vec<Column>,
-    _held: Held<'e, 'a>,
+    pub(crate) held: Held<'e, 'a>,
+}
+
+impl Drop for Exec<'_> {
+    fn drop(&mut self) {
+        self.limits.memory.release(self.granted_bytes.get());
+    }
 }
 
 impl<'a> Exec<'a> {
@@ -65,7 +103,8 @@ impl<'a> Exec<'a> {
             notes: Notes::new(&plan.query),
             limits,
             cancel,
-            held: Cell::new(0),
+            held: Cell::default(),
+            granted_bytes: Cell::new(0),
             stats: Cell::new(QueryStats::default()),
         }
     }
@@ -74,25 +113,66 @@ impl<'a> Exec<'a> {
         self.cancel.check()
     }
 
+    /// For loops over many steps: looks at every few thousandth whether the query has ended.
+    pub(crate) fn check_at(&self, i: usize) -> Evaluated<()> {
+        if i % super::order::STRIDE == super::order::STRIDE - 1 {
+            self.check()?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn delayed(&self) -> bool {
         self.plan.params.delayed_name_removal
     }
 
-    fn acquire(&self, samples: u64) -> Evaluated<()> {
-        let held = self.held.get().saturating_add(samples);
-        if held > self.limits.max_samples {
+    fn acquire(&self, size: Size) -> Evaluated<()> {
+        let held = self.held.get();
+        let samples = held.samples.saturating_add(size.samples);
+        if samples > self.limits.max_samples {
             return Err(EvalError::TooManySamples);
         }
-        self.held.set(held);
+        let bytes = held.bytes.saturating_add(size.bytes);
+        let granted = self.granted_bytes.get();
+        if bytes > granted {
+            let more = (bytes - granted).max(GRANT_BYTES);
+            self.limits.memory.charge(more)?;
+            self.granted_bytes.set(granted + more);
+        }
+        self.held.set(Size { samples, bytes });
         let mut stats = self.stats.get();
-        stats.peak_samples = stats.peak_samples.max(held);
+        stats.peak_samples = stats.peak_samples.max(samples);
         self.stats.set(stats);
         Ok(())
     }
 
+    fn give_back(&self, size: Size) {
+        let mut held = self.held.get();
+        held.samples = held.samples.saturating_sub(size.samples);
+        held.bytes = held.bytes.saturating_sub(size.bytes);
+        self.held.set(held);
+        let granted = self.granted_bytes.get();
+        // Some is kept, as the next column is likely to be as large.
+        let surplus = granted.saturating_sub(held.bytes.saturating_add(2 * GRANT_BYTES));
+        if surplus > 2 * GRANT_BYTES {
+            self.limits.memory.release(surplus);
+            self.granted_bytes.set(granted - surplus);
+        }
+    }
+
     pub(crate) fn hold(&self, samples: u64) -> Evaluated<Held<'_, 'a>> {
-        self.acquire(samples)?;
-        Ok(Held { exec: self, samples })
+        let mut held = Held {
+            exec: self,
+            size: Size::default(),
+        };
+        held.add(samples)?;
+        Ok(held)
+    }
+
+    /// Bytes that no samples are counted for.
+    pub(crate) fn hold_bytes(&self, bytes: u64) -> Evaluated<Held<'_, 'a>> {
+        let mut held = self.hold(0)?;
+        held.add_bytes(bytes)?;
+        Ok(held)
     }
 
     pub(crate) fn count_series(&self, samples: u64) {
@@ -102,8 +182,8 @@ impl<'a> Exec<'a> {
         self.stats.set(stats);
     }
 
-    pub(crate) fn into_notes_and_stats(self) -> (Notes, QueryStats) {
-        (self.notes, self.stats.get())
+    pub(crate) fn into_notes_and_stats(mut self) -> (Notes, QueryStats) {
+        (std::mem::take(&mut self.notes), self.stats.get())
     }
 
     /// All columns of a vector node at once.
@@ -111,15 +191,16 @@ impl<'a> Exec<'a> {
         let mut held = self.hold(0)?;
         let mut columns = Vec::new();
         self.stream(node, &mut |column| {
-            held.add(column.weight())?;
+            held.add_column(&column)?;
             columns.push(column);
             Ok(())
         })?;
-        Ok(Columns { columns, _held: held })
+        Ok(Columns { columns, held })
     }
 
     /// The values of a scalar node, one a step.
     pub(crate) fn scalar(&self, node: &Node) -> Evaluated<Vec<f64>> {
+        self.check()?;
         let n = node.grid.n;
         let held = self.hold(n as u64)?;
         let values = match &node.kind {
@@ -128,9 +209,12 @@ impl<'a> Exec<'a> {
             NodeKind::Negate(inner) => self.scalar(inner)?.into_iter().map(|v| -v).collect(),
             NodeKind::Binary { op, lhs, rhs, .. } => {
                 let (a, b) = (self.scalar(lhs)?, self.scalar(rhs)?);
-                let both = a.into_iter().zip(b);
-                both.map(|(a, b)| super::arithmetic::scalar_binary(*op, a, b).unwrap_or(f64::NAN))
-                    .collect()
+                let mut values = Vec::with_capacity(n);
+                for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+                    self.check_at(i)?;
+                    values.push(super::arithmetic::scalar_binary(*op, a, b).unwrap_or(f64::NAN));
+                }
+                values
             }
             NodeKind::Call { func, args } => self.scalar_call(*func, args, node)?,
             _ => return Err(EvalError::execution("expected a scalar expression")),
@@ -156,6 +240,7 @@ impl<'a> Exec<'a> {
         self.check()?;
         // A column has an entry a step whether or not there is a sample: one alone must fit.
         drop(self.hold(node.grid.n as u64)?);
+        let _in_hand = self.hold_bytes(in_hand_bytes(node))?;
         match &node.kind {
             NodeKind::Select {
                 request,
@@ -238,7 +323,7 @@ impl<'a> Exec<'a> {
         let mut held = self.hold(0)?;
         let mut columns = Vec::new();
         self.stream(input, &mut |column| {
-            held.add(column.weight())?;
+            held.add_column(&column)?;
             columns.push(finish(column)?);
             Ok(())
         })?;
@@ -274,6 +359,16 @@ impl<'a> Exec<'a> {
             sink,
         )
     }
+}
+
+/// What a node has in hand while it streams: a column, and the values of scalar arguments.
+fn in_hand_bytes(node: &Node) -> u64 {
+    let scalars = match &node.kind {
+        NodeKind::Binary { .. } | NodeKind::Aggregate { .. } => 1,
+        NodeKind::Call { args, .. } => args.len() as u64,
+        _ => 0,
+    };
+    (node.grid.n as u64).saturating_mul(SAMPLE_BYTES + 8 * scalars)
 }
 
 /// Whether columns of the node can become equal by losing their names.

@@ -1,7 +1,7 @@
 //! `info`: brings labels of info metrics to the series that share their `instance` and `job`.
 
 use super::column::{Column, merge_same_labels};
-use super::context::{Evaluated, Exec, Sink};
+use super::context::{Evaluated, Exec, Held, Sink};
 use super::select::{Selector, Take};
 use crate::limits::EvalError;
 use crate::plan::{Extended, Node, Shift};
@@ -60,7 +60,7 @@ impl Infos {
 }
 
 impl Exec<'_> {
-    fn infos(&self, node: &Node, request: usize, shift: Shift) -> Evaluated<Infos> {
+    fn infos(&self, node: &Node, request: usize, shift: Shift, held: &mut Held<'_, '_>) -> Evaluated<Infos> {
         let mut infos = Infos::default();
         let selector = Selector {
             request,
@@ -70,6 +70,7 @@ impl Exec<'_> {
             span: node.span,
         };
         self.select(selector, Take::TimeOfFloat, &mut |times| {
+            held.add_column(&times)?;
             let key = (identity(&times.labels), times.labels.metric_name().to_owned());
             infos.series.entry(key).or_default().push(InfoSeries {
                 labels: times.labels.clone(),
@@ -98,20 +99,20 @@ impl Exec<'_> {
             .map_or(&[], |request| &request.matchers);
         let names: Vec<&Matcher> = matchers.iter().filter(|m| m.name() == METRIC_NAME).collect();
         let data: Vec<&Matcher> = matchers.iter().filter(|m| m.name() != METRIC_NAME).collect();
-        let infos = self.infos(node, request, shift)?;
+        let mut held = self.hold(0)?;
+        let infos = self.infos(node, request, shift, &mut held)?;
         let required = data.iter().any(|matcher| !matcher.matches_empty());
         let mut out = Vec::new();
-        let mut held = self.hold(0)?;
         self.stream(input, &mut |column| {
             let is_info = names.iter().all(|matcher| matcher.matches(column.labels.metric_name()));
             if is_info {
-                held.add(column.weight())?;
+                held.add_column(&column)?;
                 out.push(column);
                 return Ok(());
             }
             let results = infos.enrich(&column, &data, required)?;
             for column in results {
-                held.add(column.weight())?;
+                held.add_column(&column)?;
                 out.push(column);
             }
             Ok(())

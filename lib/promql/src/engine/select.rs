@@ -143,7 +143,8 @@ impl Exec<'_> {
     pub(crate) fn select(&self, selector: Selector, take: Take, sink: &mut Sink<'_>) -> Evaluated<()> {
         let lookback_ms = self.plan.params.lookback_ms.max(1);
         self.each_series(selector.request, &mut |series| {
-            let held = self.hold(series.samples.len() as u64)?;
+            let mut held = self.hold(series.samples.len() as u64)?;
+            held.add_bytes(series.samples.histogram_bytes())?;
             let column = if selector.extended == Extended::Smoothed {
                 self.smoothed(Points::of_series(series), selector, lookback_ms)
             } else {
@@ -201,6 +202,8 @@ impl Exec<'_> {
             return Ok(());
         }
         let grid = node.grid;
+        // The points of a column are made while it is there.
+        let _in_hand = self.hold_bytes((grid.n as u64).saturating_mul(16))?;
         self.stream(node, &mut |column| each(Points::of_column(&column, grid)))
     }
 }

@@ -9,16 +9,20 @@ pub(crate) mod trend;
 use super::column::{Column, drop_name, same_labelset};
 use super::context::{Evaluated, Exec, Sink};
 use super::notes::Notes;
+use super::order::STRIDE;
 use super::select::Points;
 use crate::ast::Span;
 use crate::functions::FunctionId;
-use crate::limits::EvalError;
+use crate::limits::{CancelFlag, EvalError};
 use crate::plan::{Extended, Node, NodeKind, Window};
 use gnomon_model::Labels;
 use gnomon_model::histogram::FloatHistogram;
 use hashbrown::HashSet;
 use moving::{Extreme, Falls, Moving};
 use std::sync::Arc;
+
+/// An entry of a set of labels, beside the labels.
+const SEEN_BYTES: u64 = 64;
 
 /// What a function sees of a series at a step.
 #[derive(Clone, Copy)]
@@ -47,6 +51,7 @@ pub(crate) struct View<'a> {
     /// Place of the first argument.
     pub(crate) first_span: Span,
     pub(crate) notes: &'a Notes,
+    pub(crate) cancel: &'a CancelFlag,
 }
 
 impl View<'_> {
@@ -142,6 +147,7 @@ impl Exec<'_> {
         let first_span = args.first().map_or(node.span, |arg| arg.span);
         let keeps_name = matches!(func, FunctionId::LastOverTime | FunctionId::FirstOverTime);
         let mut seen: HashSet<Labels> = HashSet::new();
+        let mut held = self.hold(0)?;
         self.each_points(window, &mut |points| {
             let call = RangeCall {
                 how,
@@ -160,8 +166,11 @@ impl Exec<'_> {
                 return Ok(());
             }
             self.note_non_counter(func, &column, points.labels.metric_name(), arg.span);
-            if !self.delayed() && func != FunctionId::AbsentOverTime && !seen.insert(column.labels.clone()) {
-                return Err(same_labelset());
+            if !self.delayed() && func != FunctionId::AbsentOverTime {
+                held.add_bytes(column.labels.as_bytes().len() as u64 + SEEN_BYTES)?;
+                if !seen.insert(column.labels.clone()) {
+                    return Err(same_labelset());
+                }
             }
             sink(column)
         })?;
@@ -192,6 +201,7 @@ impl Exec<'_> {
         let mut moving = Moving::new(call.window, self.plan.params.lookback_ms);
         let mut extreme = Extreme::new(greatest);
         for i in 0..node.grid.n {
+            self.check_at(i)?;
             let range = moving.to(node.grid.time(i), points);
             if let Some(value) = extreme.advance(&points.floats, range.floats) {
                 if !range.histograms.is_empty() {
@@ -227,9 +237,12 @@ impl Exec<'_> {
             Falls::default()
         };
         let name = points.labels.metric_name();
+        // Samples since it was last looked whether the query has ended.
+        let mut looked_at = 0;
         for i in 0..node.grid.n {
-            if i % 256 == 255 {
+            if looked_at >= STRIDE {
                 self.check()?;
+                looked_at = 0;
             }
             let step_ms = node.grid.time(i);
             let range = moving.to(step_ms, points);
@@ -258,7 +271,9 @@ impl Exec<'_> {
                 span: call.span,
                 first_span: call.first_span,
                 notes: &self.notes,
+                cancel: self.cancel,
             };
+            looked_at += view.floats.len() + 8 * view.histograms.len() + 1;
             if view.is_empty() {
                 continue;
             }

@@ -3,7 +3,7 @@
 use super::{Grouping, Groups};
 use crate::ast::AggregateOp;
 use crate::engine::arithmetic::{Kahan, Mean, Variance};
-use crate::engine::column::{Column, Point};
+use crate::engine::column::{Column, OVERHEAD_BYTES, Point};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::engine::notes::Operation;
 use crate::plan::Node;
@@ -89,6 +89,8 @@ impl Exec<'_> {
             let at = groups.number(grouping, &column);
             if at == states.len() {
                 held.add(n as u64 * 2)?;
+                let beyond = size_of::<State>().saturating_sub(32) * n + column.labels.as_bytes().len();
+                held.add_bytes(OVERHEAD_BYTES + beyond as u64)?;
                 states.push(vec![State::Empty; n]);
             }
             for (i, state) in states[at].iter_mut().enumerate() {

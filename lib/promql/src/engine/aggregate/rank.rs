@@ -4,7 +4,7 @@ use super::{Grouping, Groups};
 use crate::ast::{AggregateOp, Span};
 use crate::engine::arithmetic::nan_first;
 use crate::engine::column::{Column, Point};
-use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::engine::context::{Columns, Evaluated, Exec, Sink};
 use crate::limits::EvalError;
 use crate::plan::Node;
 use gnomon_model::gofloat::fixed;
@@ -50,7 +50,9 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Evaluated<()> {
         let counts = counts(scalars)?;
-        let columns = self.collect(input)?.columns;
+        let Columns { columns, mut held } = self.collect(input)?;
+        // Whether each is kept.
+        held.add_bytes((columns.len() as u64).saturating_mul(node.grid.n as u64))?;
         let mut groups = Groups::default();
         let mut members: Vec<Vec<usize>> = Vec::new();
         for (c, column) in columns.iter().enumerate() {
@@ -63,6 +65,7 @@ impl Exec<'_> {
         for members in &members {
             self.check()?;
             for (i, count) in counts.iter().enumerate() {
+                self.check()?;
                 let chosen = self.choose(op, &columns, members, i, *count, input.span);
                 for c in &chosen {
                     kept[c * node.grid.n + i] = true;
@@ -97,7 +100,13 @@ impl Exec<'_> {
             }
         }
         if op != AggregateOp::LimitK {
-            chosen.sort_by(|a, b| better(op, columns, i, *a, *b));
+            // An order without ties: the same ones are chosen however it is done.
+            let compare = |a: &usize, b: &usize| better(op, columns, i, *a, *b);
+            if count < chosen.len() / 2 {
+                chosen.select_nth_unstable_by(count, compare);
+                chosen.truncate(count);
+            }
+            chosen.sort_unstable_by(compare);
         }
         chosen.truncate(count);
         chosen

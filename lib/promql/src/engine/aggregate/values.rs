@@ -3,7 +3,7 @@
 use super::{Grouping, Groups};
 use crate::ast::Span;
 use crate::engine::arithmetic::quantile;
-use crate::engine::column::{Column, Point, merge_same_labels};
+use crate::engine::column::{Column, OVERHEAD_BYTES, Point, merge_same_labels};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::limits::EvalError;
 use crate::plan::{Node, NodeKind};
@@ -27,10 +27,12 @@ impl Exec<'_> {
                 self.notes.invalid_quantile(span, *q);
             }
         }
-        let columns = self.collect(input)?.columns;
+        let collected = self.collect(input)?;
+        let columns = &collected.columns;
         let mut groups = Groups::default();
         let mut members: Vec<Vec<&Column>> = Vec::new();
-        for column in &columns {
+        for column in columns {
+            self.check()?;
             let at = groups.number(grouping, column);
             members.resize_with(members.len().max(at + 1), Vec::new);
             members[at].push(column);
@@ -41,6 +43,7 @@ impl Exec<'_> {
             let mut out = Column::empty(labels.clone(), node.grid.n);
             out.drop_name = *drop_name;
             for (i, q) in quantiles.iter().enumerate() {
+                self.check()?;
                 values.clear();
                 for column in members {
                     match column.get(i) {
@@ -50,7 +53,7 @@ impl Exec<'_> {
                     }
                 }
                 if !values.is_empty() {
-                    out.set_float(i, quantile(*q, &mut values));
+                    out.set_float(i, quantile(*q, &values, self.cancel)?);
                 }
             }
             if out.has_any() {
@@ -87,6 +90,7 @@ impl Exec<'_> {
             self.check()?;
             let key = grouping.key(&column.labels);
             for i in 0..n {
+                self.check_at(i)?;
                 let text = match column.get(i) {
                     None => continue,
                     Some(Point::Float(value)) => Plain(value).to_string(),
@@ -99,6 +103,7 @@ impl Exec<'_> {
                     Some(slot) => *slot,
                     None => {
                         held.add(n as u64)?;
+                        held.add_bytes(OVERHEAD_BYTES + labels.as_bytes().len() as u64)?;
                         out.push(Column::empty(labels.clone(), n));
                         at.insert(labels, out.len() - 1);
                         out.len() - 1

@@ -5,7 +5,7 @@ use super::element::{Outcome, element};
 use super::{Operator, match_labels};
 use crate::ast::Cardinality;
 use crate::engine::column::{Column, Point, is_metadata, merge_same_labels};
-use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::engine::context::{Evaluated, Exec, Held, Sink};
 use crate::engine::window::Out;
 use crate::limits::EvalError;
 use crate::plan::Node;
@@ -41,13 +41,15 @@ struct Results {
 }
 
 impl Results {
-    fn column(&mut self, labels: &Labels, n: usize) -> &mut Column {
+    fn column(&mut self, labels: &Labels, n: usize, held: &mut Held<'_, '_>) -> Evaluated<&mut Column> {
         let next = self.columns.len();
         let at = *self.at.entry(labels.clone()).or_insert(next);
         if at == next {
-            self.columns.push(Column::empty(labels.clone(), n));
+            let column = Column::empty(labels.clone(), n);
+            held.add_column(&column)?;
+            self.columns.push(column);
         }
-        &mut self.columns[at]
+        Ok(&mut self.columns[at])
     }
 }
 
@@ -85,10 +87,12 @@ impl Exec<'_> {
             })
         };
         for (i, column) in many.iter().enumerate() {
+            self.check()?;
             let at = group_of(operator.signature(&column.labels), &mut order);
             order[at].many.push(i);
         }
         for (i, column) in one.iter().enumerate() {
+            self.check()?;
             let at = group_of(operator.signature(&column.labels), &mut order);
             order[at].one.push(i);
         }
@@ -96,8 +100,9 @@ impl Exec<'_> {
         let mut out = Vec::new();
         for group in &order {
             self.check()?;
-            for column in self.group(node, operator, &sides, group)? {
-                held.add(column.weight())?;
+            for column in self.group(node, operator, &sides, group, &mut held)? {
+                // Its floats are held since it began.
+                held.add(column.weight() - column.len() as u64)?;
                 out.push(column);
             }
         }
@@ -109,7 +114,14 @@ impl Exec<'_> {
         Ok(())
     }
 
-    fn group(&self, node: &Node, operator: Operator<'_>, sides: &Sides<'_>, group: &Group) -> Evaluated<Vec<Column>> {
+    fn group(
+        &self,
+        node: &Node,
+        operator: Operator<'_>,
+        sides: &Sides<'_>,
+        group: &Group,
+        held: &mut Held<'_, '_>,
+    ) -> Evaluated<Vec<Column>> {
         let n = node.grid.n;
         let one_at = one_of_each_step(operator, sides, group, n)?;
         let matching = operator.matching;
@@ -120,6 +132,7 @@ impl Exec<'_> {
         let mut matched = vec![false; if one_to_one { n } else { 0 }];
         let mut pair_labels: HashMap<(usize, Option<usize>), Labels> = HashMap::new();
         for &m in &group.many {
+            self.check()?;
             let column = &sides.many[m];
             for (i, one) in one_at.iter().enumerate() {
                 let Some(left) = column.get(i) else { continue };
@@ -140,7 +153,7 @@ impl Exec<'_> {
                     let one = one.map(|one| &sides.one[one].labels);
                     result_labels(operator, &column.labels, one, self.delayed())
                 });
-                put(results.column(labels, n), i, value)?;
+                put(results.column(labels, n, held)?, i, value)?;
             }
         }
         if let Some(fill) = fill_many {
@@ -156,7 +169,7 @@ impl Exec<'_> {
                 };
                 let many = match_labels(&column.labels, matching);
                 let labels = result_labels(operator, &many, Some(&column.labels), self.delayed());
-                put(results.column(&labels, n), i, value)?;
+                put(results.column(&labels, n, held)?, i, value)?;
             }
         }
         let mut columns = results.columns;

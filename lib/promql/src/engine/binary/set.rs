@@ -2,7 +2,7 @@
 
 use super::Operator;
 use crate::ast::BinaryOp;
-use crate::engine::column::{Column, merge_same_labels};
+use crate::engine::column::{Column, OVERHEAD_BYTES, merge_same_labels};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::plan::Node;
 use gnomon_model::Labels;
@@ -20,6 +20,11 @@ fn presence(operator: Operator<'_>, columns: &[Column], n: usize) -> HashMap<Lab
         }
     }
     presence
+}
+
+fn presence_bytes(presence: &HashMap<Labels, Vec<bool>>, n: usize) -> u64 {
+    let labels: usize = presence.keys().map(|labels| labels.as_bytes().len()).sum();
+    (labels + presence.len() * (n + OVERHEAD_BYTES as usize)) as u64
 }
 
 /// Clears the steps at which the signature's presence is not as wanted.
@@ -46,7 +51,7 @@ impl Exec<'_> {
                 let columns = self.collect(rhs)?;
                 presence(operator, &columns.columns, n)
             };
-            let _held = self.hold(right.len() as u64 * n as u64 / 8)?;
+            let _held = self.hold_bytes(presence_bytes(&right, n))?;
             return self.stream(lhs, &mut |mut column| {
                 filter(operator, &mut column, &right, operator.op == BinaryOp::And);
                 if column.has_any() { sink(column) } else { Ok(()) }
@@ -54,6 +59,7 @@ impl Exec<'_> {
         }
         let left = self.collect(lhs)?;
         let there = presence(operator, &left.columns, n);
+        let _held = self.hold_bytes(presence_bytes(&there, n))?;
         let mut right = self.collect(rhs)?;
         for column in &mut right.columns {
             filter(operator, column, &there, false);

@@ -54,8 +54,9 @@ impl Exec<'_> {
                 _ => 0,
             },
         )?;
-        let columns = self.collect(vector)?.columns;
-        let families = self.families(&columns, vector);
+        let collected = self.collect(vector)?;
+        let columns = &collected.columns;
+        let families = self.families(columns, vector);
         let mut all = Vec::new();
         for (wanted, parameter) in self.wanted(func, args)? {
             if let Wanted::Quantile { quantiles, .. } = &wanted {
@@ -70,9 +71,9 @@ impl Exec<'_> {
         for wanted in &all {
             for (labels, family) in &families {
                 self.check()?;
-                let column = self.family(wanted, labels, family, &columns, node.grid.n, vector.span);
+                let column = self.family(wanted, labels, family, columns, node.grid.n, vector.span);
                 if column.has_any() {
-                    held.add(column.weight())?;
+                    held.add_column(&column)?;
                     out.push(column);
                 }
             }

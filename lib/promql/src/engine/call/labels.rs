@@ -39,10 +39,15 @@ impl Exec<'_> {
             EvalError::execution(format!("invalid regular expression in label_replace(): {expression}"))
         })?;
         let target = self.target_label(arg(args, 1)?, "label_replace")?;
+        let parts = template.matches('$').count();
         let mut columns = self.collect(arg(args, 0)?)?;
         for column in &mut columns.columns {
+            self.check()?;
             let labels = column.labels.clone();
             let source = labels.get(from).unwrap_or("");
+            // Before it is made: nested, a template that repeats its source grows without bounds.
+            let most = template.len().saturating_add(parts.saturating_mul(source.len()));
+            columns.held.add_bytes(most as u64)?;
             if let Some(captures) = regex.captures(source) {
                 set_label(column, target, &captures.expand(template));
             }
@@ -68,10 +73,15 @@ impl Exec<'_> {
         let target = self.target_label(arg(args, 1)?, "label_join")?;
         let mut columns = self.collect(arg(args, 0)?)?;
         for column in &mut columns.columns {
+            self.check()?;
             let values: Vec<&str> = sources
                 .iter()
                 .map(|source| column.labels.get(source).unwrap_or(""))
                 .collect();
+            let length = |text: &&str| text.len() + separator.len();
+            columns
+                .held
+                .add_bytes(values.iter().map(length).sum::<usize>() as u64)?;
             let joined = values.join(separator);
             set_label(column, target, &joined);
         }

@@ -4,6 +4,7 @@ use super::arg;
 use crate::engine::arithmetic::nan_first;
 use crate::engine::column::{Column, Kind};
 use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::engine::order;
 use crate::functions::FunctionId as F;
 use crate::plan::Node;
 use std::cmp::Ordering;
@@ -76,7 +77,7 @@ impl Exec<'_> {
             columns.columns.retain(Column::has_any);
         }
         if input.grid.n == 1 {
-            columns.columns.sort_by(|a, b| match func {
+            order::sort_by(&mut columns.columns, self.cancel, |a, b| match func {
                 // Not-a-number comes last either way.
                 F::Sort | F::SortDesc => {
                     let (x, y) = (a.floats[0], b.floats[0]);
@@ -88,7 +89,7 @@ impl Exec<'_> {
                 }
                 F::SortByLabel => by_labels(a, b, &labels),
                 _ => by_labels(b, a, &labels),
-            });
+            })?;
         }
         for column in columns.columns {
             sink(column)?;
