@@ -29,7 +29,7 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build setup peers test test-run test-kill bench fuzz lint fix print-env
+.PHONY: help run build setup peers test test-run test-kill bench bench-query fuzz lint fix print-env
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,10 @@ test-kill: setup ## kill -9 at 100k series, power cuts, bad disks: many rounds (
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics
 	cargo bench --locked --bench ingest
+
+bench-query: setup ## dashboards' and alerts' queries beside Prometheus and VictoriaMetrics over the same data
+	@deploy/setup.sh peers victoria-metrics
+	cargo bench --locked --bench query
 
 FUZZ_SECONDS ?= 180
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (180); see docs/fuzzing.md

@@ -1,7 +1,7 @@
 //! Whether a server has what it acknowledged: every series, with the value that was written last.
 
 use super::load::{Load, METRICS, number_of};
-use super::servers::Server;
+use crate::side_by_side::servers::Server;
 use serde_json::Value;
 
 /// Runs one query; none where there is no good answer (yet).

@@ -9,31 +9,24 @@
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
 
+#[path = "../side_by_side/mod.rs"]
+mod side_by_side;
+
 mod check;
 mod load;
-mod measure;
 mod sender;
-mod servers;
 
-use harness::{Http, eventually, remote};
+use harness::eventually;
 use load::{Load, STEP_MS, Shape};
-use measure::{Peak, cpu_seconds, status_kib};
-use servers::Server;
+use side_by_side::measure::{Peak, cpu_seconds, status_kib};
+use side_by_side::servers::Server;
+use side_by_side::{number, send, setting, wanted_servers};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What a server put off (compaction, garbage collection, a late flush) is counted for this long.
 const SETTLE: Duration = Duration::from_secs(10);
 const QUERIES: usize = 5;
-
-fn setting(name: &str, default: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| default.to_owned())
-}
-
-fn number(name: &str, default: usize) -> usize {
-    let text = setting(name, &default.to_string());
-    text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number"))
-}
 
 /// One server's column of the table.
 #[derive(Debug)]
@@ -51,16 +44,6 @@ struct Figures {
     restart_ready: f64,
     restart_answer: f64,
     wrong_after_kill: usize,
-}
-
-async fn send(http: Http, body: Vec<u8>) {
-    loop {
-        match remote::send(&http, body.clone()).await {
-            Ok((code, _)) if (200..300).contains(&code) => return,
-            Ok((503 | 429, _)) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            Ok((code, text)) => panic!("{}: {code} {text}", http.url("")),
-        }
-    }
 }
 
 async fn write(server: &Server, load: &Arc<Load>, shape: Shape) {
@@ -234,11 +217,7 @@ async fn idle(names: &[&str], seconds: u64) {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     // cargo passes --bench; there is nothing to choose.
-    let wanted = setting("SERVERS", &servers::NAMES.join(","));
-    let names: Vec<_> = servers::NAMES
-        .into_iter()
-        .filter(|n| wanted.split(',').any(|w| w.trim() == *n))
-        .collect();
+    let names = wanted_servers();
     for name in &names {
         let folder = tempfile::tempdir().expect("temp folder");
         if let Some(server) = Server::new(name, folder.path(), false) {

@@ -4,8 +4,8 @@
 use super::check;
 use super::harness::{Http, Process, eventually, free_port, peers};
 use super::load::{Load, SERIES_OF_EACH};
-use super::measure::cpu_seconds;
-use super::servers::Server;
+use crate::side_by_side::measure::cpu_seconds;
+use crate::side_by_side::servers::Server;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;

@@ -145,7 +145,16 @@ impl<'a> LabelsRef<'a> {
     /// The value of a label; none where it is absent.
     #[must_use]
     pub fn get(self, name: &str) -> Option<&'a str> {
-        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+        let mut bytes = self.0;
+        while !bytes.is_empty() {
+            let (its_name, rest) = split_text(bytes)?;
+            let (value, rest) = split_text(rest)?;
+            if its_name == name.as_bytes() {
+                return std::str::from_utf8(value).ok();
+            }
+            bytes = rest;
+        }
+        None
     }
 
     /// The value of `__name__`, or the empty text.
@@ -190,11 +199,40 @@ impl PartialOrd for LabelsRef<'_> {
     }
 }
 
+/// How many bytes two texts begin with in common.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    const CHUNK: usize = 16;
+    let chunks = a.chunks_exact(CHUNK).zip(b.chunks_exact(CHUNK));
+    let equal = chunks.take_while(|(a, b)| a == b).count() * CHUNK;
+    let rest = a[equal..].iter().zip(&b[equal..]);
+    equal + rest.take_while(|(a, b)| a == b).count()
+}
+
 /// By pairs, name before value, a prefix before what it begins: the order in which Prometheus sorts series.
 impl Ord for LabelsRef<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.iter().cmp(other.iter())
+        let equal = common_prefix(self.0, other.0);
+        if equal == self.0.len() || equal == other.0.len() {
+            return self.0.len().cmp(&other.0.len());
+        }
+        // Only the first pair that differs is looked at.
+        let (mut left, mut right) = (self.0, other.0);
+        while let Some((pair_len, rest)) = next_pair_len(left) {
+            if self.0.len() - rest.len() > equal {
+                break;
+            }
+            left = rest;
+            right = &right[pair_len..];
+        }
+        Pairs(left).cmp(Pairs(right))
     }
+}
+
+/// The length of the first pair, and what follows it.
+fn next_pair_len(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (_, rest) = split_text(bytes)?;
+    let (_, rest) = split_text(rest)?;
+    Some((bytes.len() - rest.len(), rest))
 }
 
 impl Labels {
@@ -453,6 +491,23 @@ mod tests {
         let short = Labels::from_pairs([("a", "y")]);
         assert!(long < short);
         assert!(Labels::empty() < short);
+        let sets = [
+            Labels::empty(),
+            Labels::from_pairs([("a", "a-value-of-some-length")]),
+            Labels::from_pairs([("a", "a-value-of-some-length"), ("b", "x")]),
+            Labels::from_pairs([("a", "a-value-of-some-length"), ("b", "xx")]),
+            Labels::from_pairs([("a", "a-value-of-some-length"), ("b", "xx"), ("c", "x")]),
+            Labels::from_pairs([("a", "a-value-of-some-length"), ("b", "y")]),
+            Labels::from_pairs([("a", "a-value-of-some-length"), ("bb", "x")]),
+            Labels::from_pairs([("a", "b")]),
+            Labels::from_pairs([("aa", "a")]),
+        ];
+        for (i, a) in sets.iter().enumerate() {
+            for (j, b) in sets.iter().enumerate() {
+                assert_eq!(a.cmp(b), i.cmp(&j), "{a} {b}");
+                assert_eq!(a.iter().cmp(b.iter()), i.cmp(&j), "{a} {b}");
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ pub mod merge;
 pub mod page;
 
 pub use block::{
-    BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, MemorySink, Selection,
-    UploadSink,
+    BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, IndexCache, MemorySink,
+    Selection, UploadSink,
 };
 pub use bucket::{Bucket, BucketError, Created};
 pub use merge::{MergedSeries, SeriesMerge, SeriesStream, merge_pages};

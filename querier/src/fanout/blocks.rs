@@ -6,12 +6,15 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::Matcher;
 use gnomon_proto::{ServiceError, v1};
-use gnomon_tsdb::{BlockError, BlockReader};
+use gnomon_tsdb::{BlockError, BlockReader, IndexCache};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+
+/// Bytes of indexes that are kept for each byte of readers.
+const INDEX_SHARE: usize = 2;
 
 /// What a querier asks of blocks. `NotFound` says that the block's object is gone.
 #[async_trait]
@@ -28,9 +31,11 @@ pub trait BlockReads: Send + Sync + 'static {
     ) -> Result<Vec<String>, ServiceError>;
 }
 
-/// Blocks in an object store. Readers stay open, within a bound of memory; those not used for longest go first.
+/// Blocks in an object store. Readers stay open and parts of indexes are kept, within bounds of memory; those not used
+/// for longest go first.
 pub struct StoredBlocks {
     store: Arc<dyn ObjectStore>,
+    index: Arc<IndexCache>,
     cache: Mutex<Cache>,
 }
 
@@ -80,11 +85,12 @@ impl Cache {
 }
 
 impl StoredBlocks {
-    /// Keeps readers of at most about `cache_bytes`, one at least.
+    /// Keeps readers of at most about `cache_bytes`, one at least, and about twice as much of their indexes.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, cache_bytes: usize) -> Self {
         Self {
             store,
+            index: Arc::new(IndexCache::new(cache_bytes * INDEX_SHARE)),
             cache: Mutex::new(Cache {
                 readers: HashMap::new(),
                 max_bytes: cache_bytes,
@@ -100,7 +106,7 @@ impl StoredBlocks {
         }
         let path = Path::parse(&block.path)
             .map_err(|e| ServiceError::Internal(format!("path {:?} of block {}: {e}", block.path, block.id)))?;
-        let reader = BlockReader::open(Arc::clone(&self.store), path)
+        let reader = BlockReader::open_cached(Arc::clone(&self.store), path, &self.index)
             .await
             .map_err(service_error)?;
         let reader = Arc::new(reader);
@@ -143,7 +149,7 @@ impl BlockReads for StoredBlocks {
             reader.select(matchers, *start_ms, *end_ms).await
         };
         let selected = self.forget_missing(block, selected)?;
-        Ok(selected.into_stream().map_err(service_error).boxed())
+        Ok(selected.into_batches().map_err(service_error).boxed())
     }
 
     async fn labels(

@@ -7,6 +7,9 @@ use std::sync::Arc;
 /// Decodes what of `runs` lies in `start_ms..=end_ms` (both inclusive). At equal times the earlier run's sample counts:
 /// runs come in the order of parts, the head last, so the sample with the lowest log index wins.
 pub(crate) fn decode(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Samples, PageError> {
+    if let Some(samples) = decode_ascending(runs, start_ms, end_ms)? {
+        return Ok(samples);
+    }
     let mut all = Samples::default();
     for run in runs {
         let mut samples = Samples::default();
@@ -17,6 +20,30 @@ pub(crate) fn decode(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<S
         all = merge(all, samples);
     }
     Ok(all)
+}
+
+/// The usual case, decoded in place: floats only, each page after the one before. None where it is not so.
+fn decode_ascending(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Option<Samples>, PageError> {
+    let pages = || runs.iter().flatten().filter(|page| page.overlaps(start_ms, end_ms));
+    let mut last_ms = None;
+    let mut count = 0;
+    for page in pages() {
+        if page.coding != Coding::Float || last_ms.is_some_and(|last| last >= page.min_ts) {
+            return Ok(None);
+        }
+        last_ms = Some(page.max_ts);
+        count += page.count as usize;
+    }
+    let mut samples = Samples {
+        timestamps: Vec::with_capacity(count),
+        values: Vec::with_capacity(count),
+        histograms: Vec::new(),
+    };
+    for page in pages() {
+        decode_into(&page.bytes, &mut samples.timestamps, &mut samples.values)?;
+    }
+    cut(&mut samples, start_ms, end_ms);
+    Ok(Some(samples))
 }
 
 fn decode_page(page: &Page, into: &mut Samples) -> Result<(), PageError> {
@@ -52,7 +79,7 @@ fn cut(samples: &mut Samples, start_ms: i64, end_ms: i64) {
         samples.histograms.truncate(to);
         samples.histograms.drain(..from);
     }
-    if samples.histograms.iter().all(Option::is_none) {
+    if !samples.histograms.is_empty() && samples.histograms.iter().all(Option::is_none) {
         samples.histograms.clear();
     }
 }

@@ -10,12 +10,24 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
 
-/// Series (still encoded) between a task and the engine, per selector.
-const SERIES_IN_FLIGHT: usize = 32;
+/// Batches between a task and the engine, per selector: so many are decoded at the same time.
+const BATCHES_IN_FLIGHT: usize = 4;
+/// A batch is closed at so many series, or so many samples.
+const BATCH_SERIES: usize = 128;
+const BATCH_SAMPLES: u64 = 64 << 10;
+/// Fewer samples than this are decoded by the engine's thread: handing them over would take longer.
+const FEW_SAMPLES: u64 = 4 << 10;
+
+/// Series in the order of their labels.
+enum Batch {
+    Encoded(Vec<MergedSeries>),
+    Decoding(JoinHandle<Result<Vec<Series>, ApiError>>),
+}
 
 /// None is the end; a channel that closes without it was given up.
-type Item = Option<MergedSeries>;
+type Item = Option<Batch>;
 
 /// All selectors of one plan, being fetched.
 pub(crate) struct Fetched {
@@ -41,7 +53,7 @@ impl Fetched {
     }
 
     fn fetch(&self, request: &SelectRequest) -> mpsc::Receiver<Item> {
-        let (sender, receiver) = mpsc::channel(SERIES_IN_FLIGHT);
+        let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
         let selection = Selection {
             matchers: request.matchers.clone(),
             start_ms: request.start_ms,
@@ -77,19 +89,61 @@ async fn pump(
     sender: &mpsc::Sender<Item>,
 ) -> Result<(), ApiError> {
     let mut merge = fanout.select(scope, selection).await?;
+    let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
     loop {
-        let series = merge.next().await?;
-        let is_end = series.is_none();
-        if sender.send(series).await.is_err() || is_end {
+        let mut series = Vec::new();
+        let mut samples = 0;
+        let mut is_end = false;
+        while series.len() < BATCH_SERIES && samples < BATCH_SAMPLES {
+            let Some(next) = merge.next().await? else {
+                is_end = true;
+                break;
+            };
+            samples += next
+                .runs
+                .iter()
+                .flatten()
+                .map(|page| u64::from(page.count))
+                .sum::<u64>();
+            series.push(next);
+        }
+        if !series.is_empty() {
+            // A place first, so that no more is decoded than can wait.
+            let Ok(place) = sender.reserve().await else {
+                return Ok(());
+            };
+            place.send(Some(if samples < FEW_SAMPLES {
+                Batch::Encoded(series)
+            } else {
+                Batch::Decoding(spawn_blocking(move || decoded(&series, start_ms, end_ms)))
+            }));
+        }
+        if is_end {
+            let _ = sender.send(None).await;
             return Ok(());
         }
     }
+}
+
+fn decoded(series: &[MergedSeries], start_ms: i64, end_ms: i64) -> Result<Vec<Series>, ApiError> {
+    let mut out = Vec::with_capacity(series.len());
+    for MergedSeries { labels, runs } in series {
+        let samples = decode(runs, start_ms, end_ms)
+            .map_err(|error| ApiError::new(ErrorType::Internal, format!("series {labels}: {error}")))?;
+        if !samples.is_empty() {
+            let labels = labels.clone();
+            out.push(Series { labels, samples });
+        }
+    }
+    Ok(out)
 }
 
 impl SeriesSource for Fetched {
     fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesIter + '_>, SourceError> {
         Ok(Box::new(Receiving {
             receiver: self.receiver(request),
+            ready: Vec::new().into_iter(),
+            runtime: &self.runtime,
             scope: &self.scope,
             start_ms: request.start_ms,
             end_ms: request.end_ms,
@@ -100,6 +154,8 @@ impl SeriesSource for Fetched {
 
 struct Receiving<'a> {
     receiver: mpsc::Receiver<Item>,
+    ready: std::vec::IntoIter<Series>,
+    runtime: &'a Handle,
     scope: &'a Scope,
     start_ms: i64,
     end_ms: i64,
@@ -111,30 +167,39 @@ impl Receiving<'_> {
         let reason = self.scope.failure().map(|error| error.message);
         SourceError(reason.unwrap_or_else(|| "fetching of series was given up".to_owned()))
     }
+
+    fn receive(&self, batch: Batch) -> Result<Vec<Series>, ApiError> {
+        match batch {
+            Batch::Encoded(series) => decoded(&series, self.start_ms, self.end_ms),
+            Batch::Decoding(task) => self.runtime.block_on(task).unwrap_or_else(|panicked| {
+                let what = format!("decoding of series failed: {panicked}");
+                Err(ApiError::new(ErrorType::Internal, what))
+            }),
+        }
+    }
 }
 
 impl SeriesIter for Receiving<'_> {
     fn next_series(&mut self) -> Result<Option<Series>, SourceError> {
-        while !self.ended {
+        loop {
+            if let Some(series) = self.ready.next() {
+                return Ok(Some(series));
+            }
+            if self.ended {
+                return Ok(None);
+            }
             let Some(item) = self.receiver.blocking_recv() else {
                 return Err(self.given_up());
             };
-            let Some(series) = item else {
+            let Some(batch) = item else {
                 self.ended = true;
-                break;
+                continue;
             };
-            let samples = decode(&series.runs, self.start_ms, self.end_ms).map_err(|error| {
-                let error = ApiError::new(ErrorType::Internal, format!("series {}: {error}", series.labels));
+            let series = self.receive(batch).map_err(|error| {
                 self.scope.fail(error.clone());
                 SourceError(error.message)
             })?;
-            if !samples.is_empty() {
-                return Ok(Some(Series {
-                    labels: series.labels,
-                    samples,
-                }));
-            }
+            self.ready = series.into_iter();
         }
-        Ok(None)
     }
 }

@@ -13,15 +13,13 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
-/// Series ascending by labels.
-pub type SeriesStream = BoxStream<'static, Result<SeriesPages, ServiceError>>;
+/// Series ascending by labels, several at a time.
+pub type SeriesStream = BoxStream<'static, Result<Vec<SeriesPages>, ServiceError>>;
 
 /// Takes a shard's batches apart.
 pub(crate) fn of_shard(batches: SelectStream) -> SeriesStream {
-    batches
-        .map_ok(|batch| futures::stream::iter(batch.series.into_iter().map(series_from_wire)))
-        .try_flatten()
-        .boxed()
+    let series = |batch: v1::SelectBatch| batch.series.into_iter().map(series_from_wire).collect();
+    batches.map(move |batch| batch.and_then(series)).boxed()
 }
 
 fn series_from_wire(series: v1::Series) -> Result<SeriesPages, ServiceError> {
@@ -38,6 +36,8 @@ pub(crate) struct Source {
     /// For messages: `shard 3 (samples from … to …)`.
     pub(crate) name: String,
     stream: SeriesStream,
+    /// Those that came with the next.
+    waiting: std::vec::IntoIter<SeriesPages>,
     /// The next series; none at the end.
     next: Option<SeriesPages>,
 }
@@ -48,14 +48,27 @@ impl Source {
         let mut source = Self {
             name,
             stream,
+            waiting: Vec::new().into_iter(),
             next: None,
         };
-        source.next = source.stream.try_next().await?;
+        source.next = source.following().await?;
         Ok(source)
     }
 
+    async fn following(&mut self) -> Result<Option<SeriesPages>, ServiceError> {
+        loop {
+            if let Some(series) = self.waiting.next() {
+                return Ok(Some(series));
+            }
+            match self.stream.try_next().await? {
+                Some(series) => self.waiting = series.into_iter(),
+                None => return Ok(None),
+            }
+        }
+    }
+
     async fn advance(&mut self) -> Result<(), ServiceError> {
-        let next = self.stream.try_next().await?;
+        let next = self.following().await?;
         if let (Some(before), Some(next)) = (&self.next, &next)
             && before.labels >= next.labels
         {
@@ -77,43 +90,69 @@ pub(crate) struct MergedSeries {
     pub(crate) runs: Vec<Vec<Page>>,
 }
 
-/// Several sorted streams as one.
+/// Sources whose next series has the same labels; ascending.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Equal {
+    labels: Labels,
+    sources: Vec<usize>,
+}
+
+/// Several sorted streams as one. Sources mostly have the same series, so that those that stand at the same labels are
+/// kept together and compared with each other rather than with all.
 pub(crate) struct Merge {
     sources: Vec<Source>,
-    /// The next labels of each source that has not ended, smallest first, then by source.
-    heap: BinaryHeap<Reverse<(Labels, usize)>>,
+    /// The next labels of all sources that have not ended, smallest first; no labels twice.
+    heap: BinaryHeap<Reverse<Equal>>,
     scope: Arc<Scope>,
 }
 
 impl Merge {
     /// The order of `sources` decides between samples of one time.
     pub(crate) fn new(sources: Vec<Source>, scope: Arc<Scope>) -> Self {
-        let heads = sources.iter().enumerate();
-        let heap = heads
-            .filter_map(|(i, s)| s.next.as_ref().map(|next| Reverse((next.labels.clone(), i))))
-            .collect();
-        Self { sources, heap, scope }
+        let mut merge = Self {
+            heap: BinaryHeap::with_capacity(sources.len()),
+            sources,
+            scope,
+        };
+        merge.gather((0..merge.sources.len()).collect());
+        merge
+    }
+
+    /// Enters sources (ascending) at their next series.
+    fn gather(&mut self, advanced: Vec<usize>) {
+        let mut groups: Vec<Equal> = Vec::with_capacity(1);
+        for at in advanced {
+            let Some(next) = &self.sources[at].next else { continue };
+            match groups.iter_mut().find(|group| group.labels == next.labels) {
+                Some(group) => group.sources.push(at),
+                None => groups.push(Equal {
+                    labels: next.labels.clone(),
+                    sources: vec![at],
+                }),
+            }
+        }
+        self.heap.extend(groups.into_iter().map(Reverse));
     }
 
     /// The next series; none at the end. Labels strictly ascend.
     pub(crate) async fn next(&mut self) -> Result<Option<MergedSeries>, ApiError> {
-        let Some(Reverse((labels, _))) = self.heap.peek() else {
+        let Some(Reverse(mut first)) = self.heap.pop() else {
             return Ok(None);
         };
-        let mut series = MergedSeries {
-            labels: labels.clone(),
-            runs: Vec::new(),
-        };
-        while let Some(at) = self.pop_equal(&series.labels) {
-            self.take(at, &mut series).await?;
+        while let Some(top) = self.heap.peek_mut().filter(|top| top.0.labels == first.labels) {
+            let Reverse(more) = PeekMut::pop(top);
+            first.sources.extend(more.sources);
         }
+        first.sources.sort_unstable();
+        let mut series = MergedSeries {
+            labels: first.labels,
+            runs: Vec::with_capacity(first.sources.len()),
+        };
+        for at in &first.sources {
+            self.take(*at, &mut series).await?;
+        }
+        self.gather(first.sources);
         Ok(Some(series))
-    }
-
-    fn pop_equal(&mut self, labels: &Labels) -> Option<usize> {
-        let top = self.heap.peek_mut().filter(|top| top.0.0 == *labels)?;
-        let Reverse((_, at)) = PeekMut::pop(top);
-        Some(at)
     }
 
     async fn take(&mut self, at: usize, series: &mut MergedSeries) -> Result<(), ApiError> {
@@ -136,9 +175,6 @@ impl Merge {
                 }
                 ended_early(&self.scope, name, error)?;
             }
-        }
-        if let Some(next) = &source.next {
-            self.heap.push(Reverse((next.labels.clone(), at)));
         }
         Ok(())
     }
@@ -173,10 +209,10 @@ mod tests {
 
     async fn source(names: &[&str], end: Option<ServiceError>) -> Source {
         let series = |name: &&str| {
-            Ok(SeriesPages {
+            Ok(vec![SeriesPages {
                 labels: labels(name),
                 pages: Vec::new(),
-            })
+            }])
         };
         let items: Vec<_> = names.iter().map(series).chain(end.map(Err)).collect();
         Source::open("shard 1".into(), futures::stream::iter(items).boxed())

@@ -67,14 +67,14 @@ impl BlockReader {
     ) -> Result<Vec<String>, BlockError> {
         let mut values = Vec::new();
         for chunk in self.value_chunks_of(name) {
-            for entry in self.value_chunk(chunk).await? {
+            for entry in self.value_chunk(chunk).await?.iter() {
                 if split_key(&entry.key).is_none_or(|(n, _)| n != name) {
                     continue;
                 }
                 let value = entry.value().to_owned();
                 let is_wanted = match among {
                     None => true,
-                    Some(among) => !self.union(std::slice::from_ref(&entry)).await?.is_disjoint(among),
+                    Some(among) => !self.union([entry]).await?.is_disjoint(among),
                 };
                 if is_wanted {
                     values.push(value);
@@ -87,17 +87,18 @@ impl BlockReader {
     async fn for_each_label_set(
         &self,
         mut series: roaring::RoaringBitmap,
-        mut visit: impl FnMut(Labels) + Send,
+        mut visit: impl FnMut(&Labels) + Send,
     ) -> Result<(), BlockError> {
         while !series.is_empty() {
             let chunks = self.next_chunks(&series, CHUNKS_AT_A_TIME);
             let Some(last) = chunks.last() else {
                 return Err(self.damaged("postings name a series that is not there"));
             };
-            let ranges: Vec<_> = chunks.iter().map(|c| c.labels.range()).collect();
-            for (chunk, bytes) in chunks.iter().zip(self.fetch(&ranges).await?) {
-                for (_, labels) in self.chunk_labels(chunk, &bytes, |o| series.contains(o))? {
-                    visit(labels);
+            for (chunk, part) in chunks.iter().zip(self.series_parts(&chunks).await?) {
+                for (ordinal, labels) in (chunk.first_series..).zip(&part.labels) {
+                    if series.contains(ordinal) {
+                        visit(labels);
+                    }
                 }
             }
             series.remove_range(..last.first_series + last.series);

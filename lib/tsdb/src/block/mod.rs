@@ -3,6 +3,7 @@
 //! Invariant: every byte is under a CRC-32C that is checked before the byte is used.
 
 mod bloom;
+mod cache;
 mod labels;
 mod layout;
 mod meta;
@@ -16,6 +17,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use cache::IndexCache;
 pub use meta::{BlockMeta, BlockStats};
 pub use reader::BlockReader;
 pub use select::Selection;

@@ -1,10 +1,12 @@
 //! From matchers to the series that satisfy them.
 
+use super::cache::Part;
 use super::layout::{Input, ValueChunk, split_key, value_key};
 use super::{BlockError, BlockReader};
 use gnomon_model::{MatchOp, Matcher};
 use roaring::RoaringBitmap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// With so few candidates left, reading their labels is cheaper than scanning the values of another label.
 const FEW_CANDIDATES: u64 = 1024;
@@ -19,11 +21,13 @@ pub(super) struct Candidates {
     pub(super) check: Vec<Matcher>,
 }
 
+#[derive(Debug)]
 pub(super) enum EntrySet {
     Inline(Vec<u32>),
     At { range: Range<u64>, crc: u32 },
 }
 
+#[derive(Debug)]
 pub(super) struct Entry {
     pub(super) key: Vec<u8>,
     pub(super) set: EntrySet,
@@ -32,6 +36,15 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn value(&self) -> &str {
         split_key(&self.key).map_or("", |(_, value)| value)
+    }
+
+    /// Memory held, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let inline = match &self.set {
+            EntrySet::Inline(series) => series.capacity() * size_of::<u32>(),
+            EntrySet::At { .. } => 0,
+        };
+        size_of::<Self>() + self.key.capacity() + inline
     }
 }
 
@@ -72,10 +85,16 @@ impl BlockReader {
         all
     }
 
-    pub(super) async fn value_chunk(&self, chunk: &ValueChunk) -> Result<Vec<Entry>, BlockError> {
+    pub(super) async fn value_chunk(&self, chunk: &ValueChunk) -> Result<Arc<Vec<Entry>>, BlockError> {
+        if let Some(Part::Values(entries)) = self.kept(chunk.entries.offset) {
+            return Ok(entries);
+        }
         let bytes = self.fetch(std::slice::from_ref(&chunk.entries.range())).await?;
         let raw = chunk.entries.open(&bytes[0]).map_err(|what| self.damaged(what))?;
-        read_entries(&raw, chunk).ok_or_else(|| self.damaged("chunk of label values"))
+        let entries = read_entries(&raw, chunk).ok_or_else(|| self.damaged("chunk of label values"))?;
+        let entries = Arc::new(entries);
+        self.keep(chunk.entries.offset, &Part::Values(Arc::clone(&entries)));
+        Ok(entries)
     }
 
     /// Chunks that may hold values of a label.
@@ -101,13 +120,19 @@ impl BlockReader {
     }
 
     /// The union of sets of series.
-    pub(super) async fn union(&self, entries: &[Entry]) -> Result<RoaringBitmap, BlockError> {
+    pub(super) async fn union<'e>(
+        &self,
+        entries: impl IntoIterator<Item = &'e Entry>,
+    ) -> Result<RoaringBitmap, BlockError> {
         let mut union = RoaringBitmap::new();
         let mut wanted: Vec<(Range<u64>, u32)> = Vec::new();
         for entry in entries {
             match &entry.set {
                 EntrySet::Inline(series) => union.extend(series.iter().copied()),
-                EntrySet::At { range, crc } => wanted.push((range.clone(), *crc)),
+                EntrySet::At { range, crc } => match self.kept(range.start) {
+                    Some(Part::Postings(set)) => union |= set.as_ref(),
+                    _ => wanted.push((range.clone(), *crc)),
+                },
             }
         }
         let mut rest = wanted.as_slice();
@@ -121,11 +146,13 @@ impl BlockReader {
             let (now, later) = rest.split_at(portion.count());
             rest = later;
             let ranges: Vec<Range<u64>> = now.iter().map(|(range, _)| range.clone()).collect();
-            for (bytes, (_, crc)) in self.fetch(&ranges).await?.iter().zip(now) {
+            for (bytes, (range, crc)) in self.fetch(&ranges).await?.iter().zip(now) {
                 if !super::has_crc(bytes, *crc) {
                     return Err(self.damaged("checksum of postings"));
                 }
-                union |= RoaringBitmap::deserialize_from(bytes.as_ref()).map_err(|_| self.damaged("postings"))?;
+                let set = RoaringBitmap::deserialize_from(bytes.as_ref()).map_err(|_| self.damaged("postings"))?;
+                union |= &set;
+                self.keep(range.start, &Part::Postings(Arc::new(set)));
             }
         }
         Ok(union)
@@ -141,22 +168,23 @@ impl BlockReader {
         let Some(chunk) = at.checked_sub(1).and_then(|at| self.values.chunks.get(at)) else {
             return Ok(RoaringBitmap::new());
         };
-        let mut entries = self.value_chunk(chunk).await?;
-        entries.retain(|entry| entry.key == key);
-        self.union(&entries).await
+        let entries = self.value_chunk(chunk).await?;
+        let found = entries.binary_search_by(|entry| entry.key.cmp(&key)).ok();
+        self.union(found.and_then(|at| entries.get(at))).await
     }
 
     /// Series that have the label with a value for which `wanted` holds.
     pub(super) async fn scan(
         &self,
         name: &str,
-        wanted: impl Fn(&str) -> bool + Send,
+        wanted: impl Fn(&str) -> bool + Send + Sync,
     ) -> Result<RoaringBitmap, BlockError> {
         let mut union = RoaringBitmap::new();
         for chunk in self.value_chunks_of(name) {
-            let mut entries = self.value_chunk(chunk).await?;
-            entries.retain(|entry| split_key(&entry.key).is_some_and(|(n, v)| n == name && wanted(v)));
-            union |= self.union(&entries).await?;
+            let entries = self.value_chunk(chunk).await?;
+            let found = |entry: &&Entry| split_key(&entry.key).is_some_and(|(n, v)| n == name && wanted(v));
+            let found: Vec<&Entry> = entries.iter().filter(found).collect();
+            union |= self.union(found).await?;
         }
         Ok(union)
     }

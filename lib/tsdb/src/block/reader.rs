@@ -1,5 +1,6 @@
 //! Opening a block, and reading its parts by range.
 
+use super::cache::{IndexCache, Part};
 use super::layout::{Footer, Section, SeriesChunk, ValueTable, read_series_table};
 use super::{BlockError, BlockMeta, FORMAT_VERSION, bloom};
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 /// What is read first: of all but large blocks the footer, the meta, the filter and both tables.
 const TAIL_BYTES: u64 = 128 << 10;
 /// Ranges this close are read as one.
-const COALESCE_GAP_BYTES: u64 = 64 << 10;
+pub(super) const COALESCE_GAP_BYTES: u64 = 64 << 10;
 /// Ranges are not joined beyond this length.
 const COALESCE_MAX_BYTES: u64 = 4 << 20;
 /// Requests of one reader call under way at a time.
@@ -29,9 +30,33 @@ pub struct BlockReader {
     pub(super) chunks: Vec<SeriesChunk>,
     pub(super) values: ValueTable,
     filter: Bytes,
+    /// Where parts of the index are kept between calls, and the reader's number there.
+    cache: Option<(Arc<IndexCache>, u64)>,
+}
+
+impl Drop for BlockReader {
+    fn drop(&mut self) {
+        if let Some((cache, number)) = &self.cache {
+            cache.remove(*number);
+        }
+    }
 }
 
 impl BlockReader {
+    /// As [`Self::open`]; parts of the index that are read are kept in `cache`.
+    ///
+    /// # Errors
+    /// When the object cannot be read, is damaged, or is of a newer version.
+    pub async fn open_cached(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        cache: &Arc<IndexCache>,
+    ) -> Result<Self, BlockError> {
+        let mut reader = Self::open(store, path).await?;
+        reader.cache = Some((Arc::clone(cache), cache.next_reader()));
+        Ok(reader)
+    }
+
     /// Reads the footer, the meta and the sparse tables: one request, two for a large block.
     ///
     /// # Errors
@@ -102,6 +127,7 @@ impl BlockReader {
             chunks,
             values,
             filter,
+            cache: None,
         })
     }
 
@@ -146,6 +172,18 @@ impl BlockReader {
         BlockError::Damaged {
             path: self.path.clone(),
             what: what.into(),
+        }
+    }
+
+    /// What is kept of the part of the index at `offset`.
+    pub(super) fn kept(&self, offset: u64) -> Option<Part> {
+        let (cache, number) = self.cache.as_ref()?;
+        cache.get(*number, offset)
+    }
+
+    pub(super) fn keep(&self, offset: u64, part: &Part) {
+        if let Some((cache, number)) = &self.cache {
+            cache.insert(*number, offset, part);
         }
     }
 

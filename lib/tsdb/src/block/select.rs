@@ -1,5 +1,6 @@
 //! Reading the series that match, in the order of their labels.
 
+use super::cache::{Part, SeriesPart};
 use super::layout::{Input, PageAt, SeriesChunk, read_directory};
 use super::postings::Candidates;
 use super::reader::BlockReader;
@@ -12,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Labels, LabelsRef, Matcher};
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Chunks of series that are read at a time.
@@ -87,25 +89,52 @@ impl BlockReader {
         })
     }
 
-    /// Labels of the chunk's series for which `wanted(ordinal)` holds.
-    pub(super) fn chunk_labels(
-        &self,
-        chunk: &SeriesChunk,
-        compressed: &[u8],
-        wanted: impl Fn(u32) -> bool,
-    ) -> Result<Vec<(u32, Labels)>, BlockError> {
+    /// Labels of the chunk's series.
+    pub(super) fn chunk_labels(&self, chunk: &SeriesChunk, compressed: &[u8]) -> Result<Vec<Labels>, BlockError> {
         let raw = chunk.labels.open(compressed).map_err(|what| self.damaged(what))?;
         let damaged = || self.damaged("chunk of labels");
         let mut input = Input(&raw);
         let mut last = Vec::new();
-        let mut out = Vec::new();
-        for ordinal in chunk.first_series..chunk.first_series + chunk.series {
+        let mut out = Vec::with_capacity((chunk.series as usize).min(raw.len()));
+        for _ in 0..chunk.series {
             input.front_coded(&mut last).ok_or_else(damaged)?;
-            if wanted(ordinal) {
-                out.push((ordinal, LabelsRef::checked(&last).map_err(|_| damaged())?.to_owned()));
-            }
+            out.push(LabelsRef::checked(&last).map_err(|_| damaged())?.to_owned());
         }
         if input.0.is_empty() { Ok(out) } else { Err(damaged()) }
+    }
+
+    /// The series of chunks (ascending) with where their pages are.
+    pub(super) async fn series_parts(&self, chunks: &[SeriesChunk]) -> Result<Vec<Arc<SeriesPart>>, BlockError> {
+        let mut parts: Vec<Option<Arc<SeriesPart>>> = Vec::with_capacity(chunks.len());
+        let mut missing = Vec::new();
+        for chunk in chunks {
+            match self.kept(chunk.labels.offset) {
+                Some(Part::Series(part)) => parts.push(Some(part)),
+                _ => {
+                    parts.push(None);
+                    missing.push(*chunk);
+                }
+            }
+        }
+        let labels: Vec<_> = missing.iter().map(|c| c.labels.range()).collect();
+        let directories: Vec<_> = missing.iter().map(|c| c.directory.range()).collect();
+        let (labels, directories) = futures::try_join!(self.fetch(&labels), self.fetch(&directories))?;
+        let mut read = missing.iter().zip(labels.iter().zip(&directories));
+        let mut out = Vec::with_capacity(parts.len());
+        for part in parts {
+            if let Some(part) = part {
+                out.push(part);
+                continue;
+            }
+            let Some((chunk, (labels, directory))) = read.next() else {
+                return Err(self.damaged("chunk of series"));
+            };
+            let directory = self.chunk_directory(chunk, directory)?;
+            let part = Arc::new(SeriesPart::new(self.chunk_labels(chunk, labels)?, directory));
+            self.keep(chunk.labels.offset, &Part::Series(Arc::clone(&part)));
+            out.push(part);
+        }
+        Ok(out)
     }
 
     /// The pages of each series of a chunk.
@@ -172,6 +201,15 @@ impl Selection {
         }
     }
 
+    /// The series that are next, several at a time; none at the end.
+    ///
+    /// # Errors
+    /// When the block cannot be read or is damaged.
+    pub async fn next_batch(&mut self) -> Result<Option<Vec<SeriesPages>>, BlockError> {
+        let first = self.next().await?;
+        Ok(first.map(|first| std::iter::once(first).chain(self.ready.drain(..)).collect()))
+    }
+
     /// The rest as a stream.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, Result<SeriesPages, BlockError>> {
@@ -182,46 +220,67 @@ impl Selection {
         .boxed()
     }
 
-    /// Reads labels and directory of the next chunks.
+    /// The rest as a stream of several series at a time.
+    #[must_use]
+    pub fn into_batches(self) -> BoxStream<'static, Result<Vec<SeriesPages>, BlockError>> {
+        futures::stream::try_unfold(self, |mut selection| async move {
+            Ok(selection.next_batch().await?.map(|series| (series, selection)))
+        })
+        .into_stream()
+        .boxed()
+    }
+
+    /// Finds the series of the next chunks.
     async fn plan(&mut self) -> Result<(), BlockError> {
         let reader = &self.reader;
         let chunks = reader.next_chunks(&self.series, CHUNKS_AT_A_TIME);
         let Some(last) = chunks.last() else {
             return Err(reader.damaged("postings name a series that is not there"));
         };
-        let labels: Vec<_> = chunks.iter().map(|c| c.labels.range()).collect();
-        let directories: Vec<_> = chunks.iter().map(|c| c.directory.range()).collect();
-        let (labels, directories) = futures::try_join!(reader.fetch(&labels), reader.fetch(&directories))?;
-        for ((chunk, labels), directory) in chunks.iter().zip(&labels).zip(&directories) {
-            let mut directory = reader.chunk_directory(chunk, directory)?;
-            for (ordinal, labels) in reader.chunk_labels(chunk, labels, |o| self.series.contains(o))? {
+        let end = last.first_series + last.series;
+        let parts = reader.series_parts(&chunks).await?;
+        for (chunk, part) in chunks.iter().zip(parts) {
+            for ordinal in self.series.range(chunk.first_series..chunk.first_series + chunk.series) {
+                let at = (ordinal - chunk.first_series) as usize;
+                let Some(labels) = part.labels.get(at) else { continue };
                 if !self.check.iter().all(|m| m.matches_labels(labels.as_ref())) {
                     continue;
                 }
-                let mut pages = std::mem::take(&mut directory[(ordinal - chunk.first_series) as usize]);
-                pages.retain(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts);
-                match (pages.is_empty(), self.labels_only) {
-                    (true, _) => {}
-                    (false, true) => self.ready.push_back(SeriesPages {
-                        labels,
-                        pages: Vec::new(),
-                    }),
-                    (false, false) => self.planned.push_back((labels, pages)),
+                let pages = part.pages_of(at).iter();
+                let mut pages = pages.filter(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts);
+                if self.labels_only {
+                    if pages.next().is_some() {
+                        self.ready.push_back(SeriesPages {
+                            labels: labels.clone(),
+                            pages: Vec::new(),
+                        });
+                    }
+                    continue;
+                }
+                let pages: Vec<PageAt> = pages.copied().collect();
+                if !pages.is_empty() {
+                    self.planned.push_back((labels.clone(), pages));
                 }
             }
         }
-        self.series.remove_range(..last.first_series + last.series);
+        self.series.remove_range(..end);
         Ok(())
     }
 
     /// Reads the pages of the next planned series.
     async fn read_pages(&mut self) -> Result<(), BlockError> {
-        let mut ranges = Vec::new();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut count = 0;
+        let mut bytes = 0;
         for (_, pages) in &self.planned {
-            ranges.extend(pages.iter().map(PageAt::range));
+            for page in pages {
+                let range = page.range();
+                // What lies between two pages is read too, where it is little.
+                let gap = ranges.last().map_or(0, |last| range.start.saturating_sub(last.end));
+                bytes += range.end - range.start + if gap <= reader::COALESCE_GAP_BYTES { gap } else { 0 };
+                ranges.push(range);
+            }
             count += 1;
-            let bytes: u64 = reader::join(&ranges).iter().map(|r| r.end - r.start).sum();
             if bytes >= PAGE_BYTES_AT_A_TIME {
                 break;
             }

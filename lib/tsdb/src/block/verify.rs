@@ -68,11 +68,8 @@ impl BlockReader {
         for chunk in &self.chunks {
             let index = self.fetch(&[chunk.labels.range(), chunk.directory.range()]).await?;
             let directory = self.chunk_directory(chunk, &index[1])?;
-            for ((ordinal, labels), pages) in self
-                .chunk_labels(chunk, &index[0], |_| true)?
-                .into_iter()
-                .zip(directory)
-            {
+            let labels = (chunk.first_series..).zip(self.chunk_labels(chunk, &index[0])?);
+            for ((ordinal, labels), pages) in labels.zip(directory) {
                 if last.as_ref().is_some_and(|last| *last >= labels) {
                     return Err(self.damaged(format!("series {labels} is out of order")));
                 }
@@ -128,8 +125,8 @@ impl BlockReader {
 
     async fn verify_postings(&self, mut expected: HashMap<Vec<u8>, RoaringBitmap>) -> Result<(), BlockError> {
         for chunk in &self.values.chunks {
-            for entry in self.value_chunk(chunk).await? {
-                let found = self.union(std::slice::from_ref(&entry)).await?;
+            for entry in self.value_chunk(chunk).await?.iter() {
+                let found = self.union([entry]).await?;
                 if expected.remove(&entry.key) != Some(found) {
                     let label = split_key(&entry.key);
                     return Err(self.damaged(format!("postings of {label:?} are not those of the labels")));

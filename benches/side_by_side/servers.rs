@@ -1,6 +1,6 @@
-//! The servers that are compared, each with its defaults and an empty data folder.
+//! The servers that are compared, each with its defaults and a data folder of its own.
 
-use super::harness::{Http, Process, eventually, free_port, peers};
+use crate::harness::{Http, Process, eventually, free_port, peers};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -76,6 +76,12 @@ impl Server {
                 query_more: "&nocache=1",
             },
         })
+    }
+
+    /// With one more flag.
+    pub(crate) fn with_flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
     }
 
     /// Starts it; the time until it says that it is ready.
