@@ -37,7 +37,7 @@ fn decode_ascending(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Op
     let mut samples = Samples {
         timestamps: Vec::with_capacity(count),
         values: Vec::with_capacity(count),
-        histograms: Vec::new(),
+        ..Samples::default()
     };
     for page in pages() {
         decode_into(&page.bytes, &mut samples.timestamps, &mut samples.values)?;

@@ -42,7 +42,7 @@ fn merge(
     compare: impl Fn(usize, usize) -> Ordering,
 ) -> Evaluated<()> {
     while let (Some((a, rest_left)), Some((b, rest_right))) = (left.split_first(), right.split_first()) {
-        if out.len() % STRIDE == 0 {
+        if out.len().is_multiple_of(STRIDE) {
             cancel.check()?;
         }
         if compare(*a, *b) == Ordering::Greater {
