@@ -10,12 +10,20 @@ mod context;
 mod info;
 mod notes;
 mod order;
+mod pushed;
 mod select;
+mod shared;
 mod window;
+
+pub(crate) use arithmetic::scalar_binary;
+pub(crate) use call::{max_of, min_of};
+pub use notes::Note;
+pub use pushed::FragmentError;
 
 use crate::ast::ValueType;
 use crate::limits::{CancelFlag, EvalError, Limits};
-use crate::plan::{NodeKind, Plan};
+use crate::partial::Partial;
+use crate::plan::{Fragment, NodeKind, Plan};
 use crate::source::SeriesSource;
 use crate::value::{InstantSample, QueryResult, RangeSeries, SampleValue, Value};
 use column::{Column, Kind, Point, drop_name, merge_same_labels};
@@ -53,6 +61,23 @@ impl Engine {
             infos,
             stats,
         })
+    }
+}
+
+impl Engine {
+    /// Evaluates a fragment of someone else's plan over `source`, which has all samples of each series that it gives
+    /// in the fragment's time. What comes of it is given piece by piece.
+    ///
+    /// # Errors
+    /// When the data does not allow to evaluate it apart, or as [`Engine::execute`].
+    pub fn fragment(
+        fragment: &Fragment,
+        source: &dyn SeriesSource,
+        limits: &Limits,
+        cancel: &CancelFlag,
+        give: &mut dyn FnMut(Partial) -> Result<(), EvalError>,
+    ) -> Result<(), FragmentError> {
+        pushed::run(fragment, source, limits, cancel, give)
     }
 }
 

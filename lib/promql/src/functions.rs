@@ -16,6 +16,11 @@ pub struct Function {
 }
 
 impl Function {
+    pub(crate) fn of(id: FunctionId) -> &'static Self {
+        // Every id has its row: a test says so.
+        FUNCTIONS.iter().find(|f| f.id == id).unwrap_or(&FUNCTIONS[0])
+    }
+
     /// The function of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {

@@ -36,6 +36,7 @@ mod lexer;
 mod limits;
 mod memory;
 mod parser;
+pub mod partial;
 mod plan;
 mod printer;
 pub mod promqltest;
@@ -43,12 +44,12 @@ pub mod source;
 mod value;
 
 pub use ast::{Expr, ValueType};
-pub use engine::Engine;
+pub use engine::{Engine, FragmentError};
 pub use limits::{CancelFlag, EvalError, Limits};
 pub use memory::{MemoryBudget, OverBudget, QueryMemory, Reserved};
 pub(crate) use parser::literal::parse_float;
 pub use parser::{ParseError, ParseOptions, parse, parse_selector};
-pub use plan::{DEFAULT_LOOKBACK_MS, EvalParams, Plan, PlanError};
+pub use plan::{BadFragment, DEFAULT_LOOKBACK_MS, EvalParams, Fragment, FragmentKind, FragmentNode, Plan, PlanError};
 pub use source::{
     MemorySource, ReadySeries, Samples, SelectHints, SelectRequest, Series, SeriesIter, SeriesSource, SourceError,
 };

@@ -3,8 +3,13 @@
 mod build;
 mod duration;
 mod explain;
+mod fragment;
+mod rewrite;
+mod tree;
 
-pub(crate) use build::looks_at_time;
+pub use fragment::{BadFragment, Fragment, FragmentKind, FragmentNode};
+pub(crate) use fragment::{drops_names, merges};
+pub(crate) use tree::looks_at_time;
 
 use crate::ast::{AggregateOp, BinaryOp, Expr, Span, ValueType, VectorMatching};
 use crate::functions::FunctionId;
@@ -151,6 +156,16 @@ pub(crate) enum NodeKind {
     Window(Window),
     /// Evaluated for one step, whose result stands for all.
     Invariant(Box<Node>),
+    /// What others may evaluate, all of it or for later steps.
+    Fragment {
+        id: usize,
+        input: Box<Node>,
+    },
+    /// Stands in several places, and is evaluated once for all that have the slot.
+    Shared {
+        slot: usize,
+        input: Box<Node>,
+    },
     Negate(Box<Node>),
     Binary {
         op: BinaryOp,
@@ -185,6 +200,18 @@ pub struct Plan {
     pub(crate) params: EvalParams,
     pub(crate) root: Node,
     requests: Vec<SelectRequest>,
+    /// How many nodes make each request.
+    request_uses: Vec<usize>,
+    /// How many nodes share each slot.
+    slot_uses: Vec<usize>,
+    fragments: Vec<Pushed>,
+}
+
+/// A fragment, and the request by which its series can be had otherwise.
+#[derive(Clone, Debug)]
+pub(crate) struct Pushed {
+    pub(crate) fragment: Fragment,
+    pub(crate) request: usize,
 }
 
 impl Plan {
@@ -193,6 +220,19 @@ impl Plan {
     /// # Errors
     /// When a duration has no usable value, or the expression does not fit a range query.
     pub fn new(query: &str, expr: &Expr, params: EvalParams) -> Result<Self, PlanError> {
+        Ok(rewrite::all(Self::naive(query, expr, params)?))
+    }
+
+    /// As [`Self::new`], without the rewrites: what the rewritten plan must agree with.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn naive(query: &str, expr: &Expr, params: EvalParams) -> Result<Self, PlanError> {
+        Self::built(query, expr, params).map(rewrite::meaning)
+    }
+
+    /// The plan as the query says it.
+    fn built(query: &str, expr: &Expr, params: EvalParams) -> Result<Self, PlanError> {
         let value_type = expr.value_type();
         if params.step_ms == 0 {
             if params.start_ms != params.end_ms {
@@ -211,7 +251,10 @@ impl Plan {
             query: query.to_owned(),
             params,
             root,
+            request_uses: vec![1; requests.len()],
             requests,
+            slot_uses: Vec::new(),
+            fragments: Vec::new(),
         })
     }
 
@@ -219,6 +262,24 @@ impl Plan {
     #[must_use]
     pub fn selectors(&self) -> &[SelectRequest] {
         &self.requests
+    }
+
+    pub(crate) fn request_uses(&self) -> &[usize] {
+        &self.request_uses
+    }
+
+    pub(crate) fn fragments(&self) -> &[Pushed] {
+        &self.fragments
+    }
+
+    /// What can be evaluated elsewhere, each with the position of the request that stands for it in
+    /// [`Self::selectors`]. A fragment's `id` is its position.
+    pub fn pushed(&self) -> impl Iterator<Item = (&Fragment, usize)> {
+        self.fragments.iter().map(|pushed| (&pushed.fragment, pushed.request))
+    }
+
+    pub(crate) fn slot_uses(&self) -> &[usize] {
+        &self.slot_uses
     }
 
     #[must_use]

@@ -1,6 +1,8 @@
 //! The seam to storage: what a query asks of it, and in what shape the answer comes. Synchronous and without I/O of its
 //! own: whoever runs queries over a network fetches beforehand what [`crate::Plan::selectors`] lists.
 
+use crate::partial::FragmentAnswer;
+use crate::plan::Fragment;
 use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use gnomon_model::{Labels, Matcher, NORMAL_NAN};
 use std::sync::Arc;
@@ -20,6 +22,10 @@ pub struct SelectHints {
     pub by: bool,
     /// Only the counts and sums of histograms are wanted: their buckets may be left out.
     pub histogram_stats: bool,
+    /// The labels that the result depends on; none is all. (Series are told apart by all they have, nevertheless.)
+    pub labels: Option<Vec<String>>,
+    /// Whether there are samples, and when, is all that is looked at: values count only as stale markers.
+    pub presence_only: bool,
     /// Whether samples may lie before the step's window and be wanted nevertheless (`anchored`, `smoothed`).
     pub extended: bool,
 }
@@ -169,6 +175,15 @@ pub trait SeriesSource {
     /// # Errors
     /// When the series cannot be had.
     fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesIter + '_>, SourceError>;
+
+    /// What others make of a fragment of the plan, by its position in [`crate::Plan::pushed`]; none where it is all for
+    /// the engine to evaluate, from its request.
+    ///
+    /// # Errors
+    /// When the answer cannot be had.
+    fn fragment(&self, _id: usize, _fragment: &Fragment) -> Result<Option<FragmentAnswer<'_>>, SourceError> {
+        Ok(None)
+    }
 }
 
 /// An iterator over series that are in memory already.

@@ -270,12 +270,14 @@ fn plans_say_what_they_need_and_do() {
     insta::assert_snapshot!(plan.explain(), @r#"
     binary +
       binary /
-        aggregate sum by (job)
-          call Rate
-            range 300000ms offset 60000ms of #0 {a="b", __name__="x"} 240001..=840000ms
+        fragment f0
+          aggregate sum by (job)
+            call Rate
+              range 300000ms offset 60000ms of #0 {a="b", __name__="x"} 240001..=840000ms labels [job, __name__]
         once for 6 steps
           call Scalar
-            select at 100000ms of #1 {__name__="y"} -199999..=100000ms
+            fragment f1
+              select at 100000ms of #1 {__name__="y"} -199999..=100000ms labels []
       binary *
         call MaxOverTime
           subquery 600000ms, 15 steps of 60000ms from 60000ms

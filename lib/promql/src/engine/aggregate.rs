@@ -1,9 +1,14 @@
 //! Aggregations. Those that fold (sum, min, …) take the columns as they come; those that must see all elements of a
 //! step at once (topk, quantile, …) collect them.
 
+mod cells;
+mod exact;
 mod fold;
 mod rank;
 mod values;
+
+pub(crate) use cells::{Aggregation, Cells};
+pub(crate) use fold::Folded;
 
 use super::column::{Column, retained};
 use super::context::{Evaluated, Exec, Sink};
@@ -45,10 +50,12 @@ struct Groups {
     at: HashMap<Labels, usize>,
     labels: Vec<Labels>,
     drop_name: Vec<bool>,
+    /// Labels of each group's first series, where they are looked at.
+    origins: Vec<Labels>,
 }
 
 impl Groups {
-    fn number(&mut self, grouping: Grouping<'_>, column: &Column) -> usize {
+    fn number(&mut self, grouping: Grouping<'_>, column: &Column, origin: Option<Labels>) -> usize {
         let key = grouping.key(&column.labels);
         let drop_name = column.drop_name && grouping.keeps_name();
         if let Some(at) = self.at.get(&key) {
@@ -60,6 +67,7 @@ impl Groups {
         self.at.insert(key.clone(), at);
         self.labels.push(key);
         self.drop_name.push(drop_name);
+        self.origins.push(origin.unwrap_or_default());
         at
     }
 }

@@ -9,6 +9,8 @@ mod math;
 mod native;
 mod sort;
 
+pub(crate) use math::{max as max_of, min as min_of};
+
 use super::column::{Column, Kind, Point};
 use super::context::{Evaluated, Exec, Sink};
 use super::select::{Selector, Take};

@@ -56,6 +56,11 @@ impl Column {
         self.kinds.iter().any(|kind| *kind != Kind::Absent)
     }
 
+    /// Whether there may be histograms.
+    pub(crate) fn has_histograms(&self) -> bool {
+        !self.histograms.is_empty()
+    }
+
     pub(crate) fn present(&self, i: usize) -> bool {
         self.kinds[i] != Kind::Absent
     }

@@ -3,13 +3,15 @@
 use super::column::{Column, Kind};
 use super::notes::Notes;
 use super::select::{Selector, Take};
+use super::shared::Shared;
 use crate::ast::ValueType;
 use crate::limits::{CancelFlag, EvalError, Limits};
-use crate::plan::{Node, NodeKind, Plan};
+use crate::plan::{Node, NodeKind, Plan, drops_names};
 use crate::printer::QuotedBytes;
-use crate::source::SeriesSource;
+use crate::source::{SelectRequest, Series, SeriesSource};
 use crate::value::QueryStats;
-use std::cell::Cell;
+use gnomon_model::Labels;
+use std::cell::{Cell, RefCell};
 
 /// What a held sample is taken to occupy: a time and a value.
 const SAMPLE_BYTES: u64 = 16;
@@ -31,14 +33,30 @@ pub(crate) struct Exec<'a> {
     held: Cell<Size>,
     /// Of the query's budget, at least what is held.
     granted_bytes: Cell<u64>,
+    pub(super) shared: Shared,
+    /// Where the series that is looked at is kept in mind, whole labels and all: for fragments.
+    tracks: Cell<bool>,
+    origin: RefCell<Labels>,
+    /// A request that is not wanted beyond a time.
+    until: Cell<Option<(usize, i64)>>,
+    /// Set where this is a fragment: whether it drops names.
+    fragment: Option<bool>,
+    unfit: Cell<Option<&'static str>>,
     stats: Cell<QueryStats>,
 }
 
 /// How much something is, by either limit.
-#[derive(Clone, Copy, Default)]
-struct Size {
-    samples: u64,
-    bytes: u64,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    pub(super) samples: u64,
+    pub(super) bytes: u64,
+}
+
+impl Size {
+    pub(super) fn add(&mut self, more: Self) {
+        self.samples = self.samples.saturating_add(more.samples);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
 }
 
 /// Samples and bytes that are held; given back when dropped.
@@ -105,8 +123,96 @@ impl<'a> Exec<'a> {
             cancel,
             held: Cell::default(),
             granted_bytes: Cell::new(0),
+            shared: Shared::new(plan.slot_uses(), plan.request_uses()),
+            tracks: Cell::new(false),
+            origin: RefCell::default(),
+            until: Cell::new(None),
+            fragment: None,
+            unfit: Cell::new(None),
             stats: Cell::new(QueryStats::default()),
         }
+    }
+
+    /// For a fragment, whose result must be that of the whole.
+    pub(crate) fn for_fragment(
+        plan: &'a Plan,
+        source: &'a dyn SeriesSource,
+        limits: &'a Limits,
+        cancel: &'a CancelFlag,
+        drops_names: bool,
+    ) -> Self {
+        let mut exec = Self::new(plan, source, limits, cancel);
+        exec.tracks = Cell::new(true);
+        exec.fragment = Some(drops_names);
+        exec
+    }
+
+    /// Why the data does not allow a fragment to be evaluated apart.
+    pub(crate) fn unfit(&self) -> Option<&'static str> {
+        self.unfit.get()
+    }
+
+    /// Looks at a series before it is evaluated.
+    pub(crate) fn admit(&self, series: &Series) -> Evaluated<()> {
+        if self.tracks.get() {
+            self.origin.replace(series.labels.clone());
+        }
+        let Some(drops_names) = self.fragment else {
+            return Ok(());
+        };
+        let why = if !series.samples.histograms.is_empty() {
+            "there are histograms"
+        } else if drops_names
+            && ["__type__", "__unit__"]
+                .iter()
+                .any(|name| series.labels.get(name).is_some())
+        {
+            "series that differ in type or unit may become equal"
+        } else {
+            return Ok(());
+        };
+        self.unfit.set(Some(why));
+        Err(EvalError::Canceled)
+    }
+
+    /// The labels of the series that is evaluated, as they are stored.
+    pub(crate) fn origin(&self) -> Labels {
+        self.origin.borrow().clone()
+    }
+
+    pub(crate) fn tracked_origin(&self) -> Option<Labels> {
+        self.tracks.get().then(|| self.origin())
+    }
+
+    /// Evaluates with series kept in mind, and a request cut off at a time (inclusive).
+    pub(crate) fn tracking<T>(
+        &self,
+        request: usize,
+        until_ms: i64,
+        evaluate: &mut dyn FnMut() -> Evaluated<T>,
+    ) -> Evaluated<T> {
+        let tracked = self.tracks.replace(true);
+        self.until.set(Some((request, until_ms)));
+        let result = evaluate();
+        self.until.set(None);
+        self.tracks.set(tracked);
+        result
+    }
+
+    /// The request with the times that are wanted now.
+    pub(crate) fn narrowed(&self, request: &SelectRequest) -> Option<SelectRequest> {
+        let (id, until_ms) = self.until.get()?;
+        (id == request.id).then(|| SelectRequest {
+            end_ms: until_ms.min(request.end_ms),
+            ..request.clone()
+        })
+    }
+
+    pub(crate) fn count_read(&self, series: u64, samples: u64) {
+        let mut stats = self.stats.get();
+        stats.series_read += series;
+        stats.samples_read += samples;
+        self.stats.set(stats);
     }
 
     pub(crate) fn check(&self) -> Evaluated<()> {
@@ -125,7 +231,11 @@ impl<'a> Exec<'a> {
         self.plan.params.delayed_name_removal
     }
 
-    fn acquire(&self, size: Size) -> Evaluated<()> {
+    pub(super) fn max_samples(&self) -> u64 {
+        self.limits.max_samples
+    }
+
+    pub(super) fn acquire(&self, size: Size) -> Evaluated<()> {
         let held = self.held.get();
         let samples = held.samples.saturating_add(size.samples);
         if samples > self.limits.max_samples {
@@ -145,7 +255,7 @@ impl<'a> Exec<'a> {
         Ok(())
     }
 
-    fn give_back(&self, size: Size) {
+    pub(super) fn give_back(&self, size: Size) {
         let mut held = self.held.get();
         held.samples = held.samples.saturating_sub(size.samples);
         held.bytes = held.bytes.saturating_sub(size.bytes);
@@ -176,10 +286,7 @@ impl<'a> Exec<'a> {
     }
 
     pub(crate) fn count_series(&self, samples: u64) {
-        let mut stats = self.stats.get();
-        stats.series_read += 1;
-        stats.samples_read += samples;
-        self.stats.set(stats);
+        self.count_read(1, samples);
     }
 
     pub(crate) fn into_notes_and_stats(mut self) -> (Notes, QueryStats) {
@@ -261,6 +368,8 @@ impl<'a> Exec<'a> {
                 let n = node.grid.n;
                 self.stream(inner, &mut |column| sink(column.repeated(n)))
             }
+            NodeKind::Fragment { id, input } => self.stream_pushed(node, *id, input, sink),
+            NodeKind::Shared { slot, input } => self.stream_shared(node, *slot, input, sink),
             NodeKind::Negate(inner) => self.negate(inner, sink),
             NodeKind::Binary {
                 op,
@@ -314,7 +423,8 @@ impl<'a> Exec<'a> {
             each(&mut column)?;
             Ok(column.without_name(delayed))
         };
-        if delayed || !may_collide(input, self.plan) {
+        // What is tracked has one name, and must come as its series do.
+        if delayed || self.tracks.get() || !may_collide(input, self.plan) {
             return self.stream(input, &mut |column| {
                 let column = finish(column)?;
                 if column.has_any() { sink(column) } else { Ok(()) }
@@ -382,8 +492,12 @@ pub(crate) fn may_collide(node: &Node, plan: &Plan) -> bool {
                 .get(*request)
                 .is_none_or(|request| !request.matchers.iter().any(exact))
         }
-        NodeKind::Invariant(inner) => may_collide(inner, plan),
+        NodeKind::Invariant(inner)
+        | NodeKind::Shared { input: inner, .. }
+        | NodeKind::Fragment { input: inner, .. } => may_collide(inner, plan),
         NodeKind::Negate(_) => false,
+        // These have dropped them already, and made sure.
+        NodeKind::Call { func, .. } => !drops_names(*func),
         NodeKind::Aggregate { grouping, without, .. } => {
             !*without && grouping.iter().any(|label| super::column::is_metadata(label))
         }

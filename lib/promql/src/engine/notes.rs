@@ -23,11 +23,21 @@ impl Operation {
     }
 }
 
-/// Collects what is to be said about a result.
+/// What is to be said about a result, and about which place of the query.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Note {
+    /// A warning rather than an info.
+    pub is_warning: bool,
+    /// Byte offset into the query.
+    pub at: usize,
+    pub text: String,
+}
+
+/// Collects notes, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    warnings: RefCell<BTreeSet<String>>,
-    infos: RefCell<BTreeSet<String>>,
+    warnings: RefCell<BTreeSet<(usize, String)>>,
+    infos: RefCell<BTreeSet<(usize, String)>>,
     query: String,
 }
 
@@ -50,26 +60,48 @@ impl Notes {
         }
     }
 
+    /// Warnings and infos, whole and sorted.
     pub(crate) fn into_texts(self) -> (Vec<String>, Vec<String>) {
-        (
-            self.warnings.into_inner().into_iter().collect(),
-            self.infos.into_inner().into_iter().collect(),
-        )
+        let texts = |kind: &str, set: RefCell<BTreeSet<(usize, String)>>| {
+            let whole = |(at, text): (usize, String)| {
+                let place = Span::new(at, at).line_column(&self.query);
+                format!("PromQL {kind}: {text} ({place})")
+            };
+            let texts: BTreeSet<String> = set.into_inner().into_iter().map(whole).collect();
+            texts.into_iter().collect()
+        };
+        (texts("warning", self.warnings), texts("info", self.infos))
     }
 
-    fn keep(&self, set: &RefCell<BTreeSet<String>>, kind: &str, span: Span, text: &str) {
+    /// Takes out what was noted so far.
+    pub(crate) fn take(&self) -> Vec<Note> {
+        let note = |is_warning| move |(at, text)| Note { is_warning, at, text };
+        let warnings = self.warnings.take().into_iter().map(note(true));
+        warnings.chain(self.infos.take().into_iter().map(note(false))).collect()
+    }
+
+    pub(crate) fn add(&self, note: Note) {
+        let set = if note.is_warning { &self.warnings } else { &self.infos };
         let mut set = set.borrow_mut();
         if set.len() < MAX_NOTES {
-            set.insert(format!("PromQL {kind}: {text} ({})", span.line_column(&self.query)));
+            set.insert((note.at, note.text));
         }
     }
 
     fn warn(&self, span: Span, text: &str) {
-        self.keep(&self.warnings, "warning", span, text);
+        self.add(Note {
+            is_warning: true,
+            at: span.start,
+            text: text.to_owned(),
+        });
     }
 
     fn info(&self, span: Span, text: &str) {
-        self.keep(&self.infos, "info", span, text);
+        self.add(Note {
+            is_warning: false,
+            at: span.start,
+            text: text.to_owned(),
+        });
     }
 
     pub(crate) fn invalid_quantile(&self, span: Span, q: f64) {

@@ -2,6 +2,7 @@
 
 use super::column::Column;
 use super::context::{Evaluated, Exec, Sink};
+use super::shared::Each;
 use crate::ast::Span;
 use crate::limits::EvalError;
 use crate::plan::{Extended, Grid, Node, Shift, Window, WindowInput};
@@ -123,10 +124,16 @@ impl Points {
 }
 
 impl Exec<'_> {
-    pub(crate) fn each_series(&self, request: usize, each: &mut dyn FnMut(Series) -> Evaluated<()>) -> Evaluated<()> {
+    pub(crate) fn each_series(&self, request: usize, each: &mut Each<'_>) -> Evaluated<()> {
+        let mut read = |each: &mut Each<'_>| self.read_series(request, each);
+        self.each_series_once(request, &mut read, each)
+    }
+
+    fn read_series(&self, request: usize, each: &mut Each<'_>) -> Evaluated<()> {
         let missing = || EvalError::execution("a selector of the plan is missing");
         let request = self.plan.selectors().get(request).ok_or_else(missing)?;
-        let mut series = self.source.select(request)?;
+        let narrowed = self.narrowed(request);
+        let mut series = self.source.select(narrowed.as_ref().unwrap_or(request))?;
         while let Some(mut series) = series.next_series()? {
             self.check()?;
             series.samples.make_even();
@@ -134,6 +141,7 @@ impl Exec<'_> {
                 detect_resets(&mut series.samples.histograms);
             }
             self.count_series(series.samples.len() as u64);
+            self.admit(&series)?;
             each(series)?;
         }
         Ok(())

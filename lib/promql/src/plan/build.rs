@@ -2,11 +2,7 @@
 
 use super::duration::milliseconds;
 use super::{EvalParams, Extended, Grid, Node, NodeKind, PlanError, Shift, Window, WindowInput};
-use crate::ast::{
-    AggregateExpr, AggregateOp, At, BinaryOp, Call, Expr, ExprKind, MatrixSelector, SubqueryExpr, ValueType,
-    VectorSelector,
-};
-use crate::engine::arithmetic::scalar_binary;
+use crate::ast::{AggregateExpr, AggregateOp, At, Call, Expr, ExprKind, MatrixSelector, SubqueryExpr, VectorSelector};
 use crate::functions::FunctionId;
 use crate::source::{SelectHints, SelectRequest};
 use gnomon_model::{METRIC_NAME, MatchOp, Matcher};
@@ -54,39 +50,6 @@ pub(super) fn build(expr: &Expr, params: EvalParams) -> Result<(Node, Vec<Select
     Ok((root, builder.requests))
 }
 
-/// Whether the value is the same at every step. Prometheus excepts the functions that look at the step's time.
-fn invariant(expr: &Expr) -> bool {
-    match &expr.kind {
-        ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Bytes(_) => true,
-        ExprKind::Paren(inner) | ExprKind::Unary { expr: inner, .. } => invariant(inner),
-        ExprKind::Binary(binary) => invariant(&binary.lhs) && invariant(&binary.rhs),
-        ExprKind::Aggregate(aggregate) => invariant(&aggregate.expr) && aggregate.param.as_ref().is_none_or(invariant),
-        ExprKind::Call(call) => !looks_at_time(call.func.id) && call.args.iter().all(invariant),
-        ExprKind::Vector(selector) => selector.at.is_some(),
-        ExprKind::Matrix(matrix) => matrix.selector.at.is_some(),
-        ExprKind::Subquery(subquery) => subquery.at.is_some(),
-    }
-}
-
-pub(crate) const fn looks_at_time(func: FunctionId) -> bool {
-    matches!(
-        func,
-        FunctionId::DaysInMonth
-            | FunctionId::DayOfMonth
-            | FunctionId::DayOfWeek
-            | FunctionId::DayOfYear
-            | FunctionId::Hour
-            | FunctionId::Minute
-            | FunctionId::Month
-            | FunctionId::Year
-            | FunctionId::PredictLinear
-            | FunctionId::Time
-            | FunctionId::Timestamp
-            | FunctionId::StartTimestamp
-            | FunctionId::Info
-    )
-}
-
 /// Whether the function reads nothing of histograms but their count and sum.
 const fn reads_stats(func: FunctionId) -> bool {
     matches!(
@@ -113,13 +76,6 @@ const fn keeps_stats(func: FunctionId) -> bool {
     )
 }
 
-fn is_literal(expr: &Expr) -> bool {
-    matches!(
-        expr.without_parens().kind,
-        ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Bytes(_)
-    )
-}
-
 impl Builder {
     fn node(&mut self, expr: &Expr, grid: Grid, around: &Around) -> Result<Node, PlanError> {
         let whole = |kind| Node {
@@ -128,15 +84,6 @@ impl Builder {
             value_type: expr.value_type(),
             grid,
         };
-        if grid.n > 1 && !is_literal(expr) && invariant(expr) {
-            let once = self.node(expr, grid.single(), around)?;
-            // A folded constant needs no repeating.
-            return Ok(if let NodeKind::Number(value) = once.kind {
-                whole(NodeKind::Number(value))
-            } else {
-                whole(NodeKind::Invariant(Box::new(once)))
-            });
-        }
         let kind = match &expr.kind {
             ExprKind::Number { value, .. } => NodeKind::Number(*value),
             ExprKind::String(text) => NodeKind::String(text.clone()),
@@ -146,17 +93,19 @@ impl Builder {
                 negative: false,
                 expr: inner,
             } => return self.node(inner, grid, &Around::default()),
-            ExprKind::Unary { expr: inner, .. } => match self.node(inner, grid, &Around::default())? {
-                Node {
-                    kind: NodeKind::Number(value),
-                    ..
-                } => NodeKind::Number(-value),
-                inner => NodeKind::Negate(Box::new(inner)),
-            },
+            ExprKind::Unary { expr: inner, .. } => {
+                NodeKind::Negate(Box::new(self.node(inner, grid, &Around::default())?))
+            }
             ExprKind::Binary(binary) => {
                 let lhs = self.node(&binary.lhs, grid, &Around::default())?;
                 let rhs = self.node(&binary.rhs, grid, &Around::default())?;
-                fold(binary.op, binary.return_bool, lhs, rhs, &binary.matching)
+                NodeKind::Binary {
+                    op: binary.op,
+                    lhs: Box::new(lhs),
+                    rhs: Box::new(rhs),
+                    return_bool: binary.return_bool,
+                    matching: binary.matching.clone(),
+                }
             }
             ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, grid, around)?,
             ExprKind::Call(call) => self.call(call, grid, around)?,
@@ -277,6 +226,8 @@ impl Builder {
                 grouping: around.grouping.clone(),
                 by: around.by,
                 histogram_stats: around.histogram_stats,
+                labels: None,
+                presence_only: false,
                 extended: extended != Extended::No,
             },
         });
@@ -398,10 +349,7 @@ fn reference_time(node: &Node) -> Shift {
             ..
         }) => within(*shift, reference_time(inner)),
         NodeKind::Window(window) => window.shift,
-        NodeKind::Call { args, .. } => {
-            let constant = |arg: &&Node| matches!(arg.kind, NodeKind::Number(_) | NodeKind::String(_));
-            args.iter().find(|arg| !constant(arg)).map_or(none, reference_time)
-        }
+        NodeKind::Call { args, .. } => args.iter().find(|arg| !arg.is_constant()).map_or(none, reference_time),
         NodeKind::Aggregate { input, .. } => reference_time(input),
         _ => none,
     }
@@ -425,21 +373,4 @@ fn check_extended(call: &Call, arg: &Expr) -> Result<(), PlanError> {
     Err(PlanError::Modifier(format!(
         "{modifier} modifier can only be used with: {list} - not with {name}"
     )))
-}
-
-/// A binary node, or its value when both sides are constants.
-fn fold(op: BinaryOp, return_bool: bool, lhs: Node, rhs: Node, matching: &crate::ast::VectorMatching) -> NodeKind {
-    debug_assert!(lhs.value_type != ValueType::String);
-    if let (NodeKind::Number(a), NodeKind::Number(b)) = (&lhs.kind, &rhs.kind)
-        && let Some(value) = scalar_binary(op, *a, *b)
-    {
-        return NodeKind::Number(value);
-    }
-    NodeKind::Binary {
-        op,
-        lhs: Box::new(lhs),
-        rhs: Box::new(rhs),
-        return_bool,
-        matching: matching.clone(),
-    }
 }

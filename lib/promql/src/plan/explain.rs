@@ -30,11 +30,18 @@ fn request(plan: &Plan, id: usize) -> String {
         return format!("#{id}");
     };
     let matchers: Vec<String> = request.matchers.iter().map(ToString::to_string).collect();
+    let labels = request
+        .hints
+        .labels
+        .as_ref()
+        .map(|labels| format!(" labels [{}]", labels.join(", ")));
+    let presence = if request.hints.presence_only { " presence" } else { "" };
     format!(
-        "#{id} {{{}}} {}..={}ms",
+        "#{id} {{{}}} {}..={}ms{}{presence}",
         matchers.join(", "),
         request.start_ms,
-        request.end_ms
+        request.end_ms,
+        labels.unwrap_or_default()
     )
 }
 
@@ -70,6 +77,14 @@ fn node(plan: &Plan, at: &Node, depth: usize, out: &mut String) {
         NodeKind::Invariant(inner) => {
             line(out, depth, &format!("once for {} steps", at.grid.n));
             node(plan, inner, depth + 1, out);
+        }
+        NodeKind::Fragment { id, input } => {
+            line(out, depth, &format!("fragment f{id}"));
+            node(plan, input, depth + 1, out);
+        }
+        NodeKind::Shared { slot, input } => {
+            line(out, depth, &format!("shared ${slot}"));
+            node(plan, input, depth + 1, out);
         }
         NodeKind::Negate(inner) => {
             line(out, depth, "negate");

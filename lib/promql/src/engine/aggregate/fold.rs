@@ -1,77 +1,47 @@
 //! sum, avg, count, min, max, group, stddev, stdvar: one state a group and step.
 
+use super::cells::{Aggregation, Cells};
 use super::{Grouping, Groups};
 use crate::ast::AggregateOp;
-use crate::engine::arithmetic::{Kahan, Mean, Variance};
 use crate::engine::column::{Column, OVERHEAD_BYTES, Point};
-use crate::engine::context::{Evaluated, Exec, Sink};
-use crate::engine::notes::Operation;
+use crate::engine::context::{Evaluated, Exec, Held, Sink};
+use crate::partial::PartialGroup;
 use crate::plan::Node;
-use gnomon_model::histogram::{Accumulator, Combined, FloatHistogram, IncompatibleSchemas, ResetHint};
-use std::sync::Arc;
+use gnomon_model::Labels;
 
-/// What a group has at a step so far.
-#[derive(Clone, Default)]
-enum State {
-    #[default]
-    Empty,
-    Sum(Kahan),
-    Mean(Mean),
-    Count(f64),
-    Extreme(f64),
-    Group,
-    Variance(Variance),
-    Histograms(Box<Histograms>),
-    /// The elements do not go together: no result.
-    Failed,
+/// A group with its states.
+pub(crate) struct Folded {
+    pub(crate) labels: Labels,
+    pub(crate) drop_name: bool,
+    /// Labels of the group's first series, where they are looked at.
+    pub(crate) origin: Labels,
+    pub(crate) cells: Cells,
 }
 
-#[derive(Clone)]
-struct Histograms {
-    total: Accumulator,
-    count: f64,
-    /// The total has been divided by the count already, lest it overflow.
-    running_mean: bool,
-    reset: bool,
-    not_reset: bool,
-    reconciled: bool,
-}
-
-impl Histograms {
-    fn new(first: &FloatHistogram) -> Self {
-        let mut new = Self {
-            total: Accumulator::new(first),
-            count: 1.0,
-            running_mean: false,
-            reset: false,
-            not_reset: false,
-            reconciled: false,
-        };
-        new.note_hint(first);
-        new
-    }
-
-    fn add(&mut self, value: &FloatHistogram, mean: bool) -> Result<Combined, IncompatibleSchemas> {
-        self.count += 1.0;
-        self.note_hint(value);
-        if mean && !self.running_mean && self.total.would_overflow(value) {
-            self.running_mean = true;
-            self.total.multiply(1.0 / (self.count - 1.0));
+impl Folded {
+    /// For others; there are no histograms in it.
+    pub(crate) fn into_partial(self) -> PartialGroup {
+        PartialGroup {
+            labels: self.labels,
+            drop_name: self.drop_name,
+            origin: self.origin,
+            numbers: self.cells.numbers(),
+            counts: self.cells.counts,
         }
-        if self.running_mean {
-            self.total.multiply((self.count - 1.0) / self.count);
-            return self.total.add_scaled(value, 1.0 / self.count);
-        }
-        self.total.add_scaled(value, 1.0)
     }
 
-    fn note_hint(&mut self, histogram: &FloatHistogram) {
-        self.reset |= histogram.reset_hint == ResetHint::Reset;
-        self.not_reset |= histogram.reset_hint == ResetHint::NotReset;
+    /// None where it is no state of so many steps.
+    pub(crate) fn of_partial(group: PartialGroup, op: AggregateOp, steps: usize) -> Option<Self> {
+        Some(Self {
+            labels: group.labels,
+            drop_name: group.drop_name,
+            origin: group.origin,
+            cells: Cells::of_numbers(op, group.counts, group.numbers, steps)?,
+        })
     }
 }
 
-impl Exec<'_> {
+impl<'a> Exec<'a> {
     pub(super) fn fold(
         &self,
         node: &Node,
@@ -80,35 +50,17 @@ impl Exec<'_> {
         grouping: Grouping<'_>,
         sink: &mut Sink<'_>,
     ) -> Evaluated<()> {
-        let n = node.grid.n;
-        let mut groups = Groups::default();
-        let mut states: Vec<Vec<State>> = Vec::new();
         let mut held = self.hold(0)?;
-        self.stream(input, &mut |column| {
-            self.check()?;
-            let at = groups.number(grouping, &column);
-            if at == states.len() {
-                held.add(n as u64 * 2)?;
-                let beyond = size_of::<State>().saturating_sub(32) * n + column.labels.as_bytes().len();
-                held.add_bytes(OVERHEAD_BYTES + beyond as u64)?;
-                states.push(vec![State::Empty; n]);
-            }
-            for (i, state) in states[at].iter_mut().enumerate() {
-                if let Some(point) = column.get(i) {
-                    if let (State::Empty, Point::Histogram(histogram)) = (&*state, point) {
-                        // Three numbers a bucket rather than one.
-                        held.add(histogram.weight() * 3)?;
-                    }
-                    self.take(node, input, op, state, point);
-                }
-            }
-            Ok(())
-        })?;
-        for ((states, labels), drop_name) in states.into_iter().zip(groups.labels).zip(groups.drop_name) {
-            let mut column = Column::empty(labels, n);
-            column.drop_name = drop_name;
-            for (i, state) in states.into_iter().enumerate() {
-                self.finish(op, input, state, &mut column, i);
+        let of = Aggregation {
+            op,
+            span: input.span,
+            notes: &self.notes,
+        };
+        for group in self.fold_cells(node, op, input, grouping, &mut held)? {
+            let mut column = Column::empty(group.labels, node.grid.n);
+            column.drop_name = group.drop_name;
+            for i in 0..node.grid.n {
+                group.cells.finish(i, i, &mut column, &of);
             }
             if column.has_any() {
                 sink(column)?;
@@ -117,91 +69,48 @@ impl Exec<'_> {
         Ok(())
     }
 
-    fn take(&self, node: &Node, input: &Node, op: AggregateOp, state: &mut State, point: Point<'_>) {
-        match (op, point) {
-            (AggregateOp::Count, _) => match state {
-                State::Count(count) => *count += 1.0,
-                _ => *state = State::Count(1.0),
-            },
-            (AggregateOp::Group, _) => *state = State::Group,
-            (AggregateOp::Sum | AggregateOp::Avg, Point::Float(value)) => match state {
-                State::Empty if op == AggregateOp::Sum => *state = State::Sum(Kahan::new(value)),
-                State::Empty => *state = State::Mean([value].into_iter().collect()),
-                State::Sum(sum) => sum.add(value),
-                State::Mean(mean) => mean.add(value),
-                State::Histograms(_) => self.fail_mixed(input, state),
-                _ => {}
-            },
-            (AggregateOp::Sum | AggregateOp::Avg, Point::Histogram(value)) => {
-                self.take_histogram(op, input, state, value)
-            }
-            (AggregateOp::Min | AggregateOp::Max, Point::Float(value)) => match state {
-                State::Extreme(best) => {
-                    let better = if op == AggregateOp::Min {
-                        value < *best
-                    } else {
-                        value > *best
-                    };
-                    if better || best.is_nan() {
-                        *best = value;
-                    }
-                }
-                _ => *state = State::Extreme(value),
-            },
-            (AggregateOp::Stddev | AggregateOp::Stdvar, Point::Float(value)) => match state {
-                State::Variance(variance) => variance.add(value),
-                _ => *state = State::Variance([value].into_iter().collect()),
-            },
-            (_, Point::Histogram(_)) => self.notes.histogram_ignored(input.span, op.name()),
-            _ => debug_assert_eq!(node.grid, input.grid),
-        }
-    }
-
-    fn fail_mixed(&self, input: &Node, state: &mut State) {
-        self.notes.mixed_in_aggregation(input.span);
-        *state = State::Failed;
-    }
-
-    fn take_histogram(&self, op: AggregateOp, input: &Node, state: &mut State, value: &FloatHistogram) {
-        match state {
-            State::Empty => *state = State::Histograms(Box::new(Histograms::new(value))),
-            State::Histograms(sum) => match sum.add(value, op == AggregateOp::Avg) {
-                Ok(said) => sum.reconciled |= said.bounds_reconciled,
-                Err(_) => {
-                    self.notes.mixed_exponential_custom(input.span, "");
-                    *state = State::Failed;
-                }
-            },
-            State::Sum(_) | State::Mean(_) => self.fail_mixed(input, state),
-            _ => {}
-        }
-    }
-
-    fn finish(&self, op: AggregateOp, input: &Node, state: State, column: &mut Column, i: usize) {
-        let value = match state {
-            State::Empty | State::Failed => return,
-            State::Sum(sum) => sum.value(),
-            State::Mean(mean) => mean.value(),
-            State::Count(count) => count,
-            State::Extreme(best) => best,
-            State::Group => 1.0,
-            State::Variance(variance) if op == AggregateOp::Stddev => variance.value().sqrt(),
-            State::Variance(variance) => variance.value(),
-            State::Histograms(sum) => {
-                if sum.reset && sum.not_reset {
-                    self.notes.reset_collision(input.span, Operation::Aggregation);
-                }
-                if sum.reconciled {
-                    self.notes.bounds_reconciled(input.span, Operation::Aggregation);
-                }
-                let mut total = sum.total.finish();
-                if op == AggregateOp::Avg && !sum.running_mean {
-                    total.scale(|v| v / sum.count);
-                }
-                column.set_histogram(i, Arc::new(total.compacted()));
-                return;
-            }
+    /// The groups in the order in which they came up.
+    pub(crate) fn fold_cells(
+        &self,
+        node: &Node,
+        op: AggregateOp,
+        input: &Node,
+        grouping: Grouping<'_>,
+        held: &mut Held<'_, 'a>,
+    ) -> Evaluated<Vec<Folded>> {
+        let n = node.grid.n;
+        let mut groups = Groups::default();
+        let mut all: Vec<Cells> = Vec::new();
+        let of = Aggregation {
+            op,
+            span: input.span,
+            notes: &self.notes,
         };
-        column.set_float(i, value);
+        self.stream(input, &mut |column| {
+            self.check()?;
+            let at = groups.number(grouping, &column, self.tracked_origin());
+            if at == all.len() {
+                held.add(n as u64 * 2)?;
+                held.add_bytes(OVERHEAD_BYTES + column.labels.as_bytes().len() as u64)?;
+                all.push(Cells::new(op, n));
+            }
+            for i in 0..if column.has_histograms() { n } else { 0 } {
+                if let Some(Point::Histogram(histogram)) = column.get(i) {
+                    // Three numbers a bucket rather than one, for the first of a group.
+                    held.add(if all[at].is_empty(i) { histogram.weight() * 3 } else { 0 })?;
+                }
+            }
+            let before = all[at].surplus();
+            all[at].add(&column, &of);
+            held.add(all[at].surplus().saturating_sub(before))
+        })?;
+        let labels = groups.labels.into_iter().zip(groups.drop_name).zip(groups.origins);
+        let folded = |(((labels, drop_name), origin), cells)| Folded {
+            labels,
+            drop_name,
+            origin,
+            cells,
+        };
+        Ok(labels.zip(all).map(folded).collect())
     }
 }

@@ -39,6 +39,44 @@ fn better(op: AggregateOp, columns: &[Column], i: usize, a: usize, b: usize) -> 
     by_value.then(a.cmp(&b))
 }
 
+/// Which elements are kept.
+pub(crate) struct Ranked {
+    /// Steps.
+    n: usize,
+    /// A column's steps, column by column.
+    kept: Vec<bool>,
+    /// For a single step: the columns that are kept, best first, group by group.
+    instant: Vec<usize>,
+}
+
+impl Ranked {
+    /// The columns with what is kept of them.
+    pub(crate) fn only_kept(&self, mut columns: Vec<Column>) -> Vec<Column> {
+        for (column, kept) in columns.iter_mut().zip(self.kept.chunks(self.n.max(1))) {
+            for (i, _) in kept.iter().enumerate().filter(|(_, kept)| !**kept) {
+                column.clear(i);
+            }
+        }
+        columns
+    }
+
+    /// Passes on what is kept; of a single step in its order.
+    pub(crate) fn give(&self, columns: Vec<Column>, sink: &mut Sink<'_>) -> Evaluated<()> {
+        if self.n == 1 {
+            let mut columns: Vec<Option<Column>> = columns.into_iter().map(Some).collect();
+            return self
+                .instant
+                .iter()
+                .filter_map(|c| columns.get_mut(*c).and_then(Option::take))
+                .try_for_each(sink);
+        }
+        self.only_kept(columns)
+            .into_iter()
+            .filter(Column::has_any)
+            .try_for_each(sink)
+    }
+}
+
 impl Exec<'_> {
     pub(super) fn first_k(
         &self,
@@ -49,33 +87,51 @@ impl Exec<'_> {
         grouping: Grouping<'_>,
         sink: &mut Sink<'_>,
     ) -> Evaluated<()> {
-        let counts = counts(scalars)?;
+        counts(scalars)?;
         let Columns { columns, mut held } = self.collect(input)?;
         // Whether each is kept.
         held.add_bytes((columns.len() as u64).saturating_mul(node.grid.n as u64))?;
+        let ranked = self.rank(node.grid.n, op, &columns, scalars, grouping, input.span)?;
+        ranked.give(columns, sink)
+    }
+
+    /// Which elements of `columns`, which are in the order of their series, are kept at each of `n` steps.
+    pub(crate) fn rank(
+        &self,
+        n: usize,
+        op: AggregateOp,
+        columns: &[Column],
+        scalars: &[f64],
+        grouping: Grouping<'_>,
+        span: Span,
+    ) -> Evaluated<Ranked> {
+        let counts = counts(scalars)?;
         let mut groups = Groups::default();
         let mut members: Vec<Vec<usize>> = Vec::new();
         for (c, column) in columns.iter().enumerate() {
-            let at = groups.number(grouping, column);
+            let at = groups.number(grouping, column, None);
             members.resize_with(members.len().max(at + 1), Vec::new);
             members[at].push(c);
         }
-        let mut kept = vec![false; columns.len() * node.grid.n];
-        let mut instant = Vec::new();
+        let mut ranked = Ranked {
+            n,
+            kept: vec![false; columns.len() * n],
+            instant: Vec::new(),
+        };
         for members in &members {
             self.check()?;
             for (i, count) in counts.iter().enumerate() {
                 self.check()?;
-                let chosen = self.choose(op, &columns, members, i, *count, input.span);
+                let chosen = self.choose(op, columns, members, i, *count, span);
                 for c in &chosen {
-                    kept[c * node.grid.n + i] = true;
+                    ranked.kept[c * n + i] = true;
                 }
-                if node.grid.n == 1 {
-                    instant.extend(chosen);
+                if n == 1 {
+                    ranked.instant.extend(chosen);
                 }
             }
         }
-        self.give_kept(columns, &kept, node, instant, sink)
+        Ok(ranked)
     }
 
     /// The columns that are kept at a step, best first.
@@ -110,38 +166,6 @@ impl Exec<'_> {
         }
         chosen.truncate(count);
         chosen
-    }
-
-    /// Passes on the columns with what was kept of them; an instant result in the order given.
-    fn give_kept(
-        &self,
-        columns: Vec<Column>,
-        kept: &[bool],
-        node: &Node,
-        instant: Vec<usize>,
-        sink: &mut Sink<'_>,
-    ) -> Evaluated<()> {
-        let n = node.grid.n;
-        if n == 1 {
-            let mut columns: Vec<Option<Column>> = columns.into_iter().map(Some).collect();
-            for c in instant {
-                if let Some(column) = columns[c].take() {
-                    sink(column)?;
-                }
-            }
-            return Ok(());
-        }
-        for (c, mut column) in columns.into_iter().enumerate() {
-            for i in 0..n {
-                if !kept[c * n + i] {
-                    column.clear(i);
-                }
-            }
-            if column.has_any() {
-                sink(column)?;
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn limit_ratio(

@@ -33,7 +33,7 @@ impl Exec<'_> {
         let mut members: Vec<Vec<&Column>> = Vec::new();
         for column in columns {
             self.check()?;
-            let at = groups.number(grouping, column);
+            let at = groups.number(grouping, column, None);
             members.resize_with(members.len().max(at + 1), Vec::new);
             members[at].push(column);
         }

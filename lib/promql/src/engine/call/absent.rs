@@ -48,11 +48,7 @@ impl Exec<'_> {
             }
             Ok(())
         })?;
-        let mut bare = input;
-        while let NodeKind::Invariant(inner) = &bare.kind {
-            bare = inner;
-        }
-        let request = match &bare.kind {
+        let request = match &input.bare().kind {
             NodeKind::Select { request, .. } => Some(*request),
             _ => None,
         };

@@ -3,7 +3,7 @@
 use crate::functions::FunctionId as F;
 
 /// As Go's `math.Max`: not-a-number wins.
-pub(super) fn max(a: f64, b: f64) -> f64 {
+pub(crate) fn max(a: f64, b: f64) -> f64 {
     if a.is_infinite() && a > 0.0 || b.is_infinite() && b > 0.0 {
         f64::INFINITY
     } else if a.is_nan() || b.is_nan() {
@@ -14,7 +14,7 @@ pub(super) fn max(a: f64, b: f64) -> f64 {
 }
 
 /// As Go's `math.Min`: not-a-number wins.
-pub(super) fn min(a: f64, b: f64) -> f64 {
+pub(crate) fn min(a: f64, b: f64) -> f64 {
     -max(-a, -b)
 }
 
