@@ -5,6 +5,8 @@ mod harness;
 
 #[path = "conformance/answers.rs"]
 mod answers;
+#[path = "conformance/differential.rs"]
+mod differential;
 #[path = "conformance/memory_log.rs"]
 mod memory_log;
 #[path = "conformance/scripts.rs"]
