@@ -7,13 +7,12 @@ impl Generator {
     /// A vector of histograms.
     pub(super) fn native_vector(&mut self, depth: usize) -> String {
         let selector = self.matched("duration");
-        match self.random.random_range(0..if depth == 0 { 4 } else { 6 }) {
+        match self.random.random_range(0..if depth == 0 { 3 } else { 5 }) {
             0 => format!("{selector}{}", self.shift()),
             1 | 2 => {
                 let function = self.pick(&["rate", "increase"]);
                 format!("{function}({})", self.range_of(&selector))
             }
-            3 => format!("last_over_time({})", self.range_of(&selector)),
             _ => {
                 let grouping = self.pick(&["", " by (job)", " without (instance)", " by (instance)"]);
                 format!("sum{grouping} ({})", self.native_vector(depth - 1))

@@ -98,7 +98,7 @@ impl Generator {
         format!("{}.5", START_MS / 1000 + seconds)
     }
 
-    fn width(&mut self) -> String {
+    pub(super) fn width(&mut self) -> String {
         self.pick(&["45s", "1m", "2m", "5m", "7m", "10m", "18m", "1m30s"])
             .to_owned()
     }

@@ -3,7 +3,7 @@
 use super::Generator;
 use rand::RngExt;
 
-/// Of ranges, with one argument; for whatever the samples are.
+/// Of ranges, with one argument; of samples that are exact, since differences are taken.
 const OF_RANGE: &[&str] = &[
     "delta",
     "idelta",
@@ -11,6 +11,12 @@ const OF_RANGE: &[&str] = &[
     "deriv",
     "changes",
     "resets",
+    "stddev_over_time",
+    "stdvar_over_time",
+];
+
+/// Of ranges, with one argument; of whatever samples there are.
+const STEADY_OF_RANGE: &[&str] = &[
     "avg_over_time",
     "min_over_time",
     "max_over_time",
@@ -18,8 +24,6 @@ const OF_RANGE: &[&str] = &[
     "count_over_time",
     "last_over_time",
     "present_over_time",
-    "stddev_over_time",
-    "stdvar_over_time",
     "absent_over_time",
 ];
 
@@ -39,25 +43,21 @@ const EXACT_OF_RANGE: &[&str] = &[
 
 /// Of instant vectors, smooth.
 const SMOOTH: &[&str] = &[
-    "abs", "sqrt", "ln", "log2", "log10", "exp", "atan", "tanh", "asinh", "deg", "rad",
+    "abs", "sqrt", "ln", "log2", "log10", "atan", "tanh", "asinh", "deg", "rad",
 ];
 
-/// Of exact vectors.
+/// Of exact vectors, since they are steep; their last bits are each library's own.
+const STEEP: &[&str] = &[
+    "sin", "cos", "tan", "asin", "acos", "atanh", "acosh", "sinh", "cosh", "exp",
+];
+
+/// Of exact vectors, with values that are exact too.
 const OF_EXACT: &[&str] = &[
     "abs",
     "ceil",
     "floor",
     "round",
     "sgn",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atanh",
-    "acosh",
-    "sinh",
-    "cosh",
     "timestamp",
     "hour",
     "minute",
@@ -89,7 +89,7 @@ impl Generator {
         if depth == 0 {
             return self.selector();
         }
-        match self.random.random_range(0..22) {
+        match self.random.random_range(0..24) {
             0..3 => self.exact(depth),
             3..6 => self.rate(depth),
             6..9 => self.over_range(depth),
@@ -103,6 +103,15 @@ impl Generator {
             18 => self.relabelled(depth, Self::vector),
             19 => self.classic_quantile(),
             20 => self.joined(depth),
+            21 => {
+                let function = self.pick(STEEP);
+                format!("{function}({})", self.selector())
+            }
+            22 => {
+                // Of what has no name: 2.42 keeps it.
+                let grouping = self.pick(GROUPINGS);
+                format!("({} atan2 {})", self.exact_aggregate(0, grouping), self.number())
+            }
             _ => format!("clamp({}, -1e9, 1e9)", self.vector(depth - 1)),
         }
     }
@@ -145,26 +154,34 @@ impl Generator {
     }
 
     fn over_range(&mut self, depth: usize) -> String {
+        let steady = self.one_in(2);
         let range = if self.one_in(3) {
-            self.subquery(|generator| generator.vector(depth.min(3) - 1))
+            let inner = if steady { Self::vector } else { Self::exact };
+            self.subquery(|generator| inner(generator, depth.min(3) - 1))
         } else {
             let selector = if self.one_in(2) { self.gauge() } else { self.counter() };
             self.range_of(&selector)
         };
         match self.random.random_range(0..20) {
-            0 => {
+            0 if steady => {
                 let quantile = self.pick(&["0", "0.1", "0.5", "0.99", "1", "-1", "2"]);
                 format!("quantile_over_time({quantile}, {range})")
             }
-            1 => {
-                let seconds = self.pick(&["0", "60", "-600", "3600"]);
-                format!("predict_linear({range}, {seconds})")
-            }
-            2 => {
+            1 if steady => {
                 let (smoothing, trend) = (self.pick(&["0.1", "0.5", "0.9"]), self.pick(&["0.1", "0.6"]));
                 format!("double_exponential_smoothing({range}, {smoothing}, {trend})")
             }
-            _ => format!("{}({range})", self.pick(OF_RANGE)),
+            2 => {
+                // Without `@`, which 2.42 does not hold still at the steps of a range.
+                let seconds = self.pick(&["0", "60", "-600", "3600"]);
+                let selector = if self.one_in(2) { self.gauge() } else { self.counter() };
+                let (width, offset) = (self.width(), self.random.random_range(0..600));
+                format!("predict_linear({selector}[{width}] offset {offset}s, {seconds})")
+            }
+            _ => {
+                let function = self.pick(if steady { STEADY_OF_RANGE } else { OF_RANGE });
+                format!("{function}({range})")
+            }
         }
     }
 
@@ -188,8 +205,11 @@ impl Generator {
                 format!("{operator}{grouping} ({k}, {input})")
             }
             3 => {
+                // Of what is finite and not far from zero: 2.42 gives other sums of squares.
                 let operator = self.pick(&["stddev", "stdvar"]);
-                format!("{operator}{grouping} ({})", self.exact(depth - 1))
+                let input = self.pick(&["size", "up", "latency_sum", "errors_total"]);
+                let input = self.matched(input);
+                format!("{operator}{grouping} ({input}{})", self.shift())
             }
             4 | 5 => {
                 let operator = self.pick(&["min", "max", "count", "group"]);
@@ -259,7 +279,7 @@ impl Generator {
         let left = self.pick(&["requests_total", "size", "latency_bucket", "rate(requests_total[5m])"]);
         let right = self.pick(&["build_info", "errors_total", "latency_sum", "up"]);
         let operator = self.pick(&["*", "/", "+"]);
-        let include = self.pick(&["", "version", "job"]);
+        let include = self.pick(&["", "version", "zone"]);
         let _ = depth;
         match self.random.random_range(0..3) {
             0 => format!("({left} {operator} on (job, instance) group_left ({include}) {right})"),
@@ -339,7 +359,7 @@ impl Generator {
             ),
             1 => format!("({} % {})", self.selector(), self.number()),
             2 => format!("-{}", self.selector()),
-            3 => format!("({} atan2 {})", self.selector(), self.number()),
+            3 => format!("({} - {})", self.number(), self.selector()),
             4 => format!("({} - {})", self.selector(), self.selector()),
             _ => {
                 let matching = self.pick(&[
