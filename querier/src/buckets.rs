@@ -1,6 +1,6 @@
 //! The buckets of a native histogram in the order and with the bounds that the HTTP API shows.
 
-use gnomon_model::histogram::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Span};
+use gnomon_model::histogram::FloatHistogram;
 
 /// One bucket that is not empty.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,64 +13,26 @@ pub(crate) struct Bucket {
 }
 
 /// From the lowest to the highest, without empty ones.
-pub(crate) fn for_each(histogram: &FloatHistogram, mut each: impl FnMut(Bucket)) {
-    let custom = histogram.schema == CUSTOM_BUCKETS_SCHEMA;
-    let negative: Vec<_> = indexed(&histogram.negative_spans, &histogram.negative_buckets).collect();
-    for (index, count) in negative.into_iter().rev().filter(|(_, count)| *count != 0.0) {
-        each(Bucket {
-            boundaries: 1,
-            lower: -upper_bound(histogram, index),
-            upper: -upper_bound(histogram, index.saturating_sub(1)),
-            count,
-        });
-    }
-    if !custom && histogram.zero_count != 0.0 {
-        each(Bucket {
-            boundaries: 3,
-            lower: -histogram.zero_threshold,
-            upper: histogram.zero_threshold,
-            count: histogram.zero_count,
-        });
-    }
-    for (index, count) in indexed(&histogram.positive_spans, &histogram.positive_buckets) {
-        if count != 0.0 {
-            each(Bucket {
-                boundaries: if custom && index == 0 { 3 } else { 0 },
-                lower: upper_bound(histogram, index.saturating_sub(1)),
-                upper: upper_bound(histogram, index),
-                count,
-            });
-        }
-    }
-}
-
-fn indexed<'a>(spans: &'a [Span], counts: &'a [f64]) -> impl Iterator<Item = (i32, f64)> + 'a {
-    let mut next = 0_i32;
-    let indices = spans.iter().flat_map(move |span| {
-        let start = next.saturating_add(span.offset);
-        let end = start.saturating_add(i32::try_from(span.length).unwrap_or(i32::MAX));
-        next = end;
-        start..end
+pub(crate) fn for_each(histogram: &FloatHistogram, each: impl FnMut(Bucket)) {
+    let all = histogram.all_buckets().into_iter().filter(|b| b.count != 0.0);
+    let shown = all.map(|b| Bucket {
+        boundaries: match (b.lower_inclusive, b.upper_inclusive) {
+            (false, true) => 0,
+            (true, false) => 1,
+            (false, false) => 2,
+            (true, true) => 3,
+        },
+        lower: b.lower,
+        upper: b.upper,
+        count: b.count,
     });
-    indices.zip(counts.iter().copied())
-}
-
-/// 2^(index / 2^schema), or the custom bound of that index.
-fn upper_bound(histogram: &FloatHistogram, index: i32) -> f64 {
-    if histogram.schema == CUSTOM_BUCKETS_SCHEMA {
-        return match usize::try_from(index) {
-            Err(_) => f64::NEG_INFINITY,
-            Ok(at) => histogram.custom_values.get(at).copied().unwrap_or(f64::INFINITY),
-        };
-    }
-    let exponent = f64::from(index) * 2_f64.powi(-histogram.schema.clamp(-8, 8));
-    // The topmost bucket ends at the largest float rather than at infinity.
-    if exponent >= 1024.0 { f64::MAX } else { exponent.exp2() }
+    shown.for_each(each);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gnomon_model::histogram::{CUSTOM_BUCKETS_SCHEMA, Span};
 
     fn buckets(histogram: &FloatHistogram) -> Vec<(u8, f64, f64, f64)> {
         let mut all = Vec::new();
@@ -100,6 +62,22 @@ mod tests {
                 (0, 4.0, 8.0, 1.0)
             ]
         );
+    }
+
+    #[test]
+    fn what_the_zero_bucket_covers_is_not_shown_twice() {
+        let histogram = FloatHistogram {
+            schema: 0,
+            zero_threshold: 0.75,
+            zero_count: -2.0,
+            positive_spans: vec![Span { offset: 0, length: 1 }],
+            positive_buckets: vec![3.0],
+            negative_spans: vec![Span { offset: 0, length: 1 }],
+            negative_buckets: vec![5.0],
+            ..FloatHistogram::default()
+        };
+        // As in Prometheus, a zero bucket with less than nothing in it is not shown at all.
+        assert_eq!(buckets(&histogram), [(1, -1.0, -0.75, 5.0), (0, 0.75, 1.0, 3.0)]);
     }
 
     #[test]

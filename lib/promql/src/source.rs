@@ -124,6 +124,32 @@ impl Samples {
         self.histograms.get(at).and_then(Option::as_ref)
     }
 
+    /// Sets the reset hints as Prometheus' storage gives them: a counter sample that follows another without a reset in
+    /// the same layout is known not to be one, of any other nothing is known.
+    pub fn set_reset_hints(&mut self) {
+        let mut before: Option<Arc<FloatHistogram>> = None;
+        for slot in &mut self.histograms {
+            let Some(histogram) = slot
+                .as_mut()
+                .filter(|h| h.reset_hint != ResetHint::Gauge && !h.is_stale())
+            else {
+                before = None;
+                continue;
+            };
+            let told = std::mem::take(&mut Arc::make_mut(histogram).reset_hint) == ResetHint::Reset;
+            let continues = before.is_some_and(|before| {
+                let same_layout = before.schema == histogram.schema
+                    && before.zero_threshold == histogram.zero_threshold
+                    && before.custom_values == histogram.custom_values;
+                same_layout && !told && !histogram.is_reset_after(&before)
+            });
+            if continues {
+                Arc::make_mut(histogram).reset_hint = ResetHint::NotReset;
+            }
+            before = Some(Arc::clone(histogram));
+        }
+    }
+
     /// The samples from `start_ms` to `end_ms`, both inclusive.
     #[must_use]
     pub fn slice(&self, start_ms: i64, end_ms: i64) -> Self {
@@ -265,38 +291,10 @@ impl MemorySource {
         self.insert(labels, timestamp_ms, NORMAL_NAN, Some(histogram));
     }
 
-    /// Sets the reset hints as Prometheus' storage gives them: a counter sample that follows another without a reset in
-    /// the same layout is known not to be one, of any other nothing is known.
-    pub fn rehint(&mut self) {
+    /// [`Samples::set_reset_hints`] of all series.
+    pub fn set_reset_hints(&mut self) {
         for samples in self.series.values_mut() {
-            let mut before: Option<Arc<FloatHistogram>> = None;
-            for slot in &mut samples.histograms {
-                let Some(histogram) = slot
-                    .as_mut()
-                    .filter(|h| h.reset_hint != ResetHint::Gauge && !h.is_stale())
-                else {
-                    before = None;
-                    continue;
-                };
-                let told = histogram.reset_hint == ResetHint::Reset;
-                let bare = FloatHistogram {
-                    reset_hint: ResetHint::Unknown,
-                    ..FloatHistogram::clone(histogram)
-                };
-                let continues = before.is_some_and(|before| {
-                    let same_layout = before.schema == bare.schema
-                        && before.zero_threshold == bare.zero_threshold
-                        && before.custom_values == bare.custom_values;
-                    same_layout && !told && !bare.is_reset_after(&before)
-                });
-                let reset_hint = if continues {
-                    ResetHint::NotReset
-                } else {
-                    ResetHint::Unknown
-                };
-                *histogram = Arc::new(FloatHistogram { reset_hint, ..bare });
-                before = Some(Arc::clone(histogram));
-            }
+            samples.set_reset_hints();
         }
     }
 

@@ -16,8 +16,15 @@ pub(crate) fn decode(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<S
         for page in run.iter().filter(|page| page.overlaps(start_ms, end_ms)) {
             decode_page(page, &mut samples)?;
         }
-        cut(&mut samples, start_ms, end_ms);
+        if samples.histograms.is_empty() {
+            cut(&mut samples, start_ms, end_ms);
+        }
         all = merge(all, samples);
+    }
+    if !all.histograms.is_empty() {
+        // While the samples before the first that is asked for are at hand, and after all that could come between.
+        all.set_reset_hints();
+        cut(&mut all, start_ms, end_ms);
     }
     Ok(all)
 }

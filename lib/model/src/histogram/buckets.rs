@@ -94,11 +94,13 @@ impl FloatHistogram {
 
     fn positive_bucket(&self, index: i32, count: f64) -> Bucket {
         let (lower, upper) = self.bounds(index);
+        let custom = self.uses_custom_buckets();
         Bucket {
             lower,
             upper,
-            lower_inclusive: lower < 0.0,
-            upper_inclusive: upper > 0.0 || self.uses_custom_buckets(),
+            // Of custom buckets the lowest alone has its lower bound, whatever it is.
+            lower_inclusive: if custom { index == 0 } else { lower < 0.0 },
+            upper_inclusive: custom || upper > 0.0,
             count,
         }
     }

@@ -47,7 +47,7 @@ impl Subject for EngineAlone {
                 }
             }
         }
-        self.source.rehint();
+        self.source.set_reset_hints();
         Ok(())
     }
 

@@ -20,8 +20,8 @@ pub(super) struct Date {
 }
 
 impl Date {
-    fn from_unix(seconds: i64) -> Self {
-        let days = seconds.div_euclid(86_400);
+    fn from_unix(seconds: i128) -> Self {
+        let days = seconds.div_euclid(86_400) as i64;
         // Howard Hinnant's days-to-civil: years that begin in March, in eras of 400 years.
         let shifted = days + 719_468;
         let era = shifted.div_euclid(146_097);
@@ -39,7 +39,7 @@ impl Date {
             month,
             day: day_of_year - (153 * march_month + 2) / 5 + 1,
             days_since_epoch: days,
-            second_of_day: seconds.rem_euclid(86_400),
+            second_of_day: seconds.rem_euclid(86_400) as i64,
         }
     }
 
@@ -78,11 +78,16 @@ pub(super) fn date_function(func: F) -> Option<DateFunction> {
     })
 }
 
-/// Bounds the calendar arithmetic; years beyond 100 million are nobody's timestamps.
-const FARTHEST: i64 = 3_155_760_000_000_000;
+/// Seconds from Go's absolute year zero (-292277022399) to the epoch.
+const ABSOLUTE_TO_UNIX: i64 = 9_223_371_966_579_724_800;
 
-fn at(seconds: i64) -> Date {
-    Date::from_unix(seconds.clamp(-FARTHEST, FARTHEST))
+/// The date of so many seconds after the epoch. What no `i64` holds, not-a-number included, is the lowest one, and
+/// seconds are counted from Go's year zero on, modulo 2^64: as Prometheus has it on amd64.
+fn at(seconds: f64) -> Date {
+    let fits = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&seconds);
+    let seconds = if fits { seconds as i64 } else { i64::MIN };
+    let absolute = seconds.wrapping_add(ABSOLUTE_TO_UNIX).cast_unsigned();
+    Date::from_unix(i128::from(absolute) - i128::from(ABSOLUTE_TO_UNIX))
 }
 
 impl Exec<'_> {
@@ -90,11 +95,11 @@ impl Exec<'_> {
         if args.is_empty() {
             let mut column = Column::empty(Labels::empty(), node.grid.n);
             for i in 0..node.grid.n {
-                column.set_float(i, of(at(node.grid.time(i).div_euclid(1000))) as f64);
+                column.set_float(i, of(at(node.grid.time(i).div_euclid(1000) as f64)) as f64);
             }
             return sink(column);
         }
-        self.of_floats(&|value, _| Some(of(at(value as i64)) as f64), arg(args, 0)?, sink)
+        self.of_floats(&|value, _| Some(of(at(value)) as f64), arg(args, 0)?, sink)
     }
 }
 
@@ -113,5 +118,31 @@ mod tests {
         assert_eq!(parts(951_782_400), (2000, 2, 29, 60));
         assert_eq!(parts(1_709_251_199), (2024, 2, 29, 60));
         assert_eq!(Date::from_unix(4_107_542_400).days_in(2), 28);
+    }
+
+    /// What Prometheus 2.42 answers.
+    #[test]
+    fn dates_beyond_all_calendars() {
+        for (seconds, expected) in [
+            (f64::INFINITY, [292_277_026_596, 12, 4, 0, 339, 31, 15, 30]),
+            (f64::NAN, [292_277_026_596, 12, 4, 0, 339, 31, 15, 30]),
+            (-1e30, [292_277_026_596, 12, 4, 0, 339, 31, 15, 30]),
+            (9.2e18, [291_536_396_232, 8, 31, 5, 244, 31, 11, 33]),
+            (-9.2e18, [-291_536_392_293, 5, 3, 2, 123, 31, 12, 26]),
+            (1e17, [3_168_875_820, 9, 6, 3, 250, 30, 9, 46]),
+        ] {
+            let functions = [
+                F::Year,
+                F::Month,
+                F::DayOfMonth,
+                F::DayOfWeek,
+                F::DayOfYear,
+                F::DaysInMonth,
+                F::Hour,
+                F::Minute,
+            ];
+            let got = functions.map(|function| date_function(function).unwrap()(at(seconds)));
+            assert_eq!(got, expected, "{seconds}");
+        }
     }
 }
