@@ -17,6 +17,7 @@ mod window;
 
 pub(crate) use arithmetic::scalar_binary;
 pub(crate) use call::{max_of, min_of};
+pub(crate) use column::is_metadata;
 pub use notes::Note;
 pub use pushed::FragmentError;
 

@@ -29,7 +29,7 @@ proptest! {
         for (labels, samples) in &series {
             random::add(&mut source, labels, samples);
         }
-        source.rehint();
+        source.set_reset_hints();
         let params = if steps == 0 {
             EvalParams::instant(start)
         } else {

@@ -5,6 +5,7 @@
 //! read.
 
 use crate::ast::{AggregateOp, BinaryOp, Cardinality, ValueType, VectorMatching};
+use crate::engine::is_metadata;
 use crate::functions::FunctionId;
 use crate::plan::{Extended, Node, NodeKind, Plan, WindowInput};
 use crate::source::SelectRequest;
@@ -68,7 +69,7 @@ fn directions(
 /// Whether elements with this label match by it.
 fn matched_by(matching: &VectorMatching, name: &str) -> bool {
     let listed = matching.labels.iter().any(|label| label == name);
-    listed == matching.on && name != METRIC_NAME
+    listed == matching.on && !is_metadata(name)
 }
 
 fn has_exact_name(request: usize, requests: &[SelectRequest]) -> bool {
@@ -152,13 +153,8 @@ fn known(at: &Node, matching: &VectorMatching, requests: &[SelectRequest]) -> Ve
 }
 
 fn of_request(request: usize, requests: &[SelectRequest]) -> Vec<Matcher> {
-    let metadata = [METRIC_NAME, "__type__", "__unit__"];
     let matchers = requests.get(request).map_or(&[][..], |r| &r.matchers);
-    matchers
-        .iter()
-        .filter(|m| !metadata.contains(&m.name()))
-        .cloned()
-        .collect()
+    matchers.iter().filter(|m| !is_metadata(m.name())).cloned().collect()
 }
 
 fn guaranteed(at: &Node, requests: &[SelectRequest]) -> Vec<Matcher> {
