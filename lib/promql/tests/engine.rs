@@ -137,6 +137,33 @@ fn bytes_are_limited_and_given_back() {
     }
 }
 
+/// With delayed name removal an element that is to lose its name, whichever of them, makes its group lose it.
+#[test]
+fn groups_lose_the_name_with_one_of_their_elements() {
+    let mut source = MemorySource::new();
+    for at in 0..=10 {
+        source.add_float(&series("m", "a"), at * 60_000, 600.0);
+        source.add_float(&series("m", "b"), at * 60_000, at as f64 * 120.0);
+    }
+    let params = EvalParams {
+        delayed_name_removal: true,
+        ..EvalParams::instant(600_000)
+    };
+    let (kept, lost) = ("m{instance=\"a\"}", "rate(m{instance=\"b\"}[5m])");
+    for (query, name, value) in [
+        (format!("sum by (__name__) ({kept} or {lost})"), "", 602.0),
+        (format!("sum by (__name__) ({lost} or {kept})"), "", 602.0),
+        (format!("sum by (__name__) ({kept})"), "m", 600.0),
+    ] {
+        let Value::Vector(result) = execute(&source, &query, params, &Limits::default()).unwrap().value else {
+            panic!("{query} is no vector");
+        };
+        assert_eq!(result.len(), 1, "{query}");
+        assert_eq!(result[0].labels.metric_name(), name, "{query}");
+        assert_eq!(result[0].value, SampleValue::Float(value), "{query}");
+    }
+}
+
 /// Each nesting makes the label twice as long.
 #[test]
 fn labels_cannot_grow_without_bounds() {
