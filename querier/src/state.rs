@@ -118,6 +118,16 @@ pub struct QueryOptions {
     pub fetch: FetchLimits,
     pub memory: MemoryLimits,
     pub remote_read: RemoteReadLimits,
+    pub search: SearchOptions,
+}
+
+/// The search endpoints, which are an experiment of Prometheus'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SearchOptions {
+    /// Prometheus' feature `search-api`.
+    pub enabled: bool,
+    /// `--web.search.max-limit`; 0 is none.
+    pub max_limit: usize,
 }
 
 /// Bytes that queries may hold in memory; 0 is no limit.
@@ -166,6 +176,10 @@ impl Default for QueryOptions {
                 query_bytes: 0,
             },
             remote_read: RemoteReadLimits::default(),
+            search: SearchOptions {
+                enabled: false,
+                max_limit: 10_000,
+            },
         }
     }
 }

@@ -15,11 +15,13 @@ mod source;
 mod stream;
 
 pub use blocks::{BlockReads, StoredBlocks};
+pub(crate) use labels::Metadata;
 pub use plan::{FanoutPlan, Selection};
+pub(crate) use samples::{decode, whole_numbers};
 pub use scope::{FetchLimits, Scope};
 pub(crate) use source::Fetched;
-pub(crate) use stream::Merge;
 pub use stream::SeriesStream;
+pub(crate) use stream::{Merge, MergedSeries};
 
 use crate::error::{ApiError, ErrorType};
 use gnomon_model::{MatchOp, Matcher, ShardId, TenantId};
