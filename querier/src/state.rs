@@ -113,6 +113,8 @@ pub struct QueryOptions {
     pub language: ParseOptions,
     /// Prometheus' feature `promql-delayed-name-removal`.
     pub delayed_name_removal: bool,
+    /// Prometheus' feature `promql-per-step-stats`.
+    pub per_step_stats: bool,
     /// Prometheus' feature `use-start-timestamps`.
     pub use_start_times: bool,
     pub fetch: FetchLimits,
@@ -169,6 +171,7 @@ impl Default for QueryOptions {
             lookback_ms: DEFAULT_LOOKBACK_MS,
             language: ParseOptions::default(),
             delayed_name_removal: false,
+            per_step_stats: false,
             use_start_times: false,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {

@@ -155,6 +155,7 @@ const FEATURES: &[&str] = &[
     "promql-delayed-name-removal",
     "use-start-timestamps",
     "search-api",
+    "promql-per-step-stats",
     // Always on.
     "promql-duration-expr",
     "exemplar-storage",

@@ -82,6 +82,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/notifications", get_alone(rules::notifications)),
         ("/features", get_alone(status::features)),
         ("/status/tsdb", get_alone(status::head)),
+        ("/status/tsdb/blocks", get_alone(status::blocks)),
         ("/status/walreplay", get_alone(status::wal_replay)),
     ]
 }

@@ -25,6 +25,7 @@ fn node(expr: &Expr) -> Value {
     match &expr.kind {
         ExprKind::Number { value, .. } => json!({"type": "numberLiteral", "val": Plain(*value).to_string()}),
         ExprKind::String(text) => json!({"type": "stringLiteral", "val": text}),
+        ExprKind::Bytes(bytes) => json!({"type": "stringLiteral", "val": String::from_utf8_lossy(bytes)}),
         ExprKind::Paren(inner) => json!({"type": "parenExpr", "expr": node(inner)}),
         ExprKind::Unary { negative, expr } => {
             json!({"type": "unaryExpr", "op": if *negative { "-" } else { "+" }, "expr": node(expr)})

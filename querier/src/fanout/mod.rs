@@ -75,6 +75,17 @@ impl Fanout {
         Ok(state)
     }
 
+    /// Blocks that queries read, by time, then by shard.
+    pub(crate) async fn live_blocks(&self) -> Result<Vec<v1::BlockRecord>, ApiError> {
+        let state = self.state(0).await?;
+        let live = |block: &&v1::BlockRecord| {
+            block.state == v1::block_record::State::Live as i32 && block.tenant == self.tenant.as_str()
+        };
+        let mut blocks: Vec<_> = state.blocks.iter().filter(live).cloned().collect();
+        blocks.sort_by_key(|block| (block.start_ms, block.shard, block.parts.first().copied()));
+        Ok(blocks)
+    }
+
     /// Shards that exist in any epoch, ascending.
     async fn all_shards(&self) -> Result<Vec<ShardId>, ApiError> {
         let state = self.state(0).await?;
