@@ -194,9 +194,10 @@ async fn the_worst_queries_are_survived_within_a_gibibyte() {
     for request in &requests {
         answers.push((request, ask(&node.http, request).await));
     }
+    let http = &node.http;
     let together = requests
         .iter()
-        .map(|request| async { (request, ask(&node.http, request).await) });
+        .map(|request| async move { (request, ask(http, request).await) });
     answers.extend(join_all(together).await);
     for (request, answer) in answers {
         let shown: String = request.chars().take(120).collect();
@@ -295,4 +296,53 @@ async fn the_work_for_a_query_ends_with_its_request() {
         Duration::from_secs_f64(sum / count.max(1.0))
     );
     assert!(begun > 0 && count >= 1.0, "no query ran long enough to be given up");
+}
+
+/// Answers that nobody takes from the wire are held, and counted: more of them are refused, and light queries are not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_hold_no_more_than_queries_may() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let flags = ["--query.max-total-bytes=64MB", "--query.max-bytes=48MB"];
+    let Loaded { node, end_s } = loaded(folder.path(), &flags, None).await;
+    // About 12 MB as a result, 18 MB as JSON.
+    let query = encode(r#"m{i=~"[1-4].."}"#);
+    let url = format!(
+        "/api/v1/query_range?query={query}&start={}&end={end_s}&step=1",
+        end_s - 1790
+    );
+    let mut readers = Vec::new();
+    let mut refused = 0;
+    for _ in 0..12 {
+        // The head of the answer, and nothing of its body.
+        let response = node
+            .http
+            .client()
+            .get(node.http.url(&url))
+            .send()
+            .await
+            .expect("an answer");
+        match response.status().as_u16() {
+            200 => readers.push(response),
+            422 => {
+                let body = response.text().await.expect("a body");
+                assert!(body.contains("--query.max-total-bytes"), "{body}");
+                refused += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert!(
+        readers.len() >= 2 && refused > 0,
+        "{} answers, {refused} refused",
+        readers.len()
+    );
+    let light = node.http.query("count(m)", end_s as f64).await;
+    assert_eq!(light["result"][0]["value"][1], SERIES.to_string());
+    // A reader that begins to read gets all of it.
+    let slow = readers.pop().expect("a reader");
+    let whole = slow.text().await.expect("a whole answer");
+    let whole: serde_json::Value = serde_json::from_str(&whole).expect("JSON");
+    assert_eq!(whole["data"]["result"].as_array().map(Vec::len), Some(400));
+    drop(readers);
+    is_at_rest(&node.http).await;
 }
