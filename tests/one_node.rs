@@ -14,10 +14,14 @@ mod failures;
 mod four;
 #[path = "one_node/hostile.rs"]
 mod hostile;
+#[path = "one_node/hostile_queries.rs"]
+mod hostile_queries;
 #[path = "one_node/kill.rs"]
 mod kill;
 #[path = "one_node/lifecycle.rs"]
 mod lifecycle;
+#[path = "one_node/remote_read.rs"]
+mod remote_read;
 #[path = "one_node/remote_write.rs"]
 mod remote_write;
 #[path = "one_node/replay.rs"]

@@ -94,18 +94,32 @@ impl IntoResponse for Answer {
             let _ = self.write(&mut json);
             return json_response(StatusCode::OK, json.into_bytes());
         }
-        let (sink, chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
-            let mut json = Json::chunks(sink, runtime);
-            let written = self.write(&mut json).and_then(|()| json.finish());
-            if written.is_err() {
-                tracing::debug!("client went away, or stopped reading, before the answer was written");
-            }
-        });
-        let stream = ReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>);
-        json_response(StatusCode::OK, Body::from_stream(stream))
+        json_response(StatusCode::OK, in_chunks(Box::new(|json| self.write(json))))
     }
+}
+
+/// What `write` writes, chunk by chunk, on a thread of its own.
+fn in_chunks(write: Write) -> Body {
+    let (sink, chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut out = Json::chunks(sink, runtime);
+        let written = write(&mut out).and_then(|()| out.finish());
+        if written.is_err() {
+            tracing::debug!("client went away, or stopped reading, before the answer was written");
+        }
+    });
+    let stream = ReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>);
+    Body::from_stream(stream)
+}
+
+/// A text that is no JSON document, written chunk by chunk.
+pub(crate) fn text_response(content_type: &'static str, write: Write) -> Response {
+    let mut response = json_response(StatusCode::OK, in_chunks(write));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 pub(crate) fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {

@@ -13,6 +13,7 @@ mod api;
 mod buckets;
 mod error;
 mod fanout;
+mod federate;
 mod form;
 mod gojson;
 mod instant;
@@ -20,6 +21,7 @@ mod json;
 mod metrics;
 mod page;
 mod params;
+mod remote_read;
 mod router;
 mod run;
 mod scrapers;
@@ -31,5 +33,5 @@ pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{
     ApiState, BuildInfo, ConfigInfo, MemoryLimits, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions, RemoteReadLimits,
-    RuntimeInfo, Scrapers, WebOptions,
+    RuntimeInfo, Scrapers, SearchOptions, WebOptions,
 };

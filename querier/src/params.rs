@@ -81,9 +81,14 @@ pub(crate) fn instant_param(form: &Form, default_ms: i64) -> Result<i64, ApiErro
 
 /// `start` and `end`, all time where they are absent.
 pub(crate) fn window(form: &Form) -> Result<Window, ApiError> {
+    window_or(form, MIN_TIME.1, MAX_TIME.1)
+}
+
+/// `start` and `end`; the defaults where they are absent.
+pub(crate) fn window_or(form: &Form, start_ms: i64, end_ms: i64) -> Result<Window, ApiError> {
     Ok(Window {
-        start_ms: time_or(form, "start", MIN_TIME.1)?,
-        end_ms: time_or(form, "end", MAX_TIME.1)?,
+        start_ms: time_or(form, "start", start_ms)?,
+        end_ms: time_or(form, "end", end_ms)?,
     })
 }
 

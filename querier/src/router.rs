@@ -2,7 +2,7 @@
 
 use crate::metrics::{Metrics, register};
 use crate::state::{ApiState, MemoryLimits};
-use crate::{api, page};
+use crate::{api, federate, page};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -23,6 +23,8 @@ pub(crate) struct Api {
     pub(crate) gate: Arc<Semaphore>,
     /// What queries hold, all together.
     pub(crate) memory: Arc<QueryMemory>,
+    /// Remote reads at the same time; none is no limit.
+    pub(crate) read_gate: Option<Arc<Semaphore>>,
     cors_origin: Regex,
 }
 
@@ -55,6 +57,10 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
             state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS),
         )),
         memory,
+        read_gate: match state.query.remote_read.concurrent {
+            0 => None,
+            most => Some(Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
+        },
         cors_origin: Regex::anchored(&state.web.cors_origin)?,
         state,
     });
@@ -71,6 +77,11 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         .route_layer(from_fn_with_state(Arc::clone(&api), cors));
     let home = if queries { get(page::page) } else { get(no_page) };
     let home = home.fallback(|| async { not_allowed("GET, OPTIONS") });
+    if queries {
+        let federation = get(federate::federate).head(refuse_all).fallback(refuse_all);
+        let federation = federation.layer(from_fn_with_state(Arc::clone(&api), ready_only));
+        router = router.route(&format!("{prefix}/federate"), federation);
+    }
     router = router.route(&format!("{prefix}/"), home);
     for (path, method) in plain_routes() {
         router = router.route(&format!("{prefix}{path}"), method);
@@ -87,6 +98,10 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         .fallback(|| async { not_found() })
         .layer(CompressionLayer::new().gzip(true).zstd(true))
         .with_state(api))
+}
+
+async fn refuse_all() -> Response {
+    not_allowed("GET, OPTIONS")
 }
 
 fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 3] {

@@ -113,11 +113,23 @@ pub struct QueryOptions {
     pub language: ParseOptions,
     /// Prometheus' feature `promql-delayed-name-removal`.
     pub delayed_name_removal: bool,
+    /// Prometheus' feature `promql-per-step-stats`.
+    pub per_step_stats: bool,
     /// Prometheus' feature `use-start-timestamps`.
     pub use_start_times: bool,
     pub fetch: FetchLimits,
     pub memory: MemoryLimits,
     pub remote_read: RemoteReadLimits,
+    pub search: SearchOptions,
+}
+
+/// The search endpoints, which are an experiment of Prometheus'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SearchOptions {
+    /// Prometheus' feature `search-api`.
+    pub enabled: bool,
+    /// `--web.search.max-limit`; 0 is none.
+    pub max_limit: usize,
 }
 
 /// Bytes that queries may hold in memory; 0 is no limit.
@@ -159,6 +171,7 @@ impl Default for QueryOptions {
             lookback_ms: DEFAULT_LOOKBACK_MS,
             language: ParseOptions::default(),
             delayed_name_removal: false,
+            per_step_stats: false,
             use_start_times: false,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {
@@ -166,6 +179,10 @@ impl Default for QueryOptions {
                 query_bytes: 0,
             },
             remote_read: RemoteReadLimits::default(),
+            search: SearchOptions {
+                enabled: false,
+                max_limit: 10_000,
+            },
         }
     }
 }

@@ -129,6 +129,8 @@ pub struct Settings {
     /// 0 is no limit.
     pub read_concurrent_limit: usize,
     pub read_max_bytes_in_frame: usize,
+    /// 0 is no limit.
+    pub search_max_limit: usize,
     pub features: BTreeSet<String>,
     /// Features that were asked for and mean nothing here.
     pub ignored_features: Vec<String>,
@@ -152,6 +154,8 @@ const FEATURES: &[&str] = &[
     "promql-binop-fill-modifiers",
     "promql-delayed-name-removal",
     "use-start-timestamps",
+    "search-api",
+    "promql-per-step-stats",
     // Always on.
     "promql-duration-expr",
     "exemplar-storage",
@@ -309,6 +313,7 @@ impl Settings {
             read_max_bytes_in_frame: v
                 .number("storage.remote.read-max-bytes-in-frame", 1)?
                 .unwrap_or(1 << 20),
+            search_max_limit: v.number("web.search.max-limit", 0)?.unwrap_or(10_000),
             features,
             ignored_features,
             grpc_listen_address: v

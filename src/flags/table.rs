@@ -205,6 +205,13 @@ const FLAGS: &[Flag] = &[
         ".*",
         "Origins (RE2, matched as a whole) that may call the API from a browser.",
     ),
+    here(
+        WEB,
+        "web.search.max-limit",
+        One("N"),
+        "10000",
+        "Names that one request of the search endpoints may ask for; 0 is no limit.",
+    ),
     idle(
         "web.enable-admin-api",
         Nothing,

@@ -18,8 +18,8 @@ use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
 use gnomon_model::TenantId;
 use gnomon_promql::ParseOptions;
 use gnomon_querier::{
-    ApiState, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits, StoredBlocks, WebOptions,
-    api_router, scrapers_of,
+    ApiState, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits, SearchOptions, StoredBlocks,
+    WebOptions, api_router, scrapers_of,
 };
 use gnomon_tsdb::bucket::Bucket;
 use http::StatusCode;
@@ -160,11 +160,16 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState 
             },
             delayed_name_removal: feature("promql-delayed-name-removal"),
             use_start_times: feature("use-start-timestamps"),
+            per_step_stats: feature("promql-per-step-stats"),
             memory: query_memory(settings),
             remote_read: RemoteReadLimits {
                 samples: settings.read_sample_limit,
                 concurrent: settings.read_concurrent_limit,
                 frame_bytes: settings.read_max_bytes_in_frame,
+            },
+            search: SearchOptions {
+                enabled: feature("search-api"),
+                max_limit: settings.search_max_limit,
             },
             ..QueryOptions::default()
         },

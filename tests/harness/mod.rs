@@ -6,6 +6,7 @@
     reason = "shared by several binaries, each of which uses a part of it"
 )]
 
+pub mod chunks;
 pub mod client;
 pub mod disk;
 pub mod peers;
@@ -91,6 +92,13 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
+    /// The most memory that it has had so far, as the system says it.
+    pub fn peak_memory(&self) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak.unwrap_or("not known").trim().to_owned()
+    }
+
     /// What it has printed so far, over all its starts.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -156,6 +164,21 @@ pub struct Node {
     folder: PathBuf,
     args: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Of what it may allocate; none is no limit.
+    memory_kib: Option<u64>,
+}
+
+/// The binary, started by a shell that first takes memory away from it where there is a limit.
+fn command(memory_kib: Option<u64>) -> Command {
+    let Some(kib) = memory_kib else {
+        return Command::new(binary());
+    };
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!("ulimit -d {kib} && exec \"$0\" \"$@\""))
+        .arg(binary());
+    command
 }
 
 impl Node {
@@ -166,6 +189,16 @@ impl Node {
 
     /// The same, with more in its environment.
     pub async fn start_with(folder: &Path, yaml: &str, more: &[&str], environment: &[(&str, String)]) -> Self {
+        let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone()));
+        Self::spawn_in(folder, Self::arguments(folder, yaml, more), environment.collect(), None).await
+    }
+
+    /// The same, with a limit on what it may allocate.
+    pub async fn start_limited(folder: &Path, yaml: &str, more: &[&str], memory_kib: Option<u64>) -> Self {
+        Self::spawn_in(folder, Self::arguments(folder, yaml, more), Vec::new(), memory_kib).await
+    }
+
+    fn arguments(folder: &Path, yaml: &str, more: &[&str]) -> Vec<String> {
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, yaml).expect("configuration");
         let mut args = vec![
@@ -177,27 +210,36 @@ impl Node {
         if !more.iter().any(|a| a.starts_with("--web.listen-address=")) {
             args.push(format!("--web.listen-address=127.0.0.1:{}", free_port()));
         }
-        let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone()));
-        Self::spawn_in(folder, args, environment.collect()).await
+        args
     }
 
     /// Starts with these arguments alone, and waits until ready.
     pub async fn spawn(folder: &Path, args: Vec<String>) -> Self {
-        Self::spawn_in(folder, args, Vec::new()).await
+        Self::spawn_in(folder, args, Vec::new(), None).await
     }
 
-    async fn spawn_in(folder: &Path, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
-        let mut node = Self::launch_in(folder, args, environment);
+    async fn spawn_in(
+        folder: &Path,
+        args: Vec<String>,
+        environment: Vec<(String, String)>,
+        memory_kib: Option<u64>,
+    ) -> Self {
+        let mut node = Self::launch_in(folder, args, environment, memory_kib);
         node.until_ready().await;
         node
     }
 
     /// Starts, and does not wait.
     pub fn launch(folder: &Path, args: Vec<String>) -> Self {
-        Self::launch_in(folder, args, Vec::new())
+        Self::launch_in(folder, args, Vec::new(), None)
     }
 
-    fn launch_in(folder: &Path, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
+    fn launch_in(
+        folder: &Path,
+        args: Vec<String>,
+        environment: Vec<(String, String)>,
+        memory_kib: Option<u64>,
+    ) -> Self {
         let address = args
             .iter()
             .find_map(|a| a.strip_prefix("--web.listen-address="))
@@ -205,7 +247,7 @@ impl Node {
             .to_owned();
         let process = Process::start(
             "gnomon",
-            Command::new(binary())
+            command(memory_kib)
                 .args(&args)
                 .envs(environment.iter().map(|(n, v)| (n, v))),
             folder.join("gnomon.log"),
@@ -216,6 +258,7 @@ impl Node {
             folder: folder.to_owned(),
             args,
             environment,
+            memory_kib,
         }
     }
 
@@ -242,10 +285,11 @@ impl Node {
             args,
             environment,
             process,
+            memory_kib,
             ..
         } = self;
         drop(process);
-        let node = Self::spawn_in(&folder, args, environment).await;
+        let node = Self::spawn_in(&folder, args, environment, memory_kib).await;
         (node, began.elapsed())
     }
 

@@ -7,6 +7,7 @@ mod binary;
 mod call;
 mod column;
 mod context;
+mod counted;
 mod info;
 mod notes;
 mod order;
@@ -54,13 +55,14 @@ impl Engine {
         } else {
             Value::Matrix(exec.matrix_value()?)
         };
-        let (notes, stats) = exec.into_notes_and_stats();
+        let (notes, stats, steps) = exec.into_notes_and_stats();
         let (warnings, infos) = notes.into_texts();
         Ok(QueryResult {
             value,
             warnings,
             infos,
             stats,
+            steps,
         })
     }
 }
@@ -156,6 +158,7 @@ impl Exec<'_> {
         let mut held = self.hold(0)?;
         let mut out = Vec::new();
         self.each_points(window, &mut |points| {
+            self.count_windows(window, &points, root);
             let within = |time: i64| time > start_ms && time <= end_ms;
             let floats = points.float_times.iter().copied().zip(points.floats.iter().copied());
             let histograms = points

@@ -53,4 +53,4 @@ pub use plan::{BadFragment, DEFAULT_LOOKBACK_MS, EvalParams, Fragment, FragmentK
 pub use source::{
     MemorySource, ReadySeries, Samples, SelectHints, SelectRequest, Series, SeriesIter, SeriesSource, SourceError,
 };
-pub use value::{InstantSample, QueryResult, QueryStats, RangeSeries, SampleValue, Value};
+pub use value::{InstantSample, QueryResult, QueryStats, RangeSeries, SampleValue, StepSamples, Value};

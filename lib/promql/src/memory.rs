@@ -134,6 +134,14 @@ impl MemoryBudget {
         Ok(reserved)
     }
 
+    /// What the query may hold; none is no limit.
+    #[must_use]
+    pub fn limit_bytes(&self) -> Option<u64> {
+        let memory = &self.0.memory;
+        let limit = memory.query_limit_bytes.min(memory.limit_bytes);
+        (limit != u64::MAX).then_some(limit)
+    }
+
     /// Most bytes that were held at once.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {

@@ -36,6 +36,8 @@ pub struct EvalParams {
     pub delayed_name_removal: bool,
     /// Prometheus' feature `use-start-timestamps`: counters reset where their samples say when they began.
     pub use_start_times: bool,
+    /// Counts the samples of each step.
+    pub count_steps: bool,
 }
 
 impl EvalParams {
@@ -54,6 +56,7 @@ impl EvalParams {
             subquery_step_ms: 60_000,
             delayed_name_removal: false,
             use_start_times: false,
+            count_steps: false,
         }
     }
 }

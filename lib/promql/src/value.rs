@@ -101,6 +101,16 @@ pub struct QueryStats {
     pub peak_samples: u64,
 }
 
+/// The samples of one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepSamples {
+    pub timestamp_ms: i64,
+    /// Samples that were looked at; one in the ranges of several steps counts for each of them.
+    pub queryable: u64,
+    /// Samples that had not been looked at for an earlier step.
+    pub read: u64,
+}
+
 /// A value with what is to be said about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueryResult {
@@ -110,4 +120,6 @@ pub struct QueryResult {
     /// Whole texts, with positions (`PromQL info: … (1:5)`), sorted, each once.
     pub infos: Vec<String>,
     pub stats: QueryStats,
+    /// One a step where [`crate::EvalParams::count_steps`] is set; else empty.
+    pub steps: Vec<StepSamples>,
 }

@@ -17,16 +17,16 @@ use std::sync::Arc;
 /// Series or strings beyond which an answer is written chunk by chunk.
 const LARGE_ITEMS: usize = 2_000;
 /// What an entry of a set takes beside its text.
-const ENTRY_BYTES: u64 = 64;
+pub(super) const ENTRY_BYTES: u64 = 64;
 
 impl Api {
     /// Gathers something within `--query.timeout`.
-    pub(super) async fn gather<T>(&self, gathering: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    pub(crate) async fn gather<T>(&self, gathering: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         let done = tokio::time::timeout(self.state.query.timeout, gathering).await;
         done.unwrap_or_else(|_| Err(ApiError::new(ErrorType::Timeout, "request timed out")))
     }
 
-    pub(super) fn scope(&self, form: &Form) -> Arc<Scope> {
+    pub(crate) fn scope(&self, form: &Form) -> Arc<Scope> {
         Arc::new(Scope::new(strict(form), self.state.query.fetch).with_memory(self.memory.budget()))
     }
 }

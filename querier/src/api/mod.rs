@@ -6,7 +6,9 @@ mod metadata;
 mod query;
 mod result;
 mod rules;
+mod search;
 mod status;
+mod syntax;
 mod targets;
 
 use crate::error::{ApiError, ErrorType};
@@ -29,6 +31,10 @@ fn get_alone<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<Ar
 
 fn get_or_post<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<Arc<Api>> {
     refusing(get(handler.clone()).post(handler), "GET, OPTIONS, POST")
+}
+
+fn post_alone<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<Arc<Api>> {
+    refusing(axum::routing::post(handler), "OPTIONS, POST")
 }
 
 fn refusing(methods: MethodRouter<Arc<Api>>, allowed: &'static str) -> MethodRouter<Arc<Api>> {
@@ -58,6 +64,11 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/query_range", get_or_post(query::range)),
         ("/query_exemplars", get_or_post(exemplars::exemplars)),
         ("/format_query", get_or_post(query::format)),
+        ("/parse_query", get_or_post(syntax::parse)),
+        ("/search/metric_names", get_or_post(search::metric_names)),
+        ("/search/label_names", get_or_post(search::label_names)),
+        ("/search/label_values", get_or_post(search::label_values)),
+        ("/read", post_alone(crate::remote_read::read)),
         ("/series", get_or_post(labels::series).delete(no_deletes)),
         ("/labels", get_or_post(labels::names)),
         ("/label/{name}/values", get_alone(labels::values)),
@@ -71,6 +82,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/notifications", get_alone(rules::notifications)),
         ("/features", get_alone(status::features)),
         ("/status/tsdb", get_alone(status::head)),
+        ("/status/tsdb/blocks", get_alone(status::blocks)),
         ("/status/walreplay", get_alone(status::wal_replay)),
     ]
 }

@@ -25,6 +25,8 @@ struct Common {
     lookback_ms: i64,
     explain: bool,
     stats: bool,
+    /// `stats=all`, where Prometheus' feature `promql-per-step-stats` is on.
+    per_step: bool,
 }
 
 impl Common {
@@ -54,6 +56,7 @@ impl Common {
             lookback_ms,
             explain: form.get("explain") == "1",
             stats: !form.get("stats").is_empty(),
+            per_step: form.get("stats") == "all" && options.per_step_stats,
         })
     }
 
@@ -67,6 +70,7 @@ impl Common {
                 DEFAULT_SUBQUERY_STEP_MS
             },
             delayed_name_removal: api.state.query.delayed_name_removal,
+            count_steps: self.stats,
             use_start_times: api.state.query.use_start_times,
             ..EvalParams::range(start_ms, end_ms, step_ms)
         }
@@ -81,7 +85,7 @@ impl Common {
         api.metrics.engine_seconds.observe("prepare_time", prepared);
         let explain = self.explain.then(|| plan.explain());
         let outcome = api.run(plan, self.run).await?;
-        let stats = self.stats.then(|| result::Stats::of(&outcome, prepared));
+        let stats = self.stats.then(|| result::Stats::of(&outcome, prepared, self.per_step));
         let Outcome {
             result,
             mut warnings,

@@ -4,14 +4,14 @@ use crate::answer::Answer;
 use crate::gojson;
 use crate::json::{Gone, Json};
 use crate::run::Outcome;
-use gnomon_promql::{InstantSample, RangeSeries, Reserved, SampleValue, Value};
+use gnomon_promql::{InstantSample, RangeSeries, Reserved, SampleValue, StepSamples, Value};
 use serde::Serialize;
 use std::time::Duration;
 
 /// Answers with more points than this are written chunk by chunk.
 const LARGE_POINTS: usize = 5_000;
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Stats {
     timings: Timings,
@@ -30,16 +30,32 @@ struct Timings {
     exec_total_time: f64,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Lists have a pair of seconds and samples for each step.
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Samples {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    total_queryable_samples_per_step: Vec<(f64, u64)>,
     total_queryable_samples: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    samples_read_per_step: Vec<(f64, u64)>,
+    samples_read: u64,
     peak_samples: u64,
 }
 
 impl Stats {
-    pub(super) fn of(outcome: &Outcome, prepared: Duration) -> Self {
+    /// `per_step`: not only the sums over all steps.
+    pub(super) fn of(outcome: &Outcome, prepared: Duration, per_step: bool) -> Self {
         let evaluated = outcome.evaluated.as_secs_f64();
+        let steps = &outcome.result.steps;
+        let each = |of: fn(&StepSamples) -> u64| {
+            let pair = |step: &StepSamples| (step.timestamp_ms as f64 / 1000.0, of(step));
+            if per_step {
+                steps.iter().map(pair).collect()
+            } else {
+                Vec::new()
+            }
+        };
         Self {
             timings: Timings {
                 eval_total_time: evaluated,
@@ -51,7 +67,10 @@ impl Stats {
                 exec_total_time: evaluated + outcome.queued.as_secs_f64(),
             },
             samples: Samples {
-                total_queryable_samples: outcome.result.stats.samples_read,
+                total_queryable_samples_per_step: each(|step| step.queryable),
+                total_queryable_samples: steps.iter().map(|step| step.queryable).sum(),
+                samples_read_per_step: each(|step| step.read),
+                samples_read: steps.iter().map(|step| step.read).sum(),
                 peak_samples: outcome.result.stats.peak_samples,
             },
         }
@@ -71,7 +90,7 @@ pub(super) fn answer(value: Value, mut held: Reserved, stats: Option<Stats>, exp
         json.raw(r#"","result":"#);
         write_value(json, value, &mut held)?;
         drop(held);
-        if let Some(text) = stats.and_then(|stats| gojson::to_string(&stats).ok()) {
+        if let Some(text) = stats.as_ref().and_then(|stats| gojson::to_string(stats).ok()) {
             json.raw(r#","stats":"#);
             json.raw(&text);
         }

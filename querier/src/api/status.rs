@@ -200,16 +200,70 @@ pub(super) async fn head(State(api): State<Arc<Api>>, form: Form) -> Result<Answ
     Ok(Answer::of(&shown)?.with_warnings(api.said(&scope)))
 }
 
+#[derive(Serialize)]
+struct Blocks {
+    blocks: Vec<Block>,
+}
+
+/// As the `meta.json` of Prometheus' blocks.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Block {
+    ulid: String,
+    min_time: i64,
+    max_time: i64,
+    stats: BlockStats,
+    compaction: BlockCompaction,
+    version: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BlockStats {
+    num_samples: u64,
+    num_series: u64,
+}
+
+#[derive(Serialize)]
+struct BlockCompaction {
+    level: u32,
+    sources: Vec<String>,
+}
+
+/// `/status/tsdb/blocks`: what the catalogue has.
+pub(super) async fn blocks(State(api): State<Arc<Api>>) -> Result<Answer, ApiError> {
+    let live = api.gather(api.state.fanout.live_blocks()).await?;
+    let shown = |block: gnomon_proto::v1::BlockRecord| Block {
+        min_time: block.start_ms,
+        max_time: block.end_ms,
+        stats: BlockStats {
+            num_samples: block.samples,
+            num_series: block.series,
+        },
+        compaction: BlockCompaction {
+            level: block.level,
+            sources: vec![block.id.clone()],
+        },
+        ulid: block.id,
+        version: 1,
+    };
+    Answer::of(&Blocks {
+        blocks: live.into_iter().map(shown).collect(),
+    })
+}
+
 /// `/features`: what is there, by area.
 pub(super) async fn features(State(api): State<Arc<Api>>) -> Result<Answer, ApiError> {
     let language = &api.state.query.language;
     let of_api = BTreeMap::from([
         ("exclude_alerts", false),
+        ("federation", true),
         ("label_values_match", true),
         (
             "lifecycle",
             api.state.flags.get("web.enable-lifecycle").is_some_and(|v| v == "true"),
         ),
+        ("query_exemplars", true),
         ("query_stats", true),
         ("query_warnings", true),
         (
@@ -219,7 +273,9 @@ pub(super) async fn features(State(api): State<Arc<Api>>) -> Result<Answer, ApiE
                 .get("web.enable-remote-write-receiver")
                 .is_some_and(|v| v == "true"),
         ),
+        ("remote_read", true),
         ("rule_group_limits", false),
+        ("search", api.state.query.search.enabled),
         ("time_range_labels", true),
         ("time_range_series", true),
     ]);

@@ -1,6 +1,6 @@
 //! Label names and values, exemplars and metadata: small answers, gathered whole.
 
-use super::open::{Replan, block_name, shard_name, shard_result, view, within};
+use super::open::{Replan, block_name, nothing_read, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
 use super::stream::ended_early;
 use super::{Fanout, OPEN_TIMEOUT, Scope, wire_sets};
@@ -71,13 +71,19 @@ impl Fanout {
             let shards: Vec<BoxFuture<'_, _>> = plan.shards.iter().map(of_shard).collect();
             let (blocks, shards) = futures::join!(blocks.collect::<Vec<_>>(), join_all(shards));
             let mut all = BTreeSet::new();
+            let (asked, mut answered) = (blocks.len() + shards.len(), 0);
             for values in blocks.into_iter().chain(shards) {
-                for value in values? {
+                let Some(values) = values? else { continue };
+                answered += 1;
+                for value in values {
                     if !all.contains(&value) {
                         scope.charge(value.len() as u64, 0)?;
                         all.insert(value);
                     }
                 }
+            }
+            if asked > 0 && answered == 0 {
+                return Err(nothing_read(scope).into());
             }
             Ok(all)
         };
@@ -89,11 +95,11 @@ impl Fanout {
         scope: &Scope,
         shard: ShardId,
         request: v1::LabelsRequest,
-    ) -> Result<Vec<String>, Replan> {
+    ) -> Result<Option<Vec<String>>, Replan> {
         let name = shard_name(shard, request.start_ms, request.end_ms);
         let answer = within(OPEN_TIMEOUT, self.shards.labels(request)).await;
         let answer = shard_result(scope, shard, name, answer)?;
-        Ok(answer.map(|labels| labels.values).unwrap_or_default())
+        Ok(answer.map(|labels| labels.values))
     }
 
     async fn block_labels(
@@ -102,11 +108,11 @@ impl Fanout {
         name: Option<&str>,
         sets: &[Vec<Matcher>],
         block: &v1::BlockRecord,
-    ) -> Result<Vec<String>, Replan> {
+    ) -> Result<Option<Vec<String>>, Replan> {
         match within(OPEN_TIMEOUT, self.blocks.labels(block, name, sets)).await {
-            Ok(values) => Ok(values),
+            Ok(values) => Ok(Some(values)),
             Err(ServiceError::NotFound(_)) => Err(Replan::Missing(Box::new(block.clone()))),
-            Err(error) => Ok(ended_early(scope, &block_name(block), error).map(|()| Vec::new())?),
+            Err(error) => Ok(ended_early(scope, &block_name(block), error).map(|()| None)?),
         }
     }
 

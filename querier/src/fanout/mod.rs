@@ -15,11 +15,13 @@ mod source;
 mod stream;
 
 pub use blocks::{BlockReads, StoredBlocks};
+pub(crate) use labels::Metadata;
 pub use plan::{FanoutPlan, Selection};
+pub(crate) use samples::{decode, whole_numbers};
 pub use scope::{FetchLimits, Scope};
 pub(crate) use source::Fetched;
-pub(crate) use stream::Merge;
 pub use stream::SeriesStream;
+pub(crate) use stream::{Merge, MergedSeries};
 
 use crate::error::{ApiError, ErrorType};
 use gnomon_model::{MatchOp, Matcher, ShardId, TenantId};
@@ -71,6 +73,17 @@ impl Fanout {
             return Err(unavailable("the cluster is not initialized yet".into()));
         }
         Ok(state)
+    }
+
+    /// Blocks that queries read, by time, then by shard.
+    pub(crate) async fn live_blocks(&self) -> Result<Vec<v1::BlockRecord>, ApiError> {
+        let state = self.state(0).await?;
+        let live = |block: &&v1::BlockRecord| {
+            block.state == v1::block_record::State::Live as i32 && block.tenant == self.tenant.as_str()
+        };
+        let mut blocks: Vec<_> = state.blocks.iter().filter(live).cloned().collect();
+        blocks.sort_by_key(|block| (block.start_ms, block.shard, block.parts.first().copied()));
+        Ok(blocks)
     }
 
     /// Shards that exist in any epoch, ascending.

@@ -8,6 +8,7 @@ use crate::instant::Rfc3339;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
 use gnomon_model::ShardId;
+use gnomon_promql::MemoryBudget;
 use gnomon_proto::{ServiceError, v1};
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -147,9 +148,13 @@ impl Fanout {
         };
         let shards: Vec<BoxFuture<'_, _>> = plan.shards.iter().map(open_shard).collect();
         let (blocks, shards) = futures::join!(blocks.collect::<Vec<_>>(), join_all(shards));
-        let mut sources = Vec::with_capacity(blocks.len() + shards.len());
+        let asked = blocks.len() + shards.len();
+        let mut sources = Vec::with_capacity(asked);
         for opened in blocks.into_iter().chain(shards) {
             sources.extend(opened?);
+        }
+        if asked > 0 && sources.is_empty() {
+            return Err(nothing_read(scope).into());
         }
         Ok(sources)
     }
@@ -163,7 +168,7 @@ impl Fanout {
         let name = block_name(block);
         let opened = within(OPEN_TIMEOUT, async {
             let stream = self.blocks.select(block, selection).await?;
-            Source::open(name.clone(), stream).await
+            Source::open(name.clone(), stream, scope.memory()).await
         });
         match opened.await {
             Ok(source) => Ok(Some(source)),
@@ -189,16 +194,22 @@ impl Fanout {
             end_ms: selection.end_ms,
             view: Some(view),
             max_samples: limits.max_samples,
-            max_bytes: limits.max_bytes,
+            max_bytes: at_once(limits.max_bytes, scope.memory()),
             labels_only: selection.labels_only,
         };
         let opened = within(OPEN_TIMEOUT, async {
             let stream = of_shard(self.shards.select(request).await?);
-            Source::open(name.clone(), stream).await
+            Source::open(name.clone(), stream, scope.memory()).await
         })
         .await;
         shard_result(scope, shard, name, opened)
     }
+}
+
+/// No source at all could be read: that is no answer, not even an incomplete one.
+pub(super) fn nothing_read(scope: &Scope) -> ApiError {
+    let why = scope.warnings().into_iter().next().unwrap_or_default();
+    ApiError::new(ErrorType::Unavailable, format!("nothing could be read: {why}"))
 }
 
 pub(super) fn view(plan: &FanoutPlan, parts: &[u64]) -> v1::View {
@@ -236,6 +247,14 @@ pub(super) async fn within<T>(
     tokio::time::timeout(limit, answer)
         .await
         .unwrap_or_else(|_| Err(ServiceError::DeadlineExceeded(format!("no answer within {limit:?}"))))
+}
+
+/// What a shard may hold for a selection: no more than may be fetched, and no more than the query may hold.
+fn at_once(max_bytes: u64, memory: &MemoryBudget) -> u64 {
+    match (max_bytes, memory.limit_bytes()) {
+        (0, Some(limit)) => limit,
+        (max_bytes, limit) => max_bytes.min(limit.unwrap_or(max_bytes)),
+    }
 }
 
 fn range_text(start_ms: i64, end_ms: i64) -> String {

@@ -2,6 +2,7 @@
 
 use gnomon_promql::Samples;
 use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_into};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Decodes what of `runs` lies in `start_ms..=end_ms` (both inclusive). At equal times the earlier run's sample counts:
@@ -51,6 +52,26 @@ fn decode_ascending(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Op
     }
     cut(&mut samples, start_ms, end_ms);
     Ok(Some(samples))
+}
+
+/// The times of histograms whose counts were whole numbers when they were taken; at equal times the earlier run's
+/// counts.
+pub(crate) fn whole_numbers(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<HashSet<i64>, PageError> {
+    let mut known = HashMap::new();
+    for page in runs.iter().flatten() {
+        if page.coding == Coding::Histogram && page.overlaps(start_ms, end_ms) {
+            let mut histograms = Vec::new();
+            decode_histograms_into(&page.bytes, &mut histograms)?;
+            for sample in histograms {
+                known.entry(sample.timestamp_ms).or_insert(sample.is_integer);
+            }
+        }
+    }
+    Ok(known
+        .into_iter()
+        .filter(|(_, whole)| *whole)
+        .map(|(time, _)| time)
+        .collect())
 }
 
 fn decode_page(page: &Page, into: &mut Samples) -> Result<(), PageError> {

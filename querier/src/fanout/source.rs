@@ -5,7 +5,7 @@ use super::stream::MergedSeries;
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use gnomon_cluster::layers::TraceContext;
-use gnomon_promql::{SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
+use gnomon_promql::{Reserved, SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -20,8 +20,18 @@ const BATCH_SAMPLES: u64 = 64 << 10;
 /// Fewer samples than this are decoded by the engine's thread: handing them over would take longer.
 const FEW_SAMPLES: u64 = 4 << 10;
 
-/// Series in the order of their labels.
-enum Batch {
+/// Selectors that are fetched before the engine asks for them; what they have in flight is held meanwhile.
+const FETCHED_AHEAD: usize = 16;
+/// What a decoded sample takes: a time and a value.
+const SAMPLE_BYTES: u64 = 16;
+
+/// Series in the order of their labels, and what they occupy, encoded and decoded.
+struct Batch {
+    series: Work,
+    held: Reserved,
+}
+
+enum Work {
     Encoded(Vec<MergedSeries>),
     Decoding(JoinHandle<Result<Vec<Series>, ApiError>>),
 }
@@ -47,7 +57,10 @@ impl Fetched {
             runtime: Handle::current(),
             streams: Vec::new(),
         };
-        let streams = requests.iter().map(|request| Mutex::new(Some(fetched.fetch(request))));
+        let streams = requests.iter().enumerate().map(|(at, request)| {
+            let ahead = (at < FETCHED_AHEAD).then(|| fetched.fetch(request));
+            Mutex::new(ahead)
+        });
         fetched.streams = streams.collect();
         fetched
     }
@@ -112,17 +125,30 @@ async fn pump(
             let Ok(place) = sender.reserve().await else {
                 return Ok(());
             };
-            place.send(Some(if samples < FEW_SAMPLES {
-                Batch::Encoded(series)
+            let held = scope.memory().reserve(batch_bytes(&series, samples))?;
+            let series = if samples < FEW_SAMPLES {
+                Work::Encoded(series)
             } else {
-                Batch::Decoding(spawn_blocking(move || decoded(&series, start_ms, end_ms)))
-            }));
+                Work::Decoding(spawn_blocking(move || decoded(&series, start_ms, end_ms)))
+            };
+            place.send(Some(Batch { series, held }));
         }
         if is_end {
             let _ = sender.send(None).await;
             return Ok(());
         }
     }
+}
+
+/// Samples of several runs are decoded apart and then put together.
+fn batch_bytes(series: &[MergedSeries], samples: u64) -> u64 {
+    let several = series.iter().any(|series| series.runs.len() > 1);
+    let encoded = |series: &MergedSeries| {
+        let pages = series.runs.iter().flatten().map(|page| page.bytes.len()).sum::<usize>();
+        (pages + series.labels.as_bytes().len() + 256) as u64
+    };
+    let copies = if several { 2 } else { 1 };
+    samples * SAMPLE_BYTES * copies + series.iter().map(encoded).sum::<u64>()
 }
 
 fn decoded(series: &[MergedSeries], start_ms: i64, end_ms: i64) -> Result<Vec<Series>, ApiError> {
@@ -143,6 +169,7 @@ impl SeriesSource for Fetched {
         Ok(Box::new(Receiving {
             receiver: self.receiver(request),
             ready: Vec::new().into_iter(),
+            held: None,
             runtime: &self.runtime,
             scope: &self.scope,
             start_ms: request.start_ms,
@@ -155,6 +182,8 @@ impl SeriesSource for Fetched {
 struct Receiving<'a> {
     receiver: mpsc::Receiver<Item>,
     ready: std::vec::IntoIter<Series>,
+    /// What the batch occupies that the ready ones are of.
+    held: Option<Reserved>,
     runtime: &'a Handle,
     scope: &'a Scope,
     start_ms: i64,
@@ -168,10 +197,11 @@ impl Receiving<'_> {
         SourceError(reason.unwrap_or_else(|| "fetching of series was given up".to_owned()))
     }
 
-    fn receive(&self, batch: Batch) -> Result<Vec<Series>, ApiError> {
-        match batch {
-            Batch::Encoded(series) => decoded(&series, self.start_ms, self.end_ms),
-            Batch::Decoding(task) => self.runtime.block_on(task).unwrap_or_else(|panicked| {
+    fn receive(&mut self, batch: Batch) -> Result<Vec<Series>, ApiError> {
+        self.held = Some(batch.held);
+        match batch.series {
+            Work::Encoded(series) => decoded(&series, self.start_ms, self.end_ms),
+            Work::Decoding(task) => self.runtime.block_on(task).unwrap_or_else(|panicked| {
                 let what = format!("decoding of series failed: {panicked}");
                 Err(ApiError::new(ErrorType::Internal, what))
             }),

@@ -5,6 +5,7 @@ use crate::error::{ApiError, ErrorType};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Labels, LabelsRef};
+use gnomon_promql::{MemoryBudget, Reserved};
 use gnomon_proto::service::SelectStream;
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::{Page, SeriesPages};
@@ -40,14 +41,32 @@ pub(crate) struct Source {
     waiting: std::vec::IntoIter<SeriesPages>,
     /// The next series; none at the end.
     next: Option<SeriesPages>,
+    memory: MemoryBudget,
+    /// What the batch occupies that the waiting ones are of.
+    held: Option<Reserved>,
+}
+
+/// Bytes of a batch, bookkeeping included.
+fn batch_bytes(series: &[SeriesPages]) -> u64 {
+    let one = |series: &SeriesPages| {
+        let pages: usize = series
+            .pages
+            .iter()
+            .map(|page| page.bytes.len() + size_of::<Page>())
+            .sum();
+        size_of::<SeriesPages>() + series.labels.as_bytes().len() + pages
+    };
+    series.iter().map(one).sum::<usize>() as u64
 }
 
 impl Source {
     /// Reads the first series, so that what is wrong with a source shows before anything is merged.
-    pub(crate) async fn open(name: String, stream: SeriesStream) -> Result<Self, ServiceError> {
+    pub(crate) async fn open(name: String, stream: SeriesStream, memory: &MemoryBudget) -> Result<Self, ServiceError> {
         let mut source = Self {
             name,
             stream,
+            memory: memory.clone(),
+            held: None,
             waiting: Vec::new().into_iter(),
             next: None,
         };
@@ -61,8 +80,15 @@ impl Source {
                 return Ok(Some(series));
             }
             match self.stream.try_next().await? {
-                Some(series) => self.waiting = series.into_iter(),
-                None => return Ok(None),
+                Some(series) => {
+                    let held = self.memory.reserve(batch_bytes(&series));
+                    self.held = Some(held.map_err(|over| ServiceError::LimitExceeded(over.to_string()))?);
+                    self.waiting = series.into_iter();
+                }
+                None => {
+                    self.held = None;
+                    return Ok(None);
+                }
             }
         }
     }
@@ -183,12 +209,10 @@ impl Merge {
 /// A source that fails for reasons of its own leaves a gap, which is said; a limit or damage ends the request.
 pub(crate) fn ended_early(scope: &Scope, name: &str, error: ServiceError) -> Result<(), ApiError> {
     match error {
-        ServiceError::LimitExceeded(_)
-        | ServiceError::Invalid(_)
-        | ServiceError::Internal(_)
-        | ServiceError::Cancelled => Err(ApiError::new(
+        // Of this querier or of the shard: the text is whole.
+        ServiceError::LimitExceeded(text) => Err(ApiError::new(ErrorType::Execution, text)),
+        ServiceError::Invalid(_) | ServiceError::Internal(_) | ServiceError::Cancelled => Err(ApiError::new(
             match error {
-                ServiceError::LimitExceeded(_) => ErrorType::Execution,
                 ServiceError::Cancelled => ErrorType::Canceled,
                 _ => ErrorType::Internal,
             },
@@ -215,7 +239,8 @@ mod tests {
             }])
         };
         let items: Vec<_> = names.iter().map(series).chain(end.map(Err)).collect();
-        Source::open("shard 1".into(), futures::stream::iter(items).boxed())
+        let memory = MemoryBudget::default();
+        Source::open("shard 1".into(), futures::stream::iter(items).boxed(), &memory)
             .await
             .unwrap()
     }

@@ -474,10 +474,15 @@ impl Cluster {
     }
 
     pub async fn send(&self, request: Request<Body>) -> (StatusCode, String) {
+        let (status, body) = self.send_for_bytes(request).await;
+        (status, String::from_utf8(body).unwrap())
+    }
+
+    pub async fn send_for_bytes(&self, request: Request<Body>) -> (StatusCode, Vec<u8>) {
         let response = self.router().oneshot(request).await.unwrap();
         let status = response.status();
         let body = axum::body::to_bytes(response.into_body(), 64 << 20).await.unwrap();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        (status, body.to_vec())
     }
 
     /// A successful answer's body.

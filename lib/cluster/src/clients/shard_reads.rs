@@ -16,9 +16,11 @@ use std::time::Duration;
 const MAX_ATTEMPTS: u32 = 12;
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
+/// No further attempt is made after so long: an address that swallows connections would take two seconds each time.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A body that sends each request to the leader of the shard it names. What a shard answers comes through as it is;
-/// waiting for a leader takes about three seconds at most.
+/// waiting for a leader takes about three seconds, and one more attempt to connect, at most.
 pub struct ShardReads {
     directory: Arc<Directory>,
 }
@@ -40,6 +42,8 @@ impl ShardReads {
         let shard = ShardId(shard);
         let mut backoff = FIRST_BACKOFF;
         let mut attempt = 0;
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
         loop {
             attempt += 1;
             let node = self.directory.leader_of(shard)?;
@@ -52,7 +56,9 @@ impl ShardReads {
                 Err(error @ (ServiceError::Unavailable(_) | ServiceError::Unknown(_))) => (error, None),
                 other => return other,
             };
-            if attempt >= MAX_ATTEMPTS {
+            // A timer says that it is over only once it was looked at.
+            let impatient = futures::poll!(patience.as_mut()).is_ready();
+            if attempt >= MAX_ATTEMPTS || impatient {
                 return Err(ServiceError::Unavailable(format!(
                     "shard {shard} cannot be read: {error}"
                 )));

@@ -1,6 +1,7 @@
 //! What every part of a running query shares: source, limits, notes, and the evaluation of nodes.
 
 use super::column::{Column, Kind};
+use super::counted::Counted;
 use super::notes::Notes;
 use super::select::{Selector, Take};
 use super::shared::Shared;
@@ -9,7 +10,7 @@ use crate::limits::{CancelFlag, EvalError, Limits};
 use crate::plan::{Node, NodeKind, Plan, drops_names};
 use crate::printer::QuotedBytes;
 use crate::source::{SelectRequest, Series, SeriesSource};
-use crate::value::QueryStats;
+use crate::value::{QueryStats, StepSamples};
 use gnomon_model::Labels;
 use std::cell::{Cell, RefCell};
 
@@ -43,6 +44,7 @@ pub(crate) struct Exec<'a> {
     fragment: Option<bool>,
     unfit: Cell<Option<&'static str>>,
     stats: Cell<QueryStats>,
+    pub(crate) counted: Counted,
 }
 
 /// How much something is, by either limit.
@@ -130,6 +132,7 @@ impl<'a> Exec<'a> {
             fragment: None,
             unfit: Cell::new(None),
             stats: Cell::new(QueryStats::default()),
+            counted: Counted::of(plan),
         }
     }
 
@@ -289,8 +292,9 @@ impl<'a> Exec<'a> {
         self.count_read(1, samples);
     }
 
-    pub(crate) fn into_notes_and_stats(mut self) -> (Notes, QueryStats) {
-        (std::mem::take(&mut self.notes), self.stats.get())
+    pub(crate) fn into_notes_and_stats(mut self) -> (Notes, QueryStats, Vec<StepSamples>) {
+        let steps = self.counted.take();
+        (std::mem::take(&mut self.notes), self.stats.get(), steps)
     }
 
     /// All columns of a vector node at once.

@@ -40,7 +40,7 @@ pub(crate) fn run(
         return Err(FragmentError::Unfit(why));
     }
     done?;
-    let (notes, stats) = exec.into_notes_and_stats();
+    let (notes, stats, _) = exec.into_notes_and_stats();
     for note in notes.take() {
         give(Partial::Note(note))?;
     }

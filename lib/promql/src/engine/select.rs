@@ -159,6 +159,7 @@ impl Exec<'_> {
                 newest(series, selector, lookback_ms, take)?
             };
             drop(held);
+            self.count_column(&column, selector.grid);
             if column.has_any() { sink(column) } else { Ok(()) }
         })
     }

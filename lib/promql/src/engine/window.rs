@@ -1,7 +1,7 @@
 //! Functions over ranges: each series is taken through all steps with two moving ends.
 
 pub(crate) mod extended;
-mod moving;
+pub(crate) mod moving;
 pub(crate) mod over_time;
 pub(crate) mod rate;
 pub(crate) mod trend;
@@ -157,6 +157,7 @@ impl Exec<'_> {
                 span: arg.span,
                 first_span,
             };
+            self.count_windows(window, &points, node);
             let mut column = self.range_column(&call, &points, node)?;
             column.drop_name = !keeps_name || points.drop_name;
             if !keeps_name && !self.delayed() {

@@ -26,16 +26,16 @@ impl Ends {
 }
 
 /// The samples of a step.
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Left end of the range, exclusive; samples may lie before it where the range is extended.
-    pub(super) start_ms: i64,
+    pub(crate) start_ms: i64,
     /// Right end, inclusive, likewise.
-    pub(super) end_ms: i64,
-    pub(super) floats: Range<usize>,
-    pub(super) histograms: Range<usize>,
+    pub(crate) end_ms: i64,
+    pub(crate) floats: Range<usize>,
+    pub(crate) histograms: Range<usize>,
 }
 
-pub(super) struct Moving<'w> {
+pub(crate) struct Moving<'w> {
     window: &'w Window,
     lookback_ms: i64,
     floats: Ends,
@@ -43,7 +43,7 @@ pub(super) struct Moving<'w> {
 }
 
 impl<'w> Moving<'w> {
-    pub(super) fn new(window: &'w Window, lookback_ms: i64) -> Self {
+    pub(crate) fn new(window: &'w Window, lookback_ms: i64) -> Self {
         Self {
             window,
             lookback_ms,
@@ -53,7 +53,7 @@ impl<'w> Moving<'w> {
     }
 
     /// Moves on to a step, which must not lie before the last.
-    pub(super) fn to(&mut self, step_ms: i64, points: &Points) -> Place {
+    pub(crate) fn to(&mut self, step_ms: i64, points: &Points) -> Place {
         let end_ms = self.window.shift.apply(step_ms);
         let start_ms = end_ms.saturating_sub(self.window.range_ms);
         let before = start_ms.saturating_sub(self.lookback_ms);
@@ -74,7 +74,7 @@ impl<'w> Moving<'w> {
 /// Whether a counter began anew between two samples, by the starts that they name (0: not known). A start at the very
 /// time of the sample before is that of a delta, unless that sample names its own time too: then it is of a counter
 /// whose true start nobody knows.
-pub(super) fn began_anew([before_ms, now_ms]: [i64; 2], [start_before_ms, start_ms]: [i64; 2]) -> bool {
+pub(crate) fn began_anew([before_ms, now_ms]: [i64; 2], [start_before_ms, start_ms]: [i64; 2]) -> bool {
     let valid = start_ms != 0 && start_ms < now_ms;
     let is_delta = start_ms == before_ms && start_before_ms != 0 && start_before_ms < before_ms;
     valid && (start_ms > before_ms || is_delta)
@@ -82,7 +82,7 @@ pub(super) fn began_anew([before_ms, now_ms]: [i64; 2], [start_before_ms, start_
 
 /// Where a counter fell: so that a long range need not be gone through again at every step.
 #[derive(Default)]
-pub(super) struct Falls {
+pub(crate) struct Falls {
     /// Positions of the samples that are less than the one before.
     at: Vec<i64>,
     /// The value before each.
@@ -92,7 +92,7 @@ pub(super) struct Falls {
 
 impl Falls {
     /// `starts` is empty, or says when the counter behind each sample began.
-    pub(super) fn of(values: &[f64], times: &[i64], starts: &[i64]) -> Self {
+    pub(crate) fn of(values: &[f64], times: &[i64], starts: &[i64]) -> Self {
         let began_anew =
             |at: usize| !starts.is_empty() && began_anew([times[at - 1], times[at]], [starts[at - 1], starts[at]]);
         let (at, from) = (1usize..)
@@ -108,7 +108,7 @@ impl Falls {
     }
 
     /// The values from which the counter fell between samples of a range, in order. Ranges must not move back.
-    pub(super) fn within(&mut self, floats: &Range<usize>) -> &[f64] {
+    pub(crate) fn within(&mut self, floats: &Range<usize>) -> &[f64] {
         match floats.end.checked_sub(1) {
             Some(last) => &self.from[self.ends.advance(&self.at, floats.start as i64, last as i64)],
             None => &[],
@@ -117,7 +117,7 @@ impl Falls {
 }
 
 /// The greatest or least value of a moving range: the positions that are, or may yet become, it.
-pub(super) struct Extreme {
+pub(crate) struct Extreme {
     greatest: bool,
     candidates: VecDeque<usize>,
     /// Positions before this one have been looked at.
@@ -125,7 +125,7 @@ pub(super) struct Extreme {
 }
 
 impl Extreme {
-    pub(super) const fn new(greatest: bool) -> Self {
+    pub(crate) const fn new(greatest: bool) -> Self {
         Self {
             greatest,
             candidates: VecDeque::new(),
@@ -134,7 +134,7 @@ impl Extreme {
     }
 
     /// Not-a-number only if the range has nothing else; none if it is empty.
-    pub(super) fn advance(&mut self, values: &[f64], range: Range<usize>) -> Option<f64> {
+    pub(crate) fn advance(&mut self, values: &[f64], range: Range<usize>) -> Option<f64> {
         if range.is_empty() {
             return None;
         }

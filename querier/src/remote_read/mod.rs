@@ -1,0 +1,377 @@
+//! Prometheus' remote read: `POST /api/v1/read`, a snappy block of protobuf; answered with samples or, where the reader
+//! asks for it, with a stream of chunks.
+
+mod bits;
+mod chunks;
+
+use crate::answer::json_response;
+use crate::error::{ApiError, ErrorType};
+use crate::fanout::{Merge, MergedSeries, Scope, Selection, decode, whole_numbers};
+use crate::router::{Api, plain};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use gnomon_cluster::layers::TraceContext;
+use gnomon_model::{Labels, LabelsRef, MatchOp, Matcher};
+use gnomon_promql::Samples;
+use gnomon_proto::prometheus::label_matcher::Type;
+use gnomon_proto::prometheus::read_request::ResponseType;
+use gnomon_proto::prometheus::{
+    ChunkedReadResponse, ChunkedSeries, Label, Query, QueryResult, ReadRequest, ReadResponse, Sample, TimeSeries,
+};
+use http::{HeaderValue, StatusCode, header};
+use prost::Message;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Of a request, as it is sent and decompressed.
+const MAX_REQUEST_BYTES: usize = 32 << 20;
+/// Frames between the writer and the connection.
+const FRAMES_IN_FLIGHT: usize = 4;
+/// What a sample takes in an answer, at least.
+const SAMPLE_BYTES: u64 = 24;
+
+/// A refusal as Prometheus words it here: plain text.
+struct Refusal(StatusCode, String);
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        // Prometheus has no other code for what fails while it reads.
+        let status = match error.kind {
+            ErrorType::BadData => StatusCode::BAD_REQUEST,
+            ErrorType::Unavailable | ErrorType::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorType::Execution => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, error.message)
+    }
+}
+
+impl Refusal {
+    fn bad(why: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, why.into())
+    }
+}
+
+/// One query of a request with its selection.
+struct Reading {
+    selection: Selection,
+}
+
+/// `/read`.
+pub(crate) async fn read(State(api): State<Arc<Api>>, body: Body) -> Response {
+    let answered = match api.read_gate.clone() {
+        // The gate never closes.
+        Some(gate) => match gate.acquire_owned().await {
+            Ok(place) => answer(&api, body, Some(place)).await,
+            Err(_) => return plain(StatusCode::SERVICE_UNAVAILABLE, "remote read is closed\n"),
+        },
+        None => answer(&api, body, None).await,
+    };
+    answered.unwrap_or_else(|Refusal(status, why)| plain(status, format!("{why}\n")))
+}
+
+/// How many reads run at the same time; a stream keeps its place until it ends.
+type Place = Option<tokio::sync::OwnedSemaphorePermit>;
+
+async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Refusal> {
+    let request = decoded(body).await?;
+    let external = api.state.node.config().external_labels;
+    let readings = request
+        .queries
+        .iter()
+        .map(|query| reading(query, external.as_ref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let scope = Scope::new(false, api.state.query.fetch).with_memory(api.memory.budget());
+    let scope = Arc::new(scope);
+    match negotiated(&request.accepted_response_types)? {
+        ResponseType::Samples => samples(api, &scope, &readings, &external).await,
+        ResponseType::StreamedXorChunks => streamed(api, scope, readings, external, place).await,
+    }
+}
+
+async fn decoded(body: Body) -> Result<ReadRequest, Refusal> {
+    let packed = axum::body::to_bytes(body, MAX_REQUEST_BYTES)
+        .await
+        .map_err(|e| Refusal::bad(e.to_string()))?;
+    let length = snap::raw::decompress_len(&packed).map_err(|_| Refusal::bad("snappy: corrupt input"))?;
+    if length > MAX_REQUEST_BYTES {
+        return Err(Refusal::bad("snappy: decoded block is too large"));
+    }
+    let bytes = snap::raw::Decoder::new()
+        .decompress_vec(&packed)
+        .map_err(|_| Refusal::bad("snappy: corrupt input"))?;
+    ReadRequest::decode(&bytes[..]).map_err(|e| Refusal::bad(e.to_string()))
+}
+
+/// The first kind of answer that is accepted and known; samples where nothing is asked for.
+fn negotiated(accepted: &[i32]) -> Result<ResponseType, Refusal> {
+    if accepted.is_empty() {
+        return Ok(ResponseType::Samples);
+    }
+    let known = accepted.iter().find_map(|kind| ResponseType::try_from(*kind).ok());
+    known.ok_or_else(|| {
+        let asked: Vec<_> = accepted.iter().map(i32::to_string).collect();
+        Refusal::bad(format!(
+            "server does not support any of the requested response types: [{}]; supported: map[SAMPLES:{{}} STREAMED_XOR_CHUNKS:{{}}]",
+            asked.join(" ")
+        ))
+    })
+}
+
+/// External labels are not stored: a matcher for one of them, with its value, is taken to be met.
+fn reading(query: &Query, external: LabelsRef<'_>) -> Result<Reading, Refusal> {
+    let mut matchers = Vec::with_capacity(query.matchers.len());
+    for wire in &query.matchers {
+        let op = match wire.r#type() {
+            Type::Eq => MatchOp::Equal,
+            Type::Neq => MatchOp::NotEqual,
+            Type::Re => MatchOp::Regex,
+            Type::Nre => MatchOp::NotRegex,
+        };
+        let met = op == MatchOp::Equal && external.get(&wire.name).unwrap_or("") == wire.value;
+        let value = if met { "" } else { wire.value.as_str() };
+        // As in Prometheus, which finds this out while it reads.
+        let broken = |e: gnomon_model::re2::Error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
+        matchers.push(Matcher::new(wire.name.as_str(), op, value).map_err(broken)?);
+    }
+    Ok(Reading {
+        selection: Selection {
+            matchers,
+            start_ms: query.start_timestamp_ms,
+            end_ms: query.end_timestamp_ms,
+            labels_only: false,
+        },
+    })
+}
+
+/// A series' labels, and the external ones that it has not.
+fn with_external(labels: &Labels, external: &Labels) -> Vec<Label> {
+    let own = labels.iter();
+    let more = external.iter().filter(|(name, _)| labels.get(name).is_none());
+    let mut all: Vec<_> = own
+        .chain(more)
+        .map(|(name, value)| Label {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
+        .collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+fn damaged(labels: &Labels, error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorType::Internal, format!("series {labels}: {error}"))
+}
+
+struct Decoded {
+    samples: Samples,
+    /// Times of histograms whose counts were whole numbers.
+    whole: std::collections::HashSet<i64>,
+}
+
+fn decode_series(series: &MergedSeries, selection: &Selection) -> Result<Decoded, ApiError> {
+    let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
+    let samples = decode(&series.runs, start_ms, end_ms).map_err(|e| damaged(&series.labels, e))?;
+    let whole = whole_numbers(&series.runs, start_ms, end_ms).map_err(|e| damaged(&series.labels, e))?;
+    Ok(Decoded { samples, whole })
+}
+
+async fn samples(api: &Api, scope: &Arc<Scope>, readings: &[Reading], external: &Labels) -> Result<Response, Refusal> {
+    let limit = api.state.query.remote_read.samples;
+    let mut held = scope.memory().reserve(0).map_err(ApiError::from)?;
+    let mut results = Vec::with_capacity(readings.len());
+    for Reading { selection } in readings {
+        let mut result = QueryResult::default();
+        let mut count = 0u64;
+        let mut merge = api.state.fanout.select(scope, selection).await?;
+        while let Some(series) = merge.next().await? {
+            let decoded = decode_series(&series, selection)?;
+            if decoded.samples.is_empty() {
+                continue;
+            }
+            count += decoded.samples.len() as u64;
+            if limit > 0 && count > limit {
+                return Err(Refusal::bad(format!("exceeded sample limit ({limit})")));
+            }
+            let row = time_series(&series.labels, &decoded, external);
+            held.grow(SAMPLE_BYTES * decoded.samples.len() as u64 + 2 * row.encoded_len() as u64)
+                .map_err(ApiError::from)?;
+            result.timeseries.push(row);
+        }
+        results.push(result);
+    }
+    api.said(scope);
+    let bytes = ReadResponse { results }.encode_to_vec();
+    let packed = snap::raw::Encoder::new().compress_vec(&bytes);
+    let packed = packed.map_err(|e| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let mut response = json_response(StatusCode::OK, packed);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("snappy"));
+    Ok(response)
+}
+
+fn time_series(labels: &Labels, decoded: &Decoded, external: &Labels) -> TimeSeries {
+    let mut row = TimeSeries {
+        labels: with_external(labels, external),
+        ..TimeSeries::default()
+    };
+    for (at, timestamp) in decoded.samples.timestamps.iter().copied().enumerate() {
+        match decoded.samples.histogram(at) {
+            None => row.samples.push(Sample {
+                value: decoded.samples.values[at],
+                timestamp,
+            }),
+            Some(histogram) => {
+                let whole = decoded.whole.contains(&timestamp);
+                row.histograms
+                    .push(gnomon_proto::histogram::to_wire(histogram, whole, timestamp));
+            }
+        }
+    }
+    row
+}
+
+async fn streamed(
+    api: &Arc<Api>,
+    scope: Arc<Scope>,
+    readings: Vec<Reading>,
+    external: Labels,
+    place: Place,
+) -> Result<Response, Refusal> {
+    // What cannot be read at all is refused; later failures can only break the stream off.
+    let mut readings = readings.into_iter().enumerate();
+    let mut open = None;
+    if let Some((index, reading)) = readings.next() {
+        let merge = api.state.fanout.select(&scope, &reading.selection).await?;
+        open = Some((index, reading, merge));
+    }
+    let (frames, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(FRAMES_IN_FLIGHT);
+    let api = Arc::clone(api);
+    let most_bytes = api.state.query.remote_read.frame_bytes;
+    tokio::spawn(TraceContext::carried(async move {
+        let work = async {
+            while let Some((index, reading, merge)) = open.take() {
+                stream_query(&frames, index, &reading.selection, merge, &external, most_bytes).await?;
+                if let Some((index, reading)) = readings.next() {
+                    let merge = api.state.fanout.select(&scope, &reading.selection).await?;
+                    open = Some((index, reading, merge));
+                }
+            }
+            Ok::<(), ApiError>(())
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = frames.closed() => Ok(()),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "a streamed remote read was broken off");
+            let _ = frames.send(Err(io::Error::other(error))).await;
+        }
+        api.said(&scope);
+        scope.token.cancel();
+        drop(place);
+    }));
+    let mut response = json_response(StatusCode::OK, Body::from_stream(ReceiverStream::new(receiver)));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"),
+    );
+    Ok(response)
+}
+
+async fn stream_query(
+    frames: &mpsc::Sender<Result<Bytes, io::Error>>,
+    index: usize,
+    selection: &Selection,
+    mut merge: Merge,
+    external: &Labels,
+    most_bytes: usize,
+) -> Result<(), ApiError> {
+    while let Some(series) = merge.next().await? {
+        let decoded = decode_series(&series, selection)?;
+        let labels = with_external(&series.labels, external);
+        let of_labels: usize = labels.iter().map(Message::encoded_len).sum();
+        let mut chunks = chunks::chunks(&decoded.samples, |time| decoded.whole.contains(&time))
+            .into_iter()
+            .peekable();
+        let mut waiting = Vec::new();
+        let mut left = most_bytes.saturating_sub(of_labels);
+        while let Some(chunk) = chunks.next() {
+            left = left.saturating_sub(chunk.encoded_len());
+            waiting.push(chunk);
+            if left > 0 && chunks.peek().is_some() {
+                continue;
+            }
+            let message = ChunkedReadResponse {
+                chunked_series: vec![ChunkedSeries {
+                    labels: labels.clone(),
+                    chunks: std::mem::take(&mut waiting),
+                }],
+                query_index: index as i64,
+            };
+            if frames.send(Ok(frame(&message))).await.is_err() {
+                return Ok(());
+            }
+            left = most_bytes.saturating_sub(of_labels);
+        }
+    }
+    Ok(())
+}
+
+/// `uvarint(length) crc32c(bytes, big endian) bytes`
+fn frame(message: &ChunkedReadResponse) -> Bytes {
+    let bytes = message.encode_to_vec();
+    let mut framed = Vec::with_capacity(bytes.len() + 9);
+    gnomon_model::labels::put_uvarint(&mut framed, bytes.len() as u64);
+    framed.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
+    framed.extend_from_slice(&bytes);
+    framed.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_proto::prometheus::LabelMatcher;
+
+    #[test]
+    fn the_first_known_kind_of_answer_is_given() {
+        let kind = |accepted: &[i32]| negotiated(accepted).ok();
+        assert_eq!(kind(&[]), Some(ResponseType::Samples));
+        assert_eq!(kind(&[7, 1, 0]), Some(ResponseType::StreamedXorChunks));
+        assert_eq!(kind(&[0, 1]), Some(ResponseType::Samples));
+        assert_eq!(kind(&[9]), None);
+    }
+
+    #[test]
+    fn matchers_of_external_labels_are_met() {
+        let external = Labels::from_pairs([("region", "eu")]);
+        let matcher = |r#type: Type, name: &str, value: &str| LabelMatcher {
+            r#type: r#type as i32,
+            name: name.into(),
+            value: value.into(),
+        };
+        let query = Query {
+            matchers: vec![
+                matcher(Type::Eq, "region", "eu"),
+                matcher(Type::Eq, "job", "a"),
+                matcher(Type::Re, "region", "eu"),
+                matcher(Type::Eq, "region", "us"),
+            ],
+            ..Query::default()
+        };
+        let Ok(reading) = reading(&query, external.as_ref()) else {
+            panic!("refused")
+        };
+        let values: Vec<_> = reading.selection.matchers.iter().map(Matcher::value).collect();
+        assert_eq!(values, ["", "a", "eu", "us"]);
+        let own = Labels::from_pairs([("job", "a"), ("region", "us"), ("z", "1")]);
+        let merged = with_external(&own, &Labels::from_pairs([("region", "eu"), ("m", "2")]));
+        let names: Vec<_> = merged.iter().map(|l| format!("{}={}", l.name, l.value)).collect();
+        assert_eq!(names, ["job=a", "m=2", "region=us", "z=1"]);
+    }
+}
