@@ -29,7 +29,7 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build setup peers test test-run test-kill bench bench-query fuzz lint fix print-env
+.PHONY: help run build setup peers test test-run test-kill bench bench-query conformance fuzz lint fix print-env
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -79,6 +79,14 @@ bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 bench-query: setup ## dashboards' and alerts' queries beside Prometheus and VictoriaMetrics over the same data
 	@deploy/setup.sh peers victoria-metrics
 	cargo bench --locked --bench query
+
+# Of `make conformance`: how many random queries, and which (a new seed each time, printed).
+GNOMON_DIFFERENTIAL ?= 20000
+GNOMON_SEED ?= $(shell date +%s)
+conformance: setup peers ## PromQL and the HTTP API beside Prometheus: scripts, random queries, expressions, requests
+	GNOMON_DIFFERENTIAL=$(GNOMON_DIFFERENTIAL) GNOMON_SEED=$(GNOMON_SEED) \
+	  cargo test --workspace --locked --test conformance -- --nocapture --test-threads=1
+	cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 api::
 
 FUZZ_SECONDS ?= 180
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (180); see docs/fuzzing.md

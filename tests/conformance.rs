@@ -9,6 +9,8 @@ mod answers;
 mod differential;
 #[path = "conformance/memory_log.rs"]
 mod memory_log;
+#[path = "conformance/regexes.rs"]
+mod regexes;
 #[path = "conformance/scripts.rs"]
 mod scripts;
 #[path = "conformance/store.rs"]

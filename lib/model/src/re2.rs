@@ -26,12 +26,28 @@ pub struct Error {
 }
 
 impl Error {
+    /// What Go says of `expression` where it stands between anchors, as `^(?s:expression)$`, which is what Prometheus
+    /// compiles: the part at fault may reach into them.
+    #[must_use]
+    pub fn between_anchors(self, expression: &str) -> Self {
+        match parse::parse(&between_anchors(expression)) {
+            Err(error) => error,
+            // It closes the group that it was put into: Go takes that, we do not.
+            Ok(_) => self,
+        }
+    }
+
     fn new(message: &str, expression: &str) -> Self {
         Self {
             message: message.to_owned(),
             expression: expression.to_owned(),
         }
     }
+}
+
+/// What Prometheus compiles.
+fn between_anchors(expression: &str) -> String {
+    format!("^(?s:{expression})$")
 }
 
 /// Bytes that a compiled expression may take; Go allows 128 MiB, but a query may bring many expressions.
@@ -68,6 +84,10 @@ impl Regex {
     /// When Go's RE2 would refuse `expression`, or it compiles to more than 16 MiB.
     pub fn anchored(expression: &str) -> Result<Self, Error> {
         let parsed = parse::parse(expression)?;
+        if expression.contains("\\Q") {
+            // What is quoted and has no end takes the anchors with it.
+            parse::parse(&between_anchors(expression))?;
+        }
         let shape = facts::shape(&parsed.hir);
         let literal_prefix = facts::literal_prefix(&parsed.hir);
         let engine = match shape {

@@ -110,18 +110,10 @@ impl Parser<'_> {
         }
         self.advance();
         let text = self.unquoted(value);
-        match Matcher::new(name, op, text) {
+        match Matcher::new(name, op, text.clone()) {
             Ok(matcher) => Ok(Some(matcher)),
             Err(e) => {
-                // Of parentheses that do not match Go shows the whole expression, anchors included.
-                let message = match e.message.as_str() {
-                    "missing closing )" | "unexpected )" => {
-                        format!("error parsing regexp: {}: `^(?s:{})$`", e.message, e.expression)
-                    }
-                    // Of a class that is not closed all that follows.
-                    "missing closing ]" => format!("error parsing regexp: {}: `{})$`", e.message, e.expression),
-                    _ => e.to_string(),
-                };
+                let message = e.between_anchors(&text).to_string();
                 self.note(Span::new(label.span.start, value.span.end), message);
                 Ok(None)
             }

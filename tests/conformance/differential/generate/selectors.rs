@@ -93,7 +93,7 @@ impl Generator {
         }
     }
 
-    fn pinned(&mut self) -> String {
+    pub(super) fn pinned(&mut self) -> String {
         let seconds = self.random.random_range(4_200..(END_MS - START_MS) / 1000 - 300);
         format!("{}.5", START_MS / 1000 + seconds)
     }

@@ -17,7 +17,6 @@ const OF_RANGE: &[&str] = &[
 
 /// Of ranges, with one argument; of whatever samples there are.
 const STEADY_OF_RANGE: &[&str] = &[
-    "avg_over_time",
     "min_over_time",
     "max_over_time",
     "sum_over_time",
@@ -58,7 +57,6 @@ const OF_EXACT: &[&str] = &[
     "floor",
     "round",
     "sgn",
-    "timestamp",
     "hour",
     "minute",
     "month",
@@ -155,6 +153,11 @@ impl Generator {
 
     fn over_range(&mut self, depth: usize) -> String {
         let steady = self.one_in(2);
+        if self.one_in(8) {
+            // Means of what is below and above zero cancel out.
+            let selector = self.distinct();
+            return format!("avg_over_time({})", self.range_of(&selector));
+        }
         let range = if self.one_in(3) {
             let inner = if steady { Self::vector } else { Self::exact };
             self.subquery(|generator| inner(generator, depth.min(3) - 1))
@@ -312,7 +315,17 @@ impl Generator {
                 let function = self.pick(OF_EXACT);
                 format!("{function}({})", self.selector())
             }
-            8..11 => self.exact_binary(depth),
+            8 => {
+                // `offset` or `@`, not both: 2.42 forgets the one for the other.
+                let (selector, pinned) = (self.counter(), self.pinned());
+                let shift = match self.random.random_range(0..3) {
+                    0 => String::new(),
+                    1 => format!(" offset {}s", self.random.random_range(-300..900)),
+                    _ => format!(" @ {pinned}"),
+                };
+                format!("timestamp({selector}{shift})")
+            }
+            9..11 => self.exact_binary(depth),
             11..13 => {
                 let operator = self.pick(&["==", "!=", ">", "<", ">=", "<="]);
                 let bool = self.pick(&["", " bool"]);
