@@ -158,8 +158,12 @@ async fn names_are_searched_for() {
 async fn syntax_trees_are_shown() {
     let cluster = example();
     assert_eq!(
-        cluster.ok("/api/v1/parse_query?query=-1").await,
-        r#"{"status":"success","data":{"expr":{"type":"numberLiteral","val":"1"},"op":"-","type":"unaryExpr"}}"#
+        cluster.ok("/api/v1/parse_query?query=-up").await,
+        concat!(
+            r#"{"status":"success","data":{"expr":{"anchored":false,"matchers":[{"name":"__name__","type":"=","value":"up"}],"#,
+            r#""name":"up","offset":0,"smoothed":false,"startOrEnd":null,"timestamp":null,"type":"vectorSelector"},"#,
+            r#""op":"-","type":"unaryExpr"}}"#
+        )
     );
     let (status, body) = cluster.get("/api/v1/parse_query?query=").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

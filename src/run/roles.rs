@@ -11,6 +11,7 @@ use gnomon_cluster::router::{Router, RouterOptions};
 use gnomon_compactor::plan::Policy;
 use gnomon_compactor::{Compactor, Grace};
 use gnomon_ingester::entry::Limits;
+use gnomon_promql::QueryMemory;
 use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WINDOW_MS, WriteOptions};
 use gnomon_model::TenantId;
 use gnomon_proto::service::TargetsService;
@@ -107,6 +108,13 @@ fn start_ingester(
         interval: defaults.interval.min(quiet),
         ..defaults
     };
+    // What a selection copies of a head is held beside what its query holds: half as much of it.
+    let memory = super::web::query_memory(&process.settings);
+    gnomon_ingester::set_read_memory(QueryMemory::new(
+        memory.total_bytes / 2,
+        memory.query_bytes,
+        process.settings.query_max_concurrency,
+    ));
     let options = IngesterOptions {
         node: node.node_id,
         host: own.host.clone(),

@@ -122,7 +122,7 @@ async fn traced(request: Request, next: Next) -> Response {
 /// What queries may hold where neither a flag nor the system says how much memory there is.
 const DEFAULT_QUERY_BYTES: u64 = 1 << 30;
 
-fn query_memory(settings: &Settings) -> MemoryLimits {
+pub(super) fn query_memory(settings: &Settings) -> MemoryLimits {
     let derived = || crate::memory::allowed_bytes().map_or(DEFAULT_QUERY_BYTES, |bytes| bytes / 4);
     let total_bytes = settings.query_max_total_bytes.unwrap_or_else(derived);
     MemoryLimits {

@@ -74,13 +74,13 @@ fn series(at_ms: i64) -> Vec<TimeSeries> {
         12.5,
         12.25,
     ];
-    let uneven = |i: i64| at_ms + i * 15_000 + (i * i * 37) % 991;
+    let uneven = |i: i64| at_ms + i * 5_000 + (i * i * 37) % 991;
     let samples: Vec<_> = (0..300)
         .map(|i| (uneven(i), floats[(i * i) as usize % floats.len()]))
         .collect();
     let mut all = vec![
-        remote::time_series(&[("__name__", "f"), ("l", "a"), ("region", "own")], &samples),
         remote::time_series(&[("__name__", "f"), ("l", "b\u{fc}")], &[(at_ms, 1.0)]),
+        remote::time_series(&[("__name__", "f"), ("l", "a"), ("region", "own")], &samples),
     ];
     let mut whole = remote::time_series(&[("__name__", "h"), ("of", "integers")], &[]);
     whole.histograms = (0..150)

@@ -4,12 +4,14 @@ mod apply;
 mod batch_run;
 pub mod entry;
 mod flush;
+mod held;
 mod keys;
 mod machine;
 mod records;
 pub(crate) mod select;
 mod state;
 
+pub use held::set_read_memory;
 pub use machine::ShardMachine;
 
 pub(crate) fn series_count(state: &state::ShardState) -> u64 {

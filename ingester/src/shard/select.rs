@@ -3,6 +3,7 @@
 //! What is in memory is copied at one applied index, under the lock; pages of sealed parts come from the store as the
 //! stream goes on. A part that is dropped meanwhile ends the stream with `StaleView`.
 
+use super::held::HeldBytes;
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
@@ -108,6 +109,7 @@ pub(crate) struct Selected {
     /// Numbers of durable parts that are read, ascending.
     parts: Vec<u64>,
     series: std::vec::IntoIter<Found>,
+    held: HeldBytes,
 }
 
 impl ShardMachine {
@@ -134,6 +136,7 @@ impl ShardMachine {
                 samples: 0,
                 parts: Vec::new(),
                 series: Vec::new().into_iter(),
+                held: HeldBytes::nothing()?,
             };
             if let Some(there) = state.tenants.get(&tenant) {
                 selected.fill(there, &matchers, &view, request.max_bytes)?;
@@ -174,6 +177,7 @@ impl Selected {
             };
             bytes += (found.labels.len() + size_of::<Found>()) as u64;
             bytes += found.pages.iter().map(|p| p.bytes.len() as u64).sum::<u64>();
+            self.held.grow_to(bytes)?;
             if bytes > max_bytes {
                 return Err(ServiceError::LimitExceeded(format!(
                     "the selection has more than {max_bytes} bytes in the head: narrow its matchers or its range"
