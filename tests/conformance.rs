@@ -7,6 +7,8 @@ mod harness;
 mod answers;
 #[path = "conformance/differential.rs"]
 mod differential;
+#[path = "conformance/exceptions.rs"]
+mod exceptions;
 #[path = "conformance/memory_log.rs"]
 mod memory_log;
 #[path = "conformance/regexes.rs"]

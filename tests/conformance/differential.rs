@@ -17,7 +17,6 @@ use equal::Outcome;
 use futures::StreamExt;
 use generate::Query;
 use gnomon_promql::promqltest::Answer;
-use std::path::Path;
 
 /// What runs with all other tests.
 const QUERIES: usize = 400;
@@ -72,24 +71,13 @@ async fn ask(store: &Store, reference: &Http, query: &Query) -> (Told, Told) {
     (answers::read(&ours), answers::read(&theirs))
 }
 
-async fn start(program: &Path, folder: &Path) -> Prometheus {
-    let flags = [
-        "--web.enable-remote-write-receiver",
-        "--enable-feature=native-histograms",
-        "--storage.tsdb.retention.time=100y",
-    ];
-    let reference = Prometheus::launch(program, folder, "reference", "", &flags);
-    reference.until_ready().await;
-    reference
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_queries_are_answered_as_prometheus_does() {
     let Some(program) = peers::find("prometheus", "prometheus") else {
         return;
     };
     let folder = tempfile::tempdir().expect("temp folder");
-    let reference = start(&program, folder.path()).await;
+    let reference = Prometheus::for_remote_write(&program, folder.path()).await;
     let (count, seed) = (
         number("GNOMON_DIFFERENTIAL", QUERIES as u64),
         number("GNOMON_SEED", SEED),

@@ -118,6 +118,12 @@ impl Subject for WholePath {
     }
 
     fn load(&mut self, series: Vec<LoadedSeries>) -> Result<(), String> {
+        if let Some(series) = series.iter().find(|s| s.samples.iter().any(|s| s.start_ms.is_some())) {
+            return Err(format!(
+                "{}: start times of samples (@st) are not stored",
+                series.labels
+            ));
+        }
         let older = self.part(&series, true);
         let newer = self.part(&series, false);
         self.loads += 1;

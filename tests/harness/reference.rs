@@ -33,6 +33,19 @@ impl Prometheus {
         Self { process, http }
     }
 
+    /// Starts it without a configuration, to be written to, and waits until it is ready. It keeps samples of any age,
+    /// and knows native histograms.
+    pub async fn for_remote_write(program: &Path, folder: &Path) -> Self {
+        let flags = [
+            "--web.enable-remote-write-receiver",
+            "--enable-feature=native-histograms",
+            "--storage.tsdb.retention.time=100y",
+        ];
+        let reference = Self::launch(program, folder, "reference", "", &flags);
+        reference.until_ready().await;
+        reference
+    }
+
     pub async fn until_ready(&self) {
         eventually("prometheus to be ready", async || {
             self.http.is_ready().await.then_some(())

@@ -17,7 +17,7 @@ mod start_times;
 mod variants;
 
 pub use alone::EngineAlone;
-pub use answer::{Answer, Answered, Point, PrintedHistogram};
+pub use answer::{Answer, Answered, Point, PrintedBucket, PrintedHistogram};
 
 use crate::value::SampleValue;
 use gnomon_model::Labels;

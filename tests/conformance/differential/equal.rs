@@ -1,7 +1,7 @@
 //! When two answers are equal.
 
 use gnomon_model::Labels;
-use gnomon_promql::promqltest::{Answer, Answered, Point};
+use gnomon_promql::promqltest::{Answer, Answered, Point, PrintedBucket};
 use std::collections::BTreeMap;
 
 const RELATIVE: f64 = 1e-12;
@@ -18,7 +18,7 @@ fn same_point(a: &Point, b: &Point) -> bool {
     match (a, b) {
         (Point::Float(a), Point::Float(b)) => close(*a, *b),
         (Point::Printed(a), Point::Printed(b)) => {
-            let same_bucket = |(a, b): (&(u8, f64, f64, f64), &(u8, f64, f64, f64))| {
+            let same_bucket = |(a, b): (&PrintedBucket, &PrintedBucket)| {
                 a.0 == b.0 && close(a.1, b.1) && close(a.2, b.2) && close(a.3, b.3)
             };
             close(a.count, b.count)

@@ -5,13 +5,15 @@ use gnomon_model::Labels;
 use gnomon_model::histogram::FloatHistogram;
 use std::sync::Arc;
 
+/// Which boundaries are inclusive (0: upper, 1: lower, 2: none, 3: both), lower, upper, count.
+pub type PrintedBucket = (u8, f64, f64, f64);
+
 /// A histogram as the HTTP API prints it: without schema, spans, empty buckets and reset hint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PrintedHistogram {
     pub count: f64,
     pub sum: f64,
-    /// Which boundaries are inclusive (0: upper, 1: lower, 2: none, 3: both), lower, upper, count.
-    pub buckets: Vec<(u8, f64, f64, f64)>,
+    pub buckets: Vec<PrintedBucket>,
 }
 
 /// One value.

@@ -1,7 +1,7 @@
 //! Results against what a script expects.
 
 use super::When;
-use super::answer::{Answered, Point, PrintedHistogram};
+use super::answer::{Answered, Point, PrintedBucket, PrintedHistogram};
 use super::script::Eval;
 use super::series::SeriesValue;
 use gnomon_model::Labels;
@@ -42,7 +42,7 @@ fn same_histogram(expected: &FloatHistogram, got: &FloatHistogram, hint: bool) -
 /// tells them.
 fn same_printed(expected: &FloatHistogram, got: &PrintedHistogram) -> bool {
     let expected = PrintedHistogram::of(&expected.clone().compacted());
-    let close = |a: &(u8, f64, f64, f64), b: &(u8, f64, f64, f64)| {
+    let close = |a: &PrintedBucket, b: &PrintedBucket| {
         a.0 == b.0 && almost_equal(a.1, b.1) && almost_equal(a.2, b.2) && almost_equal(a.3, b.3)
     };
     almost_equal(expected.count, got.count)
