@@ -169,6 +169,17 @@ pub trait SeriesSource {
     /// # Errors
     /// When the series cannot be had.
     fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesIter + '_>, SourceError>;
+
+    /// How many of the request's series have a newest sample, up to its end, that is no stale marker: for each set of
+    /// values of the labels `by` (ascending by labels, none with no series). None where the source had better give the
+    /// series.
+    ///
+    /// # Errors
+    /// When the series cannot be had.
+    fn count(&self, request: &SelectRequest, by: &[String]) -> Result<Option<Vec<(Labels, u64)>>, SourceError> {
+        let _ = (request, by);
+        Ok(None)
+    }
 }
 
 /// An iterator over series that are in memory already.
