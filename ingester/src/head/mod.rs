@@ -16,13 +16,13 @@ mod window;
 
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
-pub(crate) use index::Ordinal;
+pub(crate) use index::{Ordinal, PairId};
 pub(crate) use seal::SealedPart;
-pub(crate) use series::{Bounds, Outcome, Series};
+pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use targets::{OpenTick, Target, Verdict};
 pub(crate) use value::Value;
 pub use window::BadPage;
-pub(crate) use window::{WindowPages, merge_pages};
+pub(crate) use window::{OpenPage, WindowPages, merge_pages};
 
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};

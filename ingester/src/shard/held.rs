@@ -19,7 +19,9 @@ impl HeldBytes {
     /// # Errors
     /// When all selections together would hold too much.
     pub(super) fn nothing() -> Result<Self, ServiceError> {
-        let budget = MEMORY.get().map_or_else(MemoryBudget::default, |memory| memory.budget());
+        let budget = MEMORY
+            .get()
+            .map_or_else(MemoryBudget::default, |memory| memory.budget());
         budget.reserve(0).map(Self).map_err(over)
     }
 

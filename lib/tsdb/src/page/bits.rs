@@ -87,6 +87,23 @@ impl<'a> BitReader<'a> {
         Some(value)
     }
 
+    /// Bits at the high end, the next `width` (at most 56) of which are there; none when fewer are left. Nothing is
+    /// consumed.
+    #[inline]
+    pub(super) fn peek(&mut self, width: u32) -> Option<u64> {
+        if self.left < width {
+            self.refill();
+        }
+        (self.left >= width).then_some(self.loaded)
+    }
+
+    /// Consumes bits that were seen.
+    #[inline]
+    pub(super) fn skip(&mut self, width: u32) {
+        self.loaded <<= width;
+        self.left -= width.min(self.left);
+    }
+
     #[inline]
     pub(super) fn bit(&mut self) -> Option<bool> {
         self.take(1).map(|b| b == 1)
