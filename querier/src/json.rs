@@ -149,7 +149,7 @@ impl Json {
             self.buffer.push('-');
         }
         let (seconds, fraction) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
-        self.number(seconds);
+        gofloat::push_integer(&mut self.buffer, seconds);
         if fraction != 0 {
             let _ = write!(self.buffer, ".{fraction:03}");
         }
@@ -172,7 +172,9 @@ impl Json {
 
     /// A sample value, in quotes.
     pub(crate) fn value(&mut self, value: f64) {
-        let _ = write!(self.buffer, "\"{}\"", gofloat::Json(value));
+        self.buffer.push('"');
+        gofloat::push_json(&mut self.buffer, value);
+        self.buffer.push('"');
     }
 
     pub(crate) fn labels(&mut self, labels: LabelsRef<'_>) {

@@ -69,6 +69,14 @@ impl Postings {
         }
     }
 
+    /// How many of `set` are among them.
+    pub(crate) fn common(&self, set: &RoaringBitmap) -> u64 {
+        match self {
+            Self::One(only) => u64::from(set.contains(*only)),
+            Self::Many(many) => many.intersection_len(set),
+        }
+    }
+
     pub(crate) fn intersects(&self, set: &RoaringBitmap) -> bool {
         match self {
             Self::One(only) => set.contains(*only),
@@ -290,6 +298,15 @@ impl LabelIndex {
                 out.extend_from_slice(text.as_bytes());
             }
         }
+    }
+
+    /// The canonical bytes of those of a series' labels whose names are in `names`.
+    pub(crate) fn labels_of_group(&self, pairs: &[PairId], names: &[String]) -> Vec<u8> {
+        let listed = |id: &PairId| names.iter().any(|name| name == self.text(*id).0);
+        let kept: Vec<PairId> = pairs.iter().copied().filter(listed).collect();
+        let mut out = Vec::new();
+        self.write_labels(&kept, &mut out);
+        out
     }
 
     /// Whether a series' labels are these.

@@ -16,9 +16,9 @@ mod window;
 
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
-pub(crate) use index::Ordinal;
+pub(crate) use index::{Ordinal, PairId};
 pub(crate) use seal::SealedPart;
-pub(crate) use series::{Bounds, Outcome, Series};
+pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use targets::{OpenTick, Target, Verdict};
 pub(crate) use value::Value;
 pub use window::BadPage;

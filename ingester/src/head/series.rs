@@ -64,7 +64,35 @@ pub(crate) enum Outcome {
     Refused(Reason),
 }
 
+/// What a series' state says of its newest sample in a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Newest {
+    /// It is there, and no stale marker.
+    Sample,
+    /// There is none, or it is a stale marker.
+    None,
+    /// Pages have to be read to know.
+    Unknown,
+}
+
 impl Series {
+    /// The newest sample of `start_ms..=end_ms`, without reading pages.
+    pub(crate) fn newest_in(&self, start_ms: i64, end_ms: i64) -> Newest {
+        let last_ms = self.last_ms();
+        if last_ms < start_ms {
+            return Newest::None;
+        }
+        let newest = self
+            .windows
+            .last()
+            .filter(|w| w.last_ms == last_ms && last_ms <= end_ms);
+        match newest.and_then(WindowPages::ends_stale) {
+            Some(true) => Newest::None,
+            Some(false) => Newest::Sample,
+            None => Newest::Unknown,
+        }
+    }
+
     pub(crate) fn new(reference: SeriesRef, labels: Box<[PairId]>) -> Self {
         Self {
             reference,

@@ -2,6 +2,7 @@
 //! order since.
 
 use super::value::Value;
+use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
 use gnomon_tsdb::page::{AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageSamples};
 
@@ -300,6 +301,14 @@ impl WindowPages {
             pages.extend(self.open.page());
         }
         Ok(pages)
+    }
+
+    /// Whether the newest sample is a stale marker; none where it is a histogram, whose page would have to be read.
+    pub(crate) fn ends_stale(&self) -> Option<bool> {
+        match &self.open {
+            Open::Float(page) => page.last_value().map(is_stale_nan),
+            Open::Histogram(_) => None,
+        }
     }
 
     pub(crate) fn ends_with_histogram(&self) -> bool {

@@ -23,15 +23,29 @@ impl ShardReadService for Shards {
     async fn select(&self, request: SelectRequest) -> Result<SelectStream, ServiceError> {
         let shard = self.readable(request.shard).await?;
         self.metrics.selects.inc();
-        let found = blocking({
-            let shard = shard.clone();
-            move || shard.machine.find(&request)
-        });
-        let selected = found.await.inspect_err(|e| self.count_stale(e))?;
+        if let Some(counting) = request.counting.clone() {
+            let counted = blocking(move || shard.machine.count(&request, &counting.by)).await;
+            let counted = counted.inspect_err(|e| self.count_stale(e))?;
+            return Ok(stream::once(async { Ok(counted) }).boxed());
+        }
+        let few = shard.machine.find_few(&request);
+        let selected = match few.inspect_err(|e| self.count_stale(e))? {
+            Some(selected) => selected,
+            None => {
+                let shard = shard.clone();
+                let found = blocking(move || shard.machine.find(&request)).await;
+                found.inspect_err(|e| self.count_stale(e))?
+            }
+        };
         // One batch is made when the one before was taken: what waits is bounded.
         let batches = stream::unfold(Some((shard, selected)), |state| async {
             let (shard, selected) = state?;
-            match blocking(move || Ok(next(&shard, selected))).await {
+            let step = if selected.is_small() {
+                Ok(next(&shard, selected))
+            } else {
+                blocking(move || Ok(next(&shard, selected))).await
+            };
+            match step {
                 Ok((Ok(None), _, _)) => None,
                 Ok((Ok(Some(batch)), shard, selected)) => Some((Ok(batch), Some((shard, selected)))),
                 Ok((Err(error), _, _)) | Err(error) => Some((Err(error), None)),

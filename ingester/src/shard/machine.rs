@@ -45,6 +45,11 @@ impl ShardMachine {
         look(&self.state.read())
     }
 
+    /// As [`Self::read`], if that needs no waiting.
+    pub(crate) fn try_read<T>(&self, look: impl FnOnce(&ShardState) -> T) -> Option<T> {
+        self.state.try_read().map(|state| look(&state))
+    }
+
     /// Bytes of sealed parts that are not published.
     pub(crate) fn sealed_bytes(&self) -> u64 {
         self.sealed_bytes.load(Ordering::Relaxed)

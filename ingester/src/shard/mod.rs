@@ -2,6 +2,7 @@
 
 mod apply;
 mod batch_run;
+mod count;
 pub mod entry;
 mod flush;
 mod keys;

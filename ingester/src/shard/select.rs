@@ -6,7 +6,7 @@
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{Head, Ordinal, merge_pages};
+use crate::head::{Head, Ordinal, SealedPart, merge_pages};
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::{LabelsRef, MatchOp, Matcher, SeriesRef, TenantId};
 use gnomon_proto::ServiceError;
@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// A batch of the stream is closed once it has so many bytes.
 const BATCH_BYTES: usize = 512 * 1024;
+/// So few series are read at once, without a thread of their own.
+const FEW_SERIES: u64 = 256;
 /// What one selection may hold in memory where the caller sets no limit.
 const DEFAULT_MAX_BYTES: u64 = 512 << 20;
 
@@ -87,7 +89,7 @@ impl Head {
 }
 
 /// A series on its way out.
-struct Found {
+pub(super) struct Found {
     reference: SeriesRef,
     labels: Vec<u8>,
     /// By part number ascending, the open windows last: that is the order of the log.
@@ -96,12 +98,18 @@ struct Found {
     stored: Vec<u32>,
 }
 
+impl Found {
+    fn labels(&self) -> LabelsRef<'_> {
+        LabelsRef::from_canonical(&self.labels)
+    }
+}
+
 /// One selection at one applied index.
 pub(crate) struct Selected {
     tenant: TenantId,
     tenant_number: u32,
-    start_ms: i64,
-    end_ms: i64,
+    pub(super) start_ms: i64,
+    pub(super) end_ms: i64,
     labels_only: bool,
     max_samples: u64,
     samples: u64,
@@ -111,60 +119,130 @@ pub(crate) struct Selected {
 }
 
 impl ShardMachine {
+    pub(super) fn check_sound(&self) -> Result<(), ServiceError> {
+        if self.is_sound() {
+            return Ok(());
+        }
+        let shard = self.shard();
+        Err(ServiceError::Unavailable(format!("shard {shard} is restarting")))
+    }
+
     /// Finds the series of a request and copies what memory has of them.
     pub(crate) fn find(&self, request: &SelectRequest) -> Result<Selected, ServiceError> {
-        if !self.is_sound() {
-            return Err(ServiceError::Unavailable(format!(
-                "shard {} is restarting",
-                self.shard()
-            )));
-        }
-        let tenant = tenant(&request.tenant)?;
-        let matchers = matchers(&request.matchers)?;
-        let view = request.view.clone().unwrap_or_default();
-        let mut selected = self.read(|state| {
-            state.check_view(&tenant, &view, request.start_ms, request.end_ms)?;
-            let mut selected = Selected {
-                tenant: tenant.clone(),
-                tenant_number: 0,
-                start_ms: request.start_ms,
-                end_ms: request.end_ms,
-                labels_only: request.labels_only,
-                max_samples: request.max_samples,
-                samples: 0,
-                parts: Vec::new(),
-                series: Vec::new().into_iter(),
-            };
-            if let Some(there) = state.tenants.get(&tenant) {
-                selected.fill(there, &matchers, &view, request.max_bytes)?;
-            }
-            Ok::<_, ServiceError>(selected)
-        })?;
-        // Sorting needs no lock.
-        let mut series: Vec<_> = selected.series.collect();
-        let order =
-            |a: &Found, b: &Found| LabelsRef::from_canonical(&a.labels).cmp(&LabelsRef::from_canonical(&b.labels));
-        series.sort_unstable_by(order);
-        selected.series = series.into_iter();
+        let query = Query::of(self, request)?;
+        let mut selected = self
+            .read(|state| query.select(state, u64::MAX))?
+            .unwrap_or_else(|| query.nothing());
+        selected.sort();
         Ok(selected)
+    }
+
+    /// As [`Self::find`], where that takes some microseconds only and no waiting: few series, all in memory. None
+    /// otherwise.
+    pub(crate) fn find_few(&self, request: &SelectRequest) -> Result<Option<Selected>, ServiceError> {
+        // Expressions may have to be run over many values.
+        let plain = |m: &LabelMatcher| matches!(m.op(), Op::Equal | Op::NotEqual);
+        if !request.matchers.iter().all(plain) {
+            return Ok(None);
+        }
+        let query = Query::of(self, request)?;
+        let selected = self.try_read(|state| query.select(state, FEW_SERIES)).transpose()?;
+        let few = selected.flatten().filter(|selected| selected.parts.is_empty());
+        Ok(few.map(|mut selected| {
+            selected.sort();
+            selected
+        }))
+    }
+}
+
+/// A request, taken apart.
+struct Query<'r> {
+    request: &'r SelectRequest,
+    tenant: TenantId,
+    matchers: Vec<Matcher>,
+    view: View,
+}
+
+impl<'r> Query<'r> {
+    fn of(machine: &ShardMachine, request: &'r SelectRequest) -> Result<Self, ServiceError> {
+        machine.check_sound()?;
+        Ok(Self {
+            request,
+            tenant: tenant(&request.tenant)?,
+            matchers: matchers(&request.matchers)?,
+            view: request.view.clone().unwrap_or_default(),
+        })
+    }
+
+    fn nothing(&self) -> Selected {
+        Selected::new(self.tenant.clone(), self.request)
+    }
+
+    /// What a state has; none where that is more than so many series.
+    fn select(&self, state: &ShardState, most: u64) -> Result<Option<Selected>, ServiceError> {
+        let request = self.request;
+        state.check_view(&self.tenant, &self.view, request.start_ms, request.end_ms)?;
+        let mut selected = self.nothing();
+        let Some(there) = state.tenants.get(&self.tenant) else {
+            return Ok(Some(selected));
+        };
+        let members = there.head.members(&self.view, request.start_ms, request.end_ms);
+        let wanted = there.head.select(&self.matchers) & members;
+        if wanted.len() > most {
+            return Ok(None);
+        }
+        selected.fill(there, &wanted, &self.view, request.max_bytes)?;
+        Ok(Some(selected))
     }
 }
 
 impl Selected {
+    pub(super) fn new(tenant: TenantId, request: &SelectRequest) -> Self {
+        Self {
+            tenant,
+            tenant_number: 0,
+            start_ms: request.start_ms,
+            end_ms: request.end_ms,
+            labels_only: request.labels_only,
+            max_samples: request.max_samples,
+            samples: 0,
+            parts: Vec::new(),
+            series: Vec::new().into_iter(),
+        }
+    }
+
+    /// The sealed parts of the range that the view leaves to the head, ascending; notes those that are in the store.
+    pub(super) fn parts_of<'h>(&mut self, there: &'h TenantHead, view: &View) -> Vec<&'h SealedPart> {
+        self.tenant_number = there.number;
+        let from_head = |n: &u64| view.parts_from_blocks.binary_search(n).is_err();
+        let parts = there.head.sealed.values();
+        let parts = parts.filter(|p| p.overlaps(self.start_ms, self.end_ms) && from_head(&p.number));
+        let parts: Vec<_> = parts.collect();
+        self.parts = parts.iter().filter(|p| p.pages.is_none()).map(|p| p.number).collect();
+        parts
+    }
+
+    /// By labels; needs no lock.
+    fn sort(&mut self) {
+        let mut series: Vec<_> = std::mem::take(&mut self.series).collect();
+        series.sort_unstable_by(|a, b| a.labels().cmp(&b.labels()));
+        self.series = series.into_iter();
+    }
+
+    /// Whether the rest is few series, all in memory.
+    pub(crate) fn is_small(&self) -> bool {
+        self.parts.is_empty() && self.series.len() as u64 <= FEW_SERIES
+    }
+
     fn fill(
         &mut self,
         there: &TenantHead,
-        matchers: &[Matcher],
+        wanted: &RoaringBitmap,
         view: &View,
         max_bytes: u64,
     ) -> Result<(), ServiceError> {
         let head = &there.head;
-        self.tenant_number = there.number;
-        let wanted = head.select(matchers) & head.members(view, self.start_ms, self.end_ms);
-        let from_head = |n: &u64| view.parts_from_blocks.binary_search(n).is_err();
-        let parts = head.sealed.values().filter(|p| p.overlaps(self.start_ms, self.end_ms));
-        let parts: Vec<_> = parts.filter(|p| from_head(&p.number)).collect();
-        self.parts = parts.iter().filter(|p| p.pages.is_none()).map(|p| p.number).collect();
+        let parts = self.parts_of(there, view);
         let max_bytes = if max_bytes == 0 { DEFAULT_MAX_BYTES } else { max_bytes };
         let mut bytes = 0u64;
         let mut series = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
@@ -185,11 +263,11 @@ impl Selected {
         Ok(())
     }
 
-    fn series_of(
+    pub(super) fn series_of(
         &self,
         head: &Head,
         ordinal: Ordinal,
-        parts: &[&crate::head::SealedPart],
+        parts: &[&SealedPart],
     ) -> Result<Option<Found>, ServiceError> {
         let Some(series) = head.series(ordinal) else {
             return Ok(None);
@@ -267,7 +345,7 @@ impl Selected {
     }
 
     /// What was read of parts is whole only where they are still there: their keys go after they are dropped.
-    fn check_parts(&self, machine: &ShardMachine) -> Result<(), ServiceError> {
+    pub(super) fn check_parts(&self, machine: &ShardMachine) -> Result<(), ServiceError> {
         machine.read(|state| {
             let there = |n: &u64| state.head(&self.tenant).is_some_and(|h| h.sealed.contains_key(n));
             match self.parts.iter().find(|n| !there(n)) {
@@ -281,7 +359,7 @@ impl Selected {
         })
     }
 
-    fn pages_of(&self, found: &Found, reader: Option<&dyn StateReader>) -> Result<Vec<Page>, ServiceError> {
+    pub(super) fn pages_of(&self, found: &Found, reader: Option<&dyn StateReader>) -> Result<Vec<Page>, ServiceError> {
         let mut pages = Vec::new();
         for at in &found.stored {
             let part = self.parts.get(*at as usize).copied().unwrap_or(0);
@@ -302,7 +380,7 @@ impl Selected {
     }
 }
 
-fn wire_page(page: Page) -> WirePage {
+pub(super) fn wire_page(page: Page) -> WirePage {
     WirePage {
         coding: u32::from(page.coding.tag()),
         count: page.count,

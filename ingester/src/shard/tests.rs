@@ -1,6 +1,7 @@
 //! The shard's promises: what was acknowledged is readable, equal logs give equal shards, a restored shard is the one
 //! that was flushed.
 
+mod counting;
 mod hand_over;
 mod random_log;
 

@@ -64,6 +64,36 @@ impl fmt::Display for General {
     }
 }
 
+/// Appends a number as [`Json`] shows it.
+pub fn push_json(out: &mut String, value: f64) {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    // Whole numbers, which most are, need no search for the shortest digits.
+    if value.abs() < EXACT && value.trunc() == value {
+        if value.is_sign_negative() {
+            out.push('-');
+        }
+        push_integer(out, value.abs() as u64);
+    } else {
+        // Writing to a String cannot fail.
+        let _ = fmt::Write::write_fmt(out, format_args!("{}", Json(value)));
+    }
+}
+
+/// Appends the digits of a number.
+pub fn push_integer(out: &mut String, mut number: u64) {
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or("0"));
+}
+
 /// A fixed number of digits after the point: Go's `%.6f`.
 #[must_use]
 pub fn fixed(value: f64, digits: usize) -> String {
@@ -73,6 +103,40 @@ pub fn fixed(value: f64, digits: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn appending_is_the_same_as_showing() {
+        let whole = [
+            0.0,
+            -0.0,
+            1.0,
+            -7.0,
+            10.0,
+            123_456_789.0,
+            9_007_199_254_740_991.0,
+            -9_007_199_254_740_992.0,
+            1e20,
+            1e21,
+        ];
+        let others = [
+            0.1,
+            -2.5,
+            1e-7,
+            123.456,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::MIN_POSITIVE,
+        ];
+        for value in whole.into_iter().chain(others) {
+            let mut text = String::new();
+            push_json(&mut text, value);
+            assert_eq!(text, Json(value).to_string());
+        }
+        let mut text = String::new();
+        push_integer(&mut text, u64::MAX);
+        assert_eq!(text, u64::MAX.to_string());
+    }
 
     #[test]
     fn numbers_look_as_in_go() {

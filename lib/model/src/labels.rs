@@ -95,6 +95,30 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
+/// A pair of a set as it is in the canonical bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RawPair<'a> {
+    pub name: &'a [u8],
+    /// Name and value with their lengths.
+    pub bytes: &'a [u8],
+}
+
+/// The pairs of a set, by name.
+#[derive(Clone)]
+pub struct RawPairs<'a>(&'a [u8]);
+
+impl<'a> Iterator for RawPairs<'a> {
+    type Item = RawPair<'a>;
+
+    fn next(&mut self) -> Option<RawPair<'a>> {
+        let (name, rest) = split_text(self.0)?;
+        let (_, rest) = split_text(rest)?;
+        let (bytes, _) = self.0.split_at(self.0.len() - rest.len());
+        self.0 = rest;
+        Some(RawPair { name, bytes })
+    }
+}
+
 impl<'a> LabelsRef<'a> {
     /// Takes bytes that are known to be canonical.
     #[must_use]
@@ -140,6 +164,11 @@ impl<'a> LabelsRef<'a> {
     #[must_use]
     pub fn iter(self) -> Pairs<'a> {
         Pairs(self.0)
+    }
+
+    #[must_use]
+    pub fn raw_pairs(self) -> RawPairs<'a> {
+        RawPairs(self.0)
     }
 
     /// The value of a label; none where it is absent.

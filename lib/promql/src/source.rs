@@ -210,6 +210,17 @@ pub trait SeriesSource {
     fn fragment(&self, _id: usize, _fragment: &Fragment) -> Result<Option<FragmentAnswer<'_>>, SourceError> {
         Ok(None)
     }
+
+    /// How many of the request's series have a newest sample, up to its end, that is no stale marker: for each set of
+    /// values of the labels `by` (ascending by labels, none with no series). None where the source had better give the
+    /// series.
+    ///
+    /// # Errors
+    /// When the series cannot be had.
+    fn count(&self, request: &SelectRequest, by: &[String]) -> Result<Option<Vec<(Labels, u64)>>, SourceError> {
+        let _ = (request, by);
+        Ok(None)
+    }
 }
 
 /// An iterator over series that are in memory already.

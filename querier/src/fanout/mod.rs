@@ -6,6 +6,7 @@
 //! lead to a fresh view and a new plan, before anything was given out.
 
 mod blocks;
+mod count;
 mod labels;
 mod open;
 mod plan;

@@ -177,16 +177,15 @@ impl Fanout {
         }
     }
 
-    async fn open_shard(
+    pub(super) fn shard_request(
         &self,
         scope: &Scope,
         selection: &Selection,
         shard: ShardId,
         view: v1::View,
-    ) -> Result<Option<Source>, Replan> {
-        let name = shard_name(shard, selection.start_ms, selection.end_ms);
+    ) -> v1::SelectRequest {
         let limits = scope.limits();
-        let request = v1::SelectRequest {
+        v1::SelectRequest {
             tenant: self.tenant.to_string(),
             shard: shard.0,
             matchers: super::wire_matchers(&selection.matchers),
@@ -196,7 +195,19 @@ impl Fanout {
             max_samples: limits.max_samples,
             max_bytes: at_once(limits.max_bytes, scope.memory()),
             labels_only: selection.labels_only,
-        };
+            counting: None,
+        }
+    }
+
+    async fn open_shard(
+        &self,
+        scope: &Scope,
+        selection: &Selection,
+        shard: ShardId,
+        view: v1::View,
+    ) -> Result<Option<Source>, Replan> {
+        let name = shard_name(shard, selection.start_ms, selection.end_ms);
+        let request = self.shard_request(scope, selection, shard, view);
         let opened = within(OPEN_TIMEOUT, async {
             let stream = of_shard(self.shards.select(request).await?);
             Source::open(name.clone(), stream, scope.memory()).await

@@ -22,6 +22,8 @@ pub struct Selection {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FanoutPlan {
     pub catalogue_revision: u64,
+    /// How many epochs the range touches: in one a series is in one shard.
+    pub epochs: usize,
     /// Each shard with the parts whose samples are taken from blocks, ascending.
     pub shards: BTreeMap<ShardId, Vec<u64>>,
     /// Blocks with samples in the range, by shard and first part: of two samples of one series and time the one in the
@@ -33,9 +35,11 @@ impl FanoutPlan {
     /// Plans `selection` in `state`.
     #[must_use]
     pub fn new(state: &v1::MetaState, tenant: &TenantId, selection: &Selection) -> Self {
+        let epochs = epochs(state, selection);
         let mut plan = Self {
             catalogue_revision: state.catalogue_revision,
-            shards: shards(state, tenant, selection)
+            epochs: epochs.len(),
+            shards: shards(&epochs, tenant, selection)
                 .into_iter()
                 .map(|shard| (shard, Vec::new()))
                 .collect(),
@@ -64,17 +68,25 @@ impl FanoutPlan {
     }
 }
 
-/// The shards that own samples of the selection: those of every epoch in its range, narrowed to one where the matchers
-/// fix all placement labels.
-fn shards(state: &v1::MetaState, tenant: &TenantId, selection: &Selection) -> BTreeSet<ShardId> {
-    let mut found = BTreeSet::new();
+/// The epochs in a selection's range.
+fn epochs<'s>(state: &'s v1::MetaState, selection: &Selection) -> Vec<&'s v1::PlacementEpoch> {
+    let mut found = Vec::new();
     for (i, epoch) in state.epochs.iter().enumerate() {
         // The first epoch owns what is before it too.
         let from_ms = if i == 0 { i64::MIN } else { epoch.from_ms };
         let next_from_ms = state.epochs.get(i + 1).map(|next| next.from_ms);
-        if from_ms > selection.end_ms || next_from_ms.is_some_and(|next| next <= selection.start_ms) {
-            continue;
+        if from_ms <= selection.end_ms && next_from_ms.is_none_or(|next| next > selection.start_ms) {
+            found.push(epoch);
         }
+    }
+    found
+}
+
+/// The shards that own samples of the selection: those of every epoch in its range, narrowed to one where the matchers
+/// fix all placement labels.
+fn shards(epochs: &[&v1::PlacementEpoch], tenant: &TenantId, selection: &Selection) -> BTreeSet<ShardId> {
+    let mut found = BTreeSet::new();
+    for epoch in epochs {
         match single_owner(epoch, tenant, &selection.matchers) {
             Some(shard) => drop(found.insert(shard)),
             None => found.extend(epoch.shards.iter().copied().map(ShardId)),

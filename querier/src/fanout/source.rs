@@ -5,6 +5,7 @@ use super::stream::MergedSeries;
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use gnomon_cluster::layers::TraceContext;
+use gnomon_model::Labels;
 use gnomon_promql::{Reserved, SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -58,8 +59,9 @@ impl Fetched {
             streams: Vec::new(),
         };
         let streams = requests.iter().enumerate().map(|(at, request)| {
-            let ahead = (at < FETCHED_AHEAD).then(|| fetched.fetch(request));
-            Mutex::new(ahead)
+            // What is most likely counted only is not fetched before it is asked for.
+            let early = at < FETCHED_AHEAD && !is_counted(request);
+            Mutex::new(early.then(|| fetched.fetch(request)))
         });
         fetched.streams = streams.collect();
         fetched
@@ -67,12 +69,7 @@ impl Fetched {
 
     fn fetch(&self, request: &SelectRequest) -> mpsc::Receiver<Item> {
         let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
-        let selection = Selection {
-            matchers: request.matchers.clone(),
-            start_ms: request.start_ms,
-            end_ms: request.end_ms,
-            labels_only: false,
-        };
+        let selection = selection(request);
         let (fanout, scope) = (Arc::clone(&self.fanout), Arc::clone(&self.scope));
         self.runtime.spawn(TraceContext::carried(async move {
             let work = pump(&fanout, &scope, &selection, &sender);
@@ -93,6 +90,21 @@ impl Fetched {
         let taken = slot.and_then(|slot| slot.lock().take());
         taken.unwrap_or_else(|| self.fetch(request))
     }
+}
+
+fn selection(request: &SelectRequest) -> Selection {
+    Selection {
+        matchers: request.matchers.clone(),
+        start_ms: request.start_ms,
+        end_ms: request.end_ms,
+        labels_only: false,
+    }
+}
+
+/// Whether a request is for counting series at one instant.
+fn is_counted(request: &SelectRequest) -> bool {
+    let hints = &request.hints;
+    matches!(hints.func, "count" | "group") && hints.by && hints.step_ms == 0 && hints.range_ms == 0
 }
 
 async fn pump(
@@ -176,6 +188,27 @@ impl SeriesSource for Fetched {
             end_ms: request.end_ms,
             ended: false,
         }))
+    }
+
+    fn count(&self, request: &SelectRequest, by: &[String]) -> Result<Option<Vec<(Labels, u64)>>, SourceError> {
+        if !is_counted(request) {
+            return Ok(None);
+        }
+        let selection = selection(request);
+        let counted = self.runtime.block_on(TraceContext::carried(async {
+            tokio::select! {
+                counts = self.fanout.count(&self.scope, &selection, by) => counts.map(Some),
+                () = self.scope.token.cancelled() => Ok(None),
+            }
+        }));
+        match counted {
+            Ok(Some(counts)) => Ok(counts.map(|counts| counts.into_iter().collect())),
+            Ok(None) => Err(SourceError("the query has ended".to_owned())),
+            Err(error) => {
+                self.scope.fail(error.clone());
+                Err(SourceError(error.message))
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn of_shard(batches: SelectStream) -> SeriesStream {
     batches.map(move |batch| batch.and_then(series)).boxed()
 }
 
-fn series_from_wire(series: v1::Series) -> Result<SeriesPages, ServiceError> {
+pub(super) fn series_from_wire(series: v1::Series) -> Result<SeriesPages, ServiceError> {
     let labels = LabelsRef::checked(&series.labels).map_err(|e| ServiceError::Internal(e.to_string()))?;
     let page = |page: v1::Page| Page::parse(page.data).map_err(|e| ServiceError::Internal(e.to_string()));
     Ok(SeriesPages {

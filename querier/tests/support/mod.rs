@@ -150,7 +150,12 @@ impl ShardReadService for Shards {
             .filter(|(labels, _)| matches(&request.matchers, labels));
         let mut batches: Vec<_> = wanted
             .map(wire)
-            .map(|s| Ok(v1::SelectBatch { series: vec![s] }))
+            .map(|s| {
+                Ok(v1::SelectBatch {
+                    series: vec![s],
+                    ..v1::SelectBatch::default()
+                })
+            })
             .collect();
         if let Some(after) = fail_after {
             batches.truncate(after);

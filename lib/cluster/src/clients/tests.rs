@@ -278,7 +278,10 @@ impl ShardReadService for ShardNode {
                 labels: vec![i].into(),
                 pages: vec![],
             };
-            Ok(SelectBatch { series: vec![series] })
+            Ok(SelectBatch {
+                series: vec![series],
+                ..SelectBatch::default()
+            })
         });
         let end = Err(ServiceError::LimitExceeded("3 series are enough".into()));
         Ok(futures::stream::iter(batches.chain([end]).collect::<Vec<_>>()).boxed())

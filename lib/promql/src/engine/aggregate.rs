@@ -2,6 +2,7 @@
 //! step at once (topk, quantile, …) collect them.
 
 mod cells;
+mod counted;
 mod exact;
 mod fold;
 mod rank;
@@ -10,11 +11,11 @@ mod values;
 pub(crate) use cells::{Aggregation, Cells};
 pub(crate) use fold::Folded;
 
-use super::column::{Column, retained};
+use super::column::{Column, write_retained};
 use super::context::{Evaluated, Exec, Sink};
 use crate::ast::AggregateOp;
 use crate::plan::Node;
-use gnomon_model::{Labels, METRIC_NAME};
+use gnomon_model::{Labels, LabelsRef, METRIC_NAME};
 use hashbrown::HashMap;
 
 /// `by (…)`, `without (…)`.
@@ -25,17 +26,24 @@ pub(crate) struct Grouping<'n> {
 }
 
 impl Grouping<'_> {
-    /// The labels of the group that a series belongs to.
-    fn key(&self, labels: &Labels) -> Labels {
+    /// Appends the labels of the group that a series belongs to, in canonical bytes.
+    fn write_key(&self, labels: &Labels, out: &mut Vec<u8>) {
         if !self.without && self.labels.is_empty() {
-            return Labels::empty();
+            return;
         }
         let listed = |name: &str| self.labels.iter().any(|label| label == name);
         if self.without {
-            retained(labels, |name| !super::column::is_metadata(name) && !listed(name))
+            write_retained(labels, |name| !super::column::is_metadata(name) && !listed(name), out);
         } else {
-            retained(labels, listed)
+            write_retained(labels, listed, out);
         }
+    }
+
+    /// The labels of the group that a series belongs to.
+    fn key(&self, labels: &Labels) -> Labels {
+        let mut bytes = Vec::new();
+        self.write_key(labels, &mut bytes);
+        LabelsRef::from_canonical(&bytes).to_owned()
     }
 
     /// Whether a group can have the metric's name.
@@ -52,17 +60,21 @@ struct Groups {
     drop_name: Vec<bool>,
     /// Labels of each group's first series, where they are looked at.
     origins: Vec<Labels>,
+    /// Of the series that is looked at.
+    bytes: Vec<u8>,
 }
 
 impl Groups {
     fn number(&mut self, grouping: Grouping<'_>, column: &Column, origin: Option<Labels>) -> usize {
-        let key = grouping.key(&column.labels);
+        self.bytes.clear();
+        grouping.write_key(&column.labels, &mut self.bytes);
         let drop_name = column.drop_name && grouping.keeps_name();
-        if let Some(at) = self.at.get(&key) {
+        if let Some(at) = self.at.get(self.bytes.as_slice()) {
             // One element that is to lose its name makes the group lose it.
             self.drop_name[*at] |= drop_name;
             return *at;
         }
+        let key = LabelsRef::from_canonical(&self.bytes).to_owned();
         let at = self.labels.len();
         self.at.insert(key.clone(), at);
         self.labels.push(key);
@@ -94,6 +106,7 @@ impl Exec<'_> {
             (AggregateOp::LimitRatio, Some(param)) => {
                 self.limit_ratio(node, input, &self.scalar(param)?, param.span, sink)
             }
+            _ if self.counted(op, input, grouping, sink)? => Ok(()),
             _ => self.fold(node, op, input, grouping, sink),
         }
     }

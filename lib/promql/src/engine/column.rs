@@ -2,7 +2,6 @@
 
 use crate::limits::EvalError;
 use gnomon_model::histogram::FloatHistogram;
-use gnomon_model::labels::put_uvarint;
 use gnomon_model::{Labels, LabelsRef, METRIC_NAME};
 use hashbrown::HashMap;
 use std::sync::Arc;
@@ -144,15 +143,19 @@ pub(crate) fn is_metadata(name: &str) -> bool {
     matches!(name, METRIC_NAME | "__type__" | "__unit__")
 }
 
+/// Appends the labels whose names are wanted, in canonical bytes.
+pub(crate) fn write_retained(labels: &Labels, keep: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
+    for pair in labels.as_ref().raw_pairs() {
+        if std::str::from_utf8(pair.name).is_ok_and(&keep) {
+            out.extend_from_slice(pair.bytes);
+        }
+    }
+}
+
 /// The labels whose names are wanted.
 pub(crate) fn retained(labels: &Labels, keep: impl Fn(&str) -> bool) -> Labels {
     let mut bytes = Vec::with_capacity(labels.as_bytes().len());
-    for (name, value) in labels.iter().filter(|(name, _)| keep(name)) {
-        for text in [name, value] {
-            put_uvarint(&mut bytes, text.len() as u64);
-            bytes.extend_from_slice(text.as_bytes());
-        }
-    }
+    write_retained(labels, keep, &mut bytes);
     LabelsRef::from_canonical(&bytes).to_owned()
 }
 

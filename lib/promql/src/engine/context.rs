@@ -488,14 +488,7 @@ fn in_hand_bytes(node: &Node) -> u64 {
 /// Whether columns of the node can become equal by losing their names.
 pub(crate) fn may_collide(node: &Node, plan: &Plan) -> bool {
     match &node.kind {
-        NodeKind::Select { request, .. } => {
-            let exact = |m: &gnomon_model::Matcher| {
-                m.name() == gnomon_model::METRIC_NAME && m.op() == gnomon_model::MatchOp::Equal
-            };
-            plan.selectors()
-                .get(*request)
-                .is_none_or(|request| !request.matchers.iter().any(exact))
-        }
+        NodeKind::Select { request, .. } => names_may_differ(*request, plan),
         NodeKind::Invariant(inner)
         | NodeKind::Shared { input: inner, .. }
         | NodeKind::Fragment { input: inner, .. } => may_collide(inner, plan),
@@ -507,4 +500,13 @@ pub(crate) fn may_collide(node: &Node, plan: &Plan) -> bool {
         }
         _ => true,
     }
+}
+
+/// Whether a request's series can have different names.
+pub(crate) fn names_may_differ(request: usize, plan: &Plan) -> bool {
+    let exact =
+        |m: &gnomon_model::Matcher| m.name() == gnomon_model::METRIC_NAME && m.op() == gnomon_model::MatchOp::Equal;
+    plan.selectors()
+        .get(request)
+        .is_none_or(|request| !request.matchers.iter().any(exact))
 }

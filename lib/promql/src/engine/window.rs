@@ -1,6 +1,7 @@
 //! Functions over ranges: each series is taken through all steps with two moving ends.
 
 pub(crate) mod extended;
+mod floats;
 pub(crate) mod moving;
 pub(crate) mod over_time;
 pub(crate) mod rate;
@@ -14,9 +15,10 @@ use super::select::Points;
 use crate::ast::Span;
 use crate::functions::FunctionId;
 use crate::limits::{CancelFlag, EvalError};
-use crate::plan::{Extended, Node, NodeKind, Window};
-use gnomon_model::Labels;
+use crate::plan::{Extended, Node, NodeKind, Window, WindowInput};
+use floats::Simple;
 use gnomon_model::histogram::FloatHistogram;
+use gnomon_model::{Labels, METRIC_NAME};
 use hashbrown::HashSet;
 use moving::{Extreme, Falls, Moving};
 use std::sync::Arc;
@@ -146,11 +148,17 @@ impl Exec<'_> {
         }
         let first_span = args.first().map_or(node.span, |arg| arg.span);
         let keeps_name = matches!(func, FunctionId::LastOverTime | FunctionId::FirstOverTime);
+        let simple = Simple::of(func);
+        let may_collide = match &window.input {
+            WindowInput::Request(request) => super::context::names_may_differ(*request, self.plan),
+            WindowInput::Subquery(_) => true,
+        };
         let mut seen: HashSet<Labels> = HashSet::new();
         let mut held = self.hold(0)?;
         self.each_points(window, &mut |points| {
             let call = RangeCall {
                 how,
+                simple,
                 counter: matches!(func, FunctionId::Rate | FunctionId::Increase),
                 window,
                 scalars: &scalars,
@@ -167,7 +175,8 @@ impl Exec<'_> {
                 return Ok(());
             }
             self.note_non_counter(func, &column, points.labels.metric_name(), arg.span);
-            if !self.delayed() && func != FunctionId::AbsentOverTime {
+            let differs = || !may_collide && lost_name_only(&points.labels, &column.labels);
+            if !self.delayed() && func != FunctionId::AbsentOverTime && !differs() {
                 held.add_bytes(column.labels.as_bytes().len() as u64 + SEEN_BYTES)?;
                 if !seen.insert(column.labels.clone()) {
                     return Err(same_labelset());
@@ -191,6 +200,12 @@ impl Exec<'_> {
     }
 
     fn range_column(&self, call: &RangeCall<'_>, points: &Points, node: &Node) -> Evaluated<Column> {
+        let starts = self.plan.params.use_start_times && !points.float_starts.is_empty();
+        if let Some(simple) = call.simple.filter(|_| !starts)
+            && let Some(column) = simple.column(call.window, points, node.grid, &|| self.check())?
+        {
+            return Ok(column);
+        }
         match call.how {
             How::Each(function) => self.each_range(call, function, points, node),
             How::Extreme(greatest) => self.extremes(call, greatest, points, node),
@@ -288,8 +303,18 @@ impl Exec<'_> {
     }
 }
 
+/// Whether labels are as they were but for the metric's name: those of one name differ by what is left.
+fn lost_name_only(before: &Labels, after: &Labels) -> bool {
+    let name = before
+        .as_ref()
+        .raw_pairs()
+        .find(|pair| pair.name == METRIC_NAME.as_bytes());
+    before.as_bytes().len() == after.as_bytes().len() + name.map_or(0, |pair| pair.bytes.len())
+}
+
 struct RangeCall<'a> {
     how: How,
+    simple: Option<Simple>,
     /// Whether falls are to be found.
     counter: bool,
     window: &'a Window,

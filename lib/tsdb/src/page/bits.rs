@@ -87,6 +87,22 @@ impl<'a> BitReader<'a> {
         Some(value)
     }
 
+    /// The next 56 bits and more, at the high end; none when fewer are left. Nothing is consumed.
+    #[inline]
+    pub(super) fn peek_many(&mut self) -> Option<u64> {
+        if self.left < 56 {
+            self.refill();
+        }
+        (self.left >= 56).then_some(self.loaded)
+    }
+
+    /// Consumes bits that were seen.
+    #[inline]
+    pub(super) fn skip(&mut self, width: u32) {
+        self.loaded <<= width;
+        self.left -= width.min(self.left);
+    }
+
     #[inline]
     pub(super) fn bit(&mut self) -> Option<bool> {
         self.take(1).map(|b| b == 1)

@@ -13,6 +13,8 @@
 //!                                 | 111 class:2 zigzag(difference): 6 | 12 | 20 | 54 bits
 //! ```
 
+mod quick;
+
 use super::bits::{BitReader, BitWriter, unzigzag, zigzag};
 use super::{AppendError, Coding, Header, MAX_PAGE_SAMPLES, Page, PageError};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
@@ -502,6 +504,7 @@ fn decode_all(bytes: &[u8], timestamps: &mut Vec<i64>, values: &mut Vec<f64>) ->
     out.sample(decoder.header.min_ts, decoder.first_value);
     while decoder.remaining > 0 {
         decoder.item(&mut out)?;
+        decoder.quick(&mut out);
     }
     decoder.check_end()
 }

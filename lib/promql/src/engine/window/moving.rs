@@ -7,14 +7,14 @@ use std::ops::Range;
 
 /// Two ends that only move forward.
 #[derive(Default)]
-struct Ends {
+pub(super) struct Ends {
     from: usize,
     to: usize,
 }
 
 impl Ends {
     /// Samples after `start`, up to `end`.
-    fn advance(&mut self, times: &[i64], start: i64, end: i64) -> Range<usize> {
+    pub(super) fn advance(&mut self, times: &[i64], start: i64, end: i64) -> Range<usize> {
         while times.get(self.to).is_some_and(|t| *t <= end) {
             self.to += 1;
         }

@@ -49,33 +49,20 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
     } else {
         return None;
     };
-    let (first, last) = (times[0], times[times.len() - 1]);
-    let mut sampled = last.saturating_sub(first) as f64 / 1000.0;
-    let between = sampled / (times.len() - 1).max(1) as f64;
-    // An end is taken to be covered if it is no further away than samples are from each other.
-    let threshold = between * 1.1;
-    let mut to_start = first.saturating_sub(view.start_ms) as f64 / 1000.0;
-    if to_start >= threshold {
-        to_start = between / 2.0;
-    }
-    if let Some(began_ms) = began_ms {
+    if began_ms.is_some() {
         // It was zero then, and nothing before.
         change += first_value;
-        sampled = last.saturating_sub(began_ms) as f64 / 1000.0;
-        to_start = 0.0;
     }
-    // A counter cannot have been below zero.
-    if counter && change > 0.0 && first_value >= 0.0 {
-        to_start = to_start.min(sampled * (first_value / change));
-    }
-    let mut to_end = view.end_ms.saturating_sub(last) as f64 / 1000.0;
-    if to_end >= threshold {
-        to_end = between / 2.0;
-    }
-    let mut factor = (sampled + to_start + to_end) / sampled;
-    if per_second {
-        factor /= view.range_ms as f64 / 1000.0;
-    }
+    let range = Sampled {
+        first_ms: times[0],
+        last_ms: times[times.len() - 1],
+        count: times.len(),
+        first_value,
+        change,
+        began_ms,
+    };
+    let seconds = per_second.then_some(view.range_ms as f64 / 1000.0);
+    let factor = range.factor(view.start_ms, view.end_ms, Rate { counter, seconds });
     match histogram {
         Some(mut histogram) => {
             histogram.scale(|v| v * factor);
@@ -90,6 +77,54 @@ fn began_within(view: &View<'_>) -> Option<i64> {
     let (first, began_ms) = (view.float_times.first()?, view.float_starts.first()?);
     let within = *began_ms != 0 && *began_ms > view.start_ms && began_ms < first;
     within.then_some(*began_ms)
+}
+
+/// What is made of a change.
+#[derive(Clone, Copy)]
+pub(super) struct Rate {
+    pub(super) counter: bool,
+    /// The width of the range, where the change per second is wanted.
+    pub(super) seconds: Option<f64>,
+}
+
+/// The samples of a range as far as extrapolation looks at them.
+pub(super) struct Sampled {
+    pub(super) first_ms: i64,
+    pub(super) last_ms: i64,
+    pub(super) count: usize,
+    pub(super) first_value: f64,
+    /// From first to last.
+    pub(super) change: f64,
+    /// When the counter began, where that is within the range; there are two samples at least otherwise.
+    pub(super) began_ms: Option<i64>,
+}
+
+impl Sampled {
+    /// What the change is to be multiplied by, for a range from `start_ms` to `end_ms`.
+    pub(super) fn factor(&self, start_ms: i64, end_ms: i64, rate: Rate) -> f64 {
+        let mut sampled = self.last_ms.saturating_sub(self.first_ms) as f64 / 1000.0;
+        let between = sampled / (self.count - 1).max(1) as f64;
+        // An end is taken to be covered if it is no further away than samples are from each other.
+        let threshold = between * 1.1;
+        let mut to_start = self.first_ms.saturating_sub(start_ms) as f64 / 1000.0;
+        if to_start >= threshold {
+            to_start = between / 2.0;
+        }
+        if let Some(began_ms) = self.began_ms {
+            sampled = self.last_ms.saturating_sub(began_ms) as f64 / 1000.0;
+            to_start = 0.0;
+        }
+        // A counter cannot have been below zero.
+        if rate.counter && self.change > 0.0 && self.first_value >= 0.0 {
+            to_start = to_start.min(sampled * (self.first_value / self.change));
+        }
+        let mut to_end = end_ms.saturating_sub(self.last_ms) as f64 / 1000.0;
+        if to_end >= threshold {
+            to_end = between / 2.0;
+        }
+        let factor = (sampled + to_start + to_end) / sampled;
+        rate.seconds.map_or(factor, |seconds| factor / seconds)
+    }
 }
 
 fn float_change(view: &View<'_>, counter: bool) -> f64 {
