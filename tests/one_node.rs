@@ -6,6 +6,8 @@ mod harness;
 mod api;
 #[path = "one_node/config.rs"]
 mod config;
+#[path = "one_node/counting.rs"]
+mod counting;
 #[path = "one_node/disk.rs"]
 mod disk;
 #[path = "one_node/failures.rs"]

@@ -22,7 +22,7 @@ pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use targets::{OpenTick, Target, Verdict};
 pub(crate) use value::Value;
 pub use window::BadPage;
-pub(crate) use window::{WindowPages, merge_pages};
+pub(crate) use window::{OpenPage, WindowPages, merge_pages};
 
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};

@@ -2,9 +2,11 @@
 //! order since.
 
 use super::value::Value;
+use bytes::Bytes;
 use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
 use gnomon_tsdb::page::{AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageSamples};
+use std::ops::Range;
 
 /// A page is closed at this many samples, so that what is flushed again and again stays small.
 const PAGE_SAMPLES: usize = 240;
@@ -50,6 +52,31 @@ pub(crate) struct WindowPages {
     pub(crate) dirty: bool,
     /// Whether pages that are durable are not the window's any more.
     rewritten: bool,
+}
+
+/// A page of floats as it is just now, in bytes that many share.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenPage {
+    count: u32,
+    min_ts: i64,
+    max_ts: i64,
+    bytes: Range<usize>,
+}
+
+impl OpenPage {
+    pub(crate) fn page(&self, shared: &Bytes) -> Page {
+        Page {
+            coding: Coding::Float,
+            count: self.count,
+            min_ts: self.min_ts,
+            max_ts: self.max_ts,
+            bytes: shared.slice(self.bytes.clone()),
+        }
+    }
+
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// Pages of a window that cannot be read, or a sample that its page did not take: damage, or a defect.
@@ -301,6 +328,40 @@ impl WindowPages {
             pages.extend(self.open.page());
         }
         Ok(pages)
+    }
+
+    /// As [`Self::pages`]; the page that grows is appended to `bytes` if it is one of floats, and comes back apart.
+    pub(crate) fn write_pages(
+        &self,
+        start_ms: i64,
+        end_ms: i64,
+        pages: &mut Vec<Page>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Option<OpenPage>, BadPage> {
+        let Open::Float(open) = &self.open else {
+            pages.extend(self.pages(start_ms, end_ms)?);
+            return Ok(None);
+        };
+        if self.has_late() {
+            pages.extend(self.pages(start_ms, end_ms)?);
+            return Ok(None);
+        }
+        let closed = self.rest.iter().flat_map(|rest| &rest.closed);
+        pages.extend(closed.filter(|p| p.overlaps(start_ms, end_ms)).cloned());
+        let (Some(min_ts), Some(max_ts)) = (open.first_ts(), open.last_ts()) else {
+            return Ok(None);
+        };
+        if max_ts < start_ms || end_ms < min_ts {
+            return Ok(None);
+        }
+        let from = bytes.len();
+        open.write_to(bytes);
+        Ok(Some(OpenPage {
+            count: open.len() as u32,
+            min_ts,
+            max_ts,
+            bytes: from..bytes.len(),
+        }))
     }
 
     /// Whether the newest sample is a stale marker; none where it is a histogram, whose page would have to be read.

@@ -46,8 +46,9 @@ impl ShardMachine {
             }
             Ok::<_, ServiceError>((grouped(head, &live, by), unknown))
         })?;
+        selected.share();
         for (group, found) in unknown {
-            if self.has_sample(&selected, &found)? {
+            if self.has_sample(&selected, found)? {
                 *counts.entry(group).or_default() += 1;
             }
         }
@@ -56,7 +57,7 @@ impl ShardMachine {
     }
 
     /// Whether the newest sample of the range is no stale marker.
-    fn has_sample(&self, selected: &Selected, found: &Found) -> Result<bool, ServiceError> {
+    fn has_sample(&self, selected: &Selected, found: Found) -> Result<bool, ServiceError> {
         let pages = selected.pages_of(found, self.reader().as_deref())?;
         for page in pages.iter().rev() {
             if let Some(stale) = newest_is_stale(page, selected.start_ms, selected.end_ms)? {

@@ -6,7 +6,8 @@
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{Head, Ordinal, SealedPart, merge_pages};
+use crate::head::{BadPage, Head, OpenPage, Ordinal, SealedPart, merge_pages};
+use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::{LabelsRef, MatchOp, Matcher, SeriesRef, TenantId};
 use gnomon_proto::ServiceError;
@@ -14,6 +15,7 @@ use gnomon_proto::v1::label_matcher::Op;
 use gnomon_proto::v1::{LabelMatcher, Page as WirePage, SelectBatch, SelectRequest, Series, View};
 use gnomon_tsdb::page::Page;
 use roaring::RoaringBitmap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A batch of the stream is closed once it has so many bytes.
@@ -91,17 +93,14 @@ impl Head {
 /// A series on its way out.
 pub(super) struct Found {
     reference: SeriesRef,
-    labels: Vec<u8>,
+    /// Within the selection's bytes.
+    labels: Range<usize>,
     /// By part number ascending, the open windows last: that is the order of the log.
     pages: Vec<Page>,
+    /// After those.
+    open: Option<OpenPage>,
     /// Which of the durable parts have pages of it, as positions in the selection's list.
     stored: Vec<u32>,
-}
-
-impl Found {
-    fn labels(&self) -> LabelsRef<'_> {
-        LabelsRef::from_canonical(&self.labels)
-    }
 }
 
 /// One selection at one applied index.
@@ -116,6 +115,10 @@ pub(crate) struct Selected {
     /// Numbers of durable parts that are read, ascending.
     parts: Vec<u64>,
     series: std::vec::IntoIter<Found>,
+    /// Labels and pages that grow, of all series: written here one after the other,
+    written: Vec<u8>,
+    /// and shared from here once all are.
+    bytes: Bytes,
 }
 
 impl ShardMachine {
@@ -208,6 +211,8 @@ impl Selected {
             samples: 0,
             parts: Vec::new(),
             series: Vec::new().into_iter(),
+            written: Vec::new(),
+            bytes: Bytes::new(),
         }
     }
 
@@ -225,8 +230,16 @@ impl Selected {
     /// By labels; needs no lock.
     fn sort(&mut self) {
         let mut series: Vec<_> = std::mem::take(&mut self.series).collect();
-        series.sort_unstable_by(|a, b| a.labels().cmp(&b.labels()));
+        let written = &self.written;
+        // Series that came together mostly are in order already.
+        series.sort_by(|a, b| labels_in(written, a).cmp(&labels_in(written, b)));
         self.series = series.into_iter();
+        self.share();
+    }
+
+    /// All is written.
+    pub(super) fn share(&mut self) {
+        self.bytes = std::mem::take(&mut self.written).into();
     }
 
     /// Whether the rest is few series, all in memory.
@@ -252,6 +265,7 @@ impl Selected {
             };
             bytes += (found.labels.len() + size_of::<Found>()) as u64;
             bytes += found.pages.iter().map(|p| p.bytes.len() as u64).sum::<u64>();
+            bytes += found.open.as_ref().map_or(0, OpenPage::len_bytes) as u64;
             if bytes > max_bytes {
                 return Err(ServiceError::LimitExceeded(format!(
                     "the selection has more than {max_bytes} bytes in the head: narrow its matchers or its range"
@@ -264,7 +278,7 @@ impl Selected {
     }
 
     pub(super) fn series_of(
-        &self,
+        &mut self,
         head: &Head,
         ordinal: Ordinal,
         parts: &[&SealedPart],
@@ -274,8 +288,9 @@ impl Selected {
         };
         let mut found = Found {
             reference: series.reference,
-            labels: Vec::new(),
+            labels: 0..0,
             pages: Vec::new(),
+            open: None,
             stored: Vec::new(),
         };
         for part in parts.iter().filter(|p| p.members.contains(ordinal)) {
@@ -289,20 +304,26 @@ impl Selected {
                 found.stored.push(at as u32);
             }
         }
-        for window in &series.windows {
-            let pages = window.pages(self.start_ms, self.end_ms);
-            found
-                .pages
-                .extend(pages.map_err(|e| ServiceError::Internal(e.to_string()))?);
+        let internal = |e: BadPage| ServiceError::Internal(e.to_string());
+        if let Some((last, before)) = series.windows.split_last() {
+            for window in before {
+                let pages = window.pages(self.start_ms, self.end_ms).map_err(internal)?;
+                found.pages.extend(pages);
+            }
+            let open = last.write_pages(self.start_ms, self.end_ms, &mut found.pages, &mut self.written);
+            found.open = open.map_err(internal)?;
         }
-        if found.pages.is_empty() && found.stored.is_empty() {
+        let in_memory = found.open.is_some() || !found.pages.is_empty();
+        if !in_memory && found.stored.is_empty() {
             return Ok(None);
         }
-        if self.labels_only && !found.pages.is_empty() {
+        if self.labels_only && in_memory {
             found.stored.clear();
-            found.pages.truncate(1);
+            found.pages.truncate(usize::from(found.open.is_none()));
         }
-        head.write_labels(ordinal, &mut found.labels);
+        let from = self.written.len();
+        head.write_labels(ordinal, &mut self.written);
+        found.labels = from..self.written.len();
         Ok(Some(found))
     }
 
@@ -316,7 +337,8 @@ impl Selected {
             && let Some(found) = self.series.next()
         {
             read_parts |= !found.stored.is_empty();
-            let pages = self.pages_of(&found, reader.as_deref())?;
+            let labels = self.bytes.slice(found.labels.clone());
+            let pages = self.pages_of(found, reader.as_deref())?;
             if pages.is_empty() {
                 continue;
             }
@@ -332,11 +354,8 @@ impl Selected {
             } else {
                 pages.into_iter().map(wire_page).collect()
             };
-            bytes += found.labels.len() + pages.iter().map(|p| p.data.len() + 32).sum::<usize>();
-            batch.series.push(Series {
-                labels: found.labels.into(),
-                pages,
-            });
+            bytes += labels.len() + pages.iter().map(|p| p.data.len() + 32).sum::<usize>();
+            batch.series.push(Series { labels, pages });
         }
         if read_parts {
             self.check_parts(machine)?;
@@ -359,7 +378,7 @@ impl Selected {
         })
     }
 
-    pub(super) fn pages_of(&self, found: &Found, reader: Option<&dyn StateReader>) -> Result<Vec<Page>, ServiceError> {
+    pub(super) fn pages_of(&self, found: Found, reader: Option<&dyn StateReader>) -> Result<Vec<Page>, ServiceError> {
         let mut pages = Vec::new();
         for at in &found.stored {
             let part = self.parts.get(*at as usize).copied().unwrap_or(0);
@@ -375,9 +394,18 @@ impl Selected {
             }
         }
         // Parts that are still in memory are newer than those in the store, open windows newer than both.
-        pages.extend_from_slice(&found.pages);
+        if pages.is_empty() {
+            pages = found.pages;
+        } else {
+            pages.extend(found.pages);
+        }
+        pages.extend(found.open.map(|open| open.page(&self.bytes)));
         merge_pages(pages).map_err(|e| ServiceError::Internal(e.to_string()))
     }
+}
+
+fn labels_in<'b>(bytes: &'b [u8], found: &Found) -> LabelsRef<'b> {
+    LabelsRef::from_canonical(&bytes[found.labels.clone()])
 }
 
 pub(super) fn wire_page(page: Page) -> WirePage {

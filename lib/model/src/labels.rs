@@ -133,13 +133,15 @@ impl<'a> LabelsRef<'a> {
     pub fn checked(bytes: &'a [u8]) -> Result<Self, BadLabels> {
         let mut rest = bytes;
         let mut last: Option<&[u8]> = None;
+        // Lengths are in there too, so that this is no more than a short cut.
+        let is_ascii = bytes.is_ascii();
         while !rest.is_empty() {
             let (name, after) = split_text(rest).ok_or(BadLabels::Truncated)?;
             let (value, after) = split_text(after).ok_or(BadLabels::Truncated)?;
             if name.is_empty() || value.is_empty() {
                 return Err(BadLabels::Empty);
             }
-            if std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err() {
+            if !is_ascii && (std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err()) {
                 return Err(BadLabels::NotUtf8);
             }
             if last.is_some_and(|last| last >= name) {
@@ -253,7 +255,13 @@ impl Ord for LabelsRef<'_> {
             left = rest;
             right = &right[pair_len..];
         }
-        Pairs(left).cmp(Pairs(right))
+        // Texts are ordered by their bytes.
+        match (split_text(left), split_text(right)) {
+            (Some((a, left)), Some((b, right))) if a == b => split_text(left)
+                .map(|(value, _)| value)
+                .cmp(&split_text(right).map(|(value, _)| value)),
+            (a, b) => a.map(|(name, _)| name).cmp(&b.map(|(name, _)| name)),
+        }
     }
 }
 

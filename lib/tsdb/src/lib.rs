@@ -7,7 +7,7 @@ pub mod merge;
 pub mod page;
 
 pub use block::{
-    BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, IndexCache, MemorySink,
+    BlockCache, BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, MemorySink,
     Selection, UploadSink,
 };
 pub use bucket::{Bucket, BucketError, Created};

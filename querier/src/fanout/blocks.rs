@@ -6,15 +6,15 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::Matcher;
 use gnomon_proto::{ServiceError, v1};
-use gnomon_tsdb::{BlockError, BlockReader, IndexCache};
+use gnomon_tsdb::{BlockCache, BlockError, BlockReader};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Bytes of indexes that are kept for each byte of readers.
-const INDEX_SHARE: usize = 2;
+/// Bytes of indexes that are kept for each byte of readers, and as many of pages.
+const CACHE_SHARE: usize = 2;
 
 /// What a querier asks of blocks. `NotFound` says that the block's object is gone.
 #[async_trait]
@@ -31,11 +31,11 @@ pub trait BlockReads: Send + Sync + 'static {
     ) -> Result<Vec<String>, ServiceError>;
 }
 
-/// Blocks in an object store. Readers stay open and parts of indexes are kept, within bounds of memory; those not used
+/// Blocks in an object store. Readers stay open, and parts of indexes and of pages are kept, within bounds of memory; those not used
 /// for longest go first.
 pub struct StoredBlocks {
     store: Arc<dyn ObjectStore>,
-    index: Arc<IndexCache>,
+    cached: Arc<BlockCache>,
     cache: Mutex<Cache>,
 }
 
@@ -85,12 +85,13 @@ impl Cache {
 }
 
 impl StoredBlocks {
-    /// Keeps readers of at most about `cache_bytes`, one at least, and about twice as much of their indexes.
+    /// Keeps readers of at most about `cache_bytes`, one at least, and about twice as much of their indexes
+    /// and of their pages each.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, cache_bytes: usize) -> Self {
         Self {
             store,
-            index: Arc::new(IndexCache::new(cache_bytes * INDEX_SHARE)),
+            cached: Arc::new(BlockCache::new(cache_bytes * CACHE_SHARE, cache_bytes * CACHE_SHARE)),
             cache: Mutex::new(Cache {
                 readers: HashMap::new(),
                 max_bytes: cache_bytes,
@@ -106,7 +107,7 @@ impl StoredBlocks {
         }
         let path = Path::parse(&block.path)
             .map_err(|e| ServiceError::Internal(format!("path {:?} of block {}: {e}", block.path, block.id)))?;
-        let reader = BlockReader::open_cached(Arc::clone(&self.store), path, &self.index)
+        let reader = BlockReader::open_cached(Arc::clone(&self.store), path, &self.cached)
             .await
             .map_err(service_error)?;
         let reader = Arc::new(reader);

@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 /// Batches between a task and the engine, per selector: so many are decoded at the same time.
 const BATCHES_IN_FLIGHT: usize = 4;
 /// A batch is closed at so many series, or so many samples.
-const BATCH_SERIES: usize = 128;
+const BATCH_SERIES: usize = 1024;
 const BATCH_SAMPLES: u64 = 64 << 10;
 /// Fewer samples than this are decoded by the engine's thread: handing them over would take longer.
 const FEW_SAMPLES: u64 = 4 << 10;

@@ -145,19 +145,20 @@ impl Merge {
     }
 
     /// Enters sources (ascending) at their next series.
-    fn gather(&mut self, advanced: Vec<usize>) {
-        let mut groups: Vec<Equal> = Vec::with_capacity(1);
-        for at in advanced {
-            let Some(next) = &self.sources[at].next else { continue };
-            match groups.iter_mut().find(|group| group.labels == next.labels) {
-                Some(group) => group.sources.push(at),
-                None => groups.push(Equal {
-                    labels: next.labels.clone(),
-                    sources: vec![at],
-                }),
+    fn gather(&mut self, mut advanced: Vec<usize>) {
+        advanced.retain(|at| self.sources[*at].next.is_some());
+        while let Some(next) = advanced.first().and_then(|at| self.sources[*at].next.as_ref()) {
+            let labels = next.labels.clone();
+            let equal = |at: &usize| self.sources[*at].next.as_ref().is_some_and(|n| n.labels == labels);
+            if advanced.iter().all(equal) {
+                let sources = advanced;
+                self.heap.push(Reverse(Equal { labels, sources }));
+                return;
             }
+            let (sources, others) = advanced.into_iter().partition(equal);
+            advanced = others;
+            self.heap.push(Reverse(Equal { labels, sources }));
         }
-        self.heap.extend(groups.into_iter().map(Reverse));
     }
 
     /// The next series; none at the end. Labels strictly ascend.

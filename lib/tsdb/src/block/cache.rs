@@ -1,8 +1,9 @@
-//! Parts of indexes as they are after reading, checking and decompressing, kept for the next query: within a bound of
-//! memory for all blocks together.
+//! What was read of blocks, kept for the next query, within bounds of memory for all blocks together: parts of indexes
+//! as they are after checking and decompressing, and stretches of pages as they are in the object.
 
 use super::layout::PageAt;
 use super::postings::Entry;
+use bytes::Bytes;
 use gnomon_model::Labels;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
@@ -46,9 +47,11 @@ impl SeriesPart {
     }
 }
 
-/// One part of an index.
+/// One part of a block.
 #[derive(Clone, Debug)]
 pub(super) enum Part {
+    /// Bytes of the section of pages.
+    Stretch(Bytes),
     Series(Arc<SeriesPart>),
     Values(Arc<Vec<Entry>>),
     Postings(Arc<RoaringBitmap>),
@@ -57,6 +60,7 @@ pub(super) enum Part {
 impl Part {
     fn bytes(&self) -> usize {
         match self {
+            Self::Stretch(bytes) => bytes.len(),
             Self::Series(part) => part.bytes(),
             Self::Values(entries) => entries.iter().map(Entry::memory_bytes).sum(),
             Self::Postings(set) => set.serialized_size() + 64,
@@ -80,27 +84,39 @@ struct Inner {
     uses: u64,
 }
 
-/// Keeps parts of at most so many bytes; those not used for longest go first.
-pub struct IndexCache {
+/// Parts of one kind.
+struct Shelf {
     inner: Mutex<Inner>,
     max_bytes: usize,
+}
+
+/// Keeps parts within bounds; those not used for longest go first.
+pub struct BlockCache {
+    index: Shelf,
+    pages: Shelf,
     readers: AtomicU64,
 }
 
-impl std::fmt::Debug for IndexCache {
+impl std::fmt::Debug for BlockCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IndexCache")
-            .field("max_bytes", &self.max_bytes)
+        f.debug_struct("BlockCache")
+            .field("index_bytes", &self.index.max_bytes)
+            .field("page_bytes", &self.pages.max_bytes)
             .finish_non_exhaustive()
     }
 }
 
-impl IndexCache {
+impl BlockCache {
+    /// Keeps about so many bytes of indexes, and so many of pages.
     #[must_use]
-    pub fn new(max_bytes: usize) -> Self {
-        Self {
+    pub fn new(index_bytes: usize, page_bytes: usize) -> Self {
+        let shelf = |max_bytes| Shelf {
             inner: Mutex::default(),
             max_bytes,
+        };
+        Self {
+            index: shelf(index_bytes),
+            pages: shelf(page_bytes),
             readers: AtomicU64::new(0),
         }
     }
@@ -108,7 +124,7 @@ impl IndexCache {
     /// Memory held, in bytes (an estimate).
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.inner.lock().bytes
+        self.index.inner.lock().bytes + self.pages.inner.lock().bytes
     }
 
     /// A number that no other reader has.
@@ -116,7 +132,34 @@ impl IndexCache {
         self.readers.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn get(&self, reader: u64, offset: u64) -> Option<Part> {
+    pub(super) fn part(&self, reader: u64, offset: u64) -> Option<Part> {
+        self.index.get(reader, offset)
+    }
+
+    pub(super) fn keep_part(&self, reader: u64, offset: u64, part: &Part) {
+        self.index.insert(reader, offset, part);
+    }
+
+    pub(super) fn stretch(&self, reader: u64, offset: u64) -> Option<Bytes> {
+        match self.pages.get(reader, offset) {
+            Some(Part::Stretch(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    pub(super) fn keep_stretch(&self, reader: u64, offset: u64, bytes: &Bytes) {
+        self.pages.insert(reader, offset, &Part::Stretch(bytes.clone()));
+    }
+
+    /// Lets go what a reader has, which is closed.
+    pub(super) fn remove(&self, reader: u64) {
+        self.index.remove(reader);
+        self.pages.remove(reader);
+    }
+}
+
+impl Shelf {
+    fn get(&self, reader: u64, offset: u64) -> Option<Part> {
         let mut inner = self.inner.lock();
         inner.uses += 1;
         let uses = inner.uses;
@@ -125,7 +168,7 @@ impl IndexCache {
         Some(kept.part.clone())
     }
 
-    pub(super) fn insert(&self, reader: u64, offset: u64, part: &Part) {
+    fn insert(&self, reader: u64, offset: u64, part: &Part) {
         let bytes = part.bytes() + size_of::<Kept>() + size_of::<Key>();
         if bytes > self.max_bytes / 8 {
             return;
@@ -146,8 +189,7 @@ impl IndexCache {
         }
     }
 
-    /// Lets go what a reader has, which is closed.
-    pub(super) fn remove(&self, reader: u64) {
+    fn remove(&self, reader: u64) {
         let mut inner = self.inner.lock();
         let mut freed = 0;
         inner.parts.retain(|(of, _), kept| {
@@ -184,28 +226,31 @@ mod tests {
 
     #[test]
     fn what_was_not_used_for_longest_goes_first() {
-        let cache = IndexCache::new(16 << 10);
+        let cache = BlockCache::new(16 << 10, 1 << 10);
         let mut at = 0;
-        while cache.bytes() < 12 << 10 {
-            cache.insert(1, at, &part(100));
+        while cache.part(1, 1).is_some() || at < 2 {
+            cache.keep_part(1, at, &part(100));
             at += 1;
-        }
-        assert!(cache.get(1, 0).is_some());
-        while cache.get(1, 1).is_some() {
-            // Looking keeps it, so it is inserted until the bound is passed and the oldest go.
-            for _ in 0..20 {
-                cache.insert(1, at, &part(100));
+            // The first is used again and again, the second is not looked at until the others press.
+            assert!(cache.part(1, 0).is_some());
+            while at > 1 && cache.bytes() < 15 << 10 {
+                cache.keep_part(1, at, &part(100));
                 at += 1;
             }
-            if cache.get(1, 2).is_none() {
-                break;
+            for _ in 0..40 {
+                cache.keep_part(1, at, &part(100));
+                assert!(cache.part(1, 0).is_some());
+                at += 1;
             }
         }
         assert!(cache.bytes() <= 16 << 10);
-        assert!(cache.get(1, at - 1).is_some());
+        assert!(cache.part(1, at - 1).is_some());
+        cache.keep_stretch(1, 0, &Bytes::from_static(&[7; 100]));
+        assert_eq!(cache.stretch(1, 0).map(|bytes| bytes.len()), Some(100));
+        assert!(cache.stretch(2, 0).is_none());
         cache.remove(1);
         assert_eq!(cache.bytes(), 0);
-        cache.insert(2, 0, &part(20_000));
-        assert!(cache.get(2, 0).is_none(), "too large to be kept");
+        cache.keep_part(2, 0, &part(20_000));
+        assert!(cache.part(2, 0).is_none(), "too large to be kept");
     }
 }

@@ -17,7 +17,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use cache::IndexCache;
+pub use cache::BlockCache;
 pub use meta::{BlockMeta, BlockStats};
 pub use reader::BlockReader;
 pub use select::Selection;

@@ -1,6 +1,6 @@
 //! Opening a block, and reading its parts by range.
 
-use super::cache::{IndexCache, Part};
+use super::cache::{BlockCache, Part};
 use super::layout::{Footer, Section, SeriesChunk, ValueTable, read_series_table};
 use super::{BlockError, BlockMeta, FORMAT_VERSION, bloom};
 use bytes::Bytes;
@@ -17,6 +17,8 @@ const TAIL_BYTES: u64 = 128 << 10;
 pub(super) const COALESCE_GAP_BYTES: u64 = 64 << 10;
 /// Ranges are not joined beyond this length.
 const COALESCE_MAX_BYTES: u64 = 4 << 20;
+/// Pages are kept in stretches of this length.
+const STRETCH_BYTES: u64 = 64 << 10;
 /// Requests of one reader call under way at a time.
 const CONCURRENT_READS: usize = 4;
 
@@ -31,7 +33,7 @@ pub struct BlockReader {
     pub(super) values: ValueTable,
     filter: Bytes,
     /// Where parts of the index are kept between calls, and the reader's number there.
-    cache: Option<(Arc<IndexCache>, u64)>,
+    cache: Option<(Arc<BlockCache>, u64)>,
 }
 
 impl Drop for BlockReader {
@@ -43,14 +45,14 @@ impl Drop for BlockReader {
 }
 
 impl BlockReader {
-    /// As [`Self::open`]; parts of the index that are read are kept in `cache`.
+    /// As [`Self::open`]; what is read is kept in `cache`.
     ///
     /// # Errors
     /// When the object cannot be read, is damaged, or is of a newer version.
     pub async fn open_cached(
         store: Arc<dyn ObjectStore>,
         path: Path,
-        cache: &Arc<IndexCache>,
+        cache: &Arc<BlockCache>,
     ) -> Result<Self, BlockError> {
         let mut reader = Self::open(store, path).await?;
         reader.cache = Some((Arc::clone(cache), cache.next_reader()));
@@ -178,12 +180,12 @@ impl BlockReader {
     /// What is kept of the part of the index at `offset`.
     pub(super) fn kept(&self, offset: u64) -> Option<Part> {
         let (cache, number) = self.cache.as_ref()?;
-        cache.get(*number, offset)
+        cache.part(*number, offset)
     }
 
     pub(super) fn keep(&self, offset: u64, part: &Part) {
         if let Some((cache, number)) = &self.cache {
-            cache.insert(*number, offset, part);
+            cache.keep_part(*number, offset, part);
         }
     }
 
@@ -212,6 +214,65 @@ impl BlockReader {
         }
         Ok(out)
     }
+}
+
+impl BlockReader {
+    /// As [`Self::fetch`], of pages: whole stretches are read, and kept.
+    pub(super) async fn fetch_pages(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BlockError> {
+        let Some((cache, number)) = &self.cache else {
+            return self.fetch(ranges).await;
+        };
+        let mut stretches: Vec<(u64, Option<Bytes>)> = Vec::new();
+        for range in ranges {
+            let first = range.start / STRETCH_BYTES * STRETCH_BYTES;
+            let known = stretches.last().map_or(first, |(last, _)| last + STRETCH_BYTES);
+            for begin in (first.max(known)..range.end).step_by(STRETCH_BYTES as usize) {
+                stretches.push((begin, cache.stretch(*number, begin)));
+            }
+        }
+        let missing = stretches.iter_mut().filter(|(_, bytes)| bytes.is_none());
+        let (missing, wanted): (Vec<_>, Vec<_>) = missing
+            .map(|(begin, bytes)| {
+                let range = *begin..(*begin + STRETCH_BYTES).min(self.footer.file_len);
+                (bytes, range)
+            })
+            .unzip();
+        for ((slot, range), read) in missing.into_iter().zip(&wanted).zip(self.fetch(&wanted).await?) {
+            // A copy of its own: what was read may be part of something larger.
+            let bytes = Bytes::copy_from_slice(&read);
+            cache.keep_stretch(*number, range.start, &bytes);
+            *slot = Some(bytes);
+        }
+        let mut out = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            out.push(cut(&stretches, range).ok_or_else(|| self.damaged("ranges are not ascending"))?);
+        }
+        Ok(out)
+    }
+}
+
+/// The bytes of a range, out of ascending stretches that hold it.
+fn cut(stretches: &[(u64, Option<Bytes>)], range: &Range<u64>) -> Option<Bytes> {
+    let at = stretches
+        .partition_point(|(begin, _)| *begin <= range.start)
+        .checked_sub(1)?;
+    let part = |(begin, bytes): &(u64, Option<Bytes>)| {
+        let bytes = bytes.as_ref()?;
+        let from = range.start.saturating_sub(*begin) as usize;
+        let to = ((range.end - begin) as usize).min(bytes.len());
+        (from <= to).then(|| bytes.slice(from..to))
+    };
+    let first = part(&stretches[at])?;
+    let len = (range.end - range.start) as usize;
+    if first.len() == len {
+        return Some(first);
+    }
+    let mut whole = Vec::with_capacity(len);
+    whole.extend_from_slice(&first);
+    for stretch in stretches[at + 1..].iter().take_while(|(begin, _)| *begin < range.end) {
+        whole.extend_from_slice(&part(stretch)?);
+    }
+    (whole.len() == len).then(|| whole.into())
 }
 
 /// Joins ascending ranges that are close.

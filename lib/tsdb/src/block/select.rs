@@ -285,7 +285,7 @@ impl Selection {
                 break;
             }
         }
-        let mut bytes = self.reader.fetch(&ranges).await?.into_iter();
+        let mut bytes = self.reader.fetch_pages(&ranges).await?.into_iter();
         for (labels, directory) in self.planned.drain(..count) {
             let mut pages = Vec::with_capacity(directory.len());
             for (at, bytes) in directory.iter().zip(bytes.by_ref()) {

@@ -87,13 +87,14 @@ impl<'a> BitReader<'a> {
         Some(value)
     }
 
-    /// The next 56 bits and more, at the high end; none when fewer are left. Nothing is consumed.
+    /// Bits at the high end, the next `width` (at most 56) of which are there; none when fewer are left. Nothing is
+    /// consumed.
     #[inline]
-    pub(super) fn peek_many(&mut self) -> Option<u64> {
-        if self.left < 56 {
+    pub(super) fn peek(&mut self, width: u32) -> Option<u64> {
+        if self.left < width {
             self.refill();
         }
-        (self.left >= 56).then_some(self.loaded)
+        (self.left >= width).then_some(self.loaded)
     }
 
     /// Consumes bits that were seen.

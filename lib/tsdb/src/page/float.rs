@@ -320,24 +320,31 @@ impl Output for NoSamples {
     fn run(&mut self, _: i64, _: i64, _: u64, _: u32) {}
 }
 
+/// Room for the samples of a page, filled from the front.
 struct Columns<'a> {
-    timestamps: &'a mut Vec<i64>,
-    values: &'a mut Vec<f64>,
+    timestamps: &'a mut [i64],
+    values: &'a mut [f64],
+    filled: usize,
 }
 
 impl Output for Columns<'_> {
     #[inline]
     fn sample(&mut self, ts: i64, value: u64) {
-        self.timestamps.push(ts);
-        self.values.push(f64::from_bits(value));
+        // A page that has more samples than it says ends with an error before.
+        if let (Some(time), Some(slot)) = (self.timestamps.get_mut(self.filled), self.values.get_mut(self.filled)) {
+            (*time, *slot) = (ts, f64::from_bits(value));
+            self.filled += 1;
+        }
     }
 
     #[inline]
     fn run(&mut self, after_ts: i64, delta: i64, value: u64, length: u32) {
-        let length = length as usize;
-        self.timestamps
-            .extend((1..=length as i64).map(|i| after_ts.wrapping_add(i.wrapping_mul(delta))));
-        self.values.resize(self.values.len() + length, f64::from_bits(value));
+        let end = (self.filled + length as usize).min(self.values.len());
+        self.values[self.filled..end].fill(f64::from_bits(value));
+        for (time, i) in self.timestamps[self.filled..end].iter_mut().zip(1..) {
+            *time = after_ts.wrapping_add(delta.wrapping_mul(i));
+        }
+        self.filled = end;
     }
 }
 
@@ -498,9 +505,15 @@ pub(super) fn decode_into(bytes: &[u8], timestamps: &mut Vec<i64>, values: &mut 
 
 fn decode_all(bytes: &[u8], timestamps: &mut Vec<i64>, values: &mut Vec<f64>) -> Result<(), PageError> {
     let mut decoder = Decoder::new(bytes)?;
-    timestamps.reserve(decoder.header.count as usize);
-    values.reserve(decoder.header.count as usize);
-    let mut out = Columns { timestamps, values };
+    let count = decoder.header.count as usize;
+    let (from, values_from) = (timestamps.len(), values.len());
+    timestamps.resize(from + count, 0);
+    values.resize(values_from + count, 0.0);
+    let mut out = Columns {
+        timestamps: &mut timestamps[from..],
+        values: &mut values[values_from..],
+        filled: 0,
+    };
     out.sample(decoder.header.min_ts, decoder.first_value);
     while decoder.remaining > 0 {
         decoder.item(&mut out)?;

@@ -109,6 +109,15 @@ fn changes(window: &Window, points: &Points, grid: Grid, counter: bool, per_seco
         counter,
         seconds: per_second.then_some(window.range_ms as f64 / 1000.0),
     };
+    let mut last_sampled = Sampled {
+        first_ms: 0,
+        last_ms: 1,
+        count: 2,
+        start_ms: 0,
+        end_ms: 1,
+        began_ms: None,
+    };
+    let mut spacing = last_sampled.spacing();
     for i in 0..grid.n {
         let end_ms = window.shift.apply(grid.time(i));
         let start_ms = end_ms.saturating_sub(window.range_ms);
@@ -123,14 +132,18 @@ fn changes(window: &Window, points: &Points, grid: Grid, counter: bool, per_seco
             change += before;
         }
         let sampled = Sampled {
-            first_ms: times[first],
-            last_ms: times[last],
+            first_ms: times[first].saturating_sub(start_ms),
+            last_ms: times[last].saturating_sub(start_ms),
             count,
-            first_value: floats[first],
-            change,
+            start_ms: 0,
+            end_ms: end_ms.saturating_sub(start_ms),
             began_ms: None,
         };
-        column.set_float(i, change * sampled.factor(start_ms, end_ms, rate));
+        // Where steps are multiples of the interval between samples, they lie in every range alike.
+        if sampled != last_sampled {
+            (last_sampled, spacing) = (sampled, sampled.spacing());
+        }
+        column.set_float(i, change * spacing.factor(floats[first], change, rate));
     }
     column
 }

@@ -80,6 +80,9 @@ pub(crate) fn began_anew([before_ms, now_ms]: [i64; 2], [start_before_ms, start_
     valid && (start_ms > before_ms || is_delta)
 }
 
+/// Samples that are looked at together.
+const STRETCH: usize = 64;
+
 /// Where a counter fell: so that a long range need not be gone through again at every step.
 #[derive(Default)]
 pub(crate) struct Falls {
@@ -95,16 +98,23 @@ impl Falls {
     pub(crate) fn of(values: &[f64], times: &[i64], starts: &[i64]) -> Self {
         let began_anew =
             |at: usize| !starts.is_empty() && began_anew([times[at - 1], times[at]], [starts[at - 1], starts[at]]);
-        let (at, from) = (1usize..)
-            .zip(values.windows(2))
-            .filter(|(at, pair)| pair[1] < pair[0] || began_anew(*at))
-            .map(|(at, pair)| (at as i64, pair[0]))
-            .unzip();
-        Self {
-            at,
-            from,
-            ends: Ends::default(),
+        let mut falls = Self::default();
+        // Most stretches have none: those are passed over many samples at a time.
+        for begin in (1..values.len()).step_by(STRETCH) {
+            let end = (begin + STRETCH).min(values.len());
+            let (before, after) = (&values[begin - 1..end - 1], &values[begin..end]);
+            let fell = before.iter().zip(after).fold(false, |fell, (a, b)| fell | (b < a));
+            if !fell && starts.is_empty() {
+                continue;
+            }
+            for at in begin..end {
+                if values[at] < values[at - 1] || began_anew(at) {
+                    falls.at.push(at as i64);
+                    falls.from.push(values[at - 1]);
+                }
+            }
         }
+        falls
     }
 
     /// The values from which the counter fell between samples of a range, in order. Ranges must not move back.

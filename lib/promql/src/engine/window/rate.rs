@@ -57,12 +57,12 @@ fn extrapolated(view: &View<'_>, counter: bool, per_second: bool) -> Option<Out>
         first_ms: times[0],
         last_ms: times[times.len() - 1],
         count: times.len(),
-        first_value,
-        change,
+        start_ms: view.start_ms,
+        end_ms: view.end_ms,
         began_ms,
     };
     let seconds = per_second.then_some(view.range_ms as f64 / 1000.0);
-    let factor = range.factor(view.start_ms, view.end_ms, Rate { counter, seconds });
+    let factor = range.spacing().factor(first_value, change, Rate { counter, seconds });
     match histogram {
         Some(mut histogram) => {
             histogram.scale(|v| v * factor);
@@ -87,26 +87,34 @@ pub(super) struct Rate {
     pub(super) seconds: Option<f64>,
 }
 
-/// The samples of a range as far as extrapolation looks at them.
+/// Where the samples of a range lie in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sampled {
     pub(super) first_ms: i64,
     pub(super) last_ms: i64,
     pub(super) count: usize,
-    pub(super) first_value: f64,
-    /// From first to last.
-    pub(super) change: f64,
+    /// Of the range.
+    pub(super) start_ms: i64,
+    pub(super) end_ms: i64,
     /// When the counter began, where that is within the range; there are two samples at least otherwise.
     pub(super) began_ms: Option<i64>,
 }
 
+/// What extrapolation goes by, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spacing {
+    sampled: f64,
+    to_start: f64,
+    to_end: f64,
+}
+
 impl Sampled {
-    /// What the change is to be multiplied by, for a range from `start_ms` to `end_ms`.
-    pub(super) fn factor(&self, start_ms: i64, end_ms: i64, rate: Rate) -> f64 {
+    pub(super) fn spacing(&self) -> Spacing {
         let mut sampled = self.last_ms.saturating_sub(self.first_ms) as f64 / 1000.0;
         let between = sampled / (self.count - 1).max(1) as f64;
         // An end is taken to be covered if it is no further away than samples are from each other.
         let threshold = between * 1.1;
-        let mut to_start = self.first_ms.saturating_sub(start_ms) as f64 / 1000.0;
+        let mut to_start = self.first_ms.saturating_sub(self.start_ms) as f64 / 1000.0;
         if to_start >= threshold {
             to_start = between / 2.0;
         }
@@ -114,13 +122,29 @@ impl Sampled {
             sampled = self.last_ms.saturating_sub(began_ms) as f64 / 1000.0;
             to_start = 0.0;
         }
-        // A counter cannot have been below zero.
-        if rate.counter && self.change > 0.0 && self.first_value >= 0.0 {
-            to_start = to_start.min(sampled * (self.first_value / self.change));
-        }
-        let mut to_end = end_ms.saturating_sub(self.last_ms) as f64 / 1000.0;
+        let mut to_end = self.end_ms.saturating_sub(self.last_ms) as f64 / 1000.0;
         if to_end >= threshold {
             to_end = between / 2.0;
+        }
+        Spacing {
+            sampled,
+            to_start,
+            to_end,
+        }
+    }
+}
+
+impl Spacing {
+    /// What a change from `first_value` on is to be multiplied by.
+    pub(super) fn factor(&self, first_value: f64, change: f64, rate: Rate) -> f64 {
+        let Self {
+            sampled,
+            mut to_start,
+            to_end,
+        } = *self;
+        // A counter cannot have been below zero.
+        if rate.counter && change > 0.0 && first_value >= 0.0 {
+            to_start = to_start.min(sampled * (first_value / change));
         }
         let factor = (sampled + to_start + to_end) / sampled;
         rate.seconds.map_or(factor, |seconds| factor / seconds)
