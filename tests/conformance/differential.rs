@@ -82,7 +82,7 @@ async fn random_queries_are_answered_as_prometheus_does() {
         number("GNOMON_DIFFERENTIAL", QUERIES as u64),
         number("GNOMON_SEED", SEED),
     );
-    let mut store = Store::new();
+    let mut store = Store::new(false);
     write(&mut store, &reference.http, seed).await;
     println!("differential: seed {seed}, {count} queries, each instant and range");
     let counts = run(&store, &reference.http, seed, count).await;

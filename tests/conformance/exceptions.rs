@@ -158,7 +158,7 @@ async fn what_is_excepted_is_so() {
     };
     let folder = tempfile::tempdir().expect("temp folder");
     let reference = Prometheus::for_remote_write(&program, folder.path()).await;
-    let store = Store::new();
+    let store = Store::new(false);
     let body = remote::body(data());
     store.write(body.clone()).await.expect("gnomon takes it");
     let (code, text) = remote::send(&reference.http, body).await.expect("Prometheus is there");

@@ -197,7 +197,7 @@ async fn regular_expressions_mean_what_they_mean_to_prometheus() {
     let reference = Prometheus::for_remote_write(&program, folder.path()).await;
     let (expressions, texts) = table();
     assert!(expressions.len() >= 200, "{} expressions", expressions.len());
-    let store = Store::new();
+    let store = Store::new(false);
     let body = remote::body(series(&texts));
     store.write(body.clone()).await.expect("gnomon takes it");
     let (code, text) = remote::send(&reference.http, body).await.expect("Prometheus is there");

@@ -132,7 +132,13 @@ fn write_options() -> WriteOptions {
     }
 }
 
-fn api(meta: &Arc<Meta>, shards: Arc<Shards>, bucket: Arc<InMemory>, clock: Arc<dyn Clock>) -> axum::Router {
+fn api(
+    meta: &Arc<Meta>,
+    shards: Arc<Shards>,
+    bucket: Arc<InMemory>,
+    clock: Arc<dyn Clock>,
+    delayed_name_removal: bool,
+) -> axum::Router {
     let state = ApiState {
         clock,
         registry: prometheus::Registry::new(),
@@ -147,7 +153,7 @@ fn api(meta: &Arc<Meta>, shards: Arc<Shards>, bucket: Arc<InMemory>, clock: Arc<
         node: Arc::new(Ready),
         query: QueryOptions {
             language: ParseOptions::everything(),
-            delayed_name_removal: true,
+            delayed_name_removal,
             ..QueryOptions::default()
         },
         web: WebOptions::default(),
@@ -165,7 +171,8 @@ fn api(meta: &Arc<Meta>, shards: Arc<Shards>, bucket: Arc<InMemory>, clock: Arc<
 }
 
 impl Store {
-    pub(crate) fn new() -> Self {
+    /// With or without the feature `promql-delayed-name-removal`; all that is experimental in the language is on.
+    pub(crate) fn new(delayed_name_removal: bool) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(TimestampMs(NOW_MS)));
         let registry = prometheus::Registry::new();
         let metrics = IngesterMetrics::register(&registry).expect("metrics");
@@ -200,7 +207,7 @@ impl Store {
         let router = Router::new(options, watched, Arc::new(Writers(shards.clone())), &registry).expect("a router");
         let write = RemoteWrite::new(Arc::new(router), RemoteWriteOptions::default(), &metrics, clock.clone());
         Self {
-            api: api(&meta, shards, bucket, clock),
+            api: api(&meta, shards, bucket, clock, delayed_name_removal),
             meta,
             duties,
             write,

@@ -1,5 +1,5 @@
 //! Scripts on a [`Store`]: what they load is written as samples, about half of it flushed to blocks, and queries go
-//! through the HTTP API.
+//! through the HTTP API. Names are removed late, as upstream does it where it runs scripts.
 
 use crate::answers::{self, seconds};
 use crate::harness::client::encode;
@@ -83,7 +83,7 @@ impl WholePath {
     pub(crate) fn new(threads: Handle) -> Self {
         Self {
             threads,
-            store: Store::new(),
+            store: Store::new(true),
             loads: 0,
             done: Done::default(),
         }
@@ -112,7 +112,7 @@ impl WholePath {
 
 impl Subject for WholePath {
     fn clear(&mut self) -> Result<(), String> {
-        self.store = Store::new();
+        self.store = Store::new(true);
         self.loads = 0;
         Ok(())
     }

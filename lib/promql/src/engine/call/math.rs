@@ -35,6 +35,21 @@ fn sign(value: f64) -> f64 {
     }
 }
 
+/// Beyond this Go halves the exponential function, which is infinite a little earlier than these are.
+const FAR: f64 = 21.0;
+
+fn sinh(v: f64) -> f64 {
+    if v.abs() > FAR {
+        (v.abs().exp() * 0.5).copysign(v)
+    } else {
+        v.sinh()
+    }
+}
+
+fn cosh(v: f64) -> f64 {
+    if v.abs() > FAR { v.abs().exp() * 0.5 } else { v.cosh() }
+}
+
 pub(super) fn simple(func: F) -> Option<fn(f64) -> f64> {
     Some(match func {
         F::Abs => f64::abs,
@@ -51,8 +66,8 @@ pub(super) fn simple(func: F) -> Option<fn(f64) -> f64> {
         F::Asin => f64::asin,
         F::Acos => f64::acos,
         F::Atan => f64::atan,
-        F::Sinh => f64::sinh,
-        F::Cosh => f64::cosh,
+        F::Sinh => sinh,
+        F::Cosh => cosh,
         F::Tanh => f64::tanh,
         F::Asinh => f64::asinh,
         F::Acosh => f64::acosh,
