@@ -50,6 +50,11 @@ const ROWS: &[(&str, &str, &str)] = &[
         "{} 6.005",
         "{} 6.005 7.205 8.405000000000001",
     ),
+    (
+        "one offset 0s",
+        "error: invalid parameter \"query\": 1:13: parse error: duration must be greater than 0",
+        "{__name__=\"one\"} 1",
+    ),
     ("timestamp(bent offset 100s @ 1704068050.5)", "", "{} 1704067700"),
     (
         "many == on () one",

@@ -178,7 +178,7 @@ impl Generator {
                 // Without `@`, which 2.42 does not hold still at the steps of a range.
                 let seconds = self.pick(&["0", "60", "-600", "3600"]);
                 let selector = if self.one_in(2) { self.gauge() } else { self.counter() };
-                let (width, offset) = (self.width(), self.random.random_range(0..600));
+                let (width, offset) = (self.width(), self.random.random_range(1..600));
                 format!("predict_linear({selector}[{width}] offset {offset}s, {seconds})")
             }
             _ => {
@@ -320,7 +320,7 @@ impl Generator {
                 let (selector, pinned) = (self.counter(), self.pinned());
                 let shift = match self.random.random_range(0..3) {
                     0 => String::new(),
-                    1 => format!(" offset {}s", self.random.random_range(-300..900)),
+                    1 => format!(" offset {}s", self.random.random_range(1..900)),
                     _ => format!(" @ {pinned}"),
                 };
                 format!("timestamp({selector}{shift})")
