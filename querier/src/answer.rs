@@ -8,10 +8,14 @@ use futures::StreamExt;
 use gnomon_promql::Reserved;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Chunks between the writer and the connection.
 const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// Answers that are written at the same time: each keeps a thread, and slow readers must not take all there are.
+static WRITERS: Semaphore = Semaphore::const_new(256);
 
 /// Writes `data`.
 pub(crate) type Write = Box<dyn FnOnce(&mut Json) -> Result<(), Gone> + Send>;
@@ -102,12 +106,20 @@ impl IntoResponse for Answer {
 fn in_chunks(write: Write) -> Body {
     let (sink, chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
     let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let mut out = Json::chunks(sink, runtime);
-        let written = write(&mut out).and_then(|()| out.finish());
-        if written.is_err() {
-            tracing::debug!("client went away, or stopped reading, before the answer was written");
+    tokio::spawn(async move {
+        // Closed never.
+        let place = WRITERS.acquire().await;
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut out = Json::chunks(sink, runtime);
+            let written = write(&mut out).and_then(|()| out.finish());
+            if written.is_err() {
+                tracing::debug!("client went away, or stopped reading, before the answer was written");
+            }
+        });
+        if let Err(panicked) = writing.await {
+            tracing::error!(%panicked, "an answer could not be written");
         }
+        drop(place);
     });
     let stream = ReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>);
     Body::from_stream(stream)

@@ -242,6 +242,22 @@ fn of_chunks(answer: &Answer, queries: usize) -> Vec<Read> {
     found
 }
 
+/// Says where two answers differ first.
+fn same(ours: &[Read], theirs: &[Read]) {
+    assert_eq!(ours.len(), theirs.len());
+    for (a, b) in ours.iter().zip(theirs) {
+        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+        for (labels, samples) in a {
+            let others = &b[labels];
+            let times = |of: &BTreeMap<i64, Value>| of.keys().copied().collect::<Vec<_>>();
+            assert_eq!(times(samples), times(others), "{labels}");
+            for (time, value) in samples {
+                assert_eq!(value, &others[time], "{labels} at {time}");
+            }
+        }
+    }
+}
+
 struct Both {
     gnomon: Node,
     prometheus: Prometheus,
@@ -305,13 +321,20 @@ async fn reads_are_answered_as_prometheus_answers_them() {
         let count = queries.len();
         let (ours, theirs) = (&both.gnomon.http, &both.prometheus.http);
         let samples = of_samples(&read(ours, queries.clone(), &[]).await);
-        assert_eq!(samples, of_samples(&read(theirs, queries.clone(), &[SAMPLES]).await));
+        // 2.42 leaves histograms with fractions out of samples, though not out of chunks.
+        let without_fractions = |mut of: Vec<Read>| {
+            of.iter_mut()
+                .for_each(|read| read.retain(|labels, _| !labels.contains("of=floats")));
+            of
+        };
+        let theirs_read = of_samples(&read(theirs, queries.clone(), &[SAMPLES]).await);
+        same(&without_fractions(samples.clone()), &without_fractions(theirs_read));
         let streamed = of_chunks(&read(ours, queries.clone(), &[STREAMED, SAMPLES]).await, count);
-        assert_eq!(
-            streamed,
-            of_chunks(&read(theirs, queries.clone(), &[STREAMED]).await, count)
+        same(
+            &streamed,
+            &of_chunks(&read(theirs, queries.clone(), &[STREAMED]).await, count),
         );
-        assert_eq!(samples, streamed);
+        same(&samples, &streamed);
     }
     let (ours, theirs) = (
         read(&both.gnomon.http, Vec::new(), &[9]).await,

@@ -29,18 +29,17 @@ impl Counted {
 }
 
 impl Exec<'_> {
-    /// Adds to a step of a node. What is the same at all steps is looked at for each of them; a subquery's own selectors
-    /// are looked at for the last one, as Prometheus has it.
+    /// Adds to a step of a node. What is the same at all steps is looked at for each of them; what a subquery's own
+    /// selectors find is counted by the ranges over it alone, as Prometheus has it.
     fn count(&self, grid: Grid, i: usize, queryable: u64, read: u64) {
         let Some(steps) = &self.counted.0 else { return };
         let mut steps = steps.borrow_mut();
-        let last = steps.len().saturating_sub(1);
         let places = if grid == self.plan.root.grid {
             i..i + 1
-        } else if grid.n == 1 {
+        } else if grid.n == 1 && steps.len() > 1 {
             0..steps.len()
         } else {
-            last..last + 1
+            return;
         };
         for step in steps.get_mut(places).into_iter().flatten() {
             step.queryable += queryable;
