@@ -32,7 +32,8 @@ fn scripts(dir: &Path) -> Vec<PathBuf> {
 fn run(dir: &Path, delayed: bool) -> (usize, usize) {
     let (mut passed, mut failed) = (0, 0);
     for path in scripts(dir) {
-        let report = run_on(&std::fs::read_to_string(&path).unwrap(), &mut EngineAlone::new(delayed));
+        let text = std::fs::read(&path).unwrap();
+        let report = run_on(&String::from_utf8_lossy(&text), &mut EngineAlone::new(delayed));
         for failure in &report.failures {
             println!("{}:{}: {}", path.display(), failure.line, failure.message);
         }
