@@ -52,7 +52,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     (
         "one offset 0s",
-        "error: invalid parameter \"query\": 1:13: parse error: duration must be greater than 0",
+        "error: invalid parameter \"query\": 1:12: parse error: duration must be greater than 0",
         "{__name__=\"one\"} 1",
     ),
     ("timestamp(bent offset 100s @ 1704068050.5)", "", "{} 1704067700"),

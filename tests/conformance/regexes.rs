@@ -195,7 +195,8 @@ async fn regular_expressions_mean_what_they_mean_to_prometheus() {
     };
     let folder = tempfile::tempdir().expect("temp folder");
     let reference = Prometheus::for_remote_write(&program, folder.path()).await;
-    let (expressions, texts) = table();
+    let (mut expressions, texts) = table();
+    expressions.retain(|expression| !EXCEPTED.contains(&expression.as_str()));
     assert!(expressions.len() >= 200, "{} expressions", expressions.len());
     let store = Store::new(false);
     let body = remote::body(series(&texts));
@@ -203,7 +204,7 @@ async fn regular_expressions_mean_what_they_mean_to_prometheus() {
     let (code, text) = remote::send(&reference.http, body).await.expect("Prometheus is there");
     assert!((200..300).contains(&code), "Prometheus: {code}: {text}");
     let mut differences = Vec::new();
-    for expression in expressions.iter().filter(|e| !EXCEPTED.contains(&e.as_str())) {
+    for expression in &expressions {
         let queries: [(&str, MakeQuery); 3] = [
             ("=~", |e| format!("probe{{text=~{e}}}")),
             ("!~", |e| format!("probe{{text!~{e}}}")),
@@ -218,7 +219,7 @@ async fn regular_expressions_mean_what_they_mean_to_prometheus() {
         }
     }
     println!(
-        "regular expressions: {} with {} texts each, {} differences",
+        "regular expressions: {} with {} texts each, three ways, {} differences",
         expressions.len(),
         texts.len(),
         differences.len()
