@@ -122,7 +122,7 @@ pub struct Settings {
     pub query_max_samples: u64,
     /// What one query may hold; none is half of the next.
     pub query_max_bytes: Option<u64>,
-    /// What all queries may hold; none is a quarter of the memory that the process may use.
+    /// What all queries may hold; none is an eighth of the memory that the process may use.
     pub query_max_total_bytes: Option<u64>,
     /// 0 is no limit.
     pub read_sample_limit: u64,

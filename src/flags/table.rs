@@ -459,7 +459,7 @@ const FLAGS: &[Flag] = &[
         "GNOMON_QUERY_MAX_TOTAL_BYTES",
         One("BYTES"),
         "",
-        "Memory that all queries together may hold; a quarter of what the process may use if empty.",
+        "Memory that all queries together may hold; an eighth of what the process may use if empty.",
     ),
     own(
         CLUSTER,

@@ -123,7 +123,9 @@ async fn traced(request: Request, next: Next) -> Response {
 const DEFAULT_QUERY_BYTES: u64 = 1 << 30;
 
 pub(super) fn query_memory(settings: &Settings) -> MemoryLimits {
-    let derived = || crate::memory::allowed_bytes().map_or(DEFAULT_QUERY_BYTES, |bytes| bytes / 4);
+    // The C library keeps some of what threads have freed: at the worst the process was seen to hold three times as much
+    // for queries as they may.
+    let derived = || crate::memory::allowed_bytes().map_or(DEFAULT_QUERY_BYTES, |bytes| bytes / 8);
     let total_bytes = settings.query_max_total_bytes.unwrap_or_else(derived);
     MemoryLimits {
         total_bytes,

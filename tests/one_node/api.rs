@@ -247,7 +247,7 @@ async fn samples_are_counted(both: &Both) {
     for query in [
         format!("query?query=temp&time={at_s}"),
         format!("query?query=temp[1m]&time={at_s}"),
-        format!("query?query=sum(requests_total)/count(temp)&time={at_s}"),
+        format!("query?query=sort(temp+or+requests_total)&time={at_s}"),
         format!("query?query=1&time={at_s}"),
         format!("query_range?query=temp&start={at_s}&end={}&step=10", at_s + 30),
         format!(

@@ -321,14 +321,14 @@ async fn reads_are_answered_as_prometheus_answers_them() {
         let count = queries.len();
         let (ours, theirs) = (&both.gnomon.http, &both.prometheus.http);
         let samples = of_samples(&read(ours, queries.clone(), &[]).await);
-        // 2.42 leaves histograms with fractions out of samples, though not out of chunks.
-        let without_fractions = |mut of: Vec<Read>| {
+        // 2.42 leaves native histograms out of samples, though not out of chunks.
+        let floats = |mut of: Vec<Read>| {
             of.iter_mut()
-                .for_each(|read| read.retain(|labels, _| !labels.contains("of=floats")));
+                .for_each(|read| read.retain(|labels, _| !labels.contains("__name__=h,")));
             of
         };
         let theirs_read = of_samples(&read(theirs, queries.clone(), &[SAMPLES]).await);
-        same(&without_fractions(samples.clone()), &without_fractions(theirs_read));
+        same(&floats(samples.clone()), &floats(theirs_read));
         let streamed = of_chunks(&read(ours, queries.clone(), &[STREAMED, SAMPLES]).await, count);
         same(
             &streamed,
