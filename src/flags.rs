@@ -6,7 +6,7 @@
 mod settings;
 mod table;
 
-pub use settings::{CheckConfig, CheckMetrics, Command, Roles, Settings, retention_text};
+pub use settings::{CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};
 
 use clap::builder::{Styles, ValueParser};
@@ -37,6 +37,11 @@ where
     match matches.subcommand() {
         Some(("check", check)) => Ok(Parsed {
             command: settings::check_command(check),
+            without_effect: Vec::new(),
+            values: BTreeMap::new(),
+        }),
+        Some(("query", query)) => Ok(Parsed {
+            command: settings::query_command(query),
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),
@@ -161,7 +166,8 @@ pub fn command() -> clap::Command {
         .styles(Styles::plain())
         .subcommand_required(false)
         .args_conflicts_with_subcommands(true)
-        .subcommand(settings::check());
+        .subcommand(settings::check())
+        .subcommand(settings::query());
     for flag in flags() {
         command = command.arg(argument(flag));
         if matches!(flag.takes, Takes::Nothing) {

@@ -9,6 +9,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod logging;
 pub mod memory;
+pub mod query;
 pub mod run;
 pub mod status;
 

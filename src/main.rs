@@ -1,7 +1,7 @@
 //! The `gnomon` binary: reads the command line and does what it says.
 
 use gnomon::flags::{self, Command};
-use gnomon::{check, lifecycle, logging, run};
+use gnomon::{check, lifecycle, logging, query, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     match parsed.command {
         Command::CheckConfig(ref what) => check::config(what),
         Command::CheckMetrics(ref what) => check::metrics(what),
+        Command::Query(ref what) => query::run(what),
         Command::Run(settings) => {
             let format = if settings.log_json {
                 logging::Format::Json

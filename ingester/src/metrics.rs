@@ -14,6 +14,7 @@ pub struct IngesterMetrics {
     pub(crate) append_errors: IntCounterVec,
     pub(crate) append_seconds: Histogram,
     pub(crate) selects: IntCounter,
+    pub(crate) evaluations: IntCounter,
     pub(crate) stale_views: IntCounter,
     pub(crate) series: IntGaugeVec,
     pub(crate) sealed_parts: IntGaugeVec,
@@ -103,6 +104,10 @@ impl IngesterMetrics {
             selects: r.counter(
                 "gnomon_ingester_selects_total",
                 "Selections answered by this node's heads.",
+            )?,
+            evaluations: r.counter(
+                "gnomon_ingester_evaluations_total",
+                "Parts of queries evaluated over this node's heads.",
             )?,
             stale_views: r.counter(
                 "gnomon_ingester_stale_views_total",

@@ -1,5 +1,6 @@
 //! The shards of this node, as the services that other roles call.
 
+mod evaluate;
 mod read;
 mod write;
 

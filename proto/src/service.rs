@@ -3,10 +3,10 @@
 
 use crate::ServiceError;
 use crate::v1::{
-    AppendRequest, AppendResponse, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse,
-    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaResponse, MetaState,
-    MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest,
-    TargetMetadataResponse,
+    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse,
+    HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
+    MetaCommand, MetaResponse, MetaState, MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest,
+    TargetMetadataRequest, TargetMetadataResponse,
 };
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -21,6 +21,9 @@ pub trait ShardWriteService: Send + Sync + 'static {
 /// A stream of series batches, ascending by labels over the whole stream.
 pub type SelectStream = BoxStream<'static, Result<SelectBatch, ServiceError>>;
 
+/// A stream of pieces of an answer.
+pub type EvaluateStream = BoxStream<'static, Result<EvaluateBatch, ServiceError>>;
+
 /// Reading a shard's head: whatever the caller's view does not take from blocks, at one applied index that is not
 /// older than any acknowledgement given before the call.
 #[async_trait]
@@ -28,6 +31,13 @@ pub trait ShardReadService: Send + Sync + 'static {
     /// # Errors
     /// `StaleView` where the head has dropped a part in the range that the view does not name.
     async fn select(&self, request: SelectRequest) -> Result<SelectStream, ServiceError>;
+    /// Evaluates a part of a query; what is read is what `select` would give.
+    ///
+    /// # Errors
+    /// As `select`; `Invalid`, also later on, where it cannot be evaluated apart.
+    async fn evaluate(&self, _request: EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        Err(ServiceError::Invalid("fragments are not evaluated here".to_owned()))
+    }
     async fn labels(&self, request: LabelsRequest) -> Result<LabelsResponse, ServiceError>;
     async fn exemplars(&self, request: ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError>;
     async fn metric_metadata(&self, request: MetricMetadataRequest) -> Result<MetricMetadataResponse, ServiceError>;

@@ -28,7 +28,7 @@ mod scrapers;
 mod state;
 
 pub use error::{ApiError, ErrorType};
-pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, StoredBlocks};
+pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, Skipped, StoredBlocks};
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{

@@ -1,10 +1,10 @@
 //! Running one query: the gate, the fetch ahead, the engine on a thread of its own, the end by time or by the client.
 
 use crate::error::{ApiError, ErrorType};
-use crate::fanout::{Fetched, Scope};
+use crate::fanout::{Costs, Fetched, Scope, SourceCost};
 use crate::router::Api;
 use gnomon_model::Clock;
-use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, QueryResult, Reserved};
+use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, PlanLine, QueryResult, Reserved};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
@@ -22,6 +22,8 @@ pub(crate) struct RunOptions {
     pub(crate) timeout: Duration,
     /// An error rather than a warning where something cannot be read.
     pub(crate) strict: bool,
+    /// Whether it is told what each part took.
+    pub(crate) analyze: bool,
 }
 
 /// A result and what it took.
@@ -32,9 +34,14 @@ pub(crate) struct Outcome {
     pub(crate) warnings: Vec<String>,
     pub(crate) queued: Duration,
     pub(crate) evaluated: Duration,
+    /// The plan with what each node took, and each source.
+    pub(crate) analysis: Option<(Vec<PlanLine>, Vec<SourceCost>)>,
     /// What the result occupies.
     pub(crate) held: Reserved,
 }
+
+/// A result, what it occupies, and what the plan's nodes took.
+type Evaluated = (QueryResult, Reserved, Vec<PlanLine>);
 
 /// Ends what belongs to a query when the request is dropped, whatever the reason.
 struct EndWithRequest {
@@ -131,17 +138,21 @@ impl Api {
 
         let (plan, permit) = (Arc::new(plan), Arc::new(permit));
         let mut attempt = 1;
+        let mut pushes = self.state.query.push_down;
         let (result, scope) = loop {
             let elapsed = self.state.clock.monotonic().saturating_sub(began);
             let left = options.timeout.saturating_sub(elapsed);
-            let (result, scope) = self.attempt(&plan, &permit, options.strict, left).await;
+            let (result, scope) = self.attempt(&plan, &permit, options, left, pushes).await;
+            // A part that shards were to evaluate has to be evaluated here, which shows when it is under way.
+            let again = pushes && scope.must_be_whole();
+            pushes &= !again;
             // Data moved away from under the query, to where a fresh view finds it.
-            if !scope.has_moved() || attempt == MOVED_ATTEMPTS {
+            if !again && (!scope.has_moved() || attempt == MOVED_ATTEMPTS) {
                 break (result, scope);
             }
-            attempt += 1;
+            attempt += u32::from(!again);
         };
-        let (mut result, held) = result?;
+        let (mut result, held, lines) = result?;
         let mut warnings = self.said(&scope);
         warnings.append(&mut result.warnings);
         Ok(Outcome {
@@ -149,6 +160,7 @@ impl Api {
             warnings,
             queued,
             evaluated: self.state.clock.monotonic().saturating_sub(entered),
+            analysis: scope.costs().map(|costs| (lines, costs.sorted())),
             held,
         })
     }
@@ -158,11 +170,16 @@ impl Api {
         &self,
         plan: &Arc<Plan>,
         permit: &Arc<OwnedSemaphorePermit>,
-        strict: bool,
+        options: RunOptions,
         left: Duration,
-    ) -> (Result<(QueryResult, Reserved), ApiError>, Arc<Scope>) {
+        pushes: bool,
+    ) -> (Result<Evaluated, ApiError>, Arc<Scope>) {
         let memory = self.memory.budget();
-        let scope = Arc::new(Scope::new(strict, self.state.query.fetch).with_memory(memory.clone()));
+        let scope = Arc::new(
+            Scope::new(options.strict, self.state.query.fetch)
+                .with_memory(memory.clone())
+                .with_costs(options.analyze.then(|| Costs::new(Arc::clone(&self.state.clock)))),
+        );
         let stopped = Stopped {
             clock: Arc::clone(&self.state.clock),
             at: Arc::default(),
@@ -173,19 +190,24 @@ impl Api {
             stopped: stopped.clone(),
             done: false,
         };
-        let fetched = Fetched::start(&self.state.fanout, &scope, plan.selectors());
+        let fetched = Fetched::start(&self.state.fanout, &scope, plan, pushes);
         let limits = Limits {
             max_samples: self.state.query.max_samples,
             memory,
         };
         let (cancel, plan, permit) = (end.cancel.clone(), Arc::clone(plan), Arc::clone(permit));
         let (working, stop_seconds) = (Counted::new(&self.metrics.engines), self.metrics.stop_seconds.clone());
+        let clock = Arc::clone(&self.state.clock);
         let engine = tokio::task::spawn_blocking(move || {
-            let result = Engine::execute(&plan, &fetched, &limits, &cancel);
+            let result = if options.analyze {
+                Engine::analyze(&plan, &fetched, &limits, &cancel, &*clock)
+            } else {
+                Engine::execute(&plan, &fetched, &limits, &cancel).map(|result| (result, Vec::new()))
+            };
             drop(fetched);
-            let result = result.and_then(|result| {
+            let result = result.and_then(|(result, lines)| {
                 let held = limits.memory.reserve(result.value.held_bytes())?;
-                Ok((result, held))
+                Ok((result, held, lines))
             });
             if let Some(ago) = stopped.ago() {
                 stop_seconds.observe(ago.as_secs_f64());

@@ -115,6 +115,8 @@ pub struct QueryOptions {
     pub delayed_name_removal: bool,
     /// Prometheus' feature `promql-per-step-stats`.
     pub per_step_stats: bool,
+    /// Whether shards evaluate parts of queries.
+    pub push_down: bool,
     /// Prometheus' feature `use-start-timestamps`.
     pub use_start_times: bool,
     pub fetch: FetchLimits,
@@ -172,6 +174,7 @@ impl Default for QueryOptions {
             language: ParseOptions::default(),
             delayed_name_removal: false,
             per_step_stats: false,
+            push_down: true,
             use_start_times: false,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {

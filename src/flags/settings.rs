@@ -18,6 +18,33 @@ pub enum Command {
     Run(Box<Settings>),
     CheckConfig(CheckConfig),
     CheckMetrics(CheckMetrics),
+    Query(Box<Query>),
+}
+
+/// `gnomon query EXPR`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// `http://host:port`, with the route prefix if there is one.
+    pub server: String,
+    pub expr: String,
+    /// Seconds since the epoch, or RFC 3339; as the HTTP API takes them.
+    pub time: Option<String>,
+    pub start: Option<String>,
+    pub end: Option<String>,
+    pub step: Option<String>,
+    /// Show the plan.
+    pub explain: bool,
+    /// Show the plan, and what each part took.
+    pub analyze: bool,
+    /// The server's answer as it is.
+    pub json: bool,
+}
+
+impl Query {
+    #[must_use]
+    pub const fn is_range(&self) -> bool {
+        self.start.is_some()
+    }
 }
 
 /// `gnomon check config FILE…`
@@ -488,4 +515,57 @@ pub(super) fn check_command(check: &ArgMatches) -> Command {
             strict: false,
         }),
     }
+}
+
+/// `gnomon query`, as clap knows it.
+pub(super) fn query() -> clap::Command {
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    clap::Command::new("query")
+        .about("Evaluate an expression on a server, and show the result, or how it comes about.")
+        .arg(
+            Arg::new("expr")
+                .value_name("EXPR")
+                .required(true)
+                .help("The expression."),
+        )
+        .arg(text("server", "URL", "The server to ask.").default_value("http://127.0.0.1:9090"))
+        .arg(
+            text(
+                "time",
+                "TIME",
+                "When to evaluate: seconds since the epoch, or RFC 3339. Now, if not given.",
+            )
+            .conflicts_with("start"),
+        )
+        .arg(
+            text("start", "TIME", "First step of a range.")
+                .requires("end")
+                .requires("step"),
+        )
+        .arg(text("end", "TIME", "Last step of a range.").requires("start"))
+        .arg(text("step", "DURATION", "Between steps of a range.").requires("start"))
+        .arg(flag("explain", "Show the plan."))
+        .arg(flag(
+            "analyze",
+            "Show the plan with what each part took: time, series, samples, bytes, pages.",
+        ))
+        .arg(flag("json", "Print the server's answer as it is."))
+}
+
+pub(super) fn query_command(query: &ArgMatches) -> Command {
+    let text = |name: &str| query.get_one::<String>(name).cloned();
+    Command::Query(Box::new(Query {
+        server: text("server").unwrap_or_default(),
+        expr: text("expr").unwrap_or_default(),
+        time: text("time"),
+        start: text("start"),
+        end: text("end"),
+        step: text("step"),
+        explain: query.get_flag("explain"),
+        analyze: query.get_flag("analyze"),
+        json: query.get_flag("json"),
+    }))
 }

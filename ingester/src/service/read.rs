@@ -1,6 +1,6 @@
 //! Reading the heads of this node's shards.
 
-use super::{Shard, Shards};
+use super::{Shard, Shards, evaluate};
 use crate::head::Head;
 use crate::shard::select::{self, Selected};
 use async_trait::async_trait;
@@ -8,11 +8,11 @@ use futures::StreamExt;
 use futures::stream;
 use gnomon_model::{LabelsRef, SeriesRef};
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{SelectStream, ShardReadService};
+use gnomon_proto::service::{EvaluateStream, SelectStream, ShardReadService};
 use gnomon_proto::v1::{
-    Exemplar, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse,
-    MatcherSet, MetricMetadata, MetricMetadataRequest, MetricMetadataResponse, NameCount, SelectBatch, SelectRequest,
-    SeriesExemplars,
+    EvaluateRequest, Exemplar, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest,
+    LabelsResponse, MatcherSet, MetricMetadata, MetricMetadataRequest, MetricMetadataResponse, NameCount, SelectBatch,
+    SelectRequest, SeriesExemplars,
 };
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,26 @@ impl ShardReadService for Shards {
         });
         let metrics = self.metrics.clone();
         Ok(batches
+            .inspect(move |batch| {
+                if let Err(ServiceError::StaleView { .. }) = batch {
+                    metrics.stale_views.inc();
+                }
+            })
+            .boxed())
+    }
+
+    async fn evaluate(&self, request: EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let (select, fragment) = evaluate::checked(request)?;
+        let shard = self.readable(select.shard).await?;
+        self.metrics.evaluations.inc();
+        let limits = evaluate::limits(&select);
+        let found = blocking({
+            let shard = shard.clone();
+            move || shard.machine.find(&select)
+        });
+        let selected = found.await.inspect_err(|e| self.count_stale(e))?;
+        let metrics = self.metrics.clone();
+        Ok(evaluate::start(shard, selected, fragment, limits)
             .inspect(move |batch| {
                 if let Err(ServiceError::StaleView { .. }) = batch {
                     metrics.stale_views.inc();

@@ -12,6 +12,13 @@ pub fn set_read_memory(memory: Arc<QueryMemory>) {
     let _ = MEMORY.set(memory);
 }
 
+/// The account of one more who reads heads.
+pub(crate) fn read_budget() -> MemoryBudget {
+    MEMORY
+        .get()
+        .map_or_else(MemoryBudget::default, |memory| memory.budget())
+}
+
 /// Bytes that a selection holds, given back when it is dropped.
 pub(super) struct HeldBytes(Reserved);
 
@@ -19,10 +26,7 @@ impl HeldBytes {
     /// # Errors
     /// When all selections together would hold too much.
     pub(super) fn nothing() -> Result<Self, ServiceError> {
-        let budget = MEMORY
-            .get()
-            .map_or_else(MemoryBudget::default, |memory| memory.budget());
-        budget.reserve(0).map(Self).map_err(over)
+        read_budget().reserve(0).map(Self).map_err(over)
     }
 
     /// # Errors

@@ -12,6 +12,7 @@ mod records;
 pub(crate) mod select;
 mod state;
 
+pub(crate) use held::read_budget;
 pub use held::set_read_memory;
 pub use machine::ShardMachine;
 

@@ -332,6 +332,15 @@ impl Selected {
         Ok(Some(found))
     }
 
+    /// Whether what memory has of the series is known to have histograms in it.
+    pub(crate) fn has_histograms(&self) -> bool {
+        let histogram = |page: &Page| page.coding == gnomon_tsdb::page::Coding::Histogram;
+        self.series
+            .as_slice()
+            .iter()
+            .any(|found| found.pages.iter().any(histogram))
+    }
+
     /// The next batch; none at the end. Reads the store.
     pub(crate) fn next_batch(&mut self, machine: &ShardMachine) -> Result<Option<SelectBatch>, ServiceError> {
         let reader = machine.reader();

@@ -193,6 +193,33 @@ pub enum BinaryOp {
 }
 
 impl BinaryOp {
+    const ALL: [Self; 18] = [
+        Self::Add,
+        Self::Sub,
+        Self::Mul,
+        Self::Div,
+        Self::Mod,
+        Self::Pow,
+        Self::Atan2,
+        Self::Eq,
+        Self::Ne,
+        Self::Gt,
+        Self::Lt,
+        Self::Ge,
+        Self::Le,
+        Self::TrimUpper,
+        Self::TrimLower,
+        Self::And,
+        Self::Or,
+        Self::Unless,
+    ];
+
+    /// The operator that is written so.
+    #[must_use]
+    pub fn named(symbol: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|op| op.symbol() == symbol)
+    }
+
     #[must_use]
     pub const fn symbol(self) -> &'static str {
         match self {
@@ -298,6 +325,29 @@ pub enum AggregateOp {
 }
 
 impl AggregateOp {
+    const ALL: [Self; 14] = [
+        Self::Sum,
+        Self::Avg,
+        Self::Count,
+        Self::Min,
+        Self::Max,
+        Self::Group,
+        Self::Stddev,
+        Self::Stdvar,
+        Self::TopK,
+        Self::BottomK,
+        Self::Quantile,
+        Self::CountValues,
+        Self::LimitK,
+        Self::LimitRatio,
+    ];
+
+    /// The aggregation of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|op| op.name() == name)
+    }
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

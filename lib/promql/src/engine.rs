@@ -2,6 +2,7 @@
 //! series holds one series and one sum.
 
 mod aggregate;
+mod analysis;
 pub(crate) mod arithmetic;
 mod binary;
 mod call;
@@ -16,6 +17,8 @@ mod select;
 mod shared;
 mod window;
 
+pub use analysis::NodeCost;
+pub(crate) use analysis::identity;
 pub(crate) use arithmetic::scalar_binary;
 pub(crate) use call::{max_of, min_of};
 pub(crate) use column::is_metadata;
@@ -25,12 +28,13 @@ pub use pushed::FragmentError;
 use crate::ast::ValueType;
 use crate::limits::{CancelFlag, EvalError, Limits};
 use crate::partial::Partial;
-use crate::plan::{Fragment, NodeKind, Plan};
+use crate::plan::{Fragment, NodeKind, Plan, PlanLine};
 use crate::source::SeriesSource;
 use crate::value::{InstantSample, QueryResult, RangeSeries, SampleValue, Value};
+use analysis::Analyzer;
 use column::{Column, Kind, Point, drop_name, merge_same_labels};
 use context::{Columns, Evaluated, Exec};
-use gnomon_model::Labels;
+use gnomon_model::{Clock, Labels};
 use std::sync::Arc;
 
 /// Runs plans.
@@ -48,14 +52,40 @@ impl Engine {
         limits: &Limits,
         cancel: &CancelFlag,
     ) -> Result<QueryResult, EvalError> {
-        let exec = Exec::new(plan, source, limits, cancel);
+        let mut exec = Exec::new(plan, source, limits, cancel);
+        Self::finish(plan, &mut exec)
+    }
+
+    /// As [`Engine::execute`], and tells what each node of the plan took.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`].
+    pub fn analyze(
+        plan: &Plan,
+        source: &dyn SeriesSource,
+        limits: &Limits,
+        cancel: &CancelFlag,
+        clock: &dyn Clock,
+    ) -> Result<(QueryResult, Vec<PlanLine>), EvalError> {
+        let mut exec = Exec::new(plan, source, limits, cancel);
+        exec.analyzer = Some(Analyzer::new(clock));
+        let result = Self::finish(plan, &mut exec)?;
+        let costs = exec.analyzer.take().map(Analyzer::into_costs).unwrap_or_default();
+        let mut lines = plan.lines();
+        for line in &mut lines {
+            line.cost = costs.get(&line.node).copied();
+        }
+        Ok((result, lines))
+    }
+
+    fn finish(plan: &Plan, exec: &mut Exec<'_>) -> Result<QueryResult, EvalError> {
         exec.check()?;
         let value = if plan.params.step_ms == 0 {
             exec.instant_value()?
         } else {
             Value::Matrix(exec.matrix_value()?)
         };
-        let (notes, stats, steps) = exec.into_notes_and_stats();
+        let (notes, stats, steps) = exec.notes_and_stats();
         let (warnings, infos) = notes.into_texts();
         Ok(QueryResult {
             value,

@@ -44,12 +44,14 @@ pub mod source;
 mod value;
 
 pub use ast::{Expr, ValueType};
-pub use engine::{Engine, FragmentError};
+pub use engine::{Engine, FragmentError, NodeCost};
 pub use limits::{CancelFlag, EvalError, Limits};
 pub use memory::{MemoryBudget, OverBudget, QueryMemory, Reserved};
 pub(crate) use parser::literal::parse_float;
 pub use parser::{ParseError, ParseOptions, parse, parse_selector};
-pub use plan::{BadFragment, DEFAULT_LOOKBACK_MS, EvalParams, Fragment, FragmentKind, FragmentNode, Plan, PlanError};
+pub use plan::{
+    BadFragment, DEFAULT_LOOKBACK_MS, EvalParams, Fragment, FragmentKind, FragmentNode, Plan, PlanError, PlanLine,
+};
 pub use source::{
     MemorySource, ReadySeries, Samples, SelectHints, SelectRequest, Series, SeriesIter, SeriesSource, SourceError,
 };

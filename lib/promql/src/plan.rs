@@ -7,6 +7,7 @@ mod fragment;
 mod rewrite;
 mod tree;
 
+pub use explain::PlanLine;
 pub use fragment::{BadFragment, Fragment, FragmentKind, FragmentNode};
 pub(crate) use fragment::{drops_names, merges};
 pub(crate) use tree::looks_at_time;
@@ -223,7 +224,9 @@ impl Plan {
     /// # Errors
     /// When a duration has no usable value, or the expression does not fit a range query.
     pub fn new(query: &str, expr: &Expr, params: EvalParams) -> Result<Self, PlanError> {
-        Ok(rewrite::all(Self::naive(query, expr, params)?))
+        let plan = Self::naive(query, expr, params)?;
+        // Where the samples of steps are counted, all that the query says is looked at as often as it says it.
+        Ok(if params.count_steps { plan } else { rewrite::all(plan) })
     }
 
     /// As [`Self::new`], without the rewrites: what the rewritten plan must agree with.
@@ -294,6 +297,12 @@ impl Plan {
     #[must_use]
     pub fn value_type(&self) -> ValueType {
         self.root.value_type
+    }
+
+    /// The plan, a node a line.
+    #[must_use]
+    pub fn lines(&self) -> Vec<PlanLine> {
+        explain::lines(self)
     }
 
     /// The plan as indented text, a node a line.

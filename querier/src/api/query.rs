@@ -52,6 +52,7 @@ impl Common {
             run: RunOptions {
                 timeout,
                 strict: strict(form),
+                analyze: form.get("analyze") == "1",
             },
             lookback_ms,
             explain: form.get("explain") == "1",
@@ -83,15 +84,23 @@ impl Common {
         let plan = Plan::new(query, &expr, params).map_err(|e| ApiError::parameter("query", e))?;
         let prepared = api.state.clock.monotonic().saturating_sub(began);
         api.metrics.engine_seconds.observe("prepare_time", prepared);
-        let explain = self.explain.then(|| plan.explain());
+        let mut explain = self.explain.then(|| plan.explain());
         let outcome = api.run(plan, self.run).await?;
         let stats = self.stats.then(|| result::Stats::of(&outcome, prepared, self.per_step));
         let Outcome {
             result,
             mut warnings,
             held,
+            analysis,
             ..
         } = outcome;
+        if let (Some(text), Some(analysis)) = (&mut explain, &analysis) {
+            *text = result::analyzed(analysis);
+        }
+        let explain = result::Explain {
+            text: explain,
+            analysis: analysis.and_then(|analysis| result::analysis_json(&analysis)),
+        };
         let mut value = result.value;
         if truncate(&mut value, self.limit) {
             warnings.push(TRUNCATED.to_owned());

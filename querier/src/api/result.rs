@@ -1,10 +1,11 @@
 //! `data` of a query: `{"resultType":…,"result":…,"stats":…}`.
 
 use crate::answer::Answer;
+use crate::fanout::SourceCost;
 use crate::gojson;
 use crate::json::{Gone, Json};
 use crate::run::Outcome;
-use gnomon_promql::{InstantSample, RangeSeries, Reserved, SampleValue, StepSamples, Value};
+use gnomon_promql::{InstantSample, PlanLine, RangeSeries, Reserved, SampleValue, StepSamples, Value};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -77,8 +78,62 @@ impl Stats {
     }
 }
 
+/// What is told about the plan.
+#[derive(Debug, Default)]
+pub(super) struct Explain {
+    /// A node a line.
+    pub(super) text: Option<String>,
+    /// JSON of what nodes and sources took.
+    pub(super) analysis: Option<String>,
+}
+
+/// A plan's nodes, and its sources, with what they took.
+pub(super) type Analysis = (Vec<PlanLine>, Vec<SourceCost>);
+
+/// The plan with what its nodes took, then its sources.
+pub(super) fn analyzed((lines, sources): &Analysis) -> String {
+    let lines = lines.iter().map(|line| format!("{line}\n"));
+    lines
+        .chain(sources.iter().map(|source| format!("{source}\n")))
+        .collect()
+}
+
+pub(super) fn analysis_json((lines, sources): &Analysis) -> Option<String> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Node<'l> {
+        depth: usize,
+        node: &'l str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seconds: Option<f64>,
+        result_series: u64,
+        result_values: u64,
+        series: u64,
+        samples: u64,
+    }
+    #[derive(Serialize)]
+    struct All<'l> {
+        nodes: Vec<Node<'l>>,
+        sources: &'l [SourceCost],
+    }
+    let nodes = lines.iter().map(|line| {
+        let cost = line.cost.unwrap_or_default();
+        Node {
+            depth: line.depth,
+            node: &line.text,
+            seconds: line.cost.map(|cost| cost.own.as_secs_f64()),
+            result_series: cost.columns,
+            result_values: cost.values,
+            series: cost.series,
+            samples: cost.samples,
+        }
+    });
+    let nodes = nodes.collect();
+    gojson::to_string(&All { nodes, sources }).ok()
+}
+
 /// `held` is what `value` occupies; it is given back as the answer is written.
-pub(super) fn answer(value: Value, mut held: Reserved, stats: Option<Stats>, explain: Option<String>) -> Answer {
+pub(super) fn answer(value: Value, mut held: Reserved, stats: Option<Stats>, explain: Explain) -> Answer {
     let points = match &value {
         Value::Scalar { .. } | Value::String { .. } => 1,
         Value::Vector(samples) => samples.len(),
@@ -94,9 +149,13 @@ pub(super) fn answer(value: Value, mut held: Reserved, stats: Option<Stats>, exp
             json.raw(r#","stats":"#);
             json.raw(&text);
         }
-        if let Some(text) = &explain {
+        if let Some(text) = &explain.text {
             json.raw(r#","explain":"#);
             json.text_for_html(text);
+        }
+        if let Some(analysis) = &explain.analysis {
+            json.raw(r#","analysis":"#);
+            json.raw(analysis);
         }
         json.raw("}");
         Ok(())

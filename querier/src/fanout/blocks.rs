@@ -1,5 +1,6 @@
 //! Reading blocks from the object store through a small cache of open readers.
 
+use super::cost::Skipped;
 use super::plan::Selection;
 use super::stream::SeriesStream;
 use async_trait::async_trait;
@@ -19,8 +20,13 @@ const CACHE_SHARE: usize = 2;
 /// What a querier asks of blocks. `NotFound` says that the block's object is gone.
 #[async_trait]
 pub trait BlockReads: Send + Sync + 'static {
-    /// Series of a block, ascending by labels; pages that lie wholly outside of the range are left out.
-    async fn select(&self, block: &v1::BlockRecord, selection: &Selection) -> Result<SeriesStream, ServiceError>;
+    /// Series of a block, ascending by labels; pages that lie wholly outside of the range are left out, and counted.
+    async fn select(
+        &self,
+        block: &v1::BlockRecord,
+        selection: &Selection,
+        skipped: &Skipped,
+    ) -> Result<SeriesStream, ServiceError>;
 
     /// Names, or the values of one label, of series that match any of `sets` (all if there is none); in any order.
     async fn labels(
@@ -136,7 +142,12 @@ fn service_error(error: BlockError) -> ServiceError {
 
 #[async_trait]
 impl BlockReads for StoredBlocks {
-    async fn select(&self, block: &v1::BlockRecord, selection: &Selection) -> Result<SeriesStream, ServiceError> {
+    async fn select(
+        &self,
+        block: &v1::BlockRecord,
+        selection: &Selection,
+        skipped: &Skipped,
+    ) -> Result<SeriesStream, ServiceError> {
         let reader = self.reader(block).await?;
         let Selection {
             matchers,
@@ -149,7 +160,7 @@ impl BlockReads for StoredBlocks {
         } else {
             reader.select(matchers, *start_ms, *end_ms).await
         };
-        let selected = self.forget_missing(block, selected)?;
+        let selected = self.forget_missing(block, selected)?.counting(skipped.counter());
         Ok(selected.into_batches().map_err(service_error).boxed())
     }
 

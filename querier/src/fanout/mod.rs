@@ -6,7 +6,9 @@
 //! lead to a fresh view and a new plan, before anything was given out.
 
 mod blocks;
+mod cost;
 mod count;
+mod fragments;
 mod labels;
 mod open;
 mod plan;
@@ -16,6 +18,8 @@ mod source;
 mod stream;
 
 pub use blocks::{BlockReads, StoredBlocks};
+pub use cost::Skipped;
+pub(crate) use cost::{Costs, SourceCost};
 pub(crate) use labels::Metadata;
 pub use plan::{FanoutPlan, Selection};
 pub(crate) use samples::{decode, whole_numbers};

@@ -2,7 +2,7 @@
 
 use super::plan::{FanoutPlan, Selection};
 use super::stream::{Merge, Source, ended_early, of_shard};
-use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, REPLAN_PAUSE, Scope};
+use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, REPLAN_PAUSE, Scope, Skipped};
 use crate::error::{ApiError, ErrorType};
 use crate::instant::Rfc3339;
 use futures::future::{BoxFuture, join_all};
@@ -134,7 +134,7 @@ impl Fanout {
     }
 
     /// Sources in the order in which they win at equal times: blocks by part, then heads.
-    async fn open_all(
+    pub(super) async fn open_all(
         &self,
         scope: &Arc<Scope>,
         selection: &Selection,
@@ -167,8 +167,9 @@ impl Fanout {
     ) -> Result<Option<Source>, Replan> {
         let name = block_name(block);
         let opened = within(OPEN_TIMEOUT, async {
-            let stream = self.blocks.select(block, selection).await?;
-            Source::open(name.clone(), stream, scope.memory()).await
+            let skipped = Skipped::default();
+            let stream = self.blocks.select(block, selection, &skipped).await?;
+            Source::open(name.clone(), stream, scope.memory(), skipped).await
         });
         match opened.await {
             Ok(source) => Ok(Some(source)),
@@ -210,7 +211,7 @@ impl Fanout {
         let request = self.shard_request(scope, selection, shard, view);
         let opened = within(OPEN_TIMEOUT, async {
             let stream = of_shard(self.shards.select(request).await?);
-            Source::open(name.clone(), stream, scope.memory()).await
+            Source::open(name.clone(), stream, scope.memory(), Skipped::default()).await
         })
         .await;
         shard_result(scope, shard, name, opened)

@@ -2,6 +2,7 @@
 
 use gnomon_cluster::placement::{Placement, TenantSeed};
 use gnomon_model::{Labels, MatchOp, Matcher, ShardId, TenantId, TimestampMs};
+use gnomon_promql::Fragment;
 use gnomon_proto::v1::{self, block_record};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +30,9 @@ pub struct FanoutPlan {
     /// Blocks with samples in the range, by shard and first part: of two samples of one series and time the one in the
     /// earlier part counts.
     pub blocks: Vec<v1::BlockRecord>,
+    /// When the last placement epoch in the range began, where another one is in the range too: series may have moved
+    /// from shard to shard then.
+    pub moved_ms: Option<i64>,
 }
 
 impl FanoutPlan {
@@ -44,6 +48,7 @@ impl FanoutPlan {
                 .map(|shard| (shard, Vec::new()))
                 .collect(),
             blocks: Vec::new(),
+            moved_ms: epochs.get(1..).and_then(<[_]>::last).map(|epoch| epoch.from_ms),
         };
         for block in &state.blocks {
             let window_overlaps = block.start_ms <= selection.end_ms && selection.start_ms < block.end_ms;
@@ -64,6 +69,26 @@ impl FanoutPlan {
             parts.dedup();
         }
         plan.blocks.sort_by_key(|b| (b.shard, b.parts.first().copied()));
+        plan
+    }
+}
+
+impl FanoutPlan {
+    /// The first step of a fragment from which on all samples that are looked at are in heads, each series' in one of
+    /// them; the number of steps if there is none.
+    #[must_use]
+    pub fn first_step_of_heads(&self, fragment: &Fragment) -> usize {
+        let newest_in_blocks = self.blocks.iter().map(|block| block.max_sample_ms.saturating_add(1));
+        let from_ms = newest_in_blocks.chain(self.moved_ms).max();
+        from_ms.map_or(0, |from_ms| fragment.first_step_after(from_ms))
+    }
+
+    /// The plan for a part of its time (inclusive).
+    #[must_use]
+    pub fn within(&self, start_ms: i64, end_ms: i64) -> Self {
+        let mut plan = self.clone();
+        plan.blocks
+            .retain(|block| block.min_sample_ms <= end_ms && start_ms <= block.max_sample_ms);
         plan
     }
 }

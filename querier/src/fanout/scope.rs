@@ -1,5 +1,6 @@
 //! What all parts of one request share: its end, its limits, what it has to say beside its answer.
 
+use super::Costs;
 use crate::error::{ApiError, ErrorType};
 use gnomon_promql::MemoryBudget;
 use parking_lot::Mutex;
@@ -37,9 +38,13 @@ pub struct Scope {
     samples: AtomicU64,
     warnings: Mutex<BTreeSet<String>>,
     moved: AtomicBool,
+    /// Something that was pushed down has to be evaluated here after all.
+    whole: AtomicBool,
     failure: Mutex<Option<ApiError>>,
     /// What is charged for bytes that the request holds.
     memory: MemoryBudget,
+    /// Where costs are asked for.
+    costs: Option<Costs>,
 }
 
 impl Scope {
@@ -53,8 +58,10 @@ impl Scope {
             samples: AtomicU64::new(0),
             warnings: Mutex::default(),
             moved: AtomicBool::new(false),
+            whole: AtomicBool::new(false),
             failure: Mutex::default(),
             memory: MemoryBudget::default(),
+            costs: None,
         }
     }
 
@@ -63,6 +70,17 @@ impl Scope {
     pub fn with_memory(mut self, memory: MemoryBudget) -> Self {
         self.memory = memory;
         self
+    }
+
+    /// Keeps account of what sources cost.
+    #[must_use]
+    pub(crate) fn with_costs(mut self, costs: Option<Costs>) -> Self {
+        self.costs = costs;
+        self
+    }
+
+    pub(crate) const fn costs(&self) -> Option<&Costs> {
+        self.costs.as_ref()
     }
 
     pub(crate) const fn memory(&self) -> &MemoryBudget {
@@ -111,6 +129,16 @@ impl Scope {
     /// made again.
     pub(crate) fn note_moved(&self) {
         self.moved.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that something that was pushed down has to be evaluated in one place: the request had better be made again
+    /// without.
+    pub(crate) fn note_whole(&self) {
+        self.whole.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn must_be_whole(&self) -> bool {
+        self.whole.load(Ordering::Relaxed)
     }
 
     pub(crate) fn has_moved(&self) -> bool {

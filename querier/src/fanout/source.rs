@@ -1,16 +1,18 @@
 //! The engine's source: streams that async tasks fill and the engine's thread empties, through bounded channels.
 
+use super::fragments::PartialMerge;
 use super::samples::decode;
-use super::stream::MergedSeries;
+use super::stream::{Merge, MergedSeries};
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use gnomon_cluster::layers::TraceContext;
 use gnomon_model::Labels;
-use gnomon_promql::{Reserved, SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
+use gnomon_promql::partial::{FragmentAnswer, Partial, PartialIter};
+use gnomon_promql::{Fragment, Plan, Reserved, SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Batches between a task and the engine, per selector: so many are decoded at the same time.
@@ -18,6 +20,8 @@ const BATCHES_IN_FLIGHT: usize = 4;
 /// A batch is closed at so many series, or so many samples.
 const BATCH_SERIES: usize = 1024;
 const BATCH_SAMPLES: u64 = 64 << 10;
+/// Pieces of answers to a fragment between a task and the engine.
+const PARTIALS_IN_FLIGHT: usize = 32;
 /// Fewer samples than this are decoded by the engine's thread: handing them over would take longer.
 const FEW_SAMPLES: u64 = 4 << 10;
 
@@ -40,6 +44,13 @@ enum Work {
 /// None is the end; a channel that closes without it was given up.
 type Item = Option<Batch>;
 
+/// A fragment on its way: what of it is evaluated elsewhere.
+struct Fragmented {
+    /// Said once all sources are open.
+    from_step: oneshot::Receiver<usize>,
+    partials: mpsc::Receiver<Option<Partial>>,
+}
+
 /// All selectors of one plan, being fetched.
 pub(crate) struct Fetched {
     fanout: Arc<Fanout>,
@@ -47,32 +58,85 @@ pub(crate) struct Fetched {
     runtime: Handle,
     /// By selector; taken by the first who asks for it.
     streams: Vec<Mutex<Option<mpsc::Receiver<Item>>>>,
+    /// By fragment, likewise.
+    fragments: Vec<Mutex<Option<Fragmented>>>,
 }
 
 impl Fetched {
-    /// Begins to fetch; must be called on an async thread.
-    pub(crate) fn start(fanout: &Arc<Fanout>, scope: &Arc<Scope>, requests: &[SelectRequest]) -> Self {
+    /// Begins to fetch; must be called on an async thread. Parts of the plan are evaluated by shards where `pushes`.
+    pub(crate) fn start(fanout: &Arc<Fanout>, scope: &Arc<Scope>, plan: &Plan, pushes: bool) -> Self {
         let mut fetched = Self {
             fanout: Arc::clone(fanout),
             scope: Arc::clone(scope),
             runtime: Handle::current(),
             streams: Vec::new(),
+            fragments: Vec::new(),
         };
+        let mut streams: Vec<Option<mpsc::Receiver<Item>>> = plan.selectors().iter().map(|_| None).collect();
+        // Where steps are counted the samples have to be seen.
+        if pushes && !plan.params().count_steps {
+            for (id, (fragment, request)) in plan.pushed().enumerate() {
+                let counted = plan.selectors().get(request).is_none_or(is_counted);
+                if counted || id >= FETCHED_AHEAD {
+                    fetched.fragments.push(Mutex::new(None));
+                    continue;
+                }
+                let (samples, fragmented) = fetched.fetch_fragment(format!("f{id}"), fragment);
+                if let Some(stream) = streams.get_mut(request) {
+                    *stream = Some(samples);
+                }
+                fetched.fragments.push(Mutex::new(Some(fragmented)));
+            }
+        }
         // What is most likely counted only is not fetched before it is asked for.
-        let streams = requests.iter().enumerate().map(|(at, request)| {
+        let streams = streams.into_iter().zip(plan.selectors()).enumerate();
+        let streams = streams.map(|(at, (stream, request))| {
             let ahead = at < FETCHED_AHEAD && !is_counted(request);
-            Mutex::new(ahead.then(|| fetched.fetch(request)))
+            Mutex::new(stream.or_else(|| ahead.then(|| fetched.fetch(request))))
         });
         fetched.streams = streams.collect();
         fetched
+    }
+
+    /// Begins to have a fragment evaluated, and to fetch the samples for its steps that cannot be.
+    fn fetch_fragment(&self, part: String, fragment: &Fragment) -> (mpsc::Receiver<Item>, Fragmented) {
+        let (sender, samples) = mpsc::channel(BATCHES_IN_FLIGHT);
+        let (say, from_step) = oneshot::channel();
+        let (give, partials) = mpsc::channel(PARTIALS_IN_FLIGHT);
+        let (fanout, scope, fragment) = (Arc::clone(&self.fanout), Arc::clone(&self.scope), fragment.clone());
+        self.runtime.spawn(TraceContext::carried(async move {
+            let work = async {
+                let opened = fanout.open_fragment(&scope, &part, &fragment).await?;
+                let _ = say.send(opened.from_step);
+                let samples = async {
+                    match opened.samples {
+                        Some((merge, selection)) => pump(&scope, merge.of(part), &selection, &sender).await,
+                        None => Ok(()),
+                    }
+                };
+                futures::try_join!(samples, pump_partials(opened.partials, &give)).map(|_| ())
+            };
+            let outcome = tokio::select! {
+                outcome = work => outcome,
+                () = scope.token.cancelled() => Ok(()),
+            };
+            if let Err(error) = outcome {
+                scope.fail(error);
+            }
+        }));
+        (samples, Fragmented { from_step, partials })
     }
 
     fn fetch(&self, request: &SelectRequest) -> mpsc::Receiver<Item> {
         let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
         let selection = selection(request);
         let (fanout, scope) = (Arc::clone(&self.fanout), Arc::clone(&self.scope));
+        let part = format!("#{}", request.id);
         self.runtime.spawn(TraceContext::carried(async move {
-            let work = pump(&fanout, &scope, &selection, &sender);
+            let work = async {
+                let merge = fanout.select(&scope, &selection).await?.of(part);
+                pump(&scope, merge, &selection, &sender).await
+            };
             let outcome = tokio::select! {
                 outcome = work => outcome,
                 () = scope.token.cancelled() => Ok(()),
@@ -107,13 +171,22 @@ fn is_counted(request: &SelectRequest) -> bool {
     matches!(hints.func, "count" | "group") && hints.by && hints.step_ms == 0 && hints.range_ms == 0
 }
 
+async fn pump_partials(mut partials: PartialMerge, give: &mpsc::Sender<Option<Partial>>) -> Result<(), ApiError> {
+    loop {
+        let partial = partials.next().await?;
+        let is_end = partial.is_none();
+        if give.send(partial).await.is_err() || is_end {
+            return Ok(());
+        }
+    }
+}
+
 async fn pump(
-    fanout: &Fanout,
-    scope: &Arc<Scope>,
+    scope: &Scope,
+    mut merge: Merge,
     selection: &Selection,
     sender: &mpsc::Sender<Item>,
 ) -> Result<(), ApiError> {
-    let mut merge = fanout.select(scope, selection).await?;
     let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
     loop {
         let mut series = Vec::new();
@@ -146,6 +219,8 @@ async fn pump(
             place.send(Some(Batch { series, held }));
         }
         if is_end {
+            // What it took is told before the end is.
+            drop(merge);
             let _ = sender.send(None).await;
             return Ok(());
         }
@@ -210,6 +285,44 @@ impl SeriesSource for Fetched {
             }
         }
     }
+
+    fn fragment(&self, id: usize, fragment: &Fragment) -> Result<Option<FragmentAnswer<'_>>, SourceError> {
+        let taken = self.fragments.get(id).and_then(|slot| slot.lock().take());
+        let Some(Fragmented { from_step, partials }) = taken else {
+            return Ok(None);
+        };
+        let from_step = from_step.blocking_recv().map_err(|_| given_up(&self.scope))?;
+        Ok((from_step < fragment.steps).then(|| FragmentAnswer {
+            from_step,
+            partials: Box::new(ReceivingPartials {
+                receiver: partials,
+                scope: &self.scope,
+                ended: false,
+            }),
+        }))
+    }
+}
+
+fn given_up(scope: &Scope) -> SourceError {
+    let reason = scope.failure().map(|error| error.message);
+    SourceError(reason.unwrap_or_else(|| "fetching of series was given up".to_owned()))
+}
+
+struct ReceivingPartials<'a> {
+    receiver: mpsc::Receiver<Option<Partial>>,
+    scope: &'a Scope,
+    ended: bool,
+}
+
+impl PartialIter for ReceivingPartials<'_> {
+    fn next_partial(&mut self) -> Result<Option<Partial>, SourceError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let partial = self.receiver.blocking_recv().ok_or_else(|| given_up(self.scope))?;
+        self.ended = partial.is_none();
+        Ok(partial)
+    }
 }
 
 struct Receiving<'a> {
@@ -225,11 +338,6 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    fn given_up(&self) -> SourceError {
-        let reason = self.scope.failure().map(|error| error.message);
-        SourceError(reason.unwrap_or_else(|| "fetching of series was given up".to_owned()))
-    }
-
     fn receive(&mut self, batch: Batch) -> Result<Vec<Series>, ApiError> {
         self.held = Some(batch.held);
         match batch.series {
@@ -252,7 +360,7 @@ impl SeriesIter for Receiving<'_> {
                 return Ok(None);
             }
             let Some(item) = self.receiver.blocking_recv() else {
-                return Err(self.given_up());
+                return Err(given_up(self.scope));
             };
             let Some(batch) = item else {
                 self.ended = true;

@@ -1,6 +1,7 @@
 //! Sorted streams of series from shards and blocks, checked as they come in, and their merge by labels.
 
 use super::scope::Scope;
+use super::{Costs, Skipped, SourceCost};
 use crate::error::{ApiError, ErrorType};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -13,6 +14,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Series ascending by labels, several at a time.
 pub type SeriesStream = BoxStream<'static, Result<Vec<SeriesPages>, ServiceError>>;
@@ -44,6 +46,8 @@ pub(crate) struct Source {
     memory: MemoryBudget,
     /// What the batch occupies that the waiting ones are of.
     held: Option<Reserved>,
+    read: SourceCost,
+    skipped: Skipped,
 }
 
 /// Bytes of a batch, bookkeeping included.
@@ -61,7 +65,12 @@ fn batch_bytes(series: &[SeriesPages]) -> u64 {
 
 impl Source {
     /// Reads the first series, so that what is wrong with a source shows before anything is merged.
-    pub(crate) async fn open(name: String, stream: SeriesStream, memory: &MemoryBudget) -> Result<Self, ServiceError> {
+    pub(crate) async fn open(
+        name: String,
+        stream: SeriesStream,
+        memory: &MemoryBudget,
+        skipped: Skipped,
+    ) -> Result<Self, ServiceError> {
         let mut source = Self {
             name,
             stream,
@@ -69,6 +78,8 @@ impl Source {
             held: None,
             waiting: Vec::new().into_iter(),
             next: None,
+            read: SourceCost::default(),
+            skipped,
         };
         source.next = source.following().await?;
         Ok(source)
@@ -130,6 +141,24 @@ pub(crate) struct Merge {
     /// The next labels of all sources that have not ended, smallest first; no labels twice.
     heap: BinaryHeap<Reverse<Equal>>,
     scope: Arc<Scope>,
+    /// The part of the plan that asked, and when.
+    of: String,
+    since: Duration,
+}
+
+impl Drop for Merge {
+    fn drop(&mut self) {
+        let Some(costs) = self.scope.costs() else { return };
+        for source in self.sources.drain(..) {
+            let cost = SourceCost {
+                of: self.of.clone(),
+                source: source.name,
+                pages_skipped: source.skipped.get(),
+                ..source.read
+            };
+            costs.add(self.since, cost);
+        }
+    }
 }
 
 impl Merge {
@@ -138,10 +167,18 @@ impl Merge {
         let mut merge = Self {
             heap: BinaryHeap::with_capacity(sources.len()),
             sources,
+            of: String::new(),
+            since: scope.costs().map_or(Duration::ZERO, Costs::now),
             scope,
         };
         merge.gather((0..merge.sources.len()).collect());
         merge
+    }
+
+    /// Tells which part of the plan this is for.
+    pub(crate) fn of(mut self, part: String) -> Self {
+        self.of = part;
+        self
     }
 
     /// Enters sources (ascending) at their next series.
@@ -188,6 +225,11 @@ impl Merge {
             let pages = std::mem::take(&mut current.pages);
             let bytes: usize = pages.iter().map(|p| p.bytes.len()).sum();
             let samples = pages.iter().map(|p| u64::from(p.count)).sum();
+            let read = &mut source.read;
+            read.series += 1;
+            read.samples += samples;
+            read.bytes += (bytes + series.labels.as_bytes().len()) as u64;
+            read.pages += pages.len() as u64;
             self.scope
                 .charge((bytes + series.labels.as_bytes().len()) as u64, samples)?;
             series.runs.push(pages);
@@ -241,9 +283,14 @@ mod tests {
         };
         let items: Vec<_> = names.iter().map(series).chain(end.map(Err)).collect();
         let memory = MemoryBudget::default();
-        Source::open("shard 1".into(), futures::stream::iter(items).boxed(), &memory)
-            .await
-            .unwrap()
+        Source::open(
+            "shard 1".into(),
+            futures::stream::iter(items).boxed(),
+            &memory,
+            Skipped::default(),
+        )
+        .await
+        .unwrap()
     }
 
     async fn merged(sources: Vec<Source>, strict: bool) -> (Result<Vec<(Labels, usize)>, ApiError>, Vec<String>) {

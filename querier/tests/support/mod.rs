@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use axum::body::Body;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use gnomon_cluster::fragments::PageSource;
 use gnomon_model::{
     BlockId, ClusterId, Labels, ManualClock, MatchOp, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs,
 };
-use gnomon_proto::service::{MetaService, SelectStream, ShardReadService, TargetsService};
+use gnomon_proto::service::{EvaluateStream, MetaService, SelectStream, ShardReadService, TargetsService};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_querier::{
     ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, QueryOptions, RuntimeInfo, StoredBlocks, WebOptions, api_router,
@@ -50,6 +51,10 @@ pub struct Head {
     pub parts: BTreeMap<u64, SeriesMap>,
     /// Parts that were published and dropped, with the catalogue's revision then.
     pub dropped: BTreeMap<u64, u64>,
+    /// First and last sample of those.
+    pub dropped_ms: BTreeMap<u64, (i64, i64)>,
+    /// Evaluates no parts of queries, as a node of an older version.
+    pub is_old: bool,
     pub exemplars: Vec<v1::SeriesExemplars>,
     pub metadata: Vec<v1::MetricMetadata>,
     /// Answers with this error.
@@ -64,6 +69,8 @@ pub struct Head {
 pub struct Shards {
     pub heads: Mutex<BTreeMap<u32, Head>>,
     pub asked: Mutex<Vec<u32>>,
+    /// How many parts of queries were evaluated.
+    pub evaluated: Mutex<usize>,
 }
 
 fn matcher(m: &v1::LabelMatcher) -> Matcher {
@@ -87,7 +94,12 @@ impl Head {
         let named: BTreeSet<_> = view
             .map(|v| v.parts_from_blocks.iter().copied().collect())
             .unwrap_or_default();
-        if let Some((_, revision)) = self.dropped.iter().find(|(part, _)| !named.contains(part)) {
+        let overlaps = |part: &u64| {
+            let times = self.dropped_ms.get(part);
+            times.is_none_or(|(min_ms, max_ms)| *min_ms <= end_ms && start_ms <= *max_ms)
+        };
+        let missing = |(part, _): &(&u64, &u64)| !named.contains(part) && overlaps(part);
+        if let Some((_, revision)) = self.dropped.iter().find(missing) {
             return Err(ServiceError::StaleView { revision: *revision });
         }
         let mut all = SeriesMap::new();
@@ -162,6 +174,31 @@ impl ShardReadService for Shards {
             batches.push(Err(ServiceError::Unavailable("connection lost".into())));
         }
         Ok(futures::stream::iter(batches).boxed())
+    }
+
+    async fn evaluate(&self, request: v1::EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let select = request.select.unwrap();
+        let shard = select.shard;
+        if self.heads.lock().get(&shard).is_some_and(|head| head.is_old) {
+            return Err(ServiceError::Invalid("unimplemented".into()));
+        }
+        let matchers = select.matchers.iter().map(matcher).collect();
+        let fragment = gnomon_cluster::fragments::from_wire(&request.fragment.unwrap(), matchers)?;
+        assert_eq!(fragment.samples(), (select.start_ms, select.end_ms));
+        let mut batches: std::collections::VecDeque<_> = self.select(select).await?.collect::<Vec<_>>().await.into();
+        *self.evaluated.lock() += 1;
+        let source = PageSource::new(|| batches.pop_front().transpose());
+        let mut answer = Vec::new();
+        let mut give = |batch| {
+            answer.push(Ok(batch));
+            true
+        };
+        let limits = gnomon_promql::Limits::default();
+        let cancel = gnomon_promql::CancelFlag::new();
+        if let Err(error) = gnomon_cluster::fragments::evaluate(&fragment, &source, &limits, &cancel, &mut give) {
+            answer.push(Err(error));
+        }
+        Ok(futures::stream::iter(answer).boxed())
     }
 
     async fn labels(&self, request: v1::LabelsRequest) -> Result<v1::LabelsResponse, ServiceError> {
@@ -340,6 +377,7 @@ impl Cluster {
             shards: Arc::new(Shards {
                 heads: Mutex::new(heads),
                 asked: Mutex::default(),
+                evaluated: Mutex::default(),
             }),
             watched: watch::Sender::new(Arc::new(state.clone())),
             meta: Arc::new(Meta {
@@ -427,7 +465,11 @@ impl Cluster {
     pub fn drop_part(&self, shard: u32, part: u64) {
         let revision = self.meta.state.lock().catalogue_revision;
         self.with_head(shard, |head| {
-            head.parts.remove(&part);
+            let series = head.parts.remove(&part).unwrap_or_default();
+            let times = || series.values().flatten().map(|(t, _)| *t);
+            if let (Some(min), Some(max)) = (times().min(), times().max()) {
+                head.dropped_ms.insert(part, (min, max));
+            }
             head.dropped.insert(part, revision);
         });
     }

@@ -6,16 +6,18 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{MetaService, SelectStream, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{
+    EvaluateStream, MetaService, SelectStream, ShardReadService, ShardWriteService, TargetsService,
+};
 use gnomon_proto::v1::meta_client::MetaClient as MetaStub;
 use gnomon_proto::v1::shard_read_client::ShardReadClient as ShardReadStub;
 use gnomon_proto::v1::shard_write_client::ShardWriteClient as ShardWriteStub;
 use gnomon_proto::v1::targets_client::TargetsClient as TargetsStub;
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse,
-    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
-    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectRequest, TargetMetadataRequest,
-    TargetMetadataResponse,
+    AppendRequest, AppendResponse, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest,
+    HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand,
+    MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse,
+    SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Code, Status};
@@ -117,6 +119,11 @@ macro_rules! unary {
 impl ShardReadService for RemoteShardRead {
     async fn select(&self, request: SelectRequest) -> Result<SelectStream, ServiceError> {
         let stream = unary!(self, select, request)?;
+        Ok(stream.map(|item| item.map_err(from_wire)).boxed())
+    }
+
+    async fn evaluate(&self, request: EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let stream = unary!(self, evaluate, request)?;
         Ok(stream.map(|item| item.map_err(from_wire)).boxed())
     }
 

@@ -11,10 +11,10 @@ use gnomon_proto::v1::shard_read_server::{ShardRead, ShardReadServer};
 use gnomon_proto::v1::shard_write_server::{ShardWrite, ShardWriteServer};
 use gnomon_proto::v1::targets_server::{Targets, TargetsServer};
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse,
-    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
-    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest,
-    TargetMetadataRequest, TargetMetadataResponse,
+    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse,
+    HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
+    MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest,
+    MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -70,6 +70,13 @@ impl ShardRead for Served<dyn ShardReadService> {
 
     async fn select(&self, request: Request<SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
         let stream = self.0.select(request.into_inner()).await?;
+        Ok(Response::new(stream.map(|item| item.map_err(Status::from)).boxed()))
+    }
+
+    type EvaluateStream = Stream<EvaluateBatch>;
+
+    async fn evaluate(&self, request: Request<EvaluateRequest>) -> Result<Response<Self::EvaluateStream>, Status> {
+        let stream = self.0.evaluate(request.into_inner()).await?;
         Ok(Response::new(stream.map(|item| item.map_err(Status::from)).boxed()))
     }
 

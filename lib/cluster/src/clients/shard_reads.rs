@@ -4,10 +4,10 @@ use super::Directory;
 use async_trait::async_trait;
 use gnomon_model::{NodeId, ShardId};
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{SelectStream, ShardReadService};
+use gnomon_proto::service::{EvaluateStream, SelectStream, ShardReadService};
 use gnomon_proto::v1::{
-    ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse,
-    MetricMetadataRequest, MetricMetadataResponse, SelectRequest,
+    EvaluateRequest, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest,
+    LabelsResponse, MetricMetadataRequest, MetricMetadataResponse, SelectRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +81,15 @@ impl ShardReadService for ShardReads {
             async move { service.select(request).await }
         };
         self.at_leader(request.shard, ask).await
+    }
+
+    async fn evaluate(&self, request: EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let shard = request.select.as_ref().map_or(0, |select| select.shard);
+        let ask = |service: Arc<dyn ShardReadService>| {
+            let request = request.clone();
+            async move { service.evaluate(request).await }
+        };
+        self.at_leader(shard, ask).await
     }
 
     async fn labels(&self, request: LabelsRequest) -> Result<LabelsResponse, ServiceError> {

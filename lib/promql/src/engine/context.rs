@@ -1,5 +1,6 @@
 //! What every part of a running query shares: source, limits, notes, and the evaluation of nodes.
 
+use super::analysis::Analyzer;
 use super::column::{Column, Kind};
 use super::counted::Counted;
 use super::notes::Notes;
@@ -35,6 +36,7 @@ pub(crate) struct Exec<'a> {
     /// Of the query's budget, at least what is held.
     granted_bytes: Cell<u64>,
     pub(super) shared: Shared,
+    pub(super) analyzer: Option<Analyzer<'a>>,
     /// Where the series that is looked at is kept in mind, whole labels and all: for fragments.
     tracks: Cell<bool>,
     origin: RefCell<Labels>,
@@ -125,6 +127,7 @@ impl<'a> Exec<'a> {
             cancel,
             held: Cell::default(),
             granted_bytes: Cell::new(0),
+            analyzer: None,
             shared: Shared::new(plan.slot_uses(), plan.request_uses()),
             tracks: Cell::new(false),
             origin: RefCell::default(),
@@ -212,6 +215,9 @@ impl<'a> Exec<'a> {
     }
 
     pub(crate) fn count_read(&self, series: u64, samples: u64) {
+        if let Some(analyzer) = &self.analyzer {
+            analyzer.read(series, samples);
+        }
         let mut stats = self.stats.get();
         stats.series_read += series;
         stats.samples_read += samples;
@@ -292,7 +298,7 @@ impl<'a> Exec<'a> {
         self.count_read(1, samples);
     }
 
-    pub(crate) fn into_notes_and_stats(mut self) -> (Notes, QueryStats, Vec<StepSamples>) {
+    pub(crate) fn notes_and_stats(&mut self) -> (Notes, QueryStats, Vec<StepSamples>) {
         let steps = self.counted.take();
         (std::mem::take(&mut self.notes), self.stats.get(), steps)
     }
@@ -311,6 +317,16 @@ impl<'a> Exec<'a> {
 
     /// The values of a scalar node, one a step.
     pub(crate) fn scalar(&self, node: &Node) -> Evaluated<Vec<f64>> {
+        let Some(analyzer) = &self.analyzer else {
+            return self.scalar_node(node);
+        };
+        let outer = analyzer.switch(super::analysis::identity(node));
+        let result = self.scalar_node(node);
+        analyzer.switch(outer);
+        result
+    }
+
+    fn scalar_node(&self, node: &Node) -> Evaluated<Vec<f64>> {
         self.check()?;
         let n = node.grid.n;
         let held = self.hold(n as u64)?;
@@ -352,6 +368,23 @@ impl<'a> Exec<'a> {
         // A column has an entry a step whether or not there is a sample: one alone must fit.
         drop(self.hold(node.grid.n as u64)?);
         let _in_hand = self.hold_bytes(in_hand_bytes(node))?;
+        let Some(analyzer) = &self.analyzer else {
+            return self.stream_node(node, sink);
+        };
+        let me = super::analysis::identity(node);
+        let outer = analyzer.switch(me);
+        let result = self.stream_node(node, &mut |column| {
+            analyzer.gave(me, &column);
+            let inner = analyzer.switch(outer);
+            let taken = sink(column);
+            analyzer.switch(inner);
+            taken
+        });
+        analyzer.switch(outer);
+        result
+    }
+
+    fn stream_node(&self, node: &Node, sink: &mut Sink<'_>) -> Evaluated<()> {
         match &node.kind {
             NodeKind::Select {
                 request,

@@ -34,13 +34,13 @@ pub(crate) fn run(
 ) -> Result<(), FragmentError> {
     fragment.check().map_err(|_| FragmentError::Unfit("it is none"))?;
     let plan = fragment.plan();
-    let exec = Exec::for_fragment(&plan, source, limits, cancel, fragment.drops_name());
+    let mut exec = Exec::for_fragment(&plan, source, limits, cancel, fragment.drops_name());
     let done = exec.check().and_then(|()| exec.give_partials(&plan.root, give));
     if let Some(why) = exec.unfit() {
         return Err(FragmentError::Unfit(why));
     }
     done?;
-    let (notes, stats, _) = exec.into_notes_and_stats();
+    let (notes, stats, _) = exec.notes_and_stats();
     for note in notes.take() {
         give(Partial::Note(note))?;
     }

@@ -1,19 +1,47 @@
 //! A plan as text.
 
 use super::{Extended, Node, NodeKind, Plan, Shift, Window, WindowInput};
+use crate::engine::{NodeCost, identity};
 use crate::printer::QuotedBytes;
-use std::fmt::Write;
+use std::fmt;
+
+/// A node of a plan, as a line of its text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanLine {
+    /// How deep the node lies; the root is at 0.
+    pub depth: usize,
+    pub text: String,
+    /// What it took, where that was asked for and it was evaluated by itself.
+    pub cost: Option<NodeCost>,
+    pub(crate) node: usize,
+}
+
+impl fmt::Display for PlanLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:indent$}{}", "", self.text, indent = self.depth * 2)?;
+        let Some(cost) = &self.cost else { return Ok(()) };
+        write!(f, "  ({:.3} ms", cost.own.as_secs_f64() * 1000.0)?;
+        if cost.columns > 0 {
+            write!(f, ", gave {} series, {} values", cost.columns, cost.values)?;
+        }
+        if cost.series > 0 {
+            write!(f, ", read {} series, {} samples", cost.series, cost.samples)?;
+        }
+        f.write_str(")")
+    }
+}
 
 pub(super) fn explain(plan: &Plan) -> String {
-    let mut out = String::new();
+    lines(plan).iter().map(|line| format!("{line}\n")).collect()
+}
+
+pub(super) fn lines(plan: &Plan) -> Vec<PlanLine> {
+    let mut out = Vec::new();
     node(plan, &plan.root, 0, &mut out);
     out
 }
 
-fn line(out: &mut String, depth: usize, text: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "{:indent$}{text}", "", indent = depth * 2);
-}
+type Lines = Vec<PlanLine>;
 
 fn shift(shift: &Shift) -> String {
     let at = shift.at_ms.map(|at| format!(" at {at}ms")).unwrap_or_default();
@@ -45,7 +73,16 @@ fn request(plan: &Plan, id: usize) -> String {
     )
 }
 
-fn window(plan: &Plan, window: &Window, depth: usize, out: &mut String) {
+fn line(out: &mut Lines, at: &Node, depth: usize, text: &str) {
+    out.push(PlanLine {
+        depth,
+        text: text.to_owned(),
+        cost: None,
+        node: identity(at),
+    });
+}
+
+fn window(plan: &Plan, at: &Node, window: &Window, depth: usize, out: &mut Lines) {
     let modifier = match window.extended {
         Extended::No => "",
         Extended::Anchored => " anchored",
@@ -53,41 +90,46 @@ fn window(plan: &Plan, window: &Window, depth: usize, out: &mut String) {
     };
     let head = format!("{}ms{}{modifier}", window.range_ms, shift(&window.shift));
     match &window.input {
-        WindowInput::Request(id) => line(out, depth, &format!("range {head} of {}", request(plan, *id))),
+        WindowInput::Request(id) => line(out, at, depth, &format!("range {head} of {}", request(plan, *id))),
         WindowInput::Subquery(inner) => {
             let grid = inner.grid;
             let steps = format!("{} steps of {}ms from {}ms", grid.n, grid.step_ms, grid.start_ms);
-            line(out, depth, &format!("subquery {head}, {steps}"));
+            line(out, at, depth, &format!("subquery {head}, {steps}"));
             node(plan, inner, depth + 1, out);
         }
     }
 }
 
-fn node(plan: &Plan, at: &Node, depth: usize, out: &mut String) {
+fn node(plan: &Plan, at: &Node, depth: usize, out: &mut Lines) {
     match &at.kind {
-        NodeKind::Number(value) => line(out, depth, &format!("number {value}")),
-        NodeKind::String(text) => line(out, depth, &format!("string {text:?}")),
-        NodeKind::Bytes(bytes) => line(out, depth, &format!("string {}", QuotedBytes(bytes))),
+        NodeKind::Number(value) => line(out, at, depth, &format!("number {value}")),
+        NodeKind::String(text) => line(out, at, depth, &format!("string {text:?}")),
+        NodeKind::Bytes(bytes) => line(out, at, depth, &format!("string {}", QuotedBytes(bytes))),
         NodeKind::Select {
             request: id, shift: by, ..
         } => {
-            line(out, depth, &format!("select{} of {}", shift(by), request(plan, *id)));
+            line(
+                out,
+                at,
+                depth,
+                &format!("select{} of {}", shift(by), request(plan, *id)),
+            );
         }
-        NodeKind::Window(inner) => window(plan, inner, depth, out),
+        NodeKind::Window(inner) => window(plan, at, inner, depth, out),
         NodeKind::Invariant(inner) => {
-            line(out, depth, &format!("once for {} steps", at.grid.n));
+            line(out, at, depth, &format!("once for {} steps", at.grid.n));
             node(plan, inner, depth + 1, out);
         }
         NodeKind::Fragment { id, input } => {
-            line(out, depth, &format!("fragment f{id}"));
+            line(out, at, depth, &format!("fragment f{id}"));
             node(plan, input, depth + 1, out);
         }
         NodeKind::Shared { slot, input } => {
-            line(out, depth, &format!("shared ${slot}"));
+            line(out, at, depth, &format!("shared ${slot}"));
             node(plan, input, depth + 1, out);
         }
         NodeKind::Negate(inner) => {
-            line(out, depth, "negate");
+            line(out, at, depth, "negate");
             node(plan, inner, depth + 1, out);
         }
         NodeKind::Binary {
@@ -99,6 +141,7 @@ fn node(plan: &Plan, at: &Node, depth: usize, out: &mut String) {
         } => {
             line(
                 out,
+                at,
                 depth,
                 &format!("binary {}{}", op.symbol(), if *return_bool { " bool" } else { "" }),
             );
@@ -115,6 +158,7 @@ fn node(plan: &Plan, at: &Node, depth: usize, out: &mut String) {
             let by = if *without { "without" } else { "by" };
             line(
                 out,
+                at,
                 depth,
                 &format!("aggregate {} {by} ({})", op.name(), grouping.join(", ")),
             );
@@ -124,13 +168,13 @@ fn node(plan: &Plan, at: &Node, depth: usize, out: &mut String) {
             node(plan, input, depth + 1, out);
         }
         NodeKind::Call { func, args } => {
-            line(out, depth, &format!("call {func:?}"));
+            line(out, at, depth, &format!("call {func:?}"));
             for arg in args {
                 node(plan, arg, depth + 1, out);
             }
         }
         NodeKind::Info { input, request: id, .. } => {
-            line(out, depth, &format!("info from {}", request(plan, *id)));
+            line(out, at, depth, &format!("info from {}", request(plan, *id)));
             node(plan, input, depth + 1, out);
         }
     }

@@ -15,6 +15,7 @@ use roaring::RoaringBitmap;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Chunks of series that are read at a time.
 const CHUNKS_AT_A_TIME: usize = 16;
@@ -29,6 +30,8 @@ pub struct Selection {
     start_ms: i64,
     end_ms: i64,
     labels_only: bool,
+    /// Pages of the series that are not read.
+    skipped: Arc<AtomicU64>,
     /// Series whose pages are still to be read.
     planned: VecDeque<(Labels, Vec<PageAt>)>,
     ready: VecDeque<SeriesPages>,
@@ -84,6 +87,7 @@ impl BlockReader {
             start_ms,
             end_ms,
             labels_only,
+            skipped: Arc::default(),
             planned: VecDeque::new(),
             ready: VecDeque::new(),
         })
@@ -182,6 +186,13 @@ impl BlockReader {
 }
 
 impl Selection {
+    /// Counts pages of its series that lie outside of the range into `skipped`.
+    #[must_use]
+    pub fn counting(mut self, skipped: Arc<AtomicU64>) -> Self {
+        self.skipped = skipped;
+        self
+    }
+
     /// The next series; none at the end.
     ///
     /// # Errors
@@ -258,6 +269,8 @@ impl Selection {
                     continue;
                 }
                 let pages: Vec<PageAt> = pages.copied().collect();
+                let skipped = part.pages_of(at).len() - pages.len();
+                self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
                 if !pages.is_empty() {
                     self.planned.push_back((labels.clone(), pages));
                 }

@@ -1,0 +1,217 @@
+//! Queries of which shards evaluate parts have the answers of those that are evaluated in one place, byte for byte:
+//! whatever lies in which shard, part, block and epoch, and however late samples came.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../lib/promql/tests/random/mod.rs"]
+mod random;
+mod support;
+
+use gnomon_model::Labels;
+use gnomon_proto::{ServiceError, v1};
+use proptest::prelude::*;
+use random::Sample;
+use support::{Cluster, Points, labels};
+
+/// How the samples of a case lie.
+#[derive(Clone, Debug)]
+struct Layout {
+    shards: u32,
+    placement: u64,
+    /// Where a second epoch begins, whose shards are others.
+    epoch_ms: Option<i64>,
+    /// Ends of parts, ascending; what is after the last is in the open part.
+    parts_ms: Vec<i64>,
+    /// How many of them are published, from the first, and how many of these are dropped by the head.
+    published: usize,
+    dropped: usize,
+    /// Of so many samples one comes late: to the open part.
+    late: usize,
+    /// Whether the querier has heard of the blocks.
+    told: bool,
+    /// This shard is of an older version.
+    old: Option<u32>,
+}
+
+fn layout() -> impl Strategy<Value = Layout> {
+    (
+        (1u32..4, any::<u64>(), prop::option::weighted(0.4, 50_000i64..500_000)),
+        prop::collection::vec(20_000i64..600_000, 0..3),
+        (0usize..3, 0usize..3, prop_oneof![Just(0usize), 2usize..12]),
+        (any::<bool>(), prop::option::weighted(0.1, 0u32..3)),
+    )
+        .prop_map(
+            |((shards, placement, epoch_ms), mut parts_ms, (published, dropped, late), (told, old))| {
+                parts_ms.sort_unstable();
+                Layout {
+                    shards,
+                    placement,
+                    epoch_ms,
+                    parts_ms,
+                    published,
+                    dropped,
+                    late,
+                    told,
+                    old,
+                }
+            },
+        )
+}
+
+impl Layout {
+    fn owner(&self, labels: &Labels, time_ms: i64) -> u32 {
+        let hash = labels.stable_hash().wrapping_mul(self.placement | 1) >> 32;
+        let moved = self.epoch_ms.is_some_and(|from_ms| time_ms >= from_ms);
+        let shard = hash as u32 % self.shards;
+        if moved { self.shards + shard } else { shard }
+    }
+
+    async fn cluster(&self, series: &[random::Series]) -> Cluster {
+        let all = if self.epoch_ms.is_some() {
+            2 * self.shards
+        } else {
+            self.shards
+        };
+        let cluster = Cluster::new(all);
+        if let Some(from_ms) = self.epoch_ms {
+            let mut state = cluster.meta.state.lock();
+            state.epochs[0].shards = (0..self.shards).collect();
+            let next = v1::PlacementEpoch {
+                epoch: 2,
+                from_ms,
+                shards: (self.shards..all).collect(),
+                ..state.epochs[0].clone()
+            };
+            state.epochs.push(next);
+        }
+        let mut count = 0;
+        for (labels, samples) in series {
+            for (time_ms, sample) in samples {
+                let value = match sample {
+                    Sample::Float(value) => *value,
+                    Sample::Stale => gnomon_model::STALE_NAN,
+                    Sample::Histogram(_) => continue,
+                };
+                count += 1;
+                let is_late = self.late > 0 && count % self.late == 0;
+                let part = self.parts_ms.iter().filter(|end| *end <= time_ms).count();
+                let part = if is_late { self.parts_ms.len() } else { part } as u64 + 1;
+                let points: Points = vec![(*time_ms, value)];
+                cluster.add(self.owner(labels, *time_ms), part, labels.clone(), &points);
+            }
+        }
+        for shard in 0..all {
+            for part in 1..=self.published.min(self.parts_ms.len()) as u64 {
+                let there = cluster.shards.heads.lock()[&shard].parts.contains_key(&part);
+                if there {
+                    cluster.publish(shard, part).await;
+                    if part <= self.dropped as u64 {
+                        cluster.drop_part(shard, part);
+                    }
+                }
+            }
+        }
+        // Without blocks the querier hears of the epochs nevertheless.
+        if self.told || self.epoch_ms.is_some() {
+            cluster.tell();
+        }
+        if let Some(old) = self.old.filter(|old| *old < all) {
+            cluster.with_head(old, |head| head.is_old = true);
+        }
+        cluster
+    }
+}
+
+fn encoded(query: &str) -> String {
+    query.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+fn cases() -> u32 {
+    let given = std::env::var("GNOMON_CASES").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(150)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+
+    #[test]
+    fn pushed_down_is_evaluated_in_one_place(
+        query in random::query(),
+        series in random::series(),
+        layout in layout(),
+        start in 0i64..400_000,
+        step in 1i64..150,
+        steps in 0i64..6,
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (apart, whole) = runtime.block_on(async {
+            let mut cluster = layout.cluster(&series).await;
+            cluster.query.language = gnomon_promql::ParseOptions::everything();
+            cluster.query.lookback_ms = 60_000;
+            let (start, query) = (start / 1000, encoded(&query));
+            let path = if steps == 0 {
+                format!("/api/v1/query?query={query}&time={start}")
+            } else {
+                let end = start + (steps - 1) * step;
+                format!("/api/v1/query_range?query={query}&start={start}&end={end}&step={step}")
+            };
+            let apart = cluster.get(&path).await;
+            cluster.query.push_down = false;
+            (apart, cluster.get(&path).await)
+        });
+        prop_assert_eq!(apart, whole, "{}", query);
+    }
+}
+
+fn counter(cluster: &Cluster, shard: u32, part: u64, instance: &str) {
+    let series = labels(&[("__name__", "c_total"), ("job", "a"), ("instance", instance)]);
+    for i in 0..40 {
+        cluster.add(shard, part, series.clone(), &[(i * 15_000, i as f64)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_evaluate_what_only_their_heads_have() {
+    let cluster = Cluster::new(2);
+    counter(&cluster, 0, 1, "a");
+    counter(&cluster, 1, 1, "b");
+    let path = "/api/v1/query_range?query=sum(rate(c_total%5B2m%5D))&start=300&end=600&step=60";
+    cluster.ok(path).await;
+    assert_eq!(*cluster.shards.evaluated.lock(), 2);
+    // In blocks: nothing is left for heads to evaluate.
+    cluster.publish(0, 1).await;
+    cluster.publish(1, 1).await;
+    cluster.tell();
+    cluster.ok(path).await;
+    assert_eq!(*cluster.shards.evaluated.lock(), 2);
+    // Steps that look beyond the blocks.
+    cluster
+        .ok("/api/v1/query_range?query=sum(rate(c_total%5B2m%5D))&start=300&end=900&step=60")
+        .await;
+    assert_eq!(*cluster.shards.evaluated.lock(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_fails_is_said_as_ever() {
+    let cluster = Cluster::new(2);
+    counter(&cluster, 0, 1, "a");
+    counter(&cluster, 1, 1, "b");
+    let path = "/api/v1/query?query=count(c_total)&time=585";
+    cluster.with_head(1, |head| {
+        head.failure = Some(ServiceError::Unavailable("no leader".into()))
+    });
+    let body = cluster.ok(path).await;
+    assert!(body.contains(r#""value":[585,"1"]"#), "{body}");
+    assert!(
+        body.contains("could not be read, the result is incomplete: unavailable: no leader"),
+        "{body}"
+    );
+    let (status, _) = cluster.get(&format!("{path}&partial_response=false")).await;
+    assert_eq!(status, http::StatusCode::SERVICE_UNAVAILABLE);
+    cluster.with_head(1, |head| {
+        head.failure = None;
+        head.is_old = true;
+    });
+    let body = cluster.ok(path).await;
+    assert!(body.contains(r#""value":[585,"2"]"#), "{body}");
+}

@@ -1,0 +1,215 @@
+//! `gnomon query`: asks a server, and shows the answer, the plan, and what each part of it took.
+
+use crate::flags::Query;
+use anyhow::{Context, bail};
+use reqwest::Url;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// Runs the command; 1 where there is no answer.
+#[must_use]
+pub fn run(what: &Query) -> ExitCode {
+    match answer(what) {
+        Ok(text) => {
+            // That nobody reads it (a closed pipe) is no failure of the query's.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("gnomon query: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer(what: &Query) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let body = runtime.block_on(fetch(what))?;
+    if what.json {
+        return Ok(body + "\n");
+    }
+    let answer: Value = serde_json::from_str(&body).context("the server's answer is no JSON")?;
+    shown(&answer)
+}
+
+async fn fetch(what: &Query) -> anyhow::Result<String> {
+    let url = url(what)?;
+    let answer = reqwest::get(url.clone())
+        .await
+        .with_context(|| format!("{} cannot be asked", what.server))?;
+    let status = answer.status();
+    let body = answer.text().await.context("the answer ended early")?;
+    // Errors of the API say what is wrong in JSON; others are not the API's.
+    if !body.starts_with('{') {
+        bail!("{url} answers {status}: {}", body.trim());
+    }
+    Ok(body)
+}
+
+fn url(what: &Query) -> anyhow::Result<Url> {
+    let path = if what.is_range() { "query_range" } else { "query" };
+    let base = format!("{}/api/v1/{path}", what.server.trim_end_matches('/'));
+    let mut url =
+        Url::parse(&base).with_context(|| format!("--server {:?} is no URL like http://host:port", what.server))?;
+    {
+        let mut pairs = url.query_pairs_mut();
+        pairs.append_pair("query", &what.expr);
+        for (name, value) in [
+            ("time", &what.time),
+            ("start", &what.start),
+            ("end", &what.end),
+            ("step", &what.step),
+        ] {
+            if let Some(value) = value {
+                pairs.append_pair(name, value);
+            }
+        }
+        if what.explain || what.analyze {
+            pairs.append_pair("explain", "1");
+        }
+        if what.analyze {
+            pairs.append_pair("analyze", "1");
+        }
+    }
+    Ok(url)
+}
+
+/// An answer for people: the plan if there is one, the result, then what is to be said about it.
+fn shown(answer: &Value) -> anyhow::Result<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if answer["status"] != "success" {
+        bail!("{}: {}", text(&answer["errorType"]), text(&answer["error"]));
+    }
+    let data = &answer["data"];
+    let mut out = String::new();
+    if let Some(plan) = data["explain"].as_str() {
+        out.push_str(plan);
+        out.push('\n');
+    }
+    match data["resultType"].as_str() {
+        Some("vector") => table(&mut out, rows(&data["result"], |series| vec![point(series)])),
+        Some("matrix") => table(&mut out, rows(&data["result"], points)),
+        _ => table(&mut out, vec![(String::new(), pair(&data["result"]))]),
+    }
+    for kind in ["warnings", "infos"] {
+        for said in answer[kind].as_array().into_iter().flatten() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{}: {}", kind.trim_end_matches('s'), text(said));
+        }
+    }
+    Ok(out)
+}
+
+/// Time and value.
+type Point = (String, String);
+
+fn pair(point: &Value) -> Point {
+    let value = match &point[1] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    (point[0].to_string(), value)
+}
+
+fn point(series: &Value) -> Point {
+    pair(if series["value"].is_array() {
+        &series["value"]
+    } else {
+        &series["histogram"]
+    })
+}
+
+fn points(series: &Value) -> Vec<Point> {
+    let of = |name: &str| {
+        series[name]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(pair)
+            .collect::<Vec<_>>()
+    };
+    [of("values"), of("histograms")].concat()
+}
+
+fn rows(result: &Value, points: impl Fn(&Value) -> Vec<Point>) -> Vec<(String, Point)> {
+    let series = result.as_array().into_iter().flatten();
+    let of = |series: &Value| {
+        let name = labels(&series["metric"]);
+        let points = points(series).into_iter();
+        points.map(move |point| (name.clone(), point)).collect::<Vec<_>>()
+    };
+    series.flat_map(of).collect()
+}
+
+/// As in an exposition.
+fn labels(metric: &Value) -> String {
+    let pairs = metric.as_object().into_iter().flatten();
+    let others: Vec<String> = pairs
+        .filter(|(name, _)| *name != "__name__")
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let name = metric["__name__"].as_str().unwrap_or_default();
+    if others.is_empty() && !name.is_empty() {
+        return name.to_owned();
+    }
+    format!("{name}{{{}}}", others.join(", "))
+}
+
+fn table(out: &mut String, rows: Vec<(String, Point)>) {
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let times = rows.iter().map(|(_, (time, _))| time.len()).max().unwrap_or(0);
+    for (name, (time, value)) in rows {
+        let _ = writeln!(out, "{name:width$}  {time:>times$}  {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_tables() {
+        let answer = serde_json::json!({
+            "status": "success",
+            "data": {
+                "resultType": "matrix",
+                "result": [
+                    {"metric": {"__name__": "up", "job": "a"}, "values": [[1, "1"], [61.5, "0"]]},
+                    {"metric": {}, "values": [[1, "NaN"]]},
+                ],
+                "explain": "select\n",
+            },
+            "warnings": ["so"],
+        });
+        let expected = "select\n\n\
+                        up{job=\"a\"}     1  1\n\
+                        up{job=\"a\"}  61.5  0\n\
+                        {}              1  NaN\n\
+                        warning: so\n";
+        assert_eq!(shown(&answer).unwrap(), expected);
+        let scalar = serde_json::json!({"status": "success", "data": {"resultType": "scalar", "result": [1, "2"]}});
+        assert_eq!(shown(&scalar).unwrap(), "  1  2\n");
+        let failed = serde_json::json!({"status": "error", "errorType": "bad_data", "error": "no"});
+        assert_eq!(shown(&failed).unwrap_err().to_string(), "bad_data: no");
+    }
+
+    #[test]
+    fn what_is_asked_is_in_the_url() {
+        let query = Query {
+            server: "http://a:9090/prefix/".to_owned(),
+            expr: "sum(up) > 1".to_owned(),
+            time: Some("5".to_owned()),
+            analyze: true,
+            ..Query::default()
+        };
+        let expected = "http://a:9090/prefix/api/v1/query?query=sum%28up%29+%3E+1&time=5&explain=1&analyze=1";
+        assert_eq!(url(&query).unwrap().as_str(), expected);
+        let bad = Query {
+            server: "a b".to_owned(),
+            ..Query::default()
+        };
+        assert!(url(&bad).unwrap_err().to_string().contains("--server"));
+    }
+}
