@@ -215,3 +215,54 @@ async fn a_shard_that_fails_is_said_as_ever() {
     let body = cluster.ok(path).await;
     assert!(body.contains(r#""value":[585,"2"]"#), "{body}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_part_took_is_told() {
+    let cluster = Cluster::new(2);
+    counter(&cluster, 0, 1, "a");
+    counter(&cluster, 1, 1, "b");
+    let path = "/api/v1/query?query=sum(rate(c_total%5B2m%5D))&time=585&explain=1";
+    let plain = cluster.ok(path).await;
+    assert!(!plain.contains("analysis"), "{plain}");
+    let analyzed = |body: String| {
+        let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+        json["data"].clone()
+    };
+    let data = analyzed(cluster.ok(&format!("{path}&analyze=1")).await);
+    let (nodes, sources) = (&data["analysis"]["nodes"], &data["analysis"]["sources"]);
+    assert_eq!(nodes[0]["node"], "fragment f0");
+    assert_eq!(
+        (&nodes[0]["series"], &nodes[0]["samples"]),
+        (&2.into(), &16.into()),
+        "{data}"
+    );
+    for source in [&sources[0], &sources[1]] {
+        assert_eq!(
+            (&source["of"], &source["evaluated"]),
+            (&"f0".into(), &true.into()),
+            "{data}"
+        );
+        assert_eq!(
+            (&source["series"], &source["samples"]),
+            (&1.into(), &8.into()),
+            "{data}"
+        );
+    }
+    let text = data["explain"].as_str().unwrap();
+    assert!(text.contains("f0 evaluated by shard 0 ("), "{text}");
+    // The same from blocks: read here.
+    for shard in [0, 1] {
+        cluster.publish(shard, 1).await;
+        cluster.drop_part(shard, 1);
+    }
+    let data = analyzed(cluster.ok(&format!("{path}&analyze=1")).await);
+    let sources = data["analysis"]["sources"].as_array().unwrap();
+    let read = sources
+        .iter()
+        .filter(|source| source["pages"] == 1 && source["evaluated"] == false);
+    assert_eq!(read.count(), 2, "{data}");
+    assert!(
+        data["explain"].as_str().unwrap().contains("1 pages, 0 skipped"),
+        "{data}"
+    );
+}

@@ -99,8 +99,9 @@ impl Exec<'_> {
         })?;
         // The best of the series here are the only ones that can be among the best of all.
         let ranked = self.rank(root.grid.n, *op, &columns, &scalars, by, input.span)?;
-        for (column, origin) in ranked.only_kept(columns).into_iter().zip(origins) {
-            if column.has_any() {
+        for (i, (column, origin)) in ranked.only_kept(columns).into_iter().zip(origins).enumerate() {
+            // The first of a group tells where the group stands, kept or not.
+            if column.has_any() || ranked.is_first(i) {
                 give(Partial::Column(PartialColumn::of(column, origin)))?;
             }
         }

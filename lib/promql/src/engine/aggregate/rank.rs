@@ -45,6 +45,8 @@ pub(crate) struct Ranked {
     n: usize,
     /// A column's steps, column by column.
     kept: Vec<bool>,
+    /// Columns that are the first of their group, by which groups are ordered.
+    first: Vec<bool>,
     /// For a single step: the columns that are kept, best first, group by group.
     instant: Vec<usize>,
 }
@@ -58,6 +60,11 @@ impl Ranked {
             }
         }
         columns
+    }
+
+    /// Whether a column is the first of its group.
+    pub(crate) fn is_first(&self, column: usize) -> bool {
+        self.first.get(column).copied().unwrap_or(false)
     }
 
     /// Passes on what is kept; of a single step in its order.
@@ -116,10 +123,14 @@ impl Exec<'_> {
         let mut ranked = Ranked {
             n,
             kept: vec![false; columns.len() * n],
+            first: vec![false; columns.len()],
             instant: Vec::new(),
         };
         for members in &members {
             self.check()?;
+            if let Some(first) = members.first() {
+                ranked.first[*first] = true;
+            }
             for (i, count) in counts.iter().enumerate() {
                 self.check()?;
                 let chosen = self.choose(op, columns, members, i, *count, span);
