@@ -122,8 +122,9 @@ impl Process {
     }
 
     pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
+        // The shell's own: a bare Debian has no program of that name.
+        let done = Command::new("sh")
+            .args(["-c", "kill \"$0\" \"$1\"", signal, &self.child.id().to_string()])
             .status()
             .expect("kill");
         assert!(done.success(), "kill {signal} {}", self.name);
