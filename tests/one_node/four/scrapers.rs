@@ -50,7 +50,7 @@ async fn scrapes(four: &Four) -> BTreeMap<String, Vec<i64>> {
         .collect()
 }
 
-/// Where in the interval a target is scraped, unless it is late.
+/// Where in the interval a target is scraped, unless it is late; of places that are as usual the earliest.
 fn usual_offset(times: &[i64]) -> i64 {
     let mut counts = BTreeMap::<i64, usize>::new();
     for at in times {
@@ -58,7 +58,7 @@ fn usual_offset(times: &[i64]) -> i64 {
     }
     counts
         .into_iter()
-        .max_by_key(|(_, count)| *count)
+        .max_by_key(|(at, count)| (*count, std::cmp::Reverse(*at)))
         .map_or(0, |(at, _)| at)
 }
 
