@@ -4,7 +4,7 @@
 use super::fragments::only_request;
 use crate::plan::{Fragment, Node, NodeKind, Plan, Pushed};
 use crate::source::SelectRequest;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub(super) fn merge(mut plan: Plan) -> Plan {
     let mut merger = Merger {
@@ -134,7 +134,9 @@ fn combine(into: &mut SelectRequest, other: &SelectRequest) {
     hints.presence_only &= other.presence_only;
     hints.labels = match (hints.labels.take(), &other.labels) {
         (Some(mut labels), Some(more)) => {
-            let new: Vec<String> = more.iter().filter(|label| !labels.contains(label)).cloned().collect();
+            let known: HashSet<&str> = labels.iter().map(String::as_str).collect();
+            let new = more.iter().filter(|label| !known.contains(label.as_str())).cloned();
+            let new: Vec<String> = new.collect();
             labels.extend(new);
             Some(labels)
         }
