@@ -16,5 +16,5 @@ pub use duties::{Duties, DutyContext, DutyOptions, UploadError};
 pub use head::{BadPage, WINDOW_MS};
 pub use metrics::{IngesterMetrics, RemoteWriteMetrics};
 pub use service::{Shard, ShardLog, Shards, WriteOptions};
-pub use shard::{ShardMachine, entry, set_read_memory};
+pub use shard::{ShardMachine, entry};
 pub use start::{Ingester, IngesterError, IngesterOptions};

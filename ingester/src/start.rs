@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError};
 use gnomon_cluster::retention::Budget;
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
+use gnomon_promql::QueryMemory;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaState, ShardReplicas};
 use object_store::ObjectStore;
@@ -53,6 +54,8 @@ pub struct IngesterOptions {
     pub registry: prometheus::Registry,
     pub write: WriteOptions,
     pub duties: DutyOptions,
+    /// What all who read heads may hold.
+    pub read_memory: Arc<QueryMemory>,
     pub stop: CancellationToken,
 }
 
@@ -98,6 +101,7 @@ impl Ingester {
             clock: options.clock,
             context,
             shards: shards.clone(),
+            read_memory: options.read_memory,
             tasks: tasks.clone(),
             stop: stop.clone(),
             opened: sender,
@@ -145,6 +149,7 @@ struct Opener {
     clock: Arc<dyn Clock>,
     context: DutyContext,
     shards: Arc<Shards>,
+    read_memory: Arc<QueryMemory>,
     tasks: TaskTracker,
     stop: CancellationToken,
     opened: watch::Sender<usize>,
@@ -185,7 +190,8 @@ impl Opener {
     async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {
         let shard = ShardId(replicas.shard);
         let started = self.clock.monotonic();
-        let machine = Arc::new(ShardMachine::new(shard));
+        let machine = ShardMachine::new(shard).with_read_memory(Arc::clone(&self.read_memory));
+        let machine = Arc::new(machine);
         let id = GroupId::of_shard(shard);
         let group = match self.host.group(id) {
             Some(_) => return Err(GroupError::AlreadyOpen(id)),

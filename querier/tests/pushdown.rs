@@ -126,13 +126,8 @@ fn encoded(query: &str) -> String {
     query.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-fn cases() -> u32 {
-    let given = std::env::var("GNOMON_CASES").ok();
-    given.and_then(|text| text.parse().ok()).unwrap_or(150)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(random::cases(150)) })]
 
     #[test]
     fn pushed_down_is_evaluated_in_one_place(

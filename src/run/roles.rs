@@ -110,11 +110,11 @@ fn start_ingester(
     };
     // What a selection copies of a head is held beside what its query holds: half as much of it.
     let memory = super::web::query_memory(&process.settings);
-    gnomon_ingester::set_read_memory(QueryMemory::new(
+    let read_memory = QueryMemory::new(
         memory.total_bytes / 2,
         memory.query_bytes,
         process.settings.query_max_concurrency,
-    ));
+    );
     let options = IngesterOptions {
         node: node.node_id,
         host: own.host.clone(),
@@ -129,6 +129,7 @@ fn start_ingester(
             ..WriteOptions::default()
         },
         duties,
+        read_memory,
         stop: process.stop.clone(),
     };
     Ok(Ingester::start(options)?)

@@ -315,6 +315,8 @@ async fn reads_are_answered_as_prometheus_answers_them() {
         vec![query(all, vec![named("f"), matcher(Type::Eq, "replica", "b")])],
         vec![query(all, vec![named("f"), matcher(Type::Neq, "region", "own")])],
         vec![query(all, vec![named("nothing")])],
+        // Without matchers nothing is asked for.
+        vec![query(all, Vec::new()), query(all, vec![named("f")])],
         Vec::new(),
     ];
     for queries in sets {
@@ -341,6 +343,14 @@ async fn reads_are_answered_as_prometheus_answers_them() {
         read(&both.prometheus.http, Vec::new(), &[9]).await,
     );
     assert_eq!((ours.status, &ours.content_type), (theirs.status, &theirs.content_type));
+    let mut unknown = named("f");
+    unknown.r#type = 9;
+    let queries = vec![query(all, vec![unknown])];
+    let (ours, theirs) = (
+        read(&both.gnomon.http, queries.clone(), &[]).await,
+        read(&both.prometheus.http, queries, &[]).await,
+    );
+    assert_eq!(ours.status, theirs.status);
     let federate = "/federate?match[]=f&match[]={__name__=\"h\"}";
     assert_eq!(
         both.gnomon.http.get(federate).await,

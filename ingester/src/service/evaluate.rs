@@ -1,7 +1,7 @@
 //! Evaluating a part of a query over a head.
 
 use super::Shard;
-use crate::shard::read_budget;
+use crate::shard::ShardMachine;
 use crate::shard::select::{self, Selected};
 use futures::Stream;
 use gnomon_cluster::fragments::{self, PageSource};
@@ -30,10 +30,10 @@ pub(super) fn checked(request: EvaluateRequest) -> Result<(SelectRequest, Fragme
     Ok((select, fragment))
 }
 
-/// What the caller allows.
-pub(super) fn limits(select: &SelectRequest) -> Limits {
+/// What the caller and the node allow.
+pub(super) fn limits(machine: &ShardMachine, select: &SelectRequest) -> Limits {
     let mut limits = Limits {
-        memory: read_budget(),
+        memory: machine.read_budget(),
         ..Limits::default()
     };
     if select.max_samples > 0 {

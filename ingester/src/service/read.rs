@@ -65,7 +65,7 @@ impl ShardReadService for Shards {
         let (select, fragment) = evaluate::checked(request)?;
         let shard = self.readable(select.shard).await?;
         self.metrics.evaluations.inc();
-        let limits = evaluate::limits(&select);
+        let limits = evaluate::limits(&shard.machine, &select);
         let found = blocking({
             let shard = shard.clone();
             move || shard.machine.find(&select)

@@ -20,7 +20,7 @@ impl ShardMachine {
         let tenant = select::tenant(&request.tenant)?;
         let matchers = select::matchers(&request.matchers)?;
         let view = request.view.clone().unwrap_or_default();
-        let mut selected = Selected::new(tenant.clone(), request)?;
+        let mut selected = Selected::new(tenant.clone(), request, &self.read_budget())?;
         let (mut counts, unknown) = self.read(|state| {
             state.check_view(&tenant, &view, request.start_ms, request.end_ms)?;
             let Some(there) = state.tenants.get(&tenant) else {

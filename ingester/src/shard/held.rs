@@ -1,23 +1,7 @@
 //! What selections hold of heads: each copies what memory has of its series, and the copies of all are bounded.
 
-use gnomon_promql::{MemoryBudget, QueryMemory, Reserved};
+use gnomon_promql::{MemoryBudget, Reserved};
 use gnomon_proto::ServiceError;
-use std::sync::{Arc, OnceLock};
-
-/// Of the process, for all shards.
-static MEMORY: OnceLock<Arc<QueryMemory>> = OnceLock::new();
-
-/// Sets what all selections of this process may hold; unlimited until then. Only the first call counts.
-pub fn set_read_memory(memory: Arc<QueryMemory>) {
-    let _ = MEMORY.set(memory);
-}
-
-/// The account of one more who reads heads.
-pub(crate) fn read_budget() -> MemoryBudget {
-    MEMORY
-        .get()
-        .map_or_else(MemoryBudget::default, |memory| memory.budget())
-}
 
 /// Bytes that a selection holds, given back when it is dropped.
 pub(super) struct HeldBytes(Reserved);
@@ -25,8 +9,8 @@ pub(super) struct HeldBytes(Reserved);
 impl HeldBytes {
     /// # Errors
     /// When all selections together would hold too much.
-    pub(super) fn nothing() -> Result<Self, ServiceError> {
-        read_budget().reserve(0).map(Self).map_err(over)
+    pub(super) fn nothing(budget: &MemoryBudget) -> Result<Self, ServiceError> {
+        budget.reserve(0).map(Self).map_err(over)
     }
 
     /// # Errors

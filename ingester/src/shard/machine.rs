@@ -6,6 +6,7 @@ use super::state::ShardState;
 use bytes::Bytes;
 use gnomon_cluster::raft::{Applied, StateError, StateMachine, StateReader, StateWriter};
 use gnomon_model::ShardId;
+use gnomon_promql::{MemoryBudget, QueryMemory};
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +21,8 @@ pub struct ShardMachine {
     /// An entry could not be applied; nothing is until the state is restored.
     failed: AtomicBool,
     sealed_bytes: AtomicU64,
+    /// What all who read heads may hold.
+    read_memory: Arc<QueryMemory>,
 }
 
 impl ShardMachine {
@@ -32,7 +35,19 @@ impl ShardMachine {
             wants_flush: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             sealed_bytes: AtomicU64::new(0),
+            read_memory: QueryMemory::unlimited(),
         }
+    }
+
+    /// Bounds what selections of this shard, and of others with the same memory, may hold.
+    #[must_use]
+    pub fn with_read_memory(self, read_memory: Arc<QueryMemory>) -> Self {
+        Self { read_memory, ..self }
+    }
+
+    /// The account of one more who reads the head.
+    pub(crate) fn read_budget(&self) -> MemoryBudget {
+        self.read_memory.budget()
     }
 
     #[must_use]

@@ -12,8 +12,6 @@ mod records;
 pub(crate) mod select;
 mod state;
 
-pub(crate) use held::read_budget;
-pub use held::set_read_memory;
 pub use machine::ShardMachine;
 
 pub(crate) fn series_count(state: &state::ShardState) -> u64 {

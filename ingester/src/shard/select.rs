@@ -11,6 +11,7 @@ use crate::head::{BadPage, Head, OpenPage, Ordinal, SealedPart, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::{LabelsRef, MatchOp, Matcher, SeriesRef, TenantId};
+use gnomon_promql::MemoryBudget;
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::label_matcher::Op;
 use gnomon_proto::v1::{LabelMatcher, Page as WirePage, SelectBatch, SelectRequest, Series, View};
@@ -165,6 +166,7 @@ struct Query<'r> {
     tenant: TenantId,
     matchers: Vec<Matcher>,
     view: View,
+    budget: MemoryBudget,
 }
 
 impl<'r> Query<'r> {
@@ -175,11 +177,12 @@ impl<'r> Query<'r> {
             tenant: tenant(&request.tenant)?,
             matchers: matchers(&request.matchers)?,
             view: request.view.clone().unwrap_or_default(),
+            budget: machine.read_budget(),
         })
     }
 
     fn nothing(&self) -> Result<Selected, ServiceError> {
-        Selected::new(self.tenant.clone(), self.request)
+        Selected::new(self.tenant.clone(), self.request, &self.budget)
     }
 
     /// What a state has; none where that is more than so many series.
@@ -203,7 +206,7 @@ impl<'r> Query<'r> {
 impl Selected {
     /// # Errors
     /// When selections hold all that they may.
-    pub(super) fn new(tenant: TenantId, request: &SelectRequest) -> Result<Self, ServiceError> {
+    pub(super) fn new(tenant: TenantId, request: &SelectRequest, budget: &MemoryBudget) -> Result<Self, ServiceError> {
         Ok(Self {
             tenant,
             tenant_number: 0,
@@ -214,7 +217,7 @@ impl Selected {
             samples: 0,
             parts: Vec::new(),
             series: Vec::new().into_iter(),
-            held: HeldBytes::nothing()?,
+            held: HeldBytes::nothing(budget)?,
             written: Vec::new(),
             bytes: Bytes::new(),
         })

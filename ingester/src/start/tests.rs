@@ -72,6 +72,7 @@ async fn start(backend: Arc<MemoryBackend>, flush_log_bytes: u64) -> Running {
         registry,
         write: WriteOptions::default(),
         duties: DutyOptions::default(),
+        read_memory: gnomon_promql::QueryMemory::unlimited(),
         stop: CancellationToken::new(),
     });
     Running {

@@ -61,13 +61,8 @@ impl SeriesSource for Cluster {
     }
 }
 
-fn cases() -> u32 {
-    let given = std::env::var("GNOMON_CASES").ok();
-    given.and_then(|text| text.parse().ok()).unwrap_or(400)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(random::cases(400)) })]
 
     #[test]
     fn pushed_down_is_evaluated_in_one_place(

@@ -7,13 +7,8 @@ mod random;
 use gnomon_promql::{CancelFlag, Engine, EvalParams, Limits, MemorySource, ParseOptions, Plan, parse};
 use proptest::prelude::*;
 
-fn cases() -> u32 {
-    let given = std::env::var("GNOMON_CASES").ok();
-    given.and_then(|text| text.parse().ok()).unwrap_or(400)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(random::cases(400)) })]
 
     #[test]
     fn rewrites_change_no_result(

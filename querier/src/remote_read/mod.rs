@@ -56,11 +56,6 @@ impl Refusal {
     }
 }
 
-/// One query of a request with its selection.
-struct Reading {
-    selection: Selection,
-}
-
 /// `/read`.
 pub(crate) async fn read(State(api): State<Arc<Api>>, body: Body) -> Response {
     let answered = match api.read_gate.clone() {
@@ -80,16 +75,16 @@ type Place = Option<tokio::sync::OwnedSemaphorePermit>;
 async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Refusal> {
     let request = decoded(body).await?;
     let external = api.state.node.config().external_labels;
-    let readings = request
+    let selections = request
         .queries
         .iter()
-        .map(|query| reading(query, external.as_ref()))
+        .map(|query| selection(query, external.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     let scope = Scope::new(false, api.state.query.fetch).with_memory(api.memory.budget());
     let scope = Arc::new(scope);
     match negotiated(&request.accepted_response_types)? {
-        ResponseType::Samples => samples(api, &scope, &readings, &external).await,
-        ResponseType::StreamedXorChunks => streamed(api, scope, readings, external, place).await,
+        ResponseType::Samples => samples(api, &scope, &selections, &external).await,
+        ResponseType::StreamedXorChunks => streamed(api, scope, selections, external, place).await,
     }
 }
 
@@ -122,11 +117,18 @@ fn negotiated(accepted: &[i32]) -> Result<ResponseType, Refusal> {
     })
 }
 
+/// Whether anything is asked for: without matchers it is nothing, as in Prometheus.
+fn selects(selection: &Selection) -> bool {
+    !selection.matchers.is_empty()
+}
+
 /// External labels are not stored: a matcher for one of them, with its value, is taken to be met.
-fn reading(query: &Query, external: LabelsRef<'_>) -> Result<Reading, Refusal> {
+fn selection(query: &Query, external: LabelsRef<'_>) -> Result<Selection, Refusal> {
     let mut matchers = Vec::with_capacity(query.matchers.len());
     for wire in &query.matchers {
-        let op = match wire.r#type() {
+        // As in Prometheus, which finds out what is wrong with a matcher while it reads.
+        let broken = |why: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, why);
+        let op = match Type::try_from(wire.r#type).map_err(|_| broken("invalid matcher type".to_owned()))? {
             Type::Eq => MatchOp::Equal,
             Type::Neq => MatchOp::NotEqual,
             Type::Re => MatchOp::Regex,
@@ -134,17 +136,14 @@ fn reading(query: &Query, external: LabelsRef<'_>) -> Result<Reading, Refusal> {
         };
         let met = op == MatchOp::Equal && external.get(&wire.name).unwrap_or("") == wire.value;
         let value = if met { "" } else { wire.value.as_str() };
-        // As in Prometheus, which finds this out while it reads.
-        let broken = |e: gnomon_model::re2::Error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
-        matchers.push(Matcher::new(wire.name.as_str(), op, value).map_err(broken)?);
+        let matcher = Matcher::new(wire.name.as_str(), op, value);
+        matchers.push(matcher.map_err(|e| broken(e.to_string()))?);
     }
-    Ok(Reading {
-        selection: Selection {
-            matchers,
-            start_ms: query.start_timestamp_ms,
-            end_ms: query.end_timestamp_ms,
-            labels_only: false,
-        },
+    Ok(Selection {
+        matchers,
+        start_ms: query.start_timestamp_ms,
+        end_ms: query.end_timestamp_ms,
+        labels_only: false,
     })
 }
 
@@ -180,12 +179,21 @@ fn decode_series(series: &MergedSeries, selection: &Selection) -> Result<Decoded
     Ok(Decoded { samples, whole })
 }
 
-async fn samples(api: &Api, scope: &Arc<Scope>, readings: &[Reading], external: &Labels) -> Result<Response, Refusal> {
+async fn samples(
+    api: &Api,
+    scope: &Arc<Scope>,
+    selections: &[Selection],
+    external: &Labels,
+) -> Result<Response, Refusal> {
     let limit = api.state.query.remote_read.samples;
     let mut held = scope.memory().reserve(0).map_err(ApiError::from)?;
-    let mut results = Vec::with_capacity(readings.len());
-    for Reading { selection } in readings {
+    let mut results = Vec::with_capacity(selections.len());
+    for selection in selections {
         let mut result = QueryResult::default();
+        if !selects(selection) {
+            results.push(result);
+            continue;
+        }
         let mut count = 0u64;
         let mut merge = api.state.fanout.select(scope, selection).await?;
         while let Some(series) = merge.next().await? {
@@ -239,27 +247,27 @@ fn time_series(labels: &Labels, decoded: &Decoded, external: &Labels) -> TimeSer
 async fn streamed(
     api: &Arc<Api>,
     scope: Arc<Scope>,
-    readings: Vec<Reading>,
+    selections: Vec<Selection>,
     external: Labels,
     place: Place,
 ) -> Result<Response, Refusal> {
     // What cannot be read at all is refused; later failures can only break the stream off.
-    let mut readings = readings.into_iter().enumerate();
+    let mut selections = selections.into_iter().enumerate().filter(|(_, s)| selects(s));
     let mut open = None;
-    if let Some((index, reading)) = readings.next() {
-        let merge = api.state.fanout.select(&scope, &reading.selection).await?;
-        open = Some((index, reading, merge));
+    if let Some((index, selection)) = selections.next() {
+        let merge = api.state.fanout.select(&scope, &selection).await?;
+        open = Some((index, selection, merge));
     }
     let (frames, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(FRAMES_IN_FLIGHT);
     let api = Arc::clone(api);
     let most_bytes = api.state.query.remote_read.frame_bytes;
     tokio::spawn(TraceContext::carried(async move {
         let work = async {
-            while let Some((index, reading, merge)) = open.take() {
-                stream_query(&frames, index, &reading.selection, merge, &external, most_bytes).await?;
-                if let Some((index, reading)) = readings.next() {
-                    let merge = api.state.fanout.select(&scope, &reading.selection).await?;
-                    open = Some((index, reading, merge));
+            while let Some((index, selection, merge)) = open.take() {
+                stream_query(&frames, index, &selection, merge, &external, most_bytes).await?;
+                if let Some((index, selection)) = selections.next() {
+                    let merge = api.state.fanout.select(&scope, &selection).await?;
+                    open = Some((index, selection, merge));
                 }
             }
             Ok::<(), ApiError>(())
@@ -364,11 +372,15 @@ mod tests {
             ],
             ..Query::default()
         };
-        let Ok(reading) = reading(&query, external.as_ref()) else {
+        let Ok(selection) = super::selection(&query, external.as_ref()) else {
             panic!("refused")
         };
-        let values: Vec<_> = reading.selection.matchers.iter().map(Matcher::value).collect();
+        let values: Vec<_> = selection.matchers.iter().map(Matcher::value).collect();
         assert_eq!(values, ["", "a", "eu", "us"]);
+        let mut unknown = query;
+        unknown.matchers[1].r#type = 9;
+        let refused = super::selection(&unknown, external.as_ref());
+        assert!(refused.is_err_and(|Refusal(status, why)| status == 500 && why == "invalid matcher type"));
         let own = Labels::from_pairs([("job", "a"), ("region", "us"), ("z", "1")]);
         let merged = with_external(&own, &Labels::from_pairs([("region", "eu"), ("m", "2")]));
         let names: Vec<_> = merged.iter().map(|l| format!("{}={}", l.name, l.value)).collect();

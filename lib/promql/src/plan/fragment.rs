@@ -77,8 +77,8 @@ pub struct Fragment {
 #[error("not a fragment that can be evaluated here: {0}")]
 pub struct BadFragment(pub String);
 
-/// Functions of a range that fragments may have: they look at one series at a time, and fail for no data.
-const fn of_range(func: FunctionId) -> bool {
+/// Functions of a range that look at one series at a time, and fail for no data: a fragment may have them.
+pub(crate) const fn of_range(func: FunctionId) -> bool {
     use FunctionId as F;
     matches!(
         func,

@@ -8,6 +8,12 @@ use gnomon_promql::{MemorySource, QueryResult, SampleValue, Value};
 use proptest::prelude::*;
 use std::sync::Arc;
 
+/// How many cases a property is tried with; `GNOMON_CASES` says otherwise.
+pub fn cases(default: u32) -> u32 {
+    let given = std::env::var("GNOMON_CASES").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 fn one_of(texts: &'static [&'static str]) -> impl Strategy<Value = String> + Clone {
     prop::sample::select(texts).prop_map(str::to_owned)
 }

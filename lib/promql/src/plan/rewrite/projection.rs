@@ -3,6 +3,7 @@
 
 use crate::ast::AggregateOp;
 use crate::functions::FunctionId;
+use crate::plan::fragment::of_range;
 use crate::plan::{Node, NodeKind, Plan};
 use crate::source::SelectRequest;
 use gnomon_model::METRIC_NAME;
@@ -99,25 +100,7 @@ fn of_arguments(func: FunctionId, need: &Need) -> Need {
         },
         // Whether there are samples, and when, is all that these tell.
         F::CountOverTime | F::PresentOverTime | F::TsOfFirstOverTime | F::TsOfLastOverTime => labels(need, false),
-        F::Rate
-        | F::Increase
-        | F::Delta
-        | F::Irate
-        | F::Idelta
-        | F::Resets
-        | F::Changes
-        | F::Deriv
-        | F::PredictLinear
-        | F::AvgOverTime
-        | F::SumOverTime
-        | F::MinOverTime
-        | F::MaxOverTime
-        | F::LastOverTime
-        | F::FirstOverTime
-        | F::StddevOverTime
-        | F::StdvarOverTime
-        | F::QuantileOverTime
-        | F::MadOverTime => labels(need, true),
+        func if of_range(func) => labels(need, true),
         _ => Need::ALL,
     }
 }
