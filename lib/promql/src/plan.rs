@@ -146,6 +146,9 @@ pub(crate) enum WindowInput {
     Subquery(Box<Node>),
 }
 
+/// The number of a fragment that nobody else is asked for.
+pub(crate) const NOT_PUSHED: usize = usize::MAX;
+
 #[derive(Clone, Debug)]
 pub(crate) enum NodeKind {
     Number(f64),
@@ -162,6 +165,7 @@ pub(crate) enum NodeKind {
     Invariant(Box<Node>),
     /// What others may evaluate, all of it or for later steps.
     Fragment {
+        /// Position in [`Plan::pushed`]; [`NOT_PUSHED`] where it is none of them after all.
         id: usize,
         input: Box<Node>,
     },

@@ -1,6 +1,6 @@
 //! A plan as text.
 
-use super::{Extended, Node, NodeKind, Plan, Shift, Window, WindowInput};
+use super::{Extended, NOT_PUSHED, Node, NodeKind, Plan, Shift, Window, WindowInput};
 use crate::engine::{NodeCost, identity};
 use crate::printer::QuotedBytes;
 use std::fmt;
@@ -120,6 +120,7 @@ fn node(plan: &Plan, at: &Node, depth: usize, out: &mut Lines) {
             line(out, at, depth, &format!("once for {} steps", at.grid.n));
             node(plan, inner, depth + 1, out);
         }
+        NodeKind::Fragment { id: NOT_PUSHED, input } => node(plan, input, depth, out),
         NodeKind::Fragment { id, input } => {
             line(out, at, depth, &format!("fragment f{id}"));
             node(plan, input, depth + 1, out);

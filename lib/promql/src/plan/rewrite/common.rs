@@ -116,9 +116,11 @@ fn mark(node: &mut Node, numbers: &mut Numbers, at: &mut usize, may: bool) {
     let repeated = numbers.counts[number] > 1;
     let shares = may && repeated && node.value_type == ValueType::Vector && reads(node);
     let selector_below = node.looks_at_samples();
+    // A fragment goes to others as it is: it is shared as a whole, or not.
+    let below = may && !shares && !matches!(node.kind, NodeKind::Fragment { .. });
     for child in node.children_mut().into_iter().rev() {
         let is_sample = selector_below && matches!(child.bare().kind, NodeKind::Select { .. });
-        mark(child, numbers, at, may && !shares && !is_sample);
+        mark(child, numbers, at, below && !is_sample);
     }
     if shares {
         let next = numbers.slots.len();

@@ -1,7 +1,7 @@
 //! Fragments: the largest parts of a plan that can be evaluated where the samples are.
 
 use crate::ast::AggregateOp;
-use crate::plan::{Fragment, Node, NodeKind, Plan, merges};
+use crate::plan::{Fragment, NOT_PUSHED, Node, NodeKind, Plan, merges};
 
 /// Columns are worth sending instead of samples where a step stands for at least so many milliseconds of them.
 const MIN_MS_OF_STEP: i64 = 120_000;
@@ -60,7 +60,7 @@ fn node(at: &mut Node, plan: &Plan) {
             ..at.clone()
         };
         at.kind = NodeKind::Fragment {
-            id: 0,
+            id: NOT_PUSHED,
             input: Box::new(input),
         };
         return;

@@ -2,7 +2,7 @@
 //! get their numbers, and requests of their own: what they read otherwise depends on what others can evaluate.
 
 use super::fragments::only_request;
-use crate::plan::{Fragment, Node, NodeKind, Plan, Pushed};
+use crate::plan::{Fragment, NOT_PUSHED, Node, NodeKind, Plan, Pushed};
 use crate::source::SelectRequest;
 use std::collections::{HashMap, HashSet};
 
@@ -82,14 +82,16 @@ impl Merger<'_> {
         }
         if let NodeKind::Fragment { id, input } = &mut at.kind {
             let position = self.log.len();
-            self.log.push(0);
+            self.log.push(NOT_PUSHED);
             self.node(input, true);
-            let request = only_request(input).unwrap_or(0);
-            let params = &self.plan.params;
-            if let Some(fragment) = self.merged.get(request).and_then(|r| Fragment::of(input, r, params)) {
+            let pushed = only_request(input).and_then(|request| {
+                let fragment = Fragment::of(input, self.merged.get(request)?, &self.plan.params)?;
+                Some(Pushed { fragment, request })
+            });
+            if let Some(pushed) = pushed {
                 *id = self.fragments.len();
                 self.log[position] = *id;
-                self.fragments.push(Pushed { fragment, request });
+                self.fragments.push(pushed);
             }
             return;
         }

@@ -2,7 +2,7 @@
 
 use super::{meaning, named};
 use crate::parser::{ParseOptions, parse};
-use crate::plan::{EvalParams, Plan};
+use crate::plan::{EvalParams, Node, NodeKind, Plan};
 
 /// The plan after the rewrites of these names.
 fn after(query: &str, rewrites: &[&str]) -> String {
@@ -166,6 +166,31 @@ fn what_stands_twice_is_evaluated_once() {
     // `timestamp` looks at samples.
     let query = "timestamp(a) - timestamp(a offset 1m) + a";
     assert!(!after(query, &["common"]).contains("shared"));
+}
+
+/// A selector within one is no other's; else it could not go to others, or would get the answer to another.
+#[test]
+fn fragments_are_shared_as_a_whole_or_not() {
+    for (query, pushed) in [
+        ("sum by (job) (a) or (a / on (job) group_left () b)", 3),
+        ("sum by (job) (a) or a", 2),
+        ("sum(a) / (sum(a) + sum(b))", 2),
+        ("max(rate(a[5m])) + sum(rate(a[5m]))", 2),
+    ] {
+        let expr = parse(query, &ParseOptions::everything()).unwrap();
+        let plan = Plan::new(query, &expr, EvalParams::instant(900_000)).unwrap();
+        assert_eq!(plan.pushed().count(), pushed, "{}", plan.explain());
+        let mut numbers = Vec::new();
+        numbers_of(&plan.root, &mut numbers);
+        assert!(numbers.iter().all(|id| *id < pushed), "{query}: {numbers:?}");
+    }
+}
+
+fn numbers_of(node: &Node, numbers: &mut Vec<usize>) {
+    if let NodeKind::Fragment { id, .. } = &node.kind {
+        numbers.push(*id);
+    }
+    node.children().into_iter().for_each(|child| numbers_of(child, numbers));
 }
 
 #[test]
