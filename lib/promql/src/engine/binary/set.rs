@@ -4,6 +4,7 @@ use super::Operator;
 use crate::ast::BinaryOp;
 use crate::engine::column::{Column, OVERHEAD_BYTES, merge_same_labels};
 use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::limits::EvalError;
 use crate::plan::Node;
 use gnomon_model::Labels;
 use hashbrown::HashMap;
@@ -47,9 +48,14 @@ impl Exec<'_> {
     ) -> Evaluated<()> {
         let n = lhs.grid.n;
         if operator.op != BinaryOp::Or {
-            let right = {
-                let columns = self.collect(rhs)?;
-                presence(operator, &columns.columns, n)
+            let right = match self.collect(rhs) {
+                Ok(columns) => presence(operator, &columns.columns, n),
+                // Where both sides fail the left one is told of, as if it had been first.
+                Err(error @ EvalError::Execution(_)) => {
+                    self.stream(lhs, &mut |_| Ok(()))?;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
             };
             let _held = self.hold_bytes(presence_bytes(&right, n))?;
             return self.stream(lhs, &mut |mut column| {
