@@ -24,7 +24,7 @@ impl fmt::Display for MatchOp {
 }
 
 /// One condition on one label; a label that is absent has the empty value.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Matcher {
     name: String,
     op: MatchOp,
@@ -112,6 +112,13 @@ impl Eq for Matcher {}
 impl std::hash::Hash for Matcher {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         (&self.name, self.op, &self.value).hash(state);
+    }
+}
+
+/// As in a selector.
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
