@@ -5,6 +5,7 @@ use crate::error::ApiError;
 use crate::fanout::{Scope, Selection, decode};
 use crate::form::Form;
 use crate::json::{Gone, Json};
+use crate::params;
 use crate::router::{Api, plain};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -52,13 +53,10 @@ pub(crate) async fn federate(State(api): State<Arc<Api>>, headers: HeaderMap, fo
     if let Err(error) = form.require_whole() {
         return plain(StatusCode::BAD_REQUEST, format!("{}\n", error.message));
     }
-    let mut sets = Vec::new();
-    for text in form.all("match[]") {
-        match gnomon_promql::parse_selector(text) {
-            Ok(set) => sets.push(set),
-            Err(error) => return plain(StatusCode::BAD_REQUEST, format!("{error}\n")),
-        }
-    }
+    let sets = match params::selectors(&form) {
+        Ok(sets) => sets,
+        Err(why) => return plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
+    };
     let names = Names::accepted_by(&headers);
     match api.gather(gather(&api, &form, sets)).await {
         Ok((found, held)) => {

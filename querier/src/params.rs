@@ -5,6 +5,8 @@ use crate::form::Form;
 use crate::instant;
 use gnomon_model::Matcher;
 use gnomon_model::duration::parse_duration_ms;
+use gnomon_model::size::format_size_bytes;
+use gnomon_promql::MAX_PATTERN_BYTES;
 
 /// The first instant of Go's `time.Unix` that Prometheus accepts, and its text.
 pub(crate) const MIN_TIME: (&str, i64) = ("-292273086-05-16T16:47:06Z", -9_223_309_901_257_974_000);
@@ -116,12 +118,27 @@ pub(crate) fn go_integer(text: &str) -> Result<i64, String> {
     })
 }
 
-/// The selectors of `match[]`; else why they were refused.
+/// The selectors of `match[]`, whatever they select; else why they were refused.
+pub(crate) fn selectors(form: &Form) -> Result<Vec<Vec<Matcher>>, String> {
+    let mut pattern_bytes = 0;
+    let mut sets = Vec::new();
+    for text in form.all("match[]") {
+        let set = gnomon_promql::parse_selector(text).map_err(|e| e.to_string())?;
+        pattern_bytes += set.iter().map(Matcher::pattern_bytes).sum::<usize>();
+        if pattern_bytes > MAX_PATTERN_BYTES {
+            let limit = format_size_bytes(MAX_PATTERN_BYTES as u64);
+            return Err(format!(
+                "regular expressions of match[] too large: together they take more than {limit}, compiled"
+            ));
+        }
+        sets.push(set);
+    }
+    Ok(sets)
+}
+
+/// The selectors of `match[]`, each with something that it must match; else why they were refused.
 pub(crate) fn matcher_sets(form: &Form) -> Result<Vec<Vec<Matcher>>, String> {
-    let sets = form
-        .all("match[]")
-        .map(|text| gnomon_promql::parse_selector(text).map_err(|e| e.to_string()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let sets = selectors(form)?;
     if sets.iter().any(|set| set.iter().all(Matcher::matches_empty)) {
         return Err("match[] must contain at least one non-empty matcher".to_owned());
     }

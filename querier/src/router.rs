@@ -23,6 +23,8 @@ pub(crate) struct Api {
     pub(crate) gate: Arc<Semaphore>,
     /// What queries hold, all together.
     pub(crate) memory: Arc<QueryMemory>,
+    /// Queries whose reading takes long, at the same time.
+    pub(crate) parsers: Semaphore,
     /// Remote reads at the same time; none is no limit.
     pub(crate) read_gate: Option<Arc<Semaphore>>,
     cors_origin: Regex,
@@ -57,6 +59,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
             state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS),
         )),
         memory,
+        parsers: Semaphore::new(2),
         read_gate: match state.query.remote_read.concurrent {
             0 => None,
             most => Some(Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),

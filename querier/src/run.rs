@@ -108,6 +108,7 @@ impl Api {
     pub(crate) async fn run(&self, plan: Plan, options: RunOptions) -> Result<Outcome, ApiError> {
         let began = self.state.clock.monotonic();
         let _running = Counted::new(&self.metrics.running);
+        let _patterns = self.memory.budget().reserve(plan.pattern_bytes() as u64)?;
         let outcome = self.run_gated(plan, options, began).await;
         let took = self.state.clock.monotonic().saturating_sub(began);
         let label = match &outcome {

@@ -116,12 +116,15 @@ fn worst(end_s: i64) -> Vec<String> {
         doubled = format!(r#"label_replace({doubled}, "i", "$1$1$1", "i", "(.*)")"#);
     }
     let alternatives: Vec<String> = (0..20_000).map(|i| format!("x{i}y*")).collect();
+    let patterns: Vec<String> = (0..40).map(|i| format!(r#"m{{i=~"{i}(?i)\\pL{{300}}"}}"#)).collect();
     let everything_twice = vec!["m"; 300].join(" or ");
     let mut requests: Vec<String> = INSTANTS.iter().map(|query| instant(query, end_s)).collect();
     requests.extend(RANGES.iter().map(|query| range(query, end_s)));
     for query in [
         doubled,
         everything_twice,
+        patterns.join(" or "),
+        patterns[..2].join(" or "),
         nested(2_000, "abs", "m"),
         nested(100_000, "", "m"),
         format!("{}m", "-".repeat(50_000)),
@@ -130,6 +133,8 @@ fn worst(end_s: i64) -> Vec<String> {
     ] {
         requests.push(instant(&query, end_s));
     }
+    let sets: Vec<String> = patterns.iter().map(|p| format!("match[]={}", encode(p))).collect();
+    requests.push(format!("series {}", sets.join("&")));
     for path in ["series", "labels", "query_exemplars"] {
         requests.push(format!("{path} match[]={}&query={}", encode(ALL), encode(ALL)));
     }

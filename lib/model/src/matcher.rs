@@ -83,6 +83,12 @@ impl Matcher {
         }
     }
 
+    /// What a regex occupies, compiled; 0 for the plain operators.
+    #[must_use]
+    pub fn pattern_bytes(&self) -> usize {
+        self.regex.as_ref().map_or(0, crate::re2::Regex::memory_bytes)
+    }
+
     /// Whether series without the label satisfy the matcher.
     #[must_use]
     pub fn matches_empty(&self) -> bool {
@@ -197,6 +203,13 @@ mod tests {
             assert_eq!(got, (on_with, on_without), "{matcher}");
             assert_eq!(matcher.matches_empty(), on_without, "{matcher}");
         }
+    }
+
+    #[test]
+    fn a_compiled_expression_does_not_show() {
+        let matcher = matcher(MatchOp::Regex, r"\pL{100}");
+        assert!(matcher.pattern_bytes() > 100_000);
+        assert_eq!(format!("{matcher:?}"), r#"a=~"\\pL{100}""#);
     }
 
     #[test]

@@ -8,13 +8,14 @@ mod class;
 mod expand;
 mod facts;
 mod parse;
+mod shared;
 
 pub use expand::Captures;
 
 use facts::Shape;
 use regex_automata::{Anchored, Input, meta};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An expression that Go's RE2 would refuse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +55,19 @@ fn between_anchors(expression: &str) -> String {
 /// Bytes that a compiled expression may take; Go allows 128 MiB, but a query may bring many expressions.
 const SIZE_LIMIT_BYTES: usize = 16 << 20;
 
+/// An expression that is longer may be costly to compile.
+const CHEAP_BYTES: usize = 1024;
+
+/// Those that may be costly are compiled one at a time: `(?i)\pL{300}` takes 70 ms and, on the way, 40 MB.
+static COSTLY: Mutex<()> = Mutex::new(());
+
+/// Whether compiling what is in a text (an expression, or a query with some) may take more than a moment.
+#[must_use]
+pub fn is_costly(text: &str) -> bool {
+    let counted = |pair: &[u8]| pair[0] == b'{' && pair[1].is_ascii_digit();
+    text.len() > CHEAP_BYTES || text.as_bytes().windows(2).any(counted)
+}
+
 /// A compiled expression that matches whole texts only, as `^(?s:expression)$` does. Cloning shares it.
 #[derive(Clone)]
 pub struct Regex(Arc<Compiled>);
@@ -90,6 +104,14 @@ impl Regex {
     /// # Errors
     /// When Go's RE2 would refuse `expression`, or it compiles to more than 16 MiB.
     pub fn anchored(expression: &str) -> Result<Self, Error> {
+        if let Some(compiled) = shared::find(expression) {
+            return Ok(Self(compiled));
+        }
+        let one_at_a_time = is_costly(expression).then(|| COSTLY.lock().unwrap_or_else(PoisonError::into_inner));
+        // Who waited may find what the one before has compiled.
+        if let Some(compiled) = one_at_a_time.as_ref().and_then(|_| shared::find(expression)) {
+            return Ok(Self(compiled));
+        }
         let parsed = parse::parse(expression)?;
         if expression.contains("\\Q") {
             // What is quoted and has no end takes the anchors with it.
@@ -101,14 +123,15 @@ impl Regex {
             Shape::Other => Some(build_engine(parsed.hir, expression)?),
             Shape::Any { .. } | Shape::NonEmpty { .. } | Shape::Literals { .. } => None,
         };
-        let source = expression.to_owned();
-        Ok(Self(Arc::new(Compiled {
-            source,
+        let compiled = Arc::new(Compiled {
+            source: expression.to_owned(),
             shape,
             literal_prefix,
             group_names: parsed.group_names,
             engine,
-        })))
+        });
+        shared::enter(&compiled);
+        Ok(Self(compiled))
     }
 
     /// `(.*)`: matches every text and captures it whole.
@@ -127,6 +150,12 @@ impl Regex {
     #[must_use]
     pub fn source(&self) -> &str {
         &self.0.source
+    }
+
+    /// What the compiled expression occupies.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.0.source.len() + self.0.engine.as_ref().map_or(0, meta::Regex::memory_usage)
     }
 
     #[must_use]

@@ -48,7 +48,7 @@ pub use engine::{Engine, FragmentError, NodeCost};
 pub use limits::{CancelFlag, EvalError, Limits};
 pub use memory::{MemoryBudget, OverBudget, QueryMemory, Reserved};
 pub(crate) use parser::literal::parse_float;
-pub use parser::{ParseError, ParseOptions, parse, parse_selector};
+pub use parser::{MAX_PATTERN_BYTES, ParseError, ParseOptions, parse, parse_selector};
 pub use plan::{
     BadFragment, DEFAULT_LOOKBACK_MS, EvalParams, Fragment, FragmentKind, FragmentNode, Plan, PlanError, PlanLine,
 };

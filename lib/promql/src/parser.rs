@@ -49,6 +49,8 @@ const MAX_DEPTH: usize = 200;
 /// Height of the tree, which long chains of operators make too, that is refused beyond: whatever walks a tree does so by
 /// recursion, on stacks as small as 2 MiB.
 const MAX_HEIGHT: usize = 500;
+/// What all regular expressions of a query may occupy, compiled. Prometheus lets each have 128 MiB.
+pub const MAX_PATTERN_BYTES: usize = 32 << 20;
 
 /// Parses and type-checks an expression.
 ///
@@ -122,6 +124,8 @@ struct Parser<'a> {
     depth: usize,
     /// Of the expression parsed last.
     height: usize,
+    /// What the regular expressions so far occupy.
+    pattern_bytes: usize,
     /// How many aggregations are open: errors in one say so.
     aggregations: usize,
     /// End of the last token that can end an expression.
@@ -138,6 +142,7 @@ impl<'a> Parser<'a> {
             errors: Vec::new(),
             depth: 0,
             height: 0,
+            pattern_bytes: 0,
             aggregations: 0,
             last_closing: 0,
         }

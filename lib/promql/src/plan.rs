@@ -15,6 +15,7 @@ pub(crate) use tree::looks_at_time;
 use crate::ast::{AggregateOp, BinaryOp, Expr, Span, ValueType, VectorMatching};
 use crate::functions::FunctionId;
 use crate::source::SelectRequest;
+use gnomon_model::Matcher;
 
 /// Milliseconds; the default of `--query.lookback-delta`.
 pub const DEFAULT_LOOKBACK_MS: i64 = 5 * 60 * 1000;
@@ -272,6 +273,13 @@ impl Plan {
     #[must_use]
     pub fn selectors(&self) -> &[SelectRequest] {
         &self.requests
+    }
+
+    /// What the regular expressions of all selectors occupy.
+    #[must_use]
+    pub fn pattern_bytes(&self) -> usize {
+        let matchers = self.requests.iter().flat_map(|request| &request.matchers);
+        matchers.map(Matcher::pattern_bytes).sum()
     }
 
     pub(crate) fn request_uses(&self) -> &[usize] {

@@ -2,6 +2,7 @@
 
 mod exemplars;
 mod labels;
+mod language;
 mod metadata;
 mod query;
 mod result;

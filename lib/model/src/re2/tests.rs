@@ -172,3 +172,15 @@ proptest! {
         }
     }
 }
+#[test]
+fn an_expression_in_use_is_compiled_once() {
+    let expression = r"(shared|\pL{100}).*x";
+    let (first, again) = (
+        Regex::anchored(expression).unwrap(),
+        Regex::anchored(expression).unwrap(),
+    );
+    assert!(std::sync::Arc::ptr_eq(&first.0, &again.0));
+    assert!(super::shared::is_known(expression));
+    drop((first, again));
+    assert!(!super::shared::is_known(expression));
+}

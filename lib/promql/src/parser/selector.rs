@@ -1,8 +1,9 @@
 //! Series selectors and what may follow an operand: ranges, subqueries, `offset`, `@`.
 
-use super::{Parsed, Parser};
+use super::{MAX_PATTERN_BYTES, Parsed, Parser};
 use crate::ast::{At, DurationExpr, Expr, ExprKind, MatrixSelector, Span, SubqueryExpr, VectorSelector};
 use crate::lexer::{Item, Token};
+use gnomon_model::size::format_size_bytes;
 use gnomon_model::{METRIC_NAME, MatchOp, Matcher};
 
 impl Parser<'_> {
@@ -110,14 +111,23 @@ impl Parser<'_> {
         }
         self.advance();
         let text = self.unquoted(value);
-        match Matcher::new(name, op, text.clone()) {
-            Ok(matcher) => Ok(Some(matcher)),
-            Err(e) => {
-                let message = e.between_anchors(&text).to_string();
-                self.note(Span::new(label.span.start, value.span.end), message);
-                Ok(None)
-            }
+        // Only the first error is told: after it nothing needs to be compiled.
+        if !self.errors.is_empty() {
+            return Ok(None);
         }
+        let message = match Matcher::new(name, op, text.clone()) {
+            Ok(matcher) => {
+                self.pattern_bytes += matcher.pattern_bytes();
+                if self.pattern_bytes <= MAX_PATTERN_BYTES {
+                    return Ok(Some(matcher));
+                }
+                let limit = format_size_bytes(MAX_PATTERN_BYTES as u64);
+                format!("regular expressions too large: together they take more than {limit}, compiled")
+            }
+            Err(e) => e.between_anchors(&text).to_string(),
+        };
+        self.note(Span::new(label.span.start, value.span.end), message);
+        Ok(None)
     }
 
     /// Ranges, subqueries, offsets and so on after an operand.
