@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::CheckMetrics(ref what) => check::metrics(what),
         Command::Query(ref what) => query::run(what),
         Command::Run(settings) => {
+            gnomon_malloc::keep_little();
             let format = if settings.log_json {
                 logging::Format::Json
             } else {

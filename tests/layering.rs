@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// Crate, folder, and the highest layer-mates it may depend on.
 const LAYERS: &[(&str, &str, u8)] = &[
+    ("gnomon-malloc", "lib/malloc", 0),
     ("gnomon-model", "lib/model", 0),
     ("gnomon-proto", "proto", 1),
     ("gnomon-promql", "lib/promql", 1),

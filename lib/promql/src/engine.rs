@@ -32,7 +32,7 @@ use crate::plan::{Fragment, NodeKind, Plan, PlanLine};
 use crate::source::SeriesSource;
 use crate::value::{InstantSample, QueryResult, RangeSeries, SampleValue, Value};
 use analysis::Analyzer;
-use column::{Column, Kind, Point, drop_name, merge_same_labels};
+use column::{Column, Kind, Point, drop_name, merge_same_labels, same_labelset};
 use context::{Columns, Evaluated, Exec};
 use gnomon_model::{Clock, Labels};
 use std::sync::Arc;
@@ -216,31 +216,49 @@ impl Exec<'_> {
         Ok(out)
     }
 
+    /// Columns are as long as the query has steps; what is kept of them is what they have.
     fn matrix_value(&self) -> Evaluated<Vec<RangeSeries>> {
         let root = &self.plan.root;
-        let Columns { columns, mut held } = if root.value_type == ValueType::Scalar {
+        let mut held = self.hold(0)?;
+        let mut out = Vec::new();
+        let mut take = |mut column: Column| {
+            let points = column.kinds.iter().filter(|kind| **kind != Kind::Absent).count();
+            if points == 0 {
+                return Ok(());
+            }
+            if column.drop_name {
+                column.labels = drop_name(&column.labels);
+            }
+            let series = range_series(&column, points, |i| root.grid.time(i));
+            held.add_bytes(series.held_bytes())?;
+            held.add_samples(series.weight())?;
+            out.push(series);
+            Ok(())
+        };
+        if root.value_type == ValueType::Scalar {
             let values = self.scalar(root)?;
             let mut column = Column::empty(Labels::empty(), values.len());
             for (i, value) in values.into_iter().enumerate() {
                 column.set_float(i, value);
             }
-            Columns {
-                columns: vec![column],
-                held: self.hold(root.grid.n as u64)?,
-            }
+            take(column)?;
         } else {
-            self.collect(root)?
-        };
-        let columns = final_names(columns)?;
-        let mut out = Vec::with_capacity(columns.len());
-        // A column goes when its series is there.
-        for column in columns.into_iter().filter(Column::has_any) {
-            self.check()?;
-            let points = column.kinds.iter().filter(|kind| **kind != Kind::Absent).count() as u64;
-            held.add_bytes(points.saturating_mul(7))?;
-            out.push(range_series(&column, points as usize, |i| root.grid.time(i)));
+            self.stream(root, &mut take)?;
         }
         order::sort_by(&mut out, self.cancel, |a, b| a.labels.cmp(&b.labels))?;
-        Ok(out)
+        merge_equal(out)
     }
+}
+
+/// Makes one series of those that have the same labels, which are next to each other. Two values at one step are an
+/// error.
+fn merge_equal(series: Vec<RangeSeries>) -> Evaluated<Vec<RangeSeries>> {
+    let mut merged: Vec<RangeSeries> = Vec::with_capacity(series.len());
+    for next in series {
+        match merged.last_mut() {
+            Some(last) if last.labels == next.labels => last.join(next).map_err(|_| same_labelset())?,
+            _ => merged.push(next),
+        }
+    }
+    Ok(merged)
 }

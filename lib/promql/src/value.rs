@@ -41,7 +41,32 @@ pub struct RangeSeries {
 /// What a series takes beside its points and the bytes of its labels.
 const SERIES_BYTES: usize = 128;
 
+/// Two points of a series at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SameTime;
+
 impl RangeSeries {
+    /// How many plain samples its points weigh.
+    pub(crate) fn weight(&self) -> u64 {
+        let histograms: u64 = self.histograms.iter().map(|(_, h)| 1 + h.weight()).sum();
+        self.floats.len() as u64 + histograms
+    }
+
+    /// Takes in the points of another.
+    pub(crate) fn join(&mut self, other: Self) -> Result<(), SameTime> {
+        self.floats.extend(other.floats);
+        self.floats.sort_by_key(|(time, _)| *time);
+        self.histograms.extend(other.histograms);
+        self.histograms.sort_by_key(|(time, _)| *time);
+        let mut times: Vec<i64> = self.floats.iter().map(|(time, _)| *time).collect();
+        times.extend(self.histograms.iter().map(|(time, _)| *time));
+        times.sort_unstable();
+        if times.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(SameTime);
+        }
+        Ok(())
+    }
+
     /// Bytes in memory.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {

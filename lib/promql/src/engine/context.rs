@@ -81,6 +81,11 @@ impl Held<'_, '_> {
         self.add_size(Size { samples, bytes })
     }
 
+    /// Samples whose bytes are counted apart.
+    pub(crate) fn add_samples(&mut self, samples: u64) -> Evaluated<()> {
+        self.add_size(Size { samples, bytes: 0 })
+    }
+
     /// Bytes that no samples are counted for.
     pub(crate) fn add_bytes(&mut self, bytes: u64) -> Evaluated<()> {
         self.add_size(Size { samples: 0, bytes })

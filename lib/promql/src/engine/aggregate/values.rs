@@ -3,7 +3,7 @@
 use super::{Grouping, Groups};
 use crate::ast::Span;
 use crate::engine::arithmetic::quantile;
-use crate::engine::column::{Column, OVERHEAD_BYTES, Point, merge_same_labels};
+use crate::engine::column::{Column, OVERHEAD_BYTES, Point};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::limits::EvalError;
 use crate::plan::{Node, NodeKind};
@@ -84,17 +84,26 @@ impl Exec<'_> {
         }
         let n = input.grid.n;
         let mut at: HashMap<Labels, usize> = HashMap::new();
-        let mut out: Vec<Column> = Vec::new();
+        let mut counts: Vec<(Labels, Occurrences)> = Vec::new();
         let mut held = self.hold(0)?;
         self.stream(input, &mut |column| {
             self.check()?;
             let key = grouping.key(&column.labels);
+            // Most values are those of the step before.
+            let mut before: Option<(u64, usize)> = None;
             for i in 0..n {
                 self.check_at(i)?;
-                let text = match column.get(i) {
+                let (bits, text) = match column.get(i) {
                     None => continue,
-                    Some(Point::Float(value)) => Plain(value).to_string(),
-                    Some(Point::Histogram(histogram)) => histogram.to_string(),
+                    Some(Point::Float(value)) => {
+                        let bits = value.to_bits();
+                        if let Some((_, slot)) = before.filter(|(same, _)| *same == bits) {
+                            held.add_bytes(counts[slot].1.add(i))?;
+                            continue;
+                        }
+                        (Some(bits), Plain(value).to_string())
+                    }
+                    Some(Point::Histogram(histogram)) => (None, histogram.to_string()),
                 };
                 let mut builder = LabelsBuilder::from_labels(key.as_ref());
                 builder.set(label, &text);
@@ -102,21 +111,82 @@ impl Exec<'_> {
                 let slot = match at.get(&labels) {
                     Some(slot) => *slot,
                     None => {
-                        held.add(n as u64)?;
-                        held.add_bytes(OVERHEAD_BYTES + labels.as_bytes().len() as u64)?;
-                        out.push(Column::empty(labels.clone(), n));
-                        at.insert(labels, out.len() - 1);
-                        out.len() - 1
+                        held.add_bytes(OVERHEAD_BYTES + 2 * labels.as_bytes().len() as u64)?;
+                        counts.push((labels.clone(), Occurrences::default()));
+                        at.insert(labels, counts.len() - 1);
+                        counts.len() - 1
                     }
                 };
-                let count = out[slot].float(i).unwrap_or(0.0);
-                out[slot].set_float(i, count + 1.0);
+                held.add_bytes(counts[slot].1.add(i))?;
+                before = bits.map(|bits| (bits, slot));
             }
             Ok(())
         })?;
-        for column in merge_same_labels(out)? {
+        drop(at);
+        for (labels, mut occurrences) in counts {
+            let mut column = Column::empty(labels, n);
+            occurrences.put_together();
+            for (step, count) in &occurrences.counts {
+                column.set_float(*step as usize, f64::from(*count));
+            }
             sink(column)?;
         }
         Ok(())
+    }
+}
+
+/// How often a value occurs, step by step; only steps where it does take room.
+#[derive(Default)]
+struct Occurrences {
+    /// Step and count. Up to `sorted` by step, each step once.
+    counts: Vec<(u32, u32)>,
+    sorted: usize,
+}
+
+impl Occurrences {
+    /// One more at a step. The bytes that are taken more for it.
+    fn add(&mut self, step: usize) -> u64 {
+        let step = u32::try_from(step).unwrap_or(u32::MAX);
+        if let Some(last) = self.counts.last_mut().filter(|last| last.0 == step) {
+            last.1 = last.1.saturating_add(1);
+            return 0;
+        }
+        let before = self.counts.capacity();
+        if self.counts.len() == before && self.counts.len() >= 2 * self.sorted {
+            self.put_together();
+        }
+        self.counts.push((step, 1));
+        ((self.counts.capacity() - before) * size_of::<(u32, u32)>()) as u64
+    }
+
+    fn put_together(&mut self) {
+        self.counts.sort_unstable_by_key(|(step, _)| *step);
+        self.counts.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1 = kept.1.saturating_add(next.1);
+            }
+            same
+        });
+        self.sorted = self.counts.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Occurrences;
+
+    #[test]
+    fn occurrences_are_counted_step_by_step_in_little_room() {
+        let mut occurrences = Occurrences::default();
+        let mut bytes = 0;
+        for _ in 0..1000 {
+            for step in [7, 7, 3, 900, 20] {
+                bytes += occurrences.add(step);
+            }
+        }
+        occurrences.put_together();
+        assert_eq!(occurrences.counts, [(3, 1000), (7, 2000), (20, 1000), (900, 1000)]);
+        assert!(bytes <= 16 * 8, "{bytes} bytes");
     }
 }
