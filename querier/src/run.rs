@@ -5,6 +5,7 @@ use crate::fanout::{Costs, Fetched, Scope, SourceCost};
 use crate::router::Api;
 use gnomon_model::Clock;
 use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, PlanLine, QueryResult, Reserved};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
@@ -14,6 +15,9 @@ pub(crate) const MAX_WAITING: i64 = 1000;
 
 /// How often a query is made in all, where what it read moved away meanwhile.
 const MOVED_ATTEMPTS: u32 = 4;
+
+/// Steps of a plan's nodes together that may be evaluated by the thread of the request.
+const QUICK_STEPS: usize = 2048;
 
 /// How a query is to be run.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +90,15 @@ impl Stopped {
     }
 }
 
+/// How a query is attempted.
+#[derive(Clone, Copy)]
+struct Way {
+    /// Parts are given to shards.
+    pushes: bool,
+    /// It may be evaluated by the thread of the request.
+    may_be_quick: bool,
+}
+
 /// Counts a query while it runs or waits.
 struct Counted(prometheus::IntGauge);
 
@@ -139,14 +152,21 @@ impl Api {
 
         let (plan, permit) = (Arc::new(plan), Arc::new(permit));
         let mut attempt = 1;
-        let mut pushes = self.state.query.push_down;
+        let mut way = Way {
+            pushes: self.state.query.push_down,
+            // A plan whose own work is long is not.
+            may_be_quick: plan.steps() <= QUICK_STEPS,
+        };
         let (result, scope) = loop {
             let elapsed = self.state.clock.monotonic().saturating_sub(began);
             let left = options.timeout.saturating_sub(elapsed);
-            let (result, scope) = self.attempt(&plan, &permit, options, left, pushes).await;
+            let Some((result, scope)) = self.attempt(&plan, &permit, options, left, way).await else {
+                way.may_be_quick = false;
+                continue;
+            };
             // A part that shards were to evaluate has to be evaluated here, which shows when it is under way.
-            let again = pushes && scope.must_be_whole();
-            pushes &= !again;
+            let again = way.pushes && scope.must_be_whole();
+            way.pushes &= !again;
             // Data moved away from under the query, to where a fresh view finds it.
             if !again && (!scope.has_moved() || attempt == MOVED_ATTEMPTS) {
                 break (result, scope);
@@ -166,15 +186,15 @@ impl Api {
         })
     }
 
-    /// Fetches and evaluates once.
+    /// Fetches and evaluates once. None where that was to be quick and was not.
     async fn attempt(
         &self,
         plan: &Arc<Plan>,
         permit: &Arc<OwnedSemaphorePermit>,
         options: RunOptions,
         left: Duration,
-        pushes: bool,
-    ) -> (Result<Evaluated, ApiError>, Arc<Scope>) {
+        way: Way,
+    ) -> Option<(Result<Evaluated, ApiError>, Arc<Scope>)> {
         let memory = self.memory.budget();
         let scope = Arc::new(
             Scope::new(options.strict, self.state.query.fetch)
@@ -191,46 +211,57 @@ impl Api {
             stopped: stopped.clone(),
             done: false,
         };
-        let fetched = Fetched::start(&self.state.fanout, &scope, plan, pushes);
+        let mut fetched = Fetched::start(&self.state.fanout, &scope, plan, way.pushes);
         let limits = Limits {
             max_samples: self.state.query.max_samples,
             memory,
         };
-        let (cancel, plan, permit) = (end.cancel.clone(), Arc::clone(plan), Arc::clone(permit));
-        let (working, stop_seconds) = (Counted::new(&self.metrics.engines), self.metrics.stop_seconds.clone());
-        let clock = Arc::clone(&self.state.clock);
-        let engine = tokio::task::spawn_blocking(move || {
-            let result = if options.analyze {
-                Engine::analyze(&plan, &fetched, &limits, &cancel, &*clock)
-            } else {
-                Engine::execute(&plan, &fetched, &limits, &cancel).map(|result| (result, Vec::new()))
-            };
-            drop(fetched);
-            let result = result.and_then(|(result, lines)| {
-                let held = limits.memory.reserve(result.value.held_bytes())?;
-                Ok((result, held, lines))
-            });
-            if let Some(ago) = stopped.ago() {
-                stop_seconds.observe(ago.as_secs_f64());
+        let quick = way.may_be_quick && fetched.is_quick(plan.steps());
+        let work = Work {
+            plan: Arc::clone(plan),
+            fetched,
+            limits,
+            cancel: end.cancel.clone(),
+            analyze: options.analyze.then(|| Arc::clone(&self.state.clock)),
+        };
+        let result = if quick {
+            let (result, would_have_waited) = work.do_here();
+            if would_have_waited {
+                return None;
             }
-            // A query that does not notice its end keeps its place until it does.
-            drop((permit, working));
             result
-        });
-        let result = match tokio::time::timeout(left, engine).await {
-            Ok(Ok(result)) => result.map_err(|error| explained(error, &scope)),
-            Ok(Err(panicked)) => Err(ApiError::new(
+        } else {
+            let (permit, working) = (Arc::clone(permit), Counted::new(&self.metrics.engines));
+            let stop_seconds = self.metrics.stop_seconds.clone();
+            let engine = tokio::task::spawn_blocking(move || {
+                let result = work.evaluate();
+                drop(work);
+                if let Some(ago) = stopped.ago() {
+                    stop_seconds.observe(ago.as_secs_f64());
+                }
+                // A query that does not notice its end keeps its place until it does.
+                drop((permit, working));
+                result
+            });
+            match tokio::time::timeout(left, engine).await {
+                Ok(Ok(result)) => Ok(result),
+                Ok(Err(panicked)) => Err(panicked.to_string()),
+                Err(_) => {
+                    end.time_out();
+                    Ok(Err(EvalError::TimedOut))
+                }
+            }
+        };
+        let result = match result {
+            Ok(result) => result.map_err(|error| explained(error, &scope)),
+            Err(panicked) => Err(ApiError::new(
                 ErrorType::Internal,
                 format!("the query engine failed: {panicked}"),
             )),
-            Err(_) => {
-                end.time_out();
-                Err(EvalError::TimedOut.into())
-            }
         };
         end.done = true;
         self.metrics.fetched_bytes.inc_by(scope.fetched_bytes());
-        (result, scope)
+        Some((result, scope))
     }
 
     /// What was missing, counted.
@@ -259,6 +290,46 @@ impl Api {
             .acquire_owned()
             .await
             .map_err(|_| ApiError::new(ErrorType::Canceled, "query was canceled in query queue"))
+    }
+}
+
+/// One evaluation, on whatever thread.
+struct Work {
+    plan: Arc<Plan>,
+    fetched: Fetched,
+    limits: Limits,
+    cancel: CancelFlag,
+    /// By which it is told what each part took, where that is asked for.
+    analyze: Option<Arc<dyn Clock>>,
+}
+
+impl Work {
+    fn evaluate(&self) -> Result<Evaluated, EvalError> {
+        let Self {
+            plan,
+            fetched,
+            limits,
+            cancel,
+            analyze,
+        } = self;
+        let (result, lines) = match analyze {
+            Some(clock) => Engine::analyze(plan, fetched, limits, cancel, &**clock)?,
+            None => (Engine::execute(plan, fetched, limits, cancel)?, Vec::new()),
+        };
+        let held = limits.memory.reserve(result.value.held_bytes())?;
+        Ok((result, held, lines))
+    }
+
+    /// Evaluates on this thread; an error outside of the result is what a panic said. And whether it had to wait, which
+    /// this thread must not.
+    fn do_here(self) -> (Result<Result<Evaluated, EvalError>, String>, bool) {
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.evaluate()));
+        let result = result.map_err(|panicked| {
+            let text = panicked.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            text.or_else(|| panicked.downcast_ref::<String>().cloned())
+                .unwrap_or_default()
+        });
+        (result, self.fetched.would_have_waited())
     }
 }
 

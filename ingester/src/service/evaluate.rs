@@ -42,6 +42,33 @@ pub(super) fn limits(machine: &ShardMachine, select: &SelectRequest) -> Limits {
     limits
 }
 
+/// Values that are evaluated at once, without a thread of their own.
+const FEW_VALUES: usize = 4096;
+
+/// Whether evaluating takes some microseconds only.
+pub(super) fn is_quick(selected: &Selected, fragment: &Fragment) -> bool {
+    let values = selected.len().saturating_mul(fragment.steps);
+    selected.is_small() && values <= FEW_VALUES && !selected.has_histograms()
+}
+
+/// Evaluates on this thread.
+pub(super) fn at_once(
+    shard: &Shard,
+    mut selected: Selected,
+    fragment: &Fragment,
+    limits: &Limits,
+) -> Vec<Result<EvaluateBatch, ServiceError>> {
+    let mut batches = Vec::new();
+    let source = PageSource::new(|| selected.next_batch(&shard.machine));
+    let mut give = |batch| {
+        batches.push(Ok(batch));
+        true
+    };
+    let done = fragments::evaluate(fragment, &source, limits, &CancelFlag::new(), &mut give);
+    batches.extend(done.err().map(Err));
+    batches
+}
+
 /// Begins to evaluate; ends when what is given back is dropped.
 pub(super) fn start(shard: Arc<Shard>, mut selected: Selected, fragment: Fragment, limits: Limits) -> Evaluating {
     let (sender, batches) = mpsc::channel(BATCHES_IN_FLIGHT);

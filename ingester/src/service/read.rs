@@ -66,11 +66,18 @@ impl ShardReadService for Shards {
         let shard = self.readable(select.shard).await?;
         self.metrics.evaluations.inc();
         let limits = evaluate::limits(&shard.machine, &select);
-        let found = blocking({
-            let shard = shard.clone();
-            move || shard.machine.find(&select)
-        });
-        let selected = found.await.inspect_err(|e| self.count_stale(e))?;
+        let few = shard.machine.find_few(&select).inspect_err(|e| self.count_stale(e))?;
+        let selected = match few {
+            Some(few) if evaluate::is_quick(&few, &fragment) => {
+                return Ok(stream::iter(evaluate::at_once(&shard, few, &fragment, &limits)).boxed());
+            }
+            Some(few) => few,
+            None => {
+                let shard = shard.clone();
+                let found = blocking(move || shard.machine.find(&select)).await;
+                found.inspect_err(|e| self.count_stale(e))?
+            }
+        };
         let metrics = self.metrics.clone();
         Ok(evaluate::start(shard, selected, fragment, limits)
             .inspect(move |batch| {

@@ -10,6 +10,7 @@ use super::{keys, records};
 use crate::head::{BadPage, Head, OpenPage, Ordinal, SealedPart, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
+use gnomon_model::re2::is_costly;
 use gnomon_model::{LabelsRef, MatchOp, Matcher, SeriesRef, TenantId};
 use gnomon_promql::MemoryBudget;
 use gnomon_proto::ServiceError;
@@ -145,12 +146,17 @@ impl ShardMachine {
     /// As [`Self::find`], where that takes some microseconds only and no waiting: few series, all in memory. None
     /// otherwise.
     pub(crate) fn find_few(&self, request: &SelectRequest) -> Result<Option<Selected>, ServiceError> {
-        // Expressions may have to be run over many values.
-        let plain = |m: &LabelMatcher| matches!(m.op(), Op::Equal | Op::NotEqual);
-        if !request.matchers.iter().all(plain) {
+        let equal = |m: &LabelMatcher| matches!(m.op(), Op::Equal | Op::NotEqual);
+        if !request.matchers.iter().all(|m| equal(m) || !is_costly(&m.value)) {
             return Ok(None);
         }
         let query = Query::of(self, request)?;
+        // Other expressions may have to be run over many values.
+        let plain =
+            |m: &Matcher| matches!(m.op(), MatchOp::Equal | MatchOp::NotEqual) || m.literal_alternatives().is_some();
+        if !query.matchers.iter().all(plain) {
+            return Ok(None);
+        }
         let selected = self.try_read(|state| query.select(state, FEW_SERIES)).transpose()?;
         let few = selected.flatten().filter(|selected| selected.parts.is_empty());
         Ok(few.map(|mut selected| {
@@ -247,6 +253,11 @@ impl Selected {
     /// All is written.
     pub(super) fn share(&mut self) {
         self.bytes = std::mem::take(&mut self.written).into();
+    }
+
+    /// Series that are left.
+    pub(crate) fn len(&self) -> usize {
+        self.series.len()
     }
 
     /// Whether the rest is few series, all in memory.

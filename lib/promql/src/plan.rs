@@ -282,6 +282,16 @@ impl Plan {
         matchers.map(Matcher::pattern_bytes).sum()
     }
 
+    /// Steps of all nodes together: a measure of the work for one series.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        fn of(node: &Node) -> usize {
+            let below = node.children().into_iter().map(of);
+            below.fold(node.grid.n, usize::saturating_add)
+        }
+        of(&self.root)
+    }
+
     pub(crate) fn request_uses(&self) -> &[usize] {
         &self.request_uses
     }

@@ -140,6 +140,11 @@ impl Fanout {
         selection: &Selection,
         plan: FanoutPlan,
     ) -> Result<Vec<Source>, Replan> {
+        if !plan.blocks.is_empty() {
+            // What is read at once ends here: indexes of blocks are long, and several selectors can look at theirs at
+            // the same time.
+            tokio::task::yield_now().await;
+        }
         let open_block = |block| self.open_block(scope, selection, block).boxed();
         let blocks: Vec<BoxFuture<'_, _>> = plan.blocks.iter().map(open_block).collect();
         let blocks = futures::stream::iter(blocks).buffered(BLOCKS_AT_ONCE);

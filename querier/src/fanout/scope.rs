@@ -159,6 +159,10 @@ impl Scope {
         self.failure.lock().clone()
     }
 
+    pub(crate) fn fetched_samples(&self) -> u64 {
+        self.samples.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn fetched_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

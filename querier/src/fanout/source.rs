@@ -5,12 +5,15 @@ use super::samples::decode;
 use super::stream::{Merge, MergedSeries};
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
+use futures::FutureExt;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_model::Labels;
 use gnomon_promql::partial::{FragmentAnswer, Partial, PartialIter};
 use gnomon_promql::{Fragment, Plan, Reserved, SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -22,6 +25,9 @@ const BATCH_SERIES: usize = 1024;
 const BATCH_SAMPLES: u64 = 64 << 10;
 /// Pieces of answers to a fragment between a task and the engine.
 const PARTIALS_IN_FLIGHT: usize = 32;
+/// What is looked at in less time than it takes to hand it to another thread: samples, and samples times steps.
+const QUICK_SAMPLES: u64 = 2 << 10;
+const QUICK_VALUES: u64 = 64 << 10;
 /// Fewer samples than this are decoded by the engine's thread: handing them over would take longer.
 const FEW_SAMPLES: u64 = 4 << 10;
 
@@ -60,6 +66,12 @@ pub(crate) struct Fetched {
     streams: Vec<Mutex<Option<mpsc::Receiver<Item>>>>,
     /// By fragment, likewise.
     fragments: Vec<Mutex<Option<Fragmented>>>,
+    /// Whether all that is fetched ahead is here: then whoever reads does not wait.
+    complete: bool,
+    /// The reader must not wait, and had to.
+    would_wait: AtomicBool,
+    /// Whether the reader may wait.
+    waits: bool,
 }
 
 impl Fetched {
@@ -71,6 +83,9 @@ impl Fetched {
             runtime: Handle::current(),
             streams: Vec::new(),
             fragments: Vec::new(),
+            complete: true,
+            would_wait: AtomicBool::new(false),
+            waits: true,
         };
         let mut streams: Vec<Option<mpsc::Receiver<Item>>> = plan.selectors().iter().map(|_| None).collect();
         // Where steps are counted the samples have to be seen.
@@ -81,7 +96,8 @@ impl Fetched {
                     fetched.fragments.push(Mutex::new(None));
                     continue;
                 }
-                let (samples, fragmented) = fetched.fetch_fragment(format!("f{id}"), fragment);
+                let (samples, fragmented, done) = fetched.fetch_fragment(format!("f{id}"), fragment);
+                fetched.complete &= done;
                 if let Some(stream) = streams.get_mut(request) {
                     *stream = Some(samples);
                 }
@@ -89,22 +105,72 @@ impl Fetched {
             }
         }
         // What is most likely counted only is not fetched before it is asked for.
-        let streams = streams.into_iter().zip(plan.selectors()).enumerate();
-        let streams = streams.map(|(at, (stream, request))| {
+        for (at, (mut stream, request)) in streams.into_iter().zip(plan.selectors()).enumerate() {
             let ahead = at < FETCHED_AHEAD && !is_counted(request);
-            Mutex::new(stream.or_else(|| ahead.then(|| fetched.fetch(request))))
-        });
-        fetched.streams = streams.collect();
+            if stream.is_none() && ahead {
+                let (fetching, done) = fetched.fetch(request);
+                fetched.complete &= done;
+                stream = Some(fetching);
+            }
+            fetched.complete &= stream.is_some();
+            fetched.streams.push(Mutex::new(stream));
+        }
         fetched
     }
 
+    /// Whether all is here, and little, so that it may be evaluated by a thread that must not wait. `steps` are those of
+    /// the plan's nodes together. [`Self::would_have_waited`] tells if there was something to wait for after all.
+    pub(crate) fn is_quick(&mut self, steps: usize) -> bool {
+        let samples = self.scope.fetched_samples();
+        let quick = self.complete && samples <= QUICK_SAMPLES && samples.saturating_mul(steps as u64) <= QUICK_VALUES;
+        self.waits = !quick;
+        quick
+    }
+
+    pub(crate) fn would_have_waited(&self) -> bool {
+        self.would_wait.load(Ordering::Relaxed)
+    }
+
+    /// Does what can be done at once; the rest is a task of its own. Whether there is none.
+    fn begin(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        let mut work = Box::pin(TraceContext::carried(work));
+        let done = work.as_mut().now_or_never().is_some();
+        if !done {
+            self.runtime.spawn(work);
+        }
+        done
+    }
+
+    /// Before waiting.
+    fn wait(&self) -> Result<(), SourceError> {
+        if self.waits {
+            return Ok(());
+        }
+        self.would_wait.store(true, Ordering::Relaxed);
+        Err(SourceError(
+            "the query has to be evaluated where it can wait".to_owned(),
+        ))
+    }
+
+    /// The next item; none where the channel was given up.
+    fn next<T>(&self, receiver: &mut mpsc::Receiver<T>) -> Result<Option<T>, SourceError> {
+        match receiver.try_recv() {
+            Ok(item) => Ok(Some(item)),
+            Err(mpsc::error::TryRecvError::Disconnected) => Ok(None),
+            Err(mpsc::error::TryRecvError::Empty) => {
+                self.wait()?;
+                Ok(receiver.blocking_recv())
+            }
+        }
+    }
+
     /// Begins to have a fragment evaluated, and to fetch the samples for its steps that cannot be.
-    fn fetch_fragment(&self, part: String, fragment: &Fragment) -> (mpsc::Receiver<Item>, Fragmented) {
+    fn fetch_fragment(&self, part: String, fragment: &Fragment) -> (mpsc::Receiver<Item>, Fragmented, bool) {
         let (sender, samples) = mpsc::channel(BATCHES_IN_FLIGHT);
         let (say, from_step) = oneshot::channel();
         let (give, partials) = mpsc::channel(PARTIALS_IN_FLIGHT);
         let (fanout, scope, fragment) = (Arc::clone(&self.fanout), Arc::clone(&self.scope), fragment.clone());
-        self.runtime.spawn(TraceContext::carried(async move {
+        let done = self.begin(async move {
             let work = async {
                 let opened = fanout.open_fragment(&scope, &part, &fragment).await?;
                 let _ = say.send(opened.from_step);
@@ -123,16 +189,16 @@ impl Fetched {
             if let Err(error) = outcome {
                 scope.fail(error);
             }
-        }));
-        (samples, Fragmented { from_step, partials })
+        });
+        (samples, Fragmented { from_step, partials }, done)
     }
 
-    fn fetch(&self, request: &SelectRequest) -> mpsc::Receiver<Item> {
+    fn fetch(&self, request: &SelectRequest) -> (mpsc::Receiver<Item>, bool) {
         let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
         let selection = selection(request);
         let (fanout, scope) = (Arc::clone(&self.fanout), Arc::clone(&self.scope));
         let part = format!("#{}", request.id);
-        self.runtime.spawn(TraceContext::carried(async move {
+        let done = self.begin(async move {
             let work = async {
                 let merge = fanout.select(&scope, &selection).await?.of(part);
                 pump(&scope, merge, &selection, &sender).await
@@ -145,14 +211,19 @@ impl Fetched {
             if let Err(error) = outcome {
                 scope.fail(error);
             }
-        }));
-        receiver
+        });
+        (receiver, done)
     }
 
-    fn receiver(&self, request: &SelectRequest) -> mpsc::Receiver<Item> {
+    fn receiver(&self, request: &SelectRequest) -> Result<mpsc::Receiver<Item>, SourceError> {
         let slot = self.streams.get(request.id);
         let taken = slot.and_then(|slot| slot.lock().take());
-        taken.unwrap_or_else(|| self.fetch(request))
+        if let Some(receiver) = taken {
+            return Ok(receiver);
+        }
+        self.wait()?;
+        let _runtime = self.runtime.enter();
+        Ok(self.fetch(request).0)
     }
 }
 
@@ -224,6 +295,8 @@ async fn pump(
             let _ = sender.send(None).await;
             return Ok(());
         }
+        // What is read at once ends here: there is work for the engine.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -254,11 +327,10 @@ fn decoded(series: &[MergedSeries], start_ms: i64, end_ms: i64) -> Result<Vec<Se
 impl SeriesSource for Fetched {
     fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesIter + '_>, SourceError> {
         Ok(Box::new(Receiving {
-            receiver: self.receiver(request),
+            receiver: self.receiver(request)?,
             ready: Vec::new().into_iter(),
             held: None,
-            runtime: &self.runtime,
-            scope: &self.scope,
+            fetched: self,
             start_ms: request.start_ms,
             end_ms: request.end_ms,
             ended: false,
@@ -269,6 +341,7 @@ impl SeriesSource for Fetched {
         if !is_counted(request) {
             return Ok(None);
         }
+        self.wait()?;
         let selection = selection(request);
         let counted = self.runtime.block_on(TraceContext::carried(async {
             tokio::select! {
@@ -288,15 +361,26 @@ impl SeriesSource for Fetched {
 
     fn fragment(&self, id: usize, fragment: &Fragment) -> Result<Option<FragmentAnswer<'_>>, SourceError> {
         let taken = self.fragments.get(id).and_then(|slot| slot.lock().take());
-        let Some(Fragmented { from_step, partials }) = taken else {
+        let Some(Fragmented {
+            mut from_step,
+            partials,
+        }) = taken
+        else {
             return Ok(None);
         };
-        let from_step = from_step.blocking_recv().map_err(|_| given_up(&self.scope))?;
+        let from_step = match from_step.try_recv() {
+            Ok(from_step) => from_step,
+            Err(oneshot::error::TryRecvError::Closed) => return Err(given_up(&self.scope)),
+            Err(oneshot::error::TryRecvError::Empty) => {
+                self.wait()?;
+                from_step.blocking_recv().map_err(|_| given_up(&self.scope))?
+            }
+        };
         Ok((from_step < fragment.steps).then(|| FragmentAnswer {
             from_step,
             partials: Box::new(ReceivingPartials {
                 receiver: partials,
-                scope: &self.scope,
+                fetched: self,
                 ended: false,
             }),
         }))
@@ -310,7 +394,7 @@ fn given_up(scope: &Scope) -> SourceError {
 
 struct ReceivingPartials<'a> {
     receiver: mpsc::Receiver<Option<Partial>>,
-    scope: &'a Scope,
+    fetched: &'a Fetched,
     ended: bool,
 }
 
@@ -319,7 +403,8 @@ impl PartialIter for ReceivingPartials<'_> {
         if self.ended {
             return Ok(None);
         }
-        let partial = self.receiver.blocking_recv().ok_or_else(|| given_up(self.scope))?;
+        let received = self.fetched.next(&mut self.receiver)?;
+        let partial = received.ok_or_else(|| given_up(&self.fetched.scope))?;
         self.ended = partial.is_none();
         Ok(partial)
     }
@@ -330,23 +415,29 @@ struct Receiving<'a> {
     ready: std::vec::IntoIter<Series>,
     /// What the batch occupies that the ready ones are of.
     held: Option<Reserved>,
-    runtime: &'a Handle,
-    scope: &'a Scope,
+    fetched: &'a Fetched,
     start_ms: i64,
     end_ms: i64,
     ended: bool,
 }
 
 impl Receiving<'_> {
-    fn receive(&mut self, batch: Batch) -> Result<Vec<Series>, ApiError> {
+    fn receive(&mut self, batch: Batch) -> Result<Vec<Series>, SourceError> {
         self.held = Some(batch.held);
-        match batch.series {
+        let series = match batch.series {
             Work::Encoded(series) => decoded(&series, self.start_ms, self.end_ms),
-            Work::Decoding(task) => self.runtime.block_on(task).unwrap_or_else(|panicked| {
-                let what = format!("decoding of series failed: {panicked}");
-                Err(ApiError::new(ErrorType::Internal, what))
-            }),
-        }
+            Work::Decoding(task) => {
+                self.fetched.wait()?;
+                self.fetched.runtime.block_on(task).unwrap_or_else(|panicked| {
+                    let what = format!("decoding of series failed: {panicked}");
+                    Err(ApiError::new(ErrorType::Internal, what))
+                })
+            }
+        };
+        series.map_err(|error| {
+            self.fetched.scope.fail(error.clone());
+            SourceError(error.message)
+        })
     }
 }
 
@@ -359,18 +450,14 @@ impl SeriesIter for Receiving<'_> {
             if self.ended {
                 return Ok(None);
             }
-            let Some(item) = self.receiver.blocking_recv() else {
-                return Err(given_up(self.scope));
+            let Some(item) = self.fetched.next(&mut self.receiver)? else {
+                return Err(given_up(&self.fetched.scope));
             };
             let Some(batch) = item else {
                 self.ended = true;
                 continue;
             };
-            let series = self.receive(batch).map_err(|error| {
-                self.scope.fail(error.clone());
-                SourceError(error.message)
-            })?;
-            self.ready = series.into_iter();
+            self.ready = self.receive(batch)?.into_iter();
         }
     }
 }

@@ -19,6 +19,7 @@ use openraft::{EmptyNode, Raft, ReadPolicy};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,50 @@ pub(crate) struct GroupInner {
     pub(crate) leadership: watch::Sender<Leadership>,
     inflight: Semaphore,
     reads: Reads,
+    pub(crate) alone: Alone,
+}
+
+/// Whether this node is the group's only voter and leads it: then whatever was acknowledged was so after it was applied
+/// here, and a read need not ask Raft.
+///
+/// Nobody else can come to lead without a change of members that begins here, on this [`Group`]: from the first one on,
+/// even an attempted one, every read asks.
+#[derive(Debug, Default)]
+pub(crate) struct Alone {
+    /// How often the group has started again here.
+    restarts: AtomicU64,
+    /// 1 + the restarts when a read that Raft has answered found it so; 0 before the first.
+    confirmed: AtomicU64,
+}
+
+impl Alone {
+    const NEVER: u64 = u64::MAX;
+
+    fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::SeqCst) == self.now()
+    }
+
+    fn now(&self) -> u64 {
+        1 + self.restarts.load(Ordering::SeqCst)
+    }
+
+    /// `when` is what [`Self::now`] was before Raft was asked.
+    fn confirm(&self, when: u64) {
+        let unless_never = |known| (known != Self::NEVER).then_some(when);
+        let _ = self
+            .confirmed
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, unless_never);
+    }
+
+    /// The group starts again here, and has yet to apply what it had.
+    pub(crate) fn ask_again(&self) {
+        self.restarts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Before a change of members.
+    fn end(&self) {
+        self.confirmed.store(Self::NEVER, Ordering::SeqCst);
+    }
 }
 
 /// One incarnation of a group.
@@ -98,6 +143,7 @@ impl GroupInner {
             leadership: watch::Sender::new(Leadership::default()),
             inflight: Semaphore::new(INFLIGHT_BYTES),
             reads: Reads::default(),
+            alone: Alone::default(),
         }
     }
 
@@ -173,6 +219,7 @@ impl GroupInner {
     }
 
     async fn read_round(&self) -> Result<u64, ReadError> {
+        let asked = self.alone.now();
         let raft = self.raft().map_err(|absent| match absent {
             Absent::Closed => ReadError::Closed,
             Absent::Starting => ReadError::Unavailable(STARTING.into()),
@@ -187,8 +234,19 @@ impl GroupInner {
             .wait_for(|next| *next > index)
             .await
             .map_err(|_| ReadError::Closed)?;
+        if leads_alone(&raft) {
+            self.alone.confirm(asked);
+        }
         Ok(next.saturating_sub(1))
     }
+}
+
+fn leads_alone(raft: &GroupRaft) -> bool {
+    let receiver = raft.metrics();
+    let metrics = receiver.borrow_watched();
+    let members = metrics.membership_config.membership();
+    let sets = members.get_joint_config();
+    metrics.state.is_leader() && sets.len() == 1 && sets[0].len() == 1 && sets[0].contains(&metrics.id)
 }
 
 enum Absent {
@@ -271,6 +329,9 @@ impl Group {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read_index(&self) -> Result<u64, ReadError> {
+        if self.inner.alone.is_confirmed() && !self.inner.closed.is_cancelled() {
+            return Ok(self.inner.machine.applied_next.borrow().saturating_sub(1));
+        }
         let round = {
             let mut next = self.inner.reads.next.lock();
             match &*next {
@@ -324,11 +385,7 @@ impl Group {
 
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        let flushed = self
-            .inner
-            .machine
-            .flushed_index
-            .load(std::sync::atomic::Ordering::Acquire);
+        let flushed = self.inner.machine.flushed_index.load(Ordering::Acquire);
         let Some(running) = self.inner.running() else {
             return GroupStatus {
                 flushed,
@@ -394,6 +451,7 @@ impl Group {
     /// # Errors
     /// `NotLeader` elsewhere; `Members` when the change is not possible now.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), GroupError> {
+        self.inner.alone.end();
         let added = self.running()?.raft.add_learner(node.0, EmptyNode::new(), false).await;
         added.map(drop).map_err(members_error)
     }
@@ -403,6 +461,7 @@ impl Group {
     /// # Errors
     /// `NotLeader` elsewhere; `Members` when the change is not possible now.
     pub async fn change_membership(&self, voters: &[NodeId]) -> Result<(), GroupError> {
+        self.inner.alone.end();
         let ids: BTreeSet<u64> = voters.iter().map(|id| id.0).collect();
         let changed = self.running()?.raft.change_membership(ids, false).await;
         changed.map(drop).map_err(members_error)

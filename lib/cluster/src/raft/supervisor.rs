@@ -58,6 +58,7 @@ pub(crate) async fn supervise(inner: Arc<GroupInner>, first: Running) {
             () = inner.closed.cancelled() => None,
             fatal = follow(&inner, &running) => Some(fatal),
         };
+        inner.alone.ask_again();
         inner.leadership.send_replace(Leadership::default());
         inner.machine.metrics.leader.set(0);
         let Some(fatal) = failed else {

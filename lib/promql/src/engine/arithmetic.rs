@@ -88,6 +88,62 @@ impl FromIterator<f64> for Kahan {
     }
 }
 
+/// The sum of two floats, and what rounding lost of it. Exact unless the sum overflows. Source: Knuth, TAOCP vol. 2,
+/// 4.2.2, theorem B.
+pub(crate) fn two_sum(a: f64, b: f64) -> (f64, f64) {
+    let sum = a + b;
+    let part = sum - a;
+    (sum, (a - (sum - part)) + (b - part))
+}
+
+/// The sum of values that come and go, exact: the same as [`Kahan`]'s of those that are there, to the bit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sliding {
+    sum: f64,
+    lost: f64,
+}
+
+impl Sliding {
+    /// Whether no sum of any of these values, however they come and go (each once), loses anything to rounding: neither
+    /// here nor in [`Kahan`].
+    ///
+    /// With values of `min..=max` binary exponents, and n of them coming or going, sums stay below n 2^(max+1), so that
+    /// all that rounding takes off them stays below n^2 2^(max-52); it is a multiple of 2^(min-52). A float holds that
+    /// as long as n^2 2^max < 2^(min+53).
+    pub(crate) fn is_exact_for(values: &[f64]) -> bool {
+        let (mut min, mut max) = (u64::MAX, 0);
+        for value in values {
+            let magnitude = value.to_bits() << 1;
+            // The least, zeros aside, by wrapping around.
+            min = min.min(magnitude.wrapping_sub(1));
+            max = max.max(magnitude);
+        }
+        if max == 0 {
+            return true;
+        }
+        // Those below the normal floats have the distance of the least of them.
+        let (min, max) = (((min + 1) >> 53).max(1), (max >> 53).max(1));
+        let changes = 2 * values.len() as u64;
+        let bits = u64::from(u64::BITS - changes.leading_zeros());
+        max + bits < 0x7ff && max - min + 2 * bits < 53
+    }
+
+    pub(crate) fn add(&mut self, value: f64) {
+        let (sum, lost) = two_sum(self.sum, value);
+        self.sum = sum;
+        self.lost += lost;
+    }
+
+    /// Takes back what was added.
+    pub(crate) fn remove(&mut self, value: f64) {
+        self.add(-value);
+    }
+
+    pub(crate) fn value(self) -> f64 {
+        self.sum + self.lost
+    }
+}
+
 /// A mean: a sum divided at the end, or, once the sum would overflow, a running mean.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mean {
@@ -125,7 +181,7 @@ impl Mean {
         if self.running {
             self.total.both()
         } else {
-            self.total.sum / self.count + self.total.lost / self.count
+            self.total.both() / self.count
         }
     }
 }
@@ -206,6 +262,7 @@ pub(crate) fn quantile(q: f64, values: &[f64], cancel: &CancelFlag) -> Evaluated
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn sums_do_not_lose_small_terms() {
@@ -224,6 +281,28 @@ mod tests {
     }
 
     #[test]
+    fn what_slides_is_exact_or_says_that_it_is_not() {
+        for values in [
+            &[1.0, 1e100, 1.0, -1e100][..],
+            &[f64::NAN],
+            &[1.0, f64::INFINITY],
+            &[f64::MAX; 3],
+            &[1e-310, 1.0],
+        ] {
+            assert!(!Sliding::is_exact_for(values), "{values:?}");
+        }
+        for values in [
+            &[][..],
+            &[0.0, -0.0],
+            &[0.01, 153.27, 0.0],
+            &[1e-320, 1e-310],
+            &[5e8, 12.0, -7.5],
+        ] {
+            assert!(Sliding::is_exact_for(values), "{values:?}");
+        }
+    }
+
+    #[test]
     fn quantiles_interpolate() {
         let quantile = |q, values: &[f64]| quantile(q, values, &CancelFlag::new()).unwrap();
         assert_eq!(quantile(0.8, &[2.0, 0.0, 1.0]), 1.6);
@@ -233,5 +312,30 @@ mod tests {
         let many: Vec<f64> = (0..40_001).rev().map(f64::from).collect();
         assert_eq!(quantile(0.5, &many), 20_000.0);
         assert_eq!(quantile(0.75, &many), 30_000.0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn what_comes_and_goes_leaves_the_sum_of_what_is_there(
+            values in prop::collection::vec((any::<i64>(), 0u32..52, -20i32..20), 1..60),
+            width in 1usize..20,
+        ) {
+            let values: Vec<f64> = values.into_iter().map(|(m, cut, e)| (m >> cut) as f64 * 2f64.powi(e)).collect();
+            if Sliding::is_exact_for(&values) {
+                let mut sliding = Sliding::default();
+                for end in 1..=values.len() {
+                    sliding.add(values[end - 1]);
+                    if let Some(gone) = end.checked_sub(width + 1) {
+                        sliding.remove(values[gone]);
+                    }
+                    let there = values[end.saturating_sub(width)..end].iter().copied();
+                    prop_assert_eq!(sliding.value().to_bits(), there.clone().collect::<Kahan>().value().to_bits());
+                    let count = there.len() as f64;
+                    prop_assert_eq!((sliding.value() / count).to_bits(), there.collect::<Mean>().value().to_bits());
+                }
+            }
+        }
     }
 }

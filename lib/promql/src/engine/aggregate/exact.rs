@@ -4,6 +4,7 @@
 //! Two floats hold the exact sum while it fits into them (error-free transformation of a sum: Knuth, TAOCP vol. 2,
 //! 4.2.2, theorem B). What does not fit goes to a fixed-point number of 2,240 bits ([`Wide`]), which few cells need.
 
+use crate::engine::arithmetic::two_sum;
 use std::collections::BTreeMap;
 
 /// Bits of a digit of [`Wide`].
@@ -14,13 +15,6 @@ const LEAST_EXPONENT: i32 = -1074;
 const DIGITS: usize = 70;
 /// Additions after which carries have to be worked off.
 const ADDITIONS: u32 = 1 << 29;
-
-/// The sum of two floats, and what rounding lost of it. Exact unless the sum overflows.
-fn two_sum(a: f64, b: f64) -> (f64, f64) {
-    let sum = a + b;
-    let part = sum - a;
-    (sum, (a - (sum - part)) + (b - part))
-}
 
 /// `value` times 2 to the power of `exponent`, rounded at most once.
 fn scaled(value: f64, exponent: i32) -> f64 {

@@ -3,7 +3,7 @@
 
 use super::moving::{Ends, Falls};
 use super::rate::{Rate, Sampled};
-use crate::engine::arithmetic::{Kahan, Mean};
+use crate::engine::arithmetic::{Kahan, Mean, Sliding};
 use crate::engine::column::Column;
 use crate::engine::context::Evaluated;
 use crate::engine::order::STRIDE;
@@ -61,6 +61,8 @@ impl Simple {
         let each = |of: &dyn Fn(Range<usize>) -> f64| each(window, points, grid, of, check);
         Ok(Some(match self {
             Self::Change { counter, per_second } => changes(window, points, grid, counter, per_second),
+            Self::Sum if Sliding::is_exact_for(floats) => sums(window, points, grid, |sum, _| sum, check)?,
+            Self::Avg if Sliding::is_exact_for(floats) => sums(window, points, grid, |sum, n| sum / n, check)?,
             Self::Sum => each(&|range| floats[range].iter().copied().collect::<Kahan>().value())?,
             Self::Avg => each(&|range| floats[range].iter().copied().collect::<Mean>().value())?,
             Self::Count => each(&|range| range.len() as f64)?,
@@ -92,6 +94,47 @@ fn each(
         if !range.is_empty() {
             column.set_float(i, of(range));
         }
+    }
+    Ok(column)
+}
+
+/// Gives each step's sum and how many values it is of, unless there are none, to `of`. Only for values whose sums are
+/// exact.
+fn sums(
+    window: &Window,
+    points: &Points,
+    grid: Grid,
+    of: impl Fn(f64, f64) -> f64,
+    check: &dyn Fn() -> Evaluated<()>,
+) -> Evaluated<Column> {
+    let floats = &points.floats;
+    let mut column = Column::empty(points.labels.clone(), grid.n);
+    let mut sum = Sliding::default();
+    let mut summed = 0..0;
+    let mut looked_at = 0;
+    let mut ends = Ends::default();
+    for i in 0..grid.n {
+        let end_ms = window.shift.apply(grid.time(i));
+        let start_ms = end_ms.saturating_sub(window.range_ms);
+        let range = ends.advance(&points.float_times, start_ms, end_ms);
+        if range.start >= summed.end {
+            // Nothing of the step before is left.
+            sum = Sliding::default();
+            summed = range.start..range.start;
+        }
+        floats[summed.start..range.start]
+            .iter()
+            .for_each(|gone| sum.remove(*gone));
+        floats[summed.end..range.end].iter().for_each(|come| sum.add(*come));
+        looked_at += range.start - summed.start + range.end - summed.end + 1;
+        if looked_at >= STRIDE {
+            check()?;
+            looked_at = 0;
+        }
+        if !range.is_empty() {
+            column.set_float(i, of(sum.value(), range.len() as f64));
+        }
+        summed = range;
     }
     Ok(column)
 }
