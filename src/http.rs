@@ -1,5 +1,6 @@
 //! The listeners: HTTP for users, gRPC for nodes. Both stop when told to and let running requests end.
 
+use crate::targets::LenientListener;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -75,8 +76,8 @@ impl Service<Request<Body>> for Routes {
 pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     // Nagle's algorithm would hold small answers back for up to 40 ms.
-    let listener = listener.tap_io(|io| {
-        let _ = io.set_nodelay(true);
+    let listener = LenientListener(listener).tap_io(|io| {
+        let _ = io.stream().set_nodelay(true);
     });
     let routes = Router::new().fallback_service(routes);
     let routes = routes.into_make_service_with_connect_info::<SocketAddr>();

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod query;
 pub mod run;
 pub mod status;
+mod targets;
 
 #[cfg(test)]
 #[allow(

@@ -21,6 +21,8 @@ pub(crate) struct Api {
     pub(crate) metrics: Metrics,
     /// `--query.max-concurrency`.
     pub(crate) gate: Arc<Semaphore>,
+    /// Of the places those that range queries may take, so that alerts need not wait for dashboards.
+    pub(crate) range_gate: Arc<Semaphore>,
     /// What queries hold, all together.
     pub(crate) memory: Arc<QueryMemory>,
     /// Queries whose reading takes long, at the same time.
@@ -52,12 +54,12 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     let memory = QueryMemory::new(total_bytes, query_bytes, state.query.max_concurrency);
     let (metrics, collectors) = Metrics::new(state.query.max_concurrency, &memory)?;
     register(&state.registry, collectors);
+    let places = state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS);
     let prefix = prefix(&state.web.route_prefix);
     let api = Arc::new(Api {
         metrics,
-        gate: Arc::new(Semaphore::new(
-            state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS),
-        )),
+        gate: Arc::new(Semaphore::new(places)),
+        range_gate: Arc::new(Semaphore::new(range_places(places))),
         memory,
         parsers: Semaphore::new(2),
         read_gate: match state.query.remote_read.concurrent {
@@ -101,6 +103,11 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         .fallback(|| async { not_found() })
         .layer(CompressionLayer::new().gzip(true).zstd(true))
         .with_state(api))
+}
+
+/// Three quarters, and at least one.
+const fn range_places(places: usize) -> usize {
+    places - places / 4
 }
 
 async fn refuse_all() -> Response {

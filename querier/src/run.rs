@@ -8,7 +8,7 @@ use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, PlanLine, Query
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 /// Queries that may wait for the gate; more are refused at once.
 pub(crate) const MAX_WAITING: i64 = 1000;
@@ -142,7 +142,7 @@ impl Api {
 
     async fn run_gated(&self, plan: Plan, options: RunOptions, began: Duration) -> Result<Outcome, ApiError> {
         let in_queue = || ApiError::new(ErrorType::Timeout, "query timed out in query queue");
-        let permit = tokio::time::timeout(options.timeout, self.enter()).await;
+        let permit = tokio::time::timeout(options.timeout, self.enter(plan.params().step_ms > 0)).await;
         let permit = permit.map_err(|_| in_queue())??;
         let entered = self.state.clock.monotonic();
         let queued = entered.saturating_sub(began);
@@ -190,7 +190,7 @@ impl Api {
     async fn attempt(
         &self,
         plan: &Arc<Plan>,
-        permit: &Arc<OwnedSemaphorePermit>,
+        permit: &Arc<Place>,
         options: RunOptions,
         left: Duration,
         way: Way,
@@ -274,8 +274,22 @@ impl Api {
         warnings
     }
 
-    async fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        match Arc::clone(&self.gate).try_acquire_owned() {
+    /// A place for a query; range queries leave some to the others.
+    async fn enter(&self, is_range: bool) -> Result<Place, ApiError> {
+        let of_ranges = if is_range {
+            Some(self.wait_for(&self.range_gate).await?)
+        } else {
+            None
+        };
+        let place = self.wait_for(&self.gate).await?;
+        Ok(Place {
+            _place: place,
+            _of_ranges: of_ranges,
+        })
+    }
+
+    async fn wait_for(&self, gate: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+        match Arc::clone(gate).try_acquire_owned() {
             Ok(permit) => return Ok(permit),
             Err(TryAcquireError::NoPermits) if self.metrics.waiting.get() >= MAX_WAITING => {
                 return Err(ApiError::new(
@@ -286,11 +300,17 @@ impl Api {
             Err(_) => {}
         }
         let _waiting = Counted::new(&self.metrics.waiting);
-        Arc::clone(&self.gate)
+        Arc::clone(gate)
             .acquire_owned()
             .await
             .map_err(|_| ApiError::new(ErrorType::Canceled, "query was canceled in query queue"))
     }
+}
+
+/// Of those that `--query.max-concurrency` allows.
+struct Place {
+    _place: OwnedSemaphorePermit,
+    _of_ranges: Option<OwnedSemaphorePermit>,
 }
 
 /// One evaluation, on whatever thread.

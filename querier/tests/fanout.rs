@@ -232,6 +232,34 @@ async fn a_client_that_goes_frees_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn range_queries_leave_places_to_others() {
+    let mut cluster = example();
+    cluster.query.max_concurrency = 4;
+    cluster.with_head(1, |head| head.hangs = true);
+    let router = cluster.router();
+    let ask = |path: String| {
+        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        tower::ServiceExt::oneshot(router.clone(), request)
+    };
+    let ranges: Vec<_> = (0..10)
+        .map(|i| {
+            tokio::spawn(ask(format!(
+                "/api/v1/query_range?query=up&start=1&end=9&step={}",
+                i + 1
+            )))
+        })
+        .collect();
+    // Whenever it comes: one place is kept, and a number needs no head.
+    for _ in 0..50 {
+        let response = ask("/api/v1/query?query=1".to_owned());
+        let response = tokio::time::timeout(Duration::from_secs(10), response).await;
+        assert_eq!(response.unwrap().unwrap().status(), StatusCode::OK);
+        tokio::task::yield_now().await;
+    }
+    ranges.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_newer_view_what_is_missing_is_said_or_refused() {
     let cluster = two_parts();
     cluster.publish(0, 1).await;

@@ -436,7 +436,7 @@ const FLAGS: &[Flag] = &[
         "query.max-concurrency",
         One("N"),
         "20",
-        "Queries that run at the same time.",
+        "Queries that run at the same time; range queries take three quarters of the places at most.",
     ),
     here(
         QUERY,

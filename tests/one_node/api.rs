@@ -9,6 +9,8 @@ use crate::harness::{Http, Node, client, eventually, peers};
 use requests::{DIFFERENT, EQUAL, LIKE};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Samples with their own time, so that both servers store the same.
 fn exposition(at_ms: i64) -> String {
@@ -208,6 +210,39 @@ async fn requests_are_answered_as_prometheus_answers_them() {
     samples_are_counted(&both).await;
     flags_are_texts(&both).await;
     headers(&both).await;
+    targets_as_typed(&both).await;
+}
+
+/// Request targets with characters that `curl` sends as they are, two requests on one connection.
+async fn targets_as_typed(both: &Both) {
+    let mut found = Vec::new();
+    for http in [&both.gnomon.http, &both.prometheus.http] {
+        let url = reqwest::Url::parse(&http.url("/")).expect("a URL");
+        let host = format!("{}:{}", url.host_str().unwrap_or(""), url.port().unwrap_or(0));
+        let mut socket = TcpStream::connect(&host).await.expect("connected");
+        let get = |query: &str, more: &str| {
+            let path = format!("/api/v1/query?time={}&query={query}", both.at_s);
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n")
+        };
+        let requests = [
+            get("temp{room=\"a\"}>0", ""),
+            get("requests_total{path=\"/a<b>\"}", "Connection: close\r\n"),
+        ];
+        socket.write_all(requests.concat().as_bytes()).await.expect("written");
+        let mut answers = String::new();
+        socket.read_to_string(&mut answers).await.expect("answers");
+        let bodies = answers.lines().filter(|line| line.starts_with("{\"status\""));
+        let bodies = bodies.map(|body| body.split("HTTP/1.1").next().unwrap_or(""));
+        let bodies: Vec<Value> = bodies.map(|body| serde_json::from_str(body).expect("JSON")).collect();
+        let one = |body: &Value| {
+            body["data"]["result"]
+                .as_array()
+                .is_some_and(|series| series.len() == 1)
+        };
+        assert!(bodies.len() == 2 && bodies.iter().all(one), "{answers}");
+        found.push(bodies);
+    }
+    assert_eq!(found[0], found[1]);
 }
 
 /// Every word about every target, but for when it was scraped; the one of `later` was not yet.
