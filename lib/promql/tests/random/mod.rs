@@ -119,6 +119,18 @@ fn binary(left: String, op: &str, right: String) -> String {
     format!("({left}) {op} ({right})")
 }
 
+/// The same part in an aggregation and beside it, with another one in between.
+fn again() -> impl Strategy<Value = String> {
+    one_of(&[
+        "sum by (x) (A) or (B) or (A)",
+        "(A) or on (x) (B) or sum by (x, y) (A)",
+        "(A) unless on (x) (sum by (x) (B) + on (x) group_left () avg by (x) (A))",
+        "max by (x) (A) / on (x) min by (x) (A) or (B)",
+        "count(A) + sum(B) - count(A)",
+        "(sum by (x) (B) and on (x) (A)) or sum by (x) (B)",
+    ])
+}
+
 /// Queries for instant vectors.
 pub fn query() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
@@ -153,6 +165,7 @@ pub fn query() -> impl Strategy<Value = String> {
             4 => aggregated(inner.clone()),
             4 => (inner.clone(), operator, inner.clone()).prop_map(|(a, op, b)| binary(a, &op, b)),
             1 => (inner.clone(), one_of(&["/", "+", "and", "unless on (x)"])).prop_map(|(a, op)| binary(a.clone(), &op, a)),
+            1 => (inner.clone(), again(), inner.clone()).prop_map(|(a, form, b)| form.replace('A', &a).replace('B', &b)),
             2 => (inner.clone(), scalar_operator.clone(), number.clone()).prop_map(|(a, op, n)| binary(a, &op, n)),
             1 => (number, scalar_operator, inner.clone()).prop_map(|(n, op, a)| binary(n, &op, a)),
             2 => (function, inner.clone()).prop_map(|(function, inner)| match function.as_str() {
