@@ -10,8 +10,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Of a header line so much is looked at: enough for those that say how long a body is.
-const HEADER_BYTES: usize = 128;
+/// Of a header line so much is looked at: enough for those that say how long a body is. Where it is not, whatever
+/// follows is left as it is.
+const LINE_BYTES: usize = 128;
 
 /// Accepts connections whose request targets are mended.
 #[derive(Debug)]
@@ -107,11 +108,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
 }
 
 /// Where in the requests of a connection (RFC 9112) the next byte lies.
+///
+/// Invariant: whoever reads the requests afterwards finds their ends where this does, or gives the connection up. So
+/// whatever could be read in more than one way ends the mending ([`At::Unknown`]).
 #[derive(Debug, Default)]
 struct Requests {
     at: At,
     body: Body,
-    /// The beginning of the header line or chunk size that is being read.
+    /// The beginning of what is being read: a method, a header line, a chunk's size.
     line: Vec<u8>,
 }
 
@@ -165,11 +169,13 @@ impl Requests {
                         (_, left) => At::Chunk(left),
                     };
                 }
-                At::Method => {
-                    if byte == b' ' {
-                        self.at = At::Target;
-                    }
+                At::Method if byte == b' ' => {
+                    let method = std::mem::take(&mut self.line);
+                    // The begin of HTTP/2, which is not made of lines.
+                    let other = method.trim_ascii() == b"PRI";
+                    self.at = if other { At::Unknown } else { At::Target };
                 }
+                At::Method => self.note(byte),
                 At::Target => match byte {
                     b'"' => encoded = Some("%22"),
                     b'<' => encoded = Some("%3C"),
@@ -178,11 +184,7 @@ impl Requests {
                     _ => {}
                 },
                 At::Headers | At::ChunkSize | At::Trailers if byte == b'\n' => self.line_ends(),
-                At::Headers | At::ChunkSize | At::Trailers => {
-                    if self.line.len() < HEADER_BYTES {
-                        self.line.push(byte);
-                    }
-                }
+                At::Headers | At::ChunkSize | At::Trailers => self.note(byte),
             }
             match (encoded, &mut mended) {
                 (Some(text), mended) => mended
@@ -195,20 +197,27 @@ impl Requests {
         mended
     }
 
+    fn note(&mut self, byte: u8) {
+        if self.line.len() < LINE_BYTES {
+            self.line.push(byte);
+        }
+    }
+
     fn line_ends(&mut self) {
         let line = std::mem::take(&mut self.line);
-        let line = line.trim_ascii();
-        self.at = match (self.at, line) {
+        let cut = line.len() == LINE_BYTES;
+        let whole = line.strip_suffix(b"\r");
+        self.at = match (self.at, whole.unwrap_or(&line)) {
             (At::ChunkSize, line) => {
-                let size = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-                let size = std::str::from_utf8(size).ok();
-                match size.and_then(|size| u64::from_str_radix(size, 16).ok()) {
+                let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
+                match number(size, 16).filter(|_| whole.is_some() && !cut) {
                     Some(0) => At::Trailers,
                     // With the end of the line after it.
                     Some(size) => size.checked_add(2).map_or(At::Unknown, At::Chunk),
                     None => At::Unknown,
                 }
             }
+            (At::Trailers, _) if whole.is_none() && !cut => At::Unknown,
             (At::Trailers, []) => At::Method,
             (At::Headers, []) => match self.body {
                 Body::None | Body::Length(0) => At::Method,
@@ -217,39 +226,44 @@ impl Requests {
                 Body::Unclear => At::Unknown,
             },
             (At::Headers, line) => {
-                self.header(line);
+                self.header(line, cut);
                 At::Headers
             }
             (at, _) => at,
         };
     }
 
-    fn header(&mut self, line: &[u8]) {
+    fn header(&mut self, line: &[u8], cut: bool) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else {
             return;
         };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         let said = if name.eq_ignore_ascii_case(b"content-length") {
-            let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
-            length.map_or(Body::Unclear, Body::Length)
+            number(value, 10).map_or(Body::Unclear, Body::Length)
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if value.eq_ignore_ascii_case(b"chunked") {
                 Body::Chunked
             } else {
                 Body::Unclear
             }
-        } else if name.eq_ignore_ascii_case(b"upgrade") {
-            Body::Unclear
         } else {
             return;
         };
         // Two that say something else are a matter for whoever reads the request.
-        self.body = if self.body == Body::None || self.body == said {
+        self.body = if !cut && (self.body == Body::None || self.body == said) {
             said
         } else {
             Body::Unclear
         };
     }
+}
+
+/// Digits alone, without zeros before the others.
+fn number(text: &[u8], radix: u32) -> Option<u64> {
+    let digits = text.iter().all(|byte| char::from(*byte).is_digit(radix));
+    let plain = text == b"0" || !text.starts_with(b"0");
+    let text = std::str::from_utf8(text).ok().filter(|_| digits && plain)?;
+    u64::from_str_radix(text, radix).ok()
 }
 
 #[cfg(test)]
@@ -298,6 +312,27 @@ mod tests {
                     MENDED,
                     "in pieces of {piece}, room for {room}"
                 );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_be_read_in_two_ways_is_left_as_it_is() {
+        let zeros = "0".repeat(130);
+        for head in [
+            format!("POST / HTTP/1.1\r\nContent-Length: {zeros}40\r\n\r\n"),
+            "POST / HTTP/1.1\r\nContent-Length: 040\r\n\r\n".to_owned(),
+            "POST / HTTP/1.1\r\nContent-Length: +4\r\n\r\n".to_owned(),
+            "POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n".to_owned(),
+            "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(),
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{zeros}5\r\n"),
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\n".to_owned(),
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: b\n\n".to_owned(),
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+        ] {
+            let whole = format!("{head}GET /\"<\" HTTP/1.1\r\n\r\n");
+            for piece in [1, 7, 4096] {
+                assert_eq!(mended(whole.as_bytes(), piece, 64).await, whole.as_bytes(), "{head}");
             }
         }
     }

@@ -5,7 +5,6 @@ use crate::error::ApiError;
 use crate::fanout::{Scope, Selection, decode};
 use crate::form::Form;
 use crate::json::{Gone, Json};
-use crate::params;
 use crate::router::{Api, plain};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -53,9 +52,10 @@ pub(crate) async fn federate(State(api): State<Arc<Api>>, headers: HeaderMap, fo
     if let Err(error) = form.require_whole() {
         return plain(StatusCode::BAD_REQUEST, format!("{}\n", error.message));
     }
-    let sets = match params::selectors(&form) {
-        Ok(sets) => sets,
-        Err(why) => return plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
+    let sets = match api.selectors(&form).await {
+        Ok(Ok(sets)) => sets,
+        Ok(Err(why)) => return plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        Err(error) => return plain(error.kind.status(), format!("{}\n", error.message)),
     };
     let names = Names::accepted_by(&headers);
     match api.gather(gather(&api, &form, sets)).await {

@@ -136,9 +136,8 @@ pub(crate) fn selectors(form: &Form) -> Result<Vec<Vec<Matcher>>, String> {
     Ok(sets)
 }
 
-/// The selectors of `match[]`, each with something that it must match; else why they were refused.
-pub(crate) fn matcher_sets(form: &Form) -> Result<Vec<Vec<Matcher>>, String> {
-    let sets = selectors(form)?;
+/// Refuses sets that every series matches.
+pub(crate) fn all_select(sets: Vec<Vec<Matcher>>) -> Result<Vec<Vec<Matcher>>, String> {
     if sets.iter().any(|set| set.iter().all(Matcher::matches_empty)) {
         return Err("match[] must contain at least one non-empty matcher".to_owned());
     }

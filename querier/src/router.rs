@@ -26,7 +26,7 @@ pub(crate) struct Api {
     /// What queries hold, all together.
     pub(crate) memory: Arc<QueryMemory>,
     /// Queries whose reading takes long, at the same time.
-    pub(crate) parsers: Semaphore,
+    pub(crate) parsers: Arc<Semaphore>,
     /// Remote reads at the same time; none is no limit.
     pub(crate) read_gate: Option<Arc<Semaphore>>,
     cors_origin: Regex,
@@ -61,7 +61,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         gate: Arc::new(Semaphore::new(places)),
         range_gate: Arc::new(Semaphore::new(range_places(places))),
         memory,
-        parsers: Semaphore::new(2),
+        parsers: Arc::new(Semaphore::new(2)),
         read_gate: match state.query.remote_read.concurrent {
             0 => None,
             most => Some(Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
@@ -105,9 +105,9 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         .with_state(api))
 }
 
-/// Three quarters, and at least one.
-const fn range_places(places: usize) -> usize {
-    places - places / 4
+/// Three quarters, and all but one at most; one where there is but one.
+fn range_places(places: usize) -> usize {
+    (places - (places / 4).max(1)).max(1)
 }
 
 async fn refuse_all() -> Response {

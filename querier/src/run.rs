@@ -100,10 +100,10 @@ struct Way {
 }
 
 /// Counts a query while it runs or waits.
-struct Counted(prometheus::IntGauge);
+pub(crate) struct Counted(prometheus::IntGauge);
 
 impl Counted {
-    fn new(gauge: &prometheus::IntGauge) -> Self {
+    pub(crate) fn new(gauge: &prometheus::IntGauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
@@ -121,7 +121,6 @@ impl Api {
     pub(crate) async fn run(&self, plan: Plan, options: RunOptions) -> Result<Outcome, ApiError> {
         let began = self.state.clock.monotonic();
         let _running = Counted::new(&self.metrics.running);
-        let _patterns = self.memory.budget().reserve(plan.pattern_bytes() as u64)?;
         let outcome = self.run_gated(plan, options, began).await;
         let took = self.state.clock.monotonic().saturating_sub(began);
         let label = match &outcome {
@@ -141,6 +140,7 @@ impl Api {
     }
 
     async fn run_gated(&self, plan: Plan, options: RunOptions, began: Duration) -> Result<Outcome, ApiError> {
+        let _patterns = self.memory.budget().reserve(plan.pattern_bytes() as u64)?;
         let in_queue = || ApiError::new(ErrorType::Timeout, "query timed out in query queue");
         let permit = tokio::time::timeout(options.timeout, self.enter(plan.params().step_ms > 0)).await;
         let permit = permit.map_err(|_| in_queue())??;
@@ -155,7 +155,7 @@ impl Api {
         let mut way = Way {
             pushes: self.state.query.push_down,
             // A plan whose own work is long is not.
-            may_be_quick: plan.steps() <= QUICK_STEPS,
+            may_be_quick: !plan.is_costly() && plan.steps().is_some_and(|steps| steps <= QUICK_STEPS),
         };
         let (result, scope) = loop {
             let elapsed = self.state.clock.monotonic().saturating_sub(began);
@@ -216,7 +216,8 @@ impl Api {
             max_samples: self.state.query.max_samples,
             memory,
         };
-        let quick = way.may_be_quick && fetched.is_quick(plan.steps());
+        let steps = plan.steps().filter(|_| way.may_be_quick);
+        let quick = steps.is_some_and(|steps| fetched.is_quick(steps));
         let work = Work {
             plan: Arc::clone(plan),
             fetched,
@@ -227,6 +228,7 @@ impl Api {
         let result = if quick {
             let (result, would_have_waited) = work.do_here();
             if would_have_waited {
+                self.metrics.fetched_bytes.inc_by(scope.fetched_bytes());
                 return None;
             }
             result

@@ -53,6 +53,13 @@ impl LabelIndex {
         left
     }
 
+    /// How many series may satisfy all matchers, by those that name values; none where no matcher does. Takes little time.
+    pub(crate) fn most(&self, matchers: &[Matcher]) -> Option<u64> {
+        let narrow = matchers.iter().filter(|m| !m.matches_empty());
+        let series = |ids: Vec<PairId>| ids.iter().filter_map(|id| self.postings(*id)).map(Postings::len).sum();
+        narrow.filter_map(|m| self.listed(m)).map(series).min()
+    }
+
     /// The pairs a matcher names outright; none where its expression has to be run.
     fn listed(&self, matcher: &Matcher) -> Option<Vec<PairId>> {
         match matcher.op() {

@@ -74,6 +74,10 @@ impl OpenPage {
         }
     }
 
+    pub(crate) fn samples(&self) -> u64 {
+        self.count.into()
+    }
+
     pub(crate) fn len_bytes(&self) -> usize {
         self.bytes.len()
     }

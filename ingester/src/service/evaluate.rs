@@ -42,13 +42,15 @@ pub(super) fn limits(machine: &ShardMachine, select: &SelectRequest) -> Limits {
     limits
 }
 
-/// Values that are evaluated at once, without a thread of their own.
-const FEW_VALUES: usize = 4096;
+/// What is evaluated at once, without a thread of its own: samples, and samples times steps.
+const FEW_SAMPLES: u64 = 8 << 10;
+const FEW_VALUES: u64 = 64 << 10;
 
 /// Whether evaluating takes some microseconds only.
 pub(super) fn is_quick(selected: &Selected, fragment: &Fragment) -> bool {
-    let values = selected.len().saturating_mul(fragment.steps);
-    selected.is_small() && values <= FEW_VALUES && !selected.has_histograms()
+    let (series, samples) = selected.size();
+    let values = samples.max(series as u64).saturating_mul(fragment.steps as u64);
+    selected.is_small() && samples <= FEW_SAMPLES && values <= FEW_VALUES && !selected.has_histograms()
 }
 
 /// Evaluates on this thread.

@@ -6,6 +6,7 @@ use crate::shard::select::{self, Selected};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
+use gnomon_model::re2::is_costly;
 use gnomon_model::{LabelsRef, SeriesRef};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{EvaluateStream, SelectStream, ShardReadService};
@@ -62,7 +63,12 @@ impl ShardReadService for Shards {
     }
 
     async fn evaluate(&self, request: EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
-        let (select, fragment) = evaluate::checked(request)?;
+        let mut matchers = request.select.iter().flat_map(|select| &select.matchers);
+        let (select, fragment) = if matchers.any(|matcher| is_costly(&matcher.value)) {
+            blocking(move || evaluate::checked(request)).await?
+        } else {
+            evaluate::checked(request)?
+        };
         let shard = self.readable(select.shard).await?;
         self.metrics.evaluations.inc();
         let limits = evaluate::limits(&shard.machine, &select);

@@ -143,20 +143,13 @@ impl ShardMachine {
         Ok(selected)
     }
 
-    /// As [`Self::find`], where that takes some microseconds only and no waiting: few series, all in memory. None
-    /// otherwise.
+    /// As [`Self::find`], where that takes some microseconds only and no waiting: few series, named by values of labels,
+    /// all in memory. None otherwise.
     pub(crate) fn find_few(&self, request: &SelectRequest) -> Result<Option<Selected>, ServiceError> {
-        let equal = |m: &LabelMatcher| matches!(m.op(), Op::Equal | Op::NotEqual);
-        if !request.matchers.iter().all(|m| equal(m) || !is_costly(&m.value)) {
+        if request.matchers.iter().any(|m| is_costly(&m.value)) {
             return Ok(None);
         }
         let query = Query::of(self, request)?;
-        // Other expressions may have to be run over many values.
-        let plain =
-            |m: &Matcher| matches!(m.op(), MatchOp::Equal | MatchOp::NotEqual) || m.literal_alternatives().is_some();
-        if !query.matchers.iter().all(plain) {
-            return Ok(None);
-        }
         let selected = self.try_read(|state| query.select(state, FEW_SERIES)).transpose()?;
         let few = selected.flatten().filter(|selected| selected.parts.is_empty());
         Ok(few.map(|mut selected| {
@@ -199,6 +192,10 @@ impl<'r> Query<'r> {
         let Some(there) = state.tenants.get(&self.tenant) else {
             return Ok(Some(selected));
         };
+        // Before anything that takes long is done: the index says how many there may be.
+        if most < u64::MAX && there.head.index.most(&self.matchers).is_none_or(|there| there > most) {
+            return Ok(None);
+        }
         let members = there.head.members(&self.view, request.start_ms, request.end_ms);
         let wanted = there.head.select(&self.matchers) & members;
         if wanted.len() > most {
@@ -255,9 +252,12 @@ impl Selected {
         self.bytes = std::mem::take(&mut self.written).into();
     }
 
-    /// Series that are left.
-    pub(crate) fn len(&self) -> usize {
-        self.series.len()
+    /// Series that are left, and their samples in memory.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        let of_pages = |found: &Found| found.pages.iter().map(|page| u64::from(page.count)).sum::<u64>();
+        let samples = |found: &Found| of_pages(found) + found.open.as_ref().map_or(0, OpenPage::samples);
+        let series = self.series.as_slice();
+        (series.len(), series.iter().map(samples).sum())
     }
 
     /// Whether the rest is few series, all in memory.

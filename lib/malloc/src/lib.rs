@@ -9,8 +9,11 @@ const MAPPED_APART_BYTES: i32 = 8 << 20;
 const KEPT_BYTES: i32 = 8 << 20;
 
 /// Has glibc keep few heaps and give back what is free at their ends. What the environment says (`MALLOC_ARENA_MAX` and
-/// its like) is left as it is; other systems' allocators are too. To be called before threads are started.
+/// its like, `GLIBC_TUNABLES`) is left as it is; other systems' allocators are too. To be called before threads are started.
 pub fn keep_little() {
+    if std::env::var_os("GLIBC_TUNABLES").is_some_and(|said| said.to_string_lossy().contains("glibc.malloc")) {
+        return;
+    }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let heaps = i32::try_from((cores * HEAPS_PER_CORE).max(MIN_HEAPS)).unwrap_or(i32::MAX);
     for (variable, setting) in [

@@ -61,11 +61,16 @@ const CHEAP_BYTES: usize = 1024;
 /// Those that may be costly are compiled one at a time: `(?i)\pL{300}` takes 70 ms and, on the way, 40 MB.
 static COSTLY: Mutex<()> = Mutex::new(());
 
-/// Whether compiling what is in a text (an expression, or a query with some) may take more than a moment.
+/// Whether compiling what is in a text (an expression, or a query with some in quotes) may take more than a moment: it is
+/// long, repeats something counted, or has classes of Unicode or escapes that may hide either.
 #[must_use]
 pub fn is_costly(text: &str) -> bool {
-    let counted = |pair: &[u8]| pair[0] == b'{' && pair[1].is_ascii_digit();
-    text.len() > CHEAP_BYTES || text.as_bytes().windows(2).any(counted)
+    let costly = |pair: &[u8]| match pair[0] {
+        b'{' => pair[1].is_ascii_digit(),
+        b'\\' => matches!(pair[1], b'p' | b'P' | b'x' | b'u' | b'U' | b'0'..=b'9'),
+        _ => false,
+    };
+    text.len() > CHEAP_BYTES || text.as_bytes().windows(2).any(costly)
 }
 
 /// A compiled expression that matches whole texts only, as `^(?s:expression)$` does. Cloning shares it.

@@ -222,6 +222,7 @@ impl Exec<'_> {
         let mut held = self.hold(0)?;
         let mut out = Vec::new();
         let mut take = |mut column: Column| {
+            self.check()?;
             let points = column.kinds.iter().filter(|kind| **kind != Kind::Absent).count();
             if points == 0 {
                 return Ok(());
@@ -246,19 +247,21 @@ impl Exec<'_> {
             self.stream(root, &mut take)?;
         }
         order::sort_by(&mut out, self.cancel, |a, b| a.labels.cmp(&b.labels))?;
-        merge_equal(out)
+        self.merge_equal(out)
     }
-}
 
-/// Makes one series of those that have the same labels, which are next to each other. Two values at one step are an
-/// error.
-fn merge_equal(series: Vec<RangeSeries>) -> Evaluated<Vec<RangeSeries>> {
-    let mut merged: Vec<RangeSeries> = Vec::with_capacity(series.len());
-    for next in series {
-        match merged.last_mut() {
-            Some(last) if last.labels == next.labels => last.join(next).map_err(|_| same_labelset())?,
-            _ => merged.push(next),
+    /// Makes one series of those that have the same labels, which are next to each other. Two values at one step are an
+    /// error.
+    fn merge_equal(&self, mut series: Vec<RangeSeries>) -> Evaluated<Vec<RangeSeries>> {
+        if series.windows(2).all(|pair| pair[0].labels != pair[1].labels) {
+            return Ok(series);
         }
+        let mut merged = Vec::with_capacity(series.len());
+        for equal in series.chunk_by_mut(|a, b| a.labels == b.labels) {
+            self.check()?;
+            let _copied = self.hold_bytes(equal.iter().map(RangeSeries::held_bytes).sum())?;
+            merged.push(RangeSeries::joined(equal).map_err(|_| same_labelset())?);
+        }
+        Ok(merged)
     }
-    Ok(merged)
 }

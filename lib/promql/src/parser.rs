@@ -10,6 +10,7 @@ use crate::ast::{At, BinaryExpr, BinaryOp, Call, Cardinality, Expr, ExprKind, Sp
 use crate::functions::Function;
 use crate::lexer::{Item, Lexed, Token, lex};
 use gnomon_model::Matcher;
+use std::collections::HashSet;
 
 /// What of the language beyond its stable part is taken; by default nothing, as in Prometheus without
 /// `--enable-feature`.
@@ -124,7 +125,9 @@ struct Parser<'a> {
     depth: usize,
     /// Of the expression parsed last.
     height: usize,
-    /// What the regular expressions so far occupy.
+    /// Texts of values so far; the same expression is compiled once,
+    patterns: HashSet<String>,
+    /// and occupies so much of all.
     pattern_bytes: usize,
     /// How many aggregations are open: errors in one say so.
     aggregations: usize,
@@ -142,6 +145,7 @@ impl<'a> Parser<'a> {
             errors: Vec::new(),
             depth: 0,
             height: 0,
+            patterns: HashSet::new(),
             pattern_bytes: 0,
             aggregations: 0,
             last_closing: 0,

@@ -16,6 +16,7 @@ use crate::ast::{AggregateOp, BinaryOp, Expr, Span, ValueType, VectorMatching};
 use crate::functions::FunctionId;
 use crate::source::SelectRequest;
 use gnomon_model::Matcher;
+use std::collections::HashSet;
 
 /// Milliseconds; the default of `--query.lookback-delta`.
 pub const DEFAULT_LOOKBACK_MS: i64 = 5 * 60 * 1000;
@@ -279,17 +280,36 @@ impl Plan {
     #[must_use]
     pub fn pattern_bytes(&self) -> usize {
         let matchers = self.requests.iter().flat_map(|request| &request.matchers);
-        matchers.map(Matcher::pattern_bytes).sum()
+        let mut known = HashSet::new();
+        let once = matchers.filter(|matcher| known.insert(matcher.value()));
+        once.map(Matcher::pattern_bytes).sum()
     }
 
-    /// Steps of all nodes together: a measure of the work for one series.
+    /// Whether the query has expressions, those of `label_replace` among them, that may take more than a moment to compile.
     #[must_use]
-    pub fn steps(&self) -> usize {
-        fn of(node: &Node) -> usize {
-            let below = node.children().into_iter().map(of);
-            below.fold(node.grid.n, usize::saturating_add)
+    pub fn is_costly(&self) -> bool {
+        gnomon_model::re2::is_costly(&self.query)
+    }
+
+    /// Steps of all nodes together, a measure of the work for one series; none where that says little: there are
+    /// subqueries, whose steps are looked at many times, or so many nodes that they nest deeply.
+    #[must_use]
+    pub fn steps(&self) -> Option<usize> {
+        const MOST_NODES: usize = 64;
+        fn of(node: &Node, nodes: &mut usize) -> Option<usize> {
+            *nodes += 1;
+            let subquery =
+                matches!(&node.kind, NodeKind::Window(window) if matches!(window.input, WindowInput::Subquery(_)));
+            if *nodes > MOST_NODES || subquery {
+                return None;
+            }
+            let mut steps = node.grid.n;
+            for child in node.children() {
+                steps = steps.saturating_add(of(child, nodes)?);
+            }
+            Some(steps)
         }
-        of(&self.root)
+        of(&self.root, &mut 0)
     }
 
     pub(crate) fn request_uses(&self) -> &[usize] {

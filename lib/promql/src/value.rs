@@ -52,19 +52,28 @@ impl RangeSeries {
         self.floats.len() as u64 + histograms
     }
 
-    /// Takes in the points of another.
-    pub(crate) fn join(&mut self, other: Self) -> Result<(), SameTime> {
-        self.floats.extend(other.floats);
-        self.floats.sort_by_key(|(time, _)| *time);
-        self.histograms.extend(other.histograms);
-        self.histograms.sort_by_key(|(time, _)| *time);
-        let mut times: Vec<i64> = self.floats.iter().map(|(time, _)| *time).collect();
-        times.extend(self.histograms.iter().map(|(time, _)| *time));
-        times.sort_unstable();
-        if times.windows(2).any(|pair| pair[0] == pair[1]) {
+    /// One series of some that have the same labels, whose points it takes.
+    pub(crate) fn joined(series: &mut [Self]) -> Result<Self, SameTime> {
+        let mut whole = Self {
+            labels: series.first().map_or_else(Labels::empty, |first| first.labels.clone()),
+            floats: Vec::new(),
+            histograms: Vec::new(),
+        };
+        for part in series {
+            whole.floats.append(&mut part.floats);
+            whole.histograms.append(&mut part.histograms);
+        }
+        whole.floats.sort_by_key(|(time, _)| *time);
+        whole.histograms.sort_by_key(|(time, _)| *time);
+        let twice = |a: i64, b: i64| a == b;
+        let floats_twice = whole.floats.windows(2).any(|pair| twice(pair[0].0, pair[1].0));
+        let histograms_twice = whole.histograms.windows(2).any(|pair| twice(pair[0].0, pair[1].0));
+        let mut histograms = whole.histograms.iter();
+        let both = histograms.any(|(time, _)| whole.floats.binary_search_by_key(time, |(at, _)| *at).is_ok());
+        if floats_twice || histograms_twice || both {
             return Err(SameTime);
         }
-        Ok(())
+        Ok(whole)
     }
 
     /// Bytes in memory.

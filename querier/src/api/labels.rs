@@ -39,7 +39,10 @@ pub(super) async fn series(State(api): State<Arc<Api>>, form: Form) -> Result<An
     }
     let limit = params::limit(&form)?;
     let window = params::window(&form)?;
-    let sets = params::matcher_sets(&form).map_err(|e| ApiError::parameter("match[]", e))?;
+    let sets = api
+        .matcher_sets(&form)
+        .await?
+        .map_err(|e| ApiError::parameter("match[]", e))?;
     let scope = api.scope(&form);
     let mut found = BTreeSet::new();
     let mut held = scope.memory().reserve(0)?;
@@ -126,7 +129,7 @@ pub(super) async fn values(
 async fn strings(api: &Api, form: &Form, name: Option<&str>) -> Result<Answer, ApiError> {
     let limit = params::limit(form)?;
     let window = params::window(form)?;
-    let sets = params::matcher_sets(form).map_err(ApiError::bad_data)?;
+    let sets = api.matcher_sets(form).await?.map_err(ApiError::bad_data)?;
     let scope = api.scope(form);
     let found = api
         .state

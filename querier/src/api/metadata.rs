@@ -9,6 +9,7 @@ use crate::params;
 use crate::router::Api;
 use axum::extract::State;
 use gnomon_model::LabelsRef;
+use gnomon_model::re2::is_costly;
 use gnomon_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -63,7 +64,13 @@ pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Resul
     let limit = lenient_limit(&form, "limit")?;
     let match_target = form.get("match_target");
     if !match_target.is_empty() {
-        gnomon_promql::parse_selector(match_target).map_err(|e| ApiError::parameter("match_target", e))?;
+        let selector = match_target.to_owned();
+        let parsed = if is_costly(&selector) {
+            api.aside(move || gnomon_promql::parse_selector(&selector)).await?
+        } else {
+            gnomon_promql::parse_selector(&selector)
+        };
+        parsed.map_err(|e| ApiError::parameter("match_target", e))?;
     }
     let metric = form.get("metric");
     let request = v1::TargetMetadataRequest {

@@ -234,7 +234,7 @@ async fn found(
     label: Option<&str>,
     metadata: BTreeMap<String, BTreeSet<Metadata>>,
 ) -> Result<Response, ApiError> {
-    let sets = params::matcher_sets(form).map_err(ApiError::bad_data)?;
+    let sets = api.matcher_sets(form).await?.map_err(ApiError::bad_data)?;
     let scope = api.scope(form);
     let Window { start_ms, end_ms } = request.window;
     let all = api.state.fanout.labels(&scope, label, &sets, start_ms, end_ms);

@@ -12,6 +12,7 @@ use gnomon_promql::partial::{FragmentAnswer, Partial, PartialIter};
 use gnomon_promql::{Fragment, Plan, Reserved, SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
@@ -25,8 +26,10 @@ const BATCH_SERIES: usize = 1024;
 const BATCH_SAMPLES: u64 = 64 << 10;
 /// Pieces of answers to a fragment between a task and the engine.
 const PARTIALS_IN_FLIGHT: usize = 32;
-/// What is looked at in less time than it takes to hand it to another thread: samples, and samples times steps.
+/// What is looked at in less time than it takes to hand it to another thread: samples, their bytes (histograms are long)
+/// and samples times steps.
 const QUICK_SAMPLES: u64 = 2 << 10;
+const QUICK_BYTES: u64 = 256 << 10;
 const QUICK_VALUES: u64 = 64 << 10;
 /// Fewer samples than this are decoded by the engine's thread: handing them over would take longer.
 const FEW_SAMPLES: u64 = 4 << 10;
@@ -121,8 +124,9 @@ impl Fetched {
     /// Whether all is here, and little, so that it may be evaluated by a thread that must not wait. `steps` are those of
     /// the plan's nodes together. [`Self::would_have_waited`] tells if there was something to wait for after all.
     pub(crate) fn is_quick(&mut self, steps: usize) -> bool {
-        let samples = self.scope.fetched_samples();
-        let quick = self.complete && samples <= QUICK_SAMPLES && samples.saturating_mul(steps as u64) <= QUICK_VALUES;
+        let (samples, bytes) = (self.scope.fetched_samples(), self.scope.fetched_bytes());
+        let values = samples.saturating_mul(steps as u64);
+        let quick = self.complete && samples <= QUICK_SAMPLES && bytes <= QUICK_BYTES && values <= QUICK_VALUES;
         self.waits = !quick;
         quick
     }
@@ -133,6 +137,8 @@ impl Fetched {
 
     /// Does what can be done at once; the rest is a task of its own. Whether there is none.
     fn begin(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        // Who panics closes his channels, which tells whoever reads them.
+        let work = AssertUnwindSafe(work).catch_unwind().map(drop);
         let mut work = Box::pin(TraceContext::carried(work));
         let done = work.as_mut().now_or_never().is_some();
         if !done {

@@ -13,7 +13,10 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use gnomon_cluster::layers::TraceContext;
+use gnomon_model::re2::is_costly;
+use gnomon_model::size::format_size_bytes;
 use gnomon_model::{Labels, LabelsRef, MatchOp, Matcher};
+use gnomon_promql::MAX_PATTERN_BYTES;
 use gnomon_promql::Samples;
 use gnomon_proto::prometheus::label_matcher::Type;
 use gnomon_proto::prometheus::read_request::ResponseType;
@@ -75,11 +78,13 @@ type Place = Option<tokio::sync::OwnedSemaphorePermit>;
 async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Refusal> {
     let request = decoded(body).await?;
     let external = api.state.node.config().external_labels;
-    let selections = request
-        .queries
-        .iter()
-        .map(|query| selection(query, external.as_ref()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut matchers = request.queries.iter().flat_map(|query| &query.matchers);
+    let selections = if matchers.any(|matcher| is_costly(&matcher.value)) {
+        let (queries, external) = (request.queries.clone(), external.clone());
+        api.aside(move || selections(&queries, external.as_ref())).await??
+    } else {
+        selections(&request.queries, external.as_ref())?
+    };
     let scope = Scope::new(false, api.state.query.fetch).with_memory(api.memory.budget());
     let scope = Arc::new(scope);
     match negotiated(&request.accepted_response_types)? {
@@ -120,6 +125,23 @@ fn negotiated(accepted: &[i32]) -> Result<ResponseType, Refusal> {
 /// Whether anything is asked for: without matchers it is nothing, as in Prometheus.
 fn selects(selection: &Selection) -> bool {
     !selection.matchers.is_empty()
+}
+
+fn selections(queries: &[Query], external: LabelsRef<'_>) -> Result<Vec<Selection>, Refusal> {
+    let mut pattern_bytes = 0;
+    let mut selections = Vec::with_capacity(queries.len());
+    for query in queries {
+        let selection = selection(query, external)?;
+        pattern_bytes += selection.matchers.iter().map(Matcher::pattern_bytes).sum::<usize>();
+        if pattern_bytes > MAX_PATTERN_BYTES {
+            return Err(Refusal::bad(format!(
+                "regular expressions too large: together they take more than {}, compiled",
+                format_size_bytes(MAX_PATTERN_BYTES as u64)
+            )));
+        }
+        selections.push(selection);
+    }
+    Ok(selections)
 }
 
 /// External labels are not stored: a matcher for one of them, with its value, is taken to be met.

@@ -537,3 +537,30 @@ fn members_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> 
         RaftError::Fatal(fatal) => fatal_error(fatal),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Alone;
+
+    #[test]
+    fn being_alone_is_found_out_again_after_a_restart_and_never_after_a_change() {
+        let alone = Alone::default();
+        assert!(!alone.is_confirmed());
+        let asked = alone.now();
+        alone.confirm(asked);
+        assert!(alone.is_confirmed());
+        alone.ask_again();
+        assert!(!alone.is_confirmed());
+        // An answer that was under way when it started again.
+        alone.confirm(asked);
+        assert!(!alone.is_confirmed());
+        let asked = alone.now();
+        alone.confirm(asked);
+        assert!(alone.is_confirmed());
+        alone.end();
+        alone.confirm(asked);
+        alone.ask_again();
+        alone.confirm(alone.now());
+        assert!(!alone.is_confirmed());
+    }
+}

@@ -68,6 +68,8 @@ pub(crate) async fn supervise(inner: Arc<GroupInner>, first: Running) {
         inner.machine.metrics.restarts.inc();
         tracing::error!(group = %inner.id, error = %fatal, "the group failed and is started again");
         inner.running.write().take();
+        // Once more: a read that was under way may have asked the old one since.
+        inner.alone.ask_again();
         stop_raft(&running).await;
         drop(running);
         match again(&inner).await {

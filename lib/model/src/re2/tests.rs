@@ -184,3 +184,27 @@ fn an_expression_in_use_is_compiled_once() {
     drop((first, again));
     assert!(!super::shared::is_known(expression));
 }
+
+#[test]
+fn what_may_be_costly_is_known_before() {
+    for text in [
+        r"\pL",
+        r"a{2}",
+        r#"up{a=~"\\PL"}"#,
+        r#"{a=~"x\x7b300}"}"#,
+        &"a".repeat(2000),
+    ] {
+        assert!(super::is_costly(text), "{text}");
+    }
+    for text in [
+        "a|b.*",
+        r#"sum by (job) (rate(x_total{code=~"5..|\\d+"}[5m]))"#,
+        "(?i)abc[^x]",
+    ] {
+        assert!(!super::is_costly(text), "{text}");
+    }
+    // The dearest of those that are not.
+    let most = format!("(?i){}", "[^k]|.".repeat(170));
+    assert!(!super::is_costly(&most));
+    assert!(Regex::anchored(&most).unwrap().memory_bytes() < 1 << 20);
+}

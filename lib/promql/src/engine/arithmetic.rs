@@ -178,10 +178,12 @@ impl Mean {
     }
 
     pub(crate) fn value(self) -> f64 {
-        if self.running {
-            self.total.both()
-        } else {
-            self.total.both() / self.count
+        let total = self.total.both();
+        match self.running {
+            true => total,
+            // Divided once, so that it is the sum that counts and not how rounding has split it.
+            false if total.is_finite() => total / self.count,
+            false => self.total.sum / self.count + self.total.lost / self.count,
         }
     }
 }
@@ -300,6 +302,13 @@ mod tests {
         ] {
             assert!(Sliding::is_exact_for(values), "{values:?}");
         }
+    }
+
+    #[test]
+    fn a_mean_is_finite_where_its_sum_just_is() {
+        let x = 0.9 * 2f64.powi(969);
+        let mean = [f64::MAX, x, x, x].into_iter().collect::<Mean>().value();
+        assert!(mean.is_finite(), "{mean}");
     }
 
     #[test]

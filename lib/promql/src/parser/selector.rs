@@ -117,7 +117,9 @@ impl Parser<'_> {
         }
         let message = match Matcher::new(name, op, text.clone()) {
             Ok(matcher) => {
-                self.pattern_bytes += matcher.pattern_bytes();
+                if self.patterns.insert(text.clone()) {
+                    self.pattern_bytes += matcher.pattern_bytes();
+                }
                 if self.pattern_bytes <= MAX_PATTERN_BYTES {
                     return Ok(Some(matcher));
                 }

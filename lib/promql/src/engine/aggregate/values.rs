@@ -124,6 +124,7 @@ impl Exec<'_> {
         })?;
         drop(at);
         for (labels, mut occurrences) in counts {
+            self.check()?;
             let mut column = Column::empty(labels, n);
             occurrences.put_together();
             for (step, count) in &occurrences.counts {

@@ -38,6 +38,8 @@ impl Exec<'_> {
         let regex = Regex::anchored(expression).map_err(|_| {
             EvalError::execution(format!("invalid regular expression in label_replace(): {expression}"))
         })?;
+        // Nested ones hold theirs at the same time.
+        let _compiled = self.hold_bytes(regex.memory_bytes() as u64)?;
         let target = self.target_label(arg(args, 1)?, "label_replace")?;
         let parts = template.matches('$').count();
         let mut columns = self.collect(arg(args, 0)?)?;
