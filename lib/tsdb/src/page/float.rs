@@ -320,31 +320,54 @@ impl Output for NoSamples {
     fn run(&mut self, _: i64, _: i64, _: u64, _: u32) {}
 }
 
-/// Room for the samples of a page, filled from the front.
+/// Samples that are decoded before they are appended to the columns: few enough to stay in the processor's first cache.
+const CHUNK: usize = 128;
+
+/// Columns that grow chunk by chunk, so that their memory is written once.
 struct Columns<'a> {
-    timestamps: &'a mut [i64],
-    values: &'a mut [f64],
+    timestamps: &'a mut Vec<i64>,
+    values: &'a mut Vec<f64>,
+    times_of_chunk: [i64; CHUNK],
+    values_of_chunk: [f64; CHUNK],
     filled: usize,
+}
+
+impl<'a> Columns<'a> {
+    fn new(timestamps: &'a mut Vec<i64>, values: &'a mut Vec<f64>) -> Self {
+        Self {
+            timestamps,
+            values,
+            times_of_chunk: [0; CHUNK],
+            values_of_chunk: [0.0; CHUNK],
+            filled: 0,
+        }
+    }
+
+    fn flush(&mut self) {
+        self.timestamps.extend_from_slice(&self.times_of_chunk[..self.filled]);
+        self.values.extend_from_slice(&self.values_of_chunk[..self.filled]);
+        self.filled = 0;
+    }
 }
 
 impl Output for Columns<'_> {
     #[inline]
     fn sample(&mut self, ts: i64, value: u64) {
-        // A page that has more samples than it says ends with an error before.
-        if let (Some(time), Some(slot)) = (self.timestamps.get_mut(self.filled), self.values.get_mut(self.filled)) {
-            (*time, *slot) = (ts, f64::from_bits(value));
-            self.filled += 1;
+        if self.filled == CHUNK {
+            self.flush();
         }
+        let at = self.filled;
+        (self.times_of_chunk[at], self.values_of_chunk[at]) = (ts, f64::from_bits(value));
+        self.filled += 1;
     }
 
     #[inline]
     fn run(&mut self, after_ts: i64, delta: i64, value: u64, length: u32) {
-        let end = (self.filled + length as usize).min(self.values.len());
-        self.values[self.filled..end].fill(f64::from_bits(value));
-        for (time, i) in self.timestamps[self.filled..end].iter_mut().zip(1..) {
-            *time = after_ts.wrapping_add(delta.wrapping_mul(i));
-        }
-        self.filled = end;
+        self.flush();
+        let end = self.values.len() + length as usize;
+        self.values.resize(end, f64::from_bits(value));
+        let times = (1..=i64::from(length)).map(|i| after_ts.wrapping_add(delta.wrapping_mul(i)));
+        self.timestamps.extend(times);
     }
 }
 
@@ -506,18 +529,14 @@ pub(super) fn decode_into(bytes: &[u8], timestamps: &mut Vec<i64>, values: &mut 
 fn decode_all(bytes: &[u8], timestamps: &mut Vec<i64>, values: &mut Vec<f64>) -> Result<(), PageError> {
     let mut decoder = Decoder::new(bytes)?;
     let count = decoder.header.count as usize;
-    let (from, values_from) = (timestamps.len(), values.len());
-    timestamps.resize(from + count, 0);
-    values.resize(values_from + count, 0.0);
-    let mut out = Columns {
-        timestamps: &mut timestamps[from..],
-        values: &mut values[values_from..],
-        filled: 0,
-    };
+    timestamps.reserve(count);
+    values.reserve(count);
+    let mut out = Columns::new(timestamps, values);
     out.sample(decoder.header.min_ts, decoder.first_value);
     while decoder.remaining > 0 {
         decoder.item(&mut out)?;
         decoder.quick(&mut out);
     }
+    out.flush();
     decoder.check_end()
 }

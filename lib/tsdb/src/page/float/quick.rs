@@ -1,7 +1,7 @@
 //! The two kinds of samples that make up most pages, decoded with one look at the bits: at the predicted time, with a
 //! small whole difference (`1 0 111 class difference`) or within the last window (`1 0 10 xor`).
 
-use super::{Columns, Decoder, INTEGER_WIDTHS, unzigzag};
+use super::{CHUNK, Columns, Decoder, INTEGER_WIDTHS, unzigzag};
 
 const DIFFERENCE: u64 = 0b101_1100;
 const WINDOW: u64 = 0b1010;
@@ -13,7 +13,8 @@ const WIDTHS: u32 = INTEGER_WIDTHS[0] | INTEGER_WIDTHS[1] << 8 | INTEGER_WIDTHS[
 const WHOLE: u64 = 1 << 53;
 
 impl Decoder<'_> {
-    /// Decodes samples of these kinds as long as they come; leaves everything else, and all that is wrong, where it is.
+    /// Decodes samples of these kinds as long as they come and the chunk has room; leaves everything else, and all that is
+    /// wrong, where it is.
     #[inline]
     pub(super) fn quick(&mut self, out: &mut Columns<'_>) {
         let delta = self.state.last_delta;
@@ -22,13 +23,16 @@ impl Decoder<'_> {
         if self.after_run || delta <= 0 || !fits {
             return;
         }
+        if out.filled == CHUNK {
+            out.flush();
+        }
         let mut value = self.state.last_value;
         let mut whole = f64::from_bits(value) as i64;
         let width = u32::from(self.state.width);
         let low_zeros = 64u32.saturating_sub(u32::from(self.state.leading) + width);
         let reader = &mut self.reader;
         let mut count = 0;
-        let room = out.values.get_mut(out.filled..).unwrap_or_default();
+        let room = out.values_of_chunk.get_mut(out.filled..).unwrap_or_default();
         for slot in room.iter_mut().take(self.remaining as usize) {
             let Some(bits) = reader.peek(DIFFERENCE_BITS) else {
                 break;
@@ -62,7 +66,7 @@ impl Decoder<'_> {
             return;
         }
         let times = out
-            .timestamps
+            .times_of_chunk
             .get_mut(out.filled..out.filled + count)
             .unwrap_or_default();
         let after_ts = self.state.last_ts;
