@@ -1,12 +1,12 @@
 //! How the system's allocator is set. Why: `docs/decisions/0005-few-heaps.md`.
 
 /// Heaps that threads share, for each core; glibc's own bound is 8.
-const HEAPS_PER_CORE: usize = 2;
-const MIN_HEAPS: usize = 4;
+const HEAPS_PER_CORE: usize = 4;
+const MIN_HEAPS: usize = 8;
 /// Pieces that are larger are mapped apart, and go back to the system when they are freed.
-const MAPPED_APART_BYTES: i32 = 8 << 20;
+const MAPPED_APART_BYTES: i32 = 32 << 20;
 /// Free memory at a heap's end that is kept.
-const KEPT_BYTES: i32 = 8 << 20;
+const KEPT_BYTES: i32 = 32 << 20;
 
 /// Has glibc keep few heaps and give back what is free at their ends. What the environment says (`MALLOC_ARENA_MAX` and
 /// its like, `GLIBC_TUNABLES`) is left as it is; other systems' allocators are too. To be called before threads are started.
