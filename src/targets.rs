@@ -217,7 +217,7 @@ impl Requests {
                     None => At::Unknown,
                 }
             }
-            (At::Trailers, _) if whole.is_none() && !cut => At::Unknown,
+            (At::Trailers, _) if whole.is_none() || cut => At::Unknown,
             (At::Trailers, []) => At::Method,
             (At::Headers, []) => match self.body {
                 Body::None | Body::Length(0) => At::Method,
@@ -328,6 +328,7 @@ mod tests {
             format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{zeros}5\r\n"),
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\n".to_owned(),
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: b\n\n".to_owned(),
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: {zeros}\n\r\n"),
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
         ] {
             let whole = format!("{head}GET /\"<\" HTTP/1.1\r\n\r\n");

@@ -259,6 +259,10 @@ impl Exec<'_> {
         let mut merged = Vec::with_capacity(series.len());
         for equal in series.chunk_by_mut(|a, b| a.labels == b.labels) {
             self.check()?;
+            if let [alone] = equal {
+                merged.push(std::mem::take(alone));
+                continue;
+            }
             let _copied = self.hold_bytes(equal.iter().map(RangeSeries::held_bytes).sum())?;
             merged.push(RangeSeries::joined(equal).map_err(|_| same_labelset())?);
         }

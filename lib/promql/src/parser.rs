@@ -125,7 +125,7 @@ struct Parser<'a> {
     depth: usize,
     /// Of the expression parsed last.
     height: usize,
-    /// Texts of values so far; the same expression is compiled once,
+    /// Regular expressions so far; the same one is compiled once,
     patterns: HashSet<String>,
     /// and occupies so much of all.
     pattern_bytes: usize,

@@ -281,7 +281,7 @@ impl Plan {
     pub fn pattern_bytes(&self) -> usize {
         let matchers = self.requests.iter().flat_map(|request| &request.matchers);
         let mut known = HashSet::new();
-        let once = matchers.filter(|matcher| known.insert(matcher.value()));
+        let once = matchers.filter(|matcher| matcher.pattern_bytes() > 0 && known.insert(matcher.value()));
         once.map(Matcher::pattern_bytes).sum()
     }
 
@@ -292,24 +292,31 @@ impl Plan {
     }
 
     /// Steps of all nodes together, a measure of the work for one series; none where that says little: there are
-    /// subqueries, whose steps are looked at many times, or so many nodes that they nest deeply.
+    /// subqueries, whose steps are looked at many times, labels made of labels that were made, or so many nodes that they
+    /// nest deeply.
     #[must_use]
     pub fn steps(&self) -> Option<usize> {
         const MOST_NODES: usize = 64;
-        fn of(node: &Node, nodes: &mut usize) -> Option<usize> {
+        fn of(node: &Node, nodes: &mut usize, labels_made: &mut usize) -> Option<usize> {
             *nodes += 1;
-            let subquery =
-                matches!(&node.kind, NodeKind::Window(window) if matches!(window.input, WindowInput::Subquery(_)));
-            if *nodes > MOST_NODES || subquery {
+            let subquery = match &node.kind {
+                NodeKind::Window(window) => matches!(window.input, WindowInput::Subquery(_)),
+                NodeKind::Call { func, .. } => {
+                    *labels_made += usize::from(matches!(func, FunctionId::LabelReplace | FunctionId::LabelJoin));
+                    false
+                }
+                _ => false,
+            };
+            if *nodes > MOST_NODES || *labels_made > 1 || subquery {
                 return None;
             }
             let mut steps = node.grid.n;
             for child in node.children() {
-                steps = steps.saturating_add(of(child, nodes)?);
+                steps = steps.saturating_add(of(child, nodes, labels_made)?);
             }
             Some(steps)
         }
-        of(&self.root, &mut 0)
+        of(&self.root, &mut 0, &mut 0)
     }
 
     pub(crate) fn request_uses(&self) -> &[usize] {

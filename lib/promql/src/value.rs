@@ -31,7 +31,7 @@ impl InstantSample {
 }
 
 /// One series of a matrix; each list by time, no time in both.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RangeSeries {
     pub labels: Labels,
     pub floats: Vec<(i64, f64)>,
@@ -54,14 +54,11 @@ impl RangeSeries {
 
     /// One series of some that have the same labels, whose points it takes.
     pub(crate) fn joined(series: &mut [Self]) -> Result<Self, SameTime> {
-        let mut whole = Self {
-            labels: series.first().map_or_else(Labels::empty, |first| first.labels.clone()),
-            floats: Vec::new(),
-            histograms: Vec::new(),
-        };
-        for part in series {
-            whole.floats.append(&mut part.floats);
-            whole.histograms.append(&mut part.histograms);
+        let mut parts = series.iter_mut().map(std::mem::take);
+        let mut whole = parts.next().unwrap_or_default();
+        for part in parts {
+            whole.floats.extend(part.floats);
+            whole.histograms.extend(part.histograms);
         }
         whole.floats.sort_by_key(|(time, _)| *time);
         whole.histograms.sort_by_key(|(time, _)| *time);

@@ -490,3 +490,16 @@ proptest! {
         prop_assert_eq!(again.to_string(), printed);
     }
 }
+
+#[test]
+fn the_expressions_of_a_query_are_bounded_together() {
+    let pair = |n: usize| format!(r#"a="(?i)\\pL{{{n}}}",b=~"(?i)\\pL{{{n}}}""#);
+    let pairs = |count: usize| (0..count).map(|i| pair(290 + i)).collect::<Vec<_>>().join(",");
+    let options = gnomon_promql::ParseOptions::default();
+    let parse = |matchers: String| gnomon_promql::parse(&format!("m{{{matchers}}}"), &options);
+    assert!(parse(pairs(2)).is_ok());
+    let refused = parse(pairs(4)).expect_err("too large").to_string();
+    assert!(refused.contains("together they take more than 32MiB"), "{refused}");
+    // The same one is there once.
+    assert!(parse([pair(290), pair(290), pair(290), pair(290)].join(",")).is_ok());
+}

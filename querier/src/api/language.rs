@@ -9,6 +9,7 @@ use gnomon_model::Matcher;
 use gnomon_model::re2::is_costly;
 use gnomon_promql::ast::Expr;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 impl Api {
     /// Does what may take a moment on another thread, where few do so at the same time.
@@ -19,17 +20,10 @@ impl Api {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        if self.metrics.waiting.get() >= MAX_WAITING {
-            return Err(ApiError::new(
-                ErrorType::Unavailable,
-                format!("{MAX_WAITING} queries wait already; try again later"),
-            ));
-        }
-        let waiting = Counted::new(&self.metrics.waiting);
-        let place = Arc::clone(&self.parsers).acquire_owned();
-        let place = tokio::time::timeout(self.state.query.timeout, place).await;
-        let place = place.map_err(|_| ApiError::new(ErrorType::Timeout, "query timed out in query queue"))?;
-        drop(waiting);
+        let place = match Arc::clone(&self.parsers).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => self.wait_to_read().await?,
+        };
         // It goes on where nobody waits any more, and keeps its place until it ends.
         let done = tokio::task::spawn_blocking(move || {
             let done = work();
@@ -38,6 +32,21 @@ impl Api {
         });
         done.await
             .map_err(|panicked| ApiError::new(ErrorType::Internal, format!("reading the query failed: {panicked}")))
+    }
+
+    async fn wait_to_read(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        if self.metrics.waiting.get() >= MAX_WAITING {
+            return Err(ApiError::new(
+                ErrorType::Unavailable,
+                format!("{MAX_WAITING} queries wait already; try again later"),
+            ));
+        }
+        let _waiting = Counted::new(&self.metrics.waiting);
+        let place = Arc::clone(&self.parsers).acquire_owned();
+        let timed_out = || ApiError::new(ErrorType::Timeout, "query timed out in query queue");
+        // It is never closed.
+        let place = tokio::time::timeout(self.state.query.timeout, place).await;
+        place.ok().and_then(Result::ok).ok_or_else(timed_out)
     }
 
     /// Parses a query; the inner error is what is wrong with it, in the words of Prometheus.

@@ -60,6 +60,16 @@ struct Fragmented {
     partials: mpsc::Receiver<Option<Partial>>,
 }
 
+/// A fragment, as far as it has been asked for.
+enum Asked {
+    /// Nobody evaluates it elsewhere: its request is fetched as others are.
+    NotBegun,
+    /// What stands for this request is fetched for the steps that are not evaluated elsewhere.
+    Begun { request: usize, fragmented: Fragmented },
+    /// Given to the first who asked for it.
+    Taken { request: usize },
+}
+
 /// All selectors of one plan, being fetched.
 pub(crate) struct Fetched {
     fanout: Arc<Fanout>,
@@ -67,8 +77,8 @@ pub(crate) struct Fetched {
     runtime: Handle,
     /// By selector; taken by the first who asks for it.
     streams: Vec<Mutex<Option<mpsc::Receiver<Item>>>>,
-    /// By fragment, likewise.
-    fragments: Vec<Mutex<Option<Fragmented>>>,
+    /// By fragment.
+    fragments: Vec<Mutex<Asked>>,
     /// Whether all that is fetched ahead is here: then whoever reads does not wait.
     complete: bool,
     /// The reader must not wait, and had to.
@@ -96,7 +106,7 @@ impl Fetched {
             for (id, (fragment, request)) in plan.pushed().enumerate() {
                 let counted = plan.selectors().get(request).is_none_or(is_counted);
                 if counted || id >= FETCHED_AHEAD {
-                    fetched.fragments.push(Mutex::new(None));
+                    fetched.fragments.push(Mutex::new(Asked::NotBegun));
                     continue;
                 }
                 let (samples, fragmented, done) = fetched.fetch_fragment(format!("f{id}"), fragment);
@@ -104,7 +114,7 @@ impl Fetched {
                 if let Some(stream) = streams.get_mut(request) {
                     *stream = Some(samples);
                 }
-                fetched.fragments.push(Mutex::new(Some(fragmented)));
+                fetched.fragments.push(Mutex::new(Asked::Begun { request, fragmented }));
             }
         }
         // What is most likely counted only is not fetched before it is asked for.
@@ -125,7 +135,7 @@ impl Fetched {
     /// the plan's nodes together. [`Self::would_have_waited`] tells if there was something to wait for after all.
     pub(crate) fn is_quick(&mut self, steps: usize) -> bool {
         let (samples, bytes) = (self.scope.fetched_samples(), self.scope.fetched_bytes());
-        let values = samples.saturating_mul(steps as u64);
+        let values = samples.max(bytes / 16).saturating_mul(steps as u64);
         let quick = self.complete && samples <= QUICK_SAMPLES && bytes <= QUICK_BYTES && values <= QUICK_VALUES;
         self.waits = !quick;
         quick
@@ -219,6 +229,24 @@ impl Fetched {
             }
         });
         (receiver, done)
+    }
+
+    /// The fragment for the first who asks. Whoever asks again evaluates it himself, from all samples: what is fetched for
+    /// the first are those of some steps.
+    fn take_fragment(&self, id: usize) -> Option<Fragmented> {
+        let mut asked = self.fragments.get(id)?.lock();
+        match std::mem::replace(&mut *asked, Asked::NotBegun) {
+            Asked::NotBegun => None,
+            Asked::Begun { request, fragmented } => {
+                *asked = Asked::Taken { request };
+                Some(fragmented)
+            }
+            Asked::Taken { request } => {
+                *asked = Asked::Taken { request };
+                drop(self.streams.get(request)?.lock().take());
+                None
+            }
+        }
     }
 
     fn receiver(&self, request: &SelectRequest) -> Result<mpsc::Receiver<Item>, SourceError> {
@@ -366,11 +394,10 @@ impl SeriesSource for Fetched {
     }
 
     fn fragment(&self, id: usize, fragment: &Fragment) -> Result<Option<FragmentAnswer<'_>>, SourceError> {
-        let taken = self.fragments.get(id).and_then(|slot| slot.lock().take());
         let Some(Fragmented {
             mut from_step,
             partials,
-        }) = taken
+        }) = self.take_fragment(id)
         else {
             return Ok(None);
         };

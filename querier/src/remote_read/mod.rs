@@ -78,8 +78,9 @@ type Place = Option<tokio::sync::OwnedSemaphorePermit>;
 async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Refusal> {
     let request = decoded(body).await?;
     let external = api.state.node.config().external_labels;
-    let mut matchers = request.queries.iter().flat_map(|query| &query.matchers);
-    let selections = if matchers.any(|matcher| is_costly(&matcher.value)) {
+    let matchers = || request.queries.iter().flat_map(|query| &query.matchers);
+    let many = matchers().count() > FEW_MATCHERS;
+    let selections = if many || matchers().any(|matcher| is_costly(&matcher.value)) {
         let (queries, external) = (request.queries.clone(), external.clone());
         api.aside(move || selections(&queries, external.as_ref())).await??
     } else {
@@ -127,25 +128,20 @@ fn selects(selection: &Selection) -> bool {
     !selection.matchers.is_empty()
 }
 
+/// So many are compiled at once, none of them costly.
+const FEW_MATCHERS: usize = 64;
+
 fn selections(queries: &[Query], external: LabelsRef<'_>) -> Result<Vec<Selection>, Refusal> {
     let mut pattern_bytes = 0;
-    let mut selections = Vec::with_capacity(queries.len());
-    for query in queries {
-        let selection = selection(query, external)?;
-        pattern_bytes += selection.matchers.iter().map(Matcher::pattern_bytes).sum::<usize>();
-        if pattern_bytes > MAX_PATTERN_BYTES {
-            return Err(Refusal::bad(format!(
-                "regular expressions too large: together they take more than {}, compiled",
-                format_size_bytes(MAX_PATTERN_BYTES as u64)
-            )));
-        }
-        selections.push(selection);
-    }
-    Ok(selections)
+    let each = queries
+        .iter()
+        .map(|query| selection(query, external, &mut pattern_bytes));
+    each.collect()
 }
 
 /// External labels are not stored: a matcher for one of them, with its value, is taken to be met.
-fn selection(query: &Query, external: LabelsRef<'_>) -> Result<Selection, Refusal> {
+/// `pattern_bytes` is what the expressions of all selections occupy so far.
+fn selection(query: &Query, external: LabelsRef<'_>, pattern_bytes: &mut usize) -> Result<Selection, Refusal> {
     let mut matchers = Vec::with_capacity(query.matchers.len());
     for wire in &query.matchers {
         // As in Prometheus, which finds out what is wrong with a matcher while it reads.
@@ -158,8 +154,15 @@ fn selection(query: &Query, external: LabelsRef<'_>) -> Result<Selection, Refusa
         };
         let met = op == MatchOp::Equal && external.get(&wire.name).unwrap_or("") == wire.value;
         let value = if met { "" } else { wire.value.as_str() };
-        let matcher = Matcher::new(wire.name.as_str(), op, value);
-        matchers.push(matcher.map_err(|e| broken(e.to_string()))?);
+        let matcher = Matcher::new(wire.name.as_str(), op, value).map_err(|e| broken(e.to_string()))?;
+        *pattern_bytes += matcher.pattern_bytes();
+        if *pattern_bytes > MAX_PATTERN_BYTES {
+            return Err(Refusal::bad(format!(
+                "regular expressions too large: together they take more than {}, compiled",
+                format_size_bytes(MAX_PATTERN_BYTES as u64)
+            )));
+        }
+        matchers.push(matcher);
     }
     Ok(Selection {
         matchers,
@@ -394,14 +397,14 @@ mod tests {
             ],
             ..Query::default()
         };
-        let Ok(selection) = super::selection(&query, external.as_ref()) else {
+        let Ok(selection) = super::selection(&query, external.as_ref(), &mut 0) else {
             panic!("refused")
         };
         let values: Vec<_> = selection.matchers.iter().map(Matcher::value).collect();
         assert_eq!(values, ["", "a", "eu", "us"]);
         let mut unknown = query;
         unknown.matchers[1].r#type = 9;
-        let refused = super::selection(&unknown, external.as_ref());
+        let refused = super::selection(&unknown, external.as_ref(), &mut 0);
         assert!(refused.is_err_and(|Refusal(status, why)| status == 500 && why == "invalid matcher type"));
         let own = Labels::from_pairs([("job", "a"), ("region", "us"), ("z", "1")]);
         let merged = with_external(&own, &Labels::from_pairs([("region", "eu"), ("m", "2")]));

@@ -117,8 +117,9 @@ impl Parser<'_> {
         }
         let message = match Matcher::new(name, op, text.clone()) {
             Ok(matcher) => {
-                if self.patterns.insert(text.clone()) {
-                    self.pattern_bytes += matcher.pattern_bytes();
+                let bytes = matcher.pattern_bytes();
+                if bytes > 0 && self.patterns.insert(text.clone()) {
+                    self.pattern_bytes += bytes;
                 }
                 if self.pattern_bytes <= MAX_PATTERN_BYTES {
                     return Ok(Some(matcher));
