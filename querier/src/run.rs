@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 /// Queries that may wait for the gate; more are refused at once.
-pub(crate) const MAX_WAITING: i64 = 1000;
+const MAX_WAITING: i64 = 1000;
 
 /// How often a query is made in all, where what it read moved away meanwhile.
 const MOVED_ATTEMPTS: u32 = 4;
@@ -100,10 +100,10 @@ struct Way {
 }
 
 /// Counts a query while it runs or waits.
-pub(crate) struct Counted(prometheus::IntGauge);
+struct Counted(prometheus::IntGauge);
 
 impl Counted {
-    pub(crate) fn new(gauge: &prometheus::IntGauge) -> Self {
+    fn new(gauge: &prometheus::IntGauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
@@ -290,7 +290,8 @@ impl Api {
         })
     }
 
-    async fn wait_for(&self, gate: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// A permit of `gate`; waiting is counted, and no more wait than may.
+    pub(crate) async fn wait_for(&self, gate: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
         match Arc::clone(gate).try_acquire_owned() {
             Ok(permit) => return Ok(permit),
             Err(TryAcquireError::NoPermits) if self.metrics.waiting.get() >= MAX_WAITING => {

@@ -65,11 +65,8 @@ pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Resul
     let match_target = form.get("match_target");
     if !match_target.is_empty() {
         let selector = match_target.to_owned();
-        let parsed = if is_costly(&selector) {
-            api.aside(move || gnomon_promql::parse_selector(&selector)).await?
-        } else {
-            gnomon_promql::parse_selector(&selector)
-        };
+        let parse = move || gnomon_promql::parse_selector(&selector);
+        let parsed = api.reading(is_costly(match_target), parse).await?;
         parsed.map_err(|e| ApiError::parameter("match_target", e))?;
     }
     let metric = form.get("metric");

@@ -135,7 +135,7 @@ impl Fetched {
     /// the plan's nodes together. [`Self::would_have_waited`] tells if there was something to wait for after all.
     pub(crate) fn is_quick(&mut self, steps: usize) -> bool {
         let (samples, bytes) = (self.scope.fetched_samples(), self.scope.fetched_bytes());
-        let values = samples.max(bytes / 16).saturating_mul(steps as u64);
+        let values = samples.max(bytes / SAMPLE_BYTES).saturating_mul(steps as u64);
         let quick = self.complete && samples <= QUICK_SAMPLES && bytes <= QUICK_BYTES && values <= QUICK_VALUES;
         self.waits = !quick;
         quick

@@ -79,13 +79,11 @@ async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Re
     let request = decoded(body).await?;
     let external = api.state.node.config().external_labels;
     let matchers = || request.queries.iter().flat_map(|query| &query.matchers);
-    let many = matchers().count() > FEW_MATCHERS;
-    let selections = if many || matchers().any(|matcher| is_costly(&matcher.value)) {
-        let (queries, external) = (request.queries.clone(), external.clone());
-        api.aside(move || selections(&queries, external.as_ref())).await??
-    } else {
-        selections(&request.queries, external.as_ref())?
-    };
+    let costly = matchers().count() > FEW_MATCHERS || matchers().any(|matcher| is_costly(&matcher.value));
+    let (queries, known) = (request.queries, external.clone());
+    let selections = api
+        .reading(costly, move || selections(&queries, known.as_ref()))
+        .await??;
     let scope = Scope::new(false, api.state.query.fetch).with_memory(api.memory.budget());
     let scope = Arc::new(scope);
     match negotiated(&request.accepted_response_types)? {
