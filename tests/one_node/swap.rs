@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 const SERIES: usize = 300;
 /// Between two samples of a series.
 const STEP_MS: i64 = 60_000;
-const HOURS: i64 = 10;
+/// Two spans of the first merge: at any time of the day a whole one ended longer ago than the compactor waits.
+const HOURS: i64 = 12;
 
 fn step(at_ms: i64) -> Vec<u8> {
     let one = |n: usize| {

@@ -239,10 +239,14 @@ impl Machine {
                 "the state machine gave {got} responses to {due} entries"
             )));
         }
+        for (entry, _) in &piece {
+            core.unflushed_bytes += codec::entry_bytes(entry) as u64;
+            core.head.applied = Some(entry.log_id);
+        }
+        // Before the answers: who has one finds it applied.
+        self.publish_applied(core);
         let mut responses = responses.into_iter();
         for (entry, responder) in piece {
-            core.unflushed_bytes += codec::entry_bytes(&entry) as u64;
-            core.head.applied = Some(entry.log_id);
             let response = match entry.payload {
                 EntryPayload::Normal(_) => responses.next().unwrap_or_default(),
                 _ => Bytes::new(),
@@ -251,7 +255,6 @@ impl Machine {
                 responder.send(response);
             }
         }
-        self.publish_applied(core);
         if core.unflushed_bytes >= self.flush_log_bytes || guarded(|| self.machine.wants_flush())? {
             self.flush_due.notify_one();
         }
