@@ -28,7 +28,8 @@ fn good() -> &'static [u8] {
                 for i in 0..5 {
                     page.append(i * 15_000 + n, (i * n) as f64 / 3.0).expect("a sample");
                 }
-                let pages = vec![page.page().expect("a page")];
+                let page = page.page().expect("a page");
+                let pages = vec![if n % 2 == 0 { page } else { page.closed().expect("a page") }];
                 writer.add_series(labels.as_ref(), pages).await.expect("a series");
             }
             writer.finish().await.expect("a block").output.to_vec()

@@ -1,7 +1,7 @@
 //! Running one query: the gate, the fetch ahead, the engine on a thread of its own, the end by time or by the client.
 
 use crate::error::{ApiError, ErrorType};
-use crate::fanout::{Costs, Fetched, Scope, SourceCost};
+use crate::fanout::{Costs, Fetched, Pushes, Scope, SourceCost};
 use crate::router::Api;
 use gnomon_model::Clock;
 use gnomon_promql::{CancelFlag, Engine, EvalError, Limits, Plan, PlanLine, QueryResult, Reserved};
@@ -93,7 +93,7 @@ impl Stopped {
 /// How a query is attempted.
 #[derive(Clone, Copy)]
 struct Way {
-    /// Parts are given to shards.
+    /// Parts are evaluated apart, by shards or by threads of this node.
     pushes: bool,
     /// It may be evaluated by the thread of the request.
     may_be_quick: bool,
@@ -211,11 +211,16 @@ impl Api {
             stopped: stopped.clone(),
             done: false,
         };
-        let mut fetched = Fetched::start(&self.state.fanout, &scope, plan, way.pushes);
         let limits = Limits {
             max_samples: self.state.query.max_samples,
             memory,
         };
+        let pushes = way.pushes.then(|| Pushes {
+            limits: limits.clone(),
+            cancel: end.cancel.clone(),
+            batch_samples: self.state.query.apart_samples,
+        });
+        let mut fetched = Fetched::start(&self.state.fanout, &scope, plan, pushes.as_ref());
         let steps = plan.steps().filter(|_| way.may_be_quick);
         let quick = steps.is_some_and(|steps| fetched.is_quick(steps));
         let work = Work {

@@ -115,8 +115,10 @@ pub struct QueryOptions {
     pub delayed_name_removal: bool,
     /// Prometheus' feature `promql-per-step-stats`.
     pub per_step_stats: bool,
-    /// Whether shards evaluate parts of queries.
+    /// Whether shards evaluate parts of queries, and several threads what is not in shards.
     pub push_down: bool,
+    /// Samples that one of those threads takes at a time.
+    pub apart_samples: u64,
     /// Prometheus' feature `use-start-timestamps`.
     pub use_start_times: bool,
     pub fetch: FetchLimits,
@@ -175,6 +177,7 @@ impl Default for QueryOptions {
             delayed_name_removal: false,
             per_step_stats: false,
             push_down: true,
+            apart_samples: 128 << 10,
             use_start_times: false,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {

@@ -137,12 +137,15 @@ proptest! {
         start in 0i64..400_000,
         step in 1i64..150,
         steps in 0i64..6,
+        // A few series at a time, or all at once.
+        apart_samples in prop_oneof![1u64..40, Just(u64::MAX)],
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (apart, whole) = runtime.block_on(async {
             let mut cluster = layout.cluster(&series).await;
             cluster.query.language = gnomon_promql::ParseOptions::everything();
             cluster.query.lookback_ms = 60_000;
+            cluster.query.apart_samples = apart_samples;
             let (start, query) = (start / 1000, encoded(&query));
             let path = if steps == 0 {
                 format!("/api/v1/query?query={query}&time={start}")

@@ -26,7 +26,7 @@ use gnomon_proto::v1::{
 };
 use gnomon_tsdb::bucket::{block_path, delete_object};
 use gnomon_tsdb::page::Page;
-use gnomon_tsdb::{BlockError, BlockMeta, BlockStats, BlockWriter, UploadSink};
+use gnomon_tsdb::{BlockError, BlockMeta, BlockStats, BlockWriter, UploadSink, merge_pages};
 use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -367,7 +367,12 @@ fn read_pages(
 ) -> Result<Vec<(LabelBytes, Vec<Page>)>, ServiceError> {
     let reader = shard.machine.reader();
     let reader = reader.ok_or_else(|| ServiceError::Unavailable("the shard is starting".into()))?;
-    let read = |(labels, reference)| Ok((labels, stored_pages(&reader, tenant_number, part, reference)?));
+    let read = |(labels, reference)| {
+        let pages = stored_pages(&reader, tenant_number, part, reference)?;
+        // The head's pages are shorter than those of blocks.
+        let pages = merge_pages(vec![pages]).map_err(|e| ServiceError::Internal(e.to_string()))?;
+        Ok((labels, pages))
+    };
     series.into_iter().map(read).collect()
 }
 

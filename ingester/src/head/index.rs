@@ -7,6 +7,7 @@ use gnomon_model::LabelsRef;
 use gnomon_model::labels::put_uvarint;
 use hashbrown::HashTable;
 use roaring::RoaringBitmap;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -307,6 +308,14 @@ impl LabelIndex {
         let mut out = Vec::new();
         self.write_labels(&kept, &mut out);
         out
+    }
+
+    /// Which of two series' labels come first, in the order of [`LabelsRef`].
+    pub(crate) fn compare(&self, a: &[PairId], b: &[PairId]) -> Ordering {
+        match a.iter().zip(b).find(|(a, b)| a != b) {
+            Some((a, b)) => self.text(*a).cmp(&self.text(*b)),
+            None => a.len().cmp(&b.len()),
+        }
     }
 
     /// Whether a series' labels are these.

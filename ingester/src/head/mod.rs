@@ -6,6 +6,7 @@
 mod exemplars;
 mod index;
 mod matching;
+mod order;
 mod refs;
 mod seal;
 mod series;
@@ -28,6 +29,8 @@ use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
 use gnomon_proto::histogram::Decoded;
 use hashbrown::HashTable;
+use order::Order;
+use parking_lot::Mutex;
 use refs::RefTable;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +80,7 @@ pub(crate) struct Head {
     free: Vec<Ordinal>,
     by_ref: RefTable,
     by_labels: HashTable<Ordinal>,
+    order: Mutex<Order>,
     pub(crate) windows: BTreeMap<i64, OpenWindow>,
     pub(crate) targets: BTreeMap<TargetId, Target>,
     pub(crate) exemplars: Exemplars,
@@ -99,6 +103,7 @@ impl Head {
             free: Vec::new(),
             by_ref: RefTable::default(),
             by_labels: HashTable::new(),
+            order: Mutex::default(),
             windows: BTreeMap::new(),
             targets: BTreeMap::new(),
             exemplars: Exemplars::default(),
@@ -154,6 +159,7 @@ impl Head {
             }
             index.hash_labels(&bytes)
         });
+        self.order.get_mut().insert(ordinal);
         self.changes.series.insert(ordinal);
         ordinal
     }
@@ -171,6 +177,7 @@ impl Head {
             entry.remove();
         }
         self.index.remove(ordinal, &series.labels);
+        self.order.get_mut().remove(ordinal);
         self.changes.series.remove(ordinal);
         self.changes.removed_series.push(series.reference);
         self.free.push(ordinal);
@@ -181,6 +188,16 @@ impl Head {
         if let Some(series) = self.series(ordinal) {
             self.index.write_labels(&series.labels, out);
         }
+    }
+
+    /// Series that are there, in the order of their labels.
+    pub(crate) fn in_order(&self, wanted: &RoaringBitmap) -> Vec<Ordinal> {
+        let labels = |ordinal| self.series(ordinal).map_or(&[][..], |series| &series.labels);
+        self.order.lock().of(
+            wanted,
+            |ordinal| self.series(ordinal).is_some(),
+            |a, b| self.index.compare(labels(a), labels(b)),
+        )
     }
 
     pub(crate) fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {

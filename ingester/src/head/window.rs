@@ -5,7 +5,9 @@ use super::value::Value;
 use bytes::Bytes;
 use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
-use gnomon_tsdb::page::{AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageSamples};
+use gnomon_tsdb::page::{
+    AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageSamples, decode_into,
+};
 use std::ops::Range;
 
 /// A page is closed at this many samples, so that what is flushed again and again stays small.
@@ -108,8 +110,20 @@ impl Open {
     fn resume(page: &Page) -> Result<Self, BadPage> {
         Ok(match page.coding {
             Coding::Float => Self::Float(FloatPageBuilder::resume(&page.bytes)?),
+            Coding::Columns => return Self::reopen(page),
             Coding::Histogram => Self::Histogram(Box::new(HistogramPageBuilder::resume(&page.bytes)?)),
         })
+    }
+
+    /// Continues a page that was closed.
+    fn reopen(page: &Page) -> Result<Self, BadPage> {
+        let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+        decode_into(&page.bytes, &mut timestamps, &mut values)?;
+        let mut open = FloatPageBuilder::new();
+        for (timestamp_ms, value) in timestamps.into_iter().zip(values) {
+            open.append(timestamp_ms, value)?;
+        }
+        Ok(Self::Float(open))
     }
 
     fn len(&self) -> usize {
@@ -256,7 +270,7 @@ impl WindowPages {
             let full = std::mem::replace(&mut self.open, Open::new(timestamp_ms, value)?);
             let closed = &mut self.rest.get_or_insert_default().closed;
             closed.reserve_exact(1);
-            closed.extend(full.page());
+            closed.extend(full.page().map(Page::closed).transpose()?);
         }
         self.last_ms = timestamp_ms;
         Ok(())
@@ -292,6 +306,7 @@ impl WindowPages {
             return Ok(());
         };
         self.open = Open::resume(&last)?;
+        let pages = pages.into_iter().map(Page::closed).collect::<Result<Vec<_>, _>>()?;
         self.rest = (!pages.is_empty()).then(|| {
             Box::new(Rest {
                 closed: pages,

@@ -11,7 +11,7 @@ use crate::head::{BadPage, Head, OpenPage, Ordinal, SealedPart, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
-use gnomon_model::{LabelsRef, MatchOp, Matcher, SeriesRef, TenantId};
+use gnomon_model::{MatchOp, Matcher, SeriesRef, TenantId};
 use gnomon_promql::MemoryBudget;
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::label_matcher::Op;
@@ -138,9 +138,7 @@ impl ShardMachine {
     pub(crate) fn find(&self, request: &SelectRequest) -> Result<Selected, ServiceError> {
         let query = Query::of(self, request)?;
         let selected = self.read(|state| query.select(state, u64::MAX))?;
-        let mut selected = selected.map_or_else(|| query.nothing(), Ok)?;
-        selected.sort();
-        Ok(selected)
+        selected.map_or_else(|| query.nothing(), Ok)
     }
 
     /// As [`Self::find`], where that takes some microseconds only and no waiting: few series, named by values of labels,
@@ -151,11 +149,7 @@ impl ShardMachine {
         }
         let query = Query::of(self, request)?;
         let selected = self.try_read(|state| query.select(state, FEW_SERIES)).transpose()?;
-        let few = selected.flatten().filter(|selected| selected.parts.is_empty());
-        Ok(few.map(|mut selected| {
-            selected.sort();
-            selected
-        }))
+        Ok(selected.flatten().filter(|selected| selected.parts.is_empty()))
     }
 }
 
@@ -237,16 +231,6 @@ impl Selected {
         parts
     }
 
-    /// By labels; needs no lock.
-    fn sort(&mut self) {
-        let mut series: Vec<_> = std::mem::take(&mut self.series).collect();
-        let written = &self.written;
-        // Series that came together mostly are in order already.
-        series.sort_by(|a, b| labels_in(written, a).cmp(&labels_in(written, b)));
-        self.series = series.into_iter();
-        self.share();
-    }
-
     /// All is written.
     pub(super) fn share(&mut self) {
         self.bytes = std::mem::take(&mut self.written).into();
@@ -277,7 +261,7 @@ impl Selected {
         let max_bytes = if max_bytes == 0 { DEFAULT_MAX_BYTES } else { max_bytes };
         let mut bytes = 0u64;
         let mut series = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
-        for ordinal in wanted {
+        for ordinal in head.in_order(wanted) {
             let Some(found) = self.series_of(head, ordinal, &parts)? else {
                 continue;
             };
@@ -293,6 +277,7 @@ impl Selected {
             series.push(found);
         }
         self.series = series.into_iter();
+        self.share();
         Ok(())
     }
 
@@ -430,10 +415,6 @@ impl Selected {
         pages.extend(found.open.map(|open| open.page(&self.bytes)));
         merge_pages(pages).map_err(|e| ServiceError::Internal(e.to_string()))
     }
-}
-
-fn labels_in<'b>(bytes: &'b [u8], found: &Found) -> LabelsRef<'b> {
-    LabelsRef::from_canonical(&bytes[found.labels.clone()])
 }
 
 pub(super) fn wire_page(page: Page) -> WirePage {

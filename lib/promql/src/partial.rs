@@ -81,8 +81,10 @@ impl<I: Iterator<Item = Partial>> PartialIter for ReadyPartials<I> {
 /// How a fragment was answered.
 pub struct FragmentAnswer<'a> {
     /// Steps before this one are for the engine to evaluate, from what `select` gives for the fragment's request up to
-    /// the last sample that they look at.
+    /// the last sample that they look at, unless there is `early`.
     pub from_step: usize,
+    /// For the steps before it.
+    pub early: Option<Box<dyn PartialIter + 'a>>,
     /// For the steps from it on.
     pub partials: Box<dyn PartialIter + 'a>,
 }

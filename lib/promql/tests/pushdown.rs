@@ -4,7 +4,7 @@
 
 mod random;
 
-use gnomon_promql::partial::{FragmentAnswer, Partial, ReadyPartials};
+use gnomon_promql::partial::{FragmentAnswer, Partial, PartialIter, ReadyPartials};
 use gnomon_promql::{
     CancelFlag, Engine, EvalParams, Fragment, FragmentError, Limits, MemorySource, ParseOptions, Plan, SelectRequest,
     SeriesIter, SeriesSource, SourceError, parse,
@@ -17,6 +17,8 @@ struct Cluster {
     whole: MemorySource,
     shards: Vec<MemorySource>,
     blocks_until_ms: i64,
+    /// The steps that look at blocks are evaluated apart too.
+    early_apart: bool,
     pushed: Cell<usize>,
     unfit: Cell<usize>,
 }
@@ -28,12 +30,37 @@ impl SeriesSource for Cluster {
 
     fn fragment(&self, _: usize, fragment: &Fragment) -> Result<Option<FragmentAnswer<'_>>, SourceError> {
         let from_step = fragment.first_step_after(self.blocks_until_ms);
-        if from_step == fragment.steps {
+        if from_step == fragment.steps && !self.early_apart {
             return Ok(None);
         }
-        let late = fragment.from_step(from_step);
-        let mut columns = Vec::new();
-        let mut others = Vec::new();
+        let Some(late) = self.evaluate(&fragment.from_step(from_step))? else {
+            return Ok(None);
+        };
+        let early = if self.early_apart {
+            match self.evaluate(&fragment.first_steps(from_step))? {
+                Some(early) => Some(early),
+                None => return Ok(None),
+            }
+        } else {
+            None
+        };
+        self.pushed.set(self.pushed.get() + 1);
+        let boxed = |pieces: Vec<Partial>| -> Box<dyn PartialIter> { Box::new(ReadyPartials(pieces.into_iter())) };
+        Ok(Some(FragmentAnswer {
+            from_step,
+            early: early.map(boxed),
+            partials: boxed(late),
+        }))
+    }
+}
+
+impl Cluster {
+    /// What shards make of some steps, columns in order; none where they cannot.
+    fn evaluate(&self, fragment: &Fragment) -> Result<Option<Vec<Partial>>, SourceError> {
+        let (mut columns, mut others) = (Vec::new(), Vec::new());
+        if fragment.steps == 0 {
+            return Ok(Some(others));
+        }
         for shard in &self.shards {
             let mut give = |partial| {
                 match partial {
@@ -42,7 +69,7 @@ impl SeriesSource for Cluster {
                 }
                 Ok(())
             };
-            match Engine::fragment(&late, shard, &Limits::default(), &CancelFlag::new(), &mut give) {
+            match Engine::fragment(fragment, shard, &Limits::default(), &CancelFlag::new(), &mut give) {
                 Ok(()) => {}
                 Err(FragmentError::Unfit(_)) => {
                     self.unfit.set(self.unfit.get() + 1);
@@ -51,13 +78,8 @@ impl SeriesSource for Cluster {
                 Err(FragmentError::Eval(error)) => return Err(SourceError(error.to_string())),
             }
         }
-        self.pushed.set(self.pushed.get() + 1);
         columns.sort_by(|a, b| a.origin.cmp(&b.origin));
-        let all = columns.into_iter().map(Partial::Column).chain(others);
-        Ok(Some(FragmentAnswer {
-            from_step,
-            partials: Box::new(ReadyPartials(all)),
-        }))
+        Ok(Some(columns.into_iter().map(Partial::Column).chain(others).collect()))
     }
 }
 
@@ -75,11 +97,13 @@ proptest! {
         step in 1_000i64..150_000,
         steps in 0i64..6,
         delayed_name_removal in any::<bool>(),
+        early_apart in any::<bool>(),
     ) {
         let mut cluster = Cluster {
             whole: MemorySource::new(),
             shards: vec![MemorySource::new(); shards],
             blocks_until_ms,
+            early_apart,
             pushed: Cell::new(0),
             unfit: Cell::new(0),
         };
@@ -133,6 +157,7 @@ fn what_is_meant_to_be_is_pushed_down() {
             shards: vec![whole.clone()],
             whole: whole.clone(),
             blocks_until_ms: i64::MIN,
+            early_apart: false,
             pushed: Cell::new(0),
             unfit: Cell::new(0),
         };

@@ -2,14 +2,14 @@
 //! taken, so sources are given in the order of their parts (the lowest log index wins).
 
 use crate::SeriesPages;
-use crate::page::{FloatPageBuilder, HistogramPageBuilder, HistogramSample, Page, PageError, PageSamples};
+use crate::page::{AppendError, HistogramPageBuilder, HistogramSample, Page, PageError, PageSamples, decode_into};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_model::Labels;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-/// Pages are filled up to so many samples: two hours at 15 s. Not measured yet; `examples/density.rs` compares sizes.
+/// Pages are filled up to so many samples: two hours at 15 s.
 pub const TARGET_PAGE_SAMPLES: usize = 480;
 
 /// Series ascending by labels.
@@ -143,7 +143,7 @@ pub fn merge_pages(mut sources: Vec<Vec<Page>>) -> Result<Vec<Page>, PageError> 
 }
 
 fn is_full(page: &Page) -> bool {
-    page.count as usize >= TARGET_PAGE_SAMPLES / 2
+    page.count as usize >= TARGET_PAGE_SAMPLES / 4 * 3
 }
 
 #[derive(Clone, Debug)]
@@ -177,19 +177,21 @@ fn decode(page: &Page, source: usize, out: &mut Vec<(i64, usize, Sample)>) -> Re
 #[derive(Default)]
 struct PageChunker {
     pages: Vec<Page>,
-    floats: FloatPageBuilder,
+    timestamps: Vec<i64>,
+    values: Vec<f64>,
     histograms: HistogramPageBuilder,
 }
 
 impl PageChunker {
     fn is_empty(&self) -> bool {
-        self.floats.is_empty() && self.histograms.is_empty()
+        self.values.is_empty() && self.histograms.is_empty()
     }
 
     fn close(&mut self) {
-        self.pages.extend(self.floats.page());
+        self.pages.extend(Page::of_floats(&self.timestamps, &self.values));
         self.pages.extend(self.histograms.page());
-        self.floats = FloatPageBuilder::new();
+        self.timestamps.clear();
+        self.values.clear();
         self.histograms = HistogramPageBuilder::new();
     }
 
@@ -201,6 +203,11 @@ impl PageChunker {
             self.close();
             self.pages.push(page.clone());
             return Ok(());
+        }
+        if let [(_, page)] = group.as_slice()
+            && page.coding.is_of_floats()
+        {
+            return self.add_floats(page);
         }
         let mut samples = Vec::with_capacity(group.iter().map(|(_, p)| p.count as usize).sum());
         for (source, page) in &group {
@@ -216,10 +223,34 @@ impl PageChunker {
         Ok(())
     }
 
+    /// A page that comes after all before.
+    fn add_floats(&mut self, page: &Page) -> Result<(), PageError> {
+        if !self.histograms.is_empty() {
+            self.close();
+        }
+        if self.timestamps.last().is_some_and(|last| *last >= page.min_ts) {
+            return Err(PageError::Corrupt("samples lie outside of their page's time range"));
+        }
+        decode_into(&page.bytes, &mut self.timestamps, &mut self.values)?;
+        if self.timestamps.last() != Some(&page.max_ts) {
+            return Err(PageError::Corrupt("samples lie outside of their page's time range"));
+        }
+        while self.values.len() > TARGET_PAGE_SAMPLES {
+            let (timestamps, values) = (
+                &self.timestamps[..TARGET_PAGE_SAMPLES],
+                &self.values[..TARGET_PAGE_SAMPLES],
+            );
+            self.pages.extend(Page::of_floats(timestamps, values));
+            self.timestamps.drain(..TARGET_PAGE_SAMPLES);
+            self.values.drain(..TARGET_PAGE_SAMPLES);
+        }
+        Ok(())
+    }
+
     fn push(&mut self, ts: i64, sample: &Sample) {
         let has_room = match sample {
-            Sample::Float(_) => self.histograms.is_empty() && self.floats.len() < TARGET_PAGE_SAMPLES,
-            Sample::Histogram(_) => self.floats.is_empty() && self.histograms.len() < TARGET_PAGE_SAMPLES,
+            Sample::Float(_) => self.histograms.is_empty() && self.values.len() < TARGET_PAGE_SAMPLES,
+            Sample::Histogram(_) => self.values.is_empty() && self.histograms.len() < TARGET_PAGE_SAMPLES,
         };
         if !has_room {
             self.close();
@@ -231,9 +262,14 @@ impl PageChunker {
         }
     }
 
-    fn try_push(&mut self, ts: i64, sample: &Sample) -> Result<(), crate::page::AppendError> {
+    fn try_push(&mut self, ts: i64, sample: &Sample) -> Result<(), AppendError> {
         match sample {
-            Sample::Float(value) => self.floats.append(ts, *value),
+            Sample::Float(_) if self.timestamps.last().is_some_and(|last| ts <= *last) => Err(AppendError::OutOfOrder),
+            Sample::Float(value) => {
+                self.timestamps.push(ts);
+                self.values.push(*value);
+                Ok(())
+            }
             Sample::Histogram(h) => self.histograms.append(ts, &h.histogram, h.is_integer),
         }
     }
@@ -332,7 +368,7 @@ mod tests {
             let samples = (0..count).map(|i| (start + i, (false, 1.5_f64.to_bits()))).collect();
             pages_of(&samples, 1000).remove(0)
         };
-        let full = vec![page(0, 480), page(1000, 300)];
+        let full = vec![page(0, 480), page(1000, 400)];
         assert_eq!(
             merge_pages(vec![vec![full[1].clone()], vec![full[0].clone()]]).unwrap(),
             full

@@ -5,6 +5,7 @@
 //! it has dropped one that is not named it answers `StaleView`, and so does, in effect, an object that is gone. Both
 //! lead to a fresh view and a new plan, before anything was given out.
 
+mod apart;
 mod blocks;
 mod cost;
 mod count;
@@ -17,6 +18,7 @@ mod scope;
 mod source;
 mod stream;
 
+pub(crate) use apart::Pushes;
 pub use blocks::{BlockReads, StoredBlocks};
 pub use cost::Skipped;
 pub(crate) use cost::{Costs, SourceCost};

@@ -1,7 +1,7 @@
 //! Pages of several sources as the columns that the engine reads.
 
 use gnomon_promql::Samples;
-use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_into};
+use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_into, decode_within};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ fn decode_ascending(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Op
     let mut last_ms = None;
     let mut count = 0;
     for page in pages() {
-        if page.coding != Coding::Float || last_ms.is_some_and(|last| last >= page.min_ts) {
+        if !page.coding.is_of_floats() || last_ms.is_some_and(|last| last >= page.min_ts) {
             return Ok(None);
         }
         last_ms = Some(page.max_ts);
@@ -48,9 +48,9 @@ fn decode_ascending(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Op
         ..Samples::default()
     };
     for page in pages() {
-        decode_into(&page.bytes, &mut samples.timestamps, &mut samples.values)?;
+        let (timestamps, values) = (&mut samples.timestamps, &mut samples.values);
+        decode_within(&page.bytes, start_ms, end_ms, timestamps, values)?;
     }
-    cut(&mut samples, start_ms, end_ms);
     Ok(Some(samples))
 }
 
@@ -79,7 +79,7 @@ fn decode_page(page: &Page, into: &mut Samples) -> Result<(), PageError> {
         return Err(PageError::Corrupt("pages of a series overlap"));
     }
     match page.coding {
-        Coding::Float => {
+        Coding::Float | Coding::Columns => {
             decode_into(&page.bytes, &mut into.timestamps, &mut into.values)?;
             if !into.histograms.is_empty() {
                 into.histograms.resize(into.timestamps.len(), None);

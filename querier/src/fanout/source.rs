@@ -1,5 +1,6 @@
 //! The engine's source: streams that async tasks fill and the engine's thread empties, through bounded channels.
 
+use super::apart::{self, Pieces, Pushes};
 use super::fragments::PartialMerge;
 use super::samples::decode;
 use super::stream::{Merge, MergedSeries};
@@ -56,8 +57,25 @@ type Item = Option<Batch>;
 /// A fragment on its way: what of it is evaluated elsewhere.
 struct Fragmented {
     /// Said once all sources are open.
-    from_step: oneshot::Receiver<usize>,
+    split: oneshot::Receiver<Split>,
+    /// What threads of this node make of the early steps.
+    early: mpsc::Receiver<Option<Apart>>,
     partials: mpsc::Receiver<Option<Partial>>,
+}
+
+/// Who evaluates which steps of a fragment.
+#[derive(Clone, Copy)]
+struct Split {
+    /// Those from this one on are evaluated by shards,
+    from_step: usize,
+    /// and those before it by threads of this node, several at a time. Else by the engine.
+    apart: bool,
+}
+
+/// Some series of the early steps, and what their pages occupy.
+struct Apart {
+    task: JoinHandle<Result<Pieces, ApiError>>,
+    held: Reserved,
 }
 
 /// A fragment, as far as it has been asked for.
@@ -88,8 +106,8 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
-    /// Begins to fetch; must be called on an async thread. Parts of the plan are evaluated by shards where `pushes`.
-    pub(crate) fn start(fanout: &Arc<Fanout>, scope: &Arc<Scope>, plan: &Plan, pushes: bool) -> Self {
+    /// Begins to fetch; must be called on an async thread. Parts of the plan are evaluated apart where `pushes` says how.
+    pub(crate) fn start(fanout: &Arc<Fanout>, scope: &Arc<Scope>, plan: &Plan, pushes: Option<&Pushes>) -> Self {
         let mut fetched = Self {
             fanout: Arc::clone(fanout),
             scope: Arc::clone(scope),
@@ -102,14 +120,14 @@ impl Fetched {
         };
         let mut streams: Vec<Option<mpsc::Receiver<Item>>> = plan.selectors().iter().map(|_| None).collect();
         // Where steps are counted the samples have to be seen.
-        if pushes && !plan.params().count_steps {
+        if let Some(pushes) = pushes.filter(|_| !plan.params().count_steps) {
             for (id, (fragment, request)) in plan.pushed().enumerate() {
                 let counted = plan.selectors().get(request).is_none_or(is_counted);
                 if counted || id >= FETCHED_AHEAD {
                     fetched.fragments.push(Mutex::new(Asked::NotBegun));
                     continue;
                 }
-                let (samples, fragmented, done) = fetched.fetch_fragment(format!("f{id}"), fragment);
+                let (samples, fragmented, done) = fetched.fetch_fragment(format!("f{id}"), fragment, pushes);
                 fetched.complete &= done;
                 if let Some(stream) = streams.get_mut(request) {
                     *stream = Some(samples);
@@ -181,19 +199,39 @@ impl Fetched {
     }
 
     /// Begins to have a fragment evaluated, and to fetch the samples for its steps that cannot be.
-    fn fetch_fragment(&self, part: String, fragment: &Fragment) -> (mpsc::Receiver<Item>, Fragmented, bool) {
+    fn fetch_fragment(
+        &self,
+        part: String,
+        fragment: &Fragment,
+        pushes: &Pushes,
+    ) -> (mpsc::Receiver<Item>, Fragmented, bool) {
         let (sender, samples) = mpsc::channel(BATCHES_IN_FLIGHT);
-        let (say, from_step) = oneshot::channel();
+        let (say, split) = oneshot::channel();
+        let (give_early, early) = mpsc::channel(BATCHES_IN_FLIGHT);
         let (give, partials) = mpsc::channel(PARTIALS_IN_FLIGHT);
         let (fanout, scope, fragment) = (Arc::clone(&self.fanout), Arc::clone(&self.scope), fragment.clone());
+        let pushes = pushes.clone();
         let done = self.begin(async move {
             let work = async {
                 let opened = fanout.open_fragment(&scope, &part, &fragment).await?;
-                let _ = say.send(opened.from_step);
+                let from_step = opened.from_step;
                 let samples = async {
-                    match opened.samples {
-                        Some((merge, selection)) => pump(&scope, merge.of(part), &selection, &sender).await,
-                        None => Ok(()),
+                    let Some((merge, selection)) = opened.samples else {
+                        let _ = say.send(Split {
+                            from_step,
+                            apart: false,
+                        });
+                        return Ok(());
+                    };
+                    let mut merge = merge.of(part);
+                    let first = Merged::next(&mut merge, pushes.batch_samples).await?;
+                    let apart = !first.is_end && !apart::has_histograms(&first.series);
+                    let _ = say.send(Split { from_step, apart });
+                    if apart {
+                        let early = fragment.first_steps(from_step);
+                        pump_apart(&scope, (merge, first), early, &pushes, &give_early).await
+                    } else {
+                        pump(&scope, (merge, first), &selection, &sender).await
                     }
                 };
                 futures::try_join!(samples, pump_partials(opened.partials, &give)).map(|_| ())
@@ -206,7 +244,8 @@ impl Fetched {
                 scope.fail(error);
             }
         });
-        (samples, Fragmented { from_step, partials }, done)
+        let fragmented = Fragmented { split, early, partials };
+        (samples, fragmented, done)
     }
 
     fn fetch(&self, request: &SelectRequest) -> (mpsc::Receiver<Item>, bool) {
@@ -216,8 +255,9 @@ impl Fetched {
         let part = format!("#{}", request.id);
         let done = self.begin(async move {
             let work = async {
-                let merge = fanout.select(&scope, &selection).await?.of(part);
-                pump(&scope, merge, &selection, &sender).await
+                let mut merge = fanout.select(&scope, &selection).await?.of(part);
+                let first = Merged::next(&mut merge, BATCH_SAMPLES).await?;
+                pump(&scope, (merge, first), &selection, &sender).await
             };
             let outcome = tokio::select! {
                 outcome = work => outcome,
@@ -286,30 +326,47 @@ async fn pump_partials(mut partials: PartialMerge, give: &mpsc::Sender<Option<Pa
     }
 }
 
+/// Some series on their way, still encoded.
+struct Merged {
+    series: Vec<MergedSeries>,
+    samples: u64,
+    /// No more follow.
+    is_end: bool,
+}
+
+impl Merged {
+    async fn next(merge: &mut Merge, most_samples: u64) -> Result<Self, ApiError> {
+        let mut merged = Self {
+            series: Vec::new(),
+            samples: 0,
+            is_end: false,
+        };
+        while merged.series.len() < BATCH_SERIES && merged.samples < most_samples {
+            let Some(next) = merge.next().await? else {
+                merged.is_end = true;
+                break;
+            };
+            let pages = next.runs.iter().flatten();
+            merged.samples += pages.map(|page| u64::from(page.count)).sum::<u64>();
+            merged.series.push(next);
+        }
+        Ok(merged)
+    }
+}
+
 async fn pump(
     scope: &Scope,
-    mut merge: Merge,
+    (mut merge, mut merged): (Merge, Merged),
     selection: &Selection,
     sender: &mpsc::Sender<Item>,
 ) -> Result<(), ApiError> {
     let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
     loop {
-        let mut series = Vec::new();
-        let mut samples = 0;
-        let mut is_end = false;
-        while series.len() < BATCH_SERIES && samples < BATCH_SAMPLES {
-            let Some(next) = merge.next().await? else {
-                is_end = true;
-                break;
-            };
-            samples += next
-                .runs
-                .iter()
-                .flatten()
-                .map(|page| u64::from(page.count))
-                .sum::<u64>();
-            series.push(next);
-        }
+        let Merged {
+            series,
+            samples,
+            is_end,
+        } = merged;
         if !series.is_empty() {
             // A place first, so that no more is decoded than can wait.
             let Ok(place) = sender.reserve().await else {
@@ -331,18 +388,50 @@ async fn pump(
         }
         // What is read at once ends here: there is work for the engine.
         tokio::task::yield_now().await;
+        merged = Merged::next(&mut merge, BATCH_SAMPLES).await?;
+    }
+}
+
+/// As [`pump`], where the early steps of a fragment are evaluated too.
+async fn pump_apart(
+    scope: &Arc<Scope>,
+    (mut merge, mut merged): (Merge, Merged),
+    fragment: Fragment,
+    pushes: &Pushes,
+    sender: &mpsc::Sender<Option<Apart>>,
+) -> Result<(), ApiError> {
+    let fragment = Arc::new(fragment);
+    loop {
+        let Merged { series, is_end, .. } = merged;
+        if !series.is_empty() {
+            let Ok(place) = sender.reserve().await else {
+                return Ok(());
+            };
+            let held = scope.memory().reserve(series.iter().map(encoded_bytes).sum())?;
+            let (scope, fragment, pushes) = (Arc::clone(scope), Arc::clone(&fragment), pushes.clone());
+            let task = spawn_blocking(move || apart::evaluated(&scope, &series, &fragment, &pushes));
+            place.send(Some(Apart { task, held }));
+        }
+        if is_end {
+            drop(merge);
+            let _ = sender.send(None).await;
+            return Ok(());
+        }
+        tokio::task::yield_now().await;
+        merged = Merged::next(&mut merge, pushes.batch_samples).await?;
     }
 }
 
 /// Samples of several runs are decoded apart and then put together.
 fn batch_bytes(series: &[MergedSeries], samples: u64) -> u64 {
     let several = series.iter().any(|series| series.runs.len() > 1);
-    let encoded = |series: &MergedSeries| {
-        let pages = series.runs.iter().flatten().map(|page| page.bytes.len()).sum::<usize>();
-        (pages + series.labels.as_bytes().len() + 256) as u64
-    };
     let copies = if several { 2 } else { 1 };
-    samples * SAMPLE_BYTES * copies + series.iter().map(encoded).sum::<u64>()
+    samples * SAMPLE_BYTES * copies + series.iter().map(encoded_bytes).sum::<u64>()
+}
+
+fn encoded_bytes(series: &MergedSeries) -> u64 {
+    let pages = series.runs.iter().flatten().map(|page| page.bytes.len()).sum::<usize>();
+    (pages + series.labels.as_bytes().len() + 256) as u64
 }
 
 fn decoded(series: &[MergedSeries], start_ms: i64, end_ms: i64) -> Result<Vec<Series>, ApiError> {
@@ -395,28 +484,80 @@ impl SeriesSource for Fetched {
 
     fn fragment(&self, id: usize, fragment: &Fragment) -> Result<Option<FragmentAnswer<'_>>, SourceError> {
         let Some(Fragmented {
-            mut from_step,
+            mut split,
+            early,
             partials,
         }) = self.take_fragment(id)
         else {
             return Ok(None);
         };
-        let from_step = match from_step.try_recv() {
-            Ok(from_step) => from_step,
+        let Split { from_step, apart } = match split.try_recv() {
+            Ok(split) => split,
             Err(oneshot::error::TryRecvError::Closed) => return Err(given_up(&self.scope)),
             Err(oneshot::error::TryRecvError::Empty) => {
                 self.wait()?;
-                from_step.blocking_recv().map_err(|_| given_up(&self.scope))?
+                split.blocking_recv().map_err(|_| given_up(&self.scope))?
             }
         };
-        Ok((from_step < fragment.steps).then(|| FragmentAnswer {
+        let early = || -> Box<dyn PartialIter> {
+            Box::new(ReceivingApart {
+                receiver: early,
+                ready: Vec::new().into_iter(),
+                held: None,
+                fetched: self,
+                ended: false,
+            })
+        };
+        Ok((apart || from_step < fragment.steps).then(|| FragmentAnswer {
             from_step,
+            early: apart.then(early),
             partials: Box::new(ReceivingPartials {
                 receiver: partials,
                 fetched: self,
                 ended: false,
             }),
         }))
+    }
+}
+
+/// What threads of this node make of a fragment, in the order of the series.
+struct ReceivingApart<'a> {
+    receiver: mpsc::Receiver<Option<Apart>>,
+    ready: std::vec::IntoIter<Partial>,
+    /// What the ready ones occupy.
+    held: Option<Reserved>,
+    fetched: &'a Fetched,
+    ended: bool,
+}
+
+impl PartialIter for ReceivingApart<'_> {
+    fn next_partial(&mut self) -> Result<Option<Partial>, SourceError> {
+        loop {
+            if let Some(piece) = self.ready.next() {
+                return Ok(Some(piece));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            let received = self.fetched.next(&mut self.receiver)?;
+            let Some(Apart { task, held }) = received.ok_or_else(|| given_up(&self.fetched.scope))? else {
+                self.ended = true;
+                self.held = None;
+                continue;
+            };
+            self.fetched.wait()?;
+            let done = self.fetched.runtime.block_on(task).unwrap_or_else(|panicked| {
+                let what = format!("evaluating a part of the query failed: {panicked}");
+                Err(ApiError::new(ErrorType::Internal, what))
+            });
+            drop(held);
+            let done = done.map_err(|error| {
+                self.fetched.scope.fail(error.clone());
+                SourceError(error.message)
+            })?;
+            self.ready = done.pieces.into_iter();
+            self.held = Some(done.held);
+        }
     }
 }
 

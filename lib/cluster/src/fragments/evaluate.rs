@@ -8,7 +8,7 @@ use gnomon_promql::{
     SeriesSource, SourceError,
 };
 use gnomon_proto::{ServiceError, v1};
-use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_into};
+use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_within};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -90,8 +90,9 @@ fn decoded(series: &v1::Series, start_ms: i64, end_ms: i64) -> Result<Series, Pa
         }
         let page = Page::parse(page.data.clone())?;
         match page.coding {
-            Coding::Float => {
-                decode_into(&page.bytes, &mut samples.timestamps, &mut samples.values)?;
+            Coding::Float | Coding::Columns => {
+                let (timestamps, values) = (&mut samples.timestamps, &mut samples.values);
+                decode_within(&page.bytes, start_ms, end_ms, timestamps, values)?;
                 if !samples.histograms.is_empty() {
                     samples.histograms.resize(samples.timestamps.len(), None);
                 }

@@ -2,8 +2,9 @@
 
 use super::aggregate::{Aggregation, Cells, Folded, Grouping};
 use super::column::Column;
-use super::context::{Evaluated, Exec, Sink};
+use super::context::{Evaluated, Exec, Held, Sink};
 use super::notes::Note;
+use crate::ast::AggregateOp;
 use crate::limits::{CancelFlag, EvalError, Limits};
 use crate::partial::{FragmentAnswer, Partial, PartialColumn};
 use crate::plan::{Fragment, Node, NodeKind, merges};
@@ -116,7 +117,7 @@ impl Exec<'_> {
         let Some(answer) = self.source.fragment(id, &pushed.fragment)? else {
             return self.stream(input, sink);
         };
-        if answer.from_step >= node.grid.n {
+        if answer.from_step >= node.grid.n && answer.early.is_none() {
             return self.stream(input, sink);
         }
         let mut early = input.clone();
@@ -199,7 +200,11 @@ impl Exec<'_> {
         } = part;
         let mut held = self.hold(0)?;
         let mut merged: BTreeMap<Labels, Merged> = BTreeMap::new();
-        if let (Some(until), NodeKind::Aggregate { input, .. }) = (until, &early.kind) {
+        if let Some(mut pieces) = answer.early.take() {
+            while let Some(partial) = pieces.next_partial()? {
+                self.merge_group(partial, of.op, (Which::Early, first, moved), &mut merged, &mut held)?;
+            }
+        } else if let (Some(until), NodeKind::Aggregate { input, .. }) = (until, &early.kind) {
             let groups = self.tracking(request, until, &mut || {
                 self.fold_cells(early, of.op, input, by, &mut held)
             })?;
@@ -211,23 +216,7 @@ impl Exec<'_> {
             }
         }
         while let Some(partial) = answer.partials.next_partial()? {
-            self.check()?;
-            let Partial::Group(group) = partial else {
-                self.take_rest(partial, moved)?;
-                continue;
-            };
-            let group = Folded::of_partial(group, of.op, n - first).ok_or_else(malformed)?;
-            if !merged.contains_key(&group.labels) {
-                held.add(n as u64 * 2)?;
-            }
-            let into = merged
-                .entry(group.labels.clone())
-                .or_insert_with(|| Merged::new(&group));
-            into.origin = into.origin.clone().min(group.origin);
-            match &mut into.late {
-                Some(late) => late.merge(&group.cells, of.op),
-                late => *late = Some(group.cells),
-            }
+            self.merge_group(partial, of.op, (Which::Late, n - first, moved), &mut merged, &mut held)?;
         }
         let mut all: Vec<(Labels, Merged)> = merged.into_iter().collect();
         all.sort_by(|a, b| a.1.origin.cmp(&b.1.origin));
@@ -243,6 +232,36 @@ impl Exec<'_> {
             }
             if column.has_any() {
                 sink(column)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters a piece that is of so many steps.
+    fn merge_group(
+        &self,
+        partial: Partial,
+        op: AggregateOp,
+        (which, steps, moved): (Which, usize, usize),
+        merged: &mut BTreeMap<Labels, Merged>,
+        held: &mut Held<'_, '_>,
+    ) -> Evaluated<()> {
+        self.check()?;
+        let Partial::Group(group) = partial else {
+            return self.take_rest(partial, moved);
+        };
+        let group = Folded::of_partial(group, op, steps).ok_or_else(malformed)?;
+        let into = merged
+            .entry(group.labels.clone())
+            .or_insert_with(|| Merged::new(&group));
+        if group.origin < into.origin {
+            into.origin = group.origin;
+        }
+        match into.cells(which) {
+            Some(cells) => cells.merge(&group.cells, op),
+            cells => {
+                held.add(steps as u64 * 2)?;
+                *cells = Some(group.cells);
             }
         }
         Ok(())
@@ -265,7 +284,23 @@ impl Exec<'_> {
         } = part;
         let mut held = self.hold(0)?;
         let mut before: Vec<(Labels, Column)> = Vec::new();
-        if let Some(until) = until {
+        if let Some(mut pieces) = answer.early.take() {
+            while let Some(partial) = pieces.next_partial()? {
+                self.check()?;
+                let Partial::Column(piece) = partial else {
+                    self.take_rest(partial, moved)?;
+                    continue;
+                };
+                let origin = piece.origin.clone();
+                let column = piece.into_column(first).ok_or_else(malformed)?;
+                if first == n {
+                    sink(column)?;
+                    continue;
+                }
+                held.add_column(&column)?;
+                before.push((origin, column));
+            }
+        } else if let Some(until) = until {
             self.tracking(request, until, &mut || {
                 self.stream(early, &mut |column| {
                     held.add_column(&column)?;
@@ -335,6 +370,13 @@ struct Early<'n> {
     moved: usize,
 }
 
+/// Steps before those that shards evaluate, or those.
+#[derive(Clone, Copy)]
+enum Which {
+    Early,
+    Late,
+}
+
 /// A group under way.
 struct Merged {
     drop_name: bool,
@@ -352,6 +394,13 @@ impl Merged {
             late: None,
         }
     }
+
+    const fn cells(&mut self, which: Which) -> &mut Option<Cells> {
+        match which {
+            Which::Early => &mut self.early,
+            Which::Late => &mut self.late,
+        }
+    }
 }
 
 impl PartialColumn {
@@ -363,6 +412,21 @@ impl PartialColumn {
             drop_name: column.drop_name,
             values: column.floats,
         }
+    }
+}
+
+impl PartialColumn {
+    /// None where it is not of so many steps.
+    fn into_column(self, steps: usize) -> Option<Column> {
+        if self.present.len() != steps || self.values.len() != steps {
+            return None;
+        }
+        let mut column = Column::empty(self.labels, steps);
+        column.drop_name = self.drop_name;
+        for (i, value) in self.values.into_iter().enumerate().filter(|(i, _)| self.present[*i]) {
+            column.set_float(i, value);
+        }
+        Some(column)
     }
 }
 

@@ -450,6 +450,15 @@ impl Fragment {
         }
     }
 
+    /// The first `steps` steps.
+    #[must_use]
+    pub fn first_steps(&self, steps: usize) -> Self {
+        Self {
+            steps: self.steps.min(steps),
+            ..self.clone()
+        }
+    }
+
     /// A plan of nothing but the fragment.
     pub(crate) fn plan(&self) -> Plan {
         let grid = self.grid();

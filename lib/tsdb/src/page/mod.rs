@@ -7,8 +7,10 @@
 //! Timestamps are strictly increasing within a page. The codings' bodies are drawn in `format.md`.
 
 mod bits;
+mod column;
 mod float;
 mod histogram;
+mod packed;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +33,8 @@ pub enum Coding {
     Float = 1,
     /// Native histogram samples.
     Histogram = 2,
+    /// Float samples, times and values apart, as packed whole numbers: quickly decoded, written when a page is closed.
+    Columns = 3,
 }
 
 impl Coding {
@@ -39,8 +43,15 @@ impl Coding {
         match tag {
             1 => Some(Self::Float),
             2 => Some(Self::Histogram),
+            3 => Some(Self::Columns),
             _ => None,
         }
+    }
+
+    /// Whether pages of this coding hold floats.
+    #[must_use]
+    pub const fn is_of_floats(self) -> bool {
+        matches!(self, Self::Float | Self::Columns)
     }
 
     #[must_use]
@@ -52,7 +63,7 @@ impl Coding {
 /// Bytes that are no page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PageError {
-    #[error("page coding {0} is unknown to this version: 1 and 2 are known")]
+    #[error("page coding {0} is unknown to this version: 1 to 3 are known")]
     UnknownCoding(u8),
     #[error("a page of floats was expected, this one has histograms, or the reverse")]
     OtherCoding,
@@ -114,7 +125,7 @@ impl Page {
     /// When the bytes are damaged.
     pub fn decode(&self) -> Result<PageSamples, PageError> {
         match self.coding {
-            Coding::Float => {
+            Coding::Float | Coding::Columns => {
                 let (mut timestamps, mut values) = (Vec::new(), Vec::new());
                 decode_into(&self.bytes, &mut timestamps, &mut values)?;
                 Ok(PageSamples::Floats { timestamps, values })
@@ -126,6 +137,61 @@ impl Page {
             }
         }
     }
+}
+
+impl Page {
+    /// The page for keeping: one of floats in columns, unless that is a good deal longer.
+    ///
+    /// # Errors
+    /// When the bytes are damaged.
+    pub fn closed(self) -> Result<Self, PageError> {
+        if self.coding != Coding::Float {
+            return Ok(self);
+        }
+        let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+        decode_into(&self.bytes, &mut timestamps, &mut values)?;
+        let columns = column::encode(&timestamps, &values);
+        Ok(match columns.filter(|bytes| is_short_enough(bytes, &self.bytes)) {
+            Some(bytes) => Self {
+                coding: Coding::Columns,
+                bytes: bytes.into(),
+                ..self
+            },
+            None => self,
+        })
+    }
+
+    /// A closed page of floats; none where there are no samples, too many, or their times do not ascend.
+    #[must_use]
+    pub fn of_floats(timestamps: &[i64], values: &[f64]) -> Option<Self> {
+        let columns = column::encode(timestamps, values)?;
+        if columns.len() > SHORT_PAGE_BYTES + values.len() * SHORT_SAMPLE_BYTES {
+            let mut builder = FloatPageBuilder::new();
+            for (ts, value) in timestamps.iter().zip(values) {
+                builder.append(*ts, *value).ok()?;
+            }
+            let page = builder.page()?;
+            if !is_short_enough(&columns, &page.bytes) {
+                return Some(page);
+            }
+        }
+        Some(Self {
+            coding: Coding::Columns,
+            count: values.len() as u32,
+            min_ts: *timestamps.first()?,
+            max_ts: *timestamps.last()?,
+            bytes: columns.into(),
+        })
+    }
+}
+
+/// Columns up to this length are not compared with the other coding.
+const SHORT_PAGE_BYTES: usize = 24;
+const SHORT_SAMPLE_BYTES: usize = 3;
+
+/// Columns are decoded several times as fast: they may be somewhat longer.
+fn is_short_enough(columns: &[u8], floats: &[u8]) -> bool {
+    columns.len() <= floats.len() + floats.len() / 4 + 8
 }
 
 /// What was in a page.
@@ -144,12 +210,41 @@ pub struct HistogramSample {
     pub histogram: FloatHistogram,
 }
 
-/// Decodes a page of floats, appending to both vectors; nothing is appended on error.
+/// Decodes a page of floats of either coding, appending to both vectors; nothing is appended on error.
 ///
 /// # Errors
 /// When the bytes are not a page of floats or are damaged. Allocates for [`MAX_PAGE_SAMPLES`] samples at most.
 pub fn decode_into(bytes: &[u8], timestamps: &mut Vec<i64>, values: &mut Vec<f64>) -> Result<(), PageError> {
-    float::decode_into(bytes, timestamps, values)
+    decode_within(bytes, i64::MIN, i64::MAX, timestamps, values)
+}
+
+/// As [`decode_into`], of samples in `start_ms..=end_ms` only. Damage of the others may go unnoticed.
+///
+/// # Errors
+/// As [`decode_into`].
+pub fn decode_within(
+    bytes: &[u8],
+    start_ms: i64,
+    end_ms: i64,
+    timestamps: &mut Vec<i64>,
+    values: &mut Vec<f64>,
+) -> Result<(), PageError> {
+    if bytes.first() == Some(&Coding::Columns.tag()) {
+        return column::decode_into(bytes, (start_ms, end_ms), timestamps, values);
+    }
+    let begin = timestamps.len();
+    float::decode_into(bytes, timestamps, values)?;
+    let begin_of_values = values.len() + begin - timestamps.len();
+    let all = &timestamps[begin..];
+    let from = all.partition_point(|t| *t < start_ms);
+    let to = all.partition_point(|t| *t <= end_ms).max(from);
+    timestamps.truncate(begin + to);
+    values.truncate(begin_of_values + to);
+    if from > 0 {
+        timestamps.drain(begin..begin + from);
+        values.drain(begin_of_values..begin_of_values + from);
+    }
+    Ok(())
 }
 
 /// Decodes a page of histograms, appending; nothing is appended on error.

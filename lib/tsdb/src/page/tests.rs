@@ -58,6 +58,30 @@ fn samples() -> impl Strategy<Value = Vec<(i64, f64)>> {
         })
 }
 
+/// What exporters send: decimals, sums of them, counters that begin anew, a marker now and then; scrapes missing.
+fn decimals() -> impl Strategy<Value = Vec<(i64, f64)>> {
+    let kind = (0..5_u32, any::<bool>(), 1..5000_u32);
+    let item = (0..1000_u32, prop::bool::weighted(0.02), prop::bool::weighted(0.05));
+    (kind, prop::collection::vec(item, 1..600)).prop_map(|((places, is_sum, unit), items)| {
+        let mut sum = 0.0;
+        let mut ts = 1_700_000_000_000;
+        let step = |n: u32| f64::from(n * unit) / 10_f64.powi(places as i32);
+        let one = |(n, special, gap): (u32, bool, bool)| {
+            ts += if gap { 30_000 } else { 15_000 };
+            sum = if special && n % 2 == 0 { 0.0 } else { sum + step(n) };
+            let value = if special && n % 3 == 0 {
+                STALE_NAN
+            } else if is_sum {
+                sum
+            } else {
+                step(n)
+            };
+            (ts, value)
+        };
+        items.into_iter().map(one).collect()
+    })
+}
+
 proptest! {
     #[test]
     fn floats_come_back_to_the_bit(samples in samples()) {
@@ -66,6 +90,48 @@ proptest! {
         let page = Page::parse(bytes.into()).unwrap();
         prop_assert_eq!(page.count as usize, samples.len());
         prop_assert_eq!((Some(page.min_ts), Some(page.max_ts)), (samples.first().map(|s| s.0), samples.last().map(|s| s.0)));
+    }
+
+    #[test]
+    fn columns_come_back_to_the_bit(
+        samples in prop_oneof![samples(), decimals()],
+        from in any::<prop::sample::Index>(), to in any::<prop::sample::Index>(), off in 0..20_000_i64
+    ) {
+        let (timestamps, values): (Vec<i64>, Vec<f64>) = samples.iter().copied().unzip();
+        let bytes = column::encode(&timestamps, &values).unwrap();
+        prop_assert_eq!(decode(&bytes), Ok(to_bits(&samples)));
+        let page = Page::of_floats(&timestamps, &values).unwrap();
+        prop_assert_eq!(Page::parse(page.bytes.clone()), Ok(page.clone()));
+        prop_assert_eq!(decode(&page.bytes), Ok(to_bits(&samples)));
+        for bytes in [&bytes, &encode(&samples)] {
+            let [a, b] = [from, to].map(|at| at.index(samples.len()));
+            let (start, end) = (timestamps[a].saturating_sub(off), timestamps[b].saturating_add(off - 1));
+            let within: Vec<_> = samples.iter().copied().filter(|(t, _)| (start..=end).contains(t)).collect();
+            let (mut times, mut floats) = (vec![7], vec![7.0, 8.0]);
+            decode_within(bytes, start, end, &mut times, &mut floats).unwrap();
+            let found: Vec<_> = times[1..].iter().copied().zip(floats[2..].iter().copied()).collect();
+            prop_assert_eq!(to_bits(&found), to_bits(&within));
+            prop_assert_eq!(floats.len(), times.len() + 1);
+        }
+        let open = Page::parse(encode(&samples).into()).unwrap();
+        prop_assert_eq!(decode(&open.closed().unwrap().bytes), Ok(to_bits(&samples)));
+    }
+
+    #[test]
+    fn damaged_columns_are_errors_or_pages_never_panics(
+        samples in prop_oneof![samples(), decimals()],
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>()
+    ) {
+        let (timestamps, values): (Vec<i64>, Vec<f64>) = samples.iter().copied().unzip();
+        let mut bytes = column::encode(&timestamps, &values).unwrap();
+        for (at, with) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= with;
+        }
+        let _ = decode(&bytes);
+        bytes.truncate(cut.index(bytes.len()));
+        let _ = decode(&bytes);
     }
 
     #[test]
@@ -306,4 +372,35 @@ fn the_bytes_of_a_histogram_page_stay_as_they_are() {
     }
     let golden = include_str!("golden_histograms.hex");
     assert_eq!(hex, golden.trim(), "a change of meaning needs another coding tag");
+}
+
+/// Each way of writing times and values.
+#[test]
+fn the_bytes_of_columns_stay_as_they_are() {
+    let hex = |samples: &[(i64, f64)]| -> String {
+        let (timestamps, values): (Vec<i64>, Vec<f64>) = samples.iter().copied().unzip();
+        let bytes = column::encode(&timestamps, &values).unwrap();
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let even = |n: i64, value: fn(i64) -> f64| (0..n).map(|i| (i * 15_000, value(i))).collect::<Vec<_>>();
+    let mut gap = even(17, |_| -0.0);
+    gap[16].0 += 15_000;
+    let jitter: Vec<_> = even(5, |_| 0.0).into_iter().map(|(t, v)| (t + t % 7, v)).collect();
+    let found = [
+        even(20, |_| 1.5),
+        even(9, |i| 0.5 + (i * i % 7) as f64 * 4.0),
+        even(9, |i| if i == 5 { STALE_NAN } else { 10.0 * i as f64 }),
+        even(9, |i| 0.1 * i as f64),
+        gap,
+        jitter,
+    ];
+    let expected = [
+        "031400c8b2110000bff003",
+        "030900c0a907000101010a280503745688",
+        "030900c0a90700010009000a000255580105020000000000f07f",
+        "030900c0a90700010303006402000001c800",
+        "03110098c80f019875010eb0ea01008001",
+        "030500e3d40302aeea010307000000",
+    ];
+    assert_eq!(found.map(|samples| hex(&samples)), expected.map(str::to_owned));
 }

@@ -161,6 +161,7 @@ fn changes(window: &Window, points: &Points, grid: Grid, counter: bool, per_seco
         began_ms: None,
     };
     let mut spacing = last_sampled.spacing();
+    let mut usual = spacing.usual_factor(rate);
     for i in 0..grid.n {
         let end_ms = window.shift.apply(grid.time(i));
         let start_ms = end_ms.saturating_sub(window.range_ms);
@@ -185,8 +186,14 @@ fn changes(window: &Window, points: &Points, grid: Grid, counter: bool, per_seco
         // Where steps are multiples of the interval between samples, they lie in every range alike.
         if sampled != last_sampled {
             (last_sampled, spacing) = (sampled, sampled.spacing());
+            usual = spacing.usual_factor(rate);
         }
-        column.set_float(i, change * spacing.factor(floats[first], change, rate));
+        let factor = if spacing.is_usual(floats[first], change, rate) {
+            usual
+        } else {
+            spacing.factor(floats[first], change, rate)
+        };
+        column.set_float(i, change * factor);
     }
     column
 }

@@ -8,20 +8,42 @@ use std::ops::Range;
 /// Two ends that only move forward.
 #[derive(Default)]
 pub(super) struct Ends {
-    from: usize,
-    to: usize,
+    from: End,
+    to: End,
 }
 
 impl Ends {
-    /// Samples after `start`, up to `end`.
+    /// Samples after `start`, up to `end`, which is not before it.
+    #[inline]
     pub(super) fn advance(&mut self, times: &[i64], start: i64, end: i64) -> Range<usize> {
-        while times.get(self.to).is_some_and(|t| *t <= end) {
-            self.to += 1;
+        let to = self.to.advance(times, end);
+        self.from.advance(times, start).min(to)..to
+    }
+}
+
+#[derive(Default)]
+struct End {
+    at: usize,
+    /// How far it moved the last time, which is how far it moves the next, mostly.
+    stride: usize,
+}
+
+impl End {
+    /// Moves to the first time after `until`.
+    #[inline]
+    fn advance(&mut self, times: &[i64], until: i64) -> usize {
+        let guess = self.at + self.stride;
+        let is_passed = |at: usize| times.get(at).is_some_and(|t| *t <= until);
+        if guess > times.len() || is_passed(guess) || (self.stride > 0 && !is_passed(guess - 1)) {
+            let before = self.at;
+            while is_passed(self.at) {
+                self.at += 1;
+            }
+            self.stride = self.at - before;
+        } else {
+            self.at = guess;
         }
-        while self.from < self.to && times[self.from] <= start {
-            self.from += 1;
-        }
-        self.from..self.to
+        self.at
     }
 }
 
@@ -120,6 +142,7 @@ impl Falls {
     /// The values from which the counter fell between samples of a range, in order. Ranges must not move back.
     pub(crate) fn within(&mut self, floats: &Range<usize>) -> &[f64] {
         match floats.end.checked_sub(1) {
+            _ if self.at.is_empty() => &[],
             Some(last) => &self.from[self.ends.advance(&self.at, floats.start as i64, last as i64)],
             None => &[],
         }

@@ -137,16 +137,27 @@ impl Sampled {
 impl Spacing {
     /// What a change from `first_value` on is to be multiplied by.
     pub(super) fn factor(&self, first_value: f64, change: f64, rate: Rate) -> f64 {
-        let Self {
-            sampled,
-            mut to_start,
-            to_end,
-        } = *self;
-        // A counter cannot have been below zero.
-        if rate.counter && change > 0.0 && first_value >= 0.0 {
-            to_start = to_start.min(sampled * (first_value / change));
+        if self.is_usual(first_value, change, rate) {
+            return self.usual_factor(rate);
         }
-        let factor = (sampled + to_start + to_end) / sampled;
+        self.factor_from(self.to_start.min(self.sampled * (first_value / change)), rate)
+    }
+
+    /// Whether it does not matter that a counter cannot have been below zero: there is no change up from zero or more, or
+    /// it would have been zero longer ago than the range is extended by (the quotient is at least 1 then).
+    #[inline]
+    pub(super) fn is_usual(&self, first_value: f64, change: f64, rate: Rate) -> bool {
+        let counts_up = rate.counter && change > 0.0 && first_value >= 0.0;
+        !counts_up || (first_value >= change && self.to_start <= self.sampled)
+    }
+
+    /// What is [`Self::factor`] wherever [`Self::is_usual`].
+    pub(super) fn usual_factor(&self, rate: Rate) -> f64 {
+        self.factor_from(self.to_start, rate)
+    }
+
+    fn factor_from(&self, to_start: f64, rate: Rate) -> f64 {
+        let factor = (self.sampled + to_start + self.to_end) / self.sampled;
         rate.seconds.map_or(factor, |seconds| factor / seconds)
     }
 }

@@ -1,0 +1,129 @@
+//! Fragments whose samples have to be fetched, evaluated by several threads: each takes some of the series, all samples
+//! of each, and what comes of them is put together as what comes of shards is.
+
+use super::samples::decode;
+use super::scope::Scope;
+use super::stream::MergedSeries;
+use crate::error::{ApiError, ErrorType};
+use gnomon_promql::partial::Partial;
+use gnomon_promql::{
+    CancelFlag, Engine, Fragment, FragmentError, Limits, Reserved, SelectRequest, Series, SeriesIter, SeriesSource,
+    SourceError,
+};
+use gnomon_tsdb::Coding;
+use std::cell::RefCell;
+
+/// How parts of a query are evaluated apart from the rest of it.
+#[derive(Clone)]
+pub(crate) struct Pushes {
+    /// Of each part.
+    pub(crate) limits: Limits,
+    /// The query's.
+    pub(crate) cancel: CancelFlag,
+    /// Samples that one thread takes at a time; fewer than that are not evaluated apart.
+    pub(crate) batch_samples: u64,
+}
+
+/// Pieces of an answer, and what they occupy.
+pub(super) struct Pieces {
+    pub(super) pieces: Vec<Partial>,
+    pub(super) held: Reserved,
+}
+
+/// Whether there are histograms among the samples, which have to be evaluated in one place.
+pub(super) fn has_histograms(series: &[MergedSeries]) -> bool {
+    let mut pages = series.iter().flat_map(|series| series.runs.iter().flatten());
+    pages.any(|page| page.coding == Coding::Histogram)
+}
+
+/// Evaluates a fragment over some series.
+///
+/// # Errors
+/// When data is damaged, a limit is reached, or the samples have to be looked at in one place after all, which the scope
+/// is told.
+pub(super) fn evaluated(
+    scope: &Scope,
+    series: &[MergedSeries],
+    fragment: &Fragment,
+    pushes: &Pushes,
+) -> Result<Pieces, ApiError> {
+    let mut held = pushes.limits.memory.reserve(0)?;
+    let mut pieces = Vec::new();
+    let source = SomeSeries {
+        series,
+        failure: RefCell::new(None),
+    };
+    let done = Engine::fragment(fragment, &source, &pushes.limits, &pushes.cancel, &mut |piece| {
+        held.grow(bytes_of(&piece))?;
+        pieces.push(piece);
+        Ok(())
+    });
+    if let Some(failure) = source.failure.take() {
+        return Err(failure);
+    }
+    match done {
+        Ok(()) => Ok(Pieces { pieces, held }),
+        Err(FragmentError::Eval(error)) => Err(error.into()),
+        Err(FragmentError::Unfit(why)) => {
+            scope.note_whole();
+            let what = format!("a part of the query cannot be evaluated apart: {why}");
+            Err(ApiError::new(ErrorType::Internal, what))
+        }
+    }
+}
+
+fn bytes_of(piece: &Partial) -> u64 {
+    let bytes = match piece {
+        // A count, and two numbers mostly, a step.
+        Partial::Group(group) => {
+            group.labels.as_bytes().len() + group.origin.as_bytes().len() + 20 * group.counts.len()
+        }
+        Partial::Column(column) => {
+            column.labels.as_bytes().len() + column.origin.as_bytes().len() + 9 * column.values.len()
+        }
+        Partial::Note(_) | Partial::Read { .. } => 0,
+    };
+    (bytes + size_of::<Partial>()) as u64
+}
+
+struct SomeSeries<'s> {
+    series: &'s [MergedSeries],
+    /// What ended it, which a source's error cannot say.
+    failure: RefCell<Option<ApiError>>,
+}
+
+impl SeriesSource for SomeSeries<'_> {
+    fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesIter + '_>, SourceError> {
+        Ok(Box::new(Decoding {
+            source: self,
+            rest: self.series.iter(),
+            start_ms: request.start_ms,
+            end_ms: request.end_ms,
+        }))
+    }
+}
+
+struct Decoding<'s> {
+    source: &'s SomeSeries<'s>,
+    rest: std::slice::Iter<'s, MergedSeries>,
+    start_ms: i64,
+    end_ms: i64,
+}
+
+impl SeriesIter for Decoding<'_> {
+    fn next_series(&mut self) -> Result<Option<Series>, SourceError> {
+        for MergedSeries { labels, runs } in self.rest.by_ref() {
+            let samples = decode(runs, self.start_ms, self.end_ms).map_err(|error| {
+                let error = ApiError::new(ErrorType::Internal, format!("series {labels}: {error}"));
+                let text = error.message.clone();
+                self.source.failure.replace(Some(error));
+                SourceError(text)
+            })?;
+            if !samples.is_empty() {
+                let labels = labels.clone();
+                return Ok(Some(Series { labels, samples }));
+            }
+        }
+        Ok(None)
+    }
+}
