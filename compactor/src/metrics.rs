@@ -9,6 +9,7 @@ pub(crate) struct Metrics {
     pub(crate) merged_samples: IntCounter,
     pub(crate) merged_bytes: IntCounter,
     pub(crate) backlog: IntGauge,
+    pub(crate) damaged: IntGauge,
     pub(crate) evicted: IntCounterVec,
     pub(crate) deleted: IntCounterVec,
     pub(crate) used_bytes: IntGauge,
@@ -52,6 +53,10 @@ impl Metrics {
             backlog: gauge(
                 "gnomon_compactor_merges_pending",
                 "Merges that could be made at the last plan.",
+            )?,
+            damaged: gauge(
+                "gnomon_compactor_damaged_blocks",
+                "Blocks that were found damaged and are not merged.",
             )?,
             evicted: counters(
                 "gnomon_compactor_evicted_blocks_total",

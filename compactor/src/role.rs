@@ -9,9 +9,11 @@ use crate::{CompactorError, JOB_LEASE};
 use gnomon_cluster::retention::{Budget, used_bytes};
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
-use gnomon_proto::v1::MetaState;
-use gnomon_tsdb::Bucket;
+use gnomon_proto::v1::{BlockRecord, MetaState};
+use gnomon_tsdb::{BlockError, Bucket};
+use parking_lot::Mutex;
 use prometheus::Registry;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +36,12 @@ pub struct Compactor {
     settings: Settings,
     budget: Budget,
     metrics: Metrics,
+    /// Blocks that were found damaged, by path, and when: they are not merged for a while.
+    damaged: Mutex<HashMap<String, Duration>>,
 }
+
+/// After which a damaged block is tried again.
+const DAMAGED_FOR: Duration = Duration::from_secs(3600);
 
 /// How often it is looked whether the retention size is short of room, between two cycles.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -58,6 +65,7 @@ impl Compactor {
             settings,
             budget,
             metrics: Metrics::register(registry)?,
+            damaged: Mutex::default(),
         })
     }
 
@@ -178,7 +186,7 @@ impl Compactor {
 
     async fn merge_all(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
         let state = self.catalogue.read().await?;
-        let merges = plan::merges(&state.blocks, &self.policy(&state), self.clock.now().0);
+        let merges = plan::merges(&self.sound(&state.blocks), &self.policy(&state), self.clock.now().0);
         self.metrics
             .backlog
             .set(i64::try_from(merges.len()).unwrap_or(i64::MAX));
@@ -199,6 +207,7 @@ impl Compactor {
                         self.catalogue.release(&lease).await?;
                         return Err(CompactorError::Stopped);
                     }
+                    Err(CompactorError::Block(error)) if error.is_damage() => self.leave_alone(&error),
                     Err(error) => {
                         tracing::warn!(shard = merge.shard, start_ms = merge.start_ms, %error, "merge of blocks failed");
                     }
@@ -210,6 +219,29 @@ impl Compactor {
             self.metrics.backlog.dec();
         }
         Ok(())
+    }
+
+    /// Blocks that are not known to be damaged.
+    fn sound(&self, blocks: &[BlockRecord]) -> Vec<BlockRecord> {
+        let now = self.clock.monotonic();
+        let mut damaged = self.damaged.lock();
+        damaged.retain(|path, found| {
+            now.saturating_sub(*found) < DAMAGED_FOR && blocks.iter().any(|block| block.path == *path)
+        });
+        self.metrics.damaged.set(damaged.len() as i64);
+        blocks
+            .iter()
+            .filter(|block| !damaged.contains_key(&block.path))
+            .cloned()
+            .collect()
+    }
+
+    fn leave_alone(&self, error: &BlockError) {
+        tracing::error!(%error, "block is damaged: it is not merged with others, for an hour at least");
+        if let Some(path) = error.path() {
+            let now = self.clock.monotonic();
+            self.damaged.lock().insert(path.to_string(), now);
+        }
     }
 
     async fn merge_one(

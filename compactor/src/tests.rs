@@ -508,3 +508,34 @@ async fn the_bucket_stays_below_the_size_whatever_fails() {
         assert!(world.live().len() > 3, "seed {seed}");
     }
 }
+
+/// One block with a byte changed: its merges fail once, those of others are made, and it is tried again later.
+#[tokio::test]
+async fn a_damaged_block_holds_up_no_other() {
+    let world = World::new(1, settings()).await;
+    for (number, hour) in [(1, 0), (2, 2), (3, 4), (4, 6), (5, 8), (6, 10)] {
+        world.add_part(number, hour * H, 0, number).await;
+    }
+    world.at(24);
+    let path = Path::from(world.live().iter().find(|b| b.parts == [2]).unwrap().path.as_str());
+    let good = world.memory.get(&path).await.unwrap().bytes().await.unwrap();
+    let mut bad = good.to_vec();
+    bad[40] ^= 1;
+    world.memory.put(&path, bad.into()).await.unwrap();
+    let stop = CancellationToken::new();
+    for _ in 0..3 {
+        world.compactor.cycle(&stop).await.unwrap();
+    }
+    let parts = |world: &World| {
+        let mut parts: Vec<_> = world.live().into_iter().map(|b| b.parts).collect();
+        parts.sort();
+        parts
+    };
+    assert_eq!(parts(&world), [vec![1, 3, 4, 5, 6], vec![2]]);
+    world.memory.put(&path, good.into()).await.unwrap();
+    world.clock.advance(Duration::from_secs(3600));
+    for _ in 0..3 {
+        world.compactor.cycle(&stop).await.unwrap();
+    }
+    assert_eq!(parts(&world), [vec![1, 2, 3, 4, 5, 6]]);
+}

@@ -33,7 +33,10 @@ pub enum ServiceError {
     DeadlineExceeded(String),
     #[error("cancelled")]
     Cancelled,
-    /// A defect or damage on this side.
+    /// What is stored is damaged: what, and where in it.
+    #[error("{0}")]
+    Damaged(String),
+    /// A defect on this side.
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -73,6 +76,7 @@ impl ServiceError {
             Self::LimitExceeded(_) => (Code::ResourceExhausted, "limit", None),
             Self::DeadlineExceeded(_) => (Code::DeadlineExceeded, "deadline", None),
             Self::Cancelled => (Code::Cancelled, "cancelled", None),
+            Self::Damaged(_) => (Code::DataLoss, "damaged", None),
             Self::Internal(_) => (Code::Internal, "internal", None),
         }
     }
@@ -85,6 +89,7 @@ impl ServiceError {
             | Self::NotFound(m)
             | Self::LimitExceeded(m)
             | Self::DeadlineExceeded(m)
+            | Self::Damaged(m)
             | Self::Internal(m) => m.clone(),
             other => other.to_string(),
         }
@@ -122,7 +127,8 @@ impl From<Status> for ServiceError {
             (_, Code::ResourceExhausted) => Self::LimitExceeded(message),
             (_, Code::DeadlineExceeded) => Self::DeadlineExceeded(message),
             (_, Code::Cancelled) => Self::Cancelled,
-            (_, Code::Internal | Code::DataLoss) => Self::Internal(message),
+            (_, Code::DataLoss) => Self::Damaged(message),
+            (_, Code::Internal) => Self::Internal(message),
             (_, _) => Self::Unknown(message),
         }
     }
@@ -146,6 +152,7 @@ mod tests {
             ServiceError::LimitExceeded("too much".into()),
             ServiceError::DeadlineExceeded("10s".into()),
             ServiceError::Cancelled,
+            ServiceError::Damaged("block 7 at 12".into()),
             ServiceError::Internal("x".into()),
         ] {
             assert_eq!(ServiceError::from(Status::from(error.clone())), error);

@@ -97,7 +97,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::LimitExceeded(_) => ErrorType::Execution,
             ServiceError::Invalid(_) => ErrorType::BadData,
             ServiceError::NotFound(_) => ErrorType::NotFound,
-            ServiceError::Internal(_) => ErrorType::Internal,
+            ServiceError::Damaged(_) | ServiceError::Internal(_) => ErrorType::Internal,
             ServiceError::NotLeader { .. }
             | ServiceError::Unavailable(_)
             | ServiceError::Unknown(_)

@@ -52,7 +52,7 @@ pub(super) fn routes(
     lifecycle: Lifecycle,
 ) -> anyhow::Result<Router> {
     let prefix = process.settings.route_prefix.trim_end_matches('/');
-    let api = api_router(api_state(process, node, bucket))?;
+    let api = api_router(api_state(process, node, bucket)?)?;
     let write = write_routes(process, running);
     let write = if prefix.is_empty() {
         write
@@ -133,18 +133,20 @@ pub(super) fn query_memory(settings: &Settings) -> MemoryLimits {
     }
 }
 
-fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState {
+fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<ApiState, prometheus::Error> {
     let settings = &process.settings;
     let feature = |name: &str| settings.features.contains(name);
+    let (store, clock) = (Arc::clone(bucket.store()), Arc::clone(&process.clock));
+    let blocks = StoredBlocks::new(store, BLOCK_READERS_BYTES, clock, &process.registry)?;
     let fanout = Fanout {
         tenant: TenantId::anonymous(),
         shards: node.directory.shard_reads(),
-        blocks: Arc::new(StoredBlocks::new(Arc::clone(bucket.store()), BLOCK_READERS_BYTES)),
+        blocks: Arc::new(blocks),
         meta: Arc::clone(&node.meta),
         view: node.meta_watch.clone(),
     };
     let directory = Arc::clone(&node.directory);
-    ApiState {
+    Ok(ApiState {
         clock: Arc::clone(&process.clock),
         registry: process.registry.clone(),
         fanout: Arc::new(fanout),
@@ -182,5 +184,5 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> ApiState 
         },
         build: build_info(),
         flags: process.flags.clone(),
-    }
+    })
 }

@@ -139,13 +139,14 @@ fn api(
     clock: Arc<dyn Clock>,
     delayed_name_removal: bool,
 ) -> axum::Router {
+    let registry = prometheus::Registry::new();
     let state = ApiState {
-        clock,
-        registry: prometheus::Registry::new(),
+        clock: Arc::clone(&clock),
+        registry: registry.clone(),
         fanout: Arc::new(Fanout {
             tenant: TenantId::anonymous(),
             shards,
-            blocks: Arc::new(StoredBlocks::new(bucket, 1 << 20)),
+            blocks: Arc::new(StoredBlocks::new(bucket, 1 << 20, clock, &registry).expect("new metrics")),
             meta: meta.clone(),
             view: meta.0.watch(),
         }),

@@ -3,15 +3,18 @@
 //! Matchers that the empty value satisfies can only take series away; the others are intersected, cheapest first, so
 //! that an expression is run over a label's values only where that is less work than over the series that are left.
 
+use super::Stop;
 use super::index::{LabelIndex, Ordinal, PairId, Postings};
 use gnomon_model::{MatchOp, Matcher};
 use roaring::RoaringBitmap;
 
 impl LabelIndex {
-    /// Series that satisfy all matchers; all series where there are none. `pairs_of` gives a series' label pairs.
+    /// Series that satisfy all matchers; all series where there are none. `pairs_of` gives a series' label pairs. Any
+    /// series where `stop` is set meanwhile.
     pub(crate) fn select<'a>(
         &'a self,
         matchers: &[Matcher],
+        stop: &Stop,
         pairs_of: impl Fn(Ordinal) -> &'a [PairId],
     ) -> RoaringBitmap {
         let (taking, keeping): (Vec<_>, Vec<_>) = matchers.iter().partition(|m| m.matches_empty());
@@ -41,14 +44,14 @@ impl LabelIndex {
         }
         scanned.sort_by_cached_key(|m| self.pairs_of(m.name()).len());
         for matcher in scanned {
-            left = Some(self.keep(left, matcher, &pairs_of));
+            left = Some(self.keep(left, matcher, stop, &pairs_of));
         }
         let mut left = left.unwrap_or_else(|| self.all().clone());
         for matcher in taking {
             if left.is_empty() {
                 break;
             }
-            self.take_away(&mut left, matcher, &pairs_of);
+            self.take_away(&mut left, matcher, stop, &pairs_of);
         }
         left
     }
@@ -83,24 +86,27 @@ impl LabelIndex {
         out
     }
 
-    fn matching<'a>(&'a self, matcher: &'a Matcher, wanted: bool) -> impl Iterator<Item = PairId> + 'a {
+    fn matching<'a>(&'a self, matcher: &'a Matcher, stop: &'a Stop, wanted: bool) -> impl Iterator<Item = PairId> + 'a {
         let matches = move |id: &PairId| matcher.matches(self.text(*id).1) == wanted;
-        self.pairs_of(matcher.name()).iter().copied().filter(matches)
+        let pairs = self.pairs_of(matcher.name()).iter().copied();
+        pairs.take_while(|_| !stop.is_set()).filter(matches)
     }
 
     fn keep<'a>(
         &'a self,
         left: Option<RoaringBitmap>,
         matcher: &Matcher,
+        stop: &Stop,
         pairs_of: &impl Fn(Ordinal) -> &'a [PairId],
     ) -> RoaringBitmap {
         match left {
             Some(left) if left.len() < self.pairs_of(matcher.name()).len() as u64 => left
                 .iter()
+                .take_while(|_| !stop.is_set())
                 .filter(|o| matcher.matches(self.value_of(pairs_of(*o), matcher.name())))
                 .collect(),
-            Some(left) => left & self.union(self.matching(matcher, true)),
-            None => self.union(self.matching(matcher, true)),
+            Some(left) => left & self.union(self.matching(matcher, stop, true)),
+            None => self.union(self.matching(matcher, stop, true)),
         }
     }
 
@@ -108,6 +114,7 @@ impl LabelIndex {
         &'a self,
         left: &mut RoaringBitmap,
         matcher: &Matcher,
+        stop: &Stop,
         pairs_of: &impl Fn(Ordinal) -> &'a [PairId],
     ) {
         if matcher.op() == MatchOp::NotEqual {
@@ -118,10 +125,11 @@ impl LabelIndex {
         } else if left.len() < self.pairs_of(matcher.name()).len() as u64 {
             *left = left
                 .iter()
+                .take_while(|_| !stop.is_set())
                 .filter(|o| matcher.matches(self.value_of(pairs_of(*o), matcher.name())))
                 .collect();
         } else {
-            *left -= self.union(self.matching(matcher, false));
+            *left -= self.union(self.matching(matcher, stop, false));
         }
     }
 }
@@ -150,7 +158,7 @@ mod tests {
 
         fn select(&self, matchers: &[Matcher]) -> Vec<u32> {
             let pairs_of = |o: Ordinal| self.series[o as usize].1.as_deref().unwrap();
-            self.index.select(matchers, pairs_of).iter().collect()
+            self.index.select(matchers, &Stop::default(), pairs_of).iter().collect()
         }
 
         fn naive(&self, matchers: &[Matcher]) -> Vec<u32> {

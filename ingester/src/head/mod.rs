@@ -11,6 +11,7 @@ mod refs;
 mod seal;
 mod series;
 mod stats;
+mod stop;
 mod targets;
 mod value;
 mod window;
@@ -20,6 +21,7 @@ use index::LabelIndex;
 pub(crate) use index::{Ordinal, PairId};
 pub(crate) use seal::SealedPart;
 pub(crate) use series::{Bounds, Newest, Outcome, Series};
+pub(crate) use stop::Stop;
 pub(crate) use targets::{OpenTick, Target, Verdict};
 pub(crate) use value::Value;
 pub use window::BadPage;
@@ -200,9 +202,10 @@ impl Head {
         )
     }
 
-    pub(crate) fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
+    /// Series that satisfy all matchers, unless `stop` is set meanwhile.
+    pub(crate) fn select(&self, matchers: &[Matcher], stop: &Stop) -> RoaringBitmap {
         self.index
-            .select(matchers, |o| self.series(o).map_or(&[], |s| &s.labels))
+            .select(matchers, stop, |o| self.series(o).map_or(&[], |s| &s.labels))
     }
 
     /// Puts a sample to a series, by the rules for its time.

@@ -89,13 +89,13 @@ impl Order {
         new.sort_unstable();
         new.dedup();
         new.sort_unstable_by(|a, b| compare(*a, *b));
-        let old = std::mem::take(&mut self.sorted);
+        let mut old = std::mem::take(&mut self.sorted);
+        // All of them before any rank is given: an ordinal that is used again may be given the one of its old entry.
+        let mut ranks = 0..;
+        old.retain(|ordinal| self.rank_of(*ordinal) == ranks.next());
         self.sorted.reserve_exact(old.len() + new.len());
         let mut new = new.into_iter().peekable();
-        for (rank, ordinal) in (0..).zip(old) {
-            if self.rank_of(ordinal) != Some(rank) {
-                continue;
-            }
+        for ordinal in old {
             while let Some(before) = new.next_if(|new| compare(*new, ordinal).is_lt()) {
                 self.push(before);
             }

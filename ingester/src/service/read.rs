@@ -1,7 +1,7 @@
 //! Reading the heads of this node's shards.
 
 use super::{Shard, Shards, evaluate};
-use crate::head::Head;
+use crate::head::{Head, Stop};
 use crate::shard::select::{self, Selected};
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -25,7 +25,7 @@ impl ShardReadService for Shards {
         let shard = self.readable(request.shard).await?;
         self.metrics.selects.inc();
         if let Some(counting) = request.counting.clone() {
-            let counted = blocking(move || shard.machine.count(&request, &counting.by)).await;
+            let counted = blocking(move |stop| shard.machine.count(&request, &counting.by, stop)).await;
             let counted = counted.inspect_err(|e| self.count_stale(e))?;
             return Ok(stream::once(async { Ok(counted) }).boxed());
         }
@@ -34,7 +34,7 @@ impl ShardReadService for Shards {
             Some(selected) => selected,
             None => {
                 let shard = shard.clone();
-                let found = blocking(move || shard.machine.find(&request)).await;
+                let found = blocking(move |stop| shard.machine.find(&request, stop)).await;
                 found.inspect_err(|e| self.count_stale(e))?
             }
         };
@@ -44,7 +44,7 @@ impl ShardReadService for Shards {
             let step = if selected.is_small() {
                 Ok(next(&shard, selected))
             } else {
-                blocking(move || Ok(next(&shard, selected))).await
+                blocking(move |_| Ok(next(&shard, selected))).await
             };
             match step {
                 Ok((Ok(None), _, _)) => None,
@@ -65,7 +65,7 @@ impl ShardReadService for Shards {
     async fn evaluate(&self, request: EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
         let mut matchers = request.select.iter().flat_map(|select| &select.matchers);
         let (select, fragment) = if matchers.any(|matcher| is_costly(&matcher.value)) {
-            blocking(move || evaluate::checked(request)).await?
+            blocking(move |_| evaluate::checked(request)).await?
         } else {
             evaluate::checked(request)?
         };
@@ -80,7 +80,7 @@ impl ShardReadService for Shards {
             Some(few) => few,
             None => {
                 let shard = shard.clone();
-                let found = blocking(move || shard.machine.find(&select)).await;
+                let found = blocking(move |stop| shard.machine.find(&select, stop)).await;
                 found.inspect_err(|e| self.count_stale(e))?
             }
         };
@@ -96,13 +96,13 @@ impl ShardReadService for Shards {
 
     async fn labels(&self, request: LabelsRequest) -> Result<LabelsResponse, ServiceError> {
         let shard = self.readable(request.shard).await?;
-        let found = blocking(move || labels(&shard, &request)).await;
+        let found = blocking(move |stop| labels(&shard, &request, stop)).await;
         found.inspect_err(|e| self.count_stale(e))
     }
 
     async fn exemplars(&self, request: ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError> {
         let shard = self.readable(request.shard).await?;
-        blocking(move || exemplars(&shard, &request)).await
+        blocking(move |stop| exemplars(&shard, &request, stop)).await
     }
 
     async fn metric_metadata(&self, request: MetricMetadataRequest) -> Result<MetricMetadataResponse, ServiceError> {
@@ -127,7 +127,7 @@ impl ShardReadService for Shards {
 
     async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError> {
         let shard = self.get(request.shard)?;
-        blocking(move || Ok(head_stats(&shard, request.limit as usize))).await
+        blocking(move |_| Ok(head_stats(&shard, request.limit as usize))).await
     }
 }
 
@@ -156,10 +156,13 @@ impl Shards {
     }
 }
 
+/// Does the work on a thread where it may take its time; whoever stops waiting for it stops it.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+    work: impl FnOnce(&Stop) -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    tokio::task::spawn_blocking(work)
+    let stop = Stop::default();
+    let _stops = stop.on_drop();
+    tokio::task::spawn_blocking(move || work(&stop))
         .await
         .map_err(|e| ServiceError::Internal(format!("reading a head: {e}")))?
 }
@@ -172,18 +175,19 @@ fn limit(limit: u64) -> usize {
 }
 
 /// Series that satisfy any of the sets; all where there is none.
-fn matching(head: &Head, sets: &[MatcherSet]) -> Result<RoaringBitmap, ServiceError> {
+fn matching(head: &Head, sets: &[MatcherSet], stop: &Stop) -> Result<RoaringBitmap, ServiceError> {
     if sets.is_empty() {
         return Ok(head.index.all().clone());
     }
     let mut found = RoaringBitmap::new();
     for set in sets {
-        found |= head.select(&select::matchers(&set.matchers)?);
+        found |= head.select(&select::matchers(&set.matchers)?, stop);
+        select::check(stop)?;
     }
     Ok(found)
 }
 
-fn labels(shard: &Shard, request: &LabelsRequest) -> Result<LabelsResponse, ServiceError> {
+fn labels(shard: &Shard, request: &LabelsRequest, stop: &Stop) -> Result<LabelsResponse, ServiceError> {
     let tenant = select::tenant(&request.tenant)?;
     let view = request.view.clone().unwrap_or_default();
     shard.machine.read(|state| {
@@ -191,7 +195,7 @@ fn labels(shard: &Shard, request: &LabelsRequest) -> Result<LabelsResponse, Serv
         let Some(head) = state.head(&tenant) else {
             return Ok(LabelsResponse::default());
         };
-        let series = matching(head, &request.matchers)? & head.members(&view, request.start_ms, request.end_ms);
+        let series = matching(head, &request.matchers, stop)? & head.members(&view, request.start_ms, request.end_ms);
         let mut values = BTreeSet::new();
         if request.name.is_empty() {
             for (name, pairs) in head.index.names() {
@@ -212,13 +216,13 @@ fn labels(shard: &Shard, request: &LabelsRequest) -> Result<LabelsResponse, Serv
     })
 }
 
-fn exemplars(shard: &Shard, request: &ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError> {
+fn exemplars(shard: &Shard, request: &ExemplarsRequest, stop: &Stop) -> Result<ExemplarsResponse, ServiceError> {
     let tenant = select::tenant(&request.tenant)?;
     shard.machine.read(|state| {
         let Some(head) = state.head(&tenant) else {
             return Ok(ExemplarsResponse::default());
         };
-        let series = matching(head, &request.matchers)?;
+        let series = matching(head, &request.matchers, stop)?;
         let mut by_series: BTreeMap<SeriesRef, Vec<Exemplar>> = BTreeMap::new();
         for exemplar in head.exemplars.within(request.start_ms, request.end_ms) {
             if head.find_ref(exemplar.series).is_some_and(|o| series.contains(o)) {

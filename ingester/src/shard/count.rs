@@ -1,8 +1,8 @@
 //! Counting series by labels, from the index and each series' newest sample.
 
 use super::machine::ShardMachine;
-use super::select::{self, Found, Selected};
-use crate::head::{Head, Newest, Ordinal, PairId};
+use super::select::{self, Found, Selected, check};
+use crate::head::{Head, Newest, Ordinal, PairId, Stop};
 use gnomon_model::{LabelsRef, is_stale_nan};
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::{SelectBatch, SelectRequest, Series};
@@ -15,7 +15,12 @@ type Counts = HashMap<Vec<u8>, u64>;
 
 impl ShardMachine {
     /// The series of a request that have a sample at the end of its range, counted by labels.
-    pub(crate) fn count(&self, request: &SelectRequest, by: &[String]) -> Result<SelectBatch, ServiceError> {
+    pub(crate) fn count(
+        &self,
+        request: &SelectRequest,
+        by: &[String],
+        stop: &Stop,
+    ) -> Result<SelectBatch, ServiceError> {
         self.check_sound()?;
         let tenant = select::tenant(&request.tenant)?;
         let matchers = select::matchers(&request.matchers)?;
@@ -27,11 +32,12 @@ impl ShardMachine {
                 return Ok((Counts::new(), Vec::new()));
             };
             let head = &there.head;
-            let wanted = head.select(&matchers) & head.members(&view, request.start_ms, request.end_ms);
+            let wanted = head.select(&matchers, stop) & head.members(&view, request.start_ms, request.end_ms);
             let mut live = RoaringBitmap::new();
             let mut unknown = Vec::new();
             let parts = selected.parts_of(there, &view);
             for ordinal in wanted {
+                check(stop)?;
                 match head
                     .series(ordinal)
                     .map(|s| s.newest_in(request.start_ms, request.end_ms))
@@ -48,6 +54,7 @@ impl ShardMachine {
         })?;
         selected.share();
         for (group, found) in unknown {
+            check(stop)?;
             if self.has_sample(&selected, found)? {
                 *counts.entry(group).or_default() += 1;
             }

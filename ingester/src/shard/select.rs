@@ -7,7 +7,7 @@ use super::held::HeldBytes;
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{BadPage, Head, OpenPage, Ordinal, SealedPart, merge_pages};
+use crate::head::{BadPage, Head, OpenPage, Ordinal, SealedPart, Stop, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
@@ -25,6 +25,9 @@ use std::sync::Arc;
 const BATCH_BYTES: usize = 512 * 1024;
 /// So few series are read at once, without a thread of their own.
 const FEW_SERIES: u64 = 256;
+/// Series by which it is estimated how long the labels and open pages of all are, and what is reserved for them at most.
+const SAMPLED_SERIES: usize = 256;
+const MOST_RESERVED: usize = 64 << 20;
 /// What one selection may hold in memory where the caller sets no limit.
 const DEFAULT_MAX_BYTES: u64 = 512 << 20;
 
@@ -93,6 +96,16 @@ impl Head {
     }
 }
 
+/// # Errors
+/// `Cancelled` where nobody waits for what is being read.
+pub(crate) fn check(stop: &Stop) -> Result<(), ServiceError> {
+    if stop.is_set() {
+        Err(ServiceError::Cancelled)
+    } else {
+        Ok(())
+    }
+}
+
 /// A series on its way out.
 pub(super) struct Found {
     reference: SeriesRef,
@@ -135,9 +148,9 @@ impl ShardMachine {
     }
 
     /// Finds the series of a request and copies what memory has of them.
-    pub(crate) fn find(&self, request: &SelectRequest) -> Result<Selected, ServiceError> {
+    pub(crate) fn find(&self, request: &SelectRequest, stop: &Stop) -> Result<Selected, ServiceError> {
         let query = Query::of(self, request)?;
-        let selected = self.read(|state| query.select(state, u64::MAX))?;
+        let selected = self.read(|state| query.select(state, u64::MAX, stop))?;
         selected.map_or_else(|| query.nothing(), Ok)
     }
 
@@ -148,7 +161,9 @@ impl ShardMachine {
             return Ok(None);
         }
         let query = Query::of(self, request)?;
-        let selected = self.try_read(|state| query.select(state, FEW_SERIES)).transpose()?;
+        let selected = self
+            .try_read(|state| query.select(state, FEW_SERIES, &Stop::default()))
+            .transpose()?;
         Ok(selected.flatten().filter(|selected| selected.parts.is_empty()))
     }
 }
@@ -179,7 +194,7 @@ impl<'r> Query<'r> {
     }
 
     /// What a state has; none where that is more than so many series.
-    fn select(&self, state: &ShardState, most: u64) -> Result<Option<Selected>, ServiceError> {
+    fn select(&self, state: &ShardState, most: u64, stop: &Stop) -> Result<Option<Selected>, ServiceError> {
         let request = self.request;
         state.check_view(&self.tenant, &self.view, request.start_ms, request.end_ms)?;
         let mut selected = self.nothing()?;
@@ -191,11 +206,12 @@ impl<'r> Query<'r> {
             return Ok(None);
         }
         let members = there.head.members(&self.view, request.start_ms, request.end_ms);
-        let wanted = there.head.select(&self.matchers) & members;
+        let wanted = there.head.select(&self.matchers, stop) & members;
         if wanted.len() > most {
             return Ok(None);
         }
-        selected.fill(there, &wanted, &self.view, request.max_bytes)?;
+        check(stop)?;
+        selected.fill(there, &wanted, &self.view, request.max_bytes, stop)?;
         Ok(Some(selected))
     }
 }
@@ -255,6 +271,7 @@ impl Selected {
         wanted: &RoaringBitmap,
         view: &View,
         max_bytes: u64,
+        stop: &Stop,
     ) -> Result<(), ServiceError> {
         let head = &there.head;
         let parts = self.parts_of(there, view);
@@ -262,6 +279,7 @@ impl Selected {
         let mut bytes = 0u64;
         let mut series = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
         for ordinal in head.in_order(wanted) {
+            check(stop)?;
             let Some(found) = self.series_of(head, ordinal, &parts)? else {
                 continue;
             };
@@ -275,6 +293,14 @@ impl Selected {
                 )));
             }
             series.push(found);
+            if series.len() == SAMPLED_SERIES {
+                // The rest will be much like these: what is written is not to be moved again and again.
+                let rest = usize::try_from(wanted.len())
+                    .unwrap_or(0)
+                    .saturating_sub(SAMPLED_SERIES);
+                let likely = self.written.len() / SAMPLED_SERIES * rest / 16 * 17;
+                self.written.reserve(likely.min(MOST_RESERVED));
+            }
         }
         self.series = series.into_iter();
         self.share();

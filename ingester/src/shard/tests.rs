@@ -9,7 +9,7 @@ use super::apply::ApplyError;
 use super::entry::{Command, Entry, Limits, SilentTarget};
 use super::flush::{RestoreError, StateSink, StateSource, Visit};
 use super::state::ShardState;
-use crate::head::{Head, WINDOW_MS};
+use crate::head::{Head, Stop, WINDOW_MS};
 use bytes::Bytes;
 use gnomon_model::{
     FeatureLevel, Labels, LabelsRef, MatchOp, Matcher, PlacementEpoch, STALE_NAN, SeriesRef, ShardId, TargetId,
@@ -527,5 +527,5 @@ fn matchers_reach_the_head() {
     let mut rig = Rig::new();
     rig.rows(&[(&named("a"), T0, 1.0), (&named("b"), T0, STALE_NAN)]);
     let matcher = Matcher::new("__name__", MatchOp::Regex, "a|x").unwrap();
-    assert_eq!(head(&rig.state).select(&[matcher]).len(), 1);
+    assert_eq!(head(&rig.state).select(&[matcher], &Stop::default()).len(), 1);
 }

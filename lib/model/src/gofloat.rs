@@ -28,21 +28,100 @@ fn special(value: f64) -> Option<&'static str> {
     }
 }
 
-fn exponent(value: f64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let shortest = format!("{value:e}");
-    let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
-    let (sign, digits) = exponent
-        .strip_prefix('-')
-        .map_or(('+', exponent), |digits| ('-', digits));
-    write!(f, "{mantissa}e{sign}{digits:0>2}")
+/// The shortest digits that read back as the same number, of two that are equally close the even one as strconv has it
+/// (the standard library takes the larger).
+struct Shortest {
+    digits: [u8; 20],
+    len: usize,
+    /// How many digits stand before the point; 0 or less where zeros follow it.
+    point: i32,
 }
 
-fn within(value: f64, low: f64, high: f64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let size = value.abs();
-    match special(value) {
-        Some(word) => f.write_str(word),
-        None if size != 0.0 && (size < low || size >= high) => exponent(value, f),
-        None => write!(f, "{value}"),
+impl Shortest {
+    /// Of a finite number, without its sign.
+    fn of(value: f64) -> Self {
+        let mut buffer = zmij::Buffer::new();
+        let text = buffer.format_finite(value.abs());
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+        let mut shortest = Self {
+            digits: [b'0'; 20],
+            len: 0,
+            point: exponent.parse().unwrap_or(0),
+        };
+        let mut before_point = true;
+        for byte in mantissa.bytes() {
+            match byte {
+                b'.' => before_point = false,
+                b'0' if shortest.len == 0 => shortest.point -= i32::from(!before_point),
+                digit => {
+                    if let Some(place) = shortest.digits.get_mut(shortest.len) {
+                        *place = digit;
+                        shortest.len += 1;
+                    }
+                    shortest.point += i32::from(before_point);
+                }
+            }
+        }
+        while shortest.len > 1 && shortest.digits[shortest.len - 1] == b'0' {
+            shortest.len -= 1;
+        }
+        shortest
+    }
+
+    fn digits(&self) -> &str {
+        std::str::from_utf8(&self.digits[..self.len]).unwrap_or("0")
+    }
+
+    fn write_plain(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        let digits = self.digits();
+        if digits.is_empty() {
+            return out.write_char('0');
+        }
+        let zeros = |out: &mut _, n: usize| (0..n).try_for_each(|_| fmt::Write::write_char(out, '0'));
+        match usize::try_from(self.point) {
+            Ok(0) | Err(_) => {
+                out.write_str("0.")?;
+                zeros(out, self.point.unsigned_abs() as usize)?;
+                out.write_str(digits)
+            }
+            Ok(point) if point >= digits.len() => {
+                out.write_str(digits)?;
+                zeros(out, point - digits.len())
+            }
+            Ok(point) => {
+                out.write_str(&digits[..point])?;
+                out.write_char('.')?;
+                out.write_str(&digits[point..])
+            }
+        }
+    }
+
+    /// With two digits of the exponent at least.
+    fn write_exponent(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        let (first, rest) = self.digits().split_at(1);
+        out.write_str(first)?;
+        if !rest.is_empty() {
+            out.write_char('.')?;
+            out.write_str(rest)?;
+        }
+        let exponent = self.point - 1;
+        let sign = if exponent < 0 { '-' } else { '+' };
+        write!(out, "e{sign}{:02}", exponent.unsigned_abs())
+    }
+}
+
+fn within(value: f64, low: f64, high: f64, out: &mut impl fmt::Write) -> fmt::Result {
+    if let Some(word) = special(value) {
+        return out.write_str(word);
+    }
+    if value.is_sign_negative() {
+        out.write_char('-')?;
+    }
+    let (size, shortest) = (value.abs(), Shortest::of(value));
+    if size != 0.0 && (size < low || size >= high) {
+        shortest.write_exponent(out)
+    } else {
+        shortest.write_plain(out)
     }
 }
 
@@ -73,9 +152,12 @@ pub fn push_json(out: &mut String, value: f64) {
             out.push('-');
         }
         push_integer(out, value.abs() as u64);
+    } else if (1e-3..1e15).contains(&value.abs()) {
+        // No exponent, here and there.
+        out.push_str(zmij::Buffer::new().format_finite(value));
     } else {
         // Writing to a String cannot fail.
-        let _ = fmt::Write::write_fmt(out, format_args!("{}", Json(value)));
+        let _ = within(value, 1e-6, 1e21, out);
     }
 }
 
@@ -133,6 +215,30 @@ mod tests {
             push_json(&mut text, value);
             assert_eq!(text, Json(value).to_string());
         }
+        // Of all sizes: digits of a multiplicative sequence under exponents one after the other.
+        let mut bits = 1_u64;
+        for _ in 0..200_000 {
+            bits = bits
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            for value in [
+                f64::from_bits(bits),
+                (bits >> 20) as f64 / 1000.0,
+                (bits as f64).ln() - 43.0,
+            ] {
+                let mut text = String::new();
+                push_json(&mut text, value);
+                assert_eq!(text, Json(value).to_string());
+                // As many digits as the standard library's, and the same number.
+                if value.is_finite() {
+                    assert_eq!(text.parse(), Ok(value));
+                    assert_eq!(Plain(value).to_string().len(), format!("{value}").len());
+                }
+            }
+        }
+        // Where two are equally close Go takes the even one.
+        assert_eq!(Json(203_557_369_388_796.0 + 0.625).to_string(), "203557369388796.62");
+        assert_eq!(Json(103_557_369_388_796.0 + 0.125).to_string(), "103557369388796.12");
         let mut text = String::new();
         push_integer(&mut text, u64::MAX);
         assert_eq!(text, u64::MAX.to_string());

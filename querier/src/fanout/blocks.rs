@@ -2,15 +2,17 @@
 
 use super::cost::Skipped;
 use super::plan::Selection;
+use super::quarantine::Quarantine;
 use super::stream::SeriesStream;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
-use gnomon_model::Matcher;
+use gnomon_model::{Clock, Matcher};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::{BlockCache, BlockError, BlockReader};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
+use prometheus::Registry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -42,7 +44,29 @@ pub trait BlockReads: Send + Sync + 'static {
 pub struct StoredBlocks {
     store: Arc<dyn ObjectStore>,
     cached: Arc<BlockCache>,
+    open: Arc<Open>,
+}
+
+/// Open readers, and what is known to be damaged.
+struct Open {
     cache: Mutex<Cache>,
+    quarantine: Quarantine,
+}
+
+impl Open {
+    /// What is said of a block that cannot be read. One that is damaged is left alone for a while; it, and an object that
+    /// has gone, is asked for again the next time.
+    fn failed(&self, block: &v1::BlockRecord, error: BlockError) -> ServiceError {
+        if !error.is_not_found() && !error.is_damage() {
+            return ServiceError::Unavailable(error.to_string());
+        }
+        self.cache.lock().remove(&block.path);
+        if error.is_not_found() {
+            ServiceError::NotFound(error.to_string())
+        } else {
+            self.quarantine.note(block, &error)
+        }
+    }
 }
 
 struct Cache {
@@ -93,50 +117,43 @@ impl Cache {
 impl StoredBlocks {
     /// Keeps readers of at most about `cache_bytes`, one at least, and about twice as much of their indexes
     /// and of their pages each.
-    #[must_use]
-    pub fn new(store: Arc<dyn ObjectStore>, cache_bytes: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When its metrics are registered already.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        cache_bytes: usize,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        Ok(Self {
             store,
             cached: Arc::new(BlockCache::new(cache_bytes * CACHE_SHARE, cache_bytes * CACHE_SHARE)),
-            cache: Mutex::new(Cache {
-                readers: HashMap::new(),
-                max_bytes: cache_bytes,
-                bytes: 0,
-                uses: 0,
+            open: Arc::new(Open {
+                cache: Mutex::new(Cache {
+                    readers: HashMap::new(),
+                    max_bytes: cache_bytes,
+                    bytes: 0,
+                    uses: 0,
+                }),
+                quarantine: Quarantine::new(clock, registry)?,
             }),
-        }
+        })
     }
 
     async fn reader(&self, block: &v1::BlockRecord) -> Result<Arc<BlockReader>, ServiceError> {
-        if let Some(reader) = self.cache.lock().get(&block.path) {
+        self.open.quarantine.check(block)?;
+        if let Some(reader) = self.open.cache.lock().get(&block.path) {
             return Ok(reader);
         }
         let path = Path::parse(&block.path)
             .map_err(|e| ServiceError::Internal(format!("path {:?} of block {}: {e}", block.path, block.id)))?;
         let reader = BlockReader::open_cached(Arc::clone(&self.store), path, &self.cached)
             .await
-            .map_err(service_error)?;
+            .map_err(|error| self.open.failed(block, error))?;
         let reader = Arc::new(reader);
-        self.cache.lock().insert(&block.path, &reader);
+        self.open.cache.lock().insert(&block.path, &reader);
         Ok(reader)
-    }
-
-    /// An object that has gone is asked for again the next time.
-    fn forget_missing<T>(&self, block: &v1::BlockRecord, result: Result<T, BlockError>) -> Result<T, ServiceError> {
-        if result.as_ref().is_err_and(BlockError::is_not_found) {
-            self.cache.lock().remove(&block.path);
-        }
-        result.map_err(service_error)
-    }
-}
-
-fn service_error(error: BlockError) -> ServiceError {
-    if error.is_not_found() {
-        ServiceError::NotFound(error.to_string())
-    } else if error.is_damage() {
-        ServiceError::Internal(error.to_string())
-    } else {
-        ServiceError::Unavailable(error.to_string())
     }
 }
 
@@ -160,8 +177,10 @@ impl BlockReads for StoredBlocks {
         } else {
             reader.select(matchers, *start_ms, *end_ms).await
         };
-        let selected = self.forget_missing(block, selected)?.counting(skipped.counter());
-        Ok(selected.into_batches().map_err(service_error).boxed())
+        let selected = selected.map_err(|error| self.open.failed(block, error))?;
+        let (open, block) = (Arc::clone(&self.open), block.clone());
+        let batches = selected.counting(skipped.counter()).into_batches();
+        Ok(batches.map_err(move |error| open.failed(&block, error)).boxed())
     }
 
     async fn labels(
@@ -178,8 +197,86 @@ impl BlockReads for StoredBlocks {
                 Some(name) => reader.label_values(name, set).await,
                 None => reader.label_names(set).await,
             };
-            all.extend(self.forget_missing(block, found)?);
+            all.extend(found.map_err(|error| self.open.failed(block, error))?);
         }
         Ok(all.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_model::{BlockId, ClusterId, Labels, ManualClock, ShardId, TenantId, TimeRange, TimestampMs};
+    use gnomon_tsdb::{BlockMeta, BlockWriter, FloatPageBuilder, MemorySink};
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+    use std::time::Duration;
+
+    async fn block() -> Vec<u8> {
+        let window = TimeRange::new(TimestampMs(0), TimestampMs(7_200_000));
+        let meta = BlockMeta::new(BlockId(1), ClusterId(1), TenantId::anonymous(), ShardId(0), window);
+        let mut writer = BlockWriter::new(meta, MemorySink::default());
+        let mut page = FloatPageBuilder::new();
+        page.append(1000, 1.5).unwrap();
+        let labels = Labels::from_pairs([("__name__", "m")]);
+        writer.add_series(labels.as_ref(), page.page()).await.unwrap();
+        writer.finish().await.unwrap().output.to_vec()
+    }
+
+    async fn read(blocks: &StoredBlocks, path: &str) -> Result<usize, ServiceError> {
+        let block = v1::BlockRecord {
+            path: path.into(),
+            ..v1::BlockRecord::default()
+        };
+        let selection = Selection {
+            matchers: Vec::new(),
+            start_ms: 0,
+            end_ms: i64::MAX,
+            labels_only: false,
+        };
+        let stream = blocks.select(&block, &selection, &Skipped::default()).await?;
+        Ok(stream.try_collect::<Vec<_>>().await?.len())
+    }
+
+    #[tokio::test]
+    async fn a_damaged_block_is_left_alone_and_looked_at_again() {
+        let store = Arc::new(InMemory::new());
+        let good = block().await;
+        let put = async |path: &str, bytes: &[u8]| {
+            let payload = object_store::PutPayload::from(bytes.to_vec());
+            store.put(&Path::from(path), payload).await.unwrap();
+        };
+        let clock = Arc::new(ManualClock::at(TimestampMs(0)));
+        let registry = Registry::new();
+        let blocks = StoredBlocks::new(store.clone(), 1 << 20, clock.clone(), &registry).unwrap();
+        put("good", &good).await;
+        // In a page, in the index, at the end, and cut off.
+        let length = good.len();
+        for (name, at) in [("page", 20), ("index", 60), ("footer", length - 20), ("cut", length)] {
+            let mut bad = good.clone();
+            match bad.get_mut(at) {
+                Some(byte) => *byte ^= 1,
+                None => bad.truncate(length / 2),
+            }
+            put(name, &bad).await;
+            let found = read(&blocks, name).await;
+            assert!(matches!(found, Err(ServiceError::Damaged(_))), "{name}: {found:?}");
+            put(name, &good).await;
+            assert_eq!(read(&blocks, name).await, found, "{name}");
+            assert_eq!(read(&blocks, "good").await, Ok(1));
+        }
+        let metric = |name: &str| {
+            let all = registry.gather();
+            let family = all.iter().find(|family| family.name() == name).unwrap();
+            let metric = &family.get_metric()[0];
+            metric.get_gauge().get_value() + metric.get_counter().get_value()
+        };
+        assert_eq!(metric("gnomon_querier_quarantined_blocks"), 4.0);
+        clock.advance(Duration::from_secs(300));
+        for name in ["page", "index", "footer", "cut"] {
+            assert_eq!(read(&blocks, name).await, Ok(1), "{name}");
+        }
+        assert_eq!(metric("gnomon_querier_quarantined_blocks"), 0.0);
+        assert_eq!(metric("gnomon_querier_damaged_blocks_total"), 4.0);
     }
 }

@@ -13,6 +13,7 @@ mod fragments;
 mod labels;
 mod open;
 mod plan;
+mod quarantine;
 mod samples;
 mod scope;
 mod source;

@@ -249,7 +249,7 @@ impl Merge {
     }
 }
 
-/// A source that fails for reasons of its own leaves a gap, which is said; a limit or damage ends the request.
+/// A source that fails for reasons of its own, or is damaged, leaves a gap, which is said; a limit or a defect ends the request.
 pub(crate) fn ended_early(scope: &Scope, name: &str, error: ServiceError) -> Result<(), ApiError> {
     match error {
         // Of this querier or of the shard: the text is whole.

@@ -482,13 +482,14 @@ impl Cluster {
     pub fn state(&self) -> ApiState {
         let store: Arc<dyn ObjectStore> = Arc::clone(&self.store) as _;
         let scrapers = self.scrapers.clone();
+        let clock = || Arc::new(ManualClock::at(TimestampMs(NOW_MS)));
         ApiState {
-            clock: Arc::new(ManualClock::at(TimestampMs(NOW_MS))),
+            clock: clock(),
             registry: self.registry.clone(),
             fanout: Arc::new(Fanout {
                 tenant: TenantId::anonymous(),
                 shards: Arc::clone(&self.shards) as _,
-                blocks: Arc::new(StoredBlocks::new(store, 1 << 20)),
+                blocks: Arc::new(StoredBlocks::new(store, 1 << 20, clock(), &prometheus::Registry::new()).unwrap()),
                 meta: Arc::clone(&self.meta) as _,
                 view: self.watched.subscribe(),
             }),

@@ -40,7 +40,7 @@ impl Machine {
 
     /// By reading every series.
     fn read(&self, request: &SelectRequest, by: &[String]) -> BTreeMap<Vec<u8>, u64> {
-        let mut selected = self.machine.find(request).unwrap();
+        let mut selected = self.machine.find(request, &Stop::default()).unwrap();
         let mut counts = BTreeMap::new();
         while let Some(batch) = selected.next_batch(&self.machine).unwrap() {
             for series in batch.series {
@@ -70,7 +70,7 @@ impl Machine {
     }
 
     fn count(&self, request: &SelectRequest, by: &[String]) -> BTreeMap<Vec<u8>, u64> {
-        let batch = self.machine.count(request, by).unwrap();
+        let batch = self.machine.count(request, by, &Stop::default()).unwrap();
         assert!(batch.counts);
         let number = |series: gnomon_proto::v1::Series| {
             let page = Page::parse(series.pages[0].data.clone()).unwrap();

@@ -67,6 +67,19 @@ pub enum BlockError {
 }
 
 impl BlockError {
+    /// The object that cannot be read, where it is one.
+    #[must_use]
+    pub const fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Store { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::Version { path, .. }
+            | Self::Page { path, .. }
+            | Self::OverReservation { path, .. } => Some(path),
+            Self::Unsorted { .. } | Self::BadSeries { .. } | Self::Meta(_) | Self::Index(_) => None,
+        }
+    }
+
     /// Whether the object is not there (any more): the caller's view of the catalogue may be old.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

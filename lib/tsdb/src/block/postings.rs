@@ -90,8 +90,12 @@ impl BlockReader {
             return Ok(entries);
         }
         let bytes = self.fetch(std::slice::from_ref(&chunk.entries.range())).await?;
-        let raw = chunk.entries.open(&bytes[0]).map_err(|what| self.damaged(what))?;
-        let entries = read_entries(&raw, chunk).ok_or_else(|| self.damaged("chunk of label values"))?;
+        let at = chunk.entries.offset;
+        let raw = chunk
+            .entries
+            .open(&bytes[0])
+            .map_err(|what| self.damaged_at(at, what))?;
+        let entries = read_entries(&raw, chunk).ok_or_else(|| self.damaged_at(at, "chunk of label values"))?;
         let entries = Arc::new(entries);
         self.keep(chunk.entries.offset, &Part::Values(Arc::clone(&entries)));
         Ok(entries)
@@ -148,9 +152,10 @@ impl BlockReader {
             let ranges: Vec<Range<u64>> = now.iter().map(|(range, _)| range.clone()).collect();
             for (bytes, (range, crc)) in self.fetch(&ranges).await?.iter().zip(now) {
                 if !super::has_crc(bytes, *crc) {
-                    return Err(self.damaged("checksum of postings"));
+                    return Err(self.damaged_at(range.start, "checksum of postings"));
                 }
-                let set = RoaringBitmap::deserialize_from(bytes.as_ref()).map_err(|_| self.damaged("postings"))?;
+                let set = RoaringBitmap::deserialize_from(bytes.as_ref());
+                let set = set.map_err(|_| self.damaged_at(range.start, "postings"))?;
                 union |= &set;
                 self.keep(range.start, &Part::Postings(Arc::new(set)));
             }

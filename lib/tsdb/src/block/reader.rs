@@ -177,6 +177,11 @@ impl BlockReader {
         }
     }
 
+    /// Damage of the part of the object that begins at `offset`.
+    pub(super) fn damaged_at(&self, offset: u64, what: impl std::fmt::Display) -> BlockError {
+        self.damaged(format!("{what}, at byte {offset}"))
+    }
+
     /// What is kept of the part of the index at `offset`.
     pub(super) fn kept(&self, offset: u64) -> Option<Part> {
         let (cache, number) = self.cache.as_ref()?;

@@ -95,8 +95,12 @@ impl BlockReader {
 
     /// Labels of the chunk's series.
     pub(super) fn chunk_labels(&self, chunk: &SeriesChunk, compressed: &[u8]) -> Result<Vec<Labels>, BlockError> {
-        let raw = chunk.labels.open(compressed).map_err(|what| self.damaged(what))?;
-        let damaged = || self.damaged("chunk of labels");
+        let at = chunk.labels.offset;
+        let raw = chunk
+            .labels
+            .open(compressed)
+            .map_err(|what| self.damaged_at(at, what))?;
+        let damaged = || self.damaged_at(at, "chunk of labels");
         let mut input = Input(&raw);
         let mut last = Vec::new();
         let mut out = Vec::with_capacity((chunk.series as usize).min(raw.len()));
@@ -147,8 +151,12 @@ impl BlockReader {
         chunk: &SeriesChunk,
         compressed: &[u8],
     ) -> Result<Vec<Vec<PageAt>>, BlockError> {
-        let raw = chunk.directory.open(compressed).map_err(|what| self.damaged(what))?;
-        read_directory(&raw, chunk).ok_or_else(|| self.damaged("page directory"))
+        let at = chunk.directory.offset;
+        let raw = chunk
+            .directory
+            .open(compressed)
+            .map_err(|what| self.damaged_at(at, what))?;
+        read_directory(&raw, chunk).ok_or_else(|| self.damaged_at(at, "page directory"))
     }
 
     /// The chunks that hold the smallest of `series`, at most `limit`.
@@ -171,7 +179,7 @@ impl BlockReader {
         let body = bytes.slice(..at.len as usize);
         let crc = <[u8; 4]>::try_from(&bytes[at.len as usize..]).map(u32::from_le_bytes);
         if !crc.is_ok_and(|crc| super::has_crc(&body, crc)) {
-            return Err(self.damaged(format!("checksum of a page of {labels}")));
+            return Err(self.damaged_at(at.offset, format!("checksum of a page of {labels}")));
         }
         let page = Page::parse(body).map_err(|source| BlockError::Page {
             path: self.path.clone(),
@@ -179,7 +187,7 @@ impl BlockReader {
             source,
         })?;
         if (page.count, page.min_ts, page.max_ts) != (at.count, at.min_ts, at.max_ts) {
-            return Err(self.damaged(format!("directory and header of a page of {labels} differ")));
+            return Err(self.damaged_at(at.offset, format!("directory and header of a page of {labels} differ")));
         }
         Ok(page)
     }

@@ -54,7 +54,7 @@ impl BlockReader {
             crc = crc32c::crc32c_append(crc, &bytes[0]);
         }
         if crc != at.crc && !cfg!(fuzzing) {
-            return Err(self.damaged(format!("checksum of section {section:?}")));
+            return Err(self.damaged_at(at.offset, format!("checksum of section {section:?}")));
         }
         Ok(())
     }
