@@ -203,7 +203,7 @@ impl Generator {
                 let input = match self.random.random_range(0..3) {
                     0 => input,
                     1 => format!("({input} * 2)"),
-                    _ => format!("max_over_time({})", self.range_of(&input)),
+                    _ => format!("sum_over_time({})", self.range_of(&input)),
                 };
                 format!("{operator}{grouping} ({k}, {input})")
             }
