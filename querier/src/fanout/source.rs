@@ -29,11 +29,13 @@ const BATCH_SAMPLES: u64 = 64 << 10;
 const PARTIALS_IN_FLIGHT: usize = 32;
 /// What is looked at in less time than it takes to hand it to another thread: samples, their bytes (histograms are long)
 /// and samples times steps.
-const QUICK_SAMPLES: u64 = 2 << 10;
+const QUICK_SAMPLES: u64 = 8 << 10;
 const QUICK_BYTES: u64 = 256 << 10;
 const QUICK_VALUES: u64 = 64 << 10;
-/// Fewer samples than this are decoded by the engine's thread: handing them over would take longer.
+/// Fewer samples than this are decoded by the engine's thread: handing them over would take longer. Of the only batch
+/// there is more, since the engine would do nothing but wait for it.
 const FEW_SAMPLES: u64 = 4 << 10;
+const FEW_SAMPLES_OF_ALL: u64 = 32 << 10;
 
 /// Selectors that are fetched before the engine asks for them; what they have in flight is held meanwhile.
 const FETCHED_AHEAD: usize = 16;
@@ -361,6 +363,7 @@ async fn pump(
     sender: &mpsc::Sender<Item>,
 ) -> Result<(), ApiError> {
     let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
+    let few = if merged.is_end { FEW_SAMPLES_OF_ALL } else { FEW_SAMPLES };
     loop {
         let Merged {
             series,
@@ -373,7 +376,7 @@ async fn pump(
                 return Ok(());
             };
             let held = scope.memory().reserve(batch_bytes(&series, samples))?;
-            let series = if samples < FEW_SAMPLES {
+            let series = if samples < few {
                 Work::Encoded(series)
             } else {
                 Work::Decoding(spawn_blocking(move || decoded(&series, start_ms, end_ms)))
