@@ -6,7 +6,7 @@
 mod settings;
 mod table;
 
-pub use settings::{CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
+pub use settings::{Block, BlockTask, CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};
 
 use clap::builder::{Styles, ValueParser};
@@ -42,6 +42,11 @@ where
         }),
         Some(("query", query)) => Ok(Parsed {
             command: settings::query_command(query),
+            without_effect: Vec::new(),
+            values: BTreeMap::new(),
+        }),
+        Some(("block", block)) => Ok(Parsed {
+            command: settings::block_command(block),
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),
@@ -167,7 +172,8 @@ pub fn command() -> clap::Command {
         .subcommand_required(false)
         .args_conflicts_with_subcommands(true)
         .subcommand(settings::check())
-        .subcommand(settings::query());
+        .subcommand(settings::query())
+        .subcommand(settings::block());
     for flag in flags() {
         command = command.arg(argument(flag));
         if matches!(flag.takes, Takes::Nothing) {

@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod block;
 pub mod check;
 pub mod config;
 pub mod flags;

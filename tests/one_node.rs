@@ -4,6 +4,8 @@ mod harness;
 
 #[path = "one_node/api.rs"]
 mod api;
+#[path = "one_node/block.rs"]
+mod block;
 #[path = "one_node/config.rs"]
 mod config;
 #[path = "one_node/counting.rs"]

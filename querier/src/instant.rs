@@ -98,7 +98,7 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
 
 /// Shows milliseconds since the epoch as UTC; no fraction where there is none.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rfc3339(pub(crate) i64);
+pub struct Rfc3339(pub i64);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

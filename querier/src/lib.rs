@@ -29,6 +29,7 @@ mod state;
 
 pub use error::{ApiError, ErrorType};
 pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, Skipped, StoredBlocks};
+pub use instant::Rfc3339;
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{

@@ -201,6 +201,26 @@ fn check_takes_files() {
 }
 
 #[test]
+fn blocks_are_looked_into() {
+    let parsed = parse(["gnomon", "block", "verify", "a.gnb", "b.gnb"]).unwrap();
+    let of = |what: &Command| matches!(what, Command::Block(Block { task: BlockTask::Verify, blocks, object_store: None }) if blocks.len() == 2);
+    assert!(of(&parsed.command));
+    assert!(parse(["gnomon", "block", "diff", "a.gnb"]).is_err());
+    assert!(
+        parse([
+            "gnomon",
+            "block",
+            "diff",
+            "a.gnb",
+            "b.gnb",
+            "--storage.object-store=s3://b"
+        ])
+        .is_ok()
+    );
+    assert!(parse(["gnomon", "block", "inspect"]).is_err());
+}
+
+#[test]
 fn the_table_is_sound() {
     command().debug_assert();
 }

@@ -133,6 +133,27 @@ impl BlockReader {
         })
     }
 
+    /// As [`Self::open`], of an object of a bucket.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; a path that none can have is one that is not found.
+    pub async fn open_in(bucket: &crate::Bucket, path: &str) -> Result<Self, BlockError> {
+        Self::open(Arc::clone(bucket.store()), Path::from(path)).await
+    }
+
+    /// The sections of the object in its order: what they are called in `format.md`, and how long they are.
+    pub fn sections(&self) -> impl Iterator<Item = (String, u64)> {
+        let len = |section| self.footer.section(section).len;
+        Section::ALL
+            .into_iter()
+            .map(move |section| (format!("{section:?}"), len(section)))
+    }
+
+    /// Label names, each with how many values it has.
+    pub fn counts_of_label_values(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.values.names.iter().map(|(name, values)| (name.as_str(), *values))
+    }
+
     #[must_use]
     pub fn meta(&self) -> &BlockMeta {
         &self.meta

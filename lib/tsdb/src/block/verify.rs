@@ -25,16 +25,27 @@ impl BlockReader {
     /// # Errors
     /// The first thing that is wrong.
     pub async fn verify(&self) -> Result<VerifyReport, BlockError> {
+        self.verify_with(&mut |_| {}).await
+    }
+
+    /// As [`Self::verify`]; `progress` is told how many bytes were read so far, which are twice as many as there are in
+    /// the end, about.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub async fn verify_with(&self, progress: &mut (dyn FnMut(u64) + Send)) -> Result<VerifyReport, BlockError> {
+        let mut read = 0;
         let start = self.fetch(std::slice::from_ref(&(0..HEADER_LEN as u64))).await?;
         if start[0] != header(self.footer.version) {
             return Err(self.damaged("header"));
         }
         for section in Section::ALL {
-            self.verify_section(section).await?;
+            self.verify_section(section, &mut read, progress).await?;
         }
         let mut stats = BlockStats::default();
         let mut postings: HashMap<Vec<u8>, RoaringBitmap> = HashMap::new();
-        self.verify_series(&mut stats, &mut postings).await?;
+        self.verify_series(&mut stats, &mut postings, (&mut read, progress))
+            .await?;
         if stats != self.meta.stats {
             return Err(self.damaged(format!("meta says {:?}, there are {stats:?}", self.meta.stats)));
         }
@@ -43,7 +54,12 @@ impl BlockReader {
         Ok(VerifyReport { stats, bytes })
     }
 
-    async fn verify_section(&self, section: Section) -> Result<(), BlockError> {
+    async fn verify_section(
+        &self,
+        section: Section,
+        read: &mut u64,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<(), BlockError> {
         let at = self.footer.section(section);
         let mut crc = 0;
         let mut offset = at.offset;
@@ -52,6 +68,8 @@ impl BlockReader {
             offset = portion.end;
             let bytes = self.fetch(std::slice::from_ref(&portion)).await?;
             crc = crc32c::crc32c_append(crc, &bytes[0]);
+            *read += bytes[0].len() as u64;
+            progress(*read);
         }
         if crc != at.crc && !cfg!(fuzzing) {
             return Err(self.damaged_at(at.offset, format!("checksum of section {section:?}")));
@@ -63,11 +81,14 @@ impl BlockReader {
         &self,
         stats: &mut BlockStats,
         postings: &mut HashMap<Vec<u8>, RoaringBitmap>,
+        (read, progress): (&mut u64, &mut (dyn FnMut(u64) + Send)),
     ) -> Result<(), BlockError> {
         let mut last = None;
         for chunk in &self.chunks {
             let index = self.fetch(&[chunk.labels.range(), chunk.directory.range()]).await?;
             let directory = self.chunk_directory(chunk, &index[1])?;
+            *read += chunk.pages_len;
+            progress(*read);
             let labels = (chunk.first_series..).zip(self.chunk_labels(chunk, &index[0])?);
             for ((ordinal, labels), pages) in labels.zip(directory) {
                 if last.as_ref().is_some_and(|last| *last >= labels) {
