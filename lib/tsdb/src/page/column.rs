@@ -347,19 +347,18 @@ fn put_even_times(
     if spacing.wrapping_mul(steps) != width {
         return Err(PageError::Corrupt("evenly spaced samples do not end with the page"));
     }
-    // Distances from the first sample.
-    let from = match start_ms.checked_sub(header.min_ts) {
-        _ if start_ms <= header.min_ts => 0,
-        Some(distance) => (distance as u64).div_ceil(spacing),
-        None => u64::MAX,
+    // Of a later time; may be more than 2^63 ms.
+    let distance = |time_ms: i64| time_ms.wrapping_sub(header.min_ts) as u64;
+    let from = if start_ms <= header.min_ts {
+        0
+    } else {
+        distance(start_ms).div_ceil(spacing)
     };
-    let to = match end_ms.checked_sub(header.min_ts) {
-        _ if end_ms < header.min_ts => 0,
-        _ if end_ms >= header.max_ts => steps + 1,
-        Some(distance) => distance as u64 / spacing + 1,
-        None => steps + 1,
+    let to = if end_ms < header.min_ts {
+        0
+    } else {
+        (distance(end_ms) / spacing).min(steps) + 1
     };
-    let to = to.min(steps + 1);
     let from = from.min(to);
     let time = |i: u64| header.min_ts.wrapping_add_unsigned(spacing.wrapping_mul(i));
     timestamps.extend((from..to).map(time));
