@@ -56,7 +56,7 @@ impl Metrics {
             )?,
             damaged: gauge(
                 "gnomon_compactor_damaged_blocks",
-                "Blocks that were found damaged and are not merged.",
+                "Blocks that were found damaged, or of a newer version, and are not merged.",
             )?,
             evicted: counters(
                 "gnomon_compactor_evicted_blocks_total",

@@ -38,9 +38,11 @@ pub struct Compactor {
     metrics: Metrics,
     /// Blocks that were found damaged, by path, and when: they are not merged for a while.
     damaged: Mutex<HashMap<String, Duration>>,
+    /// Merges that failed for what their inputs say, by job, and when: they are not tried for a while either.
+    on_hold: Mutex<HashMap<String, Duration>>,
 }
 
-/// After which a damaged block is tried again.
+/// After which a damaged block, or a merge that failed, is tried again.
 const DAMAGED_FOR: Duration = Duration::from_secs(3600);
 
 /// How often it is looked whether the retention size is short of room, between two cycles.
@@ -66,6 +68,7 @@ impl Compactor {
             budget,
             metrics: Metrics::register(registry)?,
             damaged: Mutex::default(),
+            on_hold: Mutex::default(),
         })
     }
 
@@ -195,6 +198,9 @@ impl Compactor {
                 return Err(CompactorError::Stopped);
             }
             let job = job_name(&merge.tenant, merge.shard, merge.start_ms, merge.end_ms);
+            if self.is_on_hold(&job) {
+                continue;
+            }
             let Some(lease) = self.catalogue.acquire(&job, JOB_LEASE).await? else {
                 continue;
             };
@@ -208,6 +214,10 @@ impl Compactor {
                         return Err(CompactorError::Stopped);
                     }
                     Err(CompactorError::Block(error)) if error.is_damage() => self.leave_alone(&error),
+                    Err(error @ (CompactorError::Page { .. } | CompactorError::Record { .. })) => {
+                        tracing::error!(job, %error, "merge of blocks failed: it is not tried again for an hour");
+                        self.on_hold.lock().insert(job, self.clock.monotonic());
+                    }
                     Err(error) => {
                         tracing::warn!(shard = merge.shard, start_ms = merge.start_ms, %error, "merge of blocks failed");
                     }
@@ -221,7 +231,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Blocks that are not known to be damaged.
+    /// Blocks that are not known to be damaged, nor overlap one that is.
     fn sound(&self, blocks: &[BlockRecord]) -> Vec<BlockRecord> {
         let now = self.clock.monotonic();
         let mut damaged = self.damaged.lock();
@@ -229,15 +239,31 @@ impl Compactor {
             now.saturating_sub(*found) < DAMAGED_FOR && blocks.iter().any(|block| block.path == *path)
         });
         self.metrics.damaged.set(damaged.len() as i64);
-        blocks
+        let lame: Vec<_> = blocks
             .iter()
-            .filter(|block| !damaged.contains_key(&block.path))
-            .cloned()
-            .collect()
+            .filter(|block| damaged.contains_key(&block.path))
+            .collect();
+        // Which of two samples for one instant wins is decided among all that cover it: they wait together.
+        let waits = |block: &BlockRecord| {
+            let beside = |other: &&BlockRecord| {
+                (&block.tenant, block.shard) == (&other.tenant, other.shard)
+                    && block.start_ms < other.end_ms
+                    && other.start_ms < block.end_ms
+            };
+            lame.iter().any(beside)
+        };
+        blocks.iter().filter(|block| !waits(block)).cloned().collect()
+    }
+
+    fn is_on_hold(&self, job: &str) -> bool {
+        let now = self.clock.monotonic();
+        let mut on_hold = self.on_hold.lock();
+        on_hold.retain(|_, since| now.saturating_sub(*since) < DAMAGED_FOR);
+        on_hold.contains_key(job)
     }
 
     fn leave_alone(&self, error: &BlockError) {
-        tracing::error!(%error, "block is damaged: it is not merged with others, for an hour at least");
+        tracing::error!(%error, "block cannot be read: it is not merged with others, for an hour at least");
         if let Some(path) = error.path() {
             let now = self.clock.monotonic();
             self.damaged.lock().insert(path.to_string(), now);

@@ -66,8 +66,9 @@ impl Drop for EndWithRequest {
     fn drop(&mut self) {
         if !self.done {
             self.stopped.now();
-            self.cancel.cancel();
         }
+        // Also of a query that has failed: threads that evaluate parts of it know by this.
+        self.cancel.cancel();
         self.scope.token.cancel();
     }
 }

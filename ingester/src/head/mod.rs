@@ -43,6 +43,9 @@ pub const WINDOW_MS: i64 = 2 * 60 * 60 * 1000;
 /// Metrics whose metadata a tenant may have in one shard.
 const MAX_METADATA: usize = 100_000;
 
+/// So few series are put in order by themselves.
+const FEW_IN_ORDER: u64 = 256;
+
 /// What is known of a metric beside its samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MetricInfo {
@@ -195,11 +198,15 @@ impl Head {
     /// Series that are there, in the order of their labels.
     pub(crate) fn in_order(&self, wanted: &RoaringBitmap) -> Vec<Ordinal> {
         let labels = |ordinal| self.series(ordinal).map_or(&[][..], |series| &series.labels);
-        self.order.lock().of(
-            wanted,
-            |ordinal| self.series(ordinal).is_some(),
-            |a, b| self.index.compare(labels(a), labels(b)),
-        )
+        let compare = |a, b| self.index.compare(labels(a), labels(b));
+        if wanted.len() <= FEW_IN_ORDER {
+            // Without waiting for somebody who sorts many.
+            let mut few: Vec<Ordinal> = wanted.iter().collect();
+            few.sort_unstable_by(|a, b| compare(*a, *b));
+            return few;
+        }
+        let is_there = |ordinal| self.series(ordinal).is_some();
+        self.order.lock().of(wanted, is_there, compare)
     }
 
     /// Series that satisfy all matchers, unless `stop` is set meanwhile.

@@ -56,7 +56,9 @@ impl Order {
         is_there: impl Fn(Ordinal) -> bool,
         compare: impl Fn(Ordinal, Ordinal) -> Ordering,
     ) -> Vec<Ordinal> {
-        if self.new.len() > MIN_NEW.max(self.sorted.len() / NEW_PART) {
+        // Who wants few of many new ones sorts those alone.
+        let is_due = self.new.len() > MIN_NEW.max(self.sorted.len() / NEW_PART);
+        if is_due && wanted.len() > (self.new.len() / NEW_PART) as u64 {
             self.work_in(is_there, &compare);
         }
         let mut ranks = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));

@@ -25,6 +25,8 @@ pub(super) struct Opened {
     pub(super) samples: Option<(Merge, Selection)>,
     /// What shards make of the steps from it on.
     pub(super) partials: PartialMerge,
+    /// A shard said that it cannot be evaluated apart.
+    pub(super) is_whole: bool,
 }
 
 impl Fanout {
@@ -55,6 +57,7 @@ impl Fanout {
             from_step: fragment.steps,
             samples: Some((samples, selection)),
             partials: PartialMerge::new(Vec::new(), Arc::clone(scope)),
+            is_whole: true,
         })
     }
 
@@ -97,6 +100,7 @@ impl Fanout {
             from_step,
             samples,
             partials: PartialMerge::new(shards, Arc::clone(scope)),
+            is_whole: false,
         }))
     }
 

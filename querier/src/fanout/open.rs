@@ -47,7 +47,7 @@ impl Fanout {
     /// The series of a selection in the order of their labels.
     ///
     /// # Errors
-    /// When no view can be had, a limit is reached, data is damaged, or, for a strict request, something is missing.
+    /// When no view can be had, a limit is reached, or, for a strict request, something is missing.
     pub(crate) async fn select(&self, scope: &Arc<Scope>, selection: &Selection) -> Result<Merge, ApiError> {
         let sources = self
             .replanning(scope, selection, |plan| self.open_all(scope, selection, plan))

@@ -35,11 +35,11 @@ impl Quarantine {
     pub(super) fn new(clock: Arc<dyn Clock>, registry: &Registry) -> Result<Self, prometheus::Error> {
         let now = IntGauge::new(
             "gnomon_querier_quarantined_blocks",
-            "Blocks that were found damaged and are left out of answers, which say so.",
+            "Blocks that were found damaged, or of a newer version, in the last five minutes and are left out of answers.",
         )?;
         let found = IntCounter::new(
             "gnomon_querier_damaged_blocks_total",
-            "How often a block was found damaged.",
+            "How often a block was found damaged, or of a newer version.",
         )?;
         registry.register(Box::new(now.clone()))?;
         registry.register(Box::new(found.clone()))?;
@@ -58,15 +58,18 @@ impl Quarantine {
         if blocks.is_empty() {
             return Ok(());
         }
-        let Some(damaged) = blocks.get(&block.path) else {
-            return Ok(());
-        };
-        if self.clock.monotonic().saturating_sub(damaged.since) < LOOK_AGAIN {
-            return Err(ServiceError::Damaged(damaged.what.clone()));
+        self.let_go(&mut blocks);
+        match blocks.get(&block.path) {
+            Some(damaged) => Err(ServiceError::Damaged(damaged.what.clone())),
+            None => Ok(()),
         }
-        blocks.remove(&block.path);
+    }
+
+    /// Forgets those that may be looked at again, or are not there any more.
+    fn let_go(&self, blocks: &mut HashMap<String, Damaged>) {
+        let now = self.clock.monotonic();
+        blocks.retain(|_, damaged| now.saturating_sub(damaged.since) < LOOK_AGAIN);
         self.now.set(blocks.len() as i64);
-        Ok(())
     }
 
     /// Notes damage; gives what is said of it.
@@ -74,6 +77,7 @@ impl Quarantine {
         let what = error.to_string();
         self.found.inc();
         let mut blocks = self.blocks.lock();
+        self.let_go(&mut blocks);
         let damaged = Damaged {
             what: what.clone(),
             since: self.clock.monotonic(),
@@ -93,7 +97,7 @@ impl Quarantine {
                 min_ms = block.min_sample_ms,
                 max_ms = block.max_sample_ms,
                 error = what,
-                "block is damaged: answers leave it out, and say so, for 5 minutes at least"
+                "block cannot be read: answers leave it out, and say so, for 5 minutes at least"
             );
         }
         ServiceError::Damaged(what)

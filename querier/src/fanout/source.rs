@@ -74,11 +74,8 @@ struct Split {
     apart: bool,
 }
 
-/// Some series of the early steps, and what their pages occupy.
-struct Apart {
-    task: JoinHandle<Result<Pieces, ApiError>>,
-    held: Reserved,
-}
+/// Some series of the early steps.
+struct Apart(JoinHandle<Result<Pieces, ApiError>>);
 
 /// A fragment, as far as it has been asked for.
 enum Asked {
@@ -216,7 +213,7 @@ impl Fetched {
         let done = self.begin(async move {
             let work = async {
                 let opened = fanout.open_fragment(&scope, &part, &fragment).await?;
-                let from_step = opened.from_step;
+                let (from_step, is_whole) = (opened.from_step, opened.is_whole);
                 let samples = async {
                     let Some((merge, selection)) = opened.samples else {
                         let _ = say.send(Split {
@@ -227,7 +224,7 @@ impl Fetched {
                     };
                     let mut merge = merge.of(part);
                     let first = Merged::next(&mut merge, pushes.batch_samples).await?;
-                    let apart = !first.is_end && !apart::has_histograms(&first.series);
+                    let apart = !first.is_end && !is_whole && !apart::has_histograms(&first.series);
                     let _ = say.send(Split { from_step, apart });
                     if apart {
                         let early = fragment.first_steps(from_step);
@@ -412,8 +409,14 @@ async fn pump_apart(
             };
             let held = scope.memory().reserve(series.iter().map(encoded_bytes).sum())?;
             let (scope, fragment, pushes) = (Arc::clone(scope), Arc::clone(&fragment), pushes.clone());
-            let task = spawn_blocking(move || apart::evaluated(&scope, &series, &fragment, &pushes));
-            place.send(Some(Apart { task, held }));
+            let task = spawn_blocking(move || {
+                let evaluated = apart::evaluated(&scope, &series, &fragment, &pushes);
+                // The series go before what they took is given back.
+                drop(series);
+                drop(held);
+                evaluated
+            });
+            place.send(Some(Apart(task)));
         }
         if is_end {
             drop(merge);
@@ -543,7 +546,7 @@ impl PartialIter for ReceivingApart<'_> {
                 return Ok(None);
             }
             let received = self.fetched.next(&mut self.receiver)?;
-            let Some(Apart { task, held }) = received.ok_or_else(|| given_up(&self.fetched.scope))? else {
+            let Some(Apart(task)) = received.ok_or_else(|| given_up(&self.fetched.scope))? else {
                 self.ended = true;
                 self.held = None;
                 continue;
@@ -553,7 +556,6 @@ impl PartialIter for ReceivingApart<'_> {
                 let what = format!("evaluating a part of the query failed: {panicked}");
                 Err(ApiError::new(ErrorType::Internal, what))
             });
-            drop(held);
             let done = done.map_err(|error| {
                 self.fetched.scope.fail(error.clone());
                 SourceError(error.message)

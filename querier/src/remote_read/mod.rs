@@ -84,7 +84,8 @@ async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Re
     let selections = api
         .reading(costly, move || selections(&queries, known.as_ref()))
         .await??;
-    let scope = Scope::new(false, api.state.query.fetch).with_memory(api.memory.budget());
+    // There is no place for warnings in the answer: a reader must not take a part for the whole.
+    let scope = Scope::new(true, api.state.query.fetch).with_memory(api.memory.budget());
     let scope = Arc::new(scope);
     match negotiated(&request.accepted_response_types)? {
         ResponseType::Samples => samples(api, &scope, &selections, &external).await,

@@ -254,6 +254,7 @@ impl Exec<'_> {
         let into = merged
             .entry(group.labels.clone())
             .or_insert_with(|| Merged::new(&group));
+        into.drop_name |= group.drop_name;
         if group.origin < into.origin {
             into.origin = group.origin;
         }

@@ -28,12 +28,18 @@ impl SmallDisk {
     }
 
     fn fill_leaving(&self, mib: u64) {
-        let stat = rustix::fs::statvfs(self.folder.path()).unwrap();
-        let free = stat.f_bavail * stat.f_frsize;
-        let bytes = free
-            .checked_sub(mib << 20)
-            .unwrap_or_else(|| panic!("only {free} bytes are free"));
-        std::fs::write(self.filler(), vec![1u8; bytes as usize]).unwrap();
+        loop {
+            let stat = rustix::fs::statvfs(self.folder.path()).unwrap();
+            let free = stat.f_bavail * stat.f_frsize;
+            let bytes = free
+                .checked_sub(mib << 20)
+                .unwrap_or_else(|| panic!("only {free} bytes are free"));
+            if std::fs::write(self.filler(), vec![1u8; bytes as usize]).is_ok() {
+                return;
+            }
+            // The store has taken room meanwhile.
+            std::fs::remove_file(self.filler()).unwrap();
+        }
     }
 
     fn fill(&self) {
