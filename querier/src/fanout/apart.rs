@@ -1,7 +1,7 @@
 //! Fragments whose samples have to be fetched, evaluated by several threads: each takes some of the series, all samples
 //! of each, and what comes of them is put together as what comes of shards is.
 
-use super::samples::decode;
+use super::pump::decoded;
 use super::scope::Scope;
 use super::stream::MergedSeries;
 use crate::error::{ApiError, ErrorType};
@@ -112,16 +112,14 @@ struct Decoding<'s> {
 
 impl SeriesIter for Decoding<'_> {
     fn next_series(&mut self) -> Result<Option<Series>, SourceError> {
-        for MergedSeries { labels, runs } in self.rest.by_ref() {
-            let samples = decode(runs, self.start_ms, self.end_ms).map_err(|error| {
-                let error = ApiError::new(ErrorType::Internal, format!("series {labels}: {error}"));
+        for series in self.rest.by_ref() {
+            let decoded = decoded(series, self.start_ms, self.end_ms).map_err(|error| {
                 let text = error.message.clone();
                 self.source.failure.replace(Some(error));
                 SourceError(text)
             })?;
-            if !samples.is_empty() {
-                let labels = labels.clone();
-                return Ok(Some(Series { labels, samples }));
+            if decoded.is_some() {
+                return Ok(decoded);
             }
         }
         Ok(None)

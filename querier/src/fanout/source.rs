@@ -1,16 +1,15 @@
 //! The engine's source: streams that async tasks fill and the engine's thread empties, through bounded channels.
 
-use super::apart::{self, Pieces, Pushes};
-use super::fragments::PartialMerge;
-use super::samples::decode;
-use super::stream::{Merge, MergedSeries};
+use super::apart::{self, Pushes};
+use super::pump::{Apart, BATCH_SAMPLES, Batch, Merged, SAMPLE_BYTES, decoding, evaluating, pump, pump_partials};
+use super::receive::{InBatches, Receiving};
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use futures::FutureExt;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_model::Labels;
 use gnomon_promql::partial::{FragmentAnswer, Partial, PartialIter};
-use gnomon_promql::{Fragment, Plan, Reserved, SelectRequest, Series, SeriesIter, SeriesSource, SourceError};
+use gnomon_promql::{Fragment, Plan, SelectRequest, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -18,13 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 /// Batches between a task and the engine, per selector: so many are decoded at the same time.
 const BATCHES_IN_FLIGHT: usize = 4;
-/// A batch is closed at so many series, or so many samples.
-const BATCH_SERIES: usize = 1024;
-const BATCH_SAMPLES: u64 = 64 << 10;
 /// Pieces of answers to a fragment between a task and the engine.
 const PARTIALS_IN_FLIGHT: usize = 32;
 /// What is looked at in less time than it takes to hand it to another thread: samples, their bytes (histograms are long)
@@ -32,30 +28,8 @@ const PARTIALS_IN_FLIGHT: usize = 32;
 const QUICK_SAMPLES: u64 = 8 << 10;
 const QUICK_BYTES: u64 = 256 << 10;
 const QUICK_VALUES: u64 = 64 << 10;
-/// Fewer samples than this are decoded by the engine's thread: handing them over would take longer. Of the only batch
-/// there is more, since the engine would do nothing but wait for it.
-const FEW_SAMPLES: u64 = 4 << 10;
-const FEW_SAMPLES_OF_ALL: u64 = 32 << 10;
-
 /// Selectors that are fetched before the engine asks for them; what they have in flight is held meanwhile.
 const FETCHED_AHEAD: usize = 16;
-/// What a decoded sample takes: a time and a value.
-const SAMPLE_BYTES: u64 = 16;
-
-/// Series in the order of their labels, and what they occupy, encoded and decoded.
-struct Batch {
-    series: Work,
-    held: Reserved,
-}
-
-enum Work {
-    Encoded(Vec<MergedSeries>),
-    Decoding(JoinHandle<Result<Vec<Series>, ApiError>>),
-}
-
-/// None is the end; a channel that closes without it was given up.
-type Item = Option<Batch>;
-
 /// A fragment on its way: what of it is evaluated elsewhere.
 struct Fragmented {
     /// Said once all sources are open.
@@ -74,9 +48,6 @@ struct Split {
     apart: bool,
 }
 
-/// Some series of the early steps.
-struct Apart(JoinHandle<Result<Pieces, ApiError>>);
-
 /// A fragment, as far as it has been asked for.
 enum Asked {
     /// Nobody evaluates it elsewhere: its request is fetched as others are.
@@ -93,7 +64,7 @@ pub(crate) struct Fetched {
     scope: Arc<Scope>,
     runtime: Handle,
     /// By selector; taken by the first who asks for it.
-    streams: Vec<Mutex<Option<mpsc::Receiver<Item>>>>,
+    streams: Vec<Mutex<Option<mpsc::Receiver<Option<Batch>>>>>,
     /// By fragment.
     fragments: Vec<Mutex<Asked>>,
     /// Whether all that is fetched ahead is here: then whoever reads does not wait.
@@ -117,7 +88,7 @@ impl Fetched {
             would_wait: AtomicBool::new(false),
             waits: true,
         };
-        let mut streams: Vec<Option<mpsc::Receiver<Item>>> = plan.selectors().iter().map(|_| None).collect();
+        let mut streams: Vec<Option<mpsc::Receiver<Option<Batch>>>> = plan.selectors().iter().map(|_| None).collect();
         // Where steps are counted the samples have to be seen.
         if let Some(pushes) = pushes.filter(|_| !plan.params().count_steps) {
             for (id, (fragment, request)) in plan.pushed().enumerate() {
@@ -185,16 +156,33 @@ impl Fetched {
         ))
     }
 
-    /// The next item; none where the channel was given up.
-    fn next<T>(&self, receiver: &mut mpsc::Receiver<T>) -> Result<Option<T>, SourceError> {
-        match receiver.try_recv() {
-            Ok(item) => Ok(Some(item)),
-            Err(mpsc::error::TryRecvError::Disconnected) => Ok(None),
+    /// The next item; none at the end, which is an item too. An error where the channel was given up before.
+    pub(super) fn next<T>(&self, receiver: &mut mpsc::Receiver<Option<T>>) -> Result<Option<T>, SourceError> {
+        let item = match receiver.try_recv() {
+            Ok(item) => Some(item),
+            Err(mpsc::error::TryRecvError::Disconnected) => None,
             Err(mpsc::error::TryRecvError::Empty) => {
                 self.wait()?;
-                Ok(receiver.blocking_recv())
+                receiver.blocking_recv()
             }
-        }
+        };
+        item.ok_or_else(|| given_up(&self.scope))
+    }
+
+    /// What a task of this query gives; `what` it does, should it panic.
+    pub(super) fn join<T>(&self, task: JoinHandle<Result<T, ApiError>>, what: &str) -> Result<T, SourceError> {
+        self.wait()?;
+        let done = self.runtime.block_on(task).unwrap_or_else(|panicked| {
+            let what = format!("{what} failed: {panicked}");
+            Err(ApiError::new(ErrorType::Internal, what))
+        });
+        done.map_err(|error| self.failed(error))
+    }
+
+    /// Keeps what failed, for the answer.
+    pub(super) fn failed(&self, error: ApiError) -> SourceError {
+        self.scope.fail(error.clone());
+        SourceError(error.message)
     }
 
     /// Begins to have a fragment evaluated, and to fetch the samples for its steps that cannot be.
@@ -203,7 +191,7 @@ impl Fetched {
         part: String,
         fragment: &Fragment,
         pushes: &Pushes,
-    ) -> (mpsc::Receiver<Item>, Fragmented, bool) {
+    ) -> (mpsc::Receiver<Option<Batch>>, Fragmented, bool) {
         let (sender, samples) = mpsc::channel(BATCHES_IN_FLIGHT);
         let (say, split) = oneshot::channel();
         let (give_early, early) = mpsc::channel(BATCHES_IN_FLIGHT);
@@ -228,9 +216,21 @@ impl Fetched {
                     let _ = say.send(Split { from_step, apart });
                     if apart {
                         let early = fragment.first_steps(from_step);
-                        pump_apart(&scope, (merge, first), early, &pushes, &give_early).await
+                        pump(
+                            evaluating(&scope, early, &pushes),
+                            (merge, first),
+                            pushes.batch_samples,
+                            &give_early,
+                        )
+                        .await
                     } else {
-                        pump(&scope, (merge, first), &selection, &sender).await
+                        pump(
+                            decoding(&scope, &selection, first.is_end),
+                            (merge, first),
+                            BATCH_SAMPLES,
+                            &sender,
+                        )
+                        .await
                     }
                 };
                 futures::try_join!(samples, pump_partials(opened.partials, &give)).map(|_| ())
@@ -247,7 +247,7 @@ impl Fetched {
         (samples, fragmented, done)
     }
 
-    fn fetch(&self, request: &SelectRequest) -> (mpsc::Receiver<Item>, bool) {
+    fn fetch(&self, request: &SelectRequest) -> (mpsc::Receiver<Option<Batch>>, bool) {
         let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
         let selection = selection(request);
         let (fanout, scope) = (Arc::clone(&self.fanout), Arc::clone(&self.scope));
@@ -256,7 +256,13 @@ impl Fetched {
             let work = async {
                 let mut merge = fanout.select(&scope, &selection).await?.of(part);
                 let first = Merged::next(&mut merge, BATCH_SAMPLES).await?;
-                pump(&scope, (merge, first), &selection, &sender).await
+                pump(
+                    decoding(&scope, &selection, first.is_end),
+                    (merge, first),
+                    BATCH_SAMPLES,
+                    &sender,
+                )
+                .await
             };
             let outcome = tokio::select! {
                 outcome = work => outcome,
@@ -288,7 +294,7 @@ impl Fetched {
         }
     }
 
-    fn receiver(&self, request: &SelectRequest) -> Result<mpsc::Receiver<Item>, SourceError> {
+    fn receiver(&self, request: &SelectRequest) -> Result<mpsc::Receiver<Option<Batch>>, SourceError> {
         let slot = self.streams.get(request.id);
         let taken = slot.and_then(|slot| slot.lock().take());
         if let Some(receiver) = taken {
@@ -315,155 +321,9 @@ fn is_counted(request: &SelectRequest) -> bool {
     matches!(hints.func, "count" | "group") && hints.by && hints.step_ms == 0 && hints.range_ms == 0
 }
 
-async fn pump_partials(mut partials: PartialMerge, give: &mpsc::Sender<Option<Partial>>) -> Result<(), ApiError> {
-    loop {
-        let partial = partials.next().await?;
-        let is_end = partial.is_none();
-        if give.send(partial).await.is_err() || is_end {
-            return Ok(());
-        }
-    }
-}
-
-/// Some series on their way, still encoded.
-struct Merged {
-    series: Vec<MergedSeries>,
-    samples: u64,
-    /// No more follow.
-    is_end: bool,
-}
-
-impl Merged {
-    async fn next(merge: &mut Merge, most_samples: u64) -> Result<Self, ApiError> {
-        let mut merged = Self {
-            series: Vec::new(),
-            samples: 0,
-            is_end: false,
-        };
-        while merged.series.len() < BATCH_SERIES && merged.samples < most_samples {
-            let Some(next) = merge.next().await? else {
-                merged.is_end = true;
-                break;
-            };
-            let pages = next.runs.iter().flatten();
-            merged.samples += pages.map(|page| u64::from(page.count)).sum::<u64>();
-            merged.series.push(next);
-        }
-        Ok(merged)
-    }
-}
-
-async fn pump(
-    scope: &Scope,
-    (mut merge, mut merged): (Merge, Merged),
-    selection: &Selection,
-    sender: &mpsc::Sender<Item>,
-) -> Result<(), ApiError> {
-    let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
-    let few = if merged.is_end { FEW_SAMPLES_OF_ALL } else { FEW_SAMPLES };
-    loop {
-        let Merged {
-            series,
-            samples,
-            is_end,
-        } = merged;
-        if !series.is_empty() {
-            // A place first, so that no more is decoded than can wait.
-            let Ok(place) = sender.reserve().await else {
-                return Ok(());
-            };
-            let held = scope.memory().reserve(batch_bytes(&series, samples))?;
-            let series = if samples < few {
-                Work::Encoded(series)
-            } else {
-                Work::Decoding(spawn_blocking(move || decoded(&series, start_ms, end_ms)))
-            };
-            place.send(Some(Batch { series, held }));
-        }
-        if is_end {
-            // What it took is told before the end is.
-            drop(merge);
-            let _ = sender.send(None).await;
-            return Ok(());
-        }
-        // What is read at once ends here: there is work for the engine.
-        tokio::task::yield_now().await;
-        merged = Merged::next(&mut merge, BATCH_SAMPLES).await?;
-    }
-}
-
-/// As [`pump`], where the early steps of a fragment are evaluated too.
-async fn pump_apart(
-    scope: &Arc<Scope>,
-    (mut merge, mut merged): (Merge, Merged),
-    fragment: Fragment,
-    pushes: &Pushes,
-    sender: &mpsc::Sender<Option<Apart>>,
-) -> Result<(), ApiError> {
-    let fragment = Arc::new(fragment);
-    loop {
-        let Merged { series, is_end, .. } = merged;
-        if !series.is_empty() {
-            let Ok(place) = sender.reserve().await else {
-                return Ok(());
-            };
-            let held = scope.memory().reserve(series.iter().map(encoded_bytes).sum())?;
-            let (scope, fragment, pushes) = (Arc::clone(scope), Arc::clone(&fragment), pushes.clone());
-            let task = spawn_blocking(move || {
-                let evaluated = apart::evaluated(&scope, &series, &fragment, &pushes);
-                // The series go before what they took is given back.
-                drop(series);
-                drop(held);
-                evaluated
-            });
-            place.send(Some(Apart(task)));
-        }
-        if is_end {
-            drop(merge);
-            let _ = sender.send(None).await;
-            return Ok(());
-        }
-        tokio::task::yield_now().await;
-        merged = Merged::next(&mut merge, pushes.batch_samples).await?;
-    }
-}
-
-/// Samples of several runs are decoded apart and then put together.
-fn batch_bytes(series: &[MergedSeries], samples: u64) -> u64 {
-    let several = series.iter().any(|series| series.runs.len() > 1);
-    let copies = if several { 2 } else { 1 };
-    samples * SAMPLE_BYTES * copies + series.iter().map(encoded_bytes).sum::<u64>()
-}
-
-fn encoded_bytes(series: &MergedSeries) -> u64 {
-    let pages = series.runs.iter().flatten().map(|page| page.bytes.len()).sum::<usize>();
-    (pages + series.labels.as_bytes().len() + 256) as u64
-}
-
-fn decoded(series: &[MergedSeries], start_ms: i64, end_ms: i64) -> Result<Vec<Series>, ApiError> {
-    let mut out = Vec::with_capacity(series.len());
-    for MergedSeries { labels, runs } in series {
-        let samples = decode(runs, start_ms, end_ms)
-            .map_err(|error| ApiError::new(ErrorType::Internal, format!("series {labels}: {error}")))?;
-        if !samples.is_empty() {
-            let labels = labels.clone();
-            out.push(Series { labels, samples });
-        }
-    }
-    Ok(out)
-}
-
 impl SeriesSource for Fetched {
     fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesIter + '_>, SourceError> {
-        Ok(Box::new(Receiving {
-            receiver: self.receiver(request)?,
-            ready: Vec::new().into_iter(),
-            held: None,
-            fetched: self,
-            start_ms: request.start_ms,
-            end_ms: request.end_ms,
-            ended: false,
-        }))
+        Ok(Box::new(InBatches::new(self, self.receiver(request)?)))
     }
 
     fn count(&self, request: &SelectRequest, by: &[String]) -> Result<Option<Vec<(Labels, u64)>>, SourceError> {
@@ -481,10 +341,7 @@ impl SeriesSource for Fetched {
         match counted {
             Ok(Some(counts)) => Ok(counts.map(|counts| counts.into_iter().collect())),
             Ok(None) => Err(SourceError("the query has ended".to_owned())),
-            Err(error) => {
-                self.scope.fail(error.clone());
-                Err(SourceError(error.message))
-            }
+            Err(error) => Err(self.failed(error)),
         }
     }
 
@@ -505,138 +362,16 @@ impl SeriesSource for Fetched {
                 split.blocking_recv().map_err(|_| given_up(&self.scope))?
             }
         };
-        let early = || -> Box<dyn PartialIter> {
-            Box::new(ReceivingApart {
-                receiver: early,
-                ready: Vec::new().into_iter(),
-                held: None,
-                fetched: self,
-                ended: false,
-            })
-        };
+        let early = || -> Box<dyn PartialIter> { Box::new(InBatches::new(self, early)) };
         Ok((apart || from_step < fragment.steps).then(|| FragmentAnswer {
             from_step,
             early: apart.then(early),
-            partials: Box::new(ReceivingPartials {
-                receiver: partials,
-                fetched: self,
-                ended: false,
-            }),
+            partials: Box::new(Receiving::new(self, partials)),
         }))
-    }
-}
-
-/// What threads of this node make of a fragment, in the order of the series.
-struct ReceivingApart<'a> {
-    receiver: mpsc::Receiver<Option<Apart>>,
-    ready: std::vec::IntoIter<Partial>,
-    /// What the ready ones occupy.
-    held: Option<Reserved>,
-    fetched: &'a Fetched,
-    ended: bool,
-}
-
-impl PartialIter for ReceivingApart<'_> {
-    fn next_partial(&mut self) -> Result<Option<Partial>, SourceError> {
-        loop {
-            if let Some(piece) = self.ready.next() {
-                return Ok(Some(piece));
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            let received = self.fetched.next(&mut self.receiver)?;
-            let Some(Apart(task)) = received.ok_or_else(|| given_up(&self.fetched.scope))? else {
-                self.ended = true;
-                self.held = None;
-                continue;
-            };
-            self.fetched.wait()?;
-            let done = self.fetched.runtime.block_on(task).unwrap_or_else(|panicked| {
-                let what = format!("evaluating a part of the query failed: {panicked}");
-                Err(ApiError::new(ErrorType::Internal, what))
-            });
-            let done = done.map_err(|error| {
-                self.fetched.scope.fail(error.clone());
-                SourceError(error.message)
-            })?;
-            self.ready = done.pieces.into_iter();
-            self.held = Some(done.held);
-        }
     }
 }
 
 fn given_up(scope: &Scope) -> SourceError {
     let reason = scope.failure().map(|error| error.message);
     SourceError(reason.unwrap_or_else(|| "fetching of series was given up".to_owned()))
-}
-
-struct ReceivingPartials<'a> {
-    receiver: mpsc::Receiver<Option<Partial>>,
-    fetched: &'a Fetched,
-    ended: bool,
-}
-
-impl PartialIter for ReceivingPartials<'_> {
-    fn next_partial(&mut self) -> Result<Option<Partial>, SourceError> {
-        if self.ended {
-            return Ok(None);
-        }
-        let received = self.fetched.next(&mut self.receiver)?;
-        let partial = received.ok_or_else(|| given_up(&self.fetched.scope))?;
-        self.ended = partial.is_none();
-        Ok(partial)
-    }
-}
-
-struct Receiving<'a> {
-    receiver: mpsc::Receiver<Item>,
-    ready: std::vec::IntoIter<Series>,
-    /// What the batch occupies that the ready ones are of.
-    held: Option<Reserved>,
-    fetched: &'a Fetched,
-    start_ms: i64,
-    end_ms: i64,
-    ended: bool,
-}
-
-impl Receiving<'_> {
-    fn receive(&mut self, batch: Batch) -> Result<Vec<Series>, SourceError> {
-        self.held = Some(batch.held);
-        let series = match batch.series {
-            Work::Encoded(series) => decoded(&series, self.start_ms, self.end_ms),
-            Work::Decoding(task) => {
-                self.fetched.wait()?;
-                self.fetched.runtime.block_on(task).unwrap_or_else(|panicked| {
-                    let what = format!("decoding of series failed: {panicked}");
-                    Err(ApiError::new(ErrorType::Internal, what))
-                })
-            }
-        };
-        series.map_err(|error| {
-            self.fetched.scope.fail(error.clone());
-            SourceError(error.message)
-        })
-    }
-}
-
-impl SeriesIter for Receiving<'_> {
-    fn next_series(&mut self) -> Result<Option<Series>, SourceError> {
-        loop {
-            if let Some(series) = self.ready.next() {
-                return Ok(Some(series));
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            let Some(item) = self.fetched.next(&mut self.receiver)? else {
-                return Err(given_up(&self.fetched.scope));
-            };
-            let Some(batch) = item else {
-                self.ended = true;
-                continue;
-            };
-            self.ready = self.receive(batch)?.into_iter();
-        }
-    }
 }

@@ -1,0 +1,195 @@
+//! From merged streams of series to batches for the engine, one at a time where there is a place for it.
+
+use super::apart::{self, Pieces, Pushes};
+use super::fragments::PartialMerge;
+use super::samples::decode;
+use super::stream::{Merge, MergedSeries};
+use super::{Scope, Selection};
+use crate::error::{ApiError, ErrorType};
+use gnomon_promql::partial::Partial;
+use gnomon_promql::{Fragment, Reserved, Series};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// A batch is closed at so many series, or so many samples.
+const BATCH_SERIES: usize = 1024;
+pub(super) const BATCH_SAMPLES: u64 = 64 << 10;
+/// Fewer samples than this are decoded by the engine's thread: handing them over would take longer. Of the only batch
+/// there is more, since the engine would do nothing but wait for it.
+const FEW_SAMPLES: u64 = 4 << 10;
+const FEW_SAMPLES_OF_ALL: u64 = 32 << 10;
+
+/// What a decoded sample takes: a time and a value.
+pub(super) const SAMPLE_BYTES: u64 = 16;
+
+/// Series in the order of their labels, and what they occupy, encoded and decoded.
+pub(super) struct Batch {
+    pub(super) series: Work,
+    pub(super) held: Reserved,
+}
+
+pub(super) enum Work {
+    /// Few: decoded by who takes them.
+    Encoded(Encoded),
+    Decoding(JoinHandle<Result<Vec<Series>, ApiError>>),
+}
+
+/// Some series on their way to the engine, and the samples that it looks at.
+pub(super) struct Encoded {
+    series: Vec<MergedSeries>,
+    start_ms: i64,
+    end_ms: i64,
+}
+
+impl Encoded {
+    pub(super) fn decoded(self) -> Result<Vec<Series>, ApiError> {
+        let all = self.series.iter();
+        all.filter_map(|series| decoded(series, self.start_ms, self.end_ms).transpose())
+            .collect()
+    }
+}
+
+/// The samples of a series within a range of time, both ends inclusive; none where there are none.
+///
+/// # Errors
+/// When a page is damaged.
+pub(super) fn decoded(series: &MergedSeries, start_ms: i64, end_ms: i64) -> Result<Option<Series>, ApiError> {
+    let MergedSeries { labels, runs } = series;
+    let samples = decode(runs, start_ms, end_ms)
+        .map_err(|error| ApiError::new(ErrorType::Internal, format!("series {labels}: {error}")))?;
+    let labels = labels.clone();
+    Ok((!samples.is_empty()).then_some(Series { labels, samples }))
+}
+
+/// Some series of the early steps of a fragment, being evaluated.
+pub(super) struct Apart(pub(super) JoinHandle<Result<Pieces, ApiError>>);
+
+/// Some series on their way, still encoded.
+pub(super) struct Merged {
+    pub(super) series: Vec<MergedSeries>,
+    samples: u64,
+    /// No more follow.
+    pub(super) is_end: bool,
+}
+
+impl Merged {
+    pub(super) async fn next(merge: &mut Merge, most_samples: u64) -> Result<Self, ApiError> {
+        let mut merged = Self {
+            series: Vec::new(),
+            samples: 0,
+            is_end: false,
+        };
+        while merged.series.len() < BATCH_SERIES && merged.samples < most_samples {
+            let Some(next) = merge.next().await? else {
+                merged.is_end = true;
+                break;
+            };
+            let pages = next.runs.iter().flatten();
+            merged.samples += pages.map(|page| u64::from(page.count)).sum::<u64>();
+            merged.series.push(next);
+        }
+        Ok(merged)
+    }
+}
+
+/// Gives batches until the streams end, and then none; a channel that closes without it was given up. A place comes first,
+/// so that no more is made than can wait.
+pub(super) async fn pump<T>(
+    mut make: impl FnMut(Vec<MergedSeries>, u64) -> Result<T, ApiError>,
+    (mut merge, mut merged): (Merge, Merged),
+    most_samples: u64,
+    sender: &mpsc::Sender<Option<T>>,
+) -> Result<(), ApiError> {
+    loop {
+        let Merged {
+            series,
+            samples,
+            is_end,
+        } = merged;
+        if !series.is_empty() {
+            let Ok(place) = sender.reserve().await else {
+                return Ok(());
+            };
+            place.send(Some(make(series, samples)?));
+        }
+        if is_end {
+            // What it took is told before the end is.
+            drop(merge);
+            let _ = sender.send(None).await;
+            return Ok(());
+        }
+        // What is read at once ends here: there is work for the engine.
+        tokio::task::yield_now().await;
+        merged = Merged::next(&mut merge, most_samples).await?;
+    }
+}
+
+/// Has series decoded for the engine; `is_all` where the first are all.
+pub(super) fn decoding<'s>(
+    scope: &'s Scope,
+    selection: &Selection,
+    is_all: bool,
+) -> impl FnMut(Vec<MergedSeries>, u64) -> Result<Batch, ApiError> + use<'s> {
+    let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
+    let few = if is_all { FEW_SAMPLES_OF_ALL } else { FEW_SAMPLES };
+    move |series, samples| {
+        let held = scope.memory().reserve(batch_bytes(&series, samples))?;
+        let encoded = Encoded {
+            series,
+            start_ms,
+            end_ms,
+        };
+        let series = if samples < few {
+            Work::Encoded(encoded)
+        } else {
+            Work::Decoding(spawn_blocking(move || encoded.decoded()))
+        };
+        Ok(Batch { series, held })
+    }
+}
+
+/// Has the early steps of a fragment evaluated, some series by each thread.
+pub(super) fn evaluating<'s>(
+    scope: &'s Arc<Scope>,
+    fragment: Fragment,
+    pushes: &'s Pushes,
+) -> impl FnMut(Vec<MergedSeries>, u64) -> Result<Apart, ApiError> + use<'s> {
+    let fragment = Arc::new(fragment);
+    move |series, _| {
+        let held = scope.memory().reserve(series.iter().map(encoded_bytes).sum())?;
+        let (scope, fragment, pushes) = (Arc::clone(scope), Arc::clone(&fragment), pushes.clone());
+        Ok(Apart(spawn_blocking(move || {
+            let evaluated = apart::evaluated(&scope, &series, &fragment, &pushes);
+            // The series go before what they took is given back.
+            drop(series);
+            drop(held);
+            evaluated
+        })))
+    }
+}
+
+pub(super) async fn pump_partials(
+    mut partials: PartialMerge,
+    give: &mpsc::Sender<Option<Partial>>,
+) -> Result<(), ApiError> {
+    loop {
+        let partial = partials.next().await?;
+        let is_end = partial.is_none();
+        if give.send(partial).await.is_err() || is_end {
+            return Ok(());
+        }
+    }
+}
+
+/// Samples of several runs are decoded apart and then put together.
+fn batch_bytes(series: &[MergedSeries], samples: u64) -> u64 {
+    let several = series.iter().any(|series| series.runs.len() > 1);
+    let copies = if several { 2 } else { 1 };
+    samples * SAMPLE_BYTES * copies + series.iter().map(encoded_bytes).sum::<u64>()
+}
+
+fn encoded_bytes(series: &MergedSeries) -> u64 {
+    let pages = series.runs.iter().flatten().map(|page| page.bytes.len()).sum::<usize>();
+    (pages + series.labels.as_bytes().len() + 256) as u64
+}
