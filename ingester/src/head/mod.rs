@@ -44,7 +44,7 @@ pub const WINDOW_MS: i64 = 2 * 60 * 60 * 1000;
 const MAX_METADATA: usize = 100_000;
 
 /// So few series are put in order by themselves.
-const FEW_IN_ORDER: u64 = 256;
+pub(crate) const FEW_IN_ORDER: u64 = 256;
 
 /// What is known of a metric beside its samples.
 #[derive(Clone, Debug, PartialEq, Eq)]

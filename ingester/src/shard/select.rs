@@ -7,7 +7,7 @@ use super::held::HeldBytes;
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{BadPage, Head, OpenPage, Ordinal, SealedPart, Stop, merge_pages};
+use crate::head::{BadPage, FEW_IN_ORDER, Head, OpenPage, Ordinal, SealedPart, Stop, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// A batch of the stream is closed once it has so many bytes.
 const BATCH_BYTES: usize = 512 * 1024;
 /// So few series are read at once, without a thread of their own.
-const FEW_SERIES: u64 = 256;
+const FEW_SERIES: u64 = FEW_IN_ORDER;
 /// Series by which it is estimated how long the labels and open pages of all are, and what is reserved for them at most.
 const SAMPLED_SERIES: usize = 256;
 const MOST_RESERVED: usize = 64 << 20;
