@@ -3,7 +3,8 @@
 //!
 //! `make bench-query`. In the environment: SMALL=1 (a fifth of the series, a quarter of the hours), LONG and SHORT (each
 //! SERIESxHOURS, or 0 to leave it out), RUNS (of each query), SERVERS (a list), DATA (a folder in which the servers' data
-//! is kept, to be used again), ONLY (a part of the queries' text), GNOMON (another binary, to compare).
+//! is kept, to be used again), ONLY (a part of the queries' text), GNOMON (another binary), BEFORE (a binary for
+//! SERVERS=gnomon,gnomon-before), LEAST=1 (the least of the runs instead of the median: what else runs shows less).
 
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
@@ -182,7 +183,7 @@ async fn start(folder: &Path, names: &[&str], series: usize, hours: f64) -> (Vec
         let Some(mut server) = Server::new(name, folder, false) else {
             continue;
         };
-        if *name == "gnomon" {
+        if server.is_gnomon() {
             // What takes minutes otherwise: windows that are over become blocks, blocks are merged.
             for flag in [
                 "--ingest.seal-quiet=1s",

@@ -22,7 +22,7 @@ pub(crate) fn number(name: &str, default: usize) -> usize {
 /// The servers that `SERVERS` names, all if it is not set.
 pub(crate) fn wanted_servers() -> Vec<&'static str> {
     let wanted = setting("SERVERS", &servers::NAMES.join(","));
-    let names = servers::NAMES.into_iter();
+    let names = servers::NAMES.into_iter().chain([servers::BEFORE]);
     names.filter(|n| wanted.split(',').any(|w| w.trim() == *n)).collect()
 }
 

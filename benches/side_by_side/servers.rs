@@ -17,6 +17,8 @@ pub(crate) struct Server {
 
 /// Which servers there are; each run gets new folders and ports.
 pub(crate) const NAMES: [&str; 3] = ["gnomon", "prometheus", "victoria-metrics"];
+/// Another build of it, to compare with.
+pub(crate) const BEFORE: &str = "gnomon-before";
 
 impl Server {
     /// The server `name` with data below `folder`, none where its program is missing. With `scrapes_itself` it has
@@ -34,9 +36,9 @@ impl Server {
         let data = data.display();
         let http = Http::new(&format!("http://{address}"));
         Some(match name {
-            "gnomon" => Self {
-                name: "gnomon",
-                program: std::env::var_os("GNOMON").map_or_else(|| env!("CARGO_BIN_EXE_gnomon").into(), PathBuf::from),
+            "gnomon" | "gnomon-before" => Self {
+                name: if name == "gnomon" { "gnomon" } else { "gnomon-before" },
+                program: Self::own_program(name)?,
                 args: vec![
                     format!("--config.file={config}"),
                     format!("--storage.tsdb.path={data}"),
@@ -76,6 +78,20 @@ impl Server {
                 query_more: "&nocache=1",
             },
         })
+    }
+
+    /// GNOMON and BEFORE in the environment name other binaries than the one that was built; the latter has to.
+    fn own_program(name: &str) -> Option<PathBuf> {
+        let built = || PathBuf::from(env!("CARGO_BIN_EXE_gnomon"));
+        if name == "gnomon" {
+            return Some(std::env::var_os("GNOMON").map_or_else(built, PathBuf::from));
+        }
+        std::env::var_os("BEFORE").map(PathBuf::from)
+    }
+
+    /// Whether it is gnomon, of whatever build.
+    pub(crate) fn is_gnomon(&self) -> bool {
+        self.name.starts_with("gnomon")
     }
 
     /// With one more flag.

@@ -3,6 +3,7 @@
 //! Invariant: whatever apply decides here is a function of the log; ordinals, pair numbers and hash seeds are this
 //! process' own, and no answer depends on them.
 
+mod closed;
 mod exemplars;
 mod index;
 mod matching;
@@ -25,7 +26,7 @@ pub(crate) use stop::Stop;
 pub(crate) use targets::{OpenTick, Target, Verdict};
 pub(crate) use value::Value;
 pub use window::BadPage;
-pub(crate) use window::{OpenPage, WindowPages, merge_pages};
+pub(crate) use window::{PlacedPage, WindowPages, merge_pages};
 
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};

@@ -21,6 +21,8 @@ pub(super) struct Order {
     sorted: Vec<Ordinal>,
     /// Series without a rank, and some that are gone.
     new: Vec<Ordinal>,
+    /// How many of them were sorted for one query or another since they were worked in the last time.
+    sorted_alone: usize,
 }
 
 impl Order {
@@ -56,9 +58,10 @@ impl Order {
         is_there: impl Fn(Ordinal) -> bool,
         compare: impl Fn(Ordinal, Ordinal) -> Ordering,
     ) -> Vec<Ordinal> {
-        // Who wants few of many new ones sorts those alone.
+        // Who wants few of many new ones sorts those alone, until that has been as much work as sorting all.
         let is_due = self.new.len() > MIN_NEW.max(self.sorted.len() / NEW_PART);
-        if is_due && wanted.len() > (self.new.len() / NEW_PART) as u64 {
+        let wants_many = wanted.len() > (self.new.len() / NEW_PART) as u64;
+        if is_due && (wants_many || self.sorted_alone > self.new.len()) {
             self.work_in(is_there, &compare);
         }
         let mut ranks = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
@@ -69,6 +72,7 @@ impl Order {
                 None => new.push(ordinal),
             }
         }
+        self.sorted_alone += new.len();
         sort_ranks(&mut ranks, self.sorted.len());
         new.sort_unstable_by(|a, b| compare(*a, *b));
         let mut out = Vec::with_capacity(ranks.len() + new.len());
@@ -86,6 +90,7 @@ impl Order {
     /// Gives every series that is there a rank.
     fn work_in(&mut self, is_there: impl Fn(Ordinal) -> bool, compare: impl Fn(Ordinal, Ordinal) -> Ordering) {
         let mut new = std::mem::take(&mut self.new);
+        self.sorted_alone = 0;
         new.retain(|ordinal| is_there(*ordinal) && self.rank_of(*ordinal).is_none());
         // One that went and came again is in it twice.
         new.sort_unstable();

@@ -1,17 +1,22 @@
 //! The samples of one series in one window: closed pages, one page that grows, and the few samples that came out of
 //! order since.
 
+use super::closed::{ClosedPage, ClosedPages};
 use super::value::Value;
 use bytes::Bytes;
 use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
 use gnomon_tsdb::page::{
-    AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageSamples, decode_into,
+    AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageHeader, PageSamples, decode_into,
 };
 use std::ops::Range;
 
-/// A page is closed at this many samples, so that what is flushed again and again stays small.
+/// A page is closed at this many samples, so that what is flushed again and again stays small,
 const PAGE_SAMPLES: usize = 240;
+/// or at so many bytes of data, if it has some samples: closed pages are decoded several times as fast. What goes with
+/// a page is a sixth of that.
+const PAGE_BYTES: usize = 128;
+const FEW_PAGE_SAMPLES: usize = 32;
 /// Out-of-order samples that wait before they are worked into the pages.
 const LATE_SAMPLES: usize = 48;
 
@@ -32,56 +37,54 @@ pub(crate) enum Open {
     Histogram(Box<HistogramPageBuilder>),
 }
 
-/// What most windows have not.
+/// Out-of-order samples, ascending by time; none of the times is in a page.
 #[derive(Debug, Default)]
-struct Rest {
-    /// Ascending, all before the open page.
-    closed: Vec<Page>,
-    /// How many of `closed` are durable.
-    flushed: usize,
-    /// Ascending by time; none of these times is in a page.
-    late: Vec<(i64, Value)>,
-}
+struct Late(Vec<(i64, Value)>);
 
 #[derive(Debug)]
 pub(crate) struct WindowPages {
     pub(crate) start_ms: i64,
     /// Newest sample.
     pub(crate) last_ms: i64,
+    /// All before the open page.
+    closed: ClosedPages,
     open: Open,
-    rest: Option<Box<Rest>>,
+    /// Most windows have none.
+    late: Option<Box<Late>>,
     /// Whether it is in its head's list of windows that changed since the last flush.
     pub(crate) dirty: bool,
     /// Whether pages that are durable are not the window's any more.
     rewritten: bool,
 }
 
-/// A page of floats as it is just now, in bytes that many share.
+/// A page in bytes that many share.
 #[derive(Clone, Debug)]
-pub(crate) struct OpenPage {
-    count: u32,
-    min_ts: i64,
-    max_ts: i64,
+pub(crate) struct PlacedPage {
+    header: PageHeader,
     bytes: Range<usize>,
 }
 
-impl OpenPage {
+impl PlacedPage {
     pub(crate) fn page(&self, shared: &Bytes) -> Page {
-        Page {
-            coding: Coding::Float,
-            count: self.count,
-            min_ts: self.min_ts,
-            max_ts: self.max_ts,
-            bytes: shared.slice(self.bytes.clone()),
-        }
+        self.header.of(shared.slice(self.bytes.clone()))
     }
 
     pub(crate) fn samples(&self) -> u64 {
-        self.count.into()
+        self.header.count.into()
     }
 
-    pub(crate) fn len_bytes(&self) -> usize {
-        self.bytes.len()
+    pub(crate) const fn is_of_histograms(&self) -> bool {
+        !self.header.coding.is_of_floats()
+    }
+
+    /// Copies a page to where others are.
+    fn copy(header: PageHeader, page: &[u8], shared: &mut Vec<u8>) -> Self {
+        let from = shared.len();
+        shared.extend_from_slice(page);
+        Self {
+            header,
+            bytes: from..shared.len(),
+        }
     }
 }
 
@@ -134,11 +137,21 @@ impl Open {
     }
 
     fn first_ms(&self) -> i64 {
-        let first = match self {
-            Self::Float(page) => page.first_ts(),
-            Self::Histogram(page) => page.first_ts(),
+        self.header().map_or(i64::MAX, |header| header.min_ts)
+    }
+
+    /// What the page begins with; none before its first sample.
+    fn header(&self) -> Option<PageHeader> {
+        let (coding, times) = match self {
+            Self::Float(page) => (Coding::Float, page.first_ts().zip(page.last_ts())),
+            Self::Histogram(page) => (Coding::Histogram, page.first_ts().zip(page.last_ts())),
         };
-        first.unwrap_or(i64::MAX)
+        times.map(|(min_ts, max_ts)| PageHeader {
+            coding,
+            count: self.len() as u32,
+            min_ts,
+            max_ts,
+        })
     }
 
     fn page(&self) -> Option<Page> {
@@ -154,7 +167,8 @@ impl Open {
             (self, value),
             (Self::Float(_), Value::Float(_)) | (Self::Histogram(_), Value::Histogram(_))
         );
-        same_kind && self.len() < PAGE_SAMPLES
+        let is_long = matches!(self, Self::Float(page) if page.data_len() >= PAGE_BYTES);
+        same_kind && self.len() < if is_long { FEW_PAGE_SAMPLES } else { PAGE_SAMPLES }
     }
 
     fn append(&mut self, timestamp_ms: i64, value: &Value) -> Result<(), AppendError> {
@@ -237,8 +251,9 @@ impl WindowPages {
         Ok(Self {
             start_ms,
             last_ms: timestamp_ms,
+            closed: ClosedPages::default(),
             open: Open::new(timestamp_ms, value)?,
-            rest: None,
+            late: None,
             dirty: false,
             rewritten: false,
         })
@@ -254,7 +269,7 @@ impl WindowPages {
             let same = there.is_same(&value);
             return Ok(if same { Put::Duplicate } else { Put::Conflict });
         }
-        let late = &mut self.rest.get_or_insert_default().late;
+        let Late(late) = &mut **self.late.get_or_insert_default();
         let at = late.partition_point(|(t, _)| *t < timestamp_ms);
         late.insert(at, (timestamp_ms, value));
         if late.len() >= LATE_SAMPLES {
@@ -268,9 +283,9 @@ impl WindowPages {
             self.open.append(timestamp_ms, value)?;
         } else {
             let full = std::mem::replace(&mut self.open, Open::new(timestamp_ms, value)?);
-            let closed = &mut self.rest.get_or_insert_default().closed;
-            closed.reserve_exact(1);
-            closed.extend(full.page().map(Page::closed).transpose()?);
+            if let Some(page) = full.page() {
+                self.closed.push(&page.closed()?);
+            }
         }
         self.last_ms = timestamp_ms;
         Ok(())
@@ -284,13 +299,13 @@ impl WindowPages {
         {
             return Ok(Some(Value::Float(value)));
         }
-        if let Some(rest) = &self.rest {
-            if let Ok(at) = rest.late.binary_search_by_key(&timestamp_ms, |(t, _)| *t) {
-                return Ok(Some(rest.late[at].1.clone()));
-            }
-            let page = rest.closed.partition_point(|p| p.max_ts < timestamp_ms);
-            if let Some(page) = rest.closed.get(page) {
-                return Ok(find(page, timestamp_ms)?);
+        if let Ok(at) = self.late().binary_search_by_key(&timestamp_ms, |(t, _)| *t) {
+            return Ok(Some(self.late()[at].1.clone()));
+        }
+        for page in self.closed.iter() {
+            let page = page?;
+            if page.header.overlaps(timestamp_ms, timestamp_ms) {
+                return Ok(find(&page.to_page(), timestamp_ms)?);
             }
         }
         if timestamp_ms < self.open.first_ms() {
@@ -307,80 +322,98 @@ impl WindowPages {
         };
         self.open = Open::resume(&last)?;
         let pages = pages.into_iter().map(Page::closed).collect::<Result<Vec<_>, _>>()?;
-        self.rest = (!pages.is_empty()).then(|| {
-            Box::new(Rest {
-                closed: pages,
-                ..Rest::default()
-            })
-        });
+        self.closed = ClosedPages::unflushed(&pages);
+        self.late = None;
         self.rewritten = true;
         Ok(())
     }
 
     /// All pages with the out-of-order samples worked in.
     fn merged(&self) -> Result<Vec<Page>, BadPage> {
-        let late = self.rest.as_ref().map_or(&[][..], |rest| &rest.late);
         let mut samples = Vec::new();
-        for page in self.rest.iter().flat_map(|rest| &rest.closed).chain(&self.open.page()) {
-            read_page(page, &mut samples)?;
+        for page in self.closed.iter() {
+            read_page(&page?.to_page(), &mut samples)?;
         }
-        samples.extend_from_slice(late);
+        if let Some(page) = self.open.page() {
+            read_page(&page, &mut samples)?;
+        }
+        samples.extend_from_slice(self.late());
         samples.sort_by_key(|(t, _)| *t);
         build(&samples)
     }
 
-    fn has_late(&self) -> bool {
-        self.rest.as_ref().is_some_and(|rest| !rest.late.is_empty())
+    fn late(&self) -> &[(i64, Value)] {
+        self.late.as_ref().map_or(&[], |late| late.0.as_slice())
     }
 
     /// Pages that overlap the range (inclusive bounds), ascending and not overlapping each other.
     pub(crate) fn pages(&self, start_ms: i64, end_ms: i64) -> Result<Vec<Page>, BadPage> {
-        let overlaps = |p: &Page| p.overlaps(start_ms, end_ms);
-        if self.has_late() {
+        if !self.late().is_empty() {
             let mut pages = self.merged()?;
-            pages.retain(overlaps);
+            pages.retain(|page| page.overlaps(start_ms, end_ms));
             return Ok(pages);
         }
-        let closed = self.rest.iter().flat_map(|rest| &rest.closed);
-        let mut pages: Vec<_> = closed.filter(|p| overlaps(p)).cloned().collect();
+        let mut pages = Vec::with_capacity(self.closed.len() + 1);
+        for page in self.closed.iter() {
+            let page = page?;
+            if page.header.overlaps(start_ms, end_ms) {
+                pages.push(page.to_page());
+            }
+        }
         if self.last_ms >= start_ms && self.open.first_ms() <= end_ms {
             pages.extend(self.open.page());
         }
         Ok(pages)
     }
 
-    /// As [`Self::pages`]; the page that grows is appended to `bytes` if it is one of floats, and comes back apart.
-    pub(crate) fn write_pages(
+    /// Says that there is a page that overlaps the range (inclusive bounds), without its bytes.
+    pub(crate) fn place_header(&self, start_ms: i64, end_ms: i64, placed: &mut Vec<PlacedPage>) -> Result<(), BadPage> {
+        let mut header = None;
+        if self.late().is_empty() {
+            for page in self.closed.iter() {
+                header = header.or(Some(page?.header).filter(|page| page.overlaps(start_ms, end_ms)));
+            }
+            header = header.or(self.open.header().filter(|page| page.overlaps(start_ms, end_ms)));
+        } else {
+            header = self.pages(start_ms, end_ms)?.first().map(Page::header);
+        }
+        placed.extend(header.map(|header| PlacedPage { header, bytes: 0..0 }));
+        Ok(())
+    }
+
+    /// As [`Self::pages`], copied to the end of `shared`.
+    pub(crate) fn place_pages(
         &self,
         start_ms: i64,
         end_ms: i64,
-        pages: &mut Vec<Page>,
-        bytes: &mut Vec<u8>,
-    ) -> Result<Option<OpenPage>, BadPage> {
-        let Open::Float(open) = &self.open else {
-            pages.extend(self.pages(start_ms, end_ms)?);
-            return Ok(None);
-        };
-        if self.has_late() {
-            pages.extend(self.pages(start_ms, end_ms)?);
-            return Ok(None);
+        placed: &mut Vec<PlacedPage>,
+        shared: &mut Vec<u8>,
+    ) -> Result<(), BadPage> {
+        if !self.late().is_empty() {
+            for page in self.pages(start_ms, end_ms)? {
+                placed.push(PlacedPage::copy(page.header(), &page.bytes, shared));
+            }
+            return Ok(());
         }
-        let closed = self.rest.iter().flat_map(|rest| &rest.closed);
-        pages.extend(closed.filter(|p| p.overlaps(start_ms, end_ms)).cloned());
-        let (Some(min_ts), Some(max_ts)) = (open.first_ts(), open.last_ts()) else {
-            return Ok(None);
-        };
-        if max_ts < start_ms || end_ms < min_ts {
-            return Ok(None);
+        for page in self.closed.iter() {
+            let ClosedPage { header, bytes } = page?;
+            if header.overlaps(start_ms, end_ms) {
+                placed.push(PlacedPage::copy(header, bytes, shared));
+            }
         }
-        let from = bytes.len();
-        open.write_to(bytes);
-        Ok(Some(OpenPage {
-            count: open.len() as u32,
-            min_ts,
-            max_ts,
-            bytes: from..bytes.len(),
-        }))
+        let Some(header) = self.open.header().filter(|page| page.overlaps(start_ms, end_ms)) else {
+            return Ok(());
+        };
+        let from = shared.len();
+        match &self.open {
+            Open::Float(open) => open.write_to(shared),
+            Open::Histogram(open) => shared.extend(open.page().iter().flat_map(|page| &page.bytes[..])),
+        }
+        placed.push(PlacedPage {
+            header,
+            bytes: from..shared.len(),
+        });
+        Ok(())
     }
 
     /// Whether the newest sample is a stale marker; none where it is a histogram, whose page would have to be read.
@@ -397,41 +430,30 @@ impl WindowPages {
 
     /// First sample.
     pub(crate) fn first_ms(&self) -> i64 {
-        let closed = self
-            .rest
-            .as_ref()
-            .and_then(|rest| rest.closed.first())
-            .map(|p| p.min_ts);
-        let late = self.rest.as_ref().and_then(|rest| rest.late.first()).map(|(t, _)| *t);
-        [closed, late]
+        let late = self.late().first().map(|(t, _)| *t);
+        [self.closed.first_ms(), late]
             .into_iter()
             .flatten()
             .fold(self.open.first_ms(), i64::min)
     }
 
     pub(crate) fn sample_count(&self) -> u64 {
-        let rest = self.rest.as_ref().map_or(0, |rest| {
-            rest.closed.iter().map(|p| u64::from(p.count)).sum::<u64>() + rest.late.len() as u64
-        });
-        self.open.len() as u64 + rest
+        self.closed.samples() + (self.open.len() + self.late().len()) as u64
     }
 
-    pub(crate) fn page_count(&self) -> usize {
-        1 + self.rest.as_ref().map_or(0, |rest| rest.closed.len())
+    pub(crate) const fn page_count(&self) -> usize {
+        1 + self.closed.len()
     }
 
     /// What a flush has to write: whether older pages of the window have to go first, closed pages with their numbers,
     /// and the tail, which is replaced each time.
     pub(crate) fn unflushed(&self) -> Result<Unflushed<'_>, BadPage> {
-        let (closed, late, flushed) = match &self.rest {
-            Some(rest) => (&rest.closed[rest.flushed..], &rest.late[..], rest.flushed),
-            None => (&[][..], &[][..], 0),
-        };
+        let (first_number, closed) = self.closed.not_flushed();
         Ok(Unflushed {
             replace: self.rewritten,
-            closed,
-            first_number: flushed,
-            tail: self.open.page().into_iter().chain(build(late)?).collect(),
+            closed: closed.collect::<Result<_, _>>()?,
+            first_number,
+            tail: self.open.page().into_iter().chain(build(self.late())?).collect(),
         })
     }
 
@@ -440,25 +462,22 @@ impl WindowPages {
     pub(crate) fn set_flushed(&mut self) {
         self.dirty = false;
         self.rewritten = false;
-        if let Some(rest) = &mut self.rest {
-            rest.flushed = rest.closed.len();
-        }
+        self.closed.set_flushed();
     }
 
     /// The window from what was flushed: closed pages in order, then the tail.
-    pub(crate) fn restore(start_ms: i64, closed: Vec<Page>, tail: &[Page]) -> Result<Self, BadPage> {
+    pub(crate) fn restore(start_ms: i64, closed: &[Page], tail: &[Page]) -> Result<Self, BadPage> {
         let (open, late_pages) = tail.split_first().ok_or(BadPage::NoTail)?;
         let mut late = Vec::new();
         for page in late_pages {
             read_page(page, &mut late)?;
         }
-        let flushed = closed.len();
-        let rest = (!closed.is_empty() || !late.is_empty()).then(|| Box::new(Rest { closed, flushed, late }));
         Ok(Self {
             start_ms,
             last_ms: open.max_ts,
+            closed: ClosedPages::flushed(closed),
             open: Open::resume(open)?,
-            rest,
+            late: (!late.is_empty()).then(|| Box::new(Late(late))),
             dirty: false,
             rewritten: false,
         })
@@ -468,7 +487,7 @@ impl WindowPages {
 /// See [`WindowPages::unflushed`].
 pub(crate) struct Unflushed<'a> {
     pub(crate) replace: bool,
-    pub(crate) closed: &'a [Page],
+    pub(crate) closed: Vec<ClosedPage<'a>>,
     pub(crate) first_number: usize,
     pub(crate) tail: Vec<Page>,
 }

@@ -158,9 +158,12 @@ fn write_window(
         sink.delete_range(&prefix, &keys::after(prefix.clone()));
     }
     for (number, page) in (unflushed.first_number as u32..).zip(unflushed.closed) {
-        sink.put(&keys::page(prefix.clone(), number), &records::pages([page]));
+        sink.put(&keys::page(prefix.clone(), number), &records::pages([page.bytes]));
     }
-    sink.put(&keys::tail(prefix), &records::pages(&unflushed.tail));
+    sink.put(
+        &keys::tail(prefix),
+        &records::pages(unflushed.tail.iter().map(|page| &page.bytes[..])),
+    );
     Ok(())
 }
 
@@ -175,7 +178,7 @@ fn write_parts(tenant: u32, head: &Head, sink: &mut dyn StateSink) {
         for (ordinal, pages) in part.pages.iter().flatten() {
             if let Some(series) = head.series(*ordinal) {
                 let key = keys::part_series(tenant, part.number, series.reference);
-                sink.put(&key, &records::pages(pages.iter()));
+                sink.put(&key, &records::pages(pages.iter().map(|page| &page.bytes[..])));
             }
         }
     }
@@ -260,7 +263,8 @@ fn restore_windows(tenant: u32, source: &dyn StateSource, head: &mut Head) -> Re
                 };
                 last = Some((reference, ordinal));
                 let tail = records::read_pages(value)?;
-                let window = WindowPages::restore(start_ms, std::mem::take(&mut closed), &tail)?;
+                let window = WindowPages::restore(start_ms, &closed, &tail)?;
+                closed.clear();
                 head.restore_window(ordinal, window);
             }
             _ => return Err(BadRecord("key").into()),

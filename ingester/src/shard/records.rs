@@ -104,10 +104,10 @@ pub(crate) fn read_series(bytes: &[u8]) -> Result<(i64, &[u8]), BadRecord> {
     Ok((fields.i64()?, fields.rest))
 }
 
-pub(crate) fn pages<'p>(pages: impl IntoIterator<Item = &'p Page>) -> Vec<u8> {
+pub(crate) fn pages<'p>(pages: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
     let mut out = vec![VERSION];
     for page in pages {
-        put_bytes(&mut out, &page.bytes);
+        put_bytes(&mut out, page);
     }
     out
 }

@@ -7,7 +7,7 @@ use super::held::HeldBytes;
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{BadPage, FEW_IN_ORDER, Head, OpenPage, Ordinal, SealedPart, Stop, merge_pages};
+use crate::head::{BadPage, FEW_IN_ORDER, Head, Ordinal, PlacedPage, SealedPart, Stop, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
@@ -111,10 +111,10 @@ pub(super) struct Found {
     reference: SeriesRef,
     /// Within the selection's bytes.
     labels: Range<usize>,
-    /// By part number ascending, the open windows last: that is the order of the log.
-    pages: Vec<Page>,
-    /// After those.
-    open: Option<OpenPage>,
+    /// Of parts in memory, by part number ascending.
+    parts: Vec<Page>,
+    /// Of open windows, which come after those: that is the order of the log. Positions in the selection's list.
+    open: Range<usize>,
     /// Which of the durable parts have pages of it, as positions in the selection's list.
     stored: Vec<u32>,
 }
@@ -132,7 +132,9 @@ pub(crate) struct Selected {
     parts: Vec<u64>,
     series: std::vec::IntoIter<Found>,
     held: HeldBytes,
-    /// Labels and pages that grow, of all series: written here one after the other,
+    /// Pages of open windows, of all series,
+    open: Vec<PlacedPage>,
+    /// and their bytes, and labels: written here one after the other,
     written: Vec<u8>,
     /// and shared from here once all are.
     bytes: Bytes,
@@ -231,6 +233,7 @@ impl Selected {
             parts: Vec::new(),
             series: Vec::new().into_iter(),
             held: HeldBytes::nothing(budget)?,
+            open: Vec::new(),
             written: Vec::new(),
             bytes: Bytes::new(),
         })
@@ -254,8 +257,14 @@ impl Selected {
 
     /// Series that are left, and their samples in memory.
     pub(crate) fn size(&self) -> (usize, u64) {
-        let of_pages = |found: &Found| found.pages.iter().map(|page| u64::from(page.count)).sum::<u64>();
-        let samples = |found: &Found| of_pages(found) + found.open.as_ref().map_or(0, OpenPage::samples);
+        let of_parts = |found: &Found| found.parts.iter().map(|page| u64::from(page.count)).sum::<u64>();
+        let of_open = |found: &Found| {
+            self.open[found.open.clone()]
+                .iter()
+                .map(PlacedPage::samples)
+                .sum::<u64>()
+        };
+        let samples = |found: &Found| of_parts(found) + of_open(found);
         let series = self.series.as_slice();
         (series.len(), series.iter().map(samples).sum())
     }
@@ -280,12 +289,13 @@ impl Selected {
         let mut series = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
         for ordinal in head.in_order(wanted) {
             check(stop)?;
+            let before = self.written.len();
             let Some(found) = self.series_of(head, ordinal, &parts)? else {
                 continue;
             };
-            bytes += (found.labels.len() + size_of::<Found>()) as u64;
-            bytes += found.pages.iter().map(|p| p.bytes.len() as u64).sum::<u64>();
-            bytes += found.open.as_ref().map_or(0, OpenPage::len_bytes) as u64;
+            bytes += (self.written.len() - before + size_of::<Found>()) as u64;
+            bytes += (found.open.len() * size_of::<PlacedPage>()) as u64;
+            bytes += found.parts.iter().map(|p| p.bytes.len() as u64).sum::<u64>();
             self.held.grow_to(bytes)?;
             if bytes > max_bytes {
                 return Err(ServiceError::LimitExceeded(format!(
@@ -319,14 +329,14 @@ impl Selected {
         let mut found = Found {
             reference: series.reference,
             labels: 0..0,
-            pages: Vec::new(),
-            open: None,
+            parts: Vec::new(),
+            open: 0..0,
             stored: Vec::new(),
         };
         for part in parts.iter().filter(|p| p.members.contains(ordinal)) {
             let pages = part.pages_of(ordinal).iter();
             found
-                .pages
+                .parts
                 .extend(pages.filter(|p| p.overlaps(self.start_ms, self.end_ms)).cloned());
             if part.pages.is_none()
                 && let Ok(at) = self.parts.binary_search(&part.number)
@@ -334,22 +344,23 @@ impl Selected {
                 found.stored.push(at as u32);
             }
         }
-        let internal = |e: BadPage| ServiceError::Internal(e.to_string());
-        if let Some((last, before)) = series.windows.split_last() {
-            for window in before {
-                let pages = window.pages(self.start_ms, self.end_ms).map_err(internal)?;
-                found.pages.extend(pages);
-            }
-            let open = last.write_pages(self.start_ms, self.end_ms, &mut found.pages, &mut self.written);
-            found.open = open.map_err(internal)?;
+        let first = self.open.len();
+        for window in &series.windows {
+            let placed = if self.labels_only {
+                window.place_header(self.start_ms, self.end_ms, &mut self.open)
+            } else {
+                window.place_pages(self.start_ms, self.end_ms, &mut self.open, &mut self.written)
+            };
+            placed.map_err(|e: BadPage| ServiceError::Internal(e.to_string()))?;
         }
-        let in_memory = found.open.is_some() || !found.pages.is_empty();
+        found.open = first..self.open.len();
+        let in_memory = !found.open.is_empty() || !found.parts.is_empty();
         if !in_memory && found.stored.is_empty() {
             return Ok(None);
         }
         if self.labels_only && in_memory {
             found.stored.clear();
-            found.pages.truncate(usize::from(found.open.is_none()));
+            found.parts.truncate(usize::from(found.open.is_empty()));
         }
         let from = self.written.len();
         head.write_labels(ordinal, &mut self.written);
@@ -359,11 +370,8 @@ impl Selected {
 
     /// Whether what memory has of the series is known to have histograms in it.
     pub(crate) fn has_histograms(&self) -> bool {
-        let histogram = |page: &Page| page.coding == gnomon_tsdb::page::Coding::Histogram;
-        self.series
-            .as_slice()
-            .iter()
-            .any(|found| found.pages.iter().any(histogram))
+        let of_parts = |found: &Found| found.parts.iter().any(|page| !page.coding.is_of_floats());
+        self.open.iter().any(PlacedPage::is_of_histograms) || self.series.as_slice().iter().any(of_parts)
     }
 
     /// The next batch; none at the end. Reads the store.
@@ -434,11 +442,13 @@ impl Selected {
         }
         // Parts that are still in memory are newer than those in the store, open windows newer than both.
         if pages.is_empty() {
-            pages = found.pages;
+            pages = found.parts;
         } else {
-            pages.extend(found.pages);
+            pages.extend(found.parts);
         }
-        pages.extend(found.open.map(|open| open.page(&self.bytes)));
+        let open = &self.open[found.open];
+        pages.reserve_exact(open.len());
+        pages.extend(open.iter().map(|placed| placed.page(&self.bytes)));
         merge_pages(pages).map_err(|e| ServiceError::Internal(e.to_string()))
     }
 }

@@ -222,7 +222,7 @@ fn dump(state: &ShardState) -> MemoryStore {
             for window in &series.windows {
                 record.extend_from_slice(format!(" {}:", window.start_ms).as_bytes());
                 let pages = window.pages(i64::MIN, i64::MAX).unwrap();
-                record.extend_from_slice(&super::records::pages(&pages));
+                record.extend_from_slice(&super::records::pages(pages.iter().map(|p| &p.bytes[..])));
             }
             assert_eq!(head.find_labels(LabelsRef::from_canonical(&labels)), Some(ordinal));
             all.put(&super::keys::series(tenant.number, series.reference), &record);

@@ -30,6 +30,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod ast;
+pub mod buffers;
 mod engine;
 pub mod functions;
 mod lexer;

@@ -14,7 +14,7 @@ pub use bucket::{Bucket, BucketError, Created};
 pub use merge::{MergedSeries, SeriesMerge, SeriesStream, merge_pages};
 pub use page::{
     AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError,
-    PageSamples, decode_histograms_into, decode_into, decode_within,
+    PageHeader, PageSamples, decode_histograms_into, decode_into, decode_within,
 };
 
 use gnomon_model::Labels;

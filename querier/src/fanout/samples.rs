@@ -1,6 +1,7 @@
 //! Pages of several sources as the columns that the engine reads.
 
 use gnomon_promql::Samples;
+use gnomon_promql::buffers::samples_of;
 use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_into, decode_within};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -42,11 +43,7 @@ fn decode_ascending(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Op
         last_ms = Some(page.max_ts);
         count += page.count as usize;
     }
-    let mut samples = Samples {
-        timestamps: Vec::with_capacity(count),
-        values: Vec::with_capacity(count),
-        ..Samples::default()
-    };
+    let mut samples = samples_of(count);
     for page in pages() {
         let (timestamps, values) = (&mut samples.timestamps, &mut samples.values);
         decode_within(&page.bytes, start_ms, end_ms, timestamps, values)?;

@@ -2,10 +2,11 @@
 
 use super::partials;
 use gnomon_model::LabelsRef;
+use gnomon_promql::buffers::samples_of;
 use gnomon_promql::partial::Partial;
 use gnomon_promql::{
-    CancelFlag, Engine, EvalError, Fragment, FragmentError, Limits, Samples, SelectRequest, Series, SeriesIter,
-    SeriesSource, SourceError,
+    CancelFlag, Engine, EvalError, Fragment, FragmentError, Limits, SelectRequest, Series, SeriesIter, SeriesSource,
+    SourceError,
 };
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_within};
@@ -14,6 +15,9 @@ use std::sync::Arc;
 
 /// A message is closed once its pieces have so many numbers.
 const BATCH_NUMBERS: usize = 32 << 10;
+
+/// Room that is made for samples before they are seen.
+const MOST_AT_ONCE: usize = 64 << 10;
 
 /// Gives batches of series until there are no more.
 type NextBatch<'a> = dyn FnMut() -> Result<Option<v1::SelectBatch>, ServiceError> + 'a;
@@ -83,11 +87,10 @@ impl Reading<'_, '_> {
 }
 
 fn decoded(series: &v1::Series, start_ms: i64, end_ms: i64) -> Result<Series, PageError> {
-    let mut samples = Samples::default();
-    for page in &series.pages {
-        if page.max_ms < start_ms || end_ms < page.min_ms {
-            continue;
-        }
+    let within = |page: &&v1::Page| start_ms <= page.max_ms && page.min_ms <= end_ms;
+    let count = series.pages.iter().filter(within).map(|page| page.count as usize);
+    let mut samples = samples_of(count.sum::<usize>().min(MOST_AT_ONCE));
+    for page in series.pages.iter().filter(within) {
         let page = Page::parse(page.data.clone())?;
         match page.coding {
             Coding::Float | Coding::Columns => {

@@ -4,6 +4,7 @@ use super::column::Column;
 use super::context::{Evaluated, Exec, Sink};
 use super::shared::Each;
 use crate::ast::Span;
+use crate::buffers;
 use crate::limits::EvalError;
 use crate::plan::{Extended, Grid, Node, Shift, Window, WindowInput};
 use crate::source::{Samples, Series};
@@ -12,7 +13,7 @@ use gnomon_model::{Labels, is_stale_nan};
 use std::sync::Arc;
 
 /// The samples of one series without stale markers, floats and histograms apart, each by time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Points {
     pub(crate) labels: Labels,
     pub(crate) drop_name: bool,
@@ -46,7 +47,25 @@ pub(crate) enum Take {
     TimeOfFloat,
 }
 
+impl Drop for Points {
+    fn drop(&mut self) {
+        buffers::give_back(std::mem::take(&mut self.float_times), std::mem::take(&mut self.floats));
+    }
+}
+
 impl Points {
+    const fn of_floats(labels: Labels, float_times: Vec<i64>, floats: Vec<f64>) -> Self {
+        Self {
+            labels,
+            drop_name: false,
+            float_times,
+            floats,
+            histogram_times: Vec::new(),
+            histograms: Vec::new(),
+            float_starts: Vec::new(),
+        }
+    }
+
     fn weight(&self) -> u64 {
         self.floats.len() as u64 + self.histograms.iter().map(|h| h.weight()).sum::<u64>()
     }
@@ -72,17 +91,9 @@ impl Points {
             } else {
                 (timestamps, values)
             };
-            return Self {
-                labels,
-                float_times,
-                floats,
-                ..Self::default()
-            };
+            return Self::of_floats(labels, float_times, floats);
         }
-        let mut points = Self {
-            labels,
-            ..Self::default()
-        };
+        let mut points = Self::of_floats(labels, Vec::new(), Vec::new());
         let mut histograms = histograms.into_iter();
         for (at, (time, value)) in timestamps.into_iter().zip(values).enumerate() {
             match histograms.next().flatten() {
@@ -103,11 +114,8 @@ impl Points {
     }
 
     fn of_column(column: &Column, grid: Grid) -> Self {
-        let mut points = Self {
-            labels: column.labels.clone(),
-            drop_name: column.drop_name,
-            ..Self::default()
-        };
+        let mut points = Self::of_floats(column.labels.clone(), Vec::new(), Vec::new());
+        points.drop_name = column.drop_name;
         for i in 0..column.len() {
             match column.get(i) {
                 Some(super::column::Point::Float(value)) => {
@@ -250,7 +258,7 @@ fn detect_resets(histograms: &mut [Option<Arc<FloatHistogram>>]) {
 }
 
 fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> Evaluated<Column> {
-    let samples = &series.samples;
+    let samples = series.samples;
     let mut column = Column::empty(series.labels, selector.grid.n);
     // How many samples lie at or before the step.
     let mut until = 0;
@@ -284,6 +292,7 @@ fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> E
             column.set_float(i, taken);
         }
     }
+    buffers::give_back(samples.timestamps, samples.values);
     Ok(column)
 }
 

@@ -14,7 +14,7 @@
 //! first sample has no number. `others` are values that are not so, with the samples between them.
 
 use super::packed::{BLOCK, pack, packed_len, unpack};
-use super::{Coding, Header, MAX_PAGE_SAMPLES, PageError};
+use super::{Coding, MAX_PAGE_SAMPLES, PageError, PageHeader};
 use crate::page::bits::{unzigzag, zigzag};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
 use std::ops::Range;
@@ -52,7 +52,7 @@ pub(super) fn encode(timestamps: &[i64], values: &[f64]) -> Option<Vec<u8>> {
         return None;
     }
     let mut out = Vec::with_capacity(64 + values.len() * 2);
-    let header = Header {
+    let header = PageHeader {
         coding: Coding::Columns,
         count: values.len() as u32,
         min_ts,
@@ -288,7 +288,7 @@ pub(super) fn decode_into(
     timestamps: &mut Vec<i64>,
     values: &mut Vec<f64>,
 ) -> Result<(), PageError> {
-    let (header, body) = Header::read_as(bytes, Coding::Columns)?;
+    let (header, body) = PageHeader::read_as(bytes, Coding::Columns)?;
     let start = (timestamps.len(), values.len());
     let result = decode_times(&header, body, (start_ms, end_ms), timestamps)
         .and_then(|(within, rest)| decode_values(&header, rest, within, values));
@@ -303,7 +303,7 @@ const DESCENDING: PageError = PageError::Corrupt("timestamps do not increase");
 
 /// Appends the times within the range; tells which samples have them, and what follows.
 fn decode_times<'a>(
-    header: &Header,
+    header: &PageHeader,
     body: &'a [u8],
     (start_ms, end_ms): (i64, i64),
     timestamps: &mut Vec<i64>,
@@ -337,7 +337,7 @@ fn decode_times<'a>(
 }
 
 fn put_even_times(
-    header: &Header,
+    header: &PageHeader,
     (start_ms, end_ms): (i64, i64),
     timestamps: &mut Vec<i64>,
 ) -> Result<Range<usize>, PageError> {
@@ -365,7 +365,11 @@ fn put_even_times(
     Ok(from as usize..to as usize)
 }
 
-fn decode_mostly_even<'a>(header: &Header, body: &'a [u8], timestamps: &mut Vec<i64>) -> Result<&'a [u8], PageError> {
+fn decode_mostly_even<'a>(
+    header: &PageHeader,
+    body: &'a [u8],
+    timestamps: &mut Vec<i64>,
+) -> Result<&'a [u8], PageError> {
     let (first, rest) = get_uvarint(body).ok_or(PageError::Truncated)?;
     let (changes, mut rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
     let mut left = u64::from(header.count) - 1;
@@ -394,7 +398,11 @@ fn decode_mostly_even<'a>(header: &Header, body: &'a [u8], timestamps: &mut Vec<
     Ok(rest)
 }
 
-fn decode_uneven<'a>(header: &Header, mut rest: &'a [u8], timestamps: &mut Vec<i64>) -> Result<&'a [u8], PageError> {
+fn decode_uneven<'a>(
+    header: &PageHeader,
+    mut rest: &'a [u8],
+    timestamps: &mut Vec<i64>,
+) -> Result<&'a [u8], PageError> {
     let mut left = header.count as usize - 1;
     let mut last = header.min_ts;
     timestamps.push(last);
@@ -419,7 +427,12 @@ fn decode_uneven<'a>(header: &Header, mut rest: &'a [u8], timestamps: &mut Vec<i
 }
 
 /// Appends the values of the samples `within`.
-fn decode_values(header: &Header, body: &[u8], within: Range<usize>, values: &mut Vec<f64>) -> Result<(), PageError> {
+fn decode_values(
+    header: &PageHeader,
+    body: &[u8],
+    within: Range<usize>,
+    values: &mut Vec<f64>,
+) -> Result<(), PageError> {
     let (&kind, rest) = body.split_first().ok_or(PageError::Truncated)?;
     let start = values.len();
     let count = header.count as usize;

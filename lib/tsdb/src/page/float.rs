@@ -16,7 +16,7 @@
 mod quick;
 
 use super::bits::{BitReader, BitWriter, unzigzag, zigzag};
-use super::{AppendError, Coding, Header, MAX_PAGE_SAMPLES, Page, PageError};
+use super::{AppendError, Coding, MAX_PAGE_SAMPLES, Page, PageError, PageHeader};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
 
 const INTEGER_WIDTHS: [u32; 4] = [6, 12, 20, 54];
@@ -106,6 +106,12 @@ impl FloatPageBuilder {
             run,
             free,
         })
+    }
+
+    /// Bytes of data so far, without header and first value.
+    #[must_use]
+    pub const fn data_len(&self) -> usize {
+        self.bits.len()
     }
 
     /// Adds a sample.
@@ -199,7 +205,7 @@ impl FloatPageBuilder {
         if self.count == 0 {
             return;
         }
-        let header = Header {
+        let header = PageHeader {
             coding: Coding::Float,
             count: self.count,
             min_ts: self.first_ts,
@@ -372,7 +378,7 @@ impl Output for Columns<'_> {
 }
 
 struct Decoder<'a> {
-    header: Header,
+    header: PageHeader,
     body: &'a [u8],
     reader: BitReader<'a>,
     state: State,
@@ -385,7 +391,7 @@ struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     fn new(bytes: &'a [u8]) -> Result<Self, PageError> {
-        let (header, rest) = Header::read_as(bytes, Coding::Float)?;
+        let (header, rest) = PageHeader::read_as(bytes, Coding::Float)?;
         let (first, body) = get_uvarint(rest).ok_or(PageError::Truncated)?;
         let first_value = first.swap_bytes();
         Ok(Self {

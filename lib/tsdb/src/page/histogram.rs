@@ -15,7 +15,7 @@
 //! `zero_count` and the bucket to the left (0 for the first) for buckets.
 
 use super::bits::{unzigzag, zigzag};
-use super::{AppendError, Coding, Header, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError};
+use super::{AppendError, Coding, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError, PageHeader};
 use gnomon_model::histogram::{FloatHistogram, ResetHint, Span};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
 
@@ -184,7 +184,7 @@ impl HistogramPageBuilder {
     /// Appends what [`Self::bytes`] returns to `out`.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         let Some(last) = &self.last else { return };
-        let header = Header {
+        let header = PageHeader {
             coding: Coding::Histogram,
             count: self.count,
             min_ts: self.first_ts,
@@ -297,7 +297,7 @@ fn put_buckets(out: &mut Vec<u8>, is_integer: bool, buckets: &[f64], basis: Opti
 }
 
 struct Decoder<'a> {
-    header: Header,
+    header: PageHeader,
     body: &'a [u8],
     rest: &'a [u8],
     last: Option<HistogramSample>,
@@ -308,7 +308,7 @@ struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     fn new(bytes: &'a [u8]) -> Result<Self, PageError> {
-        let (header, body) = Header::read_as(bytes, Coding::Histogram)?;
+        let (header, body) = PageHeader::read_as(bytes, Coding::Histogram)?;
         // The smallest sample (same shape, no buckets) has five bytes, the first no fewer.
         if u64::from(header.count) > body.len() as u64 / 4 {
             return Err(PageError::Truncated);

@@ -103,20 +103,32 @@ impl Page {
     /// # Errors
     /// When the header is cut short or no page has such a one.
     pub fn parse(bytes: Bytes) -> Result<Self, PageError> {
-        let (header, _) = Header::read(&bytes)?;
-        Ok(Self {
-            coding: header.coding,
-            count: header.count,
-            min_ts: header.min_ts,
-            max_ts: header.max_ts,
-            bytes,
-        })
+        Ok(PageHeader::read(&bytes)?.of(bytes))
+    }
+
+    /// What follows the header.
+    ///
+    /// # Errors
+    /// When the bytes are no page.
+    pub(crate) fn body(&self) -> Result<&[u8], PageError> {
+        PageHeader::split(&self.bytes).map(|(_, body)| body)
+    }
+
+    /// What it begins with.
+    #[must_use]
+    pub const fn header(&self) -> PageHeader {
+        PageHeader {
+            coding: self.coding,
+            count: self.count,
+            min_ts: self.min_ts,
+            max_ts: self.max_ts,
+        }
     }
 
     /// Whether a sample of the page may lie in `start_ms..=end_ms`.
     #[must_use]
     pub const fn overlaps(&self, start_ms: i64, end_ms: i64) -> bool {
-        self.min_ts <= end_ms && start_ms <= self.max_ts
+        self.header().overlaps(start_ms, end_ms)
     }
 
     /// Decodes a page of either coding.
@@ -255,23 +267,52 @@ pub fn decode_histograms_into(bytes: &[u8], samples: &mut Vec<HistogramSample>) 
     histogram::decode_into(bytes, samples)
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Header {
-    coding: Coding,
-    count: u32,
-    min_ts: i64,
-    max_ts: i64,
+/// What a page begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageHeader {
+    pub coding: Coding,
+    pub count: u32,
+    /// First timestamp, milliseconds.
+    pub min_ts: i64,
+    /// Last timestamp, milliseconds, inclusive.
+    pub max_ts: i64,
 }
 
-impl Header {
-    fn write(self, out: &mut Vec<u8>) {
+impl PageHeader {
+    /// Of a page; its body is not looked at.
+    ///
+    /// # Errors
+    /// When it is cut short or no page has such a one.
+    pub fn read(page: &[u8]) -> Result<Self, PageError> {
+        Self::split(page).map(|(header, _)| header)
+    }
+
+    /// Whether a sample of the page may lie in `start_ms..=end_ms`.
+    #[must_use]
+    pub const fn overlaps(&self, start_ms: i64, end_ms: i64) -> bool {
+        self.min_ts <= end_ms && start_ms <= self.max_ts
+    }
+
+    /// The page that has it.
+    #[must_use]
+    pub const fn of(self, bytes: Bytes) -> Page {
+        Page {
+            coding: self.coding,
+            count: self.count,
+            min_ts: self.min_ts,
+            max_ts: self.max_ts,
+            bytes,
+        }
+    }
+
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
         out.push(self.coding.tag());
         put_uvarint(out, u64::from(self.count));
         put_uvarint(out, zigzag(self.min_ts));
         put_uvarint(out, self.max_ts.wrapping_sub(self.min_ts) as u64);
     }
 
-    fn read(bytes: &[u8]) -> Result<(Self, &[u8]), PageError> {
+    fn split(bytes: &[u8]) -> Result<(Self, &[u8]), PageError> {
         let (&tag, rest) = bytes.split_first().ok_or(PageError::Truncated)?;
         let coding = Coding::from_tag(tag).ok_or(PageError::UnknownCoding(tag))?;
         let (count, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
@@ -296,7 +337,7 @@ impl Header {
     }
 
     fn read_as(bytes: &[u8], coding: Coding) -> Result<(Self, &[u8]), PageError> {
-        let (header, body) = Self::read(bytes)?;
+        let (header, body) = Self::split(bytes)?;
         if header.coding != coding {
             return Err(PageError::OtherCoding);
         }
