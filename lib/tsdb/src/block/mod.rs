@@ -7,9 +7,11 @@ mod cache;
 mod labels;
 mod layout;
 mod meta;
+mod pages;
 mod postings;
 mod reader;
 mod select;
+mod sets;
 mod sink;
 mod verify;
 mod writer;
@@ -30,7 +32,7 @@ use gnomon_model::Labels;
 use object_store::path::Path;
 
 /// The version of the format that is written; readers know all up to it.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Whether bytes have the checksum that is noted of them. For a fuzzer they always do: it would never get past
 /// it.

@@ -2,7 +2,7 @@
 
 use super::cache::Part;
 use super::layout::{Input, ValueChunk, split_key, value_key};
-use super::{BlockError, BlockReader};
+use super::{BlockError, BlockReader, sets};
 use gnomon_model::{MatchOp, Matcher};
 use roaring::RoaringBitmap;
 use std::ops::Range;
@@ -154,8 +154,8 @@ impl BlockReader {
                 if !super::has_crc(bytes, *crc) {
                     return Err(self.damaged_at(range.start, "checksum of postings"));
                 }
-                let set = RoaringBitmap::deserialize_from(bytes.as_ref());
-                let set = set.map_err(|_| self.damaged_at(range.start, "postings"))?;
+                let set = sets::read(self.footer.version, bytes);
+                let set = set.ok_or_else(|| self.damaged_at(range.start, "postings"))?;
                 union |= &set;
                 self.keep(range.start, &Part::Postings(Arc::new(set)));
             }

@@ -2,11 +2,11 @@
 
 use super::cache::{Part, SeriesPart};
 use super::layout::{Input, PageAt, SeriesChunk, read_directory};
+use super::pages::Pages;
 use super::postings::Candidates;
 use super::reader::BlockReader;
 use super::{BlockError, reader};
 use crate::SeriesPages;
-use crate::page::Page;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -173,24 +173,6 @@ impl BlockReader {
         }
         chunks
     }
-
-    /// Takes a page and its checksum apart.
-    pub(super) fn open_page(&self, at: &PageAt, bytes: &Bytes, labels: &Labels) -> Result<Page, BlockError> {
-        let body = bytes.slice(..at.len as usize);
-        let crc = <[u8; 4]>::try_from(&bytes[at.len as usize..]).map(u32::from_le_bytes);
-        if !crc.is_ok_and(|crc| super::has_crc(&body, crc)) {
-            return Err(self.damaged_at(at.offset, format!("checksum of a page of {labels}")));
-        }
-        let page = Page::parse(body).map_err(|source| BlockError::Page {
-            path: self.path.clone(),
-            labels: labels.clone(),
-            source,
-        })?;
-        if (page.count, page.min_ts, page.max_ts) != (at.count, at.min_ts, at.max_ts) {
-            return Err(self.damaged_at(at.offset, format!("directory and header of a page of {labels} differ")));
-        }
-        Ok(page)
-    }
 }
 
 impl Selection {
@@ -306,12 +288,16 @@ impl Selection {
                 break;
             }
         }
-        let mut bytes = self.reader.fetch_pages(&ranges).await?.into_iter();
+        let stored = self.reader.fetch_pages(&ranges).await?;
+        let mut pages = Pages::new(&self.reader, stored.len(), stored.iter().map(Bytes::len).sum());
+        let its = self.planned.iter().take(count);
+        let its = its.flat_map(|(labels, directory)| directory.iter().map(move |at| (labels, at)));
+        for ((labels, at), bytes) in its.zip(&stored) {
+            pages.add(at, bytes, labels)?;
+        }
+        let mut pages = pages.finish();
         for (labels, directory) in self.planned.drain(..count) {
-            let mut pages = Vec::with_capacity(directory.len());
-            for (at, bytes) in directory.iter().zip(bytes.by_ref()) {
-                pages.push(self.reader.open_page(at, &bytes, &labels)?);
-            }
+            let pages = pages.by_ref().take(directory.len()).collect();
             self.ready.push_back(SeriesPages { labels, pages });
         }
         Ok(())

@@ -2,12 +2,12 @@
 
 use super::layout::{
     ChunkAt, FOOTER_LEN, Footer, HEADER_LEN, INLINE_POSTINGS, LABEL_BYTES_PER_CHUNK, MAX_CHUNK_LEN, MAX_LABELS_LEN,
-    PAGES_PER_CHUNK, PageAt, SECTIONS, SERIES_PER_CHUNK, Section, SectionAt, SeriesChunk, VALUE_BYTES_PER_CHUNK,
-    VALUES_PER_CHUNK, ValueChunk, ValueTable, header, put_front_coded, split_key, value_key, write_directory,
-    write_series_table,
+    PAGE_CRC_LEN, PAGES_PER_CHUNK, PageAt, SECTIONS, SERIES_PER_CHUNK, Section, SectionAt, SeriesChunk,
+    VALUE_BYTES_PER_CHUNK, VALUES_PER_CHUNK, ValueChunk, ValueTable, header, put_front_coded, split_key, value_key,
+    write_directory, write_series_table,
 };
 use super::sink::BlockSink;
-use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom};
+use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom, pages, sets};
 use crate::page::Page;
 use bytes::Bytes;
 use gnomon_model::labels::put_uvarint;
@@ -41,6 +41,8 @@ pub struct BlockWriter<S: BlockSink> {
     chunks: Vec<SeriesChunk>,
     labels_section: Vec<u8>,
     directory_section: Vec<u8>,
+    /// The page that is being written.
+    stored: Vec<u8>,
     postings: HashMap<Box<[u8]>, SeriesSet>,
 }
 
@@ -95,6 +97,7 @@ impl<S: BlockSink> BlockWriter<S> {
             chunks: Vec::new(),
             labels_section: Vec::new(),
             directory_section: Vec::new(),
+            stored: Vec::new(),
             postings: HashMap::new(),
         }
     }
@@ -145,7 +148,7 @@ impl<S: BlockSink> BlockWriter<S> {
             let at = self
                 .write_page(&page)
                 .await?
-                .ok_or_else(|| bad("page is longer than 1 GiB"))?;
+                .ok_or_else(|| bad("page is longer than 1 GiB, or has no header"))?;
             directory.push(at);
         }
         if directory.is_empty() {
@@ -154,9 +157,11 @@ impl<S: BlockSink> BlockWriter<S> {
         self.index_series(labels, ordinal, directory)
     }
 
-    /// None when it is too long.
+    /// None when it is too long, or no page.
     async fn write_page(&mut self, page: &Page) -> Result<Option<PageAt>, BlockError> {
-        let Some(len) = u32::try_from(page.bytes.len()).ok().filter(|len| *len <= 1 << 30) else {
+        let written = pages::write(page, &mut self.stored);
+        let len = self.stored.len().saturating_sub(PAGE_CRC_LEN as usize);
+        let Some(len) = u32::try_from(len).ok().filter(|len| written.is_ok() && *len <= 1 << 30) else {
             return Ok(None);
         };
         let at = PageAt {
@@ -166,11 +171,9 @@ impl<S: BlockSink> BlockWriter<S> {
             min_ts: page.min_ts,
             max_ts: page.max_ts,
         };
-        let checksum = crc32c::crc32c(&page.bytes).to_le_bytes();
         let section = &mut self.sections[Section::Pages as usize];
-        section.crc = crc32c::crc32c_append(crc32c::crc32c_append(section.crc, &page.bytes), &checksum);
-        self.sink.write(&page.bytes).await?;
-        self.sink.write(&checksum).await?;
+        section.crc = crc32c::crc32c_append(section.crc, &self.stored);
+        self.sink.write(&self.stored).await?;
         let stored = at.range().end - at.offset;
         section.len += stored;
         self.at += stored;
@@ -341,8 +344,10 @@ impl Values {
     fn of(sets: HashMap<Box<[u8]>, SeriesSet>) -> Result<Self, BlockError> {
         let sets: BTreeMap<Box<[u8]>, SeriesSet> = sets.into_iter().collect();
         let mut values = Self::default();
+        let failed = |e: std::io::Error| BlockError::Index(e.to_string());
+        let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(failed)?;
         let mut names = BTreeMap::<String, u64>::new();
-        for (key, set) in sets {
+        for (key, mut set) in sets {
             if let Some((name, value)) = split_key(&key) {
                 if name == gnomon_model::METRIC_NAME {
                     values.metrics.push(value.to_owned());
@@ -352,14 +357,22 @@ impl Values {
                     None => drop(names.insert(name.to_owned(), 1)),
                 }
             }
-            values.add(&key, &set)?;
+            values.add(&key, &mut set, &mut compressor).map_err(failed)?;
+            if values.raw_entries >= VALUES_PER_CHUNK || values.raw.len() >= VALUE_BYTES_PER_CHUNK {
+                values.close()?;
+            }
         }
         values.close()?;
         values.table.names = names.into_iter().collect();
         Ok(values)
     }
 
-    fn add(&mut self, key: &[u8], set: &SeriesSet) -> Result<(), BlockError> {
+    fn add(
+        &mut self,
+        key: &[u8],
+        set: &mut SeriesSet,
+        compressor: &mut zstd::bulk::Compressor<'_>,
+    ) -> std::io::Result<()> {
         if self.raw_entries == 0 {
             self.first_key = key.to_vec();
             self.last.clear();
@@ -372,24 +385,20 @@ impl Values {
             SeriesSet::Few(few) => {
                 put_uvarint(&mut self.raw, few.len() as u64);
                 let mut last = 0;
-                for ordinal in few {
-                    put_uvarint(&mut self.raw, u64::from(ordinal - last));
+                for ordinal in &*few {
+                    put_uvarint(&mut self.raw, u64::from(*ordinal - last));
                     last = *ordinal;
                 }
             }
             SeriesSet::Many(many) => {
                 let start = self.postings.len();
-                // Writing to a vector cannot fail.
-                let _ = many.serialize_into(&mut self.postings);
+                sets::write(many, compressor, &mut self.postings)?;
                 put_uvarint(&mut self.raw, many.len());
                 put_uvarint(&mut self.raw, (self.postings.len() - start) as u64);
                 put_uvarint(&mut self.raw, u64::from(crc32c::crc32c(&self.postings[start..])));
             }
         }
         self.raw_entries += 1;
-        if self.raw_entries >= VALUES_PER_CHUNK || self.raw.len() >= VALUE_BYTES_PER_CHUNK {
-            return self.close();
-        }
         Ok(())
     }
 
