@@ -1,4 +1,4 @@
-//! `rules`, `alerts`, `alertmanagers`, `notifications`: rules and alerting are not supported yet, so there are none.
+//! `rules`, `alerts`, `alertmanagers`: rules and alerting are not supported yet, so there are none.
 
 use crate::answer::Answer;
 use crate::error::ApiError;
@@ -39,9 +39,4 @@ pub(super) async fn alertmanagers() -> Result<Answer, ApiError> {
         active_alertmanagers: [],
         dropped_alertmanagers: [],
     })
-}
-
-pub(super) async fn notifications() -> Result<Answer, ApiError> {
-    let none: [(); 0] = [];
-    Answer::of(&none)
 }
