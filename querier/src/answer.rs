@@ -17,6 +17,9 @@ const CHUNKS_IN_FLIGHT: usize = 4;
 /// Answers that are written at the same time: each keeps a thread, and slow readers must not take all there are.
 static WRITERS: Semaphore = Semaphore::const_new(256);
 
+/// Warnings, and infos, that are shown; as Prometheus.
+const SHOWN_TEXTS: usize = 10;
+
 /// Writes `data`.
 pub(crate) type Write = Box<dyn FnOnce(&mut Json) -> Result<(), Gone> + Send>;
 
@@ -79,12 +82,17 @@ impl Answer {
         json.raw(r#"{"status":"success","data":"#);
         (self.data)(json)?;
         drop(self.held);
-        for (name, texts) in [("warnings", &self.warnings), ("infos", &self.infos)] {
+        for (name, kind, texts) in [("warnings", "warning", &self.warnings), ("infos", "info", &self.infos)] {
             if !texts.is_empty() {
+                let (shown, omitted) = texts.split_at(texts.len().min(SHOWN_TEXTS));
+                let more = match omitted.len() {
+                    0 => None,
+                    n => Some(format!("{n} more {kind} annotations omitted")),
+                };
                 json.raw(",\"");
                 json.raw(name);
                 json.raw("\":[");
-                json.list(texts, |json, text| json.text_for_html(text))?;
+                json.list(shown.iter().chain(&more), |json, text| json.text_for_html(text))?;
                 json.raw("]");
             }
         }

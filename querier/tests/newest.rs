@@ -276,3 +276,60 @@ async fn answers_vary_with_the_origin() {
         assert!(response.headers().get(header::ACCESS_CONTROL_ALLOW_METHODS).is_none());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_warnings_ten_are_shown() {
+    let cluster = Cluster::new(13);
+    cluster.add(0, 1, labels(&[("__name__", "up")]), &[(NOW_MS, 1.0)]);
+    for shard in 1..13 {
+        cluster.with_head(shard, |head| {
+            head.failure = Some(ServiceError::Unavailable("no leader".into()))
+        });
+    }
+    let answer: serde_json::Value = serde_json::from_str(&cluster.ok("/api/v1/query?query=up").await).unwrap();
+    let warnings = answer["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 11, "{answer}");
+    assert_eq!(warnings[10], "2 more warning annotations omitted");
+}
+
+/// A query that cannot even be read within its own time waits no longer than that for others that are being read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn reading_a_query_counts_against_its_timeout() {
+    let router = example().router();
+    let post = |timeout: &str, n: usize| {
+        // Each another one, so that none is known already; reading one takes a good part of a second.
+        let expression = format!("(?i)({}x{n}.*)", "host-0123456789-abcdefgh.example.com|".repeat(6_000));
+        let form = format!("query=up%7Ba%3D~%22{expression}%22%7D&timeout={timeout}");
+        let request = Request::post("/api/v1/query").header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let router = router.clone();
+        let request = request.body(Body::from(form)).unwrap();
+        tokio::spawn(async move { router.oneshot(request).await.unwrap() })
+    };
+    let others: Vec<_> = (0..4).map(|n| post("1m", n)).collect();
+    let waiting = async || {
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        let text = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        String::from_utf8(text.to_vec())
+            .unwrap()
+            .contains("gnomon_queries_waiting 2\n")
+    };
+    while !waiting().await {
+        assert!(
+            !others.iter().all(tokio::task::JoinHandle::is_finished),
+            "none had to wait"
+        );
+        tokio::task::yield_now().await;
+    }
+    let answer = post("1ms", 4).await.unwrap();
+    assert!(
+        !others.iter().all(tokio::task::JoinHandle::is_finished),
+        "it waited for the others"
+    );
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("query timed out in query queue"));
+    for other in others {
+        assert_eq!(other.await.unwrap().status(), StatusCode::BAD_REQUEST);
+    }
+}

@@ -38,6 +38,7 @@ mod memory;
 mod parser;
 pub mod partial;
 mod plan;
+mod pretty;
 mod printer;
 pub mod promqltest;
 pub mod source;

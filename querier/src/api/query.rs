@@ -170,5 +170,5 @@ pub(super) async fn range(State(api): State<Arc<Api>>, form: Form) -> Result<Ans
 pub(super) async fn format(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
     let expr = api.parse(form.get("query"), api.state.query.timeout).await?;
     let expr = expr.map_err(|e| ApiError::parameter("query", e))?;
-    Answer::of(&expr.to_string())
+    Answer::of(&expr.pretty())
 }
