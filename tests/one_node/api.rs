@@ -271,7 +271,8 @@ async fn federation_in_protobuf(both: &Both) {
     );
 }
 
-/// What a reload that is refused does to the notifications of gnomon; the other server has none.
+/// What a reload that is refused does to the notifications of gnomon; the other server has none. Who watches
+/// hears of the end, and does not hold it up.
 async fn notifications(both: &Both) {
     let http = &both.gnomon.http;
     let path = "/api/v1/notifications";
@@ -307,6 +308,14 @@ async fn notifications(both: &Both) {
             (&text.into(), &(code == 500).into())
         );
     }
+    let quit = http.client().post(http.url("/-/quit")).send().await.expect("answer");
+    assert_eq!(quit.status().as_u16(), 200);
+    let last = live.chunk().await.expect("event").expect("not the end");
+    assert!(
+        String::from_utf8_lossy(&last).contains("gnomon is shutting down"),
+        "{last:?}"
+    );
+    assert_eq!(live.chunk().await.expect("the end"), None);
 }
 
 /// Request targets with characters that `curl` sends as they are, two requests on one connection.
