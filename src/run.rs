@@ -22,6 +22,7 @@ use anyhow::Context as _;
 use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
 use gnomon_model::{Clock, SystemClock};
+use gnomon_querier::Notifications;
 use gnomon_tsdb::bucket::Bucket;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -104,7 +105,7 @@ impl Node {
         lifecycle: Lifecycle,
         wishes: mpsc::Receiver<Reload>,
     ) -> anyhow::Result<Self> {
-        let process = Process::new(settings, flags, lifecycle.stop.clone());
+        let process = Process::new(settings, flags, lifecycle.stop.clone()).context("metrics")?;
         let config = config::first(&process)?;
         process
             .retention
@@ -175,8 +176,8 @@ impl Node {
             mut servers,
             ..
         } = self;
+        process.status.set_stopping();
         process.stop.cancel();
-        process.status.set_waiting_for("the node is stopping");
         let stopping = async {
             let served = async { while servers.join_next().await.is_some() {} };
             tokio::join!(running.stop(), served);
@@ -234,8 +235,9 @@ impl Listeners {
 }
 
 impl Process {
-    fn new(settings: Settings, flags: BTreeMap<String, String>, stop: CancellationToken) -> Self {
+    fn new(settings: Settings, flags: BTreeMap<String, String>, stop: CancellationToken) -> prometheus::Result<Self> {
         let clock = SystemClock::shared();
+        let notifications = Notifications::new(Arc::clone(&clock), settings.max_notifications_subscribers)?;
         let mut roles = settings.roles.names();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -245,8 +247,8 @@ impl Process {
         if settings.roles == crate::flags::Roles::ALL {
             roles.insert(0, "all".into());
         }
-        Self {
-            status: Arc::new(Status::new(clock.now(), roles)),
+        Ok(Self {
+            status: Arc::new(Status::new(clock.now(), roles, notifications)),
             retention: watch::Sender::default(),
             stop,
             tasks: TaskTracker::new(),
@@ -254,7 +256,7 @@ impl Process {
             flags,
             clock,
             registry: prometheus::Registry::new(),
-        }
+        })
     }
 
     /// What blocks may take. This node's own log and head count where it is all there is.

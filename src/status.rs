@@ -1,8 +1,9 @@
 //! What the process says of itself: readiness, the configuration in force, run-time facts.
 
 use gnomon_model::TimestampMs;
-use gnomon_querier::{BuildInfo, ConfigInfo, NodeInfo, RuntimeInfo};
+use gnomon_querier::{BuildInfo, ConfigInfo, NodeInfo, Notifications, RELOAD_FAILED, RuntimeInfo, STARTING, STOPPING};
 use parking_lot::RwLock;
+use std::sync::Arc;
 
 /// Facts that do not change, and the few that do.
 pub struct Status {
@@ -12,18 +13,26 @@ pub struct Status {
     /// What is waited for; none once requests can be served.
     waiting_for: RwLock<Option<String>>,
     config: RwLock<ConfigInfo>,
+    notifications: Arc<Notifications>,
 }
 
 impl Status {
     #[must_use]
-    pub fn new(started_at: TimestampMs, roles: Vec<String>) -> Self {
+    pub fn new(started_at: TimestampMs, roles: Vec<String>, notifications: Arc<Notifications>) -> Self {
+        notifications.add(STARTING);
         Self {
             started_at,
             storage_retention: RwLock::default(),
             roles,
             waiting_for: RwLock::new(Some("the node is starting".into())),
             config: RwLock::default(),
+            notifications,
         }
+    }
+
+    #[must_use]
+    pub fn notifications(&self) -> Arc<Notifications> {
+        Arc::clone(&self.notifications)
     }
 
     pub fn set_waiting_for(&self, what: &str) {
@@ -32,6 +41,14 @@ impl Status {
 
     pub fn set_ready(&self) {
         *self.waiting_for.write() = None;
+        self.notifications.remove(STARTING);
+    }
+
+    /// No request is served any more; who watches notifications is told, and let go.
+    pub fn set_stopping(&self) {
+        self.set_waiting_for("the node is stopping");
+        self.notifications.add(STOPPING);
+        self.notifications.close();
     }
 
     pub fn set_storage_retention(&self, text: String) {
@@ -40,11 +57,13 @@ impl Status {
 
     pub fn set_config(&self, config: ConfigInfo) {
         *self.config.write() = config;
+        self.notifications.remove(RELOAD_FAILED);
     }
 
     /// Notes that a reload was refused; the configuration in force stays.
     pub fn reload_failed(&self) {
         self.config.write().reload_successful = false;
+        self.notifications.add(RELOAD_FAILED);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A successful answer: the envelope `{"status":"success","data":…}` around what an endpoint gives.
 
-use crate::json::{Gone, Json};
+use crate::json::{Gone, Json, Sink};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -17,8 +17,14 @@ const CHUNKS_IN_FLIGHT: usize = 4;
 /// Answers that are written at the same time: each keeps a thread, and slow readers must not take all there are.
 static WRITERS: Semaphore = Semaphore::const_new(256);
 
+/// Warnings, and infos, that are shown; as Prometheus.
+const SHOWN_TEXTS: usize = 10;
+
 /// Writes `data`.
 pub(crate) type Write = Box<dyn FnOnce(&mut Json) -> Result<(), Gone> + Send>;
+
+/// Writes bytes that are no text.
+pub(crate) type WriteBytes = Box<dyn FnOnce(&Sink) -> Result<(), Gone> + Send>;
 
 /// What an endpoint gives.
 pub(crate) struct Answer {
@@ -76,12 +82,17 @@ impl Answer {
         json.raw(r#"{"status":"success","data":"#);
         (self.data)(json)?;
         drop(self.held);
-        for (name, texts) in [("warnings", &self.warnings), ("infos", &self.infos)] {
+        for (name, kind, texts) in [("warnings", "warning", &self.warnings), ("infos", "info", &self.infos)] {
             if !texts.is_empty() {
+                let (shown, omitted) = texts.split_at(texts.len().min(SHOWN_TEXTS));
+                let more = match omitted.len() {
+                    0 => None,
+                    n => Some(format!("{n} more {kind} annotations omitted")),
+                };
                 json.raw(",\"");
                 json.raw(name);
                 json.raw("\":[");
-                json.list(texts, |json, text| json.text_for_html(text))?;
+                json.list(shown.iter().chain(&more), |json, text| json.text_for_html(text))?;
                 json.raw("]");
             }
         }
@@ -98,21 +109,26 @@ impl IntoResponse for Answer {
             let _ = self.write(&mut json);
             return json_response(StatusCode::OK, json.into_bytes());
         }
-        json_response(StatusCode::OK, in_chunks(Box::new(|json| self.write(json))))
+        json_response(StatusCode::OK, text_in_chunks(Box::new(|json| self.write(json))))
     }
 }
 
+fn text_in_chunks(write: Write) -> Body {
+    in_chunks(|sink| {
+        let mut out = Json::chunks(sink);
+        write(&mut out).and_then(|()| out.finish())
+    })
+}
+
 /// What `write` writes, chunk by chunk, on a thread of its own.
-fn in_chunks(write: Write) -> Body {
+fn in_chunks(write: impl FnOnce(Sink) -> Result<(), Gone> + Send + 'static) -> Body {
     let (sink, chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
     let runtime = tokio::runtime::Handle::current();
     tokio::spawn(async move {
         // Closed never.
         let place = WRITERS.acquire().await;
         let writing = tokio::task::spawn_blocking(move || {
-            let mut out = Json::chunks(sink, runtime);
-            let written = write(&mut out).and_then(|()| out.finish());
-            if written.is_err() {
+            if write(Sink::new(sink, runtime)).is_err() {
                 tracing::debug!("client went away, or stopped reading, before the answer was written");
             }
         });
@@ -127,7 +143,16 @@ fn in_chunks(write: Write) -> Body {
 
 /// A text that is no JSON document, written chunk by chunk.
 pub(crate) fn text_response(content_type: &'static str, write: Write) -> Response {
-    let mut response = json_response(StatusCode::OK, in_chunks(write));
+    response(content_type, text_in_chunks(write))
+}
+
+/// Bytes, written chunk by chunk.
+pub(crate) fn bytes_response(content_type: &'static str, write: WriteBytes) -> Response {
+    response(content_type, in_chunks(|sink| write(&sink)))
+}
+
+fn response(content_type: &'static str, body: Body) -> Response {
+    let mut response = json_response(StatusCode::OK, body);
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

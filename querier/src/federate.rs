@@ -1,80 +1,83 @@
-//! `/federate`: the newest sample of every series that is asked for, as an exposition in the text format.
+//! `/federate`: the newest sample of every series that is asked for, as an exposition.
 
-use crate::answer::text_response;
+mod format;
+mod protobuf;
+mod text;
+
+use crate::answer::{bytes_response, text_response};
 use crate::error::ApiError;
 use crate::fanout::{Scope, Selection, decode};
 use crate::form::Form;
-use crate::json::{Gone, Json};
+use crate::json::Json;
 use crate::router::{Api, plain};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use gnomon_model::gofloat::General;
-use gnomon_model::labels::{is_legacy_label_name, is_legacy_metric_name};
-use gnomon_model::{Labels, METRIC_NAME, Matcher, is_stale_nan};
+use format::{Format, accepted, content_type};
+use gnomon_model::histogram::FloatHistogram;
+use gnomon_model::{Labels, Matcher, is_stale_nan};
 use gnomon_promql::Reserved;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What an entry takes beside its labels.
-const ENTRY_BYTES: u64 = 96;
+const ENTRY_BYTES: u64 = 104;
 
-/// A sample that has been found: milliseconds and value.
-type Newest = (i64, f64);
-
-/// How names that the text format of old has no way to write are written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Names {
-    /// In quotes, which the reader has said it understands.
-    Quoted,
-    /// With underscores for what is not allowed.
-    Underscores,
+#[derive(Clone, Debug)]
+enum Sample {
+    Float(f64),
+    Histogram(Arc<FloatHistogram>),
 }
 
-impl Names {
-    fn accepted_by(headers: &HeaderMap) -> Self {
-        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let quoted = accept
-            .split([',', ';'])
-            .any(|part| part.trim() == "escaping=allow-utf-8");
-        if quoted { Self::Quoted } else { Self::Underscores }
-    }
-
-    const fn content_type(self) -> &'static str {
-        match self {
-            Self::Quoted => "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8",
-            Self::Underscores => "text/plain; version=0.0.4; charset=utf-8",
-        }
-    }
+/// A series' newest sample.
+#[derive(Clone, Debug)]
+struct Newest {
+    time_ms: i64,
+    sample: Sample,
 }
 
-pub(crate) async fn federate(State(api): State<Arc<Api>>, headers: HeaderMap, form: Form) -> Response {
-    if let Err(error) = form.require_whole() {
-        return plain(StatusCode::BAD_REQUEST, format!("{}\n", error.message));
-    }
-    let sets = match api.selectors(&form).await {
-        Ok(Ok(sets)) => sets,
-        Ok(Err(why)) => return plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
-        Err(error) => return plain(error.kind.status(), format!("{}\n", error.message)),
-    };
-    let names = Names::accepted_by(&headers);
-    match api.gather(gather(&api, &form, sets)).await {
-        Ok((found, held)) => {
-            let external = api.state.node.config().external_labels;
-            let write = move |out: &mut Json| write(out, found, held, &external, names);
-            text_response(names.content_type(), Box::new(write)).into_response()
-        }
-        Err(error) => plain(error.kind.status(), format!("{}\n", error.message)),
-    }
-}
-
+/// By name, then by labels.
 type Found = Vec<(Labels, Newest)>;
 
-async fn gather(api: &Api, form: &Form, sets: Vec<Vec<Matcher>>) -> Result<(Found, Reserved), ApiError> {
-    let scope: Arc<Scope> = api.scope(form);
+pub(crate) async fn federate(State(api): State<Arc<Api>>, headers: HeaderMap, form: Form) -> Response {
+    let (format, escaping) = accepted(&headers);
+    let found = match found(&api, &form, format).await {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
+    };
+    let (found, held) = found;
+    let external = api.state.node.config().external_labels;
+    let content_type = content_type(format, escaping);
+    match format {
+        Format::Text => {
+            let write = move |out: &mut Json| text::write(out, found, held, &external, escaping);
+            text_response(content_type, Box::new(write)).into_response()
+        }
+        Format::Protobuf => bytes_response(
+            content_type,
+            Box::new(move |sink| protobuf::write_all(sink, found, held, &external, escaping)),
+        ),
+    }
+}
+
+async fn found(api: &Api, form: &Form, format: Format) -> Result<(Found, Reserved), Response> {
+    let bad = |why: &str| plain(StatusCode::BAD_REQUEST, format!("{why}\n"));
+    let failed = |error: ApiError| {
+        api.metrics.federation_errors.inc();
+        plain(error.kind.status(), format!("{}\n", error.message))
+    };
+    form.require_whole().map_err(|error| bad(&error.message))?;
+    let sets = api.selectors(form).await.map_err(failed)?.map_err(|why| bad(&why))?;
+    api.gather(gather(api, sets, format)).await.map_err(failed)
+}
+
+/// Fails where anything is missing: who federates would take series that are not there for series that have ended.
+async fn gather(api: &Api, sets: Vec<Vec<Matcher>>, format: Format) -> Result<(Found, Reserved), ApiError> {
+    let scope = Scope::new(true, api.state.query.fetch).with_memory(api.memory.budget());
+    let scope = Arc::new(scope);
     let now_ms = api.state.clock.now().0;
     let mut held = scope.memory().reserve(0)?;
-    let mut found: BTreeMap<Labels, Newest> = BTreeMap::new();
+    let mut found = BTreeMap::new();
     for matchers in sets {
         let selection = Selection {
             matchers,
@@ -89,145 +92,79 @@ async fn gather(api: &Api, form: &Form, sets: Vec<Vec<Matcher>>) -> Result<(Foun
             let Some(last) = samples.len().checked_sub(1) else {
                 continue;
             };
-            // The text format has neither native histograms nor stale markers.
-            if samples.histogram(last).is_some() || is_stale_nan(samples.values[last]) {
+            let sample = match samples.histogram(last) {
+                // There is no form for it.
+                Some(_) if format == Format::Text => continue,
+                // Nor for stale markers in any format.
+                Some(histogram) if histogram.is_stale() => continue,
+                Some(histogram) => Sample::Histogram(Arc::clone(histogram)),
+                None if is_stale_nan(samples.values[last]) => continue,
+                None => Sample::Float(samples.values[last]),
+            };
+            if series.labels.metric_name().is_empty() {
+                tracing::warn!(labels = %series.labels, "a series without a name is not federated");
                 continue;
             }
-            held.grow(series.labels.as_bytes().len() as u64 + ENTRY_BYTES)?;
-            found.insert(series.labels, (samples.timestamps[last], samples.values[last]));
+            let bytes = match &sample {
+                Sample::Float(_) => 0,
+                Sample::Histogram(histogram) => histogram_bytes(histogram),
+            };
+            held.grow(series.labels.as_bytes().len() as u64 + ENTRY_BYTES + bytes)?;
+            let time_ms = samples.timestamps[last];
+            found.insert(series.labels, Newest { time_ms, sample });
         }
     }
-    api.said(&scope);
     let mut found: Found = found.into_iter().collect();
     found.sort_by(|(a, _), (b, _)| a.metric_name().cmp(b.metric_name()));
     Ok((found, held))
 }
 
-fn write(out: &mut Json, found: Found, held: Reserved, external: &Labels, names: Names) -> Result<(), Gone> {
-    let mut family = String::new();
-    let mut begun = false;
-    for (labels, (time_ms, value)) in found {
-        let name = labels.metric_name();
-        if name.is_empty() {
-            tracing::warn!(%labels, "a series without a name is not federated");
-            continue;
-        }
-        if !begun || family != name {
-            begun = true;
-            family = name.to_owned();
-            out.raw("# TYPE ");
-            write_name(out, name, names, is_legacy_metric_name(name));
-            out.raw(" untyped\n");
-        }
-        write_sample(out, &labels, external, names);
-        out.raw(" ");
-        out.number(General(value));
-        out.raw(" ");
-        out.number(time_ms);
-        out.raw("\n");
-        out.breathe()?;
-    }
-    drop(held);
-    Ok(())
+fn histogram_bytes(histogram: &FloatHistogram) -> u64 {
+    let spans = histogram.positive_spans.len() + histogram.negative_spans.len();
+    let floats = histogram.positive_buckets.len() + histogram.negative_buckets.len() + histogram.custom_values.len();
+    (size_of::<FloatHistogram>() + 8 * (spans + floats)) as u64
 }
 
-/// `name{label="value",…}`, or `{"name",label="value",…}` where the name needs quotes.
-fn write_sample(out: &mut Json, labels: &Labels, external: &Labels, names: Names) {
-    let name = labels.metric_name();
-    let legacy = is_legacy_metric_name(name);
-    let mut first = true;
-    if legacy || names == Names::Underscores {
-        write_name(out, name, names, legacy);
-    } else {
-        out.raw("{");
-        write_name(out, name, names, legacy);
-        first = false;
-    }
-    let opened = !first;
-    let own = labels.iter().filter(|(label, _)| *label != METRIC_NAME);
+/// The labels that a series gets on its way out: the external ones that it has not.
+fn attached<'a>(labels: &Labels, external: &'a Labels) -> impl Iterator<Item = (&'a str, &'a str)> {
     // A federating server would otherwise take its own name for the target's.
     let instance = external.get("instance").is_none().then_some(("instance", ""));
     let mut more: Vec<_> = external.iter().chain(instance).collect();
     more.sort_unstable();
     more.retain(|(label, _)| labels.get(label).is_none());
-    for (label, value) in own.chain(more) {
-        out.raw(if first { "{" } else { "," });
-        first = false;
-        write_name(out, label, names, is_legacy_label_name(label));
-        out.raw("=\"");
-        write_escaped(out, value);
-        out.raw("\"");
-    }
-    if opened || !first {
-        out.raw("}");
-    }
-}
-
-fn write_name(out: &mut Json, name: &str, names: Names, legacy: bool) {
-    if legacy {
-        out.raw(name);
-    } else if names == Names::Quoted {
-        out.raw("\"");
-        write_escaped(out, name);
-        out.raw("\"");
-    } else {
-        let kept = |(at, c): (usize, char)| {
-            let fits = c == '_' || c == ':' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit());
-            if fits { c } else { '_' }
-        };
-        let text: String = name.char_indices().map(kept).collect();
-        out.raw(&text);
-    }
-}
-
-fn write_escaped(out: &mut Json, text: &str) {
-    let mut rest = text;
-    while let Some(at) = rest.find(['\\', '\n', '"']) {
-        out.raw(&rest[..at]);
-        out.raw(match rest.as_bytes()[at] {
-            b'\n' => "\\n",
-            b'"' => "\\\"",
-            _ => "\\\\",
-        });
-        rest = &rest[at + 1..];
-    }
-    out.raw(rest);
+    more.into_iter()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_promql::MemoryBudget;
+    use gnomon_model::histogram::{ResetHint, Span};
 
-    fn written(found: Found, external: &Labels, names: Names) -> String {
-        let mut out = Json::buffer();
-        let held = MemoryBudget::default().reserve(0).unwrap();
-        write(&mut out, found, held, external, names).unwrap();
-        String::from_utf8(out.into_bytes().to_vec()).unwrap()
+    pub(super) fn float(labels: &[(&str, &str)], time_ms: i64, value: f64) -> (Labels, Newest) {
+        let sample = Sample::Float(value);
+        (Labels::from_pairs(labels.iter().copied()), Newest { time_ms, sample })
     }
 
-    #[test]
-    fn samples_are_written_as_an_exposition() {
-        let found = vec![
-            (Labels::from_pairs([(METRIC_NAME, "a"), ("l", "x\"\\\n")]), (1000, 1e6)),
-            (
-                Labels::from_pairs([(METRIC_NAME, "a"), ("instance", "i"), ("region", "us")]),
-                (1500, f64::NEG_INFINITY),
-            ),
-            (Labels::from_pairs([(METRIC_NAME, "b.c"), ("ü", "1")]), (-1, 0.5)),
-            (Labels::from_pairs([("no", "name")]), (0, 1.0)),
-        ];
-        let external = Labels::from_pairs([("region", "eu")]);
-        assert_eq!(
-            written(found.clone(), &external, Names::Underscores),
-            "# TYPE a untyped\na{l=\"x\\\"\\\\\\n\",instance=\"\",region=\"eu\"} 1e+06 1000\n\
-             a{instance=\"i\",region=\"us\"} -Inf 1500\n\
-             # TYPE b_c untyped\nb_c{_=\"1\",instance=\"\",region=\"eu\"} 0.5 -1\n"
-        );
-        let quoted = written(found, &external, Names::Quoted);
-        assert!(
-            quoted.ends_with("# TYPE \"b.c\" untyped\n{\"b.c\",\"ü\"=\"1\",instance=\"\",region=\"eu\"} 0.5 -1\n"),
-            "{quoted}"
-        );
+    fn with_hint(labels: &[(&str, &str)], time_ms: i64, reset_hint: ResetHint) -> (Labels, Newest) {
+        let sample = Sample::Histogram(Arc::new(FloatHistogram {
+            reset_hint,
+            schema: 2,
+            zero_threshold: 0.001,
+            zero_count: 1.0,
+            count: 6.0,
+            sum: 4.5,
+            positive_spans: vec![Span { offset: -3, length: 2 }],
+            positive_buckets: vec![2.0, 3.0],
+            ..FloatHistogram::default()
+        }));
+        (Labels::from_pairs(labels.iter().copied()), Newest { time_ms, sample })
+    }
+
+    pub(super) fn histogram(labels: &[(&str, &str)], time_ms: i64) -> (Labels, Newest) {
+        with_hint(labels, time_ms, ResetHint::Unknown)
+    }
+
+    pub(super) fn gauge_histogram(labels: &[(&str, &str)], time_ms: i64) -> (Labels, Newest) {
+        with_hint(labels, time_ms, ResetHint::Gauge)
     }
 }

@@ -1,11 +1,14 @@
-//! The parameters of a request: of its query string and, for a POSTed form, of its body, which come first.
+//! The parameters of a request: of its query string and of a POSTed form. As in Go, those of an URL-encoded form come
+//! before, those of a multipart form behind those of the query string.
 
-use crate::error::{ApiError, ErrorType};
+mod multipart;
+
+use crate::error::ApiError;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use http::{Method, header};
 
-/// As Go's `http.Request.ParseForm`.
+/// As Go's `http.Request.ParseForm` (which reads more of a multipart form).
 const MAX_BODY_BYTES: usize = 10 << 20;
 
 /// Decoded parameters in the order in which they came.
@@ -43,7 +46,7 @@ impl Form {
     pub(crate) fn require_whole(&self) -> Result<(), ApiError> {
         match &self.complaint {
             None => Ok(()),
-            Some(why) => Err(ApiError::bad_data(format!("error parsing form values: {why}"))),
+            Some(why) => Err(unreadable(why)),
         }
     }
 
@@ -94,33 +97,57 @@ fn unescape(text: &[u8]) -> Result<String, String> {
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
-fn has_form_body(request: &Request) -> bool {
-    let content_type = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok());
-    let media_type = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-    matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
-        && media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+/// How the parameters of a body are written.
+enum Encoding {
+    Urlencoded,
+    /// With this boundary.
+    Multipart(String),
+}
+
+fn unreadable(why: impl std::fmt::Display) -> ApiError {
+    ApiError::bad_data(format!("error parsing form values: {why}"))
+}
+
+/// None where the body has no parameters.
+fn encoding(request: &Request) -> Result<Option<Encoding>, ApiError> {
+    if !matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
+        return Ok(None);
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or("");
+    let media_type = content_type.split(';').next().unwrap_or("").trim();
+    if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Ok(Some(Encoding::Urlencoded));
+    }
+    let boundary = multipart::boundary(content_type).map_err(unreadable)?;
+    Ok(boundary.map(Encoding::Multipart))
 }
 
 impl<S: Send + Sync> FromRequest<S> for Form {
     type Rejection = ApiError;
 
     async fn from_request(mut request: Request, _: &S) -> Result<Self, ApiError> {
+        let encoding = encoding(&request)?;
         let query = request.uri().query().unwrap_or("").to_owned();
         let mut form = Self::default();
-        if has_form_body(&request) {
-            let body = std::mem::replace(request.body_mut(), Body::empty());
-            let bytes = axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|e| {
-                ApiError::new(
-                    ErrorType::BadData,
-                    format!("error parsing form values: {e}; at most {MAX_BODY_BYTES} bytes are read"),
-                )
-            })?;
-            form.read(&bytes);
+        let Some(encoding) = encoding else {
+            form.read(query.as_bytes());
+            return Ok(form);
+        };
+        let body = std::mem::replace(request.body_mut(), Body::empty());
+        let body = axum::body::to_bytes(body, MAX_BODY_BYTES).await;
+        let body = body.map_err(|e| unreadable(format_args!("{e}; at most {MAX_BODY_BYTES} bytes are read")))?;
+        match encoding {
+            Encoding::Urlencoded => {
+                form.read(&body);
+                form.read(query.as_bytes());
+            }
+            Encoding::Multipart(boundary) => {
+                form.read(query.as_bytes());
+                form.pairs
+                    .extend(multipart::fields(&body, &boundary).map_err(unreadable)?);
+            }
         }
-        form.read(query.as_bytes());
         Ok(form)
     }
 }

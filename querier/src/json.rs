@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// Bytes that gather before a chunk is sent.
-const CHUNK_BYTES: usize = 64 << 10;
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 
 /// A reader that takes nothing for so long is given up, so that it does not keep a thread.
 const READER_PATIENCE: Duration = Duration::from_secs(60);
@@ -22,9 +22,21 @@ pub(crate) struct Gone;
 
 /// Where chunks go.
 #[derive(Debug)]
-struct Sink {
+pub(crate) struct Sink {
     chunks: mpsc::Sender<Bytes>,
     runtime: Handle,
+}
+
+impl Sink {
+    pub(crate) const fn new(chunks: mpsc::Sender<Bytes>, runtime: Handle) -> Self {
+        Self { chunks, runtime }
+    }
+
+    /// Blocks while the channel is full, so it must not run on an async thread.
+    pub(crate) fn send(&self, chunk: Bytes) -> Result<(), Gone> {
+        let sent = self.chunks.send_timeout(chunk, READER_PATIENCE);
+        self.runtime.block_on(sent).map_err(|_| Gone)
+    }
 }
 
 /// A JSON text in the making.
@@ -43,11 +55,11 @@ impl Json {
         }
     }
 
-    /// Chunk by chunk; [`Json::breathe`] blocks while the channel is full, so it must not run on an async thread.
-    pub(crate) fn chunks(chunks: mpsc::Sender<Bytes>, runtime: Handle) -> Self {
+    /// Chunk by chunk; [`Json::breathe`] blocks as [`Sink::send`] does.
+    pub(crate) fn chunks(sink: Sink) -> Self {
         Self {
             buffer: String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4),
-            sink: Some(Sink { chunks, runtime }),
+            sink: Some(sink),
         }
     }
 
@@ -71,8 +83,7 @@ impl Json {
     fn send(&mut self) -> Result<(), Gone> {
         let Some(sink) = &self.sink else { return Ok(()) };
         let chunk = std::mem::replace(&mut self.buffer, String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4));
-        let sent = sink.chunks.send_timeout(chunk.into(), READER_PATIENCE);
-        sink.runtime.block_on(sent).map_err(|_| Gone)
+        sink.send(chunk.into())
     }
 
     pub(crate) fn raw(&mut self, text: &str) {

@@ -105,6 +105,7 @@ pub(crate) struct Metrics {
     pub(crate) query_seconds: HistogramVec,
     pub(crate) fetched_bytes: IntCounter,
     pub(crate) partial: IntCounter,
+    pub(crate) federation_errors: IntCounter,
     /// Threads of the engine at work, those of requests that have ended included.
     pub(crate) engines: IntGauge,
     pub(crate) stop_seconds: Histogram,
@@ -156,6 +157,10 @@ impl Metrics {
                 "gnomon_query_partial_results_total",
                 "Answers with a warning that something could not be read.",
             )?,
+            federation_errors: IntCounter::new(
+                "prometheus_web_federation_errors_total",
+                "Total number of errors that occurred while sending federation responses.",
+            )?,
             engines: IntGauge::new(
                 "gnomon_query_engines",
                 "Queries that are being evaluated, those whose requests have ended already included.",
@@ -183,6 +188,7 @@ impl Metrics {
             Box::new(metrics.query_seconds.clone()),
             Box::new(metrics.fetched_bytes.clone()),
             Box::new(metrics.partial.clone()),
+            Box::new(metrics.federation_errors.clone()),
             Box::new(metrics.engines.clone()),
             Box::new(metrics.stop_seconds.clone()),
             Box::new(HeldBytes::new(Arc::clone(memory))?),

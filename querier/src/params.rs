@@ -2,11 +2,13 @@
 
 use crate::error::ApiError;
 use crate::form::Form;
+use crate::gonumber::{go_float, go_integer};
 use crate::instant;
 use gnomon_model::Matcher;
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::format_size_bytes;
 use gnomon_promql::MAX_PATTERN_BYTES;
+use std::collections::HashSet;
 
 /// The first instant of Go's `time.Unix` that Prometheus accepts, and its text.
 pub(crate) const MIN_TIME: (&str, i64) = ("-292273086-05-16T16:47:06Z", -9_223_309_901_257_974_000);
@@ -22,19 +24,10 @@ pub(crate) struct Window {
     pub(crate) end_ms: i64,
 }
 
-/// What Go's `strconv.ParseFloat` takes that can be a time or duration.
-fn float(text: &str) -> Option<f64> {
-    let plain = |b: u8| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-');
-    if !text.bytes().all(plain) {
-        return None;
-    }
-    text.parse::<f64>().ok()
-}
-
 /// Seconds as a float (rounded to milliseconds) or RFC 3339; milliseconds since the epoch.
 pub(crate) fn time(text: &str) -> Result<i64, String> {
     let invalid = || format!("cannot parse {text:?} to a valid timestamp");
-    if let Some(seconds) = float(text) {
+    if let Some(seconds) = go_float(text) {
         if !seconds.is_finite() {
             return Err(invalid());
         }
@@ -55,13 +48,15 @@ pub(crate) fn time(text: &str) -> Result<i64, String> {
 
 /// Seconds as a float or a Prometheus duration; nanoseconds.
 pub(crate) fn duration_nanos(text: &str) -> Result<i64, String> {
-    if let Some(seconds) = float(text) {
+    if let Some(seconds) = go_float(text) {
         let nanos = seconds * NANOS_PER_SECOND;
         // The largest i64 is not a float; the next one above it is the bound, as in Go.
         if nanos > i64::MAX as f64 || nanos < i64::MIN as f64 {
             return Err(format!("cannot parse {text:?} to a valid duration. It overflows int64"));
         }
-        return Ok(nanos as i64);
+        // Go's conversion makes the least number of what has no other, as `NaN` and that bound.
+        let fits = nanos < i64::MAX as f64;
+        return Ok(if fits { nanos as i64 } else { i64::MIN });
     }
     match parse_duration_ms(text) {
         Ok(ms) => Ok(ms.saturating_mul(1_000_000)),
@@ -106,34 +101,44 @@ pub(crate) fn limit(form: &Form) -> Result<usize, ApiError> {
     }
 }
 
-/// Go's `strconv.Atoi`, with its complaints.
-pub(crate) fn go_integer(text: &str) -> Result<i64, String> {
-    use std::num::IntErrorKind;
-    text.parse::<i64>().map_err(|e| {
-        let why = match e.kind() {
-            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
-            _ => "invalid syntax",
-        };
-        format!("strconv.Atoi: parsing {text:?}: {why}")
-    })
-}
-
-/// The selectors of `match[]`, whatever they select; else why they were refused.
+/// The selectors of `match[]`, each once, whatever they select; else why they were refused.
 pub(crate) fn selectors(form: &Form) -> Result<Vec<Vec<Matcher>>, String> {
-    let mut pattern_bytes = 0;
+    let mut seen = HashSet::new();
+    let mut patterns = Patterns::default();
     let mut sets = Vec::new();
-    for text in form.all("match[]") {
+    for text in form.all("match[]").filter(|text| seen.insert(*text)) {
         let set = gnomon_promql::parse_selector(text).map_err(|e| e.to_string())?;
-        pattern_bytes += set.iter().map(Matcher::pattern_bytes).sum::<usize>();
-        if pattern_bytes > MAX_PATTERN_BYTES {
-            let limit = format_size_bytes(MAX_PATTERN_BYTES as u64);
-            return Err(format!(
-                "regular expressions of match[] too large: together they take more than {limit}, compiled"
-            ));
+        for matcher in &set {
+            let added = patterns.add(matcher);
+            added.map_err(|too_large| format!("regular expressions of match[] {too_large}"))?;
         }
         sets.push(set);
     }
     Ok(sets)
+}
+
+/// The regular expressions of a request, which are bounded all together.
+#[derive(Debug, Default)]
+pub(crate) struct Patterns {
+    seen: HashSet<String>,
+    bytes: usize,
+}
+
+impl Patterns {
+    /// # Errors
+    /// When they have become too large together: the words for that.
+    pub(crate) fn add(&mut self, matcher: &Matcher) -> Result<(), String> {
+        // The same expression is compiled once, wherever it stands.
+        let bytes = matcher.pattern_bytes();
+        if bytes > 0 && self.seen.insert(matcher.value().to_owned()) {
+            self.bytes += bytes;
+        }
+        if self.bytes <= MAX_PATTERN_BYTES {
+            return Ok(());
+        }
+        let limit = format_size_bytes(MAX_PATTERN_BYTES as u64);
+        Err(format!("too large: together they take more than {limit}, compiled"))
+    }
 }
 
 /// Refuses sets that every series matches.
@@ -160,10 +165,12 @@ mod tests {
             ("2015-06-03T14:21:58.555+01:00", 1_433_337_718_555),
             (MIN_TIME.0, MIN_TIME.1),
             (MAX_TIME.0, MAX_TIME.1),
+            ("0x10p-1", 8_000),
+            ("1_000", 1_000_000),
         ] {
             assert_eq!(time(text), Ok(ms), "{text}");
         }
-        for text in ["", "abc", "30s", "NaN", "inf", "1e999"] {
+        for text in ["", "abc", "30s", "NaN", "inf", "-Infinity", "1e999", "1__0", "0x1"] {
             assert_eq!(
                 time(text),
                 Err(format!("cannot parse {text:?} to a valid timestamp")),
@@ -180,20 +187,40 @@ mod tests {
             ("5m", 300_000_000_000),
             ("-1", -1_000_000_000),
             ("0.0001", 100_000),
+            ("0x1p-1", 500_000_000),
+            ("NaN", i64::MIN),
+            ("9223372036.854775807", i64::MIN),
+            ("-9223372036.854775807", i64::MIN),
         ] {
             assert_eq!(duration_nanos(text), Ok(nanos), "{text}");
         }
-        assert_eq!(
-            duration_nanos("1e30"),
-            Err(r#"cannot parse "1e30" to a valid duration. It overflows int64"#.to_owned())
-        );
-        assert_eq!(
-            duration_nanos(""),
-            Err(r#"cannot parse "" to a valid duration"#.to_owned())
-        );
-        assert_eq!(
-            duration_nanos("-5m"),
-            Err(r#"cannot parse "-5m" to a valid duration"#.to_owned())
-        );
+        for text in ["1e30", "Inf", "-infinity"] {
+            let overflows = format!("cannot parse {text:?} to a valid duration. It overflows int64");
+            assert_eq!(duration_nanos(text), Err(overflows));
+        }
+        for text in ["", "-5m", "1e999", "nano", "5 m"] {
+            let invalid = format!("cannot parse {text:?} to a valid duration");
+            assert_eq!(duration_nanos(text), Err(invalid));
+        }
+    }
+
+    /// What is asked for several times counts once against the limit of all expressions' bytes.
+    #[test]
+    fn the_same_selectors_and_expressions_count_once() {
+        let form = |texts: &[String]| {
+            let query: Vec<_> = texts.iter().map(|text| format!("match[]={text}")).collect();
+            Form::of_query(&query.join("&"))
+        };
+        let selector = |name: &str, last: char| format!("{{{name}=~\"\\\\pL{{80}}{last}\"}}");
+        let one = selectors(&form(&[selector("a", '0')])).unwrap();
+        let bytes = one[0][0].pattern_bytes();
+        assert!(bytes > MAX_PATTERN_BYTES / 40, "{bytes}");
+        let again = vec![selector("a", '0'); 40];
+        assert_eq!(selectors(&form(&again)), Ok(one));
+        let elsewhere: Vec<_> = (0..40).map(|n| selector(&format!("a{n}"), '0')).collect();
+        assert_eq!(selectors(&form(&elsewhere)).unwrap().len(), 40);
+        let others: Vec<_> = ('a'..='z').chain('A'..='Z').map(|c| selector("a", c)).collect();
+        let refusal = selectors(&form(&others)).unwrap_err();
+        assert!(refusal.contains("more than 32MiB"), "{refusal}");
     }
 }

@@ -6,7 +6,7 @@ use crate::{api, federate, page};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get};
 use gnomon_model::re2::Regex;
 use gnomon_promql::QueryMemory;
@@ -54,6 +54,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     let memory = QueryMemory::new(total_bytes, query_bytes, state.query.max_concurrency);
     let (metrics, collectors) = Metrics::new(state.query.max_concurrency, &memory)?;
     register(&state.registry, collectors);
+    register(&state.registry, state.notifications.collectors());
     let places = state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS);
     let prefix = prefix(&state.web.route_prefix);
     let api = Arc::new(Api {
@@ -75,8 +76,12 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     for (path, method) in api::own_routes().into_iter().chain(more) {
         router = router.route(&format!("{prefix}/api/v1{path}"), method.options(preflight));
     }
+    router = router.route_layer(from_fn_with_state(Arc::clone(&api), ready_only));
+    let early = if queries { api::early_routes() } else { Vec::new() };
+    for (path, method) in early {
+        router = router.route(&format!("{prefix}/api/v1{path}"), method.options(preflight));
+    }
     router = router
-        .route_layer(from_fn_with_state(Arc::clone(&api), ready_only))
         .route(&format!("{prefix}/api/v1/{{*path}}"), any(unknown))
         .route(&format!("{prefix}/api/v1/"), any(unknown))
         .route_layer(from_fn_with_state(Arc::clone(&api), cors));
@@ -95,7 +100,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
         let home = format!("{prefix}/");
         for path in ["/", prefix.as_str()] {
             let home = home.clone();
-            router = router.route(path, get(move || async move { Redirect::temporary(&home) }));
+            router = router.route(path, get(move || async move { found(&home) }));
         }
     }
     Ok(router
@@ -128,7 +133,7 @@ fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 3] {
 }
 
 /// `/a/b`, without a slash at the end; empty for none.
-fn prefix(flag: &str) -> String {
+pub(crate) fn prefix(flag: &str) -> String {
     match flag.trim_matches('/') {
         "" => String::new(),
         inner => format!("/{inner}"),
@@ -148,6 +153,11 @@ pub(crate) fn not_found() -> Response {
 pub(crate) fn not_allowed(allowed: &'static str) -> Response {
     let refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
     ([(header::ALLOW, allowed)], refusal).into_response()
+}
+
+/// 302, as Prometheus redirects.
+fn found(location: &str) -> Response {
+    (StatusCode::FOUND, [(header::LOCATION, location.to_owned())]).into_response()
 }
 
 async fn preflight() -> StatusCode {
@@ -204,11 +214,14 @@ async fn ready_only(State(api): State<Arc<Api>>, request: Request, next: Next) -
     }
 }
 
-/// The headers that Prometheus gives to requests from other origins.
+/// The headers that Prometheus gives to requests from other origins; caches are told that these make a difference.
 async fn cors(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = next.run(request).await;
-    if let Some(origin) = origin {
+    response
+        .headers_mut()
+        .append(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin.filter(|origin| !origin.is_empty()) {
         allow(&api, &origin, response.headers_mut());
     }
     response
@@ -222,7 +235,6 @@ fn allow(api: &Api, origin: &HeaderValue, headers: &mut HeaderMap) {
         ),
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Date"),
-        (header::VARY, "Origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }

@@ -1,6 +1,8 @@
 //! What the process that runs a querier hands to it.
 
 use crate::fanout::{Fanout, FetchLimits};
+use crate::notifications::Notifications;
+use gnomon_model::relabel::RelabelConfig;
 use gnomon_model::{Clock, Labels};
 use gnomon_promql::{DEFAULT_LOOKBACK_MS, ParseOptions};
 use gnomon_proto::service::TargetsService;
@@ -17,6 +19,7 @@ pub struct ApiState {
     /// Every scraper there is, by name (for messages).
     pub scrapers: Scrapers,
     pub node: Arc<dyn NodeInfo>,
+    pub notifications: Arc<Notifications>,
     pub query: QueryOptions,
     pub web: WebOptions,
     pub build: BuildInfo,
@@ -39,7 +42,7 @@ pub trait NodeInfo: Send + Sync + 'static {
 }
 
 /// The configuration in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConfigInfo {
     /// Secrets are redacted.
     pub yaml: String,
@@ -51,6 +54,8 @@ pub struct ConfigInfo {
     pub external_labels: Labels,
     /// The default step of subqueries, milliseconds; 0 is a minute.
     pub evaluation_interval_ms: i64,
+    /// The rules for targets, by scrape pool.
+    pub relabelling: Arc<BTreeMap<String, Arc<[RelabelConfig]>>>,
 }
 
 impl Default for ConfigInfo {
@@ -61,6 +66,7 @@ impl Default for ConfigInfo {
             reloaded_at_ms: 0,
             external_labels: Labels::empty(),
             evaluation_interval_ms: 0,
+            relabelling: Arc::default(),
         }
     }
 }
@@ -200,6 +206,8 @@ pub struct WebOptions {
     pub cors_origin: String,
     /// `--web.route-prefix`: empty or `/` for none.
     pub route_prefix: String,
+    /// `--web.external-url`; empty where it is not known.
+    pub external_url: String,
     /// Whether the querier role runs here. Else there is what every process has: health, metrics, its own status.
     pub queries: bool,
 }
@@ -209,6 +217,7 @@ impl Default for WebOptions {
         Self {
             cors_origin: ".*".to_owned(),
             route_prefix: "/".to_owned(),
+            external_url: String::new(),
             queries: true,
         }
     }

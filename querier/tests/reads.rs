@@ -190,7 +190,6 @@ async fn without_any_source_there_is_no_answer() {
         "/api/v1/series?match[]=up",
         "/api/v1/labels",
         "/api/v1/label/job/values",
-        "/federate?match[]=up",
     ] {
         let (status, body) = cluster.get(request).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{request}");

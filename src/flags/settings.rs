@@ -178,6 +178,7 @@ pub struct Settings {
     pub read_max_bytes_in_frame: usize,
     /// 0 is no limit.
     pub search_max_limit: usize,
+    pub max_notifications_subscribers: usize,
     pub features: BTreeSet<String>,
     /// Features that were asked for and mean nothing here.
     pub ignored_features: Vec<String>,
@@ -361,6 +362,7 @@ impl Settings {
                 .number("storage.remote.read-max-bytes-in-frame", 1)?
                 .unwrap_or(1 << 20),
             search_max_limit: v.number("web.search.max-limit", 0)?.unwrap_or(10_000),
+            max_notifications_subscribers: v.number("web.max-notifications-subscribers", 0)?.unwrap_or(16),
             features,
             ignored_features,
             grpc_listen_address: v

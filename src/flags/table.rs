@@ -230,11 +230,12 @@ const FLAGS: &[Flag] = &[
         "512",
         "connections are bounded by the limit on open files",
     ),
-    idle(
+    here(
+        WEB,
         "web.max-notifications-subscribers",
         One("N"),
         "16",
-        "there are no notifications yet",
+        "Who may watch /api/v1/notifications/live at the same time.",
     ),
     idle("web.page-title", One("TEXT"), "", "the page has its own title"),
     idle("web.user-assets", One("PATH"), "", CONSOLES),

@@ -9,8 +9,10 @@ use crate::logging::error_text;
 use anyhow::Context as _;
 use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::retention::Retention;
+use gnomon_model::relabel::RelabelConfig;
 use gnomon_proto::v1::{MetaCommand, ProposeConfig, meta_command};
 use gnomon_querier::ConfigInfo;
+use gnomon_scraper::config::ScrapeConfig;
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -152,6 +154,7 @@ impl Keeper {
             reload_successful: true,
             reloaded_at_ms: now.0,
             evaluation_interval_ms: i64::try_from(evaluation).unwrap_or(0),
+            relabelling: Arc::new(config.scrape_configs.iter().map(relabelling).collect()),
         });
         Ok(())
     }
@@ -239,6 +242,11 @@ pub(super) async fn in_force(
         }
     });
     Ok(())
+}
+
+/// The name of a scrape pool, and its rules for targets.
+fn relabelling(job: &Arc<ScrapeConfig>) -> (String, Arc<[RelabelConfig]>) {
+    (job.job_name.clone(), Arc::clone(&job.relabel_configs))
 }
 
 async fn reload(keeper: &Keeper) -> anyhow::Result<()> {

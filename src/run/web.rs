@@ -152,6 +152,7 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<Ap
         fanout: Arc::new(fanout),
         scrapers: scrapers_of(directory),
         node: process.status.clone(),
+        notifications: process.status.notifications(),
         query: QueryOptions {
             max_concurrency: settings.query_max_concurrency,
             timeout: settings.query_timeout,
@@ -180,6 +181,7 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<Ap
         web: WebOptions {
             cors_origin: settings.cors_origin.clone(),
             route_prefix: settings.route_prefix.clone(),
+            external_url: settings.external_url.clone(),
             queries: settings.roles.querier,
         },
         build: build_info(),

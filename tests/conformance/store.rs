@@ -22,7 +22,8 @@ use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::meta_command::Command as Change;
 use gnomon_proto::v1::{InitCluster, MetaCommand, MetaResponse, MetaState, PlacementEpoch, ShardReplicas};
 use gnomon_querier::{
-    ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, QueryOptions, RuntimeInfo, StoredBlocks, WebOptions, api_router,
+    ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, Notifications, QueryOptions, RuntimeInfo, StoredBlocks,
+    WebOptions, api_router,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -140,6 +141,7 @@ fn api(
     delayed_name_removal: bool,
 ) -> axum::Router {
     let registry = prometheus::Registry::new();
+    let clock_of_notifications = Arc::clone(&clock);
     let state = ApiState {
         clock: Arc::clone(&clock),
         registry: registry.clone(),
@@ -152,6 +154,7 @@ fn api(
         }),
         scrapers: Arc::new(Vec::new),
         node: Arc::new(Ready),
+        notifications: Notifications::new(clock_of_notifications, 1).expect("new metrics"),
         query: QueryOptions {
             language: ParseOptions::everything(),
             delayed_name_removal,

@@ -9,6 +9,7 @@
 pub mod chunks;
 pub mod client;
 pub mod disk;
+pub mod families;
 pub mod peers;
 pub mod reference;
 pub mod remote;

@@ -28,6 +28,24 @@ async fn counts_from_the_index_are_those_of_the_series() {
     }
     let (code, text) = remote::send(&node.http, remote::body(written)).await.expect("send");
     assert_eq!(code, 204, "{text}");
+    let path = format!(
+        "/api/v1/query?query=count(up)&time={}&explain=1&analyze=1",
+        now_ms as f64 / 1e3
+    );
+    let data = node.http.api(&path).await;
+    let sources = data["analysis"]["sources"].as_array().expect("sources");
+    assert!(
+        sources.len() == 3
+            && sources
+                .iter()
+                .all(|s| s["counted"] == true && s["of"] == "#0" && s["samples"] == 0),
+        "{data}"
+    );
+    let text = data["explain"].as_str().unwrap_or("");
+    assert!(text.contains("#0 counted by the index of shard 2 "), "{text}");
+    let data = node.http.api(&path.replace("count(up)", "count(up+or+up)")).await;
+    let sources = data["analysis"]["sources"].as_array().expect("sources");
+    assert!(sources.iter().all(|s| s["counted"] == false), "{data}");
     for grouping in [
         "",
         "by (job)",

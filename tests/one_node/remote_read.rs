@@ -3,8 +3,9 @@
 
 use crate::harness::chunks::{self, Histogram, Value};
 use crate::harness::reference::Prometheus;
-use crate::harness::{Http, Node, eventually, peers, remote};
-use gnomon_proto::prometheus::histogram::{Count, ZeroCount};
+use crate::harness::{Http, Node, eventually, families, peers, remote};
+use gnomon_proto::client::MetricFamily;
+use gnomon_proto::prometheus::histogram::{Count, ResetHint, ZeroCount};
 use gnomon_proto::prometheus::label_matcher::Type;
 use gnomon_proto::prometheus::{
     BucketSpan, Histogram as Wire, Label, LabelMatcher, Query, ReadRequest, ReadResponse, TimeSeries,
@@ -356,6 +357,62 @@ async fn reads_are_answered_as_prometheus_answers_them() {
         both.gnomon.http.get(federate).await,
         both.prometheus.http.get(federate).await
     );
+    histograms_are_federated(&both).await;
+}
+
+/// Native histograms, of counters and gauges, as protobuf messages.
+async fn histograms_are_federated(both: &Both) {
+    let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64 - 30_000;
+    let mut gauge = float_histogram(now_ms, 7.5);
+    gauge.reset_hint = ResetHint::Gauge as i32;
+    let stale = Wire {
+        sum: gnomon_model::STALE_NAN,
+        count: Some(Count::CountInt(0)),
+        timestamp: now_ms,
+        ..Wire::default()
+    };
+    let histograms = [
+        ("integers", integer_histogram(now_ms, 5)),
+        ("floats", float_histogram(now_ms, 0.5)),
+        ("gauge", gauge),
+        ("stale", stale),
+    ];
+    let mut written = vec![remote::time_series(
+        &[("__name__", "recent"), ("of", "number")],
+        &[(now_ms, 1.5)],
+    )];
+    for (of, histogram) in histograms {
+        let mut series = remote::time_series(&[("__name__", "recent"), ("of", of)], &[]);
+        series.histograms.push(histogram);
+        written.push(series);
+    }
+    for http in [&both.gnomon.http, &both.prometheus.http] {
+        let (code, text) = remote::send(http, remote::body(written.clone())).await.expect("send");
+        assert!(code < 300, "{text}");
+    }
+    let path = "/federate?match[]=recent";
+    let ours = families::federated(&both.gnomon.http, path).await;
+    // One name is several families, in the order of the labels of the samples, which only gnomon keeps.
+    let one_by_one = |families: &[MetricFamily]| {
+        let metrics = families.iter().flat_map(|family| {
+            family
+                .metric
+                .iter()
+                .map(move |m| (format!("{:?}", m.label), family.r#type, m.clone()))
+        });
+        let mut all: Vec<_> = metrics.collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    let theirs = families::federated(&both.prometheus.http, path).await;
+    let mut theirs = one_by_one(&theirs);
+    // A marker is no sample to newer servers.
+    theirs.retain(|(labels, ..)| !labels.contains("\"stale\""));
+    assert_eq!(one_by_one(&ours), theirs);
+    assert_eq!(theirs.len(), 4);
+    let text = both.gnomon.http.get(path).await;
+    assert_eq!(text, both.prometheus.http.get(path).await);
+    assert_eq!(text.1.lines().count(), 2, "{text:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

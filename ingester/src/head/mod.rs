@@ -32,7 +32,7 @@ use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
 use gnomon_proto::histogram::Decoded;
 use hashbrown::HashTable;
-use order::Order;
+use order::{Order, Slice};
 use parking_lot::Mutex;
 use refs::RefTable;
 use roaring::RoaringBitmap;
@@ -206,8 +206,22 @@ impl Head {
             few.sort_unstable_by(|a, b| compare(*a, *b));
             return few;
         }
+        self.order.lock().of(wanted, compare)
+    }
+
+    /// Whether series had better be worked into the order before so many are asked for in it.
+    pub(crate) fn is_order_due(&self, wanted: u64) -> bool {
+        wanted > FEW_IN_ORDER && self.order.lock().is_due(wanted)
+    }
+
+    /// Works some new series into the order, for some milliseconds; whether all are.
+    pub(crate) fn work_in(&self) -> bool {
+        let labels = |ordinal| self.series(ordinal).map_or(&[][..], |series| &series.labels);
+        let compare = |a, b| self.index.compare(labels(a), labels(b));
         let is_there = |ordinal| self.series(ordinal).is_some();
-        self.order.lock().of(wanted, is_there, compare)
+        let mut order = self.order.lock();
+        // Somebody else may have done the rest.
+        !order.is_due(u64::MAX) || order.work_in(Slice::default(), is_there, compare)
     }
 
     /// Series that satisfy all matchers, unless `stop` is set meanwhile.

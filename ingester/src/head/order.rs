@@ -1,17 +1,41 @@
 //! The order of a head's series by their labels, so that what a query selects need not be sorted.
 //!
-//! It is brought up to date by who asks for it: series that came since are few mostly, and are sorted by themselves.
+//! It is brought up to date by who asks for it, in slices: between two of them nobody is kept from writing, and who does
+//! not want the answer any more can leave. Series that came since are few mostly, and are sorted by themselves.
 //! Invariant: `sorted[rank[ordinal]] == ordinal` exactly for the series that have a rank.
+
+mod work;
 
 use super::Ordinal;
 use roaring::RoaringBitmap;
 use std::cmp::Ordering;
+use work::Work;
 
 /// Of series that are new.
 const NO_RANK: u32 = u32::MAX;
-/// New series are worked in once there are so many, or a part of those that are sorted.
+/// New series are worked in once there are so many, or a part of those that are sorted,
 const MIN_NEW: usize = 256;
 const NEW_PART: usize = 8;
+/// but no later than with so many: sorting these takes some 50 ms.
+const MOST_NEW: usize = 64 << 10;
+
+/// How much one slice does at most: some milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slice {
+    /// Series that are sorted,
+    pub(super) sorted: usize,
+    /// or put from sorted lists into one.
+    pub(super) merged: usize,
+}
+
+impl Default for Slice {
+    fn default() -> Self {
+        Self {
+            sorted: 4 << 10,
+            merged: 32 << 10,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Order {
@@ -19,9 +43,10 @@ pub(super) struct Order {
     rank: Vec<u32>,
     /// Entries of series that are gone are left until the next time.
     sorted: Vec<Ordinal>,
-    /// Series without a rank, and some that are gone.
+    /// Series without a rank, and some that are gone, beside those that are being worked in.
     new: Vec<Ordinal>,
-    /// How many of them were sorted for one query or another since they were worked in the last time.
+    work: Option<Work>,
+    /// How many of the new ones were sorted for one query or another since any were worked in.
     sorted_alone: usize,
 }
 
@@ -44,6 +69,9 @@ impl Order {
         if let Some(rank) = self.rank.get_mut(ordinal as usize) {
             *rank = NO_RANK;
         }
+        if let Some(work) = &mut self.work {
+            work.remove(ordinal);
+        }
     }
 
     fn rank_of(&self, ordinal: Ordinal) -> Option<u32> {
@@ -51,19 +79,48 @@ impl Order {
         (rank != NO_RANK).then_some(rank)
     }
 
-    /// These series in the order of their labels, which `compare` tells for any two that are there (`is_there`).
+    /// Whether who wants so many had better have the new ones worked in before. Who wants few of many new ones sorts those
+    /// alone, until that has been as much work as sorting all.
+    pub(super) fn is_due(&self, wanted: u64) -> bool {
+        let new = self.new.len() + self.work.as_ref().map_or(0, Work::series);
+        let most_new = MIN_NEW.max((self.sorted.len() / NEW_PART).min(MOST_NEW));
+        let wants_many = wanted > (new / NEW_PART).min(MOST_NEW) as u64;
+        new > most_new && (wants_many || self.sorted_alone > new)
+    }
+
+    /// Works in a slice of the new series; whether that was the last one. `compare` tells the order of any two that are
+    /// there (`is_there`).
+    pub(super) fn work_in(
+        &mut self,
+        slice: Slice,
+        is_there: impl Fn(Ordinal) -> bool,
+        compare: impl Fn(Ordinal, Ordinal) -> Ordering,
+    ) -> bool {
+        let mut work = match self.work.take() {
+            Some(work) => work,
+            None => Work::begin(std::mem::take(&mut self.new), self.rank.len()),
+        };
+        self.sorted_alone = 0;
+        let is_new = |ordinal| is_there(ordinal) && self.rank_of(ordinal).is_none();
+        let is_done = work.sort(slice.sorted, is_new, &compare)
+            && work.join(slice.merged, &compare)
+            && work.merge(slice.merged, &self.sorted, &self.rank, &compare);
+        if !is_done {
+            self.work = Some(work);
+            return false;
+        }
+        let ranks = self.rank.len();
+        (self.sorted, self.rank) = work.done();
+        self.rank.resize(ranks, NO_RANK);
+        true
+    }
+
+    /// These series in the order of their labels.
     pub(super) fn of(
         &mut self,
         wanted: &RoaringBitmap,
-        is_there: impl Fn(Ordinal) -> bool,
         compare: impl Fn(Ordinal, Ordinal) -> Ordering,
     ) -> Vec<Ordinal> {
-        // Who wants few of many new ones sorts those alone, until that has been as much work as sorting all.
-        let is_due = self.new.len() > MIN_NEW.max(self.sorted.len() / NEW_PART);
-        let wants_many = wanted.len() > (self.new.len() / NEW_PART) as u64;
-        if is_due && (wants_many || self.sorted_alone > self.new.len()) {
-            self.work_in(is_there, &compare);
-        }
         let mut ranks = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
         let mut new = Vec::new();
         for ordinal in wanted {
@@ -85,35 +142,6 @@ impl Order {
         }
         out.extend(rest.iter().map(|rank| self.sorted[*rank as usize]));
         out
-    }
-
-    /// Gives every series that is there a rank.
-    fn work_in(&mut self, is_there: impl Fn(Ordinal) -> bool, compare: impl Fn(Ordinal, Ordinal) -> Ordering) {
-        let mut new = std::mem::take(&mut self.new);
-        self.sorted_alone = 0;
-        new.retain(|ordinal| is_there(*ordinal) && self.rank_of(*ordinal).is_none());
-        // One that went and came again is in it twice.
-        new.sort_unstable();
-        new.dedup();
-        new.sort_unstable_by(|a, b| compare(*a, *b));
-        let mut old = std::mem::take(&mut self.sorted);
-        // All of them before any rank is given: an ordinal that is used again may be given the one of its old entry.
-        let mut ranks = 0..;
-        old.retain(|ordinal| self.rank_of(*ordinal) == ranks.next());
-        self.sorted.reserve_exact(old.len() + new.len());
-        let mut new = new.into_iter().peekable();
-        for ordinal in old {
-            while let Some(before) = new.next_if(|new| compare(*new, ordinal).is_lt()) {
-                self.push(before);
-            }
-            self.push(ordinal);
-        }
-        new.for_each(|ordinal| self.push(ordinal));
-    }
-
-    fn push(&mut self, ordinal: Ordinal) {
-        self.rank[ordinal as usize] = self.sorted.len() as u32;
-        self.sorted.push(ordinal);
     }
 }
 
@@ -147,6 +175,7 @@ mod tests {
     enum Step {
         Add(u32, u16),
         Remove(u32),
+        Work(usize),
         Ask(u64),
     }
 
@@ -154,8 +183,67 @@ mod tests {
         prop_oneof![
             12 => (0..3000_u32, any::<u16>()).prop_map(|(ordinal, label)| Step::Add(ordinal, label)),
             4 => (0..3000_u32).prop_map(Step::Remove),
+            1 => (0..40_usize).prop_map(Step::Work),
             1 => any::<u64>().prop_map(Step::Ask),
         ]
+    }
+
+    const SMALL: Slice = Slice { sorted: 7, merged: 11 };
+
+    /// One slice; no comparison may be with what is not there.
+    fn work(order: &mut Order, there: &BTreeMap<Ordinal, (u16, Ordinal)>) -> bool {
+        order.work_in(SMALL, |o| there.contains_key(&o), |a, b| there[&a].cmp(&there[&b]))
+    }
+
+    #[test]
+    fn a_slice_does_no_more_than_it_may() {
+        let mut order = Order::default();
+        // Some that are sorted already, and many more that are new.
+        for ordinal in 0..1_000 {
+            order.insert(ordinal);
+        }
+        let key = |ordinal: Ordinal| ordinal.wrapping_mul(2_654_435_761);
+        let compared = std::cell::Cell::new(0_usize);
+        let compare = |a: Ordinal, b: Ordinal| {
+            compared.set(compared.get() + 1);
+            key(a).cmp(&key(b))
+        };
+        let slice = Slice {
+            sorted: 64,
+            merged: 512,
+        };
+        while !order.work_in(slice, |_| true, compare) {}
+        for ordinal in 1_000..20_000 {
+            order.insert(ordinal);
+        }
+        let all: RoaringBitmap = (0..20_000).collect();
+        assert!(order.is_due(all.len()));
+        let mut slices = 0;
+        loop {
+            compared.set(0);
+            let is_done = order.work_in(slice, |_| true, compare);
+            // Sorting 64 takes some 64 times 6 comparisons.
+            assert!(compared.get() <= 600, "{} comparisons", compared.get());
+            slices += 1;
+            if is_done {
+                break;
+            }
+        }
+        assert!(slices > 300, "{slices} slices");
+        assert!(!order.is_due(all.len()));
+        compared.set(0);
+        let sorted = order.of(&all, compare);
+        assert_eq!(compared.get(), 0, "nothing is left to be sorted");
+        assert!(sorted.is_sorted_by_key(|ordinal| key(*ordinal)) && sorted.len() == 20_000);
+    }
+
+    #[test]
+    fn few_of_many_new_ones_are_not_waited_for() {
+        let mut order = Order::default();
+        for ordinal in 0..10_000 {
+            order.insert(ordinal);
+        }
+        assert!(!order.is_due(1_000) && order.is_due(2_000));
     }
 
     proptest! {
@@ -177,16 +265,21 @@ mod tests {
                             order.remove(ordinal);
                         }
                     }
+                    // Series come and go between slices.
+                    Step::Work(slices) => {
+                        for _ in 0..slices {
+                            work(&mut order, &there);
+                        }
+                    }
                     Step::Ask(mask) => {
                         let wanted: RoaringBitmap =
                             there.keys().copied().filter(|o| mask >> (o % 64) & 1 == 1).collect();
                         let mut expected: Vec<Ordinal> = wanted.iter().collect();
                         expected.sort_by_key(|o| there[o]);
-                        let found = order.of(
-                            &wanted,
-                            |o| there.contains_key(&o),
-                            |a, b| there[&a].cmp(&there[&b]),
-                        );
+                        while mask % 3 > 0 && order.is_due(wanted.len()) {
+                            work(&mut order, &there);
+                        }
+                        let found = order.of(&wanted, |a, b| there[&a].cmp(&there[&b]));
                         prop_assert_eq!(found, expected);
                     }
                 }

@@ -3,6 +3,7 @@
 use super::entry::{Command, Entry, Limits};
 use super::state::ShardState;
 use super::tests::MemoryStore;
+use crate::head::Head;
 use gnomon_model::{
     Clock, FeatureLevel, LabelsBuilder, PlacementEpoch, SeriesRef, ShardId, SystemClock, TenantId, TimestampMs,
 };
@@ -11,6 +12,7 @@ use gnomon_proto::batch::{BatchBuilder, SeriesKey};
 const SERIES: u64 = 100_000;
 const ROUNDS: i64 = 100;
 const PER_BATCH: u64 = 5_000;
+const ORDERED: u64 = 1_000_000;
 
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -92,4 +94,38 @@ fn measure_the_head() {
         restored.series_count(),
         clock.monotonic() - started
     );
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_the_order() {
+    let clock = SystemClock::new();
+    let mut head = Head::new();
+    for i in 0..ORDERED {
+        let mut labels = LabelsBuilder::default();
+        labels.set(
+            "__name__",
+            &format!("metric_{}_total", i.wrapping_mul(2_654_435_761) % 997),
+        );
+        labels.set("instance", &format!("host-{:05}:9100", i % 1013));
+        labels.set("job", "node");
+        labels.set("number", &i.to_string());
+        head.add_series(SeriesRef(i + 1), labels.build().as_ref());
+    }
+    let (mut slices, mut longest) = (0, std::time::Duration::ZERO);
+    let started = clock.monotonic();
+    loop {
+        let slice = clock.monotonic();
+        let is_done = head.work_in();
+        longest = longest.max(clock.monotonic() - slice);
+        slices += 1;
+        if is_done {
+            break;
+        }
+    }
+    let took = clock.monotonic() - started;
+    println!("order of {ORDERED} new series: {took:?} in {slices} slices, the longest {longest:?}");
+    let started = clock.monotonic();
+    let ordered = head.in_order(&(0..ORDERED as u32).collect());
+    println!("{} series in order: {:?}", ordered.len(), clock.monotonic() - started);
 }

@@ -152,8 +152,28 @@ impl ShardMachine {
     /// Finds the series of a request and copies what memory has of them.
     pub(crate) fn find(&self, request: &SelectRequest, stop: &Stop) -> Result<Selected, ServiceError> {
         let query = Query::of(self, request)?;
+        self.bring_into_order(&query, stop)?;
         let selected = self.read(|state| query.select(state, u64::MAX, stop))?;
         selected.map_or_else(|| query.nothing(), Ok)
+    }
+
+    /// Works in series that came since somebody asked for many, where a query is for many again: in slices, between which
+    /// writers go on.
+    fn bring_into_order(&self, query: &Query<'_>, stop: &Stop) -> Result<(), ServiceError> {
+        if !self.read(|state| query.is_order_due(state, stop)) {
+            return Ok(());
+        }
+        // What somebody else had begun, and what came until then.
+        let mut rounds = 2;
+        while rounds > 0 {
+            check(stop)?;
+            let is_done = self.read(|state| state.head(&query.tenant).is_none_or(Head::work_in));
+            rounds -= u32::from(is_done);
+            if is_done && !self.read(|state| query.is_order_due(state, stop)) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// As [`Self::find`], where that takes some microseconds only and no waiting: few series, named by values of labels,
@@ -193,6 +213,18 @@ impl<'r> Query<'r> {
 
     fn nothing(&self) -> Result<Selected, ServiceError> {
         Selected::new(self.tenant.clone(), self.request, &self.budget)
+    }
+
+    fn is_order_due(&self, state: &ShardState, stop: &Stop) -> bool {
+        let Some(head) = state.head(&self.tenant) else {
+            return false;
+        };
+        // Mostly it is not, however many are wanted.
+        let (start_ms, end_ms) = (self.request.start_ms, self.request.end_ms);
+        head.is_order_due(u64::MAX) && {
+            let wanted = head.select(&self.matchers, stop) & head.members(&self.view, start_ms, end_ms);
+            head.is_order_due(wanted.len())
+        }
     }
 
     /// What a state has; none where that is more than so many series.

@@ -3,6 +3,7 @@
 
 mod counting;
 mod hand_over;
+mod ordering;
 mod random_log;
 
 use super::apply::ApplyError;

@@ -55,6 +55,9 @@ fn between_anchors(expression: &str) -> String {
 /// Bytes that a compiled expression may take; Go allows 128 MiB, but a query may bring many expressions.
 const SIZE_LIMIT_BYTES: usize = 16 << 20;
 
+/// Bytes that an expression may have: reading a longer one alone takes half a second.
+const MAX_EXPRESSION_BYTES: usize = 1 << 20;
+
 /// An expression that is longer may be costly to compile.
 const CHEAP_BYTES: usize = 1024;
 
@@ -107,8 +110,12 @@ impl Regex {
     /// Compiles `^(?s:expression)$`.
     ///
     /// # Errors
-    /// When Go's RE2 would refuse `expression`, or it compiles to more than 16 MiB.
+    /// When Go's RE2 would refuse `expression`, or it has more than 1 MiB, or compiles to more than 16 MiB.
     pub fn anchored(expression: &str) -> Result<Self, Error> {
+        if expression.len() > MAX_EXPRESSION_BYTES {
+            let begins = &expression[..expression.floor_char_boundary(64)];
+            return Err(Error::new("expression too large", &format!("{begins}…")));
+        }
         if let Some(compiled) = shared::find(expression) {
             return Ok(Self(compiled));
         }

@@ -39,6 +39,7 @@ mod memory;
 mod parser;
 pub mod partial;
 mod plan;
+mod pretty;
 mod printer;
 pub mod promqltest;
 pub mod source;

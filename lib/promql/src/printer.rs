@@ -1,7 +1,8 @@
 //! The tree back to text; what it prints parses to the same tree.
 
 use crate::ast::{
-    AggregateExpr, At, BinaryExpr, Cardinality, DurationExpr, Expr, ExprKind, VectorMatching, VectorSelector,
+    AggregateExpr, At, BinaryExpr, Cardinality, DurationExpr, Expr, ExprKind, SubqueryExpr, VectorMatching,
+    VectorSelector,
 };
 use gnomon_model::duration::format_duration_ms;
 use gnomon_model::gofloat::{General, fixed};
@@ -177,23 +178,48 @@ fn write_matching(f: &mut fmt::Formatter<'_>, matching: &VectorMatching) -> fmt:
     }
 }
 
+/// What stands between both sides.
+pub(crate) fn operator(binary: &BinaryExpr) -> impl fmt::Display {
+    fmt::from_fn(|f| {
+        f.write_str(binary.op.symbol())?;
+        if binary.return_bool {
+            f.write_str(" bool")?;
+        }
+        write_matching(f, &binary.matching)
+    })
+}
+
 fn write_binary(f: &mut fmt::Formatter<'_>, binary: &BinaryExpr) -> fmt::Result {
-    write!(f, "{} {}", binary.lhs, binary.op.symbol())?;
-    if binary.return_bool {
-        f.write_str(" bool")?;
-    }
-    write_matching(f, &binary.matching)?;
-    write!(f, " {}", binary.rhs)
+    write!(f, "{} {} {}", binary.lhs, operator(binary), binary.rhs)
+}
+
+/// What stands before the bracket.
+pub(crate) fn aggregation_prefix(aggregate: &AggregateExpr) -> impl fmt::Display {
+    fmt::from_fn(|f| {
+        f.write_str(aggregate.op.name())?;
+        if aggregate.without || !aggregate.grouping.is_empty() {
+            f.write_str(if aggregate.without { " without " } else { " by " })?;
+            write_labels(f, &aggregate.grouping)?;
+            f.write_str(" ")?;
+        }
+        Ok(())
+    })
+}
+
+/// What stands behind the expression.
+pub(crate) fn subquery_suffix(subquery: &SubqueryExpr) -> impl fmt::Display {
+    fmt::from_fn(|f| {
+        write!(f, "[{}:", subquery.range)?;
+        if let Some(step) = &subquery.step {
+            write!(f, "{step}")?;
+        }
+        f.write_str("]")?;
+        write_modifiers(f, subquery.offset.as_ref(), subquery.at)
+    })
 }
 
 fn write_aggregate(f: &mut fmt::Formatter<'_>, aggregate: &AggregateExpr) -> fmt::Result {
-    f.write_str(aggregate.op.name())?;
-    if aggregate.without || !aggregate.grouping.is_empty() {
-        f.write_str(if aggregate.without { " without " } else { " by " })?;
-        write_labels(f, &aggregate.grouping)?;
-        f.write_str(" ")?;
-    }
-    f.write_str("(")?;
+    write!(f, "{}(", aggregation_prefix(aggregate))?;
     if let Some(param) = &aggregate.param {
         write!(f, "{param}, ")?;
     }
@@ -228,14 +254,7 @@ impl fmt::Display for Expr {
                 write_extended(f, &matrix.selector)?;
                 write_modifiers(f, matrix.selector.offset.as_ref(), matrix.selector.at)
             }
-            ExprKind::Subquery(subquery) => {
-                write!(f, "{}[{}:", subquery.expr, subquery.range)?;
-                if let Some(step) = &subquery.step {
-                    write!(f, "{step}")?;
-                }
-                f.write_str("]")?;
-                write_modifiers(f, subquery.offset.as_ref(), subquery.at)
-            }
+            ExprKind::Subquery(subquery) => write!(f, "{}{}", subquery.expr, subquery_suffix(subquery)),
         }
     }
 }

@@ -18,7 +18,8 @@ pub(super) async fn exemplars(State(api): State<Arc<Api>>, form: Form) -> Result
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
     let query = form.get("query");
-    let expr = api.parse(query).await?.map_err(ApiError::bad_data)?;
+    let expr = api.parse(query, api.state.query.timeout).await?;
+    let expr = expr.map_err(ApiError::bad_data)?;
     // Only the selectors are of interest, whatever the time.
     let plan = Plan::new(query, &expr, EvalParams::instant(0)).map_err(|e| ApiError::bad_data(e.to_string()))?;
     let sets: Vec<_> = plan.selectors().iter().map(|s| s.matchers.clone()).collect();

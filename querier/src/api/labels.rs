@@ -7,6 +7,7 @@ use crate::fanout::{Merge, Scope, Selection};
 use crate::form::Form;
 use crate::params::{self, Window};
 use crate::router::Api;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use gnomon_model::{Labels, Matcher};
 use gnomon_promql::Reserved;
@@ -116,9 +117,12 @@ pub(super) async fn names(State(api): State<Arc<Api>>, form: Form) -> Result<Ans
 /// `/label/<name>/values`.
 pub(super) async fn values(
     State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     form: Form,
 ) -> Result<Answer, ApiError> {
+    let Ok(Path(name)) = name else {
+        return Err(ApiError::bad_data("invalid label name: it is no valid UTF-8"));
+    };
     let name = unescaped(&name);
     if name.is_empty() {
         return Err(ApiError::bad_data(format!("invalid label name: {name:?}")));
@@ -169,7 +173,7 @@ fn unescaped(name: &str) -> String {
                 continue;
             }
             let (digits, after) = rest.split_once('_')?;
-            if digits.is_empty() || digits.len() > 6 {
+            if digits.is_empty() || digits.len() > 6 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return None;
             }
             out.push(char::from_u32(u32::from_str_radix(digits, 16).ok()?)?);
@@ -196,6 +200,9 @@ mod tests {
             ("U___1F600_", "😀"),
             ("U__broken_zz_", "U__broken_zz_"),
             ("U__broken_", "U__broken_"),
+            ("U__sign_+2e_", "U__sign_+2e_"),
+            ("U__surrogate_d800_", "U__surrogate_d800_"),
+            ("U__", ""),
         ] {
             assert_eq!(unescaped(escaped), name);
         }

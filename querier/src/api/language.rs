@@ -7,21 +7,23 @@ use crate::router::Api;
 use gnomon_model::Matcher;
 use gnomon_model::re2::is_costly;
 use gnomon_promql::ast::Expr;
+use std::time::Duration;
 
 impl Api {
     /// Does what reads a request: where that may be costly on another thread, few of which do so at the same time.
     ///
     /// # Errors
-    /// When there is no place for it in time.
+    /// When there is no place for it within `timeout`.
     pub(crate) async fn reading<T: Send + 'static>(
         &self,
         costly: bool,
+        timeout: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         if !costly {
             return Ok(work());
         }
-        let place = tokio::time::timeout(self.state.query.timeout, self.wait_for(&self.parsers)).await;
+        let place = tokio::time::timeout(timeout, self.wait_for(&self.parsers)).await;
         let place = place.map_err(|_| ApiError::new(ErrorType::Timeout, "query timed out in query queue"))??;
         // It goes on where nobody waits any more, and keeps its place until it ends.
         let done = tokio::task::spawn_blocking(move || {
@@ -37,11 +39,11 @@ impl Api {
     ///
     /// # Errors
     /// As [`Self::reading`].
-    pub(crate) async fn parse(&self, query: &str) -> Result<Result<Expr, String>, ApiError> {
+    pub(crate) async fn parse(&self, query: &str, timeout: Duration) -> Result<Result<Expr, String>, ApiError> {
         let costly = is_costly(query);
         let (language, query) = (self.state.query.language, query.to_owned());
         let parse = move || gnomon_promql::parse(&query, &language).map_err(|e| e.to_string());
-        self.reading(costly, parse).await
+        self.reading(costly, timeout, parse).await
     }
 
     /// The selectors of `match[]`; the inner error is why they were refused.
@@ -51,7 +53,8 @@ impl Api {
     pub(crate) async fn selectors(&self, form: &Form) -> Result<Result<Vec<Vec<Matcher>>, String>, ApiError> {
         let form = form.clone();
         let costly = form.all("match[]").any(is_costly);
-        self.reading(costly, move || params::selectors(&form)).await
+        let timeout = self.state.query.timeout;
+        self.reading(costly, timeout, move || params::selectors(&form)).await
     }
 
     /// As [`Self::selectors`], each of which must select something.

@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use crate::fanout::Scope;
 use crate::form::Form;
 use crate::gojson::LabelsObject;
-use crate::params;
+use crate::gonumber::go_integer;
 use crate::router::Api;
 use axum::extract::State;
 use gnomon_model::LabelsRef;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 fn lenient_limit(form: &Form, name: &str) -> Result<Option<usize>, ApiError> {
     match form.get(name) {
         "" => Ok(None),
-        text => match params::go_integer(text) {
+        text => match go_integer(text) {
             Ok(limit) => Ok(usize::try_from(limit).ok()),
             Err(_) => Err(ApiError::bad_data(format!("{name} must be a number"))),
         },
@@ -66,23 +66,23 @@ pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Resul
     if !match_target.is_empty() {
         let selector = match_target.to_owned();
         let parse = move || gnomon_promql::parse_selector(&selector);
-        let parsed = api.reading(is_costly(match_target), parse).await?;
+        let parsed = api
+            .reading(is_costly(match_target), api.state.query.timeout, parse)
+            .await?;
         parsed.map_err(|e| ApiError::parameter("match_target", e))?;
     }
     let metric = form.get("metric");
     let request = v1::TargetMetadataRequest {
         match_target: match_target.to_owned(),
         metric: metric.to_owned(),
-        // The limit is one of targets, over all scrapers.
+        // The limit is one over all scrapers.
         limit: 0,
     };
     let scope = api.scope(&form);
     let mut found = api.gather(target_metadata(&api, &scope, request)).await?;
     found.sort_by(|a, b| (&a.target_labels, &a.metric).cmp(&(&b.target_labels, &b.metric)));
     if let Some(limit) = limit {
-        let targets = found.chunk_by(|a, b| a.target_labels == b.target_labels);
-        let kept = targets.take(limit).map(<[_]>::len).sum();
-        found.truncate(kept);
+        found.truncate(within(&found, limit));
     }
     let shown: Vec<_> = found
         .iter()
@@ -95,6 +95,18 @@ pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Resul
         })
         .collect();
     Ok(Answer::of(&shown)?.with_warnings(api.said(&scope)))
+}
+
+/// How many entries are shown. As in Prometheus, what each target says is shown as a whole, and no further target once
+/// there are as many as the limit.
+fn within(entries: &[v1::TargetMetadata], limit: usize) -> usize {
+    let targets = entries.chunk_by(|a, b| a.target_labels == b.target_labels);
+    let shown = targets.scan(0, |before: &mut usize, target| {
+        let is_shown = *before < limit;
+        *before += target.len();
+        is_shown.then_some(target.len())
+    });
+    shown.sum()
 }
 
 async fn target_metadata(

@@ -4,15 +4,18 @@ mod exemplars;
 mod labels;
 mod language;
 mod metadata;
+mod notifications;
+mod openapi;
 mod query;
+mod relabel_steps;
 mod result;
 mod rules;
 mod search;
+mod self_metrics;
 mod status;
 mod syntax;
 mod targets;
 
-use crate::error::{ApiError, ErrorType};
 use crate::router::{Api, not_allowed};
 use axum::extract::State;
 use axum::handler::Handler;
@@ -43,11 +46,6 @@ fn refusing(methods: MethodRouter<Arc<Api>>, allowed: &'static str) -> MethodRou
     methods.head(refuse).fallback(refuse)
 }
 
-/// Prometheus has the route, and says this.
-async fn no_deletes() -> ApiError {
-    ApiError::new(ErrorType::Internal, "not implemented")
-}
-
 /// What every process says of itself.
 pub(crate) fn own_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
     vec![
@@ -55,6 +53,7 @@ pub(crate) fn own_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/status/flags", get_alone(status::flags)),
         ("/status/runtimeinfo", get_alone(status::runtime)),
         ("/status/buildinfo", get_alone(status::build)),
+        ("/status/self_metrics", get_alone(self_metrics::self_metrics)),
     ]
 }
 
@@ -70,20 +69,29 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/search/label_names", get_or_post(search::label_names)),
         ("/search/label_values", get_or_post(search::label_values)),
         ("/read", post_alone(crate::remote_read::read)),
-        ("/series", get_or_post(labels::series).delete(no_deletes)),
+        ("/series", get_or_post(labels::series)),
         ("/labels", get_or_post(labels::names)),
         ("/label/{name}/values", get_alone(labels::values)),
         ("/metadata", get_alone(metadata::of_metrics)),
         ("/targets", get_alone(targets::targets)),
         ("/targets/metadata", get_alone(metadata::of_targets)),
+        ("/targets/relabel_steps", get_alone(relabel_steps::relabel_steps)),
         ("/scrape_pools", get_alone(targets::pools)),
         ("/rules", get_alone(rules::rules)),
         ("/alerts", get_alone(rules::alerts)),
         ("/alertmanagers", get_alone(rules::alertmanagers)),
-        ("/notifications", get_alone(rules::notifications)),
         ("/features", get_alone(status::features)),
         ("/status/tsdb", get_alone(status::head)),
         ("/status/tsdb/blocks", get_alone(status::blocks)),
+        ("/openapi.yaml", get_alone(openapi::document)),
+    ]
+}
+
+/// What a querier tells before it is ready, too.
+pub(crate) fn early_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
+    vec![
+        ("/notifications", get_alone(notifications::list)),
+        ("/notifications/live", get_alone(notifications::live)),
         ("/status/walreplay", get_alone(status::wal_replay)),
     ]
 }

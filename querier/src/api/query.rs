@@ -79,12 +79,18 @@ impl Common {
 
     async fn run(self, api: &Api, query: &str, params: EvalParams) -> Result<Answer, ApiError> {
         let began = api.state.clock.monotonic();
-        let expr = api.parse(query).await?.map_err(|e| ApiError::parameter("query", e))?;
+        let expr = api.parse(query, self.run.timeout).await?;
+        let expr = expr.map_err(|e| ApiError::parameter("query", e))?;
         let plan = Plan::new(query, &expr, params).map_err(|e| ApiError::parameter("query", e))?;
         let prepared = api.state.clock.monotonic().saturating_sub(began);
         api.metrics.engine_seconds.observe("prepare_time", prepared);
         let mut explain = self.explain.then(|| plan.explain());
-        let outcome = api.run(plan, self.run).await?;
+        // Of the time that there is, reading took some.
+        let run = RunOptions {
+            timeout: self.run.timeout.saturating_sub(prepared),
+            ..self.run
+        };
+        let outcome = api.run(plan, run).await?;
         let stats = self.stats.then(|| result::Stats::of(&outcome, prepared, self.per_step));
         let Outcome {
             result,
@@ -162,7 +168,7 @@ pub(super) async fn range(State(api): State<Arc<Api>>, form: Form) -> Result<Ans
 
 /// `/format_query`.
 pub(super) async fn format(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
-    let expr = api.parse(form.get("query")).await?;
+    let expr = api.parse(form.get("query"), api.state.query.timeout).await?;
     let expr = expr.map_err(|e| ApiError::parameter("query", e))?;
-    Answer::of(&expr.to_string())
+    Answer::of(&expr.pretty())
 }

@@ -9,6 +9,7 @@ use crate::error::{ApiError, ErrorType};
 use crate::fanout::Metadata;
 use crate::form::Form;
 use crate::gojson;
+use crate::gonumber::go_integer;
 use crate::json::{Gone, Json};
 use crate::params::{self, Window};
 use crate::router::Api;
@@ -83,7 +84,7 @@ fn search(form: &Form) -> Result<Search, ApiError> {
     }
     let threshold = match form.get("fuzz_threshold") {
         "" => 0,
-        text => params::go_integer(text)
+        text => go_integer(text)
             .ok()
             .filter(|percent| (0..=100).contains(percent))
             .ok_or_else(|| bad(format!("invalid fuzz_threshold {text:?}: must be 0-100")))?,
@@ -129,7 +130,7 @@ fn count(form: &Form, name: &str) -> Result<Option<usize>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let number = params::go_integer(text).ok().and_then(|n| usize::try_from(n).ok());
+    let number = go_integer(text).ok().and_then(|n| usize::try_from(n).ok());
     number
         .map(Some)
         .ok_or_else(|| bad(format!("invalid {name} {text:?}: must be non-negative integer")))

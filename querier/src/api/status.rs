@@ -3,8 +3,8 @@
 use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::form::Form;
+use crate::gonumber::go_integer;
 use crate::instant::{Rfc3339, or_zero_time};
-use crate::params::go_integer;
 use crate::router::Api;
 use crate::state::PROMETHEUS_API_VERSION;
 use axum::extract::State;

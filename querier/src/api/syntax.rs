@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// `/parse_query`.
 pub(super) async fn parse(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
-    let expr = api.parse(form.get("query")).await?;
+    let expr = api.parse(form.get("query"), api.state.query.timeout).await?;
     let expr = expr.map_err(|e| ApiError::parameter("query", e))?;
     Answer::of(&node(&expr))
 }

@@ -18,6 +18,8 @@ pub(crate) struct SourceCost {
     pub(crate) source: String,
     /// Whether the shard evaluated the fragment rather than gave samples.
     pub(crate) evaluated: bool,
+    /// Whether the shard's index alone told how many series there are, and no series was read.
+    pub(crate) counted: bool,
     /// From asking to the end.
     pub(crate) seconds: f64,
     pub(crate) series: u64,
@@ -31,7 +33,11 @@ pub(crate) struct SourceCost {
 
 impl fmt::Display for SourceCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.evaluated { "evaluated by" } else { "read from" };
+        let how = match (self.evaluated, self.counted) {
+            (true, _) => "evaluated by",
+            (false, true) => "counted by the index of",
+            (false, false) => "read from",
+        };
         write!(
             f,
             "{} {how} {}: {:.3} ms, ",

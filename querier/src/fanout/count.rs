@@ -4,7 +4,7 @@ use super::open::{Replan, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
 use super::samples::decode;
 use super::stream::series_from_wire;
-use super::{Fanout, OPEN_TIMEOUT, Scope};
+use super::{Costs, Fanout, OPEN_TIMEOUT, Scope, SourceCost};
 use crate::error::ApiError;
 use futures::future::join_all;
 use futures::{FutureExt, TryStreamExt};
@@ -12,16 +12,19 @@ use gnomon_model::{Labels, ShardId};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::SeriesPages;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 impl Fanout {
     /// How many series of a selection have a sample at its end, by labels; none where blocks have to be read for it, or
-    /// where a series can be in several shards.
+    /// where a series can be in several shards. `part` is that of the plan which asks.
     pub(crate) async fn count(
         &self,
         scope: &Scope,
+        part: &str,
         selection: &Selection,
         by: &[String],
     ) -> Result<Option<BTreeMap<Labels, u64>>, ApiError> {
+        let since = scope.costs().map_or(Duration::ZERO, Costs::now);
         let attempt = |plan: FanoutPlan| async move {
             if !plan.blocks.is_empty() || plan.epochs != 1 {
                 return Ok(None);
@@ -33,12 +36,26 @@ impl Fanout {
             };
             let shards: Vec<_> = plan.shards.iter().map(ask).collect();
             let mut counts = BTreeMap::new();
-            for counted in join_all(shards).await {
+            let mut told = Vec::new();
+            for (shard, counted) in plan.shards.keys().zip(join_all(shards).await) {
                 let Some(groups) = counted? else {
                     return Ok(None);
                 };
+                told.push((*shard, groups.iter().map(|(_, count)| count).sum()));
                 for (labels, count) in groups {
                     *counts.entry(labels).or_insert(0) += count;
+                }
+            }
+            if let Some(costs) = scope.costs() {
+                for (shard, series) in told {
+                    let cost = SourceCost {
+                        of: part.to_owned(),
+                        source: shard_name(shard, selection.start_ms, selection.end_ms),
+                        counted: true,
+                        series,
+                        ..SourceCost::default()
+                    };
+                    costs.add(since, cost);
                 }
             }
             Ok(Some(counts))

@@ -331,10 +331,10 @@ impl SeriesSource for Fetched {
             return Ok(None);
         }
         self.wait()?;
-        let selection = selection(request);
+        let (part, selection) = (format!("#{}", request.id), selection(request));
         let counted = self.runtime.block_on(TraceContext::carried(async {
             tokio::select! {
-                counts = self.fanout.count(&self.scope, &selection, by) => counts.map(Some),
+                counts = self.fanout.count(&self.scope, &part, &selection, by) => counts.map(Some),
                 () = self.scope.token.cancelled() => Ok(None),
             }
         }));

@@ -7,6 +7,7 @@ mod chunks;
 use crate::answer::json_response;
 use crate::error::{ApiError, ErrorType};
 use crate::fanout::{Merge, MergedSeries, Scope, Selection, decode, whole_numbers};
+use crate::params::Patterns;
 use crate::router::{Api, plain};
 use axum::body::Body;
 use axum::extract::State;
@@ -14,9 +15,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_model::re2::is_costly;
-use gnomon_model::size::format_size_bytes;
 use gnomon_model::{Labels, LabelsRef, MatchOp, Matcher};
-use gnomon_promql::MAX_PATTERN_BYTES;
 use gnomon_promql::Samples;
 use gnomon_proto::prometheus::label_matcher::Type;
 use gnomon_proto::prometheus::read_request::ResponseType;
@@ -82,7 +81,9 @@ async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Re
     let costly = matchers().count() > FEW_MATCHERS || matchers().any(|matcher| is_costly(&matcher.value));
     let (queries, known) = (request.queries, external.clone());
     let selections = api
-        .reading(costly, move || selections(&queries, known.as_ref()))
+        .reading(costly, api.state.query.timeout, move || {
+            selections(&queries, known.as_ref())
+        })
         .await??;
     // There is no place for warnings in the answer: a reader must not take a part for the whole.
     let scope = Scope::new(true, api.state.query.fetch).with_memory(api.memory.budget());
@@ -131,16 +132,14 @@ fn selects(selection: &Selection) -> bool {
 const FEW_MATCHERS: usize = 64;
 
 fn selections(queries: &[Query], external: LabelsRef<'_>) -> Result<Vec<Selection>, Refusal> {
-    let mut pattern_bytes = 0;
-    let each = queries
-        .iter()
-        .map(|query| selection(query, external, &mut pattern_bytes));
+    let mut patterns = Patterns::default();
+    let each = queries.iter().map(|query| selection(query, external, &mut patterns));
     each.collect()
 }
 
 /// External labels are not stored: a matcher for one of them, with its value, is taken to be met.
-/// `pattern_bytes` is what the expressions of all selections occupy so far.
-fn selection(query: &Query, external: LabelsRef<'_>, pattern_bytes: &mut usize) -> Result<Selection, Refusal> {
+/// `patterns` are the expressions of all selections so far.
+fn selection(query: &Query, external: LabelsRef<'_>, patterns: &mut Patterns) -> Result<Selection, Refusal> {
     let mut matchers = Vec::with_capacity(query.matchers.len());
     for wire in &query.matchers {
         // As in Prometheus, which finds out what is wrong with a matcher while it reads.
@@ -154,13 +153,8 @@ fn selection(query: &Query, external: LabelsRef<'_>, pattern_bytes: &mut usize) 
         let met = op == MatchOp::Equal && external.get(&wire.name).unwrap_or("") == wire.value;
         let value = if met { "" } else { wire.value.as_str() };
         let matcher = Matcher::new(wire.name.as_str(), op, value).map_err(|e| broken(e.to_string()))?;
-        *pattern_bytes += matcher.pattern_bytes();
-        if *pattern_bytes > MAX_PATTERN_BYTES {
-            return Err(Refusal::bad(format!(
-                "regular expressions too large: together they take more than {}, compiled",
-                format_size_bytes(MAX_PATTERN_BYTES as u64)
-            )));
-        }
+        let added = patterns.add(&matcher);
+        added.map_err(|too_large| Refusal::bad(format!("regular expressions {too_large}")))?;
         matchers.push(matcher);
     }
     Ok(Selection {
@@ -396,14 +390,14 @@ mod tests {
             ],
             ..Query::default()
         };
-        let Ok(selection) = super::selection(&query, external.as_ref(), &mut 0) else {
+        let Ok(selection) = super::selection(&query, external.as_ref(), &mut Patterns::default()) else {
             panic!("refused")
         };
         let values: Vec<_> = selection.matchers.iter().map(Matcher::value).collect();
         assert_eq!(values, ["", "a", "eu", "us"]);
         let mut unknown = query;
         unknown.matchers[1].r#type = 9;
-        let refused = super::selection(&unknown, external.as_ref(), &mut 0);
+        let refused = super::selection(&unknown, external.as_ref(), &mut Patterns::default());
         assert!(refused.is_err_and(|Refusal(status, why)| status == 500 && why == "invalid matcher type"));
         let own = Labels::from_pairs([("job", "a"), ("region", "us"), ("z", "1")]);
         let merged = with_external(&own, &Labels::from_pairs([("region", "eu"), ("m", "2")]));

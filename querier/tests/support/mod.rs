@@ -7,13 +7,16 @@ use axum::body::Body;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::fragments::PageSource;
+use gnomon_model::re2::Regex;
+use gnomon_model::relabel::{Action, RelabelConfig};
 use gnomon_model::{
     BlockId, ClusterId, Labels, ManualClock, MatchOp, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs,
 };
 use gnomon_proto::service::{EvaluateStream, MetaService, SelectStream, ShardReadService, TargetsService};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_querier::{
-    ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, QueryOptions, RuntimeInfo, StoredBlocks, WebOptions, api_router,
+    ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, Notifications, QueryOptions, RuntimeInfo, StoredBlocks,
+    WebOptions, api_router,
 };
 use gnomon_tsdb::{BlockMeta, BlockWriter, FloatPageBuilder, MemorySink, Page};
 use http::{Request, StatusCode};
@@ -286,6 +289,30 @@ impl MetaService for Meta {
 
 pub struct Node(pub Mutex<Result<(), String>>);
 
+/// Of the scrape pool `node`: ports are cut off, targets in the zone `b` dropped.
+fn rules() -> Arc<[RelabelConfig]> {
+    let host = RelabelConfig {
+        source_labels: vec!["__address__".into()],
+        regex: Regex::anchored("(.*):\\d+").unwrap(),
+        target_label: "host".into(),
+        ..RelabelConfig::default()
+    };
+    let zone = RelabelConfig {
+        source_labels: vec!["zone".into(), "host".into()],
+        regex: Regex::anchored("b;.*").unwrap(),
+        action: Action::Drop,
+        ..RelabelConfig::default()
+    };
+    let shard = RelabelConfig {
+        source_labels: vec!["host".into()],
+        modulus: 4,
+        target_label: "shard".into(),
+        action: Action::HashMod,
+        ..RelabelConfig::default()
+    };
+    [host, zone, shard].into()
+}
+
 impl NodeInfo for Node {
     fn readiness(&self) -> Result<(), String> {
         self.0.lock().clone()
@@ -298,6 +325,7 @@ impl NodeInfo for Node {
             reload_successful: true,
             reloaded_at_ms: NOW_MS - 60_000,
             evaluation_interval_ms: 60_000,
+            relabelling: Arc::new(BTreeMap::from([("node".to_owned(), rules())])),
         }
     }
 
@@ -355,6 +383,7 @@ pub struct Cluster {
     pub query: QueryOptions,
     pub web: WebOptions,
     pub registry: prometheus::Registry,
+    pub notifications: Arc<Notifications>,
     watched: watch::Sender<Arc<v1::MetaState>>,
 }
 
@@ -391,6 +420,7 @@ impl Cluster {
             query: QueryOptions::default(),
             web: WebOptions::default(),
             registry: prometheus::Registry::new(),
+            notifications: Notifications::new(Arc::new(ManualClock::at(TimestampMs(NOW_MS))), 2).unwrap(),
         }
     }
 
@@ -498,6 +528,7 @@ impl Cluster {
                 scrapers.iter().map(one).collect()
             }),
             node: Arc::clone(&self.node) as _,
+            notifications: Arc::clone(&self.notifications),
             query: self.query.clone(),
             web: self.web.clone(),
             build: BuildInfo {

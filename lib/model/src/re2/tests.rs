@@ -186,6 +186,15 @@ fn an_expression_in_use_is_compiled_once() {
 }
 
 #[test]
+fn long_expressions_are_not_even_read() {
+    let alternatives = |bytes: usize| "abcdefghi|".repeat(bytes / 10 + 1)[..bytes].to_owned();
+    assert!(Regex::anchored(&alternatives(1 << 20)).is_ok());
+    let error = Regex::anchored(&alternatives((1 << 20) + 1)).unwrap_err();
+    assert_eq!(error.message, "expression too large");
+    assert!(error.expression.len() < 100 && error.expression.starts_with("abcdefghi|"));
+}
+
+#[test]
 fn what_may_be_costly_is_known_before() {
     for text in [
         r"\pL",

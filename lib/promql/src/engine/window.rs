@@ -56,7 +56,27 @@ pub(crate) struct View<'a> {
     pub(crate) cancel: &'a CancelFlag,
 }
 
+/// Gives each value to `each`; with many it looks every so often, by `check`, whether the query has ended.
+pub(crate) fn each_value(
+    values: &[f64],
+    check: impl Fn() -> Evaluated<()>,
+    mut each: impl FnMut(f64),
+) -> Evaluated<()> {
+    let (first, rest) = values.split_at(values.len().min(STRIDE));
+    first.iter().copied().for_each(&mut each);
+    for stride in rest.chunks(STRIDE) {
+        check()?;
+        stride.iter().copied().for_each(&mut each);
+    }
+    Ok(())
+}
+
 impl View<'_> {
+    /// Gives each float to `each`, as [`each_value`].
+    fn each_float(&self, each: impl FnMut(f64)) -> Evaluated<()> {
+        each_value(self.floats, || self.cancel.check(), each)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.floats.is_empty() && self.histograms.is_empty()
     }
@@ -328,5 +348,35 @@ pub(crate) fn window_of(node: &Node) -> Option<&Window> {
         NodeKind::Window(window) => Some(window),
         NodeKind::Invariant(inner) => window_of(inner),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_values_of_one_window_are_not_gone_through_for_nobody() {
+        let values: Vec<f64> = (0..4 * STRIDE).map(|n| n as f64).collect();
+        let cancel = CancelFlag::new();
+        let mut seen = Vec::new();
+        let result = each_value(&values, || cancel.check(), |value| seen.push(value));
+        assert!(result.is_ok() && seen == values);
+        let mut count = 0;
+        let result = each_value(
+            &values,
+            || cancel.check(),
+            |_| {
+                count += 1;
+                if count == STRIDE + 1 {
+                    cancel.cancel();
+                }
+            },
+        );
+        assert!(result == Err(EvalError::Canceled) && count == 2 * STRIDE, "{count}");
+        assert!(
+            each_value(&values[..STRIDE], || cancel.check(), |_| ()).is_ok(),
+            "few are not looked at"
+        );
     }
 }

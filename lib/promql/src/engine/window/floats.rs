@@ -1,6 +1,7 @@
 //! The functions that dashboards use most, over series of floats alone: the same results as the general way, with less
 //! work a step.
 
+use super::each_value;
 use super::moving::{Ends, Falls};
 use super::rate::{Rate, Sampled};
 use crate::engine::arithmetic::{Kahan, Mean, Sliding};
@@ -58,15 +59,23 @@ impl Simple {
             return Ok(None);
         }
         let floats = &points.floats;
-        let each = |of: &dyn Fn(Range<usize>) -> f64| each(window, points, grid, of, check);
+        let each = |of: &dyn Fn(Range<usize>) -> Evaluated<f64>| each(window, points, grid, of, check);
         Ok(Some(match self {
             Self::Change { counter, per_second } => changes(window, points, grid, counter, per_second),
             Self::Sum if Sliding::is_exact_for(floats) => sums(window, points, grid, |sum, _| sum, check)?,
             Self::Avg if Sliding::is_exact_for(floats) => sums(window, points, grid, |sum, n| sum / n, check)?,
-            Self::Sum => each(&|range| floats[range].iter().copied().collect::<Kahan>().value())?,
-            Self::Avg => each(&|range| floats[range].iter().copied().collect::<Mean>().value())?,
-            Self::Count => each(&|range| range.len() as f64)?,
-            Self::Last => each(&|range| floats[range.end - 1])?,
+            Self::Sum => each(&|range| {
+                let mut sum = Kahan::default();
+                each_value(&floats[range], check, |value| sum.add(value))?;
+                Ok(sum.value())
+            })?,
+            Self::Avg => each(&|range| {
+                let mut mean = Mean::default();
+                each_value(&floats[range], check, |value| mean.add(value))?;
+                Ok(mean.value())
+            })?,
+            Self::Count => each(&|range| Ok(range.len() as f64))?,
+            Self::Last => each(&|range| Ok(floats[range.end - 1]))?,
         }))
     }
 }
@@ -76,7 +85,7 @@ fn each(
     window: &Window,
     points: &Points,
     grid: Grid,
-    of: &dyn Fn(Range<usize>) -> f64,
+    of: &dyn Fn(Range<usize>) -> Evaluated<f64>,
     check: &dyn Fn() -> Evaluated<()>,
 ) -> Evaluated<Column> {
     let mut looked_at = 0;
@@ -92,7 +101,7 @@ fn each(
             looked_at = 0;
         }
         if !range.is_empty() {
-            column.set_float(i, of(range));
+            column.set_float(i, of(range)?);
         }
     }
     Ok(column)
@@ -122,10 +131,8 @@ fn sums(
             sum = Sliding::default();
             summed = range.start..range.start;
         }
-        floats[summed.start..range.start]
-            .iter()
-            .for_each(|gone| sum.remove(*gone));
-        floats[summed.end..range.end].iter().for_each(|come| sum.add(*come));
+        each_value(&floats[summed.start..range.start], check, |gone| sum.remove(gone))?;
+        each_value(&floats[summed.end..range.end], check, |come| sum.add(come))?;
         looked_at += range.start - summed.start + range.end - summed.end + 1;
         if looked_at >= STRIDE {
             check()?;

@@ -37,7 +37,9 @@ pub(crate) fn sum(view: &View<'_>) -> Result {
     if view.floats.is_empty() {
         return Ok(sum_histograms(view).and_then(Out::histogram));
     }
-    float(view.floats.iter().copied().collect::<Kahan>().value())
+    let mut sum = Kahan::default();
+    view.each_float(|value| sum.add(value))?;
+    float(sum.value())
 }
 
 pub(crate) fn avg(view: &View<'_>) -> Result {
@@ -45,7 +47,9 @@ pub(crate) fn avg(view: &View<'_>) -> Result {
         return Ok(None);
     }
     if !view.floats.is_empty() {
-        return float(view.floats.iter().copied().collect::<Mean>().value());
+        let mut mean = Mean::default();
+        view.each_float(|value| mean.add(value))?;
+        return float(mean.value());
     }
     let Some(mut sum) = sum_histograms(view) else {
         return Ok(None);
@@ -155,20 +159,22 @@ pub(crate) fn time_of_last(view: &View<'_>) -> Result {
     Ok(last.map(|t| Out::Float(*t as f64 / 1000.0)))
 }
 
-fn variance(view: &View<'_>) -> Option<f64> {
+fn variance(view: &View<'_>) -> Evaluated<Option<f64>> {
     if view.floats.is_empty() {
-        return None;
+        return Ok(None);
     }
     view.note_ignored_histograms();
-    Some(view.floats.iter().copied().collect::<Variance>().value())
+    let mut variance = Variance::default();
+    view.each_float(|value| variance.add(value))?;
+    Ok(Some(variance.value()))
 }
 
 pub(crate) fn stdvar(view: &View<'_>) -> Result {
-    Ok(variance(view).map(Out::Float))
+    Ok(variance(view)?.map(Out::Float))
 }
 
 pub(crate) fn stddev(view: &View<'_>) -> Result {
-    Ok(variance(view).map(|v| Out::Float(v.sqrt())))
+    Ok(variance(view)?.map(|v| Out::Float(v.sqrt())))
 }
 
 pub(crate) fn quantile(view: &View<'_>) -> Result {
