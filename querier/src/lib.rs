@@ -33,6 +33,6 @@ pub use instant::Rfc3339;
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{
-    ApiState, BuildInfo, ConfigInfo, MemoryLimits, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions, RemoteReadLimits,
-    RuntimeInfo, Scrapers, SearchOptions, WebOptions,
+    AdminOptions, ApiState, BuildInfo, ConfigInfo, MemoryLimits, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions,
+    RemoteReadLimits, RuntimeInfo, Scrapers, SearchOptions, WebOptions,
 };

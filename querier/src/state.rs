@@ -4,7 +4,9 @@ use crate::fanout::{Fanout, FetchLimits};
 use gnomon_model::{Clock, Labels};
 use gnomon_promql::{DEFAULT_LOOKBACK_MS, ParseOptions};
 use gnomon_proto::service::TargetsService;
+use object_store::ObjectStore;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ pub struct ApiState {
     pub node: Arc<dyn NodeInfo>,
     pub query: QueryOptions,
     pub web: WebOptions,
+    pub admin: AdminOptions,
     pub build: BuildInfo,
     /// `/api/v1/status/flags`: names without dashes.
     pub flags: BTreeMap<String, String>,
@@ -191,6 +194,17 @@ impl Default for QueryOptions {
             },
         }
     }
+}
+
+/// What changes and copies data by HTTP.
+#[derive(Clone, Debug)]
+pub struct AdminOptions {
+    /// `--web.enable-admin-api`.
+    pub enabled: bool,
+    /// Where the cluster's blocks are.
+    pub bucket: Arc<dyn ObjectStore>,
+    /// Where snapshots are made: a folder of this node.
+    pub snapshots: PathBuf,
 }
 
 /// The `--web.*` flags that concern reading.

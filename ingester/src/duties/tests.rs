@@ -1,3 +1,4 @@
+mod deletes;
 mod golden;
 mod retention;
 
@@ -104,6 +105,7 @@ impl Rig {
         let bucket = Arc::new(InMemory::new());
         let context = DutyContext {
             options: DutyOptions::default(),
+            states: meta.machine.watch(),
             meta: meta.clone(),
             bucket: bucket.clone(),
             budget: Budget::fixed(Retention::default()),

@@ -5,6 +5,7 @@ use super::value::Value;
 use bytes::Bytes;
 use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
+use gnomon_tsdb::Intervals;
 use gnomon_tsdb::page::{
     AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageSamples, decode_into,
 };
@@ -301,11 +302,28 @@ impl WindowPages {
 
     /// Works the out-of-order samples into the pages.
     fn rewrite(&mut self) -> Result<(), BadPage> {
-        let mut pages = self.merged()?;
+        let pages = self.merged()?;
+        self.replace(pages).map(drop)
+    }
+
+    /// Takes out what is deleted; false where nothing is left, and the window is to go.
+    pub(crate) fn remove(&mut self, deleted: &Intervals) -> Result<bool, BadPage> {
+        let mut samples = self.samples()?;
+        let before = samples.len();
+        samples.retain(|(t, _)| !deleted.contains(*t));
+        if samples.len() == before {
+            return Ok(true);
+        }
+        self.replace(build(&samples)?)
+    }
+
+    /// Puts other pages (ascending) in the place of all; without effect, and false, where there is none.
+    fn replace(&mut self, mut pages: Vec<Page>) -> Result<bool, BadPage> {
         let Some(last) = pages.pop() else {
-            return Ok(());
+            return Ok(false);
         };
         self.open = Open::resume(&last)?;
+        self.last_ms = last.max_ts;
         let pages = pages.into_iter().map(Page::closed).collect::<Result<Vec<_>, _>>()?;
         self.rest = (!pages.is_empty()).then(|| {
             Box::new(Rest {
@@ -314,11 +332,16 @@ impl WindowPages {
             })
         });
         self.rewritten = true;
-        Ok(())
+        Ok(true)
     }
 
     /// All pages with the out-of-order samples worked in.
     fn merged(&self) -> Result<Vec<Page>, BadPage> {
+        build(&self.samples()?)
+    }
+
+    /// All samples, ascending.
+    fn samples(&self) -> Result<Vec<(i64, Value)>, BadPage> {
         let late = self.rest.as_ref().map_or(&[][..], |rest| &rest.late);
         let mut samples = Vec::new();
         for page in self.rest.iter().flat_map(|rest| &rest.closed).chain(&self.open.page()) {
@@ -326,7 +349,7 @@ impl WindowPages {
         }
         samples.extend_from_slice(late);
         samples.sort_by_key(|(t, _)| *t);
-        build(&samples)
+        Ok(samples)
     }
 
     fn has_late(&self) -> bool {

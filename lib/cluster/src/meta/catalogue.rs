@@ -77,10 +77,24 @@ fn check(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
     if block.parts.is_empty() || block.parts.len() > MAX_MEMBERS || block.inputs.len() > MAX_MEMBERS {
         return Err(format!("block {} has not 1 to {MAX_MEMBERS} parts, or more inputs", block.id).into());
     }
+    check_deletes(state, block)?;
     if !block.parts.is_sorted_by(|a, b| a < b) {
         return Err(format!("the parts of block {} do not ascend", block.id).into());
     }
     Ok(())
+}
+
+/// What forgotten deletes mask must not come back: whoever made the block has to begin again, with those carried out.
+fn check_deletes(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
+    let (forgotten, carried_out) = (state.forgotten_tombstone_revision, block.tombstone_revision);
+    if carried_out >= forgotten {
+        return Ok(());
+    }
+    Err(format!(
+        "block {} has carried out deletes up to revision {carried_out}, those up to {forgotten} are forgotten",
+        block.id
+    )
+    .into())
 }
 
 /// Two who stage at the same time cannot both take the last room: one of the commands is the later one.
@@ -155,6 +169,7 @@ pub(super) fn publish(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -
         )
         .into());
     }
+    check_deletes(state, block)?;
     check_inputs(state, block)?;
     for input in &block.inputs {
         if let Ok(at) = find(state, input) {

@@ -11,6 +11,7 @@ mod service;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 
 pub use checkpoint::{CheckpointError, keep_checkpoints, read_newest_checkpoint, write_checkpoint};
 pub use config::MAX_CONFIG_BYTES;
@@ -18,3 +19,4 @@ pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
 pub(crate) use scrapers::overdue as overdue_scrapers;
 pub use service::{MetaLog, MetaNode};
+pub use tombstones::{MAX_DELETE_BYTES, MAX_TOMBSTONES};

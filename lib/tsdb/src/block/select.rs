@@ -6,7 +6,8 @@ use super::postings::Candidates;
 use super::reader::BlockReader;
 use super::{BlockError, reader};
 use crate::SeriesPages;
-use crate::page::Page;
+use crate::deletes::{self, Deletes, Intervals};
+use crate::page::{Page, PageError};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -30,10 +31,12 @@ pub struct Selection {
     start_ms: i64,
     end_ms: i64,
     labels_only: bool,
+    /// What is not to be given.
+    deletes: Deletes,
     /// Pages of the series that are not read.
     skipped: Arc<AtomicU64>,
-    /// Series whose pages are still to be read.
-    planned: VecDeque<(Labels, Vec<PageAt>)>,
+    /// Series whose pages are still to be read, with what is deleted of them.
+    planned: VecDeque<(Labels, Vec<PageAt>, Intervals)>,
     ready: VecDeque<SeriesPages>,
 }
 
@@ -87,6 +90,7 @@ impl BlockReader {
             start_ms,
             end_ms,
             labels_only,
+            deletes: Deletes::default(),
             skipped: Arc::default(),
             planned: VecDeque::new(),
             ready: VecDeque::new(),
@@ -174,6 +178,14 @@ impl BlockReader {
         chunks
     }
 
+    fn bad_page(&self, labels: &Labels, source: PageError) -> BlockError {
+        BlockError::Page {
+            path: self.path.clone(),
+            labels: labels.clone(),
+            source,
+        }
+    }
+
     /// Takes a page and its checksum apart.
     pub(super) fn open_page(&self, at: &PageAt, bytes: &Bytes, labels: &Labels) -> Result<Page, BlockError> {
         let body = bytes.slice(..at.len as usize);
@@ -181,11 +193,7 @@ impl BlockReader {
         if !crc.is_ok_and(|crc| super::has_crc(&body, crc)) {
             return Err(self.damaged_at(at.offset, format!("checksum of a page of {labels}")));
         }
-        let page = Page::parse(body).map_err(|source| BlockError::Page {
-            path: self.path.clone(),
-            labels: labels.clone(),
-            source,
-        })?;
+        let page = Page::parse(body).map_err(|source| self.bad_page(labels, source))?;
         if (page.count, page.min_ts, page.max_ts) != (at.count, at.min_ts, at.max_ts) {
             return Err(self.damaged_at(at.offset, format!("directory and header of a page of {labels} differ")));
         }
@@ -198,6 +206,13 @@ impl Selection {
     #[must_use]
     pub fn counting(mut self, skipped: Arc<AtomicU64>) -> Self {
         self.skipped = skipped;
+        self
+    }
+
+    /// Leaves out what is deleted: samples, and series of which no page is left.
+    #[must_use]
+    pub fn without(mut self, deletes: Deletes) -> Self {
+        self.deletes = deletes;
         self
     }
 
@@ -265,8 +280,11 @@ impl Selection {
                 if !self.check.iter().all(|m| m.matches_labels(labels.as_ref())) {
                     continue;
                 }
+                let deleted = self.deletes.of(labels.as_ref());
                 let pages = part.pages_of(at).iter();
-                let mut pages = pages.filter(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts);
+                let mut pages = pages
+                    .filter(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts)
+                    .filter(|p| !deleted.covers(p.min_ts, p.max_ts));
                 if self.labels_only {
                     if pages.next().is_some() {
                         self.ready.push_back(SeriesPages {
@@ -280,7 +298,7 @@ impl Selection {
                 let skipped = part.pages_of(at).len() - pages.len();
                 self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
                 if !pages.is_empty() {
-                    self.planned.push_back((labels.clone(), pages));
+                    self.planned.push_back((labels.clone(), pages, deleted));
                 }
             }
         }
@@ -293,7 +311,7 @@ impl Selection {
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut count = 0;
         let mut bytes = 0;
-        for (_, pages) in &self.planned {
+        for (_, pages, _) in &self.planned {
             for page in pages {
                 let range = page.range();
                 // What lies between two pages is read too, where it is little.
@@ -307,12 +325,15 @@ impl Selection {
             }
         }
         let mut bytes = self.reader.fetch_pages(&ranges).await?.into_iter();
-        for (labels, directory) in self.planned.drain(..count) {
+        for (labels, directory, deleted) in self.planned.drain(..count) {
             let mut pages = Vec::with_capacity(directory.len());
             for (at, bytes) in directory.iter().zip(bytes.by_ref()) {
                 pages.push(self.reader.open_page(at, &bytes, &labels)?);
             }
-            self.ready.push_back(SeriesPages { labels, pages });
+            let pages = deletes::remove(pages, &deleted).map_err(|source| self.reader.bad_page(&labels, source))?;
+            if !pages.is_empty() {
+                self.ready.push_back(SeriesPages { labels, pages });
+            }
         }
         Ok(())
     }
