@@ -25,6 +25,7 @@ mod remote_read;
 mod router;
 mod run;
 mod scrapers;
+mod snapshot;
 mod state;
 
 pub use error::{ApiError, ErrorType};

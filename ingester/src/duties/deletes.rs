@@ -117,26 +117,19 @@ impl Duties {
             .shard
             .machine
             .read(|state| (state.counters.next_part, state.counters.tombstone_revision));
-        if next_part == 1 {
-            let state = self.context.states.borrow().clone();
-            let of_shard = state.blocks.iter().filter(|block| block.shard == shard);
-            let taken = of_shard.filter_map(|block| block.parts.last()).max().copied();
-            if let Some(taken) = taken {
-                let catalogue = Catalogue {
-                    revision: known,
-                    first_part: taken.saturating_add(1),
-                    tombstones: Vec::new(),
-                };
-                if let Err(error) = self.propose_catalogue(catalogue).await {
-                    tracing::warn!(shard, %error, "parts are not numbered after those of the catalogue yet");
-                    return false;
-                }
-                tracing::info!(
-                    shard,
-                    first_part = taken.saturating_add(1),
-                    "parts are numbered after those there are"
-                );
+        let state = self.context.states.borrow().clone();
+        let first = state.first_parts.iter().find(|first| first.shard == shard);
+        if let Some(first_part) = first.map(|first| first.part).filter(|first| *first > next_part) {
+            let catalogue = Catalogue {
+                revision: known,
+                first_part,
+                tombstones: Vec::new(),
+            };
+            if let Err(error) = self.propose_catalogue(catalogue).await {
+                tracing::warn!(shard, %error, "parts are not numbered after those of the catalogue yet");
+                return false;
             }
+            tracing::info!(shard, first_part, "parts are numbered after those there are");
         }
         self.has_own_numbers = true;
         true

@@ -4,10 +4,12 @@
 //! shards' leaders see to. It is acknowledged when all of these are there: whoever asks a shard afterwards with a view
 //! that does not know of it is sent for a newer one.
 
+use crate::answer::Answer;
 use crate::error::{ApiError, ErrorType};
 use crate::form::Form;
 use crate::params;
 use crate::router::Api;
+use crate::snapshot::{Snapshot, name_at};
 use axum::extract::State;
 use gnomon_cluster::deletes::{masks, to_wire};
 use gnomon_model::ids::DELETES_FEATURE_LEVEL;
@@ -87,6 +89,58 @@ pub(super) async fn clean_tombstones(State(api): State<Arc<Api>>) -> Result<Stat
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Go's `strconv.ParseBool`.
+fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// `snapshot`.
+pub(super) async fn snapshot(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
+    api.require_admin()?;
+    let skip_head = match form.get("skip_head") {
+        "" => false,
+        text => go_bool(text).ok_or_else(|| {
+            let why = format!(
+                "unable to parse boolean \"skip_head\" argument: strconv.ParseBool: parsing {text:?}: invalid syntax"
+            );
+            ApiError::parameter("skip_head", why)
+        })?,
+    };
+    let making = tokio::spawn(async move {
+        let _only = api.snapshots.lock().await;
+        let name = name_at(api.state.clock.now().0, rand::random());
+        let folder = &api.state.admin.snapshots;
+        std::fs::create_dir_all(folder).map_err(|e| {
+            ApiError::new(
+                ErrorType::Internal,
+                format!("create snapshot directory {}: {e}", folder.display()),
+            )
+        })?;
+        let snapshot = Snapshot {
+            fanout: &api.state.fanout,
+            bucket: &api.state.admin.bucket,
+            with_heads: !skip_head,
+        };
+        snapshot.make(folder, &name).await?;
+        tracing::info!(name, folder = %folder.display(), "a snapshot was made");
+        Ok::<_, ApiError>(name)
+    });
+    let name = making
+        .await
+        .map_err(|e| ApiError::new(ErrorType::Internal, format!("snapshot: {e}")))??;
+    let write = move |json: &mut crate::json::Json| {
+        json.raw(r#"{"name":""#);
+        json.raw(&name);
+        json.raw(r#""}"#);
+        Ok(())
+    };
+    Ok(Answer::new(false, Box::new(write)))
 }
 
 fn unavailable(why: impl Into<String>) -> ApiError {

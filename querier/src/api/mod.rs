@@ -94,6 +94,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/status/walreplay", get_alone(status::wal_replay)),
         ("/admin/tsdb/delete_series", post_or_put(admin::delete_series)),
         ("/admin/tsdb/clean_tombstones", post_or_put(admin::clean_tombstones)),
+        ("/admin/tsdb/snapshot", post_or_put(admin::snapshot)),
     ]
 }
 

@@ -130,9 +130,8 @@ async fn a_part_of_which_nothing_is_left_has_no_block() {
 
 #[tokio::test]
 async fn a_new_shard_of_an_old_catalogue_begins_after_its_parts_and_deletes() {
-    let mut rig = Rig::new(WriteOptions::default());
     // What another shard of this number left: its block, and a delete that it has taken.
-    let block = gnomon_proto::v1::BlockRecord {
+    let mut block = gnomon_proto::v1::BlockRecord {
         id: "000000000000000000000000000000aa".into(),
         tenant: "anonymous".into(),
         start_ms: 0,
@@ -142,17 +141,18 @@ async fn a_new_shard_of_an_old_catalogue_begins_after_its_parts_and_deletes() {
         path: "x".into(),
         ..Default::default()
     };
-    let stage = gnomon_proto::v1::StageBlock {
-        block: Some(block),
-        cap_bytes: 0,
-    };
-    rig.commit(Change::StageBlock(stage));
+    block.set_state(State::Live);
+    let adopt = Change::AdoptCatalogue(gnomon_proto::v1::AdoptCatalogue {
+        blocks: vec![block],
+        ..Default::default()
+    });
+    let mut rig = Rig::founded_after(Some(adopt), WriteOptions::default());
     let revision = rig.record_delete("a", i64::MIN, i64::MAX);
     let told = gnomon_proto::v1::TombstonesApplied { shard: 0, revision };
     rig.commit(Change::TombstonesApplied(told));
     rig.sample("a", NOW, 1.0).await.unwrap();
     rig.pass(Duration::from_millis(WINDOW_MS as u64 + 3_600_000)).await;
     let live = rig.blocks(State::Live);
-    assert_eq!((live.len(), &live[0].parts[..], live[0].samples), (1, &[8][..], 1));
-    assert_eq!(live[0].tombstone_revision, revision);
+    let own = live.iter().find(|b| b.parts == [8]).unwrap();
+    assert_eq!((live.len(), own.samples, own.tombstone_revision), (2, 1, revision));
 }

@@ -138,7 +138,8 @@ impl Inner {
     fn dispatch(&mut self, command: &MetaCommand) -> Result<Effect, Refusal> {
         let now_ms = command.proposed_at_ms;
         let command = command.command.as_ref().ok_or("an empty metadata command")?;
-        if self.state.epochs.is_empty() && !matches!(command, Command::InitCluster(_)) {
+        let is_first = matches!(command, Command::InitCluster(_) | Command::AdoptCatalogue(_));
+        if self.state.epochs.is_empty() && !is_first {
             return Err("the cluster is not initialized yet".into());
         }
         // Clones once for a run of commands: what was published last is shared. Every rule checks before it changes.
@@ -162,6 +163,7 @@ impl Inner {
             Command::TombstonesApplied(c) => tombstones::applied(next, c),
             Command::ForgetTombstones(c) => tombstones::forget(next, &c.revisions)?,
             Command::CleanTombstones(_) => tombstones::clean(next),
+            Command::AdoptCatalogue(c) => catalogue::adopt(next, c)?,
         };
         if effect.changed {
             next.revision += 1;

@@ -6,6 +6,7 @@ mod config;
 mod jobs;
 mod machine;
 mod nodes;
+mod rebuild;
 mod scrapers;
 mod service;
 mod stored;
@@ -17,6 +18,7 @@ pub use checkpoint::{CheckpointError, keep_checkpoints, read_newest_checkpoint, 
 pub use config::MAX_CONFIG_BYTES;
 pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
+pub use rebuild::{FoundBlock, FoundDelete, rebuild};
 pub(crate) use scrapers::overdue as overdue_scrapers;
 pub use service::{MetaLog, MetaNode};
 pub use tombstones::{MAX_DELETE_BYTES, MAX_TOMBSTONES};
