@@ -6,7 +6,9 @@
 mod settings;
 mod table;
 
-pub use settings::{Block, BlockTask, CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
+pub use settings::{
+    Block, BlockTask, BucketCheck, CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text,
+};
 pub use table::{Effect, Flag, Takes, flags};
 
 use clap::builder::{Styles, ValueParser};
@@ -47,6 +49,11 @@ where
         }),
         Some(("block", block)) => Ok(Parsed {
             command: settings::block_command(block),
+            without_effect: Vec::new(),
+            values: BTreeMap::new(),
+        }),
+        Some(("bucket", bucket)) => Ok(Parsed {
+            command: settings::bucket_command(bucket).map_err(|message| refuse(&message))?,
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),
@@ -173,7 +180,8 @@ pub fn command() -> clap::Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(settings::check())
         .subcommand(settings::query())
-        .subcommand(settings::block());
+        .subcommand(settings::block())
+        .subcommand(settings::bucket());
     for flag in flags() {
         command = command.arg(argument(flag));
         if matches!(flag.takes, Takes::Nothing) {

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod block;
+pub mod bucket;
 pub mod check;
 pub mod config;
 pub mod flags;

@@ -1,7 +1,7 @@
 //! The `gnomon` binary: reads the command line and does what it says.
 
 use gnomon::flags::{self, Command};
-use gnomon::{block, check, lifecycle, logging, query, run};
+use gnomon::{block, bucket, check, lifecycle, logging, query, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::CheckMetrics(ref what) => check::metrics(what),
         Command::Query(ref what) => query::run(what),
         Command::Block(ref what) => block::run(what),
+        Command::BucketCheck(ref what) => bucket::run(what),
         Command::Run(settings) => {
             gnomon_malloc::keep_little();
             let format = if settings.log_json {

@@ -6,10 +6,14 @@ mod harness;
 mod api;
 #[path = "one_node/block.rs"]
 mod block;
+#[path = "one_node/bucket.rs"]
+mod bucket;
 #[path = "one_node/config.rs"]
 mod config;
 #[path = "one_node/counting.rs"]
 mod counting;
+#[path = "one_node/deletes.rs"]
+mod deletes;
 #[path = "one_node/disk.rs"]
 mod disk;
 #[path = "one_node/failures.rs"]

@@ -7,8 +7,8 @@ use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{
-    AcquireJob, BlockRecord, CondemnBlocks, ForgetBlocks, MetaCommand, MetaResponse, MetaState, PublishBlock,
-    ReleaseJob, StageBlock,
+    AcquireJob, BlockRecord, CondemnBlocks, ForgetBlocks, ForgetTombstones, MetaCommand, MetaResponse, MetaState,
+    PublishBlock, ReleaseJob, StageBlock,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,6 +127,16 @@ impl Catalogue {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Drops records of deletes that mask nothing any more.
+    ///
+    /// # Errors
+    /// When one does, or the group cannot be asked.
+    pub async fn forget_deletes(&self, revisions: Vec<u64>) -> Result<(), CompactorError> {
+        self.propose(Command::ForgetTombstones(ForgetTombstones { revisions }))
+            .await
+            .map(drop)
     }
 
     /// The lease, or none where another node has it. Lengthens a lease that this node has.

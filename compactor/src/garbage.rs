@@ -6,11 +6,12 @@
 use crate::CompactorError;
 use crate::catalogue::Catalogue;
 use futures::TryStreamExt;
+use gnomon_cluster::deletes::forgettable;
 use gnomon_model::TimestampMs;
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::Bucket;
-use gnomon_tsdb::bucket::{BlockKey, delete_object};
+use gnomon_tsdb::bucket::{BlockKey, delete_object, is_tombstone};
 use object_store::path::Path;
 use std::collections::HashSet;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +40,7 @@ impl Default for Grace {
     }
 }
 
-/// A block object of the bucket.
+/// The object of a block or of a delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) path: Path,
@@ -66,7 +67,9 @@ pub(crate) fn expired(state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<Bloc
 
 /// Listed objects that no record names.
 pub(crate) fn unnamed(listed: &[Listed], state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<Path> {
-    let named: HashSet<&str> = state.blocks.iter().map(|b| b.path.as_str()).collect();
+    let blocks = state.blocks.iter().map(|b| b.path.as_str());
+    let deletes = state.tombstones.iter().map(|t| t.path.as_str());
+    let named: HashSet<&str> = blocks.chain(deletes).collect();
     let oldest = now_ms.saturating_sub(grace.unnamed_ms);
     let garbage = |o: &&Listed| !named.contains(o.path.as_ref()) && o.written_ms <= oldest;
     listed.iter().filter(garbage).map(|o| o.path.clone()).collect()
@@ -92,13 +95,35 @@ pub(crate) fn abandoned(state: &MetaState, grace: &Grace, now_ms: i64) -> Vec<St
 async fn list(bucket: &Bucket) -> Result<Vec<Listed>, CompactorError> {
     let objects = bucket.store().list(None).try_filter_map(|object| {
         // Other objects (checkpoints, the cluster marker) are not ours to judge.
-        let listed = BlockKey::parse(&object.location).map(|_| Listed {
+        let is_ours = BlockKey::parse(&object.location).is_some() || is_tombstone(&object.location);
+        let listed = is_ours.then(|| Listed {
             written_ms: object.last_modified.timestamp_millis(),
             path: object.location,
         });
         std::future::ready(Ok(listed))
     });
     Ok(objects.try_collect().await?)
+}
+
+/// Forgets deletes that mask nothing any more, and removes their objects; how many.
+///
+/// An object that is left because this ends half way has no record, and goes as such.
+pub(crate) async fn forget_deletes(
+    catalogue: &Catalogue,
+    bucket: &Bucket,
+    state: &MetaState,
+) -> Result<usize, CompactorError> {
+    let done = forgettable(state);
+    if done.is_empty() {
+        return Ok(0);
+    }
+    catalogue
+        .forget_deletes(done.iter().map(|t| t.revision).collect())
+        .await?;
+    for tombstone in &done {
+        delete_object(bucket.store().as_ref(), &Path::from(tombstone.path.as_str())).await?;
+    }
+    Ok(done.len())
 }
 
 /// One pass: lists, reads, deletes, forgets.

@@ -4,11 +4,14 @@ use crate::catalogue::{Catalogue, Lease};
 use crate::plan::Merge;
 use crate::{CompactorError, JOB_LEASE};
 use futures::TryStreamExt;
+use gnomon_cluster::deletes::{KnownDeletes, newest_revision};
 use gnomon_model::{BlockId, Clock, ClusterId, PartId, ShardId, TenantId, TimeRange, TimestampMs};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::bucket::block_path;
-use gnomon_tsdb::{BlockMeta, BlockReader, BlockWriter, Bucket, FinishedBlock, SeriesMerge, SeriesStream, UploadSink};
+use gnomon_tsdb::{
+    BlockMeta, BlockReader, BlockWriter, Bucket, Deletes, FinishedBlock, SeriesMerge, SeriesStream, UploadSink,
+};
 use object_store::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,7 @@ pub(crate) struct Merger<'a> {
     pub(crate) catalogue: &'a Catalogue,
     pub(crate) bucket: &'a Bucket,
     pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) deletes: &'a KnownDeletes,
     pub(crate) stop: &'a CancellationToken,
     /// What all blocks together may take, the output included.
     pub(crate) cap_bytes: Option<u64>,
@@ -66,6 +70,7 @@ fn output_record(
     inputs: &[&BlockRecord],
     id: BlockId,
     reserved_bytes: u64,
+    tombstone_revision: u64,
 ) -> Result<BlockRecord, CompactorError> {
     let id_text = id.to_string();
     let tenant: TenantId = merge.tenant.parse().map_err(|e| bad_record(&id_text, e))?;
@@ -82,7 +87,7 @@ fn output_record(
         bytes: reserved_bytes,
         state: State::Staged as i32,
         parts,
-        tombstone_revision: inputs.iter().map(|b| b.tombstone_revision).min().unwrap_or(0),
+        tombstone_revision,
         inputs: merge.inputs.clone(),
         ..BlockRecord::default()
     })
@@ -106,6 +111,12 @@ fn meta_of(record: &BlockRecord, id: BlockId, cluster: &str, epoch: u32) -> Resu
         })
         .collect();
     Ok(meta)
+}
+
+/// A block that is read, and what is not to be taken from it.
+struct Input {
+    block: Arc<BlockReader>,
+    deletes: Deletes,
 }
 
 impl Merger<'_> {
@@ -142,9 +153,9 @@ impl Merger<'_> {
         lease: &Lease,
     ) -> Result<BlockRecord, CompactorError> {
         let id = BlockId(rand::random());
-        let record = output_record(merge, inputs, id, reserved_bytes)?;
-        let readers = self.open(inputs).await?;
-        let epoch = readers.iter().map(|r| r.meta().epoch.0).max().unwrap_or(1);
+        let record = output_record(merge, inputs, id, reserved_bytes, newest_revision(state))?;
+        let readers = self.open(state, inputs).await?;
+        let epoch = readers.iter().map(|r| r.block.meta().epoch.0).max().unwrap_or(1);
         let meta = meta_of(&record, id, &state.cluster_id, epoch)?;
         self.catalogue.stage(record.clone(), self.cap_bytes).await?;
         let result = self.write_and_publish(record, meta, readers, lease).await;
@@ -157,7 +168,7 @@ impl Merger<'_> {
         result
     }
 
-    async fn open(&self, inputs: &[&BlockRecord]) -> Result<Vec<Arc<BlockReader>>, CompactorError> {
+    async fn open(&self, state: &MetaState, inputs: &[&BlockRecord]) -> Result<Vec<Input>, CompactorError> {
         let mut readers = Vec::with_capacity(inputs.len());
         for input in inputs {
             let reader = BlockReader::open(self.bucket.store().clone(), Path::from(input.path.as_str())).await?;
@@ -169,7 +180,16 @@ impl Merger<'_> {
                     "the object says that it is another block than its record says",
                 ));
             }
-            readers.push(Arc::new(reader));
+            // By the object's word, where it says that it has less of them carried out than its record does.
+            let carried_out = BlockRecord {
+                tombstone_revision: input.tombstone_revision.min(meta.tombstone_revision),
+                ..(*input).clone()
+            };
+            let deletes = self.deletes.masking(&state.tombstones, &carried_out);
+            readers.push(Input {
+                deletes: deletes.map_err(|e| bad_record(&input.id, e))?,
+                block: Arc::new(reader),
+            });
         }
         Ok(readers)
     }
@@ -178,11 +198,12 @@ impl Merger<'_> {
         &self,
         mut record: BlockRecord,
         meta: BlockMeta,
-        readers: Vec<Arc<BlockReader>>,
+        readers: Vec<Input>,
         lease: &Lease,
     ) -> Result<BlockRecord, CompactorError> {
-        let most = readers.iter().map(|r| r.meta().stats.samples).sum::<u64>();
-        let least = readers.iter().map(|r| r.meta().stats.samples).max().unwrap_or(0);
+        let most = readers.iter().map(|r| r.block.meta().stats.samples).sum::<u64>();
+        let whole = readers.iter().filter(|r| r.deletes.is_empty());
+        let least = whole.map(|r| r.block.meta().stats.samples).max().unwrap_or(0);
         let written = self.write(&record, meta, readers, lease).await?;
         let stats = written.meta.stats;
         if stats.samples > most || stats.samples < least {
@@ -191,6 +212,13 @@ impl Merger<'_> {
                 stats.samples
             );
             return Err(bad_record(&record.id, what));
+        }
+        if stats.samples == 0 {
+            // Nothing is left: there is no block, and none is needed.
+            self.catalogue.give_up(std::slice::from_ref(&record.id)).await?;
+            self.catalogue.condemn(&record.inputs).await?;
+            record.bytes = 0;
+            return Ok(record);
         }
         record.bytes = written.bytes;
         record.series = stats.series;
@@ -205,7 +233,7 @@ impl Merger<'_> {
         &self,
         record: &BlockRecord,
         meta: BlockMeta,
-        readers: Vec<Arc<BlockReader>>,
+        readers: Vec<Input>,
         lease: &Lease,
     ) -> Result<FinishedBlock<()>, CompactorError> {
         let (store, path) = (self.bucket.store().clone(), Path::from(record.path.as_str()));
@@ -223,14 +251,15 @@ impl Merger<'_> {
     async fn copy(
         &self,
         writer: &mut BlockWriter<UploadSink>,
-        readers: &[Arc<BlockReader>],
+        readers: &[Input],
         block: &str,
         lease: &Lease,
     ) -> Result<(), CompactorError> {
-        let total: u64 = readers.iter().map(|r| r.meta().stats.samples).sum();
+        let total: u64 = readers.iter().map(|r| r.block.meta().stats.samples).sum();
         let mut streams: Vec<SeriesStream<CompactorError>> = Vec::with_capacity(readers.len());
         for reader in readers {
-            let all = reader.select(&[], i64::MIN, i64::MAX).await?;
+            let all = reader.block.select(&[], i64::MIN, i64::MAX).await?;
+            let all = all.without(reader.deletes.clone());
             streams.push(Box::pin(all.into_stream().map_err(CompactorError::from)));
         }
         let mut merge = SeriesMerge::new(streams);

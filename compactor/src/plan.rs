@@ -1,8 +1,9 @@
 //! What to merge and what to let go, decided from the catalogue alone: no I/O, no clock.
 
+use gnomon_cluster::deletes::masks;
 use gnomon_cluster::retention::{charged_bytes, kept_bytes, oldest_first, used_bytes};
-use gnomon_proto::v1::BlockRecord;
 use gnomon_proto::v1::block_record::State;
+use gnomon_proto::v1::{BlockRecord, MetaState};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long and how much to keep, and how large blocks may become.
@@ -68,7 +69,7 @@ pub struct Merge {
     pub shard: u32,
     pub start_ms: i64,
     pub end_ms: i64,
-    /// Above the highest level of the inputs.
+    /// Above the highest level of the inputs; that of the input where there is one.
     pub level: u32,
     /// Ids, oldest window first; within a window by part.
     pub inputs: Vec<String>,
@@ -173,6 +174,39 @@ pub fn merges(blocks: &[BlockRecord], policy: &Policy, now_ms: i64) -> Vec<Merge
         }
     }
     out.sort_by_key(|m| (m.end_ms - m.start_ms, m.start_ms, m.shard));
+    out
+}
+
+/// Blocks that are to be written anew, by themselves, without what the deletes mask that are to be carried out now; the
+/// oldest first.
+#[must_use]
+pub fn rewrites(state: &MetaState) -> Vec<Merge> {
+    let wanted: Vec<_> = state
+        .tombstones
+        .iter()
+        .filter(|tombstone| tombstone.revision <= state.clean_revision)
+        .collect();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let staged = state.blocks.iter().filter(|b| is(b, State::Staged));
+    let busy: BTreeSet<&str> = staged.flat_map(|b| &b.inputs).map(String::as_str).collect();
+    let is_due = |block: &&BlockRecord| {
+        is(block, State::Live)
+            && !busy.contains(block.id.as_str())
+            && wanted.iter().any(|tombstone| masks(tombstone, block))
+    };
+    let rewrite = |block: &BlockRecord| Merge {
+        tenant: block.tenant.clone(),
+        shard: block.shard,
+        start_ms: block.start_ms,
+        end_ms: block.end_ms,
+        level: block.level,
+        inputs: vec![block.id.clone()],
+        input_bytes: block.bytes,
+    };
+    let mut out: Vec<Merge> = state.blocks.iter().filter(is_due).map(rewrite).collect();
+    out.sort_by_key(|m| (m.start_ms, m.shard));
     out
 }
 

@@ -6,6 +6,7 @@ use crate::merge::{Merger, job_name, reservation};
 use crate::metrics::Metrics;
 use crate::plan::{self, Merge, Policy};
 use crate::{CompactorError, JOB_LEASE};
+use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_cluster::retention::{Budget, used_bytes};
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
@@ -13,7 +14,7 @@ use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::{BlockError, Bucket};
 use parking_lot::Mutex;
 use prometheus::Registry;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,7 @@ pub struct Compactor {
     damaged: Mutex<HashMap<String, Duration>>,
     /// Merges that failed for what their inputs say, by job, and when: they are not tried for a while either.
     on_hold: Mutex<HashMap<String, Duration>>,
+    deletes: KnownDeletes,
 }
 
 /// After which a damaged block, or a merge that failed, is tried again.
@@ -69,6 +71,7 @@ impl Compactor {
             metrics: Metrics::register(registry)?,
             damaged: Mutex::default(),
             on_hold: Mutex::default(),
+            deletes: KnownDeletes::default(),
         })
     }
 
@@ -81,7 +84,7 @@ impl Compactor {
                 next_cycle = self.clock.monotonic() + self.settings.interval;
                 self.cycle(&stop).await
             } else {
-                self.relieve(&stop).await
+                self.look(&stop).await
             };
             match &result {
                 Err(CompactorError::Stopped) => break,
@@ -107,6 +110,27 @@ impl Compactor {
             retention_bytes: self.budget.for_blocks(state),
             ..self.settings.policy.clone()
         }
+    }
+
+    /// What is not put off until the next cycle.
+    ///
+    /// # Errors
+    /// When the metadata group or the bucket does not answer.
+    pub async fn look(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
+        self.relieve(stop).await?;
+        self.clean(stop).await
+    }
+
+    /// Writes blocks anew whose deletes are to be carried out now.
+    async fn clean(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
+        let state = self.catalogue.read().await?;
+        let mut rewrites = plan::rewrites(&state);
+        if rewrites.is_empty() {
+            return Ok(());
+        }
+        let sound: HashSet<String> = self.sound(&state.blocks).into_iter().map(|b| b.id).collect();
+        rewrites.retain(|rewrite| rewrite.inputs.iter().all(|id| sound.contains(id)));
+        self.carry_out(rewrites, stop).await
     }
 
     /// Between cycles, where the retention size is short of room: lets the oldest go, and deletes what was let go.
@@ -144,6 +168,7 @@ impl Compactor {
     pub async fn cycle(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
         self.sweep().await?;
         self.merge_all(stop).await?;
+        self.clean(stop).await?;
         self.collect_garbage(stop).await?;
         let state = self.catalogue.read().await?;
         let used = used_bytes(&state.blocks);
@@ -190,6 +215,11 @@ impl Compactor {
     async fn merge_all(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
         let state = self.catalogue.read().await?;
         let merges = plan::merges(&self.sound(&state.blocks), &self.policy(&state), self.clock.now().0);
+        self.carry_out(merges, stop).await
+    }
+
+    /// One merge after another; those that fail do not hold up the others.
+    async fn carry_out(&self, merges: Vec<Merge>, stop: &CancellationToken) -> Result<(), CompactorError> {
         self.metrics
             .backlog
             .set(i64::try_from(merges.len()).unwrap_or(i64::MAX));
@@ -281,6 +311,7 @@ impl Compactor {
             catalogue: &self.catalogue,
             bucket: &self.bucket,
             clock: &self.clock,
+            deletes: &self.deletes,
             stop,
             cap_bytes: self.budget.for_blocks(state),
         };
@@ -322,6 +353,14 @@ impl Compactor {
             .deleted
             .with_label_values(&["unnamed"])
             .inc_by(collected.unnamed);
+        let state = self.catalogue.read().await?;
+        let forgotten = garbage::forget_deletes(&self.catalogue, &self.bucket, &state).await?;
+        if forgotten > 0 {
+            tracing::info!(
+                deletes = forgotten,
+                "deletes are carried out in all blocks, and forgotten"
+            );
+        }
         if collected != garbage::Collected::default() {
             tracing::info!(
                 condemned = collected.condemned,

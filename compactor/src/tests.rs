@@ -1,5 +1,7 @@
 //! The role against the real rules of the catalogue and a store that fails.
 
+mod deletes;
+
 use crate::plan::Policy;
 use crate::{Compactor, Grace, Settings};
 use async_trait::async_trait;
@@ -96,7 +98,7 @@ impl World {
             id: 0,
             address: "a:1".into(),
             incarnation: 1,
-            feature_level: 1,
+            feature_level: 2,
             ..Node::default()
         };
         let replicas = ShardReplicas {
@@ -179,6 +181,11 @@ impl World {
 
     /// Uploads and publishes a part of 100 series whose samples have `tag` in their value.
     async fn add_part(&self, number: u64, window_start: i64, offset_ms: i64, tag: u64) {
+        self.add_part_as_of(0, number, window_start, offset_ms, tag).await;
+    }
+
+    /// As [`Self::add_part`], of a shard that had deletes up to a revision in its log.
+    async fn add_part_as_of(&self, revision: u64, number: u64, window_start: i64, offset_ms: i64, tag: u64) {
         let window = TimeRange::new(TimestampMs(window_start), TimestampMs(window_start + 2 * H));
         let id = BlockId(u128::from(number));
         let cluster: ClusterId = CLUSTER.parse().unwrap();
@@ -187,6 +194,7 @@ impl World {
             shard: ShardId(0),
             number,
         }];
+        meta.tombstone_revision = revision;
         let path = block_path(&TenantId::anonymous(), ShardId(0), window.start, id);
         let mut record = BlockRecord {
             id: id.to_string(),
@@ -196,6 +204,7 @@ impl World {
             bytes: 1 << 20,
             parts: vec![number],
             path: path.to_string(),
+            tombstone_revision: revision,
             ..BlockRecord::default()
         };
         propose(
@@ -259,7 +268,7 @@ fn labels(series: u64) -> Labels {
     Labels::from_pairs([("__name__", format!("m{series:03}"))])
 }
 
-async fn propose(meta: &Meta, command: Command) {
+async fn propose(meta: &Meta, command: Command) -> MetaResponse {
     let response = meta
         .propose(MetaCommand {
             proposed_at_ms: 0,
@@ -268,6 +277,7 @@ async fn propose(meta: &Meta, command: Command) {
         .await
         .unwrap();
     assert_eq!(response.refused, "");
+    response
 }
 
 #[tokio::test]

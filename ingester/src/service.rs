@@ -10,8 +10,7 @@ use crate::shard::entry::{Command, Entry, Limits};
 use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::raft::{ProposeError, ReadError};
-use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
-use gnomon_model::{Clock, FeatureLevel, NodeId, ShardId, TimestampMs};
+use gnomon_model::{Clock, NodeId, ShardId, TimestampMs};
 use gnomon_proto::ServiceError;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -79,12 +78,8 @@ impl Shard {
 
     /// Proposes an entry; what applying it gave comes back.
     pub(crate) async fn propose(&self, command: Command<&[u8]>) -> Result<Bytes, ServiceError> {
-        let level = match &command {
-            Command::FeatureLevel { .. } => FeatureLevel(1),
-            _ => CURRENT_FEATURE_LEVEL,
-        };
         let entry = Entry {
-            feature_level: level,
+            feature_level: command.feature_level(),
             proposed_at: self.stamp(),
             command,
         };

@@ -90,6 +90,7 @@ impl Ingester {
         let context = DutyContext {
             options: options.duties.clone(),
             meta: options.meta.clone(),
+            states: options.meta_watch.clone(),
             bucket: options.bucket.clone(),
             budget: options.budget.clone(),
             clock: options.clock.clone(),

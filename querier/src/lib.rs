@@ -27,6 +27,7 @@ mod remote_read;
 mod router;
 mod run;
 mod scrapers;
+mod snapshot;
 mod state;
 
 pub use error::{ApiError, ErrorType};
@@ -36,6 +37,6 @@ pub use notifications::{Notifications, RELOAD_FAILED, STARTING, STOPPING};
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{
-    ApiState, BuildInfo, ConfigInfo, MemoryLimits, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions, RemoteReadLimits,
-    RuntimeInfo, Scrapers, SearchOptions, WebOptions,
+    AdminOptions, ApiState, BuildInfo, ConfigInfo, MemoryLimits, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions,
+    RemoteReadLimits, RuntimeInfo, Scrapers, SearchOptions, WebOptions,
 };

@@ -29,6 +29,8 @@ pub(crate) struct Api {
     pub(crate) parsers: Arc<Semaphore>,
     /// Remote reads at the same time; none is no limit.
     pub(crate) read_gate: Option<Arc<Semaphore>>,
+    /// One snapshot is made at a time.
+    pub(crate) snapshots: tokio::sync::Mutex<()>,
     cors_origin: Regex,
 }
 
@@ -67,6 +69,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
             0 => None,
             most => Some(Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
         },
+        snapshots: tokio::sync::Mutex::default(),
         cors_origin: Regex::anchored(&state.web.cors_origin)?,
         state,
     });

@@ -6,7 +6,9 @@ use gnomon_model::relabel::RelabelConfig;
 use gnomon_model::{Clock, Labels};
 use gnomon_promql::{DEFAULT_LOOKBACK_MS, ParseOptions};
 use gnomon_proto::service::TargetsService;
+use object_store::ObjectStore;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ pub struct ApiState {
     pub notifications: Arc<Notifications>,
     pub query: QueryOptions,
     pub web: WebOptions,
+    pub admin: AdminOptions,
     pub build: BuildInfo,
     /// `/api/v1/status/flags`: names without dashes.
     pub flags: BTreeMap<String, String>,
@@ -197,6 +200,17 @@ impl Default for QueryOptions {
             },
         }
     }
+}
+
+/// What changes and copies data by HTTP.
+#[derive(Clone, Debug)]
+pub struct AdminOptions {
+    /// `--web.enable-admin-api`.
+    pub enabled: bool,
+    /// Where the cluster's blocks are.
+    pub bucket: Arc<dyn ObjectStore>,
+    /// Where snapshots are made: a folder of this node.
+    pub snapshots: PathBuf,
 }
 
 /// The `--web.*` flags that concern reading.

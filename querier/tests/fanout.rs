@@ -4,7 +4,8 @@
 
 mod support;
 
-use gnomon_proto::ServiceError;
+use gnomon_model::Matcher;
+use gnomon_proto::{ServiceError, v1};
 use http::StatusCode;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -302,4 +303,43 @@ async fn large_answers_are_whole() {
     }
     let json: serde_json::Value = serde_json::from_str(&cluster.ok("/api/v1/series?match%5B%5D=m").await).unwrap();
     assert_eq!(json["data"].as_array().unwrap().len(), 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_are_read_without_what_newer_deletes_mask() {
+    let cluster = two_parts();
+    cluster.publish(0, 1).await;
+    cluster.tell();
+    cluster.drop_part(0, 1);
+    let revision = {
+        let mut state = cluster.meta.state.lock();
+        state.catalogue_revision += 1;
+        let revision = state.catalogue_revision;
+        state.tombstones.push(v1::TombstoneRecord {
+            revision,
+            tenant: "anonymous".into(),
+            series: gnomon_cluster::deletes::to_wire(&[vec![Matcher::equal("__name__", "n")]]),
+            // Also what is in the head: that is for the shard to take out.
+            start_ms: NOW_MS - 17 * STEP_MS,
+            end_ms: NOW_MS,
+            ..v1::TombstoneRecord::default()
+        });
+        revision
+    };
+    let all = (counted(0..20), serde_json::Value::Null);
+    assert_eq!(values(&cluster).await, all, "the querier has not heard");
+    cluster.tell();
+    let left = [counted(0..2), counted(10..20)].concat();
+    assert_eq!(values(&cluster).await, (left, serde_json::Value::Null));
+    let series = cluster.ok("/api/v1/series?match[]=n&start=0").await;
+    assert!(series.contains("\"n\""), "some of it is left: {series}");
+    for block in &mut cluster.meta.state.lock().blocks {
+        block.tombstone_revision = revision;
+    }
+    cluster.tell();
+    assert_eq!(
+        values(&cluster).await,
+        all,
+        "a block that has carried it out is not masked"
+    );
 }

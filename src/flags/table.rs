@@ -193,6 +193,13 @@ const FLAGS: &[Flag] = &[
     ),
     here(
         WEB,
+        "web.enable-admin-api",
+        Nothing,
+        "false",
+        "Allow deletes and snapshots by HTTP (/api/v1/admin/tsdb/...).",
+    ),
+    here(
+        WEB,
         "web.enable-remote-write-receiver",
         Nothing,
         "false",
@@ -211,12 +218,6 @@ const FLAGS: &[Flag] = &[
         One("N"),
         "10000",
         "Names that one request of the search endpoints may ask for; 0 is no limit.",
-    ),
-    idle(
-        "web.enable-admin-api",
-        Nothing,
-        "false",
-        "there are no admin endpoints yet",
     ),
     idle(
         "web.read-timeout",

@@ -12,14 +12,15 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_cluster::node::NodeHandle;
 use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
 use gnomon_model::TenantId;
 use gnomon_promql::ParseOptions;
 use gnomon_querier::{
-    ApiState, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits, SearchOptions, StoredBlocks,
-    WebOptions, api_router, scrapers_of,
+    AdminOptions, ApiState, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits, SearchOptions,
+    StoredBlocks, WebOptions, api_router, scrapers_of,
 };
 use gnomon_tsdb::bucket::Bucket;
 use http::StatusCode;
@@ -144,6 +145,7 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<Ap
         blocks: Arc::new(blocks),
         meta: Arc::clone(&node.meta),
         view: node.meta_watch.clone(),
+        deletes: KnownDeletes::default(),
     };
     let directory = Arc::clone(&node.directory);
     Ok(ApiState {
@@ -183,6 +185,11 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<Ap
             route_prefix: settings.route_prefix.clone(),
             external_url: settings.external_url.clone(),
             queries: settings.roles.querier,
+        },
+        admin: AdminOptions {
+            enabled: settings.enable_admin_api,
+            bucket: Arc::clone(bucket.store()),
+            snapshots: settings.data_dir.join("snapshots"),
         },
         build: build_info(),
         flags: process.flags.clone(),

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures::stream::BoxStream;
+use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_cluster::meta::MetaMachine;
 use gnomon_cluster::placement::Placement;
 use gnomon_cluster::retention::{Budget, Retention};
@@ -22,12 +23,13 @@ use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::meta_command::Command as Change;
 use gnomon_proto::v1::{InitCluster, MetaCommand, MetaResponse, MetaState, PlacementEpoch, ShardReplicas};
 use gnomon_querier::{
-    ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, Notifications, QueryOptions, RuntimeInfo, StoredBlocks,
-    WebOptions, api_router,
+    AdminOptions, ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, Notifications, QueryOptions, RuntimeInfo,
+    StoredBlocks, WebOptions, api_router,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -148,9 +150,10 @@ fn api(
         fanout: Arc::new(Fanout {
             tenant: TenantId::anonymous(),
             shards,
-            blocks: Arc::new(StoredBlocks::new(bucket, 1 << 20, clock, &registry).expect("new metrics")),
+            blocks: Arc::new(StoredBlocks::new(bucket.clone(), 1 << 20, clock, &registry).expect("new metrics")),
             meta: meta.clone(),
             view: meta.0.watch(),
+            deletes: KnownDeletes::default(),
         }),
         scrapers: Arc::new(Vec::new),
         node: Arc::new(Ready),
@@ -161,6 +164,11 @@ fn api(
             ..QueryOptions::default()
         },
         web: WebOptions::default(),
+        admin: AdminOptions {
+            enabled: false,
+            bucket,
+            snapshots: PathBuf::new(),
+        },
         build: BuildInfo {
             version: String::new(),
             revision: String::new(),
@@ -188,6 +196,7 @@ impl Store {
                 quiet: Duration::ZERO,
                 ..DutyOptions::default()
             },
+            states: meta.0.watch(),
             meta: meta.clone(),
             bucket: bucket.clone() as Arc<dyn ObjectStore>,
             budget: Budget::fixed(Retention::default()),

@@ -1,8 +1,10 @@
-//! What a shard's leader does beside answering: seals windows, uploads parts, gives up targets that went silent.
+//! What a shard's leader does beside answering: seals windows, uploads parts, takes deletes into the log, gives up targets
+//! that went silent.
 //!
 //! Nothing here decides anything by itself: every step is a log entry or a commit of the catalogue, which may fail
 //! because another leader was faster, and is then looked at afresh.
 
+mod deletes;
 mod expire;
 mod seal;
 #[cfg(test)]
@@ -17,9 +19,11 @@ use crate::shard::entry::Limits;
 use gnomon_cluster::retention::Budget;
 use gnomon_model::Clock;
 use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::MetaState;
 use object_store::ObjectStore;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ impl Default for DutyOptions {
 pub struct DutyContext {
     pub options: DutyOptions,
     pub meta: Arc<dyn MetaService>,
+    /// The newest state of it that was seen.
+    pub states: watch::Receiver<Arc<MetaState>>,
     pub bucket: Arc<dyn ObjectStore>,
     pub budget: Budget,
     pub clock: Arc<dyn Clock>,
@@ -70,6 +76,8 @@ pub struct Duties {
     leading_since: Option<Duration>,
     watched: seal::WatchedWindows,
     uploads: upload::Backoff,
+    /// Whether this leader has seen to it that parts are numbered after those that the catalogue has.
+    has_own_numbers: bool,
 }
 
 impl Duties {
@@ -81,19 +89,39 @@ impl Duties {
             leading_since: None,
             watched: seal::WatchedWindows::default(),
             uploads: upload::Backoff::default(),
+            has_own_numbers: false,
         }
     }
 
     /// Runs until it is stopped.
     pub async fn run(mut self, stop: CancellationToken) {
-        loop {
+        let mut states = self.context.states.clone();
+        let mut is_watched = true;
+        let interval = self.context.options.interval;
+        let mut next_round = self.context.clock.monotonic() + interval;
+        while !stop.is_cancelled() {
+            let until_next = next_round.saturating_sub(self.context.clock.monotonic());
+            let is_due = tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(until_next) => true,
+                changed = states.changed(), if is_watched => {
+                    is_watched = changed.is_ok();
+                    false
+                }
+            };
+            let work = async {
+                // Whoever deletes waits for the logs of all shards.
+                self.take_deletes().await;
+                if is_due {
+                    self.round().await;
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.context.options.interval) => {}
+                () = work => {}
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.round() => {}
+            if is_due {
+                next_round = self.context.clock.monotonic() + interval;
             }
         }
     }
@@ -104,12 +132,16 @@ impl Duties {
         if !self.shard.log.is_leader() || !self.shard.machine.is_sound() {
             self.leading_since = None;
             self.watched = seal::WatchedWindows::default();
+            self.has_own_numbers = false;
             return;
         }
         let now = self.context.clock.monotonic();
         let since = *self.leading_since.get_or_insert(now);
         self.expire_targets(now.saturating_sub(since)).await;
-        self.seal_due_windows(now).await;
+        self.take_deletes().await;
+        if self.number_parts().await {
+            self.seal_due_windows(now).await;
+        }
         self.upload_parts(now).await;
     }
 

@@ -1,3 +1,4 @@
+mod deletes;
 mod golden;
 mod retention;
 
@@ -75,8 +76,20 @@ fn window() -> i64 {
 
 impl Rig {
     fn new(write: WriteOptions) -> Self {
+        Self::founded_after(None, write)
+    }
+
+    /// With what an earlier cluster left.
+    fn founded_after(left: Option<Change>, write: WriteOptions) -> Self {
         let node = Node::new(write);
         let machine = MetaMachine::default();
+        if left.is_some() {
+            let adopted = machine.apply_command(&MetaCommand {
+                proposed_at_ms: NOW,
+                command: left,
+            });
+            assert_eq!(adopted.refused, "");
+        }
         let epoch = PlacementEpoch {
             epoch: 1,
             from_ms: i64::MIN,
@@ -104,6 +117,7 @@ impl Rig {
         let bucket = Arc::new(InMemory::new());
         let context = DutyContext {
             options: DutyOptions::default(),
+            states: meta.machine.watch(),
             meta: meta.clone(),
             bucket: bucket.clone(),
             budget: Budget::fixed(Retention::default()),

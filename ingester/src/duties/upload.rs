@@ -26,7 +26,7 @@ use gnomon_proto::v1::{
 };
 use gnomon_tsdb::bucket::{block_path, delete_object};
 use gnomon_tsdb::page::Page;
-use gnomon_tsdb::{BlockError, BlockMeta, BlockStats, BlockWriter, UploadSink, merge_pages};
+use gnomon_tsdb::{BlockError, BlockMeta, BlockStats, BlockWriter, Deletes, UploadSink, deletes, merge_pages};
 use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +64,8 @@ enum Outcome {
     Published,
     /// By retention, before it was uploaded.
     LetGo(&'static str),
+    /// All its samples are deleted: there is no block of it.
+    Deleted,
 }
 
 /// Parts that failed: when to try again, and with how much reserved.
@@ -109,6 +111,9 @@ struct Waiting {
     max_ms: i64,
     bytes: u64,
     series: u64,
+    /// What masks it, carried out in its block: up to this revision.
+    deletes: Deletes,
+    tombstone_revision: u64,
 }
 
 impl Waiting {
@@ -132,6 +137,7 @@ impl Duties {
             }
             match self.publish(&part).await {
                 Ok(Outcome::Published) => {}
+                Ok(Outcome::Deleted) => tracing::info!(shard, part = part.number, "all of a part is deleted"),
                 Ok(Outcome::LetGo(why)) => {
                     self.context.metrics.parts_let_go.with_label_values(&[why]).inc();
                     tracing::warn!(
@@ -168,9 +174,11 @@ impl Duties {
             } else {
                 state = self.clear_leftovers(state, part).await?;
                 self.make_room(&state, part).await?;
-                self.upload(&state, part).await?;
+                if !self.upload(&state, part).await? {
+                    outcome = Outcome::Deleted;
+                }
                 state = meta.read().await?;
-                if !is_covered(&state, self.shard.id(), part) {
+                if matches!(outcome, Outcome::Published) && !is_covered(&state, self.shard.id(), part) {
                     return Err(UploadError::Refused(
                         "its block is not in the catalogue any more".into(),
                     ));
@@ -277,7 +285,8 @@ impl Duties {
         }
     }
 
-    async fn upload(&self, state: &MetaState, part: &Waiting) -> Result<(), UploadError> {
+    /// False where nothing of the part is left.
+    async fn upload(&self, state: &MetaState, part: &Waiting) -> Result<bool, UploadError> {
         let block = BlockId(rand::random());
         let shard = self.shard.id();
         let path = block_path(&part.tenant, shard, part.window.start, block);
@@ -290,6 +299,7 @@ impl Duties {
             bytes: self.reservation(part),
             parts: vec![part.number],
             path: path.to_string(),
+            tombstone_revision: part.tombstone_revision,
             ..BlockRecord::default()
         };
         let staged = StageBlock {
@@ -303,6 +313,10 @@ impl Duties {
         let finished = self.write(writer, part).await?;
         record.bytes = finished.bytes;
         let stats = finished.meta.stats;
+        if stats.samples == 0 {
+            self.condemn(vec![record.id], true).await?;
+            return Ok(false);
+        }
         (record.series, record.samples) = (stats.series, stats.samples);
         record.min_sample_ms = stats.min_sample.0;
         record.max_sample_ms = stats.max_sample.0;
@@ -319,7 +333,7 @@ impl Duties {
             bytes = finished.bytes,
             "part published"
         );
-        Ok(())
+        Ok(true)
     }
 
     async fn write(
@@ -344,7 +358,12 @@ impl Duties {
             let read = tokio::task::spawn_blocking(move || read_pages(&shard, tenant_number, number, some));
             let read = read.await.map_err(|e| ServiceError::Internal(e.to_string()))??;
             for (labels, pages) in read {
-                writer.add_series(LabelsRef::from_canonical(&labels), pages).await?;
+                let labels = LabelsRef::from_canonical(&labels);
+                let left = deletes::remove(pages, &part.deletes.of(labels));
+                let left = left.map_err(|e| ServiceError::Internal(e.to_string()))?;
+                if !left.is_empty() {
+                    writer.add_series(labels, left).await?;
+                }
             }
         }
         // The keys of a part go after it is dropped: what was read is whole if it is still there.
@@ -392,6 +411,8 @@ fn waiting(shard: &Shard) -> Vec<Waiting> {
                     max_ms: p.max_ms,
                     bytes: p.bytes,
                     series: p.members.len(),
+                    deletes: there.head.deletes_of(p),
+                    tombstone_revision: state.counters.tombstone_revision,
                 })
             })
             .collect();
@@ -455,7 +476,7 @@ fn block_meta(state: &MetaState, block: BlockId, shard: ShardId, part: &Waiting)
             shard,
             number: part.number,
         }],
-        tombstone_revision: 0,
+        tombstone_revision: part.tombstone_revision,
         stats: BlockStats::default(),
     })
 }

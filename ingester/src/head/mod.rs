@@ -4,6 +4,7 @@
 //! process' own, and no answer depends on them.
 
 mod closed;
+mod delete;
 mod exemplars;
 mod index;
 mod matching;
@@ -31,12 +32,14 @@ pub(crate) use window::{PlacedPage, WindowPages, merge_pages};
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
 use gnomon_proto::histogram::Decoded;
+use gnomon_tsdb::Tombstone;
 use hashbrown::HashTable;
 use order::{Order, Slice};
 use parking_lot::Mutex;
 use refs::RefTable;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Width of a window: two hours, aligned to UTC.
 pub const WINDOW_MS: i64 = 2 * 60 * 60 * 1000;
@@ -73,6 +76,10 @@ pub(crate) struct Changes {
     pub(crate) pages: BTreeMap<i64, RoaringBitmap>,
     /// Windows that were sealed: none of their pages is wanted.
     pub(crate) sealed_windows: BTreeSet<i64>,
+    /// Windows of series whose samples were all deleted: none of the pages that were there is wanted.
+    pub(crate) removed_windows: BTreeSet<(i64, SeriesRef)>,
+    /// Deletes that came or went.
+    pub(crate) deletes: BTreeSet<u64>,
     pub(crate) targets: BTreeSet<TargetId>,
     pub(crate) metadata: BTreeSet<Box<str>>,
     pub(crate) new_parts: BTreeSet<u64>,
@@ -93,6 +100,8 @@ pub(crate) struct Head {
     pub(crate) metadata: BTreeMap<Box<str>, MetricInfo>,
     /// Sealed and not yet published, by number.
     pub(crate) sealed: BTreeMap<u64, SealedPart>,
+    /// Those that mask a sealed part, by revision. What is in windows is taken out of them at once.
+    pub(crate) deletes: BTreeMap<u64, Arc<Tombstone>>,
     pub(crate) changes: Changes,
 }
 
@@ -115,6 +124,7 @@ impl Head {
             exemplars: Exemplars::default(),
             metadata: BTreeMap::new(),
             sealed: BTreeMap::new(),
+            deletes: BTreeMap::new(),
             changes: Changes::default(),
         }
     }

@@ -17,6 +17,8 @@ pub(crate) struct SealedPart {
     /// Bytes of the pages.
     pub(crate) bytes: u64,
     pub(crate) members: RoaringBitmap,
+    /// Newer deletes mask it.
+    pub(crate) tombstone_revision: u64,
     /// Ascending by series; none once they are durable.
     pub(crate) pages: Option<Vec<(Ordinal, Box<[Page]>)>>,
 }
@@ -38,7 +40,12 @@ impl SealedPart {
 
 impl Head {
     /// Turns a window into a part; false where it has no samples.
-    pub(crate) fn seal(&mut self, window: TimeRange, number: u64) -> Result<bool, super::BadPage> {
+    pub(crate) fn seal(
+        &mut self,
+        window: TimeRange,
+        number: u64,
+        tombstone_revision: u64,
+    ) -> Result<bool, super::BadPage> {
         let start_ms = window.start.0;
         let Some(open) = self.windows.remove(&start_ms) else {
             return Ok(false);
@@ -51,6 +58,7 @@ impl Head {
             samples: 0,
             bytes: 0,
             members: open.members,
+            tombstone_revision,
             pages: None,
         };
         let mut pages = Vec::with_capacity(usize::try_from(part.members.len()).unwrap_or(0));
@@ -72,6 +80,7 @@ impl Head {
         part.pages = Some(pages);
         self.sealed.insert(number, part);
         self.changes.pages.remove(&start_ms);
+        self.changes.removed_windows.retain(|(start, _)| *start != start_ms);
         self.changes.sealed_windows.insert(start_ms);
         self.changes.new_parts.insert(number);
         Ok(true)

@@ -6,6 +6,7 @@ use super::value::Value;
 use bytes::Bytes;
 use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
+use gnomon_tsdb::Intervals;
 use gnomon_tsdb::page::{
     AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageHeader, PageSamples, decode_into,
 };
@@ -316,20 +317,42 @@ impl WindowPages {
 
     /// Works the out-of-order samples into the pages.
     fn rewrite(&mut self) -> Result<(), BadPage> {
-        let mut pages = self.merged()?;
+        let pages = self.merged()?;
+        self.replace(pages).map(drop)
+    }
+
+    /// Takes out what is deleted; false where nothing is left, and the window is to go.
+    pub(crate) fn remove(&mut self, deleted: &Intervals) -> Result<bool, BadPage> {
+        let mut samples = self.samples()?;
+        let before = samples.len();
+        samples.retain(|(t, _)| !deleted.contains(*t));
+        if samples.len() == before {
+            return Ok(true);
+        }
+        self.replace(build(&samples)?)
+    }
+
+    /// Puts other pages (ascending) in the place of all; without effect, and false, where there is none.
+    fn replace(&mut self, mut pages: Vec<Page>) -> Result<bool, BadPage> {
         let Some(last) = pages.pop() else {
-            return Ok(());
+            return Ok(false);
         };
         self.open = Open::resume(&last)?;
+        self.last_ms = last.max_ts;
         let pages = pages.into_iter().map(Page::closed).collect::<Result<Vec<_>, _>>()?;
         self.closed = ClosedPages::unflushed(&pages);
         self.late = None;
         self.rewritten = true;
-        Ok(())
+        Ok(true)
     }
 
     /// All pages with the out-of-order samples worked in.
     fn merged(&self) -> Result<Vec<Page>, BadPage> {
+        build(&self.samples()?)
+    }
+
+    /// All samples, ascending.
+    fn samples(&self) -> Result<Vec<(i64, Value)>, BadPage> {
         let mut samples = Vec::new();
         for page in self.closed.iter() {
             read_page(&page?.to_page(), &mut samples)?;
@@ -339,7 +362,7 @@ impl WindowPages {
         }
         samples.extend_from_slice(self.late());
         samples.sort_by_key(|(t, _)| *t);
-        build(&samples)
+        Ok(samples)
     }
 
     fn late(&self) -> &[(i64, Value)] {

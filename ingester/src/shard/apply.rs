@@ -3,7 +3,7 @@
 //! Invariant: what is decided here follows from the log alone. No clock, no configuration, nothing random.
 
 use super::batch_run::BatchRun;
-use super::entry::{BadEntry, Command, Entry, Limits, SilentTarget};
+use super::entry::{BadEntry, Catalogue, Command, Entry, Limits, SilentTarget};
 use super::state::ShardState;
 use crate::head::{BadPage, Bounds};
 use bytes::Bytes;
@@ -53,6 +53,10 @@ impl ShardState {
                 self.counters.feature_level = self.counters.feature_level.max(level);
                 Ok(Bytes::new())
             }
+            Command::Catalogue(catalogue) => {
+                self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                self.apply_catalogue(&catalogue).map(|()| Bytes::new())
+            }
         };
         let answer = answer.map_err(|source| ApplyError::Page { index, source })?;
         self.applied = index;
@@ -101,7 +105,10 @@ impl ShardState {
 
     fn apply_seal(&mut self, window: TimeRange) -> Result<(), BadPage> {
         for tenant in self.tenants.values_mut() {
-            if tenant.head.seal(window, self.counters.next_part)? {
+            let sealed = tenant
+                .head
+                .seal(window, self.counters.next_part, self.counters.tombstone_revision)?;
+            if sealed {
                 self.counters.next_part += 1;
             }
             tenant.head.remove_unused(window.start.0);
@@ -114,12 +121,27 @@ impl ShardState {
         for (tenant, there) in &mut self.tenants {
             if let Some(part) = there.head.drop_part(part) {
                 there.head.remove_unused(i64::MIN);
+                there.head.forget_deletes();
                 dropped = Some((tenant.clone(), part));
             }
         }
         if let Some((tenant, part)) = dropped {
             self.remember_dropped(tenant, &part, catalogue_revision);
         }
+    }
+
+    /// Deletes act in the order of their revisions, each once.
+    fn apply_catalogue(&mut self, catalogue: &Catalogue) -> Result<(), BadPage> {
+        let counters = &mut self.counters;
+        counters.next_part = counters.next_part.max(catalogue.first_part);
+        let known = counters.tombstone_revision;
+        counters.tombstone_revision = known.max(catalogue.revision);
+        for tombstone in catalogue.tombstones.iter().filter(|t| t.revision > known) {
+            if let Some(there) = self.tenants.get_mut(&tombstone.tenant) {
+                there.head.delete(tombstone)?;
+            }
+        }
+        Ok(())
     }
 
     fn apply_expiry(&mut self, silent: &[SilentTarget], proposed_at_ms: i64) -> Result<(), BadPage> {

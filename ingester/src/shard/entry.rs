@@ -4,7 +4,10 @@
 //! entry: limits in force, the time of the proposal, the feature level by which the entry is to be understood.
 
 use bytes::Bytes;
-use gnomon_model::{FeatureLevel, TargetId, TenantId, TimeRange, TimestampMs};
+use gnomon_model::ids::{BASE_FEATURE_LEVEL, DELETES_FEATURE_LEVEL};
+use gnomon_model::{FeatureLevel, MatchOp, Matcher, TargetId, TenantId, TimeRange, TimestampMs};
+use gnomon_tsdb::Tombstone;
+use std::sync::Arc;
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 2 + 4 + 8;
@@ -16,6 +19,7 @@ const SEAL: u8 = 2;
 const PUBLISHED: u8 = 3;
 const EXPIRE_TARGETS: u8 = 4;
 const FEATURE_LEVEL: u8 = 5;
+const CATALOGUE: u8 = 6;
 
 /// What apply refuses by, as the leader had it configured when it proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub struct SilentTarget {
 }
 
 /// What an entry does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command<B = Bytes> {
     /// Samples, in the bytes of `gnomon_proto::batch`.
     Batch { limits: Limits, batch: B },
@@ -64,10 +68,23 @@ pub enum Command<B = Bytes> {
     ExpireTargets { targets: Vec<SilentTarget> },
     /// Entries from here on may need this level.
     FeatureLevel { level: FeatureLevel },
+    /// What the catalogue says that a shard has to keep to.
+    Catalogue(Catalogue),
+}
+
+/// Deletes that a shard did not know, and parts that are not its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalogue {
+    /// Deletes up to this revision are in the log with it.
+    pub revision: u64,
+    /// Parts with lower numbers are taken: by blocks that were there before the shard was.
+    pub first_part: u64,
+    /// Those the shard does not know, ascending by revision.
+    pub tombstones: Vec<Arc<Tombstone>>,
 }
 
 /// A log entry; `B` is how it has a batch's bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry<B = Bytes> {
     pub feature_level: FeatureLevel,
     /// The leader's clock when it proposed.
@@ -88,6 +105,8 @@ pub enum BadEntry {
     Tenant(#[from] gnomon_model::ids::BadTenantId),
     #[error("entry has {0} bytes too many")]
     Rest(usize),
+    #[error("entry: the delete of revision {revision}: {what}")]
+    Delete { revision: u64, what: String },
 }
 
 impl<B: AsRef<[u8]>> Entry<B> {
@@ -140,6 +159,15 @@ impl<B: AsRef<[u8]>> Command<B> {
             Self::Published { .. } => PUBLISHED,
             Self::ExpireTargets { .. } => EXPIRE_TARGETS,
             Self::FeatureLevel { .. } => FEATURE_LEVEL,
+            Self::Catalogue(_) => CATALOGUE,
+        }
+    }
+
+    /// What a replica has to understand.
+    pub(crate) fn feature_level(&self) -> FeatureLevel {
+        match self {
+            Self::Catalogue(_) => DELETES_FEATURE_LEVEL,
+            _ => BASE_FEATURE_LEVEL,
         }
     }
 
@@ -179,7 +207,54 @@ impl<B: AsRef<[u8]>> Command<B> {
                 }
             }
             Self::FeatureLevel { level } => out.extend_from_slice(&level.0.to_le_bytes()),
+            Self::Catalogue(catalogue) => {
+                out.extend_from_slice(&catalogue.revision.to_le_bytes());
+                out.extend_from_slice(&catalogue.first_part.to_le_bytes());
+                out.extend_from_slice(&(catalogue.tombstones.len() as u32).to_le_bytes());
+                for tombstone in &catalogue.tombstones {
+                    write_tombstone(tombstone, out);
+                }
+            }
         }
+    }
+}
+
+/// The bytes of a delete, here and in the durable state.
+pub(crate) fn write_tombstone(tombstone: &Tombstone, out: &mut Vec<u8>) {
+    let text = |text: &str, out: &mut Vec<u8>| {
+        out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
+    };
+    out.extend_from_slice(&tombstone.revision.to_le_bytes());
+    text(tombstone.tenant.as_str(), out);
+    out.extend_from_slice(&tombstone.start_ms.to_le_bytes());
+    out.extend_from_slice(&tombstone.end_ms.to_le_bytes());
+    out.extend_from_slice(&(tombstone.sets.len() as u32).to_le_bytes());
+    for set in &tombstone.sets {
+        out.extend_from_slice(&(set.len() as u32).to_le_bytes());
+        for matcher in set {
+            out.push(match matcher.op() {
+                MatchOp::Equal => 0,
+                MatchOp::NotEqual => 1,
+                MatchOp::Regex => 2,
+                MatchOp::NotRegex => 3,
+            });
+            text(matcher.name(), out);
+            text(matcher.value(), out);
+        }
+    }
+}
+
+/// Reads what [`write_tombstone`] wrote, and nothing else.
+///
+/// # Errors
+/// When the bytes are something else.
+pub(crate) fn read_tombstone(bytes: &[u8]) -> Result<Tombstone, BadEntry> {
+    let mut rest = Rest(bytes);
+    let tombstone = rest.tombstone()?;
+    match rest.0.len() {
+        0 => Ok(tombstone),
+        more => Err(BadEntry::Rest(more)),
     }
 }
 
@@ -213,6 +288,18 @@ impl<'a> Command<&'a [u8]> {
             FEATURE_LEVEL => Self::FeatureLevel {
                 level: FeatureLevel(rest.u32("feature level")?),
             },
+            CATALOGUE => {
+                let (revision, first_part) = (rest.u64("revision")?, rest.u64("part")?);
+                let mut tombstones = Vec::new();
+                for _ in 0..rest.u32("deletes")? {
+                    tombstones.push(Arc::new(rest.tombstone()?));
+                }
+                Self::Catalogue(Catalogue {
+                    revision,
+                    first_part,
+                    tombstones,
+                })
+            }
             other => return Err(BadEntry::Kind(other)),
         })
     }
@@ -242,6 +329,43 @@ impl Rest<'_> {
 
     fn i64(&mut self, what: &'static str) -> Result<i64, BadEntry> {
         Ok(i64::from_le_bytes(self.take(what)?))
+    }
+
+    fn text(&mut self) -> Result<String, BadEntry> {
+        let length = self.u32("delete")? as usize;
+        let (text, rest) = self.0.split_at_checked(length).ok_or(BadEntry::Truncated("delete"))?;
+        self.0 = rest;
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
+    fn tombstone(&mut self) -> Result<Tombstone, BadEntry> {
+        let revision = self.u64("delete")?;
+        let bad = |what: String| BadEntry::Delete { revision, what };
+        let tenant = TenantId::try_from(self.text()?)?;
+        let (start_ms, end_ms) = (self.i64("delete")?, self.i64("delete")?);
+        let mut sets = Vec::new();
+        for _ in 0..self.u32("delete")? {
+            let mut set = Vec::new();
+            for _ in 0..self.u32("delete")? {
+                let op = match self.u8("delete")? {
+                    0 => MatchOp::Equal,
+                    1 => MatchOp::NotEqual,
+                    2 => MatchOp::Regex,
+                    3 => MatchOp::NotRegex,
+                    other => return Err(bad(format!("matcher operator {other}"))),
+                };
+                let (name, value) = (self.text()?, self.text()?);
+                set.push(Matcher::new(name, op, value).map_err(|e| bad(e.to_string()))?);
+            }
+            sets.push(set);
+        }
+        Ok(Tombstone {
+            revision,
+            tenant,
+            sets,
+            start_ms,
+            end_ms,
+        })
     }
 
     fn silent_target(&mut self) -> Result<SilentTarget, BadEntry> {
@@ -287,9 +411,20 @@ mod tests {
                 }],
             },
             Command::FeatureLevel { level: FeatureLevel(2) },
+            Command::Catalogue(Catalogue {
+                revision: 9,
+                first_part: 4,
+                tombstones: vec![Arc::new(Tombstone {
+                    revision: 8,
+                    tenant: TenantId::anonymous(),
+                    sets: vec![vec![Matcher::new("a", MatchOp::Regex, "b+").unwrap()]],
+                    start_ms: -1,
+                    end_ms: 2,
+                })],
+            }),
         ];
-        let entry = |command| Entry {
-            feature_level: FeatureLevel(1),
+        let entry = |command: Command| Entry {
+            feature_level: command.feature_level(),
             proposed_at: TimestampMs(1_700_000_000_000),
             command,
         };
@@ -303,13 +438,19 @@ mod tests {
     /// These bytes lie in logs: a change of them needs a new version, not a new golden text.
     #[test]
     fn bytes_are_the_documented_ones() {
-        let head = |kind: &str| format!("01{kind}010000000068e5cf8b010000");
+        let head = |kind: &str| {
+            let level = if kind == "06" { 2 } else { 1 };
+            format!("01{kind}0{level}0000000068e5cf8b010000")
+        };
         let golden = [
             head("01") + "40771b000000000000 2e930200000000 c027090000000000 0700000000000000 016261746368",
             head("02") + "00dd6d0000000000 00badb0000000000",
             head("03") + "0300000000000000 0201000000000000",
             head("04") + "01000000 09 616e6f6e796d6f7573 edfe000000000000 0200000000000000 983a000000000000",
             head("05") + "02000000",
+            head("06")
+                + "0900000000000000 0400000000000000 01000000 0800000000000000 09000000 616e6f6e796d6f7573"
+                + "ffffffffffffffff 0200000000000000 01000000 01000000 02 01000000 61 02000000 622b",
         ];
         for (entry, golden) in examples().iter().zip(golden) {
             assert_eq!(hex(&entry.encode()), golden.replace(' ', ""));

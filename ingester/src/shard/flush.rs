@@ -8,6 +8,7 @@ use crate::head::{BadPage, Head, Ordinal, WindowPages};
 use gnomon_model::{LabelsRef, SeriesRef, ShardId, TenantId};
 use gnomon_tsdb::page::Page;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Where a flush goes: one atomic batch, applied in the order of the calls.
 pub(crate) trait StateSink {
@@ -133,6 +134,10 @@ fn write_pages(tenant: u32, head: &Head, sink: &mut dyn StateSink) -> Result<(),
         let prefix = keys::window(tenant, *start_ms);
         sink.delete_range(&prefix, &keys::after(prefix.clone()));
     }
+    for (start_ms, reference) in &head.changes.removed_windows {
+        let prefix = keys::window_series(tenant, *start_ms, *reference);
+        sink.delete_range(&prefix, &keys::after(prefix.clone()));
+    }
     for (start_ms, ordinals) in &head.changes.pages {
         for ordinal in ordinals {
             let Some(series) = head.series(ordinal) else {
@@ -192,6 +197,13 @@ fn write_rest(tenant: u32, head: &Head, sink: &mut dyn StateSink) {
             None => sink.delete(&key),
         }
     }
+    for revision in &head.changes.deletes {
+        let key = keys::delete(tenant, *revision);
+        match head.deletes.get(revision) {
+            Some(tombstone) => sink.put(&key, &records::delete(tombstone)),
+            None => sink.delete(&key),
+        }
+    }
     for metric in &head.changes.metadata {
         if let Some(info) = head.metadata.get(metric) {
             sink.put(&keys::metadata(tenant, metric), &records::metadata(info));
@@ -220,6 +232,13 @@ fn restore_head(tenant: u32, source: &dyn StateSource) -> Result<Head, RestoreEr
         if let Some(Key::Part(_, number)) = keys::parse(key) {
             let part = records::read_part(number, value, &head)?;
             head.sealed.insert(number, part);
+        }
+        Ok(())
+    })?;
+    source.scan(&keys::delete(tenant, 0)[..5], &mut |key, value| {
+        if let Some(Key::Delete(_, revision)) = keys::parse(key) {
+            let tombstone = records::read_delete(value)?;
+            head.deletes.insert(revision, Arc::new(tombstone));
         }
         Ok(())
     })?;

@@ -12,6 +12,7 @@ const PART_PAGES: u8 = b'q';
 const TARGET: u8 = b't';
 const METADATA: u8 = b'm';
 const EXEMPLAR: u8 = b'x';
+const DELETE: u8 = b'g';
 
 /// The page number of a window's tail: behind all closed pages.
 const TAIL: u32 = u32::MAX;
@@ -31,6 +32,8 @@ pub(crate) enum Key<'a> {
     Target(u32, TargetId),
     Metadata(u32, &'a str),
     Exemplar(u32, u64),
+    /// By the delete's revision.
+    Delete(u32, u64),
 }
 
 fn tenant_key(tag: u8, tenant: u32) -> Vec<u8> {
@@ -117,6 +120,12 @@ pub(crate) fn exemplar(tenant: u32, number: u64) -> Vec<u8> {
     key
 }
 
+pub(crate) fn delete(tenant: u32, revision: u64) -> Vec<u8> {
+    let mut key = tenant_key(DELETE, tenant);
+    key.extend_from_slice(&revision.to_be_bytes());
+    key
+}
+
 /// The first key behind all that begin with `prefix` (which is not all 0xff).
 pub(crate) fn after(mut prefix: Vec<u8>) -> Vec<u8> {
     while let Some(last) = prefix.pop() {
@@ -145,6 +154,7 @@ pub(crate) fn parse(key: &[u8]) -> Option<Key<'_>> {
         PART => Key::Part(tenant, number()?),
         TARGET => Key::Target(tenant, TargetId(number()?)),
         EXEMPLAR => Key::Exemplar(tenant, number()?),
+        DELETE => Key::Delete(tenant, number()?),
         METADATA => Key::Metadata(tenant, std::str::from_utf8(rest).ok()?),
         PART_PAGES => {
             let (part, rest) = rest.split_first_chunk::<8>()?;
@@ -185,6 +195,7 @@ mod tests {
             (target(7, TargetId(5)), Key::Target(7, TargetId(5))),
             (metadata(7, "up"), Key::Metadata(7, "up")),
             (exemplar(7, 5), Key::Exemplar(7, 5)),
+            (delete(7, 12), Key::Delete(7, 12)),
         ];
         for (bytes, key) in cases {
             assert_eq!(parse(&bytes), Some(key));

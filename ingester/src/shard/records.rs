@@ -1,10 +1,12 @@
 //! Values of a shard's durable state; drawn in `ingester/format.md`.
 
+use super::entry::{read_tombstone, write_tombstone};
 use super::state::{Counters, DroppedPart};
 use crate::head::{Exemplar, Head, MetricInfo, OpenTick, SealedPart, Target};
 use bytes::Bytes;
 use gnomon_model::labels::{get_uvarint, put_uvarint};
 use gnomon_model::{FeatureLevel, SeriesRef, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_tsdb::Tombstone;
 use gnomon_tsdb::page::Page;
 use roaring::RoaringBitmap;
 
@@ -14,6 +16,8 @@ use roaring::RoaringBitmap;
 pub(crate) struct BadRecord(pub(crate) &'static str);
 
 const VERSION: u8 = 1;
+/// Of records that know of deletes. Where there was none the first version is written: an older build reads it.
+const WITH_DELETES: u8 = 2;
 
 fn put_i64(out: &mut Vec<u8>, value: i64) {
     put_uvarint(out, ((value << 1) ^ (value >> 63)) as u64);
@@ -50,6 +54,14 @@ impl<'a> Fields<'a> {
     fn of(bytes: &'a [u8], what: &'static str) -> Result<Self, BadRecord> {
         match bytes.split_first() {
             Some((&VERSION, rest)) => Ok(Self { rest, what }),
+            _ => Err(BadRecord(what)),
+        }
+    }
+
+    /// Of either version; whether it is the second.
+    fn of_either(bytes: &'a [u8], what: &'static str) -> Result<(Self, bool), BadRecord> {
+        match bytes.split_first() {
+            Some((&version @ (VERSION | WITH_DELETES), rest)) => Ok((Self { rest, what }, version == WITH_DELETES)),
             _ => Err(BadRecord(what)),
         }
     }
@@ -122,8 +134,12 @@ pub(crate) fn read_pages(bytes: &[u8]) -> Result<Vec<Page>, BadRecord> {
     Ok(pages)
 }
 
+fn version_for(tombstone_revision: u64) -> u8 {
+    if tombstone_revision == 0 { VERSION } else { WITH_DELETES }
+}
+
 pub(crate) fn counters(counters: &Counters, shard: ShardId) -> Vec<u8> {
-    let mut out = vec![VERSION];
+    let mut out = vec![version_for(counters.tombstone_revision)];
     put_uvarint(&mut out, u64::from(shard.0));
     put_uvarint(&mut out, counters.next_ref);
     put_uvarint(&mut out, counters.next_part);
@@ -131,12 +147,15 @@ pub(crate) fn counters(counters: &Counters, shard: ShardId) -> Vec<u8> {
     put_uvarint(&mut out, counters.samples);
     put_uvarint(&mut out, u64::from(counters.feature_level.0));
     put_uvarint(&mut out, counters.forgotten_revision);
+    if counters.tombstone_revision > 0 {
+        put_uvarint(&mut out, counters.tombstone_revision);
+    }
     out
 }
 
 /// The shard whose state it is, and its counters.
 pub(crate) fn read_counters(bytes: &[u8]) -> Result<(ShardId, Counters), BadRecord> {
-    let mut fields = Fields::of(bytes, "counters")?;
+    let (mut fields, with_deletes) = Fields::of_either(bytes, "counters")?;
     let small = |value: u64| u32::try_from(value).map_err(|_| BadRecord("counters"));
     let shard = ShardId(small(fields.u64()?)?);
     let counters = Counters {
@@ -146,6 +165,7 @@ pub(crate) fn read_counters(bytes: &[u8]) -> Result<(ShardId, Counters), BadReco
         samples: fields.u64()?,
         feature_level: FeatureLevel(small(fields.u64()?)?),
         forgotten_revision: fields.u64()?,
+        tombstone_revision: if with_deletes { fields.u64()? } else { 0 },
     };
     Ok((shard, counters))
 }
@@ -183,19 +203,22 @@ pub(crate) fn read_tenant(bytes: &[u8]) -> Result<TenantId, BadRecord> {
 }
 
 pub(crate) fn part(part: &SealedPart, head: &Head) -> Vec<u8> {
-    let mut out = vec![VERSION];
+    let mut out = vec![version_for(part.tombstone_revision)];
     put_i64(&mut out, part.window.start.0);
     put_i64(&mut out, part.window.end.0);
     put_i64(&mut out, part.min_ms);
     put_i64(&mut out, part.max_ms);
     put_uvarint(&mut out, part.samples);
     put_uvarint(&mut out, part.bytes);
+    if part.tombstone_revision > 0 {
+        put_uvarint(&mut out, part.tombstone_revision);
+    }
     put_refs(&mut out, head, &part.members);
     out
 }
 
 pub(crate) fn read_part(number: u64, bytes: &[u8], head: &Head) -> Result<SealedPart, BadRecord> {
-    let mut fields = Fields::of(bytes, "part")?;
+    let (mut fields, with_deletes) = Fields::of_either(bytes, "part")?;
     Ok(SealedPart {
         number,
         window: TimeRange::new(TimestampMs(fields.i64()?), TimestampMs(fields.i64()?)),
@@ -203,9 +226,21 @@ pub(crate) fn read_part(number: u64, bytes: &[u8], head: &Head) -> Result<Sealed
         max_ms: fields.i64()?,
         samples: fields.u64()?,
         bytes: fields.u64()?,
+        tombstone_revision: if with_deletes { fields.u64()? } else { 0 },
         members: fields.refs(head)?,
         pages: None,
     })
+}
+
+pub(crate) fn delete(tombstone: &Tombstone) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    write_tombstone(tombstone, &mut out);
+    out
+}
+
+pub(crate) fn read_delete(bytes: &[u8]) -> Result<Tombstone, BadRecord> {
+    let fields = Fields::of(bytes, "delete")?;
+    read_tombstone(fields.rest).map_err(|_| BadRecord("delete"))
 }
 
 pub(crate) fn target(target: &Target, head: &Head) -> Vec<u8> {

@@ -16,6 +16,8 @@ use gnomon_promql::MemoryBudget;
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::label_matcher::Op;
 use gnomon_proto::v1::{LabelMatcher, Page as WirePage, SelectBatch, SelectRequest, Series, View};
+use gnomon_tsdb::Intervals;
+use gnomon_tsdb::deletes::remove_from;
 use gnomon_tsdb::page::Page;
 use roaring::RoaringBitmap;
 use std::ops::Range;
@@ -58,10 +60,10 @@ impl ShardState {
         start_ms: i64,
         end_ms: i64,
     ) -> Result<(), ServiceError> {
-        if view.catalogue_revision < self.counters.forgotten_revision {
-            return Err(ServiceError::StaleView {
-                revision: self.counters.forgotten_revision,
-            });
+        // A view that does not know of a delete would show what it masks in blocks.
+        let oldest = self.counters.forgotten_revision.max(self.counters.tombstone_revision);
+        if view.catalogue_revision < oldest {
+            return Err(ServiceError::StaleView { revision: oldest });
         }
         // A view as new as the publication knows the part, even where its block was replaced or deleted since.
         let missing = self.dropped.iter().filter(|part| {
@@ -115,8 +117,16 @@ pub(super) struct Found {
     parts: Vec<Page>,
     /// Of open windows, which come after those: that is the order of the log. Positions in the selection's list.
     open: Range<usize>,
-    /// Which of the durable parts have pages of it, as positions in the selection's list.
-    stored: Vec<u32>,
+    /// Which of the durable parts have pages of it.
+    stored: Vec<Stored>,
+}
+
+/// Pages of a series in a durable part.
+struct Stored {
+    /// The part's position in the selection's list.
+    at: u32,
+    /// What is deleted of them.
+    deleted: Intervals,
 }
 
 /// One selection at one applied index.
@@ -365,15 +375,19 @@ impl Selected {
             open: 0..0,
             stored: Vec::new(),
         };
+        let internal = |e: BadPage| ServiceError::Internal(e.to_string());
         for part in parts.iter().filter(|p| p.members.contains(ordinal)) {
+            let deleted = head.deleted_in(part, ordinal);
             let pages = part.pages_of(ordinal).iter();
-            found
-                .parts
-                .extend(pages.filter(|p| p.overlaps(self.start_ms, self.end_ms)).cloned());
+            for page in pages.filter(|p| p.overlaps(self.start_ms, self.end_ms)) {
+                let left = remove_from(page.clone(), &deleted);
+                found.parts.extend(left.map_err(|e| internal(e.into()))?);
+            }
             if part.pages.is_none()
                 && let Ok(at) = self.parts.binary_search(&part.number)
             {
-                found.stored.push(at as u32);
+                let at = at as u32;
+                found.stored.push(Stored { at, deleted });
             }
         }
         let first = self.open.len();
@@ -383,7 +397,7 @@ impl Selected {
             } else {
                 window.place_pages(self.start_ms, self.end_ms, &mut self.open, &mut self.written)
             };
-            placed.map_err(|e: BadPage| ServiceError::Internal(e.to_string()))?;
+            placed.map_err(internal)?;
         }
         found.open = first..self.open.len();
         let in_memory = !found.open.is_empty() || !found.parts.is_empty();
@@ -459,7 +473,7 @@ impl Selected {
 
     pub(super) fn pages_of(&self, found: Found, reader: Option<&dyn StateReader>) -> Result<Vec<Page>, ServiceError> {
         let mut pages = Vec::new();
-        for at in &found.stored {
+        for Stored { at, deleted } in &found.stored {
             let part = self.parts.get(*at as usize).copied().unwrap_or(0);
             let key = keys::part_series(self.tenant_number, part, found.reference);
             let value = match reader.map(|r| r.get(&key)).transpose() {
@@ -469,7 +483,11 @@ impl Selected {
             // Gone means dropped, which the end of the batch finds out.
             if let Some(value) = value {
                 let stored = records::read_pages(&value).map_err(|e| ServiceError::Internal(e.to_string()))?;
-                pages.extend(stored.into_iter().filter(|p| p.overlaps(self.start_ms, self.end_ms)));
+                let wanted = stored.into_iter().filter(|p| p.overlaps(self.start_ms, self.end_ms));
+                for page in wanted {
+                    let left = remove_from(page, deleted).map_err(|e| ServiceError::Internal(e.to_string()))?;
+                    pages.extend(left);
+                }
             }
         }
         // Parts that are still in memory are newer than those in the store, open windows newer than both.

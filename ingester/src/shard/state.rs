@@ -21,6 +21,8 @@ pub(crate) struct Counters {
     pub(crate) feature_level: FeatureLevel,
     /// A view older than this catalogue revision may miss parts that are not remembered.
     pub(crate) forgotten_revision: u64,
+    /// Deletes up to this revision are in the log: what is written from here on is not masked by them.
+    pub(crate) tombstone_revision: u64,
 }
 
 impl Default for Counters {
@@ -32,6 +34,7 @@ impl Default for Counters {
             samples: 0,
             feature_level: FeatureLevel(1),
             forgotten_revision: 0,
+            tombstone_revision: 0,
         }
     }
 }

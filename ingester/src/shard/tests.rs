@@ -2,6 +2,7 @@
 //! that was flushed.
 
 mod counting;
+mod deleting;
 mod hand_over;
 mod ordering;
 mod random_log;
@@ -70,7 +71,7 @@ impl Rig {
 
     fn entry(&self, command: Command) -> Bytes {
         let entry = Entry {
-            feature_level: FeatureLevel(1),
+            feature_level: command.feature_level(),
             proposed_at: TimestampMs(self.now_ms),
             command,
         };
@@ -158,13 +159,14 @@ fn read(state: &ShardState, labels: &Labels, store: &MemoryStore) -> Vec<(i64, u
     let series = head.series(ordinal).unwrap();
     let mut pages = Vec::new();
     for part in head.sealed.values().filter(|p| p.members.contains(ordinal)) {
-        match &part.pages {
-            Some(_) => pages.extend_from_slice(part.pages_of(ordinal)),
+        let of_part = match &part.pages {
+            Some(_) => part.pages_of(ordinal).to_vec(),
             None => {
                 let key = super::keys::part_series(tenant.number, part.number, series.reference);
-                pages.extend(super::records::read_pages(&store.0[&key]).unwrap());
+                super::records::read_pages(&store.0[&key]).unwrap()
             }
-        }
+        };
+        pages.extend(gnomon_tsdb::deletes::remove(of_part, &head.deleted_in(part, ordinal)).unwrap());
     }
     for window in &series.windows {
         pages.extend(window.pages(i64::MIN, i64::MAX).unwrap());
@@ -235,6 +237,10 @@ fn dump(state: &ShardState) -> MemoryStore {
         for part in head.sealed.values() {
             let record = super::records::part(part, head);
             all.put(&super::keys::part(tenant.number, part.number), &record);
+        }
+        for (revision, tombstone) in &head.deletes {
+            let record = super::records::delete(tombstone);
+            all.put(&super::keys::delete(tenant.number, *revision), &record);
         }
         for (metric, info) in &head.metadata {
             let record = super::records::metadata(info);

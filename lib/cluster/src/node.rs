@@ -19,7 +19,7 @@ pub use identity::{ClusterMark, NodeIdentity};
 
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
-use crate::meta::{MetaLog, MetaMachine, MetaNode, keep_checkpoints};
+use crate::meta::{CheckpointError, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
     Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService,
     ReadError, StateMachine,
@@ -124,10 +124,14 @@ pub enum NodeError {
     Folder { path: String, why: String },
     #[error("object store: {0}")]
     Bucket(String),
+    #[error("the catalogue that is in the bucket cannot be taken over: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    #[error("the catalogue that is in the bucket has {0} placement epochs: one is supported")]
+    Epochs(usize),
     #[error(
         "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
          Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \
-         bucket (rebuilding a cluster from its bucket alone is not supported yet)"
+         bucket. Where its data folders are lost: gnomon bucket check --repair --found-anew"
     )]
     Taken { bucket: String, found: ClusterId },
     #[error(

@@ -71,7 +71,11 @@ impl GroupId {
 }
 
 /// The newest feature level this build understands.
-pub const CURRENT_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
+pub const CURRENT_FEATURE_LEVEL: FeatureLevel = DELETES_FEATURE_LEVEL;
+/// What every version understands.
+pub const BASE_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
+/// Deletes in the catalogue and in the logs of shards.
+pub const DELETES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(2);
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 
 pub mod block;
 pub mod bucket;
+pub mod deletes;
 pub mod merge;
 pub mod page;
 
@@ -11,6 +12,7 @@ pub use block::{
     Selection, UploadSink,
 };
 pub use bucket::{Bucket, BucketError, Created};
+pub use deletes::{Deletes, Intervals, Tombstone};
 pub use merge::{MergedSeries, SeriesMerge, SeriesStream, merge_pages};
 pub use page::{
     AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError,

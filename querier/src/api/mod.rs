@@ -1,5 +1,6 @@
 //! The endpoints below `/api/v1`.
 
+mod admin;
 mod exemplars;
 mod labels;
 mod language;
@@ -39,6 +40,12 @@ fn get_or_post<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<
 
 fn post_alone<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<Arc<Api>> {
     refusing(axum::routing::post(handler), "OPTIONS, POST")
+}
+
+/// A route that changes something.
+fn post_or_put<H: Handler<T, Arc<Api>>, T: 'static>(handler: H) -> MethodRouter<Arc<Api>> {
+    let methods = axum::routing::post(handler.clone()).put(handler);
+    refusing(methods, "OPTIONS, POST, PUT")
 }
 
 fn refusing(methods: MethodRouter<Arc<Api>>, allowed: &'static str) -> MethodRouter<Arc<Api>> {
@@ -93,6 +100,9 @@ pub(crate) fn early_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/notifications", get_alone(notifications::list)),
         ("/notifications/live", get_alone(notifications::live)),
         ("/status/walreplay", get_alone(status::wal_replay)),
+        ("/admin/tsdb/delete_series", post_or_put(admin::delete_series)),
+        ("/admin/tsdb/clean_tombstones", post_or_put(admin::clean_tombstones)),
+        ("/admin/tsdb/snapshot", post_or_put(admin::snapshot)),
     ]
 }
 

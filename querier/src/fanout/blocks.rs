@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Clock, Matcher};
 use gnomon_proto::{ServiceError, v1};
-use gnomon_tsdb::{BlockCache, BlockError, BlockReader};
+use gnomon_tsdb::{BlockCache, BlockError, BlockReader, Deletes};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
@@ -22,11 +22,13 @@ const CACHE_SHARE: usize = 2;
 /// What a querier asks of blocks. `NotFound` says that the block's object is gone.
 #[async_trait]
 pub trait BlockReads: Send + Sync + 'static {
-    /// Series of a block, ascending by labels; pages that lie wholly outside of the range are left out, and counted.
+    /// Series of a block, ascending by labels, without what is deleted; pages that lie wholly outside of the range are left
+    /// out, and counted.
     async fn select(
         &self,
         block: &v1::BlockRecord,
         selection: &Selection,
+        deletes: Deletes,
         skipped: &Skipped,
     ) -> Result<SeriesStream, ServiceError>;
 
@@ -163,6 +165,7 @@ impl BlockReads for StoredBlocks {
         &self,
         block: &v1::BlockRecord,
         selection: &Selection,
+        deletes: Deletes,
         skipped: &Skipped,
     ) -> Result<SeriesStream, ServiceError> {
         let reader = self.reader(block).await?;
@@ -179,7 +182,7 @@ impl BlockReads for StoredBlocks {
         };
         let selected = selected.map_err(|error| self.open.failed(block, error))?;
         let (open, block) = (Arc::clone(&self.open), block.clone());
-        let batches = selected.counting(skipped.counter()).into_batches();
+        let batches = selected.without(deletes).counting(skipped.counter()).into_batches();
         Ok(batches.map_err(move |error| open.failed(&block, error)).boxed())
     }
 
@@ -234,7 +237,9 @@ mod tests {
             end_ms: i64::MAX,
             labels_only: false,
         };
-        let stream = blocks.select(&block, &selection, &Skipped::default()).await?;
+        let stream = blocks
+            .select(&block, &selection, Deletes::default(), &Skipped::default())
+            .await?;
         Ok(stream.try_collect::<Vec<_>>().await?.len())
     }
 

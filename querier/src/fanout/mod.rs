@@ -34,6 +34,7 @@ pub use stream::SeriesStream;
 pub(crate) use stream::{Merge, MergedSeries};
 
 use crate::error::{ApiError, ErrorType};
+use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_model::{MatchOp, Matcher, ShardId, TenantId};
 use gnomon_proto::service::{MetaService, ShardReadService};
 use gnomon_proto::v1::{self, label_matcher::Op};
@@ -58,6 +59,8 @@ pub struct Fanout {
     pub meta: Arc<dyn MetaService>,
     /// The newest state seen.
     pub view: watch::Receiver<Arc<v1::MetaState>>,
+    /// Those that mask blocks.
+    pub deletes: KnownDeletes,
 }
 
 impl Fanout {

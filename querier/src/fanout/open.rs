@@ -7,9 +7,11 @@ use crate::error::{ApiError, ErrorType};
 use crate::instant::Rfc3339;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
+use gnomon_cluster::deletes::BadRecord;
 use gnomon_model::ShardId;
 use gnomon_promql::MemoryBudget;
 use gnomon_proto::{ServiceError, v1};
+use gnomon_tsdb::Deletes;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
@@ -145,7 +147,10 @@ impl Fanout {
             // the same time.
             tokio::task::yield_now().await;
         }
-        let open_block = |block| self.open_block(scope, selection, block).boxed();
+        let open_block = |block| {
+            let deletes = self.deletes.masking(&plan.deletes, block);
+            self.open_block(scope, selection, block, deletes).boxed()
+        };
         let blocks: Vec<BoxFuture<'_, _>> = plan.blocks.iter().map(open_block).collect();
         let blocks = futures::stream::iter(blocks).buffered(BLOCKS_AT_ONCE);
         let open_shard = |(shard, parts): (&ShardId, &Vec<u64>)| {
@@ -169,11 +174,13 @@ impl Fanout {
         scope: &Scope,
         selection: &Selection,
         block: &v1::BlockRecord,
+        deletes: Result<Deletes, BadRecord>,
     ) -> Result<Option<Source>, Replan> {
         let name = block_name(block);
+        let deletes = deletes.map_err(|e| ApiError::new(ErrorType::Internal, e.to_string()))?;
         let opened = within(OPEN_TIMEOUT, async {
             let skipped = Skipped::default();
-            let stream = self.blocks.select(block, selection, &skipped).await?;
+            let stream = self.blocks.select(block, selection, deletes, &skipped).await?;
             Source::open(name.clone(), stream, scope.memory(), skipped).await
         });
         match opened.await {

@@ -1,5 +1,6 @@
 //! Which shards and blocks a selection must ask: a pure function of the metadata state.
 
+use gnomon_cluster::deletes::masks;
 use gnomon_cluster::placement::{Placement, TenantSeed};
 use gnomon_model::{Labels, MatchOp, Matcher, ShardId, TenantId, TimestampMs};
 use gnomon_promql::Fragment;
@@ -30,6 +31,9 @@ pub struct FanoutPlan {
     /// Blocks with samples in the range, by shard and first part: of two samples of one series and time the one in the
     /// earlier part counts.
     pub blocks: Vec<v1::BlockRecord>,
+    /// What the blocks are to be read without. A shard that has taken a delete which is not in the view it is asked in
+    /// says so, and the query is planned again.
+    pub deletes: Vec<v1::TombstoneRecord>,
     /// When the last placement epoch in the range began, where another one is in the range too: series may have moved
     /// from shard to shard then.
     pub moved_ms: Option<i64>,
@@ -48,6 +52,7 @@ impl FanoutPlan {
                 .map(|shard| (shard, Vec::new()))
                 .collect(),
             blocks: Vec::new(),
+            deletes: Vec::new(),
             moved_ms: epochs.get(1..).and_then(<[_]>::last).map(|epoch| epoch.from_ms),
         };
         for block in &state.blocks {
@@ -69,6 +74,8 @@ impl FanoutPlan {
             parts.dedup();
         }
         plan.blocks.sort_by_key(|b| (b.shard, b.parts.first().copied()));
+        let masking = |delete: &&v1::TombstoneRecord| plan.blocks.iter().any(|block| masks(delete, block));
+        plan.deletes = state.tombstones.iter().filter(masking).cloned().collect();
         plan
     }
 }

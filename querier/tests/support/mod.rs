@@ -522,6 +522,7 @@ impl Cluster {
                 blocks: Arc::new(StoredBlocks::new(store, 1 << 20, clock(), &prometheus::Registry::new()).unwrap()),
                 meta: Arc::clone(&self.meta) as _,
                 view: self.watched.subscribe(),
+                deletes: gnomon_cluster::deletes::KnownDeletes::default(),
             }),
             scrapers: Arc::new(move || {
                 let one = |(name, scraper): &(String, Arc<Scraper>)| (name.clone(), Arc::clone(scraper) as _);
@@ -531,6 +532,11 @@ impl Cluster {
             notifications: Arc::clone(&self.notifications),
             query: self.query.clone(),
             web: self.web.clone(),
+            admin: gnomon_querier::AdminOptions {
+                enabled: false,
+                bucket: Arc::clone(&self.store) as _,
+                snapshots: std::path::PathBuf::new(),
+            },
             build: BuildInfo {
                 version: "0.1.0".into(),
                 revision: "abc".into(),

@@ -463,7 +463,6 @@ pub(super) const DIFFERENT: &[(&str, u16, &str)] = &[
     ("GET /api/v1/status/tsdb/blocks", 200, "{\"blocks\":["),
     ("GET /api/v1/features", 200, "\"promql_functions\""),
     ("GET /api/v1/notifications", 200, "\"data\":[]"),
-    ("GET /api/v1/admin/tsdb/snapshot", 404, "404 page not found\n"),
     ("GET /debug/pprof/", 404, "404 page not found\n"),
     (
         "GET /api/v1/query?query=requests_total&time={T}",

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 /// What a random log is made of.
 #[derive(Clone, Debug)]
@@ -17,6 +18,13 @@ enum Step {
     Seal,
     Publish,
     Expire,
+    /// Series of one kind, all or those of a number; from and to so long ago.
+    Delete {
+        kind: char,
+        number: Option<u8>,
+        from_ago: i64,
+        to_ago: i64,
+    },
     Wait(i64),
     Flush,
 }
@@ -32,13 +40,27 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Seal),
         1 => Just(Step::Publish),
         1 => Just(Step::Expire),
+        2 => (prop_oneof![Just('s'), Just('t')], proptest::option::of(0..12u8), any::<bool>(), 0..6_000_000i64, -700_000..6_000_000i64)
+            .prop_map(|(kind, number, all, from_ago, to_ago)| Step::Delete {
+                kind,
+                number,
+                from_ago: if all { i64::MAX / 2 } else { from_ago },
+                to_ago: if all { -i64::MAX / 2 } else { to_ago },
+            }),
         3 => (0..2_000_000i64).prop_map(Step::Wait),
         2 => Just(Step::Flush),
     ]
 }
 
+/// What has to be there, and what must not be.
+#[derive(Default)]
+struct Model {
+    acknowledged: BTreeMap<(u8, i64), f64>,
+    deleted: BTreeSet<(u8, i64)>,
+}
+
 impl Rig {
-    fn step(&mut self, step: &Step, acknowledged: &mut BTreeMap<(u8, i64), f64>) -> Bytes {
+    fn step(&mut self, step: &Step, model: &mut Model) -> Bytes {
         match step {
             Step::Rows(rows) => {
                 let mut answer = Bytes::new();
@@ -46,7 +68,8 @@ impl Rig {
                     let (at, value) = (self.now_ms + ago, f64::from(*value));
                     let response = self.rows(&[(&named(&format!("s{series}")), at, value)]);
                     if response.samples_taken == 1 {
-                        acknowledged.entry((*series, at)).or_insert(value);
+                        model.acknowledged.entry((*series, at)).or_insert(value);
+                        model.deleted.remove(&(*series, at));
                     }
                     answer = response.encode_to_vec().into();
                 }
@@ -93,7 +116,7 @@ impl Rig {
                     return Bytes::new();
                 };
                 // From now on these come from a block, or from a later part.
-                acknowledged.retain(|(_, at), _| !(min..=max).contains(at));
+                model.acknowledged.retain(|(_, at), _| !(min..=max).contains(at));
                 self.apply(Command::Published {
                     part: number,
                     catalogue_revision: number,
@@ -114,6 +137,26 @@ impl Rig {
                     targets: targets.unwrap_or_default(),
                 })
             }
+            Step::Delete {
+                kind,
+                number,
+                from_ago,
+                to_ago,
+            } => {
+                let (start_ms, end_ms) = (self.now_ms - from_ago, self.now_ms - to_ago);
+                let name = number.map_or_else(|| format!("{kind}.*"), |number| format!("{kind}{number}"));
+                if *kind == 's' {
+                    let (kept, gone) =
+                        std::mem::take(&mut model.acknowledged)
+                            .into_iter()
+                            .partition(|((series, at), _)| {
+                                number.is_some_and(|n| n != *series) || !(start_ms..=end_ms).contains(at)
+                            });
+                    model.acknowledged = kept;
+                    model.deleted.extend(gone.into_keys());
+                }
+                self.delete(&name, start_ms, end_ms)
+            }
             Step::Wait(ms) => {
                 self.now_ms += ms;
                 Bytes::new()
@@ -133,18 +176,22 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..40),
     ) {
         let (mut one, mut two) = (Rig::new(), Rig::new());
-        let mut acknowledged = BTreeMap::new();
+        let mut model = Model::default();
         for step in &steps {
-            let answer = one.step(step, &mut acknowledged);
+            let answer = one.step(step, &mut model);
             // The other flushes at no time or always, and starts again each time.
-            prop_assert_eq!(answer, two.step(step, &mut BTreeMap::new()));
+            prop_assert_eq!(answer, two.step(step, &mut Model::default()));
             two.flush();
             two.state = two.restored();
         }
         one.flush();
         prop_assert_eq!(dump(&one.state), dump(&two.state));
         prop_assert_eq!(dump(&one.restored()), dump(&one.state));
-        for ((series, at), value) in &acknowledged {
+        for (series, at) in &model.deleted {
+            let samples = one.values(&format!("s{series}"));
+            prop_assert!(samples.iter().all(|(t, _)| t != at), "series {} at {} is deleted", series, at);
+        }
+        for ((series, at), value) in &model.acknowledged {
             let samples = one.values(&format!("s{series}"));
             let found = samples.iter().find(|(t, _)| t == at).map(|(_, v)| *v);
             prop_assert_eq!(found, Some(*value), "series {} at {}", series, at);

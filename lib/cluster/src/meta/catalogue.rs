@@ -8,9 +8,10 @@
 
 use super::machine::{Effect, Refusal};
 use crate::retention::{charged_bytes, used_bytes};
+use gnomon_model::ids::DELETES_FEATURE_LEVEL;
 use gnomon_model::{BlockId, TenantId};
 use gnomon_proto::v1::block_record::State;
-use gnomon_proto::v1::{BlockRecord, CondemnBlocks, MetaState, StageBlock};
+use gnomon_proto::v1::{AdoptCatalogue, BlockRecord, CondemnBlocks, FirstPart, MetaState, StageBlock};
 
 const MAX_BLOCKS: usize = 500_000;
 /// Parts and inputs of one block.
@@ -61,13 +62,18 @@ pub(super) fn stage(state: &mut MetaState, command: &StageBlock, now_ms: i64) ->
     Ok(Effect::catalogue(true))
 }
 
-/// What can be said of a block by itself.
 fn check(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
-    block.id.parse::<BlockId>().map_err(|e| Refusal(e.to_string()))?;
-    block.tenant.parse::<TenantId>().map_err(|e| Refusal(e.to_string()))?;
+    check_itself(block)?;
     if !state.epochs.iter().any(|e| e.shards.contains(&block.shard)) {
         return Err(format!("no placement epoch has a shard {}", block.shard).into());
     }
+    check_deletes(state, block)
+}
+
+/// What can be said of a block by itself.
+fn check_itself(block: &BlockRecord) -> Result<(), Refusal> {
+    block.id.parse::<BlockId>().map_err(|e| Refusal(e.to_string()))?;
+    block.tenant.parse::<TenantId>().map_err(|e| Refusal(e.to_string()))?;
     if block.start_ms >= block.end_ms {
         return Err(format!("the window of block {} is empty", block.id).into());
     }
@@ -81,6 +87,19 @@ fn check(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
         return Err(format!("the parts of block {} do not ascend", block.id).into());
     }
     Ok(())
+}
+
+/// What forgotten deletes mask must not come back: whoever made the block has to begin again, with those carried out.
+fn check_deletes(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
+    let (forgotten, carried_out) = (state.forgotten_tombstone_revision, block.tombstone_revision);
+    if carried_out >= forgotten {
+        return Ok(());
+    }
+    Err(format!(
+        "block {} has carried out deletes up to revision {carried_out}, those up to {forgotten} are forgotten",
+        block.id
+    )
+    .into())
 }
 
 /// Two who stage at the same time cannot both take the last room: one of the commands is the later one.
@@ -155,6 +174,7 @@ pub(super) fn publish(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -
         )
         .into());
     }
+    check_deletes(state, block)?;
     check_inputs(state, block)?;
     for input in &block.inputs {
         if let Ok(at) = find(state, input) {
@@ -165,6 +185,54 @@ pub(super) fn publish(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -
     *record = block.clone();
     record.set_state(State::Live);
     record.since_ms = now_ms;
+    Ok(Effect::catalogue(true))
+}
+
+/// Takes over blocks and deletes of an earlier cluster; those of the same name again.
+pub(super) fn adopt(state: &mut MetaState, command: &AdoptCatalogue) -> Result<Effect, Refusal> {
+    if !state.epochs.is_empty() {
+        return Err(format!("this is cluster {} already", state.cluster_id).into());
+    }
+    if state.blocks.len() + command.blocks.len() > MAX_BLOCKS {
+        return Err(format!("the catalogue has {MAX_BLOCKS} blocks at most").into());
+    }
+    for block in &command.blocks {
+        check_itself(block)?;
+        if block.state() != State::Live {
+            return Err(format!("block {} is not live", block.id).into());
+        }
+    }
+    for block in &command.blocks {
+        match find(state, &block.id) {
+            Ok(at) => state.blocks[at] = block.clone(),
+            Err(at) => state.blocks.insert(at, block.clone()),
+        }
+    }
+    for block in &command.blocks {
+        let part = block.parts.last().map_or(1, |last| last.saturating_add(1));
+        let shard = block.shard;
+        match state.first_parts.iter_mut().find(|first| first.shard == shard) {
+            Some(first) => first.part = first.part.max(part),
+            None => state.first_parts.push(FirstPart { shard, part }),
+        }
+    }
+    for tombstone in &command.tombstones {
+        match state
+            .tombstones
+            .binary_search_by_key(&tombstone.revision, |t| t.revision)
+        {
+            Ok(at) => state.tombstones[at] = tombstone.clone(),
+            Err(at) => state.tombstones.insert(at, tombstone.clone()),
+        }
+    }
+    // Of deletes that come, the revisions are greater than those of all that were there.
+    let newest = state.tombstones.last().map_or(0, |tombstone| tombstone.revision);
+    let revision = state.catalogue_revision.max(command.catalogue_revision).max(newest);
+    state.catalogue_revision = revision;
+    let forgotten = &mut state.forgotten_tombstone_revision;
+    *forgotten = command.forgotten_tombstone_revision.max(*forgotten);
+    // The first entry of each shard says which parts and deletes are older than it is.
+    state.feature_level = state.feature_level.max(DELETES_FEATURE_LEVEL.0);
     Ok(Effect::catalogue(true))
 }
 

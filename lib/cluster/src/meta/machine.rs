@@ -3,7 +3,7 @@
 //! Invariant: what apply does depends on the state and the command (its `proposed_at_ms` included), on no clock, no
 //! setting and no random number of this node.
 
-use super::{catalogue, config, jobs, nodes, scrapers};
+use super::{catalogue, config, jobs, nodes, scrapers, tombstones};
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
@@ -37,6 +37,7 @@ pub(super) struct Effect {
     pub(super) node_id: u64,
     pub(super) job_term: u64,
     pub(super) config_revision: u64,
+    pub(super) tombstone_revision: u64,
 }
 
 impl Effect {
@@ -46,6 +47,7 @@ impl Effect {
         node_id: 0,
         job_term: 0,
         config_revision: 0,
+        tombstone_revision: 0,
     };
 
     pub(super) const fn changed() -> Self {
@@ -136,7 +138,8 @@ impl Inner {
     fn dispatch(&mut self, command: &MetaCommand) -> Result<Effect, Refusal> {
         let now_ms = command.proposed_at_ms;
         let command = command.command.as_ref().ok_or("an empty metadata command")?;
-        if self.state.epochs.is_empty() && !matches!(command, Command::InitCluster(_)) {
+        let is_first = matches!(command, Command::InitCluster(_) | Command::AdoptCatalogue(_));
+        if self.state.epochs.is_empty() && !is_first {
             return Err("the cluster is not initialized yet".into());
         }
         // Clones once for a run of commands: what was published last is shared. Every rule checks before it changes.
@@ -156,6 +159,11 @@ impl Inner {
             Command::SetShardReplicas(c) => nodes::set_replicas(next, c.shard.as_ref().ok_or("no shard replicas")?)?,
             Command::ExpireLeases(_) => scrapers::expire(next, now_ms),
             Command::EndLease(c) => nodes::end_lease(next, c, now_ms)?,
+            Command::AddTombstone(c) => tombstones::add(next, c.tombstone.as_ref().ok_or("no tombstone")?, now_ms)?,
+            Command::TombstonesApplied(c) => tombstones::applied(next, c),
+            Command::ForgetTombstones(c) => tombstones::forget(next, &c.revisions)?,
+            Command::CleanTombstones(_) => tombstones::clean(next),
+            Command::AdoptCatalogue(c) => catalogue::adopt(next, c)?,
         };
         if effect.changed {
             next.revision += 1;
@@ -175,6 +183,7 @@ impl Inner {
             node_id: effect.node_id,
             job_term: effect.job_term,
             config_revision: effect.config_revision,
+            tombstone_revision: effect.tombstone_revision,
         }
     }
 }

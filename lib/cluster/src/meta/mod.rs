@@ -6,15 +6,19 @@ mod config;
 mod jobs;
 mod machine;
 mod nodes;
+mod rebuild;
 mod scrapers;
 mod service;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 
 pub use checkpoint::{CheckpointError, keep_checkpoints, read_newest_checkpoint, write_checkpoint};
 pub use config::MAX_CONFIG_BYTES;
 pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
+pub use rebuild::{FoundBlock, FoundDelete, rebuild};
 pub(crate) use scrapers::overdue as overdue_scrapers;
 pub use service::{MetaLog, MetaNode};
+pub use tombstones::{MAX_DELETE_BYTES, MAX_TOMBSTONES};

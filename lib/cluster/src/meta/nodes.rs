@@ -37,8 +37,11 @@ pub(super) fn init_cluster(state: &mut MetaState, c: &InitCluster) -> Result<Eff
             return Err(format!("shard {shard} has no replicas").into());
         }
     }
+    if let Some(block) = state.blocks.iter().find(|b| !epoch.shards.contains(&b.shard)) {
+        return Err(format!("block {} is of shard {}, which there is not", block.id, block.shard).into());
+    }
     state.cluster_id.clone_from(&c.cluster_id);
-    state.feature_level = FIRST_FEATURE_LEVEL;
+    state.feature_level = state.feature_level.max(FIRST_FEATURE_LEVEL);
     state.epochs = vec![epoch];
     state.shards.clone_from(&c.shards);
     state.shards.sort_by_key(|r| r.shard);

@@ -1,5 +1,6 @@
 //! What the metadata group takes and refuses, and what holds after any commands.
 
+mod deletes;
 mod random;
 mod ring;
 

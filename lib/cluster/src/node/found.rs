@@ -3,6 +3,7 @@
 use super::identity::{ClusterMark, IdentityFile, NodeIdentity, put_mark, read_mark};
 use super::{NodeError, Starting};
 use crate::clients::MetaClient;
+use crate::meta::read_newest_checkpoint;
 use crate::placement::DEFAULT_PLACEMENT_LABELS;
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{ClusterId, NodeId};
@@ -10,8 +11,10 @@ use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{
-    InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, RegisterNode, ShardReplicas,
+    AdoptCatalogue, InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, RegisterNode,
+    ShardReplicas, TombstoneRecord, block_record,
 };
+use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +24,8 @@ pub(super) const FOUNDER: NodeId = NodeId(1);
 const MARK_PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Records of blocks in one command, bytes; an entry of the log may have a MiB.
+const ADOPTED_BYTES: usize = 512 << 10;
 /// One that waits says so this often.
 const SAY_AGAIN: Duration = Duration::from_secs(15);
 
@@ -144,7 +149,8 @@ impl Starting {
             .cluster_state(client, |state| founding || !state.epochs.is_empty())
             .await?;
         if state.epochs.is_empty() {
-            self.propose(client, self.first_map(identity)).await?;
+            let left = self.adopt(client).await?;
+            self.propose(client, self.first_map(identity, left)?).await?;
         } else {
             let found = self.cluster_id_of(&state)?;
             if found != identity.cluster_id {
@@ -159,6 +165,24 @@ impl Starting {
         self.propose(client, self.registration(identity.node_id, identity.incarnation))
             .await?;
         Ok(())
+    }
+
+    /// Takes over the catalogue that an earlier cluster, or a snapshot of one, left in the bucket.
+    async fn adopt(&self, client: &MetaClient) -> Result<Option<MetaState>, NodeError> {
+        let Some(left) = read_newest_checkpoint(self.options.bucket.as_ref()).await? else {
+            return Ok(None);
+        };
+        if left.epochs.is_empty() {
+            return Ok(None);
+        }
+        tracing::info!(
+            bucket = %self.options.bucket_name, blocks = left.blocks.len(), revision = left.catalogue_revision,
+            "taking over the catalogue that is in the bucket"
+        );
+        for command in adoption(&left) {
+            self.propose(client, Command::AdoptCatalogue(command)).await?;
+        }
+        Ok(Some(left))
     }
 
     fn shards_wanted(&self) -> u32 {
@@ -178,24 +202,32 @@ impl Starting {
         }
     }
 
-    fn first_map(&self, identity: &NodeIdentity) -> Command {
-        let shards: Vec<u32> = (0..self.shards_wanted()).collect();
+    fn first_map(&self, identity: &NodeIdentity, left: Option<MetaState>) -> Result<Command, NodeError> {
+        let own = || PlacementEpoch {
+            epoch: 1,
+            from_ms: i64::MIN,
+            shards: (0..self.shards_wanted()).collect(),
+            by_labels: DEFAULT_PLACEMENT_LABELS.map(str::to_owned).into(),
+            spreads: Vec::new(),
+        };
+        // Series stay in the shards whose blocks have them.
+        let epoch = match left.map(|left| left.epochs) {
+            None => own(),
+            Some(epochs) => match <[PlacementEpoch; 1]>::try_from(epochs) {
+                Ok([only]) => only,
+                Err(epochs) => return Err(NodeError::Epochs(epochs.len())),
+            },
+        };
         let nodes = vec![identity.node_id.0];
         let replicas = |shard: &u32| ShardReplicas {
             shard: *shard,
             nodes: nodes.clone(),
         };
-        Command::InitCluster(InitCluster {
+        Ok(Command::InitCluster(InitCluster {
             cluster_id: identity.cluster_id.to_string(),
-            shards: shards.iter().map(replicas).collect(),
-            epoch: Some(PlacementEpoch {
-                epoch: 1,
-                from_ms: i64::MIN,
-                shards,
-                by_labels: DEFAULT_PLACEMENT_LABELS.map(str::to_owned).into(),
-                spreads: Vec::new(),
-            }),
-        })
+            shards: epoch.shards.iter().map(replicas).collect(),
+            epoch: Some(epoch),
+        }))
     }
 
     fn registration(&self, id: NodeId, incarnation: u64) -> Command {
@@ -281,4 +313,36 @@ impl Starting {
             }))),
         }
     }
+}
+
+/// What the first commands of a cluster take over from a catalogue: live blocks only, in pieces, then the deletes.
+fn adoption(left: &MetaState) -> Vec<AdoptCatalogue> {
+    let mut commands = Vec::new();
+    let mut piece = AdoptCatalogue::default();
+    let mut bytes = 0;
+    for block in left.blocks.iter().filter(|b| b.state() == block_record::State::Live) {
+        let length = block.encoded_len();
+        if bytes + length > ADOPTED_BYTES && bytes > 0 {
+            commands.push(std::mem::take(&mut piece));
+            bytes = 0;
+        }
+        bytes += length;
+        piece.blocks.push(block.clone());
+    }
+    commands.push(piece);
+    for tombstone in &left.tombstones {
+        commands.push(AdoptCatalogue {
+            tombstones: vec![TombstoneRecord {
+                pending_shards: Vec::new(),
+                ..tombstone.clone()
+            }],
+            ..AdoptCatalogue::default()
+        });
+    }
+    commands.push(AdoptCatalogue {
+        catalogue_revision: left.catalogue_revision,
+        forgotten_tombstone_revision: left.forgotten_tombstone_revision,
+        ..AdoptCatalogue::default()
+    });
+    commands
 }

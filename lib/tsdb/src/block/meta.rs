@@ -1,7 +1,7 @@
 //! What a block says about itself, as JSON within it.
 
 use super::FORMAT_VERSION;
-use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::ids::BASE_FEATURE_LEVEL;
 use gnomon_model::{
     BlockId, ClusterId, FeatureLevel, PartId, PlacementEpoch, ShardId, TenantId, TimeRange, TimestampMs,
 };
@@ -47,7 +47,7 @@ impl BlockMeta {
     pub fn new(block: BlockId, cluster: ClusterId, tenant: TenantId, shard: ShardId, window: TimeRange) -> Self {
         Self {
             format_version: FORMAT_VERSION,
-            feature_level: CURRENT_FEATURE_LEVEL,
+            feature_level: BASE_FEATURE_LEVEL,
             block,
             cluster,
             tenant,

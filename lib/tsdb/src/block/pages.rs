@@ -64,11 +64,7 @@ impl<'r> Pages<'r> {
         if !crc.is_ok_and(|crc| super::has_crc(stored, crc)) {
             return Err(reader.damaged_at(at.offset, format!("checksum of a page of {labels}")));
         }
-        let bad = |source| BlockError::Page {
-            path: reader.path.clone(),
-            labels: labels.clone(),
-            source,
-        };
+        let bad = |source| reader.bad_page(labels, source);
         if reader.footer.version < WITHOUT_HEADERS {
             let page = Page::parse(bytes.slice(..at.len as usize)).map_err(bad)?;
             if (page.count, page.min_ts, page.max_ts) != (at.count, at.min_ts, at.max_ts) {
@@ -104,6 +100,14 @@ impl<'r> Pages<'r> {
 }
 
 impl BlockReader {
+    pub(super) fn bad_page(&self, labels: &Labels, source: PageError) -> BlockError {
+        BlockError::Page {
+            path: self.path.clone(),
+            labels: labels.clone(),
+            source,
+        }
+    }
+
     /// One page, of its bytes with the checksum.
     pub(super) fn open_page(&self, at: &PageAt, bytes: &Bytes, labels: &Labels) -> Result<Page, BlockError> {
         let mut pages = Pages::new(self, 1, bytes.len());

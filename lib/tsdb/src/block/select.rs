@@ -7,6 +7,7 @@ use super::postings::Candidates;
 use super::reader::BlockReader;
 use super::{BlockError, reader};
 use crate::SeriesPages;
+use crate::deletes::{self, Deletes, Intervals};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -30,10 +31,12 @@ pub struct Selection {
     start_ms: i64,
     end_ms: i64,
     labels_only: bool,
+    /// What is not to be given.
+    deletes: Deletes,
     /// Pages of the series that are not read.
     skipped: Arc<AtomicU64>,
-    /// Series whose pages are still to be read.
-    planned: VecDeque<(Labels, Vec<PageAt>)>,
+    /// Series whose pages are still to be read, with what is deleted of them.
+    planned: VecDeque<(Labels, Vec<PageAt>, Intervals)>,
     ready: VecDeque<SeriesPages>,
 }
 
@@ -87,6 +90,7 @@ impl BlockReader {
             start_ms,
             end_ms,
             labels_only,
+            deletes: Deletes::default(),
             skipped: Arc::default(),
             planned: VecDeque::new(),
             ready: VecDeque::new(),
@@ -183,6 +187,13 @@ impl Selection {
         self
     }
 
+    /// Leaves out what is deleted: samples, and series of which no page is left.
+    #[must_use]
+    pub fn without(mut self, deletes: Deletes) -> Self {
+        self.deletes = deletes;
+        self
+    }
+
     /// The next series; none at the end.
     ///
     /// # Errors
@@ -247,8 +258,11 @@ impl Selection {
                 if !self.check.iter().all(|m| m.matches_labels(labels.as_ref())) {
                     continue;
                 }
+                let deleted = self.deletes.of(labels.as_ref());
                 let pages = part.pages_of(at).iter();
-                let mut pages = pages.filter(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts);
+                let mut pages = pages
+                    .filter(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts)
+                    .filter(|p| !deleted.covers(p.min_ts, p.max_ts));
                 if self.labels_only {
                     if pages.next().is_some() {
                         self.ready.push_back(SeriesPages {
@@ -262,7 +276,7 @@ impl Selection {
                 let skipped = part.pages_of(at).len() - pages.len();
                 self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
                 if !pages.is_empty() {
-                    self.planned.push_back((labels.clone(), pages));
+                    self.planned.push_back((labels.clone(), pages, deleted));
                 }
             }
         }
@@ -275,7 +289,7 @@ impl Selection {
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut count = 0;
         let mut bytes = 0;
-        for (_, pages) in &self.planned {
+        for (_, pages, _) in &self.planned {
             for page in pages {
                 let range = page.range();
                 // What lies between two pages is read too, where it is little.
@@ -291,14 +305,17 @@ impl Selection {
         let stored = self.reader.fetch_pages(&ranges).await?;
         let mut pages = Pages::new(&self.reader, stored.len(), stored.iter().map(Bytes::len).sum());
         let its = self.planned.iter().take(count);
-        let its = its.flat_map(|(labels, directory)| directory.iter().map(move |at| (labels, at)));
+        let its = its.flat_map(|(labels, directory, _)| directory.iter().map(move |at| (labels, at)));
         for ((labels, at), bytes) in its.zip(&stored) {
             pages.add(at, bytes, labels)?;
         }
         let mut pages = pages.finish();
-        for (labels, directory) in self.planned.drain(..count) {
+        for (labels, directory, deleted) in self.planned.drain(..count) {
             let pages = pages.by_ref().take(directory.len()).collect();
-            self.ready.push_back(SeriesPages { labels, pages });
+            let pages = deletes::remove(pages, &deleted).map_err(|source| self.reader.bad_page(&labels, source))?;
+            if !pages.is_empty() {
+                self.ready.push_back(SeriesPages { labels, pages });
+            }
         }
         Ok(())
     }

@@ -35,10 +35,7 @@ impl BlockReader {
     /// The first thing that is wrong.
     pub async fn verify_with(&self, progress: &mut (dyn FnMut(u64) + Send)) -> Result<VerifyReport, BlockError> {
         let mut read = 0;
-        let start = self.fetch(std::slice::from_ref(&(0..HEADER_LEN as u64))).await?;
-        if start[0] != header(self.footer.version) {
-            return Err(self.damaged("header"));
-        }
+        self.verify_header().await?;
         for section in Section::ALL {
             self.verify_section(section, &mut read, progress).await?;
         }
@@ -52,6 +49,18 @@ impl BlockReader {
         self.verify_postings(postings).await?;
         let bytes = self.footer.sections.iter().map(|s| s.len).sum::<u64>() + (HEADER_LEN + FOOTER_LEN) as u64;
         Ok(VerifyReport { stats, bytes })
+    }
+
+    /// Reads the first bytes, which are the same in every block of a version.
+    ///
+    /// # Errors
+    /// When they are others.
+    pub async fn verify_header(&self) -> Result<(), BlockError> {
+        let start = self.fetch(std::slice::from_ref(&(0..HEADER_LEN as u64))).await?;
+        if start[0] != header(self.footer.version) {
+            return Err(self.damaged("header"));
+        }
+        Ok(())
     }
 
     async fn verify_section(

@@ -46,6 +46,27 @@ pub fn block_path(tenant: &TenantId, shard: ShardId, window_start: TimestampMs, 
     Path::from(format!("{tenant}/blocks/{shard}/{window_start}/{block}{BLOCK_SUFFIX}"))
 }
 
+/// What tombstone objects end with.
+pub const TOMBSTONE_SUFFIX: &str = ".gnt";
+
+/// The object of a delete, by the id of the attempt.
+#[must_use]
+pub fn tombstone_path(tenant: &TenantId, id: BlockId) -> Path {
+    Path::from(format!("{tenant}/tombstones/{id}{TOMBSTONE_SUFFIX}"))
+}
+
+/// Whether an object is that of a delete.
+#[must_use]
+pub fn is_tombstone(path: &Path) -> bool {
+    let mut parts = path.as_ref().split('/');
+    let tenant: Option<TenantId> = parts.next().and_then(|tenant| tenant.parse().ok());
+    let id = |file: &str| file.strip_suffix(TOMBSTONE_SUFFIX)?.parse::<BlockId>().ok();
+    tenant.is_some()
+        && parts.next() == Some("tombstones")
+        && parts.next().and_then(id).is_some()
+        && parts.next().is_none()
+}
+
 /// Revisions are padded, so that a listing is in their order.
 #[must_use]
 pub fn checkpoint_path(revision: u64) -> Path {

@@ -4,13 +4,17 @@
 //! cluster.json                                            made once, by a conditional put: which cluster this is
 //! catalogue/checkpoint-<revision, 20 digits>              the catalogue at a revision
 //! <tenant>/blocks/<shard>/<window start ms>/<block id>.gnb
+//! <tenant>/tombstones/<id>.gnt                            a delete
 //! ```
 
 pub mod acceptance;
 pub mod faults;
 mod keys;
 
-pub use keys::{BLOCK_SUFFIX, BlockKey, CLUSTER_MARKER, block_path, checkpoint_path, checkpoint_revision};
+pub use keys::{
+    BLOCK_SUFFIX, BlockKey, CLUSTER_MARKER, TOMBSTONE_SUFFIX, block_path, checkpoint_path, checkpoint_revision,
+    is_tombstone, tombstone_path,
+};
 
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
