@@ -219,6 +219,12 @@ impl Head {
         self.order.lock().of(wanted, compare)
     }
 
+    /// Whether there may be series that are not in the order yet, and too many to leave them so: without waiting for who
+    /// works them in.
+    pub(crate) fn may_be_out_of_order(&self) -> bool {
+        self.order.try_lock().is_none_or(|order| order.is_due(u64::MAX))
+    }
+
     /// Whether series had better be worked into the order before so many are asked for in it.
     pub(crate) fn is_order_due(&self, wanted: u64) -> bool {
         wanted > FEW_IN_ORDER && self.order.lock().is_due(wanted)

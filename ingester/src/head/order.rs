@@ -247,7 +247,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn series_come_in_order_whatever_came_and_went(steps in prop::collection::vec(step(), 1..4000)) {
             let mut order = Order::default();

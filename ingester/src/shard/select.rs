@@ -231,7 +231,7 @@ impl<'r> Query<'r> {
         };
         // Mostly it is not, however many are wanted.
         let (start_ms, end_ms) = (self.request.start_ms, self.request.end_ms);
-        head.is_order_due(u64::MAX) && {
+        head.may_be_out_of_order() && {
             let wanted = head.select(&self.matchers, stop) & head.members(&self.view, start_ms, end_ms);
             head.is_order_due(wanted.len())
         }

@@ -130,6 +130,9 @@ impl Work {
         compare: impl Fn(Ordinal, Ordinal) -> Ordering,
     ) -> bool {
         let mut run = self.runs.pop_front().unwrap_or_default();
+        if self.sorted.capacity() == 0 {
+            self.sorted.reserve_exact(old.len() + run.of.len());
+        }
         for _ in 0..most {
             let has_rank = |at: usize| old_rank.get(old[at] as usize).is_some_and(|rank| *rank as usize == at);
             let old_one = old.get(self.from_old).copied();
