@@ -201,12 +201,13 @@ impl Snapshot<'_> {
             parts_from_blocks,
         };
         let first = TimeRange::window_of(TimestampMs(stats.min_ms), WINDOW_MS).start.0;
-        if stats.samples == 0 || stats.max_ms.saturating_sub(first) / WINDOW_MS > MAX_WINDOWS {
+        if stats.samples == 0 {
+            self.nothing(shard, &view, i64::MIN, i64::MAX).await?;
+            return Ok(Vec::new());
+        }
+        if stats.max_ms.saturating_sub(first) / WINDOW_MS > MAX_WINDOWS {
             let what = format!("the head of shard {shard} reaches over more than {MAX_WINDOWS} windows");
-            return match stats.samples {
-                0 => Ok(Vec::new()),
-                _ => Err(Failed::Ended(internal(what))),
-            };
+            return Err(Failed::Ended(internal(what)));
         }
         let mut made = Vec::new();
         let mut start_ms = first;
@@ -218,7 +219,28 @@ impl Snapshot<'_> {
             }
             start_ms = window.end.0;
         }
+        // The figures may be somewhat old, what is read is not.
+        self.nothing(shard, &view, i64::MIN, first.saturating_sub(1)).await?;
+        self.nothing(shard, &view, start_ms, i64::MAX).await?;
         Ok(made)
+    }
+
+    /// Sees to it that a head has nothing in a range.
+    async fn nothing(&self, shard: ShardId, view: &View, start_ms: i64, end_ms: i64) -> Result<(), Failed> {
+        let request = SelectRequest {
+            tenant: self.fanout.tenant.to_string(),
+            shard: shard.0,
+            start_ms,
+            end_ms,
+            view: Some(view.clone()),
+            max_bytes: u64::MAX,
+            labels_only: true,
+            ..SelectRequest::default()
+        };
+        match self.fanout.shards.select(request).await?.try_next().await? {
+            None => Ok(()),
+            Some(_) => Err(Failed::Moved(format!("shard {shard} has taken samples of other times"))),
+        }
     }
 
     /// A head's samples of one window; none where there are none.

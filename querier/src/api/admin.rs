@@ -106,9 +106,7 @@ pub(super) async fn snapshot(State(api): State<Arc<Api>>, form: Form) -> Result<
     let skip_head = match form.get("skip_head") {
         "" => false,
         text => go_bool(text).ok_or_else(|| {
-            let why = format!(
-                "unable to parse boolean \"skip_head\" argument: strconv.ParseBool: parsing {text:?}: invalid syntax"
-            );
+            let why = format!("unable to parse boolean: strconv.ParseBool: parsing {text:?}: invalid syntax");
             ApiError::parameter("skip_head", why)
         })?,
     };
