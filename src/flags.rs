@@ -3,10 +3,12 @@
 //! Every flag is a row of a table ([`table`]): what it is called, what it takes, and what becomes of it here. So
 //! `--help`, `/api/v1/status/flags` and the warnings about flags without effect cannot disagree.
 
+mod block;
 mod settings;
 mod table;
 
-pub use settings::{Block, BlockTask, CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
+pub use block::{Block, BlockTask, Export, ExportFormat, Import, Where};
+pub use settings::{CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};
 
 use clap::builder::{Styles, ValueParser};
@@ -46,7 +48,7 @@ where
             values: BTreeMap::new(),
         }),
         Some(("block", block)) => Ok(Parsed {
-            command: settings::block_command(block),
+            command: block::block_command(block),
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),
@@ -173,7 +175,7 @@ pub fn command() -> clap::Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(settings::check())
         .subcommand(settings::query())
-        .subcommand(settings::block());
+        .subcommand(block::block());
     for flag in flags() {
         command = command.arg(argument(flag));
         if matches!(flag.takes, Takes::Nothing) {

@@ -30,6 +30,7 @@ mod state;
 pub use error::{ApiError, ErrorType};
 pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, Skipped, StoredBlocks};
 pub use instant::Rfc3339;
+pub use params::time as parse_time;
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{

@@ -32,7 +32,10 @@ fn float(text: &str) -> Option<f64> {
 }
 
 /// Seconds as a float (rounded to milliseconds) or RFC 3339; milliseconds since the epoch.
-pub(crate) fn time(text: &str) -> Result<i64, String> {
+///
+/// # Errors
+/// When it is neither.
+pub fn time(text: &str) -> Result<i64, String> {
     let invalid = || format!("cannot parse {text:?} to a valid timestamp");
     if let Some(seconds) = float(text) {
         if !seconds.is_finite() {

@@ -1,5 +1,6 @@
 //! Values of flags, read into their types.
 
+use super::block::{Block, Export, Import};
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
@@ -20,25 +21,8 @@ pub enum Command {
     CheckMetrics(CheckMetrics),
     Query(Box<Query>),
     Block(Block),
-}
-
-/// `gnomon block inspect|verify|diff BLOCK…`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
-    pub task: BlockTask,
-    /// Files, or paths in the object store.
-    pub blocks: Vec<String>,
-    /// As `--storage.object-store` of the server.
-    pub object_store: Option<String>,
-}
-
-/// What to do with blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockTask {
-    Inspect,
-    Verify,
-    /// Of exactly two.
-    Diff,
+    Import(Import),
+    Export(Box<Export>),
 }
 
 /// `gnomon query EXPR`
@@ -466,7 +450,7 @@ fn retention(v: &Values<'_>) -> Result<(Option<i64>, Option<u64>), String> {
     Ok((time, size.filter(|bytes| *bytes > 0)))
 }
 
-fn default_retention(size: Option<u64>) -> Option<i64> {
+pub(super) fn default_retention(size: Option<u64>) -> Option<i64> {
     size.is_none().then_some(DEFAULT_RETENTION_MS)
 }
 
@@ -588,58 +572,4 @@ pub(super) fn query_command(query: &ArgMatches) -> Command {
         analyze: query.get_flag("analyze"),
         json: query.get_flag("json"),
     }))
-}
-
-/// `gnomon block`, as clap knows it.
-pub(super) fn block() -> clap::Command {
-    let task = |name: &'static str, about: &'static str| {
-        clap::Command::new(name)
-            .about(about)
-            .arg(
-                Arg::new("blocks")
-                    .value_name("BLOCK")
-                    .action(ArgAction::Append)
-                    .required(true)
-                    .help("Files, or paths in the object store."),
-            )
-            .arg(
-                Arg::new("object-store")
-                    .long("storage.object-store")
-                    .value_name("URL")
-                    .help("Where the blocks are, if they are no files: s3://bucket/prefix, file:///folder."),
-            )
-    };
-    clap::Command::new("block")
-        .about("Look into blocks, which are the .gnb files of the object store.")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(task(
-            "inspect",
-            "Show what is in a block, and what takes how much room in it.",
-        ))
-        .subcommand(task(
-            "verify",
-            "Read every byte of a block and check all that can be checked; 1 if one is damaged.",
-        ))
-        .subcommand(
-            task(
-                "diff",
-                "Compare the series and samples of two blocks; 1 if they differ.",
-            )
-            .mut_arg("blocks", |blocks| blocks.num_args(2)),
-        )
-}
-
-pub(super) fn block_command(block: &ArgMatches) -> Command {
-    let (task, matches) = match block.subcommand() {
-        Some(("verify", matches)) => (BlockTask::Verify, matches),
-        Some(("diff", matches)) => (BlockTask::Diff, matches),
-        Some((_, matches)) => (BlockTask::Inspect, matches),
-        None => (BlockTask::Inspect, block),
-    };
-    Command::Block(Block {
-        task,
-        blocks: matches.get_many("blocks").into_iter().flatten().cloned().collect(),
-        object_store: matches.get_one("object-store").cloned(),
-    })
 }

@@ -5,6 +5,7 @@ pub mod block;
 pub mod bucket;
 pub mod merge;
 pub mod page;
+pub mod prometheus;
 
 pub use block::{
     BlockCache, BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, MemorySink,
