@@ -1,6 +1,8 @@
 //! `gnomon block export`: series of blocks, merged, for other programs.
 
+mod parquet;
 mod prometheus;
+mod window;
 
 use super::place::{Place, bucket};
 use super::progress::Progress;
@@ -55,6 +57,7 @@ async fn export(what: &Export) -> anyhow::Result<()> {
     let progress = Progress::new("exported", samples);
     match what.format {
         ExportFormat::Prometheus => prometheus::write(&source, progress, &stop).await,
+        ExportFormat::Parquet => parquet::write(&source, progress, &stop).await,
     }
 }
 

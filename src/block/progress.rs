@@ -70,6 +70,15 @@ impl Progress {
     }
 }
 
+/// No bar is left behind, however it ends.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
 fn percent(done: u64, total: u64) -> u64 {
     let share = u128::from(done) * 100 / u128::from(total.max(1));
     u64::try_from(share).unwrap_or(100).min(100)

@@ -53,6 +53,7 @@ pub struct Import {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportFormat {
     Prometheus,
+    Parquet,
 }
 
 /// `gnomon block export --format=… --output=FOLDER [BLOCK…]`
@@ -202,8 +203,8 @@ fn export() -> clap::Command {
                     .long("format")
                     .value_name("FORMAT")
                     .required(true)
-                    .value_parser(["prometheus"])
-                    .help("prometheus: TSDB blocks, for a data folder of Prometheus or a bucket of Thanos or Mimir."),
+                    .value_parser(["prometheus", "parquet"])
+                    .help("prometheus: TSDB blocks, for a data folder of Prometheus or a bucket of Thanos or Mimir; parquet: files with a row for each sample."),
             )
             .arg(
                 Arg::new("output")
@@ -242,7 +243,7 @@ fn export() -> clap::Command {
                 .value_name("DURATION")
                 .default_value("2h")
                 .value_parser(width)
-                .help("Time that one exported block covers, 1m to 31d."),
+                .help("Time that one exported block or file covers, 1m to 31d."),
         )
 }
 
@@ -311,7 +312,10 @@ fn import_of(matches: &ArgMatches) -> Import {
 
 fn export_of(matches: &ArgMatches) -> Export {
     Export {
-        format: ExportFormat::Prometheus,
+        format: match matches.get_one::<String>("format").map(String::as_str) {
+            Some("parquet") => ExportFormat::Parquet,
+            _ => ExportFormat::Prometheus,
+        },
         output: matches.get_one("output").cloned().unwrap_or_default(),
         blocks: matches.get_many("blocks").into_iter().flatten().cloned().collect(),
         from: where_of(matches),

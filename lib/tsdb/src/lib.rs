@@ -5,6 +5,7 @@ pub mod block;
 pub mod bucket;
 pub mod merge;
 pub mod page;
+pub mod parquet;
 pub mod prometheus;
 
 pub use block::{

@@ -1,17 +1,13 @@
 //! Blocks of Prometheus': one for each window, series as they come out of the merge.
 
 use super::Source;
+use super::window::{SERIES_PER_TURN, for_each_series, len};
 use crate::block::progress::Progress;
 use crate::block::stop::check;
-use anyhow::Context;
 use gnomon_model::{SystemClock, TimeRange, TimestampMs};
-use gnomon_tsdb::page::{Page, PageSamples};
 use gnomon_tsdb::prometheus::{TsdbWriter, Ulid, WrittenBlock};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
-
-/// Series between two looks at whether to stop.
-const SERIES_PER_TURN: u64 = 64;
 
 /// Writes all windows.
 pub(super) async fn write(source: &Source<'_>, mut progress: Progress, stop: &CancellationToken) -> anyhow::Result<()> {
@@ -48,7 +44,15 @@ async fn window(
     let now_ms = SystemClock::shared().now().0;
     let mut writer = TsdbWriter::create(&source.what.output, Ulid::new(now_ms, rand::random()), &symbols)?;
     drop(symbols);
-    match series(source, first_ms, last_ms, &mut writer, progress, stop).await {
+    let mut samples = 0;
+    let added = for_each_series(source, first_ms, last_ms, stop, |labels, pages| {
+        let count: u64 = pages.iter().map(len).sum();
+        writer.add_series(labels, pages)?;
+        samples += count;
+        progress.add(count);
+        Ok(())
+    });
+    match added.await.map(|()| samples) {
         Ok(0) => {
             writer.abort()?;
             Ok(None)
@@ -90,60 +94,4 @@ async fn symbols(
         }
     }
     Ok(symbols)
-}
-
-/// Writes all series; how many samples that were.
-async fn series(
-    source: &Source<'_>,
-    first_ms: i64,
-    last_ms: i64,
-    writer: &mut TsdbWriter,
-    progress: &mut Progress,
-    stop: &CancellationToken,
-) -> anyhow::Result<u64> {
-    let mut merge = source.series(first_ms, last_ms, false).await?;
-    let (mut seen, mut samples) = (0_u64, 0);
-    while let Some(next) = merge.next().await? {
-        let labels = next.labels.clone();
-        let merged = next.into_pages().with_context(|| format!("series {labels}"))?;
-        let pages = within(&merged.pages, first_ms, last_ms).with_context(|| format!("series {labels}"))?;
-        let count = pages.iter().map(len).sum();
-        writer.add_series(merged.labels.as_ref(), &pages)?;
-        samples += count;
-        progress.add(count);
-        seen += 1;
-        if seen.is_multiple_of(SERIES_PER_TURN) {
-            check(stop).await?;
-        }
-    }
-    Ok(samples)
-}
-
-fn len(samples: &PageSamples) -> u64 {
-    match samples {
-        PageSamples::Floats { timestamps, .. } => timestamps.len() as u64,
-        PageSamples::Histograms(all) => all.len() as u64,
-    }
-}
-
-/// Samples of pages in `first_ms..=last_ms`.
-fn within(pages: &[Page], first_ms: i64, last_ms: i64) -> Result<Vec<PageSamples>, gnomon_tsdb::PageError> {
-    let mut out = Vec::new();
-    for page in pages.iter().filter(|page| page.overlaps(first_ms, last_ms)) {
-        let mut samples = page.decode()?;
-        let is_in = |time: i64| (first_ms..=last_ms).contains(&time);
-        if !is_in(page.min_ts) || !is_in(page.max_ts) {
-            match &mut samples {
-                PageSamples::Floats { timestamps, values } => {
-                    let from = timestamps.partition_point(|time| *time < first_ms);
-                    let to = timestamps.partition_point(|time| *time <= last_ms);
-                    *timestamps = timestamps[from..to].to_vec();
-                    *values = values[from..to].to_vec();
-                }
-                PageSamples::Histograms(all) => all.retain(|sample| is_in(sample.timestamp_ms)),
-            }
-        }
-        out.push(samples);
-    }
-    Ok(out)
 }

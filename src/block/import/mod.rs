@@ -81,7 +81,11 @@ async fn import(what: &Import) -> anyhow::Result<()> {
     }
     // Where room is short, the newest are kept.
     folders.sort_by_key(|(_, meta)| std::cmp::Reverse((meta.max_time, meta.min_time)));
-    let place = Place::open(&what.to, &stop).await?;
+    let place = match Place::open(&what.to, &stop).await {
+        // Why exactly it was not opened is of no interest then.
+        Err(_) if stop.is_cancelled() => return Err(Interrupted.into()),
+        opened => opened?,
+    };
     let imported = async {
         let total = folders.iter().map(|(_, meta)| meta.stats.num_samples).sum();
         let mut importer = Importer::new(what, &place, total, stop);

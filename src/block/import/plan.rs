@@ -3,15 +3,12 @@
 //! Invariant: a part's number depends on the source and its window only, so that a second import of the same block finds
 //! what the first one has published.
 
-use gnomon_model::{ShardId, TimeRange, TimestampMs};
+use gnomon_model::{PartId, ShardId, TimeRange, TimestampMs};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::prometheus::TsdbMeta;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Parts of shards are numbered from 1 on; those of imports have this bit. So they never are taken for one another, and
-/// of two samples of one series and time the one that the shard took itself counts.
-pub(super) const IMPORTED: u64 = 1 << 63;
 /// More windows of one block are a sign that its times are wrong: 57 years of 2 h.
 const MAX_WINDOWS: i64 = 250_000;
 
@@ -54,6 +51,8 @@ pub(super) fn windows(
 }
 
 /// The part that stands for samples of a source in one window and one shard; `batch` counts a source's batches of series.
+/// It is never one that a shard counts, and comes after all of those: of two samples of one series and time the one that
+/// the shard took itself counts.
 pub(super) fn part_number(meta: &TsdbMeta, window: TimeRange, batch: u64) -> u64 {
     let mut hash = Xxh3::new();
     let mut put = |bytes: &[u8]| {
@@ -69,7 +68,7 @@ pub(super) fn part_number(meta: &TsdbMeta, window: TimeRange, batch: u64) -> u64
         put(&number.to_le_bytes());
     }
     put(&batch.to_le_bytes());
-    hash.digest() | IMPORTED
+    hash.digest() | PartId::FIRST_IMPORTED
 }
 
 /// What the catalogue says of a part.
@@ -140,7 +139,7 @@ mod tests {
     fn parts_are_known_again_and_apart_from_those_of_shards() {
         let window = TimeRange::new(TimestampMs(0), TimestampMs(H));
         let part = part_number(&meta(0, H), window, 0);
-        assert!(part >= IMPORTED);
+        assert!(part >= PartId::FIRST_IMPORTED);
         assert_eq!(part, part_number(&meta(0, 7), window, 0));
         assert_ne!(part, part_number(&meta(0, H), window, 1));
         let other = TimeRange::new(TimestampMs(H), TimestampMs(2 * H));

@@ -49,7 +49,17 @@ impl Segments {
                 // Chunks are mostly asked for in their order.
                 self.open.pop_first();
             }
-            let mut file = Reader::open(&path(&self.folder, number))?;
+            let name = path(&self.folder, number);
+            let mut file = match Reader::open(&name) {
+                Err(TsdbError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(TsdbError::Damaged {
+                        file: name,
+                        offset: 0,
+                        what: "the index names this segment, and it is not there".into(),
+                    });
+                }
+                opened => opened?,
+            };
             if file.u32(0)? != MAGIC {
                 return Err(file.damaged(0, "it does not begin as a segment of chunks does"));
             }
