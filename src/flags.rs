@@ -3,12 +3,14 @@
 //! Every flag is a row of a table ([`table`]): what it is called, what it takes, and what becomes of it here. So
 //! `--help`, `/api/v1/status/flags` and the warnings about flags without effect cannot disagree.
 
+mod block;
+mod bucket;
 mod settings;
 mod table;
 
-pub use settings::{
-    Block, BlockTask, BucketCheck, CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text,
-};
+pub use block::{Block, BlockTask, Export, ExportFormat, Import, Where};
+pub use bucket::BucketCheck;
+pub use settings::{CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};
 
 use clap::builder::{Styles, ValueParser};
@@ -48,12 +50,12 @@ where
             values: BTreeMap::new(),
         }),
         Some(("block", block)) => Ok(Parsed {
-            command: settings::block_command(block),
+            command: block::block_command(block),
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),
         Some(("bucket", bucket)) => Ok(Parsed {
-            command: settings::bucket_command(bucket).map_err(|message| refuse(&message))?,
+            command: bucket::bucket_command(bucket).map_err(|message| refuse(&message))?,
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),
@@ -180,8 +182,8 @@ pub fn command() -> clap::Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(settings::check())
         .subcommand(settings::query())
-        .subcommand(settings::block())
-        .subcommand(settings::bucket());
+        .subcommand(block::block())
+        .subcommand(bucket::bucket());
     for flag in flags() {
         command = command.arg(argument(flag));
         if matches!(flag.takes, Takes::Nothing) {

@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         Command::Query(ref what) => query::run(what),
         Command::Block(ref what) => block::run(what),
         Command::BucketCheck(ref what) => bucket::run(what),
+        Command::Import(ref what) => block::import::run(what),
+        Command::Export(ref what) => block::export::run(what),
         Command::Run(settings) => {
             gnomon_malloc::keep_little();
             let format = if settings.log_json {

@@ -28,6 +28,8 @@ mod hostile_queries;
 mod kill;
 #[path = "one_node/lifecycle.rs"]
 mod lifecycle;
+#[path = "one_node/migration.rs"]
+mod migration;
 #[path = "one_node/remote_read.rs"]
 mod remote_read;
 #[path = "one_node/remote_write.rs"]

@@ -34,6 +34,7 @@ pub use error::{ApiError, ErrorType};
 pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, Skipped, StoredBlocks};
 pub use instant::Rfc3339;
 pub use notifications::{Notifications, RELOAD_FAILED, STARTING, STOPPING};
+pub use params::time as parse_time;
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{

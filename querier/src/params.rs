@@ -25,7 +25,10 @@ pub(crate) struct Window {
 }
 
 /// Seconds as a float (rounded to milliseconds) or RFC 3339; milliseconds since the epoch.
-pub(crate) fn time(text: &str) -> Result<i64, String> {
+///
+/// # Errors
+/// When it is neither.
+pub fn time(text: &str) -> Result<i64, String> {
     let invalid = || format!("cannot parse {text:?} to a valid timestamp");
     if let Some(seconds) = go_float(text) {
         if !seconds.is_finite() {

@@ -1,5 +1,7 @@
 //! Values of flags, read into their types.
 
+use super::block::{Block, Export, Import};
+use super::bucket::BucketCheck;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
@@ -21,46 +23,8 @@ pub enum Command {
     Query(Box<Query>),
     Block(Block),
     BucketCheck(BucketCheck),
-}
-
-/// `gnomon bucket check`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BucketCheck {
-    /// As `--storage.object-store` of the server.
-    pub object_store: Option<String>,
-    /// As `--storage.tsdb.path` of the server: its bucket is there where no object store is named.
-    pub data_dir: PathBuf,
-    /// Nodes of the running cluster; none compares with a checkpoint.
-    pub peers: Vec<String>,
-    /// Shards that a catalogue has of which no checkpoint is left.
-    pub shards: Option<u32>,
-    /// How old an orphan has to be.
-    pub grace_ms: i64,
-    /// Read every byte.
-    pub verify: bool,
-    pub repair: bool,
-    /// Make a catalogue of what is there, for a new cluster.
-    pub found_anew: bool,
-    pub json: bool,
-}
-
-/// `gnomon block inspect|verify|diff BLOCK…`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
-    pub task: BlockTask,
-    /// Files, or paths in the object store.
-    pub blocks: Vec<String>,
-    /// As `--storage.object-store` of the server.
-    pub object_store: Option<String>,
-}
-
-/// What to do with blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockTask {
-    Inspect,
-    Verify,
-    /// Of exactly two.
-    Diff,
+    Import(Import),
+    Export(Box<Export>),
 }
 
 /// `gnomon query EXPR`
@@ -492,7 +456,7 @@ fn retention(v: &Values<'_>) -> Result<(Option<i64>, Option<u64>), String> {
     Ok((time, size.filter(|bytes| *bytes > 0)))
 }
 
-fn default_retention(size: Option<u64>) -> Option<i64> {
+pub(super) fn default_retention(size: Option<u64>) -> Option<i64> {
     size.is_none().then_some(DEFAULT_RETENTION_MS)
 }
 
@@ -613,143 +577,5 @@ pub(super) fn query_command(query: &ArgMatches) -> Command {
         explain: query.get_flag("explain"),
         analyze: query.get_flag("analyze"),
         json: query.get_flag("json"),
-    }))
-}
-
-/// `gnomon block`, as clap knows it.
-pub(super) fn block() -> clap::Command {
-    let task = |name: &'static str, about: &'static str| {
-        clap::Command::new(name)
-            .about(about)
-            .arg(
-                Arg::new("blocks")
-                    .value_name("BLOCK")
-                    .action(ArgAction::Append)
-                    .required(true)
-                    .help("Files, or paths in the object store."),
-            )
-            .arg(
-                Arg::new("object-store")
-                    .long("storage.object-store")
-                    .value_name("URL")
-                    .help("Where the blocks are, if they are no files: s3://bucket/prefix, file:///folder."),
-            )
-    };
-    clap::Command::new("block")
-        .about("Look into blocks, which are the .gnb files of the object store.")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(task(
-            "inspect",
-            "Show what is in a block, and what takes how much room in it.",
-        ))
-        .subcommand(task(
-            "verify",
-            "Read every byte of a block and check all that can be checked; 1 if one is damaged.",
-        ))
-        .subcommand(
-            task(
-                "diff",
-                "Compare the series and samples of two blocks; 1 if they differ.",
-            )
-            .mut_arg("blocks", |blocks| blocks.num_args(2)),
-        )
-}
-
-pub(super) fn block_command(block: &ArgMatches) -> Command {
-    let (task, matches) = match block.subcommand() {
-        Some(("verify", matches)) => (BlockTask::Verify, matches),
-        Some(("diff", matches)) => (BlockTask::Diff, matches),
-        Some((_, matches)) => (BlockTask::Inspect, matches),
-        None => (BlockTask::Inspect, block),
-    };
-    Command::Block(Block {
-        task,
-        blocks: matches.get_many("blocks").into_iter().flatten().cloned().collect(),
-        object_store: matches.get_one("object-store").cloned(),
-    })
-}
-
-/// `gnomon bucket`, as clap knows it.
-pub(super) fn bucket() -> clap::Command {
-    let text = |name: &'static str, long: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(long).value_name(value).help(help)
-    };
-    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
-    let check = clap::Command::new("check")
-        .about("Compare the catalogue with what is in the bucket; 1 if they differ, 2 if that cannot be told.")
-        .arg(text(
-            "object-store",
-            "storage.object-store",
-            "URL",
-            "The bucket: s3://bucket/prefix, file:///folder.",
-        ))
-        .arg(
-            text(
-                "data",
-                "storage.tsdb.path",
-                "FOLDER",
-                "The data folder whose bucket it is.",
-            )
-            .default_value("data/"),
-        )
-        .arg(text(
-            "peers",
-            "cluster.peers",
-            "HOST:PORT,...",
-            "Nodes of the running cluster, to be asked for its catalogue; else a copy in the bucket is compared.",
-        ))
-        .arg(text("grace", "grace", "DURATION", "How old an orphan has to be.").default_value("1h"))
-        .arg(flag("verify", "Read every byte of every block."))
-        .arg(flag("json", "Print a JSON document."))
-        .arg(flag(
-            "repair",
-            "Remove orphans; condemn records whose objects are missing (with --cluster.peers).",
-        ))
-        .arg(
-            flag(
-                "found-anew",
-                "Where all data folders are lost: make a catalogue of what is in the bucket, for a new cluster.",
-            )
-            .requires("repair")
-            .conflicts_with("peers"),
-        )
-        .arg(
-            text(
-                "shards",
-                "ingest.shards",
-                "N",
-                "How many shards the lost cluster had, if no copy of its catalogue is left.",
-            )
-            .requires("found-anew")
-            .value_parser(clap::value_parser!(u32).range(1..=1024)),
-        );
-    clap::Command::new("bucket")
-        .about("Look after the object store.")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(check)
-}
-
-pub(super) fn bucket_command(bucket: &ArgMatches) -> Result<Command, String> {
-    let check = bucket.subcommand().map_or(bucket, |(_, check)| check);
-    let text = |name: &str| check.get_one::<String>(name).cloned();
-    let grace = text("grace").unwrap_or_default();
-    let peers = text("peers").unwrap_or_default();
-    Ok(Command::BucketCheck(BucketCheck {
-        object_store: text("object-store"),
-        data_dir: text("data").unwrap_or_default().into(),
-        peers: peers
-            .split(',')
-            .map(str::trim)
-            .filter(|peer| !peer.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        shards: check.get_one("shards").copied(),
-        grace_ms: gnomon_model::duration::parse_duration_ms(&grace).map_err(|e| format!("--grace: {e}"))?,
-        verify: check.get_flag("verify"),
-        repair: check.get_flag("repair"),
-        found_anew: check.get_flag("found-anew"),
-        json: check.get_flag("json"),
     }))
 }

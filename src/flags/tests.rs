@@ -221,6 +221,58 @@ fn blocks_are_looked_into() {
 }
 
 #[test]
+fn blocks_come_in_and_go_out() {
+    let import = |more: &[&str]| match parse([&["gnomon", "block", "import", "folder"], more].concat())
+        .unwrap()
+        .command
+    {
+        Command::Import(import) => import,
+        other => panic!("{other:?}"),
+    };
+    let day_ms = 86_400_000;
+    assert_eq!(import(&[]).retention.time_ms, Some(15 * day_ms));
+    let sized = import(&[
+        "--storage.tsdb.retention.size=1GB",
+        "--cluster.peers=a:1,b:2",
+        "--skip-damaged",
+    ]);
+    assert_eq!(
+        (sized.retention.time_ms, sized.retention.size_bytes),
+        (None, Some(1 << 30))
+    );
+    assert!(sized.to.peers == ["a:1", "b:2"] && sized.skip_damaged);
+    assert!(parse(["gnomon", "block", "import"]).is_err());
+
+    let export = [
+        "gnomon",
+        "block",
+        "export",
+        "--format=parquet",
+        "-o",
+        "out",
+        "--start=-1.5",
+        "--match=up{a=\"b\"}",
+    ];
+    let Command::Export(export) = parse(export).unwrap().command else {
+        panic!("an export");
+    };
+    assert_eq!(
+        (export.format, export.start_ms, export.end_ms),
+        (ExportFormat::Parquet, -1500, i64::MAX)
+    );
+    assert_eq!((export.matchers[0].len(), export.width_ms), (2, 7_200_000));
+    for wrong in [
+        "--format=csv",
+        "--format=parquet --block-duration=1s",
+        "--format=parquet --match={",
+        "--format=parquet --start=x",
+    ] {
+        let args = ["gnomon block export -o out", wrong].join(" ");
+        assert!(parse(args.split(' ')).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn the_table_is_sound() {
     command().debug_assert();
 }

@@ -185,11 +185,17 @@ impl fmt::Display for TenantId {
 }
 
 /// The unit of hand-over from a shard to the bucket: the samples of one shard for one window up to one log id.
-/// Numbers count from 1 within a shard; windows of one shard may have several parts (late samples).
+/// Numbers count from 1 within a shard; windows of one shard may have several parts (late samples). Those from
+/// [`PartId::FIRST_IMPORTED`] on were imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartId {
     pub shard: ShardId,
     pub number: u64,
+}
+
+impl PartId {
+    /// Shards never count so far: from here on are parts that were imported from other programs.
+    pub const FIRST_IMPORTED: u64 = 1 << 63;
 }
 
 impl fmt::Display for PartId {

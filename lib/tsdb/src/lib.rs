@@ -6,6 +6,8 @@ pub mod bucket;
 pub mod deletes;
 pub mod merge;
 pub mod page;
+pub mod parquet;
+pub mod prometheus;
 
 pub use block::{
     BlockCache, BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, MemorySink,

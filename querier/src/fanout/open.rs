@@ -8,7 +8,7 @@ use crate::instant::Rfc3339;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
 use gnomon_cluster::deletes::BadRecord;
-use gnomon_model::ShardId;
+use gnomon_model::{PartId, ShardId};
 use gnomon_promql::MemoryBudget;
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::Deletes;
@@ -135,7 +135,8 @@ impl Fanout {
         }
     }
 
-    /// Sources in the order in which they win at equal times: blocks by part, then heads.
+    /// Sources in the order in which they win at equal times: blocks by part, then heads, then what was imported and not
+    /// merged with a shard's own blocks yet.
     pub(super) async fn open_all(
         &self,
         scope: &Arc<Scope>,
@@ -160,7 +161,14 @@ impl Fanout {
         let (blocks, shards) = futures::join!(blocks.collect::<Vec<_>>(), join_all(shards));
         let asked = blocks.len() + shards.len();
         let mut sources = Vec::with_capacity(asked);
-        for opened in blocks.into_iter().chain(shards) {
+        let is_imported =
+            |block: &v1::BlockRecord| block.parts.first().is_some_and(|part| *part >= PartId::FIRST_IMPORTED);
+        let (imported, own): (Vec<_>, Vec<_>) = blocks
+            .into_iter()
+            .zip(&plan.blocks)
+            .partition(|(_, block)| is_imported(block));
+        let of = |opened: Vec<(_, _)>| opened.into_iter().map(|(opened, _)| opened);
+        for opened in of(own).chain(shards).chain(of(imported)) {
             sources.extend(opened?);
         }
         if asked > 0 && sources.is_empty() {

@@ -1,4 +1,10 @@
-//! `gnomon block`: what is in a block, whether it is sound, and how two differ.
+//! `gnomon block`: what is in a block, whether it is sound, and how two differ; blocks from and for other programs.
+
+pub mod export;
+pub mod import;
+mod place;
+mod progress;
+mod stop;
 
 use crate::flags::{Block, BlockTask};
 use anyhow::{Context, bail};
@@ -47,13 +53,11 @@ fn say(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
-async fn open(what: &Block, block: &str) -> anyhow::Result<Arc<BlockReader>> {
+/// A file, or an object of a store that is named.
+async fn open(object_store: Option<&str>, block: &str) -> anyhow::Result<Arc<BlockReader>> {
     let path = Path::new(block);
-    let (bucket, key) = if what.object_store.is_some() {
-        (
-            Bucket::open(what.object_store.as_deref(), Path::new("."))?,
-            block.to_owned(),
-        )
+    let (bucket, key) = if object_store.is_some() {
+        (Bucket::open(object_store, Path::new("."))?, block.to_owned())
     } else {
         if !path.is_file() {
             bail!("{block}: there is no such file (for blocks in an object store: --storage.object-store)");
@@ -68,7 +72,7 @@ async fn open(what: &Block, block: &str) -> anyhow::Result<Arc<BlockReader>> {
 
 async fn inspect_all(what: &Block) -> anyhow::Result<bool> {
     for block in &what.blocks {
-        say(&inspected(block, &*open(what, block).await?)?);
+        say(&inspected(block, &*open(what.object_store.as_deref(), block).await?)?);
     }
     Ok(true)
 }
@@ -137,7 +141,7 @@ async fn verify_all(what: &Block) -> anyhow::Result<bool> {
     let is_terminal = std::io::stderr().is_terminal();
     for name in &what.blocks {
         let verified = async {
-            let block = open(what, name).await?;
+            let block = open(what.object_store.as_deref(), name).await?;
             let length = block.len_bytes().max(1);
             let mut shown = u64::MAX;
             let mut progress = |bytes: u64| {
@@ -213,7 +217,7 @@ fn differences(sources: &[(usize, Vec<Page>)]) -> anyhow::Result<Vec<String>> {
 async fn differ(what: &Block) -> anyhow::Result<bool> {
     let mut streams: Vec<SeriesStream<gnomon_tsdb::BlockError>> = Vec::new();
     for name in &what.blocks {
-        let block = open(what, name).await?;
+        let block = open(what.object_store.as_deref(), name).await?;
         streams.push(block.select(&[], i64::MIN, i64::MAX).await?.into_stream());
     }
     let mut merge = SeriesMerge::new(streams);

@@ -1,0 +1,134 @@
+//! The gnomon whose blocks are meant: its bucket, and its metadata group, wherever that is.
+
+use crate::flags::Where;
+use anyhow::{Context, bail};
+use gnomon_cluster::clients::MetaClient;
+use gnomon_cluster::layers::{CallMetrics, ChannelOptions};
+use gnomon_cluster::node::{ClusterMark, NodeHandle, NodeOptions, start_node};
+use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
+use gnomon_model::{Clock, SystemClock};
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::MetaState;
+use gnomon_tsdb::Bucket;
+use gnomon_tsdb::bucket::CLUSTER_MARKER;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long the metadata group of a stopped gnomon is waited for, which is this process alone.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// Its bucket, which needs nobody.
+pub(super) fn bucket(place: &Where) -> anyhow::Result<Bucket> {
+    Ok(Bucket::open(
+        place.object_store.as_deref(),
+        &place.data_dir.join("bucket"),
+    )?)
+}
+
+/// An open gnomon: one that runs, or one that is stopped and whose metadata group runs here meanwhile.
+pub(super) struct Place {
+    pub(super) bucket: Bucket,
+    pub(super) meta: Arc<dyn MetaService>,
+    node: Option<NodeHandle>,
+}
+
+impl Place {
+    /// # Errors
+    /// When it cannot be reached, or a running process has its data folder, or its bucket is another cluster's.
+    pub(super) async fn open(place: &Where, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let bucket = bucket(place)?;
+        if place.peers.is_empty() {
+            return Self::start(place, bucket, stop).await;
+        }
+        let clock: Arc<dyn Clock> = SystemClock::shared();
+        let metrics = CallMetrics::register(&prometheus::Registry::new())?;
+        let client = MetaClient::new(None, &place.peers, ChannelOptions::default(), metrics, clock);
+        let client = client.context("--cluster.peers")?;
+        let peers = place.peers.join(",");
+        let state = client.read().await.with_context(|| {
+            format!("--cluster.peers={peers}: no gnomon answers there (its --cluster.listen-address is meant)")
+        })?;
+        check_mark(&bucket, &state).await?;
+        Ok(Self {
+            bucket,
+            meta: Arc::new(client),
+            node: None,
+        })
+    }
+
+    async fn start(place: &Where, bucket: Bucket, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let mut options = NodeOptions::new(
+            place.data_dir.clone(),
+            Arc::clone(bucket.store()),
+            vec!["ingester".into()],
+            "127.0.0.1:0".into(),
+            SystemClock::shared(),
+            prometheus::Registry::new(),
+        );
+        bucket.url().clone_into(&mut options.bucket_name);
+        env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
+        options.join_timeout = START_WITHIN;
+        options.stop = stop.child_token();
+        let node = start_node(options).await.context(
+            "gnomon is taken for stopped, since --cluster.peers names none that runs (its --cluster.listen-address, say \
+             --cluster.peers=127.0.0.1:9095)",
+        )?;
+        let state = node.meta.read().await?;
+        let meta = Arc::clone(&node.meta);
+        let opened = Self {
+            bucket,
+            meta,
+            node: Some(node),
+        };
+        if state
+            .nodes
+            .iter()
+            .filter(|n| n.roles.iter().any(|role| role == "ingester"))
+            .count()
+            > 1
+        {
+            opened.close().await;
+            bail!("it is a cluster of several ingesters: start it, and name them in --cluster.peers");
+        }
+        Ok(opened)
+    }
+
+    /// Ends what runs here.
+    pub(super) async fn close(self) {
+        if let Some(node) = self.node {
+            node.shutdown().await;
+        }
+    }
+}
+
+/// Blocks in another cluster's bucket would never be found.
+async fn check_mark(bucket: &Bucket, state: &MetaState) -> anyhow::Result<()> {
+    let url = bucket.url();
+    let hint = "name the server's in --storage.object-store or --storage.tsdb.path";
+    let found = match bucket.store().get(&Path::from(CLUSTER_MARKER)).await {
+        Ok(found) => found.bytes().await?,
+        Err(object_store::Error::NotFound { .. }) => bail!("{url} is not the bucket of a gnomon: {hint}"),
+        Err(error) => return Err(error).with_context(|| url.to_owned()),
+    };
+    let mark: ClusterMark =
+        serde_json::from_slice(&found).with_context(|| format!("{url}/{CLUSTER_MARKER} is no cluster's mark"))?;
+    if mark.cluster_id.to_string() != state.cluster_id {
+        bail!(
+            "{url} belongs to cluster {}, the gnomon at --cluster.peers to cluster {}: {hint}",
+            mark.cluster_id,
+            state.cluster_id
+        );
+    }
+    Ok(())
+}
+
+/// What retention leaves for blocks. The node's own log counts where its folder is here.
+pub(super) fn budget(place: &Where, retention: Retention) -> Budget {
+    let store = place.data_dir.join("store");
+    let own = store.is_dir().then(|| OwnBytes::of(store));
+    Budget::new(watch::channel(retention).1, own)
+}
