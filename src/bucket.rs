@@ -2,13 +2,16 @@
 
 mod compare;
 
+use crate::block::place::check_mark;
 use crate::flags::BucketCheck;
 use anyhow::{Context, bail};
 use compare::{Content, Finding, Kind, Object, Totals, compare, totals};
 use futures::{StreamExt, TryStreamExt};
 use gnomon_cluster::clients::MetaClient;
 use gnomon_cluster::layers::{CallMetrics, ChannelOptions};
-use gnomon_cluster::meta::{FoundBlock, FoundDelete, read_newest_checkpoint, rebuild, write_checkpoint};
+use gnomon_cluster::meta::{
+    FoundBlock, FoundDelete, read_newest_checkpoint, rebuild, remove_newer_checkpoints, write_checkpoint,
+};
 use gnomon_model::SystemClock;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::block_record::State;
@@ -174,6 +177,7 @@ async fn catalogue(what: &BucketCheck, bucket: &Bucket) -> anyhow::Result<(MetaS
         if state.epochs.is_empty() {
             bail!("the cluster is not initialized yet");
         }
+        check_mark(bucket, &state).await?;
         return Ok(((*state).clone(), Source::Cluster(Box::new(client))));
     }
     match read_newest_checkpoint(bucket.store().as_ref()).await {
@@ -309,6 +313,8 @@ impl Checked {
         let blocks: Vec<_> = self.objects.iter().filter_map(found_block).collect();
         let state = rebuild(checkpoint, &blocks, &self.deletes, what.shards);
         write_checkpoint(self.bucket.store().as_ref(), &state).await?;
+        // Copies that could not be read would be taken for newer ones.
+        remove_newer_checkpoints(self.bucket.store().as_ref(), state.catalogue_revision).await?;
         delete_object(self.bucket.store().as_ref(), &Path::from(CLUSTER_MARKER)).await?;
         for finding in &mut self.findings {
             // What is not in the new catalogue is collected by the cluster that is founded with it.

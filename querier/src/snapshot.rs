@@ -191,7 +191,8 @@ impl Snapshot<'_> {
         };
         let stats = self.fanout.shards.head_stats(request).await?;
         let of_shard = || state.blocks.iter().filter(|b| b.shard == shard.0);
-        let mut part = of_shard().filter_map(|b| b.parts.last()).max().copied().unwrap_or(0);
+        let parts = of_shard().flat_map(|b| &b.parts).copied();
+        let mut part = parts.filter(|part| *part < PartId::FIRST_IMPORTED).max().unwrap_or(0);
         let own = blocks.iter().filter(|b| b.shard == shard.0);
         let mut parts_from_blocks: Vec<u64> = own.flat_map(|b| &b.parts).copied().collect();
         parts_from_blocks.sort_unstable();
@@ -272,7 +273,10 @@ impl Snapshot<'_> {
         let mut meta = BlockMeta::new(id, cluster, tenant.clone(), shard, window);
         let number = part;
         meta.parts = vec![PartId { shard, number }];
-        meta.tombstone_revision = newest_revision(state);
+        // A head may not have carried out what its log does not have yet; it takes deletes in the order of revisions.
+        let pending = state.tombstones.iter().filter(|t| t.pending_shards.contains(&shard.0));
+        let first_pending = pending.map(|t| t.revision).min();
+        meta.tombstone_revision = first_pending.map_or_else(|| newest_revision(state), |first| first - 1);
         let path = block_path(tenant, shard, window.start, id);
         let mut record = BlockRecord {
             id: id.to_string(),

@@ -2,7 +2,7 @@
 
 pub mod export;
 pub mod import;
-mod place;
+pub(crate) mod place;
 mod progress;
 mod stop;
 

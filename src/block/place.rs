@@ -21,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 /// How long the metadata group of a stopped gnomon is waited for, which is this process alone.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
+/// The file of a data folder that says which node's it is.
+const NODE_FILE: &str = "node.json";
+
 /// Its bucket, which needs nobody.
 pub(super) fn bucket(place: &Where) -> anyhow::Result<Bucket> {
     Ok(Bucket::open(
@@ -38,12 +41,14 @@ pub(super) struct Place {
 
 impl Place {
     /// # Errors
-    /// When it cannot be reached, or a running process has its data folder, or its bucket is another cluster's.
+    /// When it cannot be reached, or a running process has its data folder, or there is none, or its bucket is another
+    /// cluster's.
     pub(super) async fn open(place: &Where, stop: &CancellationToken) -> anyhow::Result<Self> {
-        let bucket = bucket(place)?;
         if place.peers.is_empty() {
-            return Self::start(place, bucket, stop).await;
+            check_folder(&place.data_dir)?;
+            return Self::start(place, bucket(place)?, stop).await;
         }
+        let bucket = bucket(place)?;
         let clock: Arc<dyn Clock> = SystemClock::shared();
         let metrics = CallMetrics::register(&prometheus::Registry::new())?;
         let client = MetaClient::new(None, &place.peers, ChannelOptions::default(), metrics, clock);
@@ -105,8 +110,21 @@ impl Place {
     }
 }
 
+/// No cluster is founded here: it would be one of this machine, in a folder that is mistyped, say.
+fn check_folder(folder: &std::path::Path) -> anyhow::Result<()> {
+    let file = folder.join(NODE_FILE);
+    if file.try_exists().with_context(|| file.display().to_string())? {
+        return Ok(());
+    }
+    bail!(
+        "{} is no gnomon's data folder (there is no {NODE_FILE} in it): name the server's in --storage.tsdb.path, after \
+         gnomon was started once where it is new, or a gnomon that runs in --cluster.peers",
+        folder.display()
+    )
+}
+
 /// Blocks in another cluster's bucket would never be found.
-async fn check_mark(bucket: &Bucket, state: &MetaState) -> anyhow::Result<()> {
+pub(crate) async fn check_mark(bucket: &Bucket, state: &MetaState) -> anyhow::Result<()> {
     let url = bucket.url();
     let hint = "name the server's in --storage.object-store or --storage.tsdb.path";
     let found = match bucket.store().get(&Path::from(CLUSTER_MARKER)).await {

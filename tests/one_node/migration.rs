@@ -85,6 +85,13 @@ fn block_folders(folder: &Path) -> Vec<PathBuf> {
     blocks
 }
 
+/// A gnomon that was started once in the folder and is stopped: the flag that names its data folder.
+async fn founded(folder: &Path) -> String {
+    let mut node = Node::start(folder, "", &[]).await;
+    assert_eq!(node.process.interrupt().await, Some(0), "{}", node.process.log());
+    format!("--storage.tsdb.path={}", folder.join("data").display())
+}
+
 /// A window that ended some hours ago.
 fn past() -> i64 {
     now_ms() / (2 * H) * 2 * H - 12 * H
@@ -98,6 +105,14 @@ async fn promtools_blocks_come_in_once_and_go_out_the_same() {
     };
     let samples = 6 * 120 * 12;
     let path = format!("--storage.tsdb.path={}", folder.path().join("data").display());
+    // No cluster is founded by an import.
+    let (code, _, err) = gnomon(&["block", "import", text(&blocks), &path]);
+    assert_eq!(code, Some(1), "{err}");
+    for expected in ["no gnomon's data folder", "started once", "--cluster.peers"] {
+        assert!(err.contains(expected), "{expected}: {err}");
+    }
+    assert!(!folder.path().join("data").exists());
+    let path = founded(folder.path()).await;
     // What is older than retention says so.
     let (code, out, err) = gnomon(&[
         "block",
@@ -139,7 +154,7 @@ async fn promtools_blocks_come_in_once_and_go_out_the_same() {
         "{out}"
     );
 
-    let node = Node::start(folder.path(), "", &[]).await;
+    let node = Node::start(folder.path(), "", &["--web.enable-admin-api"]).await;
     let count = format!("sum(count_over_time(m[{}s]))", 13 * 3600);
     let found = node.http.query(&count, (past() + 12 * H) as f64 / 1000.0).await;
     assert_eq!(
@@ -217,6 +232,37 @@ async fn promtools_blocks_come_in_once_and_go_out_the_same() {
         code == Some(0) && said.contains("exported 720 samples into "),
         "{said} {err}"
     );
+
+    // What is deleted does not go out, whether or not it is carried out yet.
+    let delete = format!(
+        "/api/v1/admin/tsdb/delete_series?match[]={}",
+        encode("m{instance=\"i5\"}")
+    );
+    let (code, said) = node
+        .http
+        .post(&delete, "application/x-www-form-urlencoded", Vec::new())
+        .await;
+    assert_eq!(code, 204, "{said}");
+    let left = folder.path().join("left");
+    let export = [
+        "block",
+        "export",
+        "--format=prometheus",
+        "-o",
+        text(&left),
+        &path,
+        &peers,
+        &end,
+    ];
+    let (code, said, err) = gnomon(&export);
+    assert!(
+        code == Some(0) && said.contains(&format!("exported {} samples into 3 blocks", samples - 720)),
+        "{said} {err}"
+    );
+    std::fs::create_dir(left.join("wal")).expect("a folder");
+    let mut expected = dump(&blocks);
+    expected.retain(|line| !line.contains("instance=\"i5\""));
+    assert_eq!(dump(&left), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,13 +271,19 @@ async fn an_import_that_is_interrupted_or_meets_damage_goes_on_later() {
     let Some(blocks) = blocks_of_promtool(folder.path(), past(), 6, 60) else {
         return;
     };
-    let path = format!("--storage.tsdb.path={}", folder.path().join("data").display());
+    let path = founded(folder.path()).await;
     // Whatever it has come to: it ends by itself, and nothing is lost or twice.
     let mut command = Command::new(binary());
     command.args(["block", "import", text(&blocks), &path]);
+    let identity = folder.path().join("data/node.json");
+    let before = std::fs::read(&identity).expect("node.json");
     let mut process = Process::start("gnomon block import", &mut command, folder.path().join("import.log"));
-    let mark = folder.path().join("data/bucket/cluster.json");
-    eventually("the import to begin", async || mark.exists().then_some(())).await;
+    // It says there that another of the node's lives has begun.
+    eventually("the import to begin", async || {
+        let now = std::fs::read(&identity).expect("node.json");
+        (now != before).then_some(())
+    })
+    .await;
     let code = process.interrupt().await;
     assert!(matches!(code, Some(0 | 130)), "{code:?} {}", process.log());
 
@@ -244,7 +296,7 @@ async fn an_import_that_is_interrupted_or_meets_damage_goes_on_later() {
     // Where the import was finished before, nothing of the block is read again.
     if code != Some(0) {
         assert_eq!(code, Some(1));
-        for expected in ["chunks/000001 is damaged at byte 9", "checksum", "--skip-damaged"] {
+        for expected in ["chunks/000001 is damaged at byte 10", "checksum", "--skip-damaged"] {
             assert!(err.contains(expected), "{expected}: {err}");
         }
     }
@@ -261,7 +313,8 @@ async fn an_import_that_is_interrupted_or_meets_damage_goes_on_later() {
     let mut bad = std::fs::read(&damaged).expect("chunks");
     bad[100] ^= 4;
     std::fs::write(&damaged, bad).expect("chunks");
-    let other = format!("--storage.tsdb.path={}", folder.path().join("other").display());
+    let second = tempfile::tempdir().expect("temp folder");
+    let other = founded(second.path()).await;
     let (code, out, err) = gnomon(&["block", "import", text(&blocks), &other, "--skip-damaged"]);
     assert_eq!(code, Some(0), "{err}");
     assert!(
@@ -363,7 +416,8 @@ async fn answers(http: &Http, start_ms: i64) -> Vec<(&'static str, BTreeMap<Stri
     for query in [
         "f",
         "h",
-        "count_over_time({__name__=~\"f|h\"}[10m])",
+        "count_over_time(f[10m])",
+        "count_over_time(h[10m])",
         "histogram_count(h)",
         "histogram_sum(rate(h[20m]))",
         "rate(f[5m])",
@@ -422,7 +476,7 @@ async fn a_real_prometheus_and_gnomon_answer_alike_from_each_others_blocks() {
     let has_tombstones = |block: &PathBuf| std::fs::metadata(block.join("tombstones")).is_ok_and(|meta| meta.len() > 9);
     assert!(block_folders(&source).iter().any(has_tombstones));
 
-    let path = format!("--storage.tsdb.path={}", folder.path().join("data").display());
+    let path = founded(folder.path()).await;
     let (code, said, err) = gnomon(&["block", "import", text(&source), &path]);
     assert_eq!(code, Some(0), "{said} {err}");
     let node = Node::start(folder.path(), "", &[]).await;
@@ -464,7 +518,7 @@ async fn rows_of_parquet_files_are_what_was_imported() {
     let Some(blocks) = blocks_of_promtool(folder.path(), past(), 4, 7) else {
         return;
     };
-    let path = format!("--storage.tsdb.path={}", folder.path().join("data").display());
+    let path = founded(folder.path()).await;
     let (code, said, err) = gnomon(&["block", "import", text(&blocks), &path]);
     assert_eq!(code, Some(0), "{said} {err}");
     let out = folder.path().join("out");

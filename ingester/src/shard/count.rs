@@ -45,7 +45,11 @@ impl ShardMachine {
                     Some(Newest::Sample) => drop(live.insert(ordinal)),
                     Some(Newest::Unknown) => {
                         let group = head.index.labels_of_group(head.pairs_of(ordinal), by);
-                        unknown.extend(selected.series_of(head, ordinal, &parts)?.map(|found| (group, found)));
+                        if let Some(found) = selected.series_of(head, ordinal, &parts)? {
+                            let bytes = group.capacity() + size_of::<(Vec<u8>, Found)>();
+                            selected.hold(&found, bytes as u64, request.max_bytes)?;
+                            unknown.push((group, found));
+                        }
                     }
                     Some(Newest::None) | None => {}
                 }

@@ -142,6 +142,9 @@ pub(crate) struct Selected {
     parts: Vec<u64>,
     series: std::vec::IntoIter<Found>,
     held: HeldBytes,
+    /// What is held, and how much of `written` is in that.
+    held_bytes: u64,
+    held_written: usize,
     /// Pages of open windows, of all series,
     open: Vec<PlacedPage>,
     /// and their bytes, and labels: written here one after the other,
@@ -275,6 +278,8 @@ impl Selected {
             parts: Vec::new(),
             series: Vec::new().into_iter(),
             held: HeldBytes::nothing(budget)?,
+            held_bytes: 0,
+            held_written: 0,
             open: Vec::new(),
             written: Vec::new(),
             bytes: Bytes::new(),
@@ -326,24 +331,13 @@ impl Selected {
     ) -> Result<(), ServiceError> {
         let head = &there.head;
         let parts = self.parts_of(there, view);
-        let max_bytes = if max_bytes == 0 { DEFAULT_MAX_BYTES } else { max_bytes };
-        let mut bytes = 0u64;
         let mut series = Vec::with_capacity(usize::try_from(wanted.len()).unwrap_or(0));
         for ordinal in head.in_order(wanted) {
             check(stop)?;
-            let before = self.written.len();
             let Some(found) = self.series_of(head, ordinal, &parts)? else {
                 continue;
             };
-            bytes += (self.written.len() - before + size_of::<Found>()) as u64;
-            bytes += (found.open.len() * size_of::<PlacedPage>()) as u64;
-            bytes += found.parts.iter().map(|p| p.bytes.len() as u64).sum::<u64>();
-            self.held.grow_to(bytes)?;
-            if bytes > max_bytes {
-                return Err(ServiceError::LimitExceeded(format!(
-                    "the selection has more than {max_bytes} bytes in the head: narrow its matchers or its range"
-                )));
-            }
+            self.hold(&found, 0, max_bytes)?;
             series.push(found);
             if series.len() == SAMPLED_SERIES {
                 // The rest will be much like these: what is written is not to be moved again and again.
@@ -356,6 +350,23 @@ impl Selected {
         }
         self.series = series.into_iter();
         self.share();
+        Ok(())
+    }
+
+    /// Charges a series that was found, and `more` bytes that go with it. Without a limit of the caller's (0) there is one
+    /// all the same.
+    pub(super) fn hold(&mut self, found: &Found, more: u64, max_bytes: u64) -> Result<(), ServiceError> {
+        let max_bytes = if max_bytes == 0 { DEFAULT_MAX_BYTES } else { max_bytes };
+        let written = self.written.len() - std::mem::replace(&mut self.held_written, self.written.len());
+        let placed = found.open.len() * size_of::<PlacedPage>();
+        let of_parts: usize = found.parts.iter().map(|page| page.bytes.len()).sum();
+        self.held_bytes += (written + placed + of_parts + size_of::<Found>()) as u64 + more;
+        self.held.grow_to(self.held_bytes)?;
+        if self.held_bytes > max_bytes {
+            return Err(ServiceError::LimitExceeded(format!(
+                "the selection has more than {max_bytes} bytes in the head: narrow its matchers or its range"
+            )));
+        }
         Ok(())
     }
 

@@ -51,11 +51,11 @@ pub(super) async fn delete_series(State(api): State<Arc<Api>>, form: Form) -> Re
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
     let window = params::window(&form)?;
-    let sets = api
-        .matcher_sets(&form)
-        .await?
-        .map_err(|e| ApiError::parameter("match[]", e))?;
-    if window.start_ms <= window.end_ms {
+    let sets = api.selectors(&form).await?;
+    let mut sets = sets.map_err(|e| ApiError::parameter("match[]", e))?;
+    // As in Prometheus `{}`, which says nothing of a series, deletes nothing.
+    sets.retain(|set| !set.is_empty());
+    if window.start_ms <= window.end_ms && !sets.is_empty() {
         let wanted = Wanted {
             sets,
             start_ms: window.start_ms,
@@ -111,7 +111,8 @@ pub(super) async fn snapshot(State(api): State<Arc<Api>>, form: Form) -> Result<
         })?,
     };
     let making = tokio::spawn(async move {
-        let _only = api.snapshots.lock().await;
+        let busy = |_| unavailable("another snapshot is being made: try again when it is there");
+        let _only = api.snapshots.try_lock().map_err(busy)?;
         let name = name_at(api.state.clock.now().0, rand::random());
         let folder = &api.state.admin.snapshots;
         std::fs::create_dir_all(folder).map_err(|e| {

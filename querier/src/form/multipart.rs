@@ -34,6 +34,7 @@ pub(super) fn fields(body: &[u8], boundary: &str) -> Result<Vec<(String, String)
     let mut fields = Vec::new();
     for _ in 0..MAX_PARTS {
         if rest.starts_with(b"--") {
+            // The last boundary: nothing else stands in its line.
             return Ok(fields);
         }
         let (_, after) = line(rest).ok_or("multipart: it ends at a boundary")?;
@@ -100,8 +101,9 @@ fn content<'b>(text: &'b [u8], delimiter: &str) -> Option<(&'b [u8], &'b [u8])> 
 /// None where this line is none, if only one of the content that begins as a boundary does.
 fn behind<'b>(line: &'b [u8], delimiter: &str) -> Option<&'b [u8]> {
     let after = line.strip_prefix(delimiter.as_bytes())?;
-    let next = after.iter().find(|b| !matches!(b, b' ' | b'\t' | b'\r'));
-    (after.starts_with(b"--") || next.is_none_or(|b| *b == b'\n')).then_some(after)
+    let rest = after.strip_prefix(b"--").unwrap_or(after);
+    let next = rest.iter().find(|b| !matches!(b, b' ' | b'\t' | b'\r'));
+    next.is_none_or(|b| *b == b'\n').then_some(after)
 }
 
 /// `name` of `; name=value; name="va\"lue"`.

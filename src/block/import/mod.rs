@@ -22,6 +22,7 @@ use gnomon_compactor::Catalogue;
 use gnomon_compactor::plan::Policy;
 use gnomon_model::duration::format_duration_ms;
 use gnomon_model::{Clock, NodeId, ShardId, SystemClock};
+use gnomon_proto::v1::block_record::State;
 use gnomon_querier::Rfc3339;
 use gnomon_tsdb::bucket::delete_object;
 use gnomon_tsdb::prometheus::{TsdbBlock, TsdbError, TsdbMeta, blocks_below};
@@ -29,7 +30,7 @@ use object_store::path::Path;
 use pass::Pass;
 use plan::Known;
 use source::Batch;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -253,8 +254,11 @@ impl<'a> Importer<'a> {
                     Known::Imported => self.counts.known += 1,
                     Known::No => missing.push((shard, series)),
                     Known::Begun(left) => {
-                        self.clear(&left).await?;
-                        missing.push((shard, series));
+                        if self.clear(&left).await?.is_empty() {
+                            missing.push((shard, series));
+                        } else {
+                            self.counts.known += 1;
+                        }
                     }
                 }
             }
@@ -274,14 +278,24 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// What an import that was broken off left: it goes before anything is reserved anew.
-    async fn clear(&self, left: &[(String, String)]) -> anyhow::Result<()> {
+    /// What an import that was broken off left, ids and paths: it goes before anything is reserved anew. Those that were
+    /// published after all stay, and are given back.
+    async fn clear(&self, left: &[(String, String)]) -> anyhow::Result<BTreeSet<String>> {
         let ids: Vec<String> = left.iter().map(|(id, _)| id.clone()).collect();
         self.catalogue.give_up(&ids).await?;
-        for (_, path) in left {
-            delete_object(self.place.bucket.store().as_ref(), &Path::from(path.as_str())).await?;
+        // From here on none of them can be published any more: what is not live now never will be.
+        let state = self.catalogue.read().await?;
+        let (mut published, mut gone) = (BTreeSet::new(), Vec::new());
+        for block in state.blocks.iter().filter(|block| ids.contains(&block.id)) {
+            // Publication says how many samples there are.
+            if block.state() == State::Live || block.samples > 0 {
+                published.insert(block.id.clone());
+            } else if block.state() == State::Condemned {
+                delete_object(self.place.bucket.store().as_ref(), &Path::from(block.path.as_str())).await?;
+                gone.push(block.id.clone());
+            }
         }
-        self.catalogue.forget(&ids).await?;
-        Ok(())
+        self.catalogue.forget(&gone).await?;
+        Ok(published)
     }
 }

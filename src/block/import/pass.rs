@@ -4,6 +4,7 @@ use super::source::Batch;
 use super::{Importer, TOLD};
 use crate::block::stop::check;
 use anyhow::{Context, bail};
+use gnomon_cluster::deletes::newest_revision;
 use gnomon_cluster::retention::{Room, room_for};
 use gnomon_model::duration::format_duration_ms;
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
@@ -108,7 +109,7 @@ impl Importer<'_> {
             let cleared = if left.is_empty() {
                 Ok(())
             } else {
-                self.clear(&left).await
+                self.clear(&left).await.map(drop)
             };
             let is_too_small = error
                 .downcast_ref::<BlockError>()
@@ -223,7 +224,7 @@ impl Importer<'_> {
             bytes,
             parts: vec![pass.part],
             // What was deleted before may be brought in again.
-            tombstone_revision: state.tombstones.iter().map(|t| t.revision).max().unwrap_or(0),
+            tombstone_revision: newest_revision(&state),
             path: path.to_string(),
             ..BlockRecord::default()
         };
@@ -246,19 +247,18 @@ impl Importer<'_> {
             record.min_sample_ms = stats.min_sample.0;
             record.max_sample_ms = stats.max_sample.0;
             self.catalogue.publish(record.clone()).await?;
-            anyhow::Ok((finished.bytes, stats.samples))
+            anyhow::Ok(())
         };
-        match published.await {
-            Ok((bytes, samples)) => {
-                self.counts.blocks += 1;
-                self.counts.samples += samples;
-                self.counts.bytes += bytes;
-                Ok(())
-            }
-            Err(error) => {
-                self.clear(&[(record.id, record.path)]).await?;
-                Err(error)
+        if let Err(error) = published.await {
+            // Where only the answer was lost, it is live.
+            let live = self.clear(&[(record.id.clone(), record.path.clone())]).await?;
+            if !live.contains(&record.id) {
+                return Err(error);
             }
         }
+        self.counts.blocks += 1;
+        self.counts.samples += record.samples;
+        self.counts.bytes += record.bytes;
+        Ok(())
     }
 }

@@ -12,8 +12,13 @@ use xxhash_rust::xxh3::Xxh3;
 /// More windows of one block are a sign that its times are wrong: 57 years of 2 h.
 const MAX_WINDOWS: i64 = 250_000;
 
+/// No imported block is wider: it has to be written within the time that a staged block has, which is an hour. Compaction
+/// makes wider ones of them.
+const MAX_WIDTH_MS: i64 = 18 * 3_600_000;
+
 /// The windows of a block, aligned, newest first: those that end after `oldest_ms`. The width is the largest of
-/// `widths_ms` (ascending, not empty) that is not above the block's own. None belongs to two placement epochs.
+/// `widths_ms` (ascending, not empty) that is not above the block's own nor [`MAX_WIDTH_MS`]. None belongs to two
+/// placement epochs.
 pub(super) fn windows(
     meta: &TsdbMeta,
     widths_ms: &[i64],
@@ -23,7 +28,8 @@ pub(super) fn windows(
     let end_ms = meta.max_time.max(meta.min_time.saturating_add(1));
     let start_ms = meta.min_time.max(oldest_ms.unwrap_or(i64::MIN));
     let span_ms = meta.max_time.saturating_sub(meta.min_time);
-    let fitting = widths_ms.iter().copied().filter(|width| *width <= span_ms).max();
+    let widest_ms = span_ms.min(MAX_WIDTH_MS);
+    let fitting = widths_ms.iter().copied().filter(|width| *width <= widest_ms).max();
     let width_ms = fitting.or(widths_ms.first().copied()).unwrap_or(7_200_000).max(1);
     if end_ms.saturating_sub(start_ms) / width_ms > MAX_WINDOWS {
         return Err(format!(
@@ -121,13 +127,14 @@ mod tests {
 
     #[test]
     fn windows_are_aligned_and_as_wide_as_the_block() {
-        let widths = [2 * H, 6 * H, 18 * H];
+        let widths = [2 * H, 6 * H, 18 * H, 54 * H, 162 * H];
         let of = |from, to, epochs: &[i64], oldest| hours(&windows(&meta(from, to), &widths, epochs, oldest).unwrap());
         assert_eq!(of(2 * H, 4 * H, &[i64::MIN], None), [(2, 4)]);
         assert_eq!(of(3 * H, 5 * H, &[i64::MIN], None), [(4, 6), (2, 4)]);
         assert_eq!(of(4 * H + 5, 4 * H + 5, &[i64::MIN], None), [(4, 6)], "one sample");
         assert_eq!(of(0, 18 * H, &[], None), [(0, 18)]);
         assert_eq!(of(-H, 6 * H, &[], None), [(0, 6), (-6, 0)]);
+        assert_eq!(of(0, 54 * H, &[], None), [(36, 54), (18, 36), (0, 18)]);
         // Only what retention keeps, and no window in two epochs.
         assert_eq!(of(0, 36 * H, &[], Some(20 * H)), [(18, 36)]);
         assert_eq!(of(0, 18 * H, &[i64::MIN, 8 * H], None), [(8, 18), (0, 8)]);

@@ -9,7 +9,7 @@
 use super::machine::{Effect, Refusal};
 use crate::retention::{charged_bytes, used_bytes};
 use gnomon_model::ids::DELETES_FEATURE_LEVEL;
-use gnomon_model::{BlockId, TenantId};
+use gnomon_model::{BlockId, PartId, TenantId};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{AdoptCatalogue, BlockRecord, CondemnBlocks, FirstPart, MetaState, StageBlock};
 
@@ -209,7 +209,8 @@ pub(super) fn adopt(state: &mut MetaState, command: &AdoptCatalogue) -> Result<E
         }
     }
     for block in &command.blocks {
-        let part = block.parts.last().map_or(1, |last| last.saturating_add(1));
+        let own = |part: &&u64| **part < PartId::FIRST_IMPORTED;
+        let part = block.parts.iter().rev().find(own).map_or(1, |last| last + 1);
         let shard = block.shard;
         match state.first_parts.iter_mut().find(|first| first.shard == shard) {
             Some(first) => first.part = first.part.max(part),

@@ -64,12 +64,11 @@ fn decode(bytes: &[u8]) -> Result<MetaState, String> {
 /// # Errors
 /// When the bucket refuses. Writing the same revision again is harmless.
 pub async fn write_checkpoint(bucket: &dyn ObjectStore, state: &MetaState) -> Result<(), CheckpointError> {
-    bucket
-        .put(&path_of(state.catalogue_revision), encode(state).into())
-        .await?;
+    let written = path_of(state.catalogue_revision);
+    bucket.put(&written, encode(state).into()).await?;
     let mut all = checkpoints(bucket).await?;
     all.truncate(all.len().saturating_sub(KEPT));
-    for old in all {
+    for old in all.into_iter().filter(|old| *old != written) {
         match bucket.delete(&old).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -127,6 +126,27 @@ pub async fn keep_checkpoints(
     }
 }
 
+/// Whether a state is to be written. A cluster that is not founded yet may be about to take over a catalogue, of which
+/// what it has so far must not be taken for the newest.
+fn is_due(state: &MetaState, written: u64) -> bool {
+    state.catalogue_revision > written && !state.epochs.is_empty()
+}
+
+/// Removes the checkpoints whose revisions are greater: they are of a catalogue that another has replaced.
+///
+/// # Errors
+/// When the bucket refuses.
+pub async fn remove_newer_checkpoints(bucket: &dyn ObjectStore, revision: u64) -> Result<(), CheckpointError> {
+    let newest = path_of(revision);
+    for path in checkpoints(bucket).await?.into_iter().filter(|path| *path > newest) {
+        match bucket.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Until the states end.
 async fn follow(
     bucket: &dyn ObjectStore,
@@ -137,7 +157,7 @@ async fn follow(
     let mut written = 0;
     loop {
         let state = states.borrow_and_update().clone();
-        if state.catalogue_revision > written && leads() {
+        if is_due(&state, written) && leads() {
             match write_checkpoint(bucket, &state).await {
                 Ok(()) => written = state.catalogue_revision,
                 Err(error) => tracing::warn!(%error, "cannot write a catalogue checkpoint; trying again"),
@@ -146,7 +166,7 @@ async fn follow(
         tokio::time::sleep(pause).await;
         // What changed meanwhile, or could not be written, is looked at now; else with the next change. A node that
         // begins to lead renews its lease, which is one.
-        let is_behind = states.borrow().catalogue_revision > written && leads();
+        let is_behind = is_due(&states.borrow(), written) && leads();
         if !is_behind && states.changed().await.is_err() {
             return;
         }

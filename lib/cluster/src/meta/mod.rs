@@ -14,7 +14,9 @@ mod stored;
 mod tests;
 mod tombstones;
 
-pub use checkpoint::{CheckpointError, keep_checkpoints, read_newest_checkpoint, write_checkpoint};
+pub use checkpoint::{
+    CheckpointError, keep_checkpoints, read_newest_checkpoint, remove_newer_checkpoints, write_checkpoint,
+};
 pub use config::MAX_CONFIG_BYTES;
 pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
