@@ -57,7 +57,11 @@ async fn export(what: &Export) -> anyhow::Result<()> {
         (meta.shard, meta.parts.first().copied())
     });
     std::fs::create_dir_all(&what.output).with_context(|| what.output.display().to_string())?;
-    let samples = source.blocks.iter().map(|block| block.reader.meta().stats.samples).sum();
+    let samples = source
+        .blocks
+        .iter()
+        .map(|block| block.reader.meta().stats.samples)
+        .sum();
     let progress = Progress::new("exported", samples);
     match what.format {
         ExportFormat::Prometheus => prometheus::write(&source, progress, &stop).await,

@@ -120,6 +120,27 @@ async fn a_running_node_is_checked_and_mended() {
         document["totals"]["unjudged"], 1,
         "an orphan may be an upload: {document}"
     );
+    // Whose bucket it is comes first: all would be missing in another.
+    let other = folder.path().join("other");
+    for mark in [None, Some(r#"{"cluster_id":"00000000000000000000000000000001"}"#)] {
+        std::fs::create_dir_all(&other).expect("a folder");
+        if let Some(mark) = mark {
+            std::fs::write(other.join("cluster.json"), mark).expect("write");
+        }
+        let store = format!("--storage.object-store=file://{}", other.display());
+        let refused = Command::new(binary())
+            .args(["bucket", "check", &store, &peers, "--repair"])
+            .output();
+        let refused = refused.expect("gnomon runs");
+        assert_eq!(
+            refused.status.code(),
+            Some(2),
+            "{}",
+            String::from_utf8_lossy(&refused.stdout)
+        );
+        let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(errors.contains("--storage.object-store"), "{errors}");
+    }
     let (code, document) = check(folder.path(), &[&peers, "--grace=0s", "--repair"]);
     assert_eq!(code, Some(1), "what is damaged stays");
     let expected = [("missing", true), ("damaged", false), ("orphan", true)];

@@ -409,9 +409,11 @@ fn answer(data: &Value) -> BTreeMap<String, String> {
     found
 }
 
-/// What a server has in the six hours from `start_ms` on.
+/// What a server has in the six hours from `start_ms` on. No ranges of histograms: 2.42 mixes up series in them.
 async fn answers(http: &Http, start_ms: i64) -> Vec<(&'static str, BTreeMap<String, String>)> {
-    let (start_s, end_s) = ((start_ms / 1000) as f64, (start_ms / 1000 + 6 * 3600) as f64);
+    // Between samples: whether one at the very beginning of a range counts is another question since Prometheus 3.0.
+    let start_s = (start_ms / 1000 + 7) as f64;
+    let end_s = start_s + 6.0 * 3600.0;
     let mut found = Vec::new();
     for query in [
         "f",
@@ -419,7 +421,7 @@ async fn answers(http: &Http, start_ms: i64) -> Vec<(&'static str, BTreeMap<Stri
         "count_over_time(f[10m])",
         "count_over_time(h[10m])",
         "histogram_count(h)",
-        "histogram_sum(rate(h[20m]))",
+        "histogram_sum(h)",
         "rate(f[5m])",
     ] {
         let data = http.query_range(query, start_s, end_s, 30.0).await;
@@ -459,7 +461,7 @@ async fn a_real_prometheus_and_gnomon_answer_alike_from_each_others_blocks() {
         .join("writer/snapshots")
         .join(said["data"]["name"].as_str().expect("a name"));
     drop(writer);
-    // Deleted in the blocks themselves: tombstones. (2.42 itself reads histograms wrongly that have some.)
+    // Deleted in the blocks themselves: tombstones.
     std::fs::rename(&snapshot, folder.path().join("source")).expect("the snapshot");
     let reference = Prometheus::launch(&program, folder.path(), "source", "", &flags);
     reference.until_ready().await;

@@ -514,3 +514,46 @@ pub(crate) struct Unflushed<'a> {
     pub(crate) first_number: usize,
     pub(crate) tail: Vec<Page>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(samples: i64, value: impl Fn(i64) -> f64) -> WindowPages {
+        let mut window = WindowPages::new(0, 0, &Value::Float(value(0))).unwrap();
+        for at in 1..samples {
+            assert_eq!(window.put(at * 1000, Value::Float(value(at))).unwrap(), Put::Taken);
+        }
+        window
+    }
+
+    #[test]
+    fn pages_are_closed_by_their_length_or_their_samples() {
+        let constant = filled(480, |_| 1.0);
+        assert_eq!((constant.page_count(), constant.sample_count()), (2, 480));
+        let noise = filled(480, |at| (at as f64).sin());
+        assert_eq!((noise.page_count(), noise.sample_count()), (480 / 32, 480));
+    }
+
+    #[test]
+    fn placed_pages_are_those_of_the_range() {
+        for mut window in [filled(300, |at| (at as f64).sqrt()), filled(300, |_| 5.0)] {
+            for late in [false, true] {
+                if late {
+                    assert_eq!(window.put(1_500, Value::Float(7.0)).unwrap(), Put::Taken);
+                }
+                for (start_ms, end_ms) in [(0, 299_000), (40_000, 40_000), (250_000, i64::MAX), (300_000, i64::MAX)] {
+                    let (mut placed, mut shared) = (Vec::new(), Vec::new());
+                    window.place_pages(start_ms, end_ms, &mut placed, &mut shared).unwrap();
+                    let shared = Bytes::from(shared);
+                    let placed: Vec<Page> = placed.iter().map(|page| page.page(&shared)).collect();
+                    let pages = window.pages(start_ms, end_ms).unwrap();
+                    assert_eq!(placed, pages, "{start_ms} {end_ms}");
+                    let mut first = Vec::new();
+                    window.place_header(start_ms, end_ms, &mut first).unwrap();
+                    assert_eq!(first.first().map(|page| page.header), pages.first().map(Page::header));
+                }
+            }
+        }
+    }
+}

@@ -184,10 +184,10 @@ mod tests {
                     content-disposition: FORM-DATA; filename=\"\"; name=q\r\nContent-Type: text/plain\r\n\r\n\r\n--B\r\n\
                     Content-Disposition: form-data; name=f; filename=\"C:\\x\"\r\n\r\n\0\u{1}\r\n--B\r\n\
                     Content-Disposition: attachment; name=other\r\n\r\nx\r\n--B\r\n\r\nnameless\r\n--B\r\n\
-                    Content-Disposition: form-data; name=\"ü\\\"\"\r\n\r\n--Bx\r\n--B--\r\nafter";
+                    Content-Disposition: form-data; name=\"ü\\\"\"\r\n\r\n--Bx\r\n--B--x\r\n--B--\t\r\nafter";
         assert_eq!(
             pairs(&fields(body.as_bytes(), "B").unwrap()),
-            [("match[]", "up{a=\"\r\nb\"}"), ("q", ""), ("ü\"", "--Bx")]
+            [("match[]", "up{a=\"\r\nb\"}"), ("q", ""), ("ü\"", "--Bx\r\n--B--x")]
         );
         let by_line_feeds = "--B\nContent-Disposition: form-data; name=a\n\n1\n--B\n\
                              Content-Disposition: form-data; name=b\n\n--B--";

@@ -176,12 +176,14 @@ async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gnomon_proto::v1::PlacementEpoch;
     use object_store::memory::InMemory;
 
     fn state(revision: u64) -> MetaState {
         MetaState {
             catalogue_revision: revision,
             cluster_id: "c".into(),
+            epochs: vec![PlacementEpoch::default()],
             ..MetaState::default()
         }
     }
@@ -211,6 +213,25 @@ mod tests {
             read_newest_checkpoint(&bucket).await,
             Err(CheckpointError::Bad { .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn what_was_just_written_stays_and_a_replaced_catalogue_goes() {
+        let bucket = InMemory::new();
+        for revision in [98, 99, 100, 1] {
+            write_checkpoint(&bucket, &state(revision)).await.unwrap();
+        }
+        assert_eq!(checkpoints(&bucket).await.unwrap(), [1, 98, 99, 100].map(path_of));
+        remove_newer_checkpoints(&bucket, 1).await.unwrap();
+        assert_eq!(read_newest_checkpoint(&bucket).await.unwrap(), Some(state(1)));
+    }
+
+    #[test]
+    fn a_catalogue_that_is_being_taken_over_is_not_copied() {
+        let mut founding = state(7);
+        assert!(is_due(&founding, 6) && !is_due(&founding, 7));
+        founding.epochs.clear();
+        assert!(!is_due(&founding, 0));
     }
 
     #[tokio::test(start_paused = true)]
