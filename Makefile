@@ -92,8 +92,9 @@ FUZZ_SECONDS ?= 180
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (180); see docs/fuzzing.md
 	@fuzz/run.sh $(FUZZ_SECONDS)
 
-lint: ## formatting, clippy with warnings denied (checks only)
+lint: ## formatting, clippy with warnings denied, lock files (checks only)
 	cargo fmt --all --check
+	cargo metadata --locked --manifest-path fuzz/Cargo.toml --format-version 1 >/dev/null
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 fix: ## what lint complains of and a machine can mend
