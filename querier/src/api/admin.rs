@@ -51,11 +51,13 @@ pub(super) async fn delete_series(State(api): State<Arc<Api>>, form: Form) -> Re
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
     let window = params::window(&form)?;
-    let sets = api
-        .matcher_sets(&form)
+    let mut sets = api
+        .selectors(&form)
         .await?
         .map_err(|e| ApiError::parameter("match[]", e))?;
-    if window.start_ms <= window.end_ms {
+    // As in Prometheus: `{}` names nothing, and `{a=~".*"}` all there is.
+    sets.retain(|set| !set.is_empty());
+    if window.start_ms <= window.end_ms && !sets.is_empty() {
         let wanted = Wanted {
             sets,
             start_ms: window.start_ms,
@@ -151,7 +153,7 @@ impl Api {
     pub(crate) fn require_admin(&self) -> Result<(), ApiError> {
         match self.state.admin.enabled {
             true => Ok(()),
-            false => Err(unavailable("admin APIs disabled")),
+            false => Err(ApiError::new(ErrorType::Disabled, "admin APIs disabled")),
         }
     }
 
