@@ -122,7 +122,10 @@ async fn a_running_node_is_checked_and_mended() {
     );
     // Whose bucket it is comes first: all would be missing in another.
     let other = folder.path().join("other");
-    for mark in [None, Some(r#"{"cluster_id":"00000000000000000000000000000001"}"#)] {
+    let own = std::fs::read_to_string(folder.path().join("data/bucket/cluster.json")).expect("a mark");
+    let mut mark: Value = serde_json::from_str(&own).expect("JSON");
+    mark["cluster_id"] = "00000000000000000000000000000001".into();
+    for mark in [None, Some(mark.to_string())] {
         std::fs::create_dir_all(&other).expect("a folder");
         if let Some(mark) = mark {
             std::fs::write(other.join("cluster.json"), mark).expect("write");

@@ -53,7 +53,7 @@ pub(super) async fn delete_series(State(api): State<Arc<Api>>, form: Form) -> Re
     let window = params::window(&form)?;
     let sets = api.selectors(&form).await?;
     let mut sets = sets.map_err(|e| ApiError::parameter("match[]", e))?;
-    // As in Prometheus `{}`, which says nothing of a series, deletes nothing.
+    // As in Prometheus: `{}` names nothing, and `{a=~".*"}` all there is.
     sets.retain(|set| !set.is_empty());
     if window.start_ms <= window.end_ms && !sets.is_empty() {
         let wanted = Wanted {
@@ -152,7 +152,7 @@ impl Api {
     pub(crate) fn require_admin(&self) -> Result<(), ApiError> {
         match self.state.admin.enabled {
             true => Ok(()),
-            false => Err(unavailable("admin APIs disabled")),
+            false => Err(ApiError::new(ErrorType::Disabled, "admin APIs disabled")),
         }
     }
 
