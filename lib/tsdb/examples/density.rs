@@ -3,12 +3,16 @@
 //! `$GNOMON_SHARED/realdata`, or `shared/realdata` beside the repository.
 
 use gnomon_model::{BlockId, ClusterId, Labels, LabelsBuilder, ShardId, TenantId, TimeRange, TimestampMs};
-use gnomon_tsdb::{BlockMeta, BlockWriter, Coding, FloatPageBuilder, MemorySink, Page, SeriesPages, decode_into};
+use gnomon_tsdb::{
+    BlockMeta, BlockReader, BlockWriter, Coding, FloatPageBuilder, MemorySink, Page, SeriesPages, decode_into,
+};
+use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::hint::black_box;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 type Series = BTreeMap<Labels, Vec<(i64, f64)>>;
 
@@ -72,12 +76,17 @@ fn report(series: &Series) -> Result<(), Box<dyn Error>> {
         );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let (total, pages) = runtime.block_on(block_of(series))?;
+    let block = runtime.block_on(block_of(series))?;
+    let pages = block.sections().next().map_or(0, |(_, len)| len);
     println!(
-        "  block: {total} bytes, {:.4} bytes/sample; everything but pages {:.1} bytes/series",
-        total as f64 / samples as f64,
-        (total - pages) as f64 / series.len() as f64,
+        "  block: {} bytes, {:.4} bytes/sample; everything but pages {:.1} bytes/series",
+        block.len_bytes(),
+        block.len_bytes() as f64 / samples as f64,
+        (block.len_bytes() - pages) as f64 / series.len() as f64,
     );
+    for (section, len) in block.sections().filter(|(_, len)| *len > 0) {
+        println!("    {section:<12} {len:>9}");
+    }
     Ok(())
 }
 
@@ -141,8 +150,7 @@ fn decode_rate(pages: &[Page], samples: usize) -> Result<f64, Box<dyn Error>> {
     Ok(samples as f64 / best / 1e6)
 }
 
-/// Bytes of the block, and of its pages.
-async fn block_of(series: &Series) -> Result<(u64, u64), Box<dyn Error>> {
+async fn block_of(series: &Series) -> Result<BlockReader, Box<dyn Error>> {
     let times = || series.values().flatten().map(|(ts, _)| *ts);
     let end = times().max().unwrap_or(0) + 1;
     let window = TimeRange::new(TimestampMs(times().min().unwrap_or(0)), TimestampMs(end));
@@ -158,8 +166,10 @@ async fn block_of(series: &Series) -> Result<(u64, u64), Box<dyn Error>> {
         };
         writer.add_series(series.labels.as_ref(), series.pages).await?;
     }
-    let pages = writer.pages_len();
-    Ok((writer.finish().await?.bytes, pages))
+    let store = Arc::new(object_store::memory::InMemory::new());
+    let path = object_store::path::Path::from("block");
+    store.put(&path, writer.finish().await?.output.into()).await?;
+    Ok(BlockReader::open(store, path).await?)
 }
 
 fn read_target(path: &Path, is_aligned: bool, series: &mut Series) -> Result<(), Box<dyn Error>> {
