@@ -2,20 +2,17 @@
 //! is harmless.
 
 use crate::CompactorError;
+use gnomon_cluster::clients::decide;
 use gnomon_model::NodeId;
-use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{
-    AcquireJob, BlockRecord, CondemnBlocks, ForgetBlocks, ForgetTombstones, MetaCommand, MetaResponse, MetaState,
-    PublishBlock, ReleaseJob, StageBlock,
+    AcquireJob, BlockRecord, CondemnBlocks, ForgetBlocks, ForgetTombstones, MetaResponse, MetaState, PublishBlock,
+    ReleaseJob, StageBlock,
 };
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Attempts of a command whose outcome is unknown or that cannot be taken now.
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Ids in one command: well below the largest log entry.
 const IDS_PER_COMMAND: usize = 5_000;
 
@@ -49,26 +46,11 @@ impl Catalogue {
 
     /// All commands used here may be given twice: the second is without effect or refused.
     async fn propose(&self, command: Command) -> Result<MetaResponse, CompactorError> {
-        let command = MetaCommand {
-            proposed_at_ms: 0,
-            command: Some(command),
-        };
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            match self.meta.propose(command.clone()).await {
-                Ok(response) if response.refused.is_empty() => return Ok(response),
-                Ok(response) => return Err(CompactorError::Refused(response.refused)),
-                Err(
-                    error @ (ServiceError::Unknown(_) | ServiceError::Unavailable(_) | ServiceError::NotLeader { .. }),
-                ) if attempt < ATTEMPTS => {
-                    tracing::debug!(%error, attempt, "asking the metadata group again");
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let answer = decide(self.meta.as_ref(), command).await?;
+        if answer.refused.is_empty() {
+            return Ok(answer);
         }
-        Err(CompactorError::Stopped)
+        Err(CompactorError::Refused(answer.refused))
     }
 
     /// Names an object before it is uploaded, and reserves its bytes below `cap_bytes`, if there is a cap.

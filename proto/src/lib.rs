@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod error;
 pub mod histogram;
+pub mod matchers;
 pub mod service;
 
 pub use error::ServiceError;

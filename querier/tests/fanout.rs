@@ -318,7 +318,7 @@ async fn blocks_are_read_without_what_newer_deletes_mask() {
         state.tombstones.push(v1::TombstoneRecord {
             revision,
             tenant: "anonymous".into(),
-            series: gnomon_cluster::deletes::to_wire(&[vec![Matcher::equal("__name__", "n")]]),
+            series: gnomon_proto::matchers::sets_to_wire(&[vec![Matcher::equal("__name__", "n")]]),
             // Also what is in the head: that is for the shard to take out.
             start_ms: NOW_MS - 17 * STEP_MS,
             end_ms: NOW_MS,

@@ -232,8 +232,9 @@ impl Source<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_cluster::deletes::{from_record, to_wire};
+    use gnomon_cluster::deletes::from_record;
     use gnomon_model::{BlockId, ClusterId, PartId, ShardId, TenantId, TimestampMs};
+    use gnomon_proto::matchers::sets_to_wire;
 
     #[test]
     fn a_block_that_another_replaces_is_left_out() {
@@ -273,7 +274,7 @@ mod tests {
         let delete = |revision: u64, tenant: &str, start_ms: i64| TombstoneRecord {
             revision,
             tenant: tenant.to_owned(),
-            series: to_wire(&[vec![Matcher::equal("a", "b")]]),
+            series: sets_to_wire(&[vec![Matcher::equal("a", "b")]]),
             start_ms,
             end_ms: i64::MAX,
             ..TombstoneRecord::default()

@@ -26,7 +26,7 @@ impl World {
         let tombstone = TombstoneRecord {
             path: path.to_string(),
             tenant: "anonymous".into(),
-            series: gnomon_cluster::deletes::to_wire(&[vec![matcher]]),
+            series: gnomon_proto::matchers::sets_to_wire(&[vec![matcher]]),
             start_ms,
             end_ms,
             ..TombstoneRecord::default()

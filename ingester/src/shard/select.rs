@@ -11,10 +11,9 @@ use crate::head::{BadPage, FEW_IN_ORDER, Head, Ordinal, PlacedPage, SealedPart, 
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
-use gnomon_model::{MatchOp, Matcher, SeriesRef, TenantId};
+use gnomon_model::{Matcher, SeriesRef, TenantId};
 use gnomon_promql::MemoryBudget;
 use gnomon_proto::ServiceError;
-use gnomon_proto::v1::label_matcher::Op;
 use gnomon_proto::v1::{LabelMatcher, Page as WirePage, SelectBatch, SelectRequest, Series, View};
 use gnomon_tsdb::Intervals;
 use gnomon_tsdb::deletes::remove_from;
@@ -34,16 +33,7 @@ const MOST_RESERVED: usize = 64 << 20;
 const DEFAULT_MAX_BYTES: u64 = 512 << 20;
 
 pub(crate) fn matchers(wire: &[LabelMatcher]) -> Result<Vec<Matcher>, ServiceError> {
-    let one = |m: &LabelMatcher| {
-        let op = match m.op() {
-            Op::Equal => MatchOp::Equal,
-            Op::NotEqual => MatchOp::NotEqual,
-            Op::Regex => MatchOp::Regex,
-            Op::NotRegex => MatchOp::NotRegex,
-        };
-        Matcher::new(m.name.as_str(), op, m.value.as_str()).map_err(|e| ServiceError::Invalid(e.to_string()))
-    };
-    wire.iter().map(one).collect()
+    gnomon_proto::matchers::from_wire(wire).map_err(ServiceError::Invalid)
 }
 
 pub(crate) fn tenant(text: &str) -> Result<TenantId, ServiceError> {

@@ -1,8 +1,8 @@
 //! Deletes as the catalogue has them: which of them mask which blocks.
 
-use gnomon_model::{MatchOp, Matcher, TenantId};
-use gnomon_proto::v1::label_matcher::Op;
-use gnomon_proto::v1::{BlockRecord, LabelMatcher, MatcherSet, MetaState, TombstoneRecord};
+use gnomon_model::TenantId;
+use gnomon_proto::matchers;
+use gnomon_proto::v1::{BlockRecord, MatcherSet, MetaState, TombstoneRecord};
 use gnomon_tsdb::{Deletes, Tombstone};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -42,25 +42,6 @@ pub fn forgettable(state: &MetaState) -> Vec<&TombstoneRecord> {
     state.tombstones.iter().filter(done).collect()
 }
 
-/// The matchers of a delete as it travels.
-#[must_use]
-pub fn to_wire(sets: &[Vec<Matcher>]) -> Vec<MatcherSet> {
-    let matcher = |m: &Matcher| LabelMatcher {
-        op: match m.op() {
-            MatchOp::Equal => Op::Equal,
-            MatchOp::NotEqual => Op::NotEqual,
-            MatchOp::Regex => Op::Regex,
-            MatchOp::NotRegex => Op::NotRegex,
-        } as i32,
-        name: m.name().to_owned(),
-        value: m.value().to_owned(),
-    };
-    let set = |set: &Vec<Matcher>| MatcherSet {
-        matchers: set.iter().map(matcher).collect(),
-    };
-    sets.iter().map(set).collect()
-}
-
 /// # Errors
 /// When an expression or the tenant's name is none here.
 pub fn from_record(record: &TombstoneRecord) -> Result<Tombstone, BadRecord> {
@@ -68,16 +49,7 @@ pub fn from_record(record: &TombstoneRecord) -> Result<Tombstone, BadRecord> {
         revision: record.revision,
         what,
     };
-    let matcher = |m: &LabelMatcher| {
-        let op = match m.op() {
-            Op::Equal => MatchOp::Equal,
-            Op::NotEqual => MatchOp::NotEqual,
-            Op::Regex => MatchOp::Regex,
-            Op::NotRegex => MatchOp::NotRegex,
-        };
-        Matcher::new(m.name.as_str(), op, m.value.as_str()).map_err(|e| bad(e.to_string()))
-    };
-    let set = |set: &MatcherSet| set.matchers.iter().map(matcher).collect::<Result<Vec<_>, _>>();
+    let set = |set: &MatcherSet| matchers::from_wire(&set.matchers).map_err(bad);
     let tenant: Result<TenantId, _> = record.tenant.parse();
     Ok(Tombstone {
         revision: record.revision,

@@ -11,15 +11,14 @@ use crate::params;
 use crate::router::Api;
 use crate::snapshot::{Snapshot, name_at};
 use axum::extract::State;
-use gnomon_cluster::deletes::{masks, to_wire};
+use gnomon_cluster::clients::decide;
+use gnomon_cluster::deletes::masks;
 use gnomon_model::ids::DELETES_FEATURE_LEVEL;
 use gnomon_model::{BlockId, Matcher};
-use gnomon_proto::ServiceError;
+use gnomon_proto::matchers::sets_to_wire;
 use gnomon_proto::v1::block_record;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{
-    AddTombstone, CleanTombstones, MetaCommand, MetaResponse, MetaState, RaiseFeatureLevel, TombstoneRecord,
-};
+use gnomon_proto::v1::{AddTombstone, CleanTombstones, MetaResponse, MetaState, RaiseFeatureLevel, TombstoneRecord};
 use gnomon_tsdb::bucket::{delete_object, tombstone_path};
 use gnomon_tsdb::deletes::TombstoneObject;
 use http::StatusCode;
@@ -32,9 +31,6 @@ use std::time::Duration;
 const DELETE_WITHIN: Duration = Duration::from_secs(30);
 /// How long it is waited for blocks that are written anew.
 const CLEAN_WITHIN: Duration = Duration::from_secs(10 * 60);
-/// Attempts of a command that is not decided, and the pause before the second.
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a delete names.
 struct Wanted {
@@ -158,25 +154,7 @@ impl Api {
 
     /// Proposes a command that may be given twice, until it is decided; the answer may be a refusal.
     async fn decide(&self, command: Command) -> Result<MetaResponse, ApiError> {
-        let command = MetaCommand {
-            proposed_at_ms: 0,
-            command: Some(command),
-        };
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            match self.state.fanout.meta.propose(command.clone()).await {
-                Ok(response) => return Ok(response),
-                Err(
-                    error @ (ServiceError::Unknown(_) | ServiceError::Unavailable(_) | ServiceError::NotLeader { .. }),
-                ) if attempt < ATTEMPTS => {
-                    tracing::debug!(%error, attempt, "asking the metadata group again");
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(unavailable("the metadata group does not decide"))
+        Ok(decide(self.state.fanout.meta.as_ref(), command).await?)
     }
 
     /// Waits for a state, not older than a revision, that is as wanted; else says why it is not.
@@ -225,7 +203,7 @@ impl Api {
         let tombstone = TombstoneRecord {
             path: path.to_string(),
             tenant: tenant.to_string(),
-            series: to_wire(&wanted.sets),
+            series: sets_to_wire(&wanted.sets),
             start_ms: wanted.start_ms,
             end_ms: wanted.end_ms,
             ..TombstoneRecord::default()

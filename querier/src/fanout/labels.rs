@@ -3,12 +3,12 @@
 use super::open::{Replan, block_name, nothing_read, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
 use super::stream::ended_early;
-use super::{Fanout, OPEN_TIMEOUT, Scope, wire_sets};
+use super::{Fanout, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
 use gnomon_model::{Labels, LabelsRef, Matcher, ShardId};
-use gnomon_proto::{ServiceError, v1};
+use gnomon_proto::{ServiceError, matchers, v1};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Blocks that are asked at the same time.
@@ -60,7 +60,7 @@ impl Fanout {
                     tenant: self.tenant.to_string(),
                     shard: shard.0,
                     name: name.unwrap_or("").to_owned(),
-                    matchers: wire_sets(sets),
+                    matchers: matchers::sets_to_wire(sets),
                     start_ms,
                     end_ms,
                     view: Some(view(&plan, parts)),
@@ -138,7 +138,7 @@ impl Fanout {
             self.shards.exemplars(v1::ExemplarsRequest {
                 tenant: self.tenant.to_string(),
                 shard,
-                matchers: wire_sets(sets),
+                matchers: matchers::sets_to_wire(sets),
                 start_ms,
                 end_ms,
             })

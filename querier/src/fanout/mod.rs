@@ -35,9 +35,9 @@ pub(crate) use stream::{Merge, MergedSeries};
 
 use crate::error::{ApiError, ErrorType};
 use gnomon_cluster::deletes::KnownDeletes;
-use gnomon_model::{MatchOp, Matcher, ShardId, TenantId};
+use gnomon_model::{ShardId, TenantId};
 use gnomon_proto::service::{MetaService, ShardReadService};
-use gnomon_proto::v1::{self, label_matcher::Op};
+use gnomon_proto::v1;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -121,25 +121,4 @@ impl std::fmt::Debug for Fanout {
             .field("tenant", &self.tenant)
             .finish_non_exhaustive()
     }
-}
-
-pub(crate) fn wire_matchers(matchers: &[Matcher]) -> Vec<v1::LabelMatcher> {
-    let wire = |m: &Matcher| v1::LabelMatcher {
-        op: match m.op() {
-            MatchOp::Equal => Op::Equal,
-            MatchOp::NotEqual => Op::NotEqual,
-            MatchOp::Regex => Op::Regex,
-            MatchOp::NotRegex => Op::NotRegex,
-        } as i32,
-        name: m.name().to_owned(),
-        value: m.value().to_owned(),
-    };
-    matchers.iter().map(wire).collect()
-}
-
-fn wire_sets(sets: &[Vec<Matcher>]) -> Vec<v1::MatcherSet> {
-    let wire = |set: &Vec<Matcher>| v1::MatcherSet {
-        matchers: wire_matchers(set),
-    };
-    sets.iter().map(wire).collect()
 }

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use gnomon_cluster::deletes::BadRecord;
 use gnomon_model::{PartId, ShardId};
 use gnomon_promql::MemoryBudget;
-use gnomon_proto::{ServiceError, v1};
+use gnomon_proto::{ServiceError, matchers, v1};
 use gnomon_tsdb::Deletes;
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -209,7 +209,7 @@ impl Fanout {
         v1::SelectRequest {
             tenant: self.tenant.to_string(),
             shard: shard.0,
-            matchers: super::wire_matchers(&selection.matchers),
+            matchers: matchers::to_wire(&selection.matchers),
             start_ms: selection.start_ms,
             end_ms: selection.end_ms,
             view: Some(view),

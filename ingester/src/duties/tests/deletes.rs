@@ -23,7 +23,7 @@ impl Rig {
         let tombstone = TombstoneRecord {
             path: format!("anonymous/tombstones/{name}-{start_ms}"),
             tenant: "anonymous".into(),
-            series: gnomon_cluster::deletes::to_wire(&sets),
+            series: gnomon_proto::matchers::sets_to_wire(&sets),
             start_ms,
             end_ms,
             ..TombstoneRecord::default()

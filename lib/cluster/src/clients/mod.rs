@@ -1,6 +1,7 @@
 //! The services of `gnomon_proto::service` across connections: remote bodies (gRPC clients), the server's side of
 //! them, and the directory that finds the right body for a node, a shard or the metadata group.
 
+mod decide;
 mod directory;
 mod meta;
 mod remote;
@@ -9,6 +10,7 @@ mod shard_reads;
 #[cfg(test)]
 mod tests;
 
+pub use decide::decide;
 pub use directory::{Directory, DirectoryOptions, LocalServices};
 pub use meta::{MetaClient, follow_meta};
 pub use remote::{Remote, RemoteMeta, RemoteShardRead, RemoteShardWrite, RemoteTargets};

@@ -147,7 +147,7 @@ fn tombstones(old: &MetaState, found: &[FoundDelete]) -> Vec<TombstoneRecord> {
             revision: last.max(object.after_revision) + 1,
             path: path.clone(),
             tenant: object.tenant.to_string(),
-            series: crate::deletes::to_wire(&object.sets),
+            series: gnomon_proto::matchers::sets_to_wire(&object.sets),
             start_ms: object.start_ms,
             end_ms: object.end_ms,
             ..TombstoneRecord::default()
