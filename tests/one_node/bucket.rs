@@ -7,8 +7,10 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const FLAGS: [&str; 5] = [
+/// A tenth of the retention is one window: nothing is merged, at whatever hour of the day this runs.
+const FLAGS: [&str; 6] = [
     "--web.enable-remote-write-receiver",
+    "--storage.tsdb.retention.time=20h",
     "--web.enable-admin-api",
     "--ingest.shards=2",
     "--ingest.seal-quiet=200ms",
@@ -65,12 +67,14 @@ async fn filled(folder: &Path, now: i64) -> Node {
     let node = Node::start(folder, "", &FLAGS).await;
     let newest = newest_due_window(now);
     for window in [newest - 7_200_000, newest] {
-        for instance in ["a", "b", "c", "d"] {
+        let samples: Vec<_> = (0..10).map(|i| (window + i * 1000, 1.0)).collect();
+        let written = ["a", "b", "c", "d"].map(|instance| {
             let labels = [("__name__", "m"), ("instance", instance), ("job", "j")];
-            let samples: Vec<_> = (0..10).map(|i| (window + i * 1000, 1.0)).collect();
-            let body = remote::body(vec![remote::time_series(&labels, &samples)]);
-            assert_eq!(remote::send(&node.http, body).await.expect("an answer").0, 204);
-        }
+            remote::time_series(&labels, &samples)
+        });
+        // At once: a window that is sealed between two requests has two parts, which would be merged.
+        let body = remote::body(written.into());
+        assert_eq!(remote::send(&node.http, body).await.expect("an answer").0, 204);
     }
     eventually("both windows to be blocks", async || {
         let found = node.http.api("/api/v1/status/tsdb/blocks").await;
