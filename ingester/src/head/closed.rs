@@ -1,22 +1,28 @@
-//! The closed pages of a series' window, one after the other in one piece of memory: a page is short, and what goes with a
-//! piece of its own would be longer than many are.
-//!
-//! ```text
-//! bytes = (len: uvarint  page)*
-//! ```
+//! The closed pages of a series' window, which lie in the window's arena: each leads to the one before it, so that who
+//! wants the newest reads no others.
 
+use super::arena::{PageArena, Place};
+use super::window::BadPage;
 use bytes::Bytes;
-use gnomon_model::labels::{get_uvarint, put_uvarint};
 use gnomon_tsdb::page::{Page, PageError, PageHeader};
 
 /// Ascending by time, not overlapping.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ClosedPages {
-    bytes: Box<[u8]>,
+    last: Place,
     count: u32,
-    /// How many of them are durable, and how long those are.
+    /// How many of them are durable.
     flushed: u32,
-    flushed_len: u32,
+}
+
+impl Default for ClosedPages {
+    fn default() -> Self {
+        Self {
+            last: Place::NONE,
+            count: 0,
+            flushed: 0,
+        }
+    }
 }
 
 /// One of them.
@@ -33,83 +39,116 @@ impl ClosedPage<'_> {
 }
 
 impl ClosedPages {
-    /// Pages that are durable already.
-    pub(crate) fn flushed(pages: &[Page]) -> Self {
-        let mut closed = Self::unflushed(pages);
-        closed.set_flushed();
-        closed
-    }
-
-    pub(crate) fn unflushed(pages: &[Page]) -> Self {
-        let mut bytes = Vec::with_capacity(pages.iter().map(|p| p.bytes.len() + 2).sum());
-        pages.iter().for_each(|page| put(&mut bytes, page));
-        Self {
-            bytes: bytes.into_boxed_slice(),
-            count: pages.len() as u32,
-            flushed: 0,
-            flushed_len: 0,
+    pub(crate) fn of(pages: &[Page], arena: &mut PageArena) -> Result<Self, BadPage> {
+        let mut closed = Self::default();
+        for page in pages {
+            closed.push(page, arena)?;
         }
+        Ok(closed)
     }
 
     /// Adds a page that lies after all others.
-    pub(crate) fn push(&mut self, page: &Page) {
-        let mut bytes = std::mem::take(&mut self.bytes).into_vec();
-        bytes.reserve_exact(page.bytes.len() + 3);
-        put(&mut bytes, page);
-        self.bytes = bytes.into_boxed_slice();
+    pub(crate) fn push(&mut self, page: &Page, arena: &mut PageArena) -> Result<(), BadPage> {
+        self.last = arena.push(self.last, &page.bytes).map_err(|_| BadPage::ArenaFull)?;
         self.count += 1;
+        Ok(())
     }
 
     pub(crate) const fn len(&self) -> usize {
         self.count as usize
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<ClosedPage<'_>, PageError>> {
-        Pages(&self.bytes)
+    pub(crate) const fn newest_first<'a>(&self, arena: &'a PageArena) -> NewestFirst<'a> {
+        NewestFirst {
+            arena,
+            next: self.last,
+            left: self.count,
+        }
     }
 
-    /// Those that are not durable, and how many there are before them.
-    pub(crate) fn not_flushed(&self) -> (usize, impl Iterator<Item = Result<ClosedPage<'_>, PageError>>) {
-        let rest = self.bytes.get(self.flushed_len as usize..).unwrap_or_default();
-        (self.flushed as usize, Pages(rest))
+    /// The newest `most` of them, ascending.
+    fn newest<'a>(&self, most: u32, arena: &'a PageArena) -> Result<Vec<ClosedPage<'a>>, PageError> {
+        let mut pages = self
+            .newest_first(arena)
+            .take(most as usize)
+            .collect::<Result<Vec<_>, _>>()?;
+        pages.reverse();
+        Ok(pages)
     }
 
-    pub(crate) fn set_flushed(&mut self) {
+    /// Ascending.
+    pub(crate) fn all<'a>(&self, arena: &'a PageArena) -> Result<Vec<ClosedPage<'a>>, PageError> {
+        self.newest(self.count, arena)
+    }
+
+    /// Those that overlap the range (inclusive bounds), newest first.
+    pub(crate) fn within<'a>(
+        &self,
+        start_ms: i64,
+        end_ms: i64,
+        arena: &'a PageArena,
+    ) -> impl Iterator<Item = Result<ClosedPage<'a>, PageError>> {
+        self.newest_first(arena)
+            .skip_while(move |page| page.as_ref().is_ok_and(|page| page.header.min_ts > end_ms))
+            .take_while(move |page| page.as_ref().map_or(true, |page| page.header.max_ts >= start_ms))
+    }
+
+    /// Those that are not durable, ascending, and how many there are before them.
+    pub(crate) fn not_flushed<'a>(&self, arena: &'a PageArena) -> Result<(usize, Vec<ClosedPage<'a>>), PageError> {
+        Ok((self.flushed as usize, self.newest(self.count - self.flushed, arena)?))
+    }
+
+    pub(crate) const fn set_flushed(&mut self) {
         self.flushed = self.count;
-        self.flushed_len = self.bytes.len() as u32;
     }
 
-    pub(crate) fn first_ms(&self) -> Option<i64> {
-        self.iter().next()?.ok().map(|page| page.header.min_ts)
+    pub(crate) fn first_ms(&self, arena: &PageArena) -> Option<i64> {
+        self.newest_first(arena).last()?.ok().map(|page| page.header.min_ts)
     }
 
     /// Samples in all of them.
-    pub(crate) fn samples(&self) -> u64 {
-        self.iter().flatten().map(|page| u64::from(page.header.count)).sum()
+    pub(crate) fn samples(&self, arena: &PageArena) -> u64 {
+        let pages = self.newest_first(arena).flatten();
+        pages.map(|page| u64::from(page.header.count)).sum()
+    }
+
+    /// Nobody needs them any more.
+    pub(crate) fn release(self, arena: &mut PageArena) {
+        let pages = self.newest_first(arena).flatten();
+        let lengths: Vec<usize> = pages.map(|page| page.bytes.len()).collect();
+        lengths.into_iter().for_each(|len| arena.release(len));
+    }
+
+    /// Copies them to another arena.
+    pub(crate) fn move_to(&mut self, from: &PageArena, to: &mut PageArena) -> Result<(), BadPage> {
+        let mut last = Place::NONE;
+        for page in self.all(from)? {
+            last = to.push(last, page.bytes).map_err(|_| BadPage::ArenaFull)?;
+        }
+        self.last = last;
+        Ok(())
     }
 }
 
-fn put(bytes: &mut Vec<u8>, page: &Page) {
-    put_uvarint(bytes, page.bytes.len() as u64);
-    bytes.extend_from_slice(&page.bytes);
+pub(crate) struct NewestFirst<'a> {
+    arena: &'a PageArena,
+    next: Place,
+    left: u32,
 }
 
-struct Pages<'a>(&'a [u8]);
-
-impl<'a> Iterator for Pages<'a> {
+impl<'a> Iterator for NewestFirst<'a> {
     type Item = Result<ClosedPage<'a>, PageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
+        self.left = self.left.checked_sub(1)?;
+        let page = self.arena.get(self.next).and_then(|(before, bytes)| {
+            self.next = before;
+            PageHeader::read(bytes).map(|header| ClosedPage { header, bytes })
+        });
+        if page.is_err() {
+            self.left = 0;
         }
-        let page = get_uvarint(self.0).and_then(|(len, rest)| rest.split_at_checked(usize::try_from(len).ok()?));
-        let Some((bytes, rest)) = page else {
-            self.0 = &[];
-            return Some(Err(PageError::Truncated));
-        };
-        self.0 = rest;
-        Some(PageHeader::read(bytes).map(|header| ClosedPage { header, bytes }))
+        Some(page)
     }
 }
 
@@ -126,34 +165,44 @@ mod tests {
         builder.page().unwrap().closed().unwrap()
     }
 
-    fn all<'a>(pages: impl Iterator<Item = Result<ClosedPage<'a>, PageError>>) -> Vec<Page> {
-        pages.map(|page| page.unwrap().to_page()).collect()
+    fn to_pages(pages: Vec<ClosedPage<'_>>) -> Vec<Page> {
+        pages.into_iter().map(ClosedPage::to_page).collect()
     }
 
     #[test]
     fn pages_come_back_as_they_were() {
+        let mut arena = PageArena::default();
         let pages = [page(-7_000, 120), page(1_800_000, 1), page(1_900_000, 300)];
-        let mut closed = ClosedPages::flushed(&pages[..1]);
-        closed.push(&pages[1]);
-        closed.push(&pages[2]);
-        assert_eq!(all(closed.iter()), pages);
-        let (before, new) = closed.not_flushed();
-        assert_eq!((before, all(new)), (1, pages[1..].to_vec()));
-        assert_eq!(
-            (closed.len(), closed.samples(), closed.first_ms()),
-            (3, 421, Some(-7_000))
-        );
+        let mut closed = ClosedPages::of(&pages[..1], &mut arena).unwrap();
         closed.set_flushed();
-        let (before, mut new) = closed.not_flushed();
-        assert!(before == 3 && new.next().is_none());
+        // Somebody else's lie between them.
+        let mut other = ClosedPages::of(&pages, &mut arena).unwrap();
+        closed.push(&pages[1], &mut arena).unwrap();
+        closed.push(&pages[2], &mut arena).unwrap();
+        assert_eq!(to_pages(closed.all(&arena).unwrap()), pages);
+        let (before, new) = closed.not_flushed(&arena).unwrap();
+        assert_eq!((before, to_pages(new)), (1, pages[1..].to_vec()));
+        let figures = (closed.len(), closed.samples(&arena), closed.first_ms(&arena));
+        assert_eq!(figures, (3, 421, Some(-7_000)));
+        closed.set_flushed();
+        let (before, new) = closed.not_flushed(&arena).unwrap();
+        assert!(before == 3 && new.is_empty());
+        let within = |from, to| closed.within(from, to, &arena).map(|p| p.unwrap().to_page());
+        assert!(within(1_800_000, 1_800_000).eq([pages[1].clone()]));
+        assert!(within(0, 1_899_999).eq([pages[1].clone(), pages[0].clone()]));
+        assert_eq!(within(1_800_001, 1_899_999).count(), 0);
+        let mut moved = PageArena::default();
+        other.move_to(&arena, &mut moved).unwrap();
+        assert_eq!(to_pages(other.all(&moved).unwrap()), pages);
     }
 
     #[test]
     fn damage_ends_it() {
-        let mut closed = ClosedPages::unflushed(&[page(0, 10), page(900_000, 10)]);
-        let cut = closed.bytes.len() - 3;
-        closed.bytes = closed.bytes[..cut].into();
-        assert_eq!(closed.iter().filter(Result::is_err).count(), 1);
-        assert_eq!(closed.iter().count(), 2);
+        let mut arena = PageArena::default();
+        let closed = ClosedPages::of(&[page(0, 10), page(900_000, 10)], &mut arena).unwrap();
+        let lost = PageArena::default();
+        assert!(closed.all(&lost).is_err());
+        assert_eq!(closed.newest_first(&lost).count(), 1);
+        assert_eq!(closed.samples(&lost), 0);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: what a delete takes depends on the log alone: on what was taken before its entry.
 
-use super::{BadPage, Head, Ordinal, SealedPart, Stop, WINDOW_MS, WindowPages};
+use super::{BadPage, Head, Ordinal, PageArena, SealedPart, Stop, WINDOW_MS, WindowPages};
 use gnomon_model::LabelsRef;
 use gnomon_tsdb::{Deletes, Intervals, Tombstone};
 use roaring::RoaringBitmap;
@@ -54,7 +54,7 @@ impl Head {
             }) else {
                 continue;
             };
-            match delete_from(&mut series.windows[at], &intervals)? {
+            match delete_from(&mut series.windows[at], &intervals, &mut window.arena)? {
                 Left::AsItWas => {}
                 Left::Less(taken) => {
                     window.samples -= taken;
@@ -64,7 +64,7 @@ impl Head {
                 Left::Nothing(taken) => {
                     window.samples -= taken;
                     window.members.remove(ordinal);
-                    series.windows.remove(at);
+                    series.windows.remove(at).release(&mut window.arena);
                     self.changes.removed_windows.insert((start_ms, series.reference));
                     if let Some(changed) = self.changes.pages.get_mut(&start_ms) {
                         changed.remove(ordinal);
@@ -74,6 +74,8 @@ impl Head {
         }
         if window.members.is_empty() {
             self.windows.remove(&start_ms);
+        } else if window.arena.is_wasteful() {
+            self.tidy(start_ms)?;
         }
         Ok(())
     }
@@ -129,15 +131,15 @@ impl SealedPart {
     }
 }
 
-fn delete_from(window: &mut WindowPages, deleted: &Intervals) -> Result<Left, BadPage> {
-    let (first_ms, before) = (window.first_ms(), window.sample_count());
+fn delete_from(window: &mut WindowPages, deleted: &Intervals, arena: &mut PageArena) -> Result<Left, BadPage> {
+    let (first_ms, before) = (window.first_ms(arena), window.sample_count(arena));
     if !deleted.overlaps(first_ms, window.last_ms) {
         return Ok(Left::AsItWas);
     }
-    if deleted.covers(first_ms, window.last_ms) || !window.remove(deleted)? {
+    if deleted.covers(first_ms, window.last_ms) || !window.remove(deleted, arena)? {
         return Ok(Left::Nothing(before));
     }
-    Ok(match before - window.sample_count() {
+    Ok(match before - window.sample_count(arena) {
         0 => Left::AsItWas,
         taken => Left::Less(taken),
     })

@@ -3,6 +3,7 @@
 //! Invariant: whatever apply decides here is a function of the log; ordinals, pair numbers and hash seeds are this
 //! process' own, and no answer depends on them.
 
+mod arena;
 mod closed;
 mod delete;
 mod exemplars;
@@ -18,10 +19,11 @@ mod targets;
 mod value;
 mod window;
 
+pub(crate) use arena::PageArena;
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
 pub(crate) use index::{Ordinal, PairId};
-pub(crate) use seal::SealedPart;
+pub(crate) use seal::{SealedPages, SealedPart};
 pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use stop::Stop;
 pub(crate) use targets::{OpenTick, Target, Verdict};
@@ -33,6 +35,7 @@ use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
 use gnomon_proto::histogram::Decoded;
 use gnomon_tsdb::Tombstone;
+use gnomon_tsdb::page::Page;
 use hashbrown::HashTable;
 use order::{Order, Slice};
 use parking_lot::Mutex;
@@ -64,6 +67,8 @@ pub(crate) struct OpenWindow {
     /// Series with samples in it.
     pub(crate) members: RoaringBitmap,
     pub(crate) samples: u64,
+    /// Their closed pages.
+    pub(crate) arena: PageArena,
 }
 
 /// What changed since the last flush.
@@ -259,9 +264,16 @@ impl Head {
             return Ok(Outcome::Duplicate);
         };
         let start_ms = window_of(timestamp_ms).start.0;
-        let outcome = series.put(start_ms, timestamp_ms, value, bounds)?;
+        let entry = match self.windows.get_mut(&start_ms) {
+            Some(entry) => entry,
+            // Where nothing comes to be in it, it is not to stay.
+            None if bounds.check(timestamp_ms, series.last_ms()).is_err() => {
+                return series.put(start_ms, timestamp_ms, value, bounds, &mut PageArena::default());
+            }
+            None => self.windows.entry(start_ms).or_default(),
+        };
+        let outcome = series.put(start_ms, timestamp_ms, value, bounds, &mut entry.arena)?;
         if let Outcome::Taken { window, is_new } = outcome {
-            let entry = self.windows.entry(start_ms).or_default();
             entry.samples += 1;
             if is_new {
                 entry.members.insert(ordinal);
@@ -271,8 +283,26 @@ impl Head {
                 pages.dirty = true;
                 self.changes.pages.entry(start_ms).or_default().insert(ordinal);
             }
+            if entry.arena.is_wasteful() {
+                self.tidy(start_ms)?;
+            }
         }
         Ok(outcome)
+    }
+
+    /// Gives back the memory of a window's pages that were rewritten or deleted.
+    pub(crate) fn tidy(&mut self, start_ms: i64) -> Result<(), BadPage> {
+        let Some(window) = self.windows.get_mut(&start_ms) else {
+            return Ok(());
+        };
+        let before = std::mem::take(&mut window.arena);
+        for ordinal in &window.members {
+            let series = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut);
+            if let Some(pages) = series.and_then(|s| s.windows.iter_mut().find(|w| w.start_ms == start_ms)) {
+                pages.move_to(&before, &mut window.arena)?;
+            }
+        }
+        Ok(())
     }
 
     /// Marks series as stale where they have nothing at that time or later.
@@ -315,14 +345,22 @@ impl Head {
     }
 
     /// Restores: a series' window as it was stored, after those that begin earlier.
-    pub(crate) fn restore_window(&mut self, ordinal: Ordinal, pages: WindowPages) {
-        let window = self.windows.entry(pages.start_ms).or_default();
+    pub(crate) fn restore_window(
+        &mut self,
+        ordinal: Ordinal,
+        start_ms: i64,
+        closed: &[Page],
+        tail: &[Page],
+    ) -> Result<(), BadPage> {
+        let window = self.windows.entry(start_ms).or_default();
+        let pages = WindowPages::restore(start_ms, closed, tail, &mut window.arena)?;
         window.members.insert(ordinal);
-        window.samples += pages.sample_count();
+        window.samples += pages.sample_count(&window.arena);
         if let Some(Some(series)) = self.slots.get_mut(ordinal as usize) {
             series.windows.reserve_exact(1);
             series.windows.push(pages);
         }
+        Ok(())
     }
 
     /// What changed is in the batch that is being written.

@@ -1,9 +1,14 @@
 //! Sealing: a window's pages become a part, which leaves memory with the next flush and the shard once it is published.
 
-use super::{Head, Ordinal, WindowPages};
+use super::{BadPage, Head, Ordinal, PageArena, PlacedPage, WindowPages};
+use bytes::Bytes;
 use gnomon_model::TimeRange;
-use gnomon_tsdb::page::Page;
+use gnomon_model::labels::{get_uvarint, put_uvarint};
+use gnomon_tsdb::page::{Page, PageError};
 use roaring::RoaringBitmap;
+
+/// What pages of a series take at least in a sealed part, roughly.
+const SHORT_SERIES_BYTES: usize = 32;
 
 /// Samples of one window, closed for good.
 #[derive(Debug)]
@@ -19,18 +24,104 @@ pub(crate) struct SealedPart {
     pub(crate) members: RoaringBitmap,
     /// Newer deletes mask it.
     pub(crate) tombstone_revision: u64,
-    /// Ascending by series; none once they are durable.
-    pub(crate) pages: Option<Vec<(Ordinal, Box<[Page]>)>>,
+    /// None once they are durable.
+    pub(crate) pages: Option<SealedPages>,
+}
+
+/// Pages of all series of a part, in one piece of memory.
+///
+/// ```text
+/// bytes = (len: uvarint  page)*        series by series
+/// ```
+#[derive(Debug, Default)]
+pub(crate) struct SealedPages {
+    /// Ascending, with where each one's pages end.
+    series: Vec<(Ordinal, usize)>,
+    bytes: Bytes,
+}
+
+impl SealedPages {
+    /// Pages of a series, ascending.
+    fn of(&self, ordinal: Ordinal) -> Result<Vec<Page>, PageError> {
+        let Ok(at) = self.series.binary_search_by_key(&ordinal, |(o, _)| *o) else {
+            return Ok(Vec::new());
+        };
+        let from = at.checked_sub(1).map_or(0, |before| self.series[before].1);
+        self.pages(from, self.series[at].1)
+    }
+
+    fn pages(&self, from: usize, to: usize) -> Result<Vec<Page>, PageError> {
+        let mut rest = self.bytes.get(from..to).ok_or(PageError::Truncated)?;
+        let mut pages = Vec::new();
+        while !rest.is_empty() {
+            let (len, after) = get_uvarint(rest).ok_or(PageError::Truncated)?;
+            let (page, after) = usize::try_from(len)
+                .ok()
+                .and_then(|len| after.split_at_checked(len))
+                .ok_or(PageError::Truncated)?;
+            pages.push(Page::parse(self.bytes.slice_ref(page))?);
+            rest = after;
+        }
+        Ok(pages)
+    }
+
+    /// All, series by series.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<(Ordinal, Vec<Page>), PageError>> {
+        let begins = std::iter::once(0).chain(self.series.iter().map(|(_, end)| *end));
+        let series = self.series.iter().zip(begins);
+        series.map(|((ordinal, to), from)| Ok((*ordinal, self.pages(from, *to)?)))
+    }
+}
+
+/// Sealed pages in the making.
+struct Sealing {
+    series: Vec<(Ordinal, usize)>,
+    bytes: Vec<u8>,
+    /// One series' pages.
+    placed: Vec<PlacedPage>,
+    written: Vec<u8>,
+}
+
+impl Sealing {
+    fn new(series: u64, arena: &PageArena) -> Self {
+        let series = usize::try_from(series).unwrap_or(0);
+        Self {
+            series: Vec::with_capacity(series),
+            bytes: Vec::with_capacity(arena.used() + series * SHORT_SERIES_BYTES),
+            placed: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+
+    /// Takes the next series' window; gives its pages.
+    fn add(&mut self, ordinal: Ordinal, window: &WindowPages, arena: &PageArena) -> Result<&[PlacedPage], BadPage> {
+        self.placed.clear();
+        self.written.clear();
+        window.place_pages(i64::MIN, i64::MAX, arena, &mut self.placed, &mut self.written)?;
+        for page in &self.placed {
+            let page = page.within(&self.written);
+            put_uvarint(&mut self.bytes, page.len() as u64);
+            self.bytes.extend_from_slice(page);
+        }
+        self.series.push((ordinal, self.bytes.len()));
+        Ok(&self.placed)
+    }
+
+    fn finish(mut self) -> SealedPages {
+        self.bytes.shrink_to_fit();
+        SealedPages {
+            series: self.series,
+            bytes: self.bytes.into(),
+        }
+    }
 }
 
 impl SealedPart {
     /// Pages of a series that are still in memory.
-    pub(crate) fn pages_of(&self, ordinal: Ordinal) -> &[Page] {
-        let pages = self.pages.as_deref().unwrap_or_default();
-        match pages.binary_search_by_key(&ordinal, |(o, _)| *o) {
-            Ok(at) => &pages[at].1,
-            Err(_) => &[],
-        }
+    pub(crate) fn pages_of(&self, ordinal: Ordinal) -> Result<Vec<Page>, PageError> {
+        self.pages
+            .as_ref()
+            .map_or_else(|| Ok(Vec::new()), |pages| pages.of(ordinal))
     }
 
     pub(crate) fn overlaps(&self, start_ms: i64, end_ms: i64) -> bool {
@@ -40,12 +131,7 @@ impl SealedPart {
 
 impl Head {
     /// Turns a window into a part; false where it has no samples.
-    pub(crate) fn seal(
-        &mut self,
-        window: TimeRange,
-        number: u64,
-        tombstone_revision: u64,
-    ) -> Result<bool, super::BadPage> {
+    pub(crate) fn seal(&mut self, window: TimeRange, number: u64, tombstone_revision: u64) -> Result<bool, BadPage> {
         let start_ms = window.start.0;
         let Some(open) = self.windows.remove(&start_ms) else {
             return Ok(false);
@@ -61,23 +147,22 @@ impl Head {
             tombstone_revision,
             pages: None,
         };
-        let mut pages = Vec::with_capacity(usize::try_from(part.members.len()).unwrap_or(0));
+        let mut sealing = Sealing::new(part.members.len(), &open.arena);
         for ordinal in &part.members {
             let series = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut);
             let Some(window) = series.and_then(|s| s.take_window(start_ms)) else {
                 continue;
             };
-            let taken = window.into_pages()?;
-            for page in &taken {
-                part.min_ms = part.min_ms.min(page.min_ts);
-                part.max_ms = part.max_ms.max(page.max_ts);
-                part.samples += u64::from(page.count);
-                part.bytes += page.bytes.len() as u64;
+            for page in sealing.add(ordinal, &window, &open.arena)? {
+                let header = page.header();
+                part.min_ms = part.min_ms.min(header.min_ts);
+                part.max_ms = part.max_ms.max(header.max_ts);
+                part.samples += page.samples();
+                part.bytes += page.len() as u64;
             }
-            pages.push((ordinal, taken.into_boxed_slice()));
             self.changes.series.insert(ordinal);
         }
-        part.pages = Some(pages);
+        part.pages = Some(sealing.finish());
         self.sealed.insert(number, part);
         self.changes.pages.remove(&start_ms);
         self.changes.removed_windows.retain(|(start, _)| *start != start_ms);
@@ -143,11 +228,5 @@ impl Head {
     /// Bytes of sealed parts that are not published.
     pub(crate) fn sealed_bytes(&self) -> u64 {
         self.sealed.values().map(|p| p.bytes).sum()
-    }
-}
-
-impl WindowPages {
-    fn into_pages(self) -> Result<Vec<Page>, super::BadPage> {
-        self.pages(i64::MIN, i64::MAX)
     }
 }

@@ -1,5 +1,6 @@
 //! One series of a head.
 
+use super::arena::PageArena;
 use super::index::PairId;
 use super::value::Value;
 use super::window::{BadPage, Put, WindowPages};
@@ -109,19 +110,21 @@ impl Series {
             .map_or(self.sealed_last_ms, |w| w.last_ms.max(self.sealed_last_ms))
     }
 
+    /// `arena` is the window's.
     pub(crate) fn put(
         &mut self,
         window_start_ms: i64,
         timestamp_ms: i64,
         value: Value,
         bounds: &Bounds,
+        arena: &mut PageArena,
     ) -> Result<Outcome, BadPage> {
         let at = self.windows.iter().rposition(|w| w.start_ms <= window_start_ms);
         let there = at.filter(|at| self.windows[*at].start_ms == window_start_ms);
         if let Err(reason) = bounds.check(timestamp_ms, self.last_ms()) {
             // A sender that repeats itself is answered as the first time, as far back as pages are at hand.
             let known = match there {
-                Some(at) if reason != Reason::TooFarInFuture => self.windows[at].value_at(timestamp_ms)?,
+                Some(at) if reason != Reason::TooFarInFuture => self.windows[at].value_at(timestamp_ms, arena)?,
                 _ => None,
             };
             let same = known.is_some_and(|known| known.is_same(&value));
@@ -140,7 +143,7 @@ impl Series {
                 .insert(window, WindowPages::new(window_start_ms, timestamp_ms, &value)?);
             return Ok(Outcome::Taken { window, is_new: true });
         };
-        Ok(match self.windows[at].put(timestamp_ms, value)? {
+        Ok(match self.windows[at].put(timestamp_ms, value, arena)? {
             Put::Taken => Outcome::Taken {
                 window: at,
                 is_new: false,

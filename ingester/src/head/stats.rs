@@ -43,7 +43,7 @@ impl Head {
             let last = |o| {
                 self.series(o)
                     .and_then(|s| s.window(*start))
-                    .map(|w| (w.first_ms(), w.last_ms))
+                    .map(|w| (w.first_ms(&window.arena), w.last_ms))
             };
             let bounds = window.members.iter().filter_map(last);
             bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))

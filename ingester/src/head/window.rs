@@ -1,6 +1,7 @@
 //! The samples of one series in one window: closed pages, one page that grows, and the few samples that came out of
 //! order since.
 
+use super::arena::PageArena;
 use super::closed::{ClosedPage, ClosedPages};
 use super::value::Value;
 use bytes::Bytes;
@@ -70,6 +71,19 @@ impl PlacedPage {
         self.header.of(shared.slice(self.bytes.clone()))
     }
 
+    pub(crate) const fn header(&self) -> PageHeader {
+        self.header
+    }
+
+    /// Its bytes, where those of many are.
+    pub(crate) fn within<'a>(&self, shared: &'a [u8]) -> &'a [u8] {
+        shared.get(self.bytes.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn samples(&self) -> u64 {
         self.header.count.into()
     }
@@ -98,6 +112,8 @@ pub enum BadPage {
     Append(#[from] AppendError),
     #[error("a stored window has no page that grows")]
     NoTail,
+    #[error("a window of one shard has 16 GiB of pages: more shards are needed")]
+    ArenaFull,
 }
 
 impl Open {
@@ -108,6 +124,15 @@ impl Open {
         };
         open.append(timestamp_ms, value)?;
         Ok(open)
+    }
+
+    /// Begins the next page, which such a value goes to.
+    fn restart(&mut self, value: &Value) {
+        match (&mut *self, value) {
+            (Self::Float(page), Value::Float(_)) => page.restart(),
+            (_, Value::Float(_)) => *self = Self::Float(FloatPageBuilder::new()),
+            (_, Value::Histogram(_)) => *self = Self::Histogram(Box::new(HistogramPageBuilder::new())),
+        }
     }
 
     /// Continues a page.
@@ -260,13 +285,13 @@ impl WindowPages {
         })
     }
 
-    /// Takes a sample of the window, in any order.
-    pub(crate) fn put(&mut self, timestamp_ms: i64, value: Value) -> Result<Put, BadPage> {
+    /// Takes a sample of the window, in any order. The arena is the window's, here and below.
+    pub(crate) fn put(&mut self, timestamp_ms: i64, value: Value, arena: &mut PageArena) -> Result<Put, BadPage> {
         if timestamp_ms > self.last_ms {
-            self.push(timestamp_ms, &value)?;
+            self.push(timestamp_ms, &value, arena)?;
             return Ok(Put::Taken);
         }
-        if let Some(there) = self.value_at(timestamp_ms)? {
+        if let Some(there) = self.value_at(timestamp_ms, arena)? {
             let same = there.is_same(&value);
             return Ok(if same { Put::Duplicate } else { Put::Conflict });
         }
@@ -274,26 +299,25 @@ impl WindowPages {
         let at = late.partition_point(|(t, _)| *t < timestamp_ms);
         late.insert(at, (timestamp_ms, value));
         if late.len() >= LATE_SAMPLES {
-            self.rewrite()?;
+            self.rewrite(arena)?;
         }
         Ok(Put::Taken)
     }
 
-    fn push(&mut self, timestamp_ms: i64, value: &Value) -> Result<(), BadPage> {
-        if self.open.takes(value) {
-            self.open.append(timestamp_ms, value)?;
-        } else {
-            let full = std::mem::replace(&mut self.open, Open::new(timestamp_ms, value)?);
-            if let Some(page) = full.page() {
-                self.closed.push(&page.closed()?);
+    fn push(&mut self, timestamp_ms: i64, value: &Value, arena: &mut PageArena) -> Result<(), BadPage> {
+        if !self.open.takes(value) {
+            if let Some(page) = self.open.page() {
+                self.closed.push(&page.closed()?, arena)?;
             }
+            self.open.restart(value);
         }
+        self.open.append(timestamp_ms, value)?;
         self.last_ms = timestamp_ms;
         Ok(())
     }
 
     /// The value at exactly this time.
-    pub(crate) fn value_at(&self, timestamp_ms: i64) -> Result<Option<Value>, BadPage> {
+    pub(crate) fn value_at(&self, timestamp_ms: i64, arena: &PageArena) -> Result<Option<Value>, BadPage> {
         if timestamp_ms == self.last_ms
             && let Open::Float(page) = &self.open
             && let Some(value) = page.last_value()
@@ -303,11 +327,8 @@ impl WindowPages {
         if let Ok(at) = self.late().binary_search_by_key(&timestamp_ms, |(t, _)| *t) {
             return Ok(Some(self.late()[at].1.clone()));
         }
-        for page in self.closed.iter() {
-            let page = page?;
-            if page.header.overlaps(timestamp_ms, timestamp_ms) {
-                return Ok(find(&page.to_page(), timestamp_ms)?);
-            }
+        if let Some(page) = self.closed.within(timestamp_ms, timestamp_ms, arena).next() {
+            return Ok(find(&page?.to_page(), timestamp_ms)?);
         }
         if timestamp_ms < self.open.first_ms() {
             return Ok(None);
@@ -316,46 +337,47 @@ impl WindowPages {
     }
 
     /// Works the out-of-order samples into the pages.
-    fn rewrite(&mut self) -> Result<(), BadPage> {
-        let pages = self.merged()?;
-        self.replace(pages).map(drop)
+    fn rewrite(&mut self, arena: &mut PageArena) -> Result<(), BadPage> {
+        let pages = self.merged(arena)?;
+        self.replace(pages, arena).map(drop)
     }
 
     /// Takes out what is deleted; false where nothing is left, and the window is to go.
-    pub(crate) fn remove(&mut self, deleted: &Intervals) -> Result<bool, BadPage> {
-        let mut samples = self.samples()?;
+    pub(crate) fn remove(&mut self, deleted: &Intervals, arena: &mut PageArena) -> Result<bool, BadPage> {
+        let mut samples = self.samples(arena)?;
         let before = samples.len();
         samples.retain(|(t, _)| !deleted.contains(*t));
         if samples.len() == before {
             return Ok(true);
         }
-        self.replace(build(&samples)?)
+        self.replace(build(&samples)?, arena)
     }
 
     /// Puts other pages (ascending) in the place of all; without effect, and false, where there is none.
-    fn replace(&mut self, mut pages: Vec<Page>) -> Result<bool, BadPage> {
+    fn replace(&mut self, mut pages: Vec<Page>, arena: &mut PageArena) -> Result<bool, BadPage> {
         let Some(last) = pages.pop() else {
             return Ok(false);
         };
         self.open = Open::resume(&last)?;
         self.last_ms = last.max_ts;
         let pages = pages.into_iter().map(Page::closed).collect::<Result<Vec<_>, _>>()?;
-        self.closed = ClosedPages::unflushed(&pages);
+        let closed = ClosedPages::of(&pages, arena)?;
+        std::mem::replace(&mut self.closed, closed).release(arena);
         self.late = None;
         self.rewritten = true;
         Ok(true)
     }
 
     /// All pages with the out-of-order samples worked in.
-    fn merged(&self) -> Result<Vec<Page>, BadPage> {
-        build(&self.samples()?)
+    fn merged(&self, arena: &PageArena) -> Result<Vec<Page>, BadPage> {
+        build(&self.samples(arena)?)
     }
 
     /// All samples, ascending.
-    fn samples(&self) -> Result<Vec<(i64, Value)>, BadPage> {
+    fn samples(&self, arena: &PageArena) -> Result<Vec<(i64, Value)>, BadPage> {
         let mut samples = Vec::new();
-        for page in self.closed.iter() {
-            read_page(&page?.to_page(), &mut samples)?;
+        for page in self.closed.all(arena)? {
+            read_page(&page.to_page(), &mut samples)?;
         }
         if let Some(page) = self.open.page() {
             read_page(&page, &mut samples)?;
@@ -365,65 +387,83 @@ impl WindowPages {
         Ok(samples)
     }
 
+    /// Nobody needs it any more.
+    pub(crate) fn release(self, arena: &mut PageArena) {
+        self.closed.release(arena);
+    }
+
+    /// Copies its closed pages to the arena that takes the place of the window's.
+    pub(crate) fn move_to(&mut self, from: &PageArena, to: &mut PageArena) -> Result<(), BadPage> {
+        self.closed.move_to(from, to)
+    }
+
     fn late(&self) -> &[(i64, Value)] {
         self.late.as_ref().map_or(&[], |late| late.0.as_slice())
     }
 
     /// Pages that overlap the range (inclusive bounds), ascending and not overlapping each other.
-    pub(crate) fn pages(&self, start_ms: i64, end_ms: i64) -> Result<Vec<Page>, BadPage> {
-        if !self.late().is_empty() {
-            let mut pages = self.merged()?;
-            pages.retain(|page| page.overlaps(start_ms, end_ms));
-            return Ok(pages);
-        }
-        let mut pages = Vec::with_capacity(self.closed.len() + 1);
-        for page in self.closed.iter() {
-            let page = page?;
-            if page.header.overlaps(start_ms, end_ms) {
-                pages.push(page.to_page());
-            }
-        }
-        if self.last_ms >= start_ms && self.open.first_ms() <= end_ms {
-            pages.extend(self.open.page());
-        }
-        Ok(pages)
+    #[cfg(test)]
+    pub(crate) fn pages(&self, start_ms: i64, end_ms: i64, arena: &PageArena) -> Result<Vec<Page>, BadPage> {
+        let (mut placed, mut shared) = (Vec::new(), Vec::new());
+        self.place_pages(start_ms, end_ms, arena, &mut placed, &mut shared)?;
+        let shared = Bytes::from(shared);
+        Ok(placed.iter().map(|page| page.page(&shared)).collect())
     }
 
     /// Says that there is a page that overlaps the range (inclusive bounds), without its bytes.
-    pub(crate) fn place_header(&self, start_ms: i64, end_ms: i64, placed: &mut Vec<PlacedPage>) -> Result<(), BadPage> {
-        let mut header = None;
-        if self.late().is_empty() {
-            for page in self.closed.iter() {
-                header = header.or(Some(page?.header).filter(|page| page.overlaps(start_ms, end_ms)));
+    pub(crate) fn place_header(
+        &self,
+        start_ms: i64,
+        end_ms: i64,
+        arena: &PageArena,
+        placed: &mut Vec<PlacedPage>,
+    ) -> Result<(), BadPage> {
+        let header = if self.late().is_empty() {
+            let open = self.open.header().filter(|page| page.overlaps(start_ms, end_ms));
+            match open {
+                Some(open) => Some(open),
+                None => self
+                    .closed
+                    .within(start_ms, end_ms, arena)
+                    .next()
+                    .transpose()?
+                    .map(|page| page.header),
             }
-            header = header.or(self.open.header().filter(|page| page.overlaps(start_ms, end_ms)));
         } else {
-            header = self.pages(start_ms, end_ms)?.first().map(Page::header);
-        }
+            let pages = self.merged(arena)?;
+            let mut overlapping = pages.iter().filter(|page| page.overlaps(start_ms, end_ms));
+            overlapping.next().map(Page::header)
+        };
         placed.extend(header.map(|header| PlacedPage { header, bytes: 0..0 }));
         Ok(())
     }
 
-    /// As [`Self::pages`], copied to the end of `shared`.
+    /// Copies the pages that overlap the range (inclusive bounds) to the end of `shared`, ascending and not overlapping
+    /// each other.
     pub(crate) fn place_pages(
         &self,
         start_ms: i64,
         end_ms: i64,
+        arena: &PageArena,
         placed: &mut Vec<PlacedPage>,
         shared: &mut Vec<u8>,
     ) -> Result<(), BadPage> {
         if !self.late().is_empty() {
-            for page in self.pages(start_ms, end_ms)? {
-                placed.push(PlacedPage::copy(page.header(), &page.bytes, shared));
-            }
+            let mut pages = self.merged(arena)?;
+            pages.retain(|page| page.overlaps(start_ms, end_ms));
+            placed.extend(
+                pages
+                    .iter()
+                    .map(|page| PlacedPage::copy(page.header(), &page.bytes, shared)),
+            );
             return Ok(());
         }
-        for page in self.closed.iter() {
+        let first = placed.len();
+        for page in self.closed.within(start_ms, end_ms, arena) {
             let ClosedPage { header, bytes } = page?;
-            if header.overlaps(start_ms, end_ms) {
-                placed.push(PlacedPage::copy(header, bytes, shared));
-            }
+            placed.push(PlacedPage::copy(header, bytes, shared));
         }
+        placed[first..].reverse();
         let Some(header) = self.open.header().filter(|page| page.overlaps(start_ms, end_ms)) else {
             return Ok(());
         };
@@ -452,16 +492,16 @@ impl WindowPages {
     }
 
     /// First sample.
-    pub(crate) fn first_ms(&self) -> i64 {
+    pub(crate) fn first_ms(&self, arena: &PageArena) -> i64 {
         let late = self.late().first().map(|(t, _)| *t);
-        [self.closed.first_ms(), late]
+        [self.closed.first_ms(arena), late]
             .into_iter()
             .flatten()
             .fold(self.open.first_ms(), i64::min)
     }
 
-    pub(crate) fn sample_count(&self) -> u64 {
-        self.closed.samples() + (self.open.len() + self.late().len()) as u64
+    pub(crate) fn sample_count(&self, arena: &PageArena) -> u64 {
+        self.closed.samples(arena) + (self.open.len() + self.late().len()) as u64
     }
 
     pub(crate) const fn page_count(&self) -> usize {
@@ -470,11 +510,11 @@ impl WindowPages {
 
     /// What a flush has to write: whether older pages of the window have to go first, closed pages with their numbers,
     /// and the tail, which is replaced each time.
-    pub(crate) fn unflushed(&self) -> Result<Unflushed<'_>, BadPage> {
-        let (first_number, closed) = self.closed.not_flushed();
+    pub(crate) fn unflushed<'a>(&self, arena: &'a PageArena) -> Result<Unflushed<'a>, BadPage> {
+        let (first_number, closed) = self.closed.not_flushed(arena)?;
         Ok(Unflushed {
             replace: self.rewritten,
-            closed: closed.collect::<Result<_, _>>()?,
+            closed,
             first_number,
             tail: self.open.page().into_iter().chain(build(self.late())?).collect(),
         })
@@ -489,16 +529,23 @@ impl WindowPages {
     }
 
     /// The window from what was flushed: closed pages in order, then the tail.
-    pub(crate) fn restore(start_ms: i64, closed: &[Page], tail: &[Page]) -> Result<Self, BadPage> {
+    pub(crate) fn restore(
+        start_ms: i64,
+        closed: &[Page],
+        tail: &[Page],
+        arena: &mut PageArena,
+    ) -> Result<Self, BadPage> {
         let (open, late_pages) = tail.split_first().ok_or(BadPage::NoTail)?;
         let mut late = Vec::new();
         for page in late_pages {
             read_page(page, &mut late)?;
         }
+        let mut closed = ClosedPages::of(closed, arena)?;
+        closed.set_flushed();
         Ok(Self {
             start_ms,
             last_ms: open.max_ts,
-            closed: ClosedPages::flushed(closed),
+            closed,
             open: Open::resume(open)?,
             late: (!late.is_empty()).then(|| Box::new(Late(late))),
             dirty: false,
@@ -519,41 +566,62 @@ pub(crate) struct Unflushed<'a> {
 mod tests {
     use super::*;
 
-    fn filled(samples: i64, value: impl Fn(i64) -> f64) -> WindowPages {
+    fn filled(samples: i64, value: impl Fn(i64) -> f64) -> (WindowPages, PageArena) {
+        let mut arena = PageArena::default();
         let mut window = WindowPages::new(0, 0, &Value::Float(value(0))).unwrap();
         for at in 1..samples {
-            assert_eq!(window.put(at * 1000, Value::Float(value(at))).unwrap(), Put::Taken);
+            let put = window.put(at * 1000, Value::Float(value(at)), &mut arena);
+            assert_eq!(put.unwrap(), Put::Taken);
         }
-        window
+        (window, arena)
     }
 
     #[test]
     fn pages_are_closed_by_their_length_or_their_samples() {
-        let constant = filled(480, |_| 1.0);
-        assert_eq!((constant.page_count(), constant.sample_count()), (2, 480));
-        let noise = filled(480, |at| (at as f64).sin());
-        assert_eq!((noise.page_count(), noise.sample_count()), (480 / 32, 480));
+        let (constant, arena) = filled(480, |_| 1.0);
+        assert_eq!((constant.page_count(), constant.sample_count(&arena)), (2, 480));
+        let (noise, arena) = filled(480, |at| (at as f64).sin());
+        assert_eq!((noise.page_count(), noise.sample_count(&arena)), (480 / 32, 480));
     }
 
     #[test]
     fn placed_pages_are_those_of_the_range() {
-        for mut window in [filled(300, |at| (at as f64).sqrt()), filled(300, |_| 5.0)] {
+        for (mut window, mut arena) in [filled(300, |at| (at as f64).sqrt()), filled(300, |_| 5.0)] {
             for late in [false, true] {
                 if late {
-                    assert_eq!(window.put(1_500, Value::Float(7.0)).unwrap(), Put::Taken);
+                    let put = window.put(1_500, Value::Float(7.0), &mut arena);
+                    assert_eq!(put.unwrap(), Put::Taken);
                 }
+                let all = window.pages(i64::MIN, i64::MAX, &arena).unwrap();
+                assert!(all.windows(2).all(|two| two[0].max_ts < two[1].min_ts));
+                let samples: u32 = all.iter().map(|page| page.count).sum();
+                assert_eq!(samples, 300 + u32::from(late));
                 for (start_ms, end_ms) in [(0, 299_000), (40_000, 40_000), (250_000, i64::MAX), (300_000, i64::MAX)] {
-                    let (mut placed, mut shared) = (Vec::new(), Vec::new());
-                    window.place_pages(start_ms, end_ms, &mut placed, &mut shared).unwrap();
-                    let shared = Bytes::from(shared);
-                    let placed: Vec<Page> = placed.iter().map(|page| page.page(&shared)).collect();
-                    let pages = window.pages(start_ms, end_ms).unwrap();
-                    assert_eq!(placed, pages, "{start_ms} {end_ms}");
-                    let mut first = Vec::new();
-                    window.place_header(start_ms, end_ms, &mut first).unwrap();
-                    assert_eq!(first.first().map(|page| page.header), pages.first().map(Page::header));
+                    let pages = window.pages(start_ms, end_ms, &arena).unwrap();
+                    let expected = all.iter().filter(|page| page.overlaps(start_ms, end_ms));
+                    assert!(pages.iter().eq(expected), "{start_ms} {end_ms}");
+                    let mut one = Vec::new();
+                    window.place_header(start_ms, end_ms, &arena, &mut one).unwrap();
+                    assert_eq!(one.len(), usize::from(!pages.is_empty()));
+                    assert!(one.iter().all(|page| page.header.overlaps(start_ms, end_ms)));
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_rewritten_leaves_its_place_to_others() {
+        let (mut window, mut arena) = filled(300, |at| (at as f64).sqrt());
+        let before = window.closed.samples(&arena);
+        for at in 0..LATE_SAMPLES as i64 {
+            window.put(at * 1000 + 1, Value::Float(1.0), &mut arena).unwrap();
+        }
+        assert!(window.late().is_empty());
+        let pages = window.pages(i64::MIN, i64::MAX, &arena).unwrap();
+        let mut other = PageArena::default();
+        window.move_to(&arena, &mut other).unwrap();
+        assert!(other.used() < arena.used() && before < window.closed.samples(&other));
+        assert_eq!(window.sample_count(&other), 300 + LATE_SAMPLES as u64);
+        assert_eq!(window.pages(i64::MIN, i64::MAX, &other).unwrap(), pages);
     }
 }

@@ -4,7 +4,7 @@
 use super::keys::{self, Key};
 use super::records::{self, BadRecord};
 use super::state::{ShardState, TenantHead};
-use crate::head::{BadPage, Head, Ordinal, WindowPages};
+use crate::head::{BadPage, Head, OpenWindow, Ordinal, PageArena, SealedPages, WindowPages};
 use gnomon_model::{LabelsRef, SeriesRef, ShardId, TenantId};
 use gnomon_tsdb::page::Page;
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ impl ShardState {
             }
             write_series(there.number, &there.head, sink);
             write_pages(there.number, &there.head, sink)?;
-            write_parts(there.number, &there.head, sink);
+            write_parts(there.number, &there.head, sink)?;
             write_rest(there.number, &there.head, sink);
         }
         Ok(())
@@ -143,8 +143,10 @@ fn write_pages(tenant: u32, head: &Head, sink: &mut dyn StateSink) -> Result<(),
             let Some(series) = head.series(ordinal) else {
                 continue;
             };
-            if let Some(window) = series.window(*start_ms) {
-                write_window(tenant, series.reference, window, sink)?;
+            if let Some(window) = series.window(*start_ms)
+                && let Some(OpenWindow { arena, .. }) = head.windows.get(start_ms)
+            {
+                write_window(tenant, series.reference, window, arena, sink)?;
             }
         }
     }
@@ -155,10 +157,11 @@ fn write_window(
     tenant: u32,
     reference: SeriesRef,
     window: &WindowPages,
+    arena: &PageArena,
     sink: &mut dyn StateSink,
 ) -> Result<(), BadPage> {
     let prefix = keys::window_series(tenant, window.start_ms, reference);
-    let unflushed = window.unflushed()?;
+    let unflushed = window.unflushed(arena)?;
     if unflushed.replace {
         sink.delete_range(&prefix, &keys::after(prefix.clone()));
     }
@@ -172,7 +175,7 @@ fn write_window(
     Ok(())
 }
 
-fn write_parts(tenant: u32, head: &Head, sink: &mut dyn StateSink) {
+fn write_parts(tenant: u32, head: &Head, sink: &mut dyn StateSink) -> Result<(), BadPage> {
     for number in &head.changes.dropped_parts {
         sink.delete(&keys::part(tenant, *number));
         let prefix = keys::part_pages(tenant, *number);
@@ -180,13 +183,15 @@ fn write_parts(tenant: u32, head: &Head, sink: &mut dyn StateSink) {
     }
     for part in head.changes.new_parts.iter().filter_map(|n| head.sealed.get(n)) {
         sink.put(&keys::part(tenant, part.number), &records::part(part, head));
-        for (ordinal, pages) in part.pages.iter().flatten() {
-            if let Some(series) = head.series(*ordinal) {
+        for series in part.pages.iter().flat_map(SealedPages::iter) {
+            let (ordinal, pages) = series?;
+            if let Some(series) = head.series(ordinal) {
                 let key = keys::part_series(tenant, part.number, series.reference);
                 sink.put(&key, &records::pages(pages.iter().map(|page| &page.bytes[..])));
             }
         }
     }
+    Ok(())
 }
 
 fn write_rest(tenant: u32, head: &Head, sink: &mut dyn StateSink) {
@@ -282,9 +287,8 @@ fn restore_windows(tenant: u32, source: &dyn StateSource, head: &mut Head) -> Re
                 };
                 last = Some((reference, ordinal));
                 let tail = records::read_pages(value)?;
-                let window = WindowPages::restore(start_ms, &closed, &tail)?;
+                head.restore_window(ordinal, start_ms, &closed, &tail)?;
                 closed.clear();
-                head.restore_window(ordinal, window);
             }
             _ => return Err(BadRecord("key").into()),
         }

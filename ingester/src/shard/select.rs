@@ -7,7 +7,7 @@ use super::held::HeldBytes;
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{BadPage, FEW_IN_ORDER, Head, Ordinal, PlacedPage, SealedPart, Stop, merge_pages};
+use crate::head::{BadPage, FEW_IN_ORDER, Head, OpenWindow, Ordinal, PlacedPage, SealedPart, Stop, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
@@ -379,9 +379,9 @@ impl Selected {
         let internal = |e: BadPage| ServiceError::Internal(e.to_string());
         for part in parts.iter().filter(|p| p.members.contains(ordinal)) {
             let deleted = head.deleted_in(part, ordinal);
-            let pages = part.pages_of(ordinal).iter();
-            for page in pages.filter(|p| p.overlaps(self.start_ms, self.end_ms)) {
-                let left = remove_from(page.clone(), &deleted);
+            let pages = part.pages_of(ordinal).map_err(|e| internal(e.into()))?;
+            for page in pages.into_iter().filter(|p| p.overlaps(self.start_ms, self.end_ms)) {
+                let left = remove_from(page, &deleted);
                 found.parts.extend(left.map_err(|e| internal(e.into()))?);
             }
             if part.pages.is_none()
@@ -393,10 +393,13 @@ impl Selected {
         }
         let first = self.open.len();
         for window in &series.windows {
+            let Some(OpenWindow { arena, .. }) = head.windows.get(&window.start_ms) else {
+                continue;
+            };
             let placed = if self.labels_only {
-                window.place_header(self.start_ms, self.end_ms, &mut self.open)
+                window.place_header(self.start_ms, self.end_ms, arena, &mut self.open)
             } else {
-                window.place_pages(self.start_ms, self.end_ms, &mut self.open, &mut self.written)
+                window.place_pages(self.start_ms, self.end_ms, arena, &mut self.open, &mut self.written)
             };
             placed.map_err(internal)?;
         }

@@ -160,7 +160,7 @@ fn read(state: &ShardState, labels: &Labels, store: &MemoryStore) -> Vec<(i64, u
     let mut pages = Vec::new();
     for part in head.sealed.values().filter(|p| p.members.contains(ordinal)) {
         let of_part = match &part.pages {
-            Some(_) => part.pages_of(ordinal).to_vec(),
+            Some(_) => part.pages_of(ordinal).unwrap(),
             None => {
                 let key = super::keys::part_series(tenant.number, part.number, series.reference);
                 super::records::read_pages(&store.0[&key]).unwrap()
@@ -169,7 +169,8 @@ fn read(state: &ShardState, labels: &Labels, store: &MemoryStore) -> Vec<(i64, u
         pages.extend(gnomon_tsdb::deletes::remove(of_part, &head.deleted_in(part, ordinal)).unwrap());
     }
     for window in &series.windows {
-        pages.extend(window.pages(i64::MIN, i64::MAX).unwrap());
+        let arena = &head.windows[&window.start_ms].arena;
+        pages.extend(window.pages(i64::MIN, i64::MAX, arena).unwrap());
     }
     let mut samples: BTreeMap<i64, u64> = BTreeMap::new();
     for page in pages {
@@ -224,7 +225,8 @@ fn dump(state: &ShardState) -> MemoryStore {
             record.extend_from_slice(format!(" {} {}", series.sealed_last_ms, series.last_ms()).as_bytes());
             for window in &series.windows {
                 record.extend_from_slice(format!(" {}:", window.start_ms).as_bytes());
-                let pages = window.pages(i64::MIN, i64::MAX).unwrap();
+                let arena = &head.windows[&window.start_ms].arena;
+                let pages = window.pages(i64::MIN, i64::MAX, arena).unwrap();
                 record.extend_from_slice(&super::records::pages(pages.iter().map(|p| &p.bytes[..])));
             }
             assert_eq!(head.find_labels(LabelsRef::from_canonical(&labels)), Some(ordinal));

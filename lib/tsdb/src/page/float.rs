@@ -21,6 +21,13 @@ use gnomon_model::labels::{get_uvarint, put_uvarint};
 
 const INTEGER_WIDTHS: [u32; 4] = [6, 12, 20, 54];
 
+/// What a sample takes at most, with a run before it: 20 + 68 + 78 bits.
+const MAX_SAMPLE_BYTES: usize = 21;
+/// A page's data has room for so many bytes at first, and for so many more each time: not for twice as many, since there
+/// are many builders. With the 8 bytes that an allocator adds these are whole pieces of its.
+const FIRST_BYTES: usize = 24;
+const MORE_BYTES: usize = 32;
+
 /// What encoder and decoder both know after a sample.
 #[derive(Clone, Copy, Debug)]
 struct State {
@@ -108,6 +115,13 @@ impl FloatPageBuilder {
         })
     }
 
+    /// Begins another page, in the memory of the one before.
+    pub fn restart(&mut self) {
+        let mut bits = std::mem::take(&mut self.bits);
+        bits.clear();
+        *self = Self { bits, ..Self::new() };
+    }
+
     /// Bytes of data so far, without header and first value.
     #[must_use]
     pub const fn data_len(&self) -> usize {
@@ -141,6 +155,15 @@ impl FloatPageBuilder {
             self.run += 1;
             self.state.last_ts = ts_ms;
             return Ok(());
+        }
+        let room = self.bits.capacity() - self.bits.len();
+        if room < MAX_SAMPLE_BYTES {
+            let more = if self.bits.capacity() == 0 {
+                FIRST_BYTES
+            } else {
+                MORE_BYTES
+            };
+            self.bits.reserve_exact(room + more);
         }
         let mut out = BitWriter {
             bytes: &mut self.bits,
