@@ -30,6 +30,7 @@ impl Head {
         }
         for ordinal in &gone {
             self.delete_sealed(ordinal, tombstone);
+            self.find_last(ordinal);
         }
         let is_masked = |part: &SealedPart| part.is_masked_by(tombstone) && !part.members.is_disjoint(&gone);
         if self.sealed.values().any(is_masked) {
@@ -47,35 +48,32 @@ impl Head {
         let mut intervals = Intervals::default();
         intervals.add(by.start_ms, by.end_ms);
         for ordinal in &window.members & gone {
-            let series = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut);
-            let Some((series, at)) = series.and_then(|s| {
-                let at = s.windows.iter().position(|w| w.start_ms == start_ms)?;
-                Some((s, at))
-            }) else {
+            let Some((pages, arena)) = window.pages_mut(ordinal) else {
                 continue;
             };
-            match delete_from(&mut series.windows[at], &intervals, &mut window.arena)? {
-                Left::AsItWas => {}
+            match delete_from(pages, &intervals, arena)? {
+                Left::AsItWas => continue,
                 Left::Less(taken) => {
+                    pages.dirty = true;
                     window.samples -= taken;
-                    series.windows[at].dirty = true;
                     self.changes.pages.entry(start_ms).or_default().insert(ordinal);
                 }
                 Left::Nothing(taken) => {
                     window.samples -= taken;
-                    window.members.remove(ordinal);
-                    series.windows.remove(at).release(&mut window.arena);
-                    self.changes.removed_windows.insert((start_ms, series.reference));
+                    window.remove(ordinal);
                     if let Some(changed) = self.changes.pages.get_mut(&start_ms) {
                         changed.remove(ordinal);
                     }
+                    let series = self.slots.get(ordinal as usize).and_then(Option::as_ref);
+                    let removed = series.map(|series| (start_ms, series.reference));
+                    self.changes.removed_windows.extend(removed);
                 }
             }
         }
         if window.members.is_empty() {
             self.windows.remove(&start_ms);
-        } else if window.arena.is_wasteful() {
-            self.tidy(start_ms)?;
+        } else {
+            window.tidy()?;
         }
         Ok(())
     }
@@ -88,6 +86,14 @@ impl Head {
         if by.covers(series.sealed_last_ms, series.sealed_last_ms) && series.sealed_last_ms != i64::MIN {
             series.sealed_last_ms = by.start_ms.saturating_sub(1);
             self.changes.series.insert(ordinal);
+        }
+    }
+
+    /// Says anew what a series' newest sample is.
+    fn find_last(&mut self, ordinal: Ordinal) {
+        let open = self.open_pages(ordinal).map(|(_, pages)| pages.last_ms).max();
+        if let Some(series) = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut) {
+            series.last_ms = series.sealed_last_ms.max(open.unwrap_or(i64::MIN));
         }
     }
 

@@ -9,6 +9,7 @@ mod delete;
 mod exemplars;
 mod index;
 mod matching;
+mod open;
 mod order;
 mod refs;
 mod seal;
@@ -23,17 +24,20 @@ pub(crate) use arena::PageArena;
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
 pub(crate) use index::{Ordinal, PairId};
+pub(crate) use open::OpenWindow;
 pub(crate) use seal::{SealedPages, SealedPart};
 pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use stop::Stop;
 pub(crate) use targets::{OpenTick, Target, Verdict};
 pub(crate) use value::Value;
 pub use window::BadPage;
+use window::Put;
 pub(crate) use window::{PlacedPage, WindowPages, merge_pages};
 
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
 use gnomon_proto::histogram::Decoded;
+use gnomon_proto::v1::rejection::Reason;
 use gnomon_tsdb::Tombstone;
 use gnomon_tsdb::page::Page;
 use hashbrown::HashTable;
@@ -59,16 +63,6 @@ pub(crate) struct MetricInfo {
     pub(crate) kind: Box<str>,
     pub(crate) unit: Box<str>,
     pub(crate) help: Box<str>,
-}
-
-/// A window that takes samples.
-#[derive(Debug, Default)]
-pub(crate) struct OpenWindow {
-    /// Series with samples in it.
-    pub(crate) members: RoaringBitmap,
-    pub(crate) samples: u64,
-    /// Their closed pages.
-    pub(crate) arena: PageArena,
 }
 
 /// What changed since the last flush.
@@ -264,54 +258,76 @@ impl Head {
             return Ok(Outcome::Duplicate);
         };
         let start_ms = window_of(timestamp_ms).start.0;
-        let entry = match self.windows.get_mut(&start_ms) {
-            Some(entry) => entry,
-            // Where nothing comes to be in it, it is not to stay.
-            None if bounds.check(timestamp_ms, series.last_ms()).is_err() => {
-                return series.put(start_ms, timestamp_ms, value, bounds, &mut PageArena::default());
-            }
-            None => self.windows.entry(start_ms).or_default(),
-        };
-        let outcome = series.put(start_ms, timestamp_ms, value, bounds, &mut entry.arena)?;
-        if let Outcome::Taken { window, is_new } = outcome {
-            entry.samples += 1;
-            if is_new {
-                entry.members.insert(ordinal);
-            }
-            let pages = &mut series.windows[window];
-            if !pages.dirty {
-                pages.dirty = true;
-                self.changes.pages.entry(start_ms).or_default().insert(ordinal);
-            }
-            if entry.arena.is_wasteful() {
-                self.tidy(start_ms)?;
-            }
+        if let Err(reason) = bounds.check(timestamp_ms, series.last_ms) {
+            return self.refused(ordinal, timestamp_ms, &value, reason);
         }
-        Ok(outcome)
+        let window = self.windows.entry(start_ms).or_default();
+        let is_dirty = match window.pages_mut(ordinal) {
+            Some((pages, arena)) => match pages.put(timestamp_ms, value, arena)? {
+                Put::Taken => std::mem::replace(&mut pages.dirty, true),
+                Put::Duplicate => return Ok(Outcome::Duplicate),
+                Put::Conflict => return Ok(Outcome::Refused(Reason::DuplicateTimestamp)),
+            },
+            None => {
+                let mut pages = WindowPages::new(timestamp_ms, &value)?;
+                pages.dirty = true;
+                window.add(ordinal, pages);
+                false
+            }
+        };
+        series.last_ms = series.last_ms.max(timestamp_ms);
+        window.samples += 1;
+        if !is_dirty {
+            self.changes.pages.entry(start_ms).or_default().insert(ordinal);
+        }
+        window.tidy()?;
+        Ok(Outcome::Taken)
     }
 
-    /// Gives back the memory of a window's pages that were rewritten or deleted.
-    pub(crate) fn tidy(&mut self, start_ms: i64) -> Result<(), BadPage> {
-        let Some(window) = self.windows.get_mut(&start_ms) else {
-            return Ok(());
+    /// A sender that repeats itself is answered as the first time, as far back as pages are at hand.
+    fn refused(&self, ordinal: Ordinal, timestamp_ms: i64, value: &Value, reason: Reason) -> Result<Outcome, BadPage> {
+        let window = self.windows.get(&window_of(timestamp_ms).start.0);
+        let known = match window.and_then(|w| Some((w, w.pages_of(ordinal)?))) {
+            Some((window, pages)) if reason != Reason::TooFarInFuture => pages.value_at(timestamp_ms, &window.arena)?,
+            _ => None,
         };
-        let before = std::mem::take(&mut window.arena);
-        for ordinal in &window.members {
-            let series = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut);
-            if let Some(pages) = series.and_then(|s| s.windows.iter_mut().find(|w| w.start_ms == start_ms)) {
-                pages.move_to(&before, &mut window.arena)?;
-            }
+        let same = known.is_some_and(|known| known.is_same(value));
+        Ok(if same {
+            Outcome::Duplicate
+        } else {
+            Outcome::Refused(reason)
+        })
+    }
+
+    /// A series' pages in open windows, ascending by window, each with the window.
+    pub(crate) fn open_pages(&self, ordinal: Ordinal) -> impl DoubleEndedIterator<Item = (&OpenWindow, &WindowPages)> {
+        let windows = self.windows.values();
+        windows.filter_map(move |window| Some((window, window.pages_of(ordinal)?)))
+    }
+
+    /// The newest sample of `start_ms..=end_ms`, without reading pages.
+    pub(crate) fn newest_in(&self, ordinal: Ordinal, start_ms: i64, end_ms: i64) -> Newest {
+        let last_ms = self.series(ordinal).map_or(i64::MIN, |series| series.last_ms);
+        if last_ms < start_ms {
+            return Newest::None;
         }
-        Ok(())
+        let newest = self.open_pages(ordinal).next_back().map(|(_, pages)| pages);
+        let newest = newest.filter(|pages| pages.last_ms == last_ms && last_ms <= end_ms);
+        match newest.and_then(WindowPages::ends_stale) {
+            Some(true) => Newest::None,
+            Some(false) => Newest::Sample,
+            None => Newest::Unknown,
+        }
     }
 
     /// Marks series as stale where they have nothing at that time or later.
     pub(crate) fn mark_stale(&mut self, gone: &RoaringBitmap, at_ms: i64, bounds: &Bounds) -> Result<(), BadPage> {
         for ordinal in gone {
-            let Some(series) = self.series(ordinal).filter(|s| s.last_ms() < at_ms) else {
+            if self.series(ordinal).is_none_or(|s| s.last_ms >= at_ms) {
                 continue;
-            };
-            let is_histogram = series.windows.last().is_some_and(WindowPages::ends_with_histogram);
+            }
+            let newest = self.open_pages(ordinal).next_back();
+            let is_histogram = newest.is_some_and(|(_, pages)| pages.ends_with_histogram());
             let marker = if is_histogram {
                 stale_histogram()
             } else {
@@ -341,6 +357,7 @@ impl Head {
         self.changes.series.remove(ordinal);
         if let Some(Some(series)) = self.slots.get_mut(ordinal as usize) {
             series.sealed_last_ms = sealed_last_ms;
+            series.last_ms = sealed_last_ms;
         }
     }
 
@@ -353,13 +370,12 @@ impl Head {
         tail: &[Page],
     ) -> Result<(), BadPage> {
         let window = self.windows.entry(start_ms).or_default();
-        let pages = WindowPages::restore(start_ms, closed, tail, &mut window.arena)?;
-        window.members.insert(ordinal);
-        window.samples += pages.sample_count(&window.arena);
+        let pages = WindowPages::restore(closed, tail, &mut window.arena)?;
         if let Some(Some(series)) = self.slots.get_mut(ordinal as usize) {
-            series.windows.reserve_exact(1);
-            series.windows.push(pages);
+            series.last_ms = series.last_ms.max(pages.last_ms);
         }
+        window.samples += pages.sample_count(&window.arena);
+        window.add(ordinal, pages);
         Ok(())
     }
 
@@ -367,9 +383,11 @@ impl Head {
     pub(crate) fn set_flushed(&mut self) {
         let changes = std::mem::take(&mut self.changes);
         for (start_ms, ordinals) in &changes.pages {
+            let Some(window) = self.windows.get_mut(start_ms) else {
+                continue;
+            };
             for ordinal in ordinals {
-                let series = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut);
-                if let Some(pages) = series.and_then(|s| s.windows.iter_mut().find(|w| w.start_ms == *start_ms)) {
+                if let Some((pages, _)) = window.pages_mut(ordinal) {
                     pages.set_flushed();
                 }
             }

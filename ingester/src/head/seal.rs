@@ -143,17 +143,18 @@ impl Head {
             max_ms: i64::MIN,
             samples: 0,
             bytes: 0,
-            members: open.members,
+            members: open.members.clone(),
             tombstone_revision,
             pages: None,
         };
         let mut sealing = Sealing::new(part.members.len(), &open.arena);
         for ordinal in &part.members {
             let series = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut);
-            let Some(window) = series.and_then(|s| s.take_window(start_ms)) else {
+            let Some((series, pages)) = series.zip(open.pages_of(ordinal)) else {
                 continue;
             };
-            for page in sealing.add(ordinal, &window, &open.arena)? {
+            series.sealed_last_ms = series.sealed_last_ms.max(pages.last_ms);
+            for page in sealing.add(ordinal, pages, &open.arena)? {
                 let header = page.header();
                 part.min_ms = part.min_ms.min(header.min_ts);
                 part.max_ms = part.max_ms.max(header.max_ts);

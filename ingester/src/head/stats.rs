@@ -1,6 +1,6 @@
 //! Counts of a head, for status pages and metrics.
 
-use super::Head;
+use super::{Head, OpenWindow, WindowPages};
 use gnomon_model::METRIC_NAME;
 use gnomon_proto::v1::{HeadStatsResponse, NameCount};
 
@@ -12,10 +12,8 @@ impl Head {
         stats.sealed_parts += self.sealed.len() as u64;
         stats.samples += self.windows.values().map(|w| w.samples).sum::<u64>();
         stats.samples += self.sealed.values().map(|p| p.samples).sum::<u64>();
-        for ordinal in self.index.all() {
-            let windows = self.series(ordinal).map_or(&[][..], |s| &s.windows);
-            stats.pages += windows.iter().map(|w| w.page_count() as u64).sum::<u64>();
-        }
+        let pages = self.windows.values().flat_map(OpenWindow::all_pages);
+        stats.pages += pages.map(|pages| pages.page_count() as u64).sum::<u64>();
         if !with_lists {
             return;
         }
@@ -39,14 +37,9 @@ impl Head {
 
     /// First and last sample of the open windows and sealed parts, inclusive.
     pub(crate) fn time_bounds(&self) -> Option<(i64, i64)> {
-        let open = self.windows.iter().filter_map(|(start, window)| {
-            let last = |o| {
-                self.series(o)
-                    .and_then(|s| s.window(*start))
-                    .map(|w| (w.first_ms(&window.arena), w.last_ms))
-            };
-            let bounds = window.members.iter().filter_map(last);
-            bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        let open = self.windows.values().flat_map(|window| {
+            let bounds = |pages: &WindowPages| (pages.first_ms(&window.arena), pages.last_ms);
+            window.all_pages().map(bounds)
         });
         let sealed = self.sealed.values().map(|p| (p.min_ms, p.max_ms));
         open.chain(sealed).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))

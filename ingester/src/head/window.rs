@@ -45,7 +45,6 @@ struct Late(Vec<(i64, Value)>);
 
 #[derive(Debug)]
 pub(crate) struct WindowPages {
-    pub(crate) start_ms: i64,
     /// Newest sample.
     pub(crate) last_ms: i64,
     /// All before the open page.
@@ -273,9 +272,8 @@ fn build(samples: &[(i64, Value)]) -> Result<Vec<Page>, BadPage> {
 }
 
 impl WindowPages {
-    pub(crate) fn new(start_ms: i64, timestamp_ms: i64, value: &Value) -> Result<Self, BadPage> {
+    pub(crate) fn new(timestamp_ms: i64, value: &Value) -> Result<Self, BadPage> {
         Ok(Self {
-            start_ms,
             last_ms: timestamp_ms,
             closed: ClosedPages::default(),
             open: Open::new(timestamp_ms, value)?,
@@ -529,12 +527,7 @@ impl WindowPages {
     }
 
     /// The window from what was flushed: closed pages in order, then the tail.
-    pub(crate) fn restore(
-        start_ms: i64,
-        closed: &[Page],
-        tail: &[Page],
-        arena: &mut PageArena,
-    ) -> Result<Self, BadPage> {
+    pub(crate) fn restore(closed: &[Page], tail: &[Page], arena: &mut PageArena) -> Result<Self, BadPage> {
         let (open, late_pages) = tail.split_first().ok_or(BadPage::NoTail)?;
         let mut late = Vec::new();
         for page in late_pages {
@@ -543,7 +536,6 @@ impl WindowPages {
         let mut closed = ClosedPages::of(closed, arena)?;
         closed.set_flushed();
         Ok(Self {
-            start_ms,
             last_ms: open.max_ts,
             closed,
             open: Open::resume(open)?,
@@ -568,7 +560,7 @@ mod tests {
 
     fn filled(samples: i64, value: impl Fn(i64) -> f64) -> (WindowPages, PageArena) {
         let mut arena = PageArena::default();
-        let mut window = WindowPages::new(0, 0, &Value::Float(value(0))).unwrap();
+        let mut window = WindowPages::new(0, &Value::Float(value(0))).unwrap();
         for at in 1..samples {
             let put = window.put(at * 1000, Value::Float(value(at)), &mut arena);
             assert_eq!(put.unwrap(), Put::Taken);

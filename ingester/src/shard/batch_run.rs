@@ -227,7 +227,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         let is_marker = matches!(value, Value::Float(value) if is_stale_nan(value));
         let outcome = self.head.put(ordinal, timestamp_ms, value, &self.bounds)?;
         match outcome {
-            Outcome::Taken { .. } => {
+            Outcome::Taken => {
                 self.response.samples_taken += 1;
                 self.bounds.newest_ms = self.bounds.newest_ms.max(timestamp_ms);
             }

@@ -38,12 +38,9 @@ impl ShardMachine {
             let parts = selected.parts_of(there, &view);
             for ordinal in wanted {
                 check(stop)?;
-                match head
-                    .series(ordinal)
-                    .map(|s| s.newest_in(request.start_ms, request.end_ms))
-                {
-                    Some(Newest::Sample) => drop(live.insert(ordinal)),
-                    Some(Newest::Unknown) => {
+                match head.newest_in(ordinal, request.start_ms, request.end_ms) {
+                    Newest::Sample => drop(live.insert(ordinal)),
+                    Newest::Unknown => {
                         let group = head.index.labels_of_group(head.pairs_of(ordinal), by);
                         if let Some(found) = selected.series_of(head, ordinal, &parts)? {
                             let bytes = group.capacity() + size_of::<(Vec<u8>, Found)>();
@@ -51,7 +48,7 @@ impl ShardMachine {
                             unknown.push((group, found));
                         }
                     }
-                    Some(Newest::None) | None => {}
+                    Newest::None => {}
                 }
             }
             Ok::<_, ServiceError>((grouped(head, &live, by), unknown))

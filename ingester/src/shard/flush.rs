@@ -4,7 +4,7 @@
 use super::keys::{self, Key};
 use super::records::{self, BadRecord};
 use super::state::{ShardState, TenantHead};
-use crate::head::{BadPage, Head, OpenWindow, Ordinal, PageArena, SealedPages, WindowPages};
+use crate::head::{BadPage, Head, Ordinal, PageArena, SealedPages, WindowPages};
 use gnomon_model::{LabelsRef, SeriesRef, ShardId, TenantId};
 use gnomon_tsdb::page::Page;
 use std::collections::BTreeMap;
@@ -139,14 +139,13 @@ fn write_pages(tenant: u32, head: &Head, sink: &mut dyn StateSink) -> Result<(),
         sink.delete_range(&prefix, &keys::after(prefix.clone()));
     }
     for (start_ms, ordinals) in &head.changes.pages {
+        let Some(window) = head.windows.get(start_ms) else {
+            continue;
+        };
         for ordinal in ordinals {
-            let Some(series) = head.series(ordinal) else {
-                continue;
-            };
-            if let Some(window) = series.window(*start_ms)
-                && let Some(OpenWindow { arena, .. }) = head.windows.get(start_ms)
-            {
-                write_window(tenant, series.reference, window, arena, sink)?;
+            if let Some((series, pages)) = head.series(ordinal).zip(window.pages_of(ordinal)) {
+                let prefix = keys::window_series(tenant, *start_ms, series.reference);
+                write_window(prefix, pages, &window.arena, sink)?;
             }
         }
     }
@@ -154,13 +153,11 @@ fn write_pages(tenant: u32, head: &Head, sink: &mut dyn StateSink) -> Result<(),
 }
 
 fn write_window(
-    tenant: u32,
-    reference: SeriesRef,
+    prefix: Vec<u8>,
     window: &WindowPages,
     arena: &PageArena,
     sink: &mut dyn StateSink,
 ) -> Result<(), BadPage> {
-    let prefix = keys::window_series(tenant, window.start_ms, reference);
     let unflushed = window.unflushed(arena)?;
     if unflushed.replace {
         sink.delete_range(&prefix, &keys::after(prefix.clone()));

@@ -7,7 +7,7 @@ use super::held::HeldBytes;
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{BadPage, FEW_IN_ORDER, Head, OpenWindow, Ordinal, PlacedPage, SealedPart, Stop, merge_pages};
+use crate::head::{BadPage, FEW_IN_ORDER, Head, Ordinal, PlacedPage, SealedPart, Stop, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
@@ -392,14 +392,17 @@ impl Selected {
             }
         }
         let first = self.open.len();
-        for window in &series.windows {
-            let Some(OpenWindow { arena, .. }) = head.windows.get(&window.start_ms) else {
-                continue;
-            };
+        for (window, pages) in head.open_pages(ordinal) {
             let placed = if self.labels_only {
-                window.place_header(self.start_ms, self.end_ms, arena, &mut self.open)
+                pages.place_header(self.start_ms, self.end_ms, &window.arena, &mut self.open)
             } else {
-                window.place_pages(self.start_ms, self.end_ms, arena, &mut self.open, &mut self.written)
+                pages.place_pages(
+                    self.start_ms,
+                    self.end_ms,
+                    &window.arena,
+                    &mut self.open,
+                    &mut self.written,
+                )
             };
             placed.map_err(internal)?;
         }

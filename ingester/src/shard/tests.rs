@@ -168,9 +168,8 @@ fn read(state: &ShardState, labels: &Labels, store: &MemoryStore) -> Vec<(i64, u
         };
         pages.extend(gnomon_tsdb::deletes::remove(of_part, &head.deleted_in(part, ordinal)).unwrap());
     }
-    for window in &series.windows {
-        let arena = &head.windows[&window.start_ms].arena;
-        pages.extend(window.pages(i64::MIN, i64::MAX, arena).unwrap());
+    for (window, open) in head.open_pages(ordinal) {
+        pages.extend(open.pages(i64::MIN, i64::MAX, &window.arena).unwrap());
     }
     let mut samples: BTreeMap<i64, u64> = BTreeMap::new();
     for page in pages {
@@ -222,11 +221,13 @@ fn dump(state: &ShardState) -> MemoryStore {
             let mut labels = Vec::new();
             head.write_labels(ordinal, &mut labels);
             let mut record = labels.clone();
-            record.extend_from_slice(format!(" {} {}", series.sealed_last_ms, series.last_ms()).as_bytes());
-            for window in &series.windows {
-                record.extend_from_slice(format!(" {}:", window.start_ms).as_bytes());
-                let arena = &head.windows[&window.start_ms].arena;
-                let pages = window.pages(i64::MIN, i64::MAX, arena).unwrap();
+            record.extend_from_slice(format!(" {} {}", series.sealed_last_ms, series.last_ms).as_bytes());
+            for (start_ms, window) in &head.windows {
+                let Some(open) = window.pages_of(ordinal) else {
+                    continue;
+                };
+                record.extend_from_slice(format!(" {start_ms}:").as_bytes());
+                let pages = open.pages(i64::MIN, i64::MAX, &window.arena).unwrap();
                 record.extend_from_slice(&super::records::pages(pages.iter().map(|p| &p.bytes[..])));
             }
             assert_eq!(head.find_labels(LabelsRef::from_canonical(&labels)), Some(ordinal));

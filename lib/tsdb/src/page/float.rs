@@ -23,10 +23,10 @@ const INTEGER_WIDTHS: [u32; 4] = [6, 12, 20, 54];
 
 /// What a sample takes at most, with a run before it: 20 + 68 + 78 bits.
 const MAX_SAMPLE_BYTES: usize = 21;
-/// A page's data has room for so many bytes at first, and for so many more each time: not for twice as many, since there
-/// are many builders. With the 8 bytes that an allocator adds these are whole pieces of its.
-const FIRST_BYTES: usize = 24;
-const MORE_BYTES: usize = 32;
+/// A page's data has room for so many bytes at first, then for as many as pages of series that change have in the end, and
+/// so many more each time: builders are many and grow in step, and an allocator keeps what each step leaves.
+const FIRST_BYTES: usize = 40;
+const MORE_BYTES: usize = 112;
 
 /// What encoder and decoder both know after a sample.
 #[derive(Clone, Copy, Debug)]
