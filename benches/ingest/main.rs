@@ -3,8 +3,9 @@
 //! themselves. Prints Markdown tables for docs/benchmarks.md, which says what they mean.
 //!
 //! `make bench`. In the environment: SERIES and ROUNDS (one sample of each series per round), SENDERS, PER_REQUEST (a
-//! list of samples per request, a table for each), SERVERS (a list of those to run), IDLE and SENDING (seconds of scraping
-//! only itself, and of receiving from a real Prometheus; 0 leaves it out), GNOMON (another binary, to compare).
+//! list of samples per request, a table for each), SERVERS (a list of those to run), IDLE, SCRAPING and SENDING (seconds of
+//! scraping only itself, of scraping SERIES series, and of receiving them from a real Prometheus; 0 leaves it out), GNOMON
+//! (another binary, to compare).
 
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
@@ -13,7 +14,9 @@ mod harness;
 mod side_by_side;
 
 mod check;
+mod exporters;
 mod load;
+mod scraping;
 mod sender;
 
 use harness::eventually;
@@ -230,6 +233,23 @@ async fn main() {
         idle(&names, idle_seconds).await;
     }
     let (series, rounds) = (number("SERIES", 100_000), number("ROUNDS", 60));
+    let seconds = number("SCRAPING", 60) as u64;
+    if seconds > 0 {
+        println!("Each scrapes {series} series, {seconds} s:\n");
+        println!("| | CPU s per million samples | million samples | resident MiB |\n|---|---:|---:|---:|");
+        for name in &names {
+            let load = Arc::new(Load::new(series, rounds, 0));
+            if let Some(scraping::Scraped {
+                cpu_per_million,
+                millions,
+                resident_mib,
+            }) = scraping::run(name, &load, seconds).await
+            {
+                println!("| {name} | {cpu_per_million:.2} | {millions:.2} | {resident_mib:.0} |");
+            }
+        }
+        println!();
+    }
     let seconds = number("SENDING", 60) as u64;
     if seconds > 0 {
         println!("A real Prometheus scrapes {series} series and sends them, {seconds} s:\n");

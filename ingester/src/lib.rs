@@ -15,6 +15,6 @@ mod testing;
 pub use duties::{Duties, DutyContext, DutyOptions, UploadError};
 pub use head::{BadPage, WINDOW_MS};
 pub use metrics::{IngesterMetrics, RemoteWriteMetrics};
-pub use service::{Shard, ShardLog, Shards, WriteOptions};
+pub use service::{SeriesLimits, Shard, ShardLog, Shards, WriteOptions};
 pub use shard::{ShardMachine, entry};
 pub use start::{Ingester, IngesterError, IngesterOptions};

@@ -10,12 +10,13 @@ use crate::shard::entry::{Command, Entry, Limits};
 use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::raft::{ProposeError, ReadError};
+use gnomon_model::ids::{BASE_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL};
 use gnomon_model::{Clock, NodeId, ShardId, TimestampMs};
 use gnomon_proto::ServiceError;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 /// The replicated log of a shard: a Raft group.
 #[async_trait]
@@ -28,10 +29,35 @@ pub trait ShardLog: Send + Sync + 'static {
     fn is_leader(&self) -> bool;
 }
 
+/// How many series there may be; 0 is no limit. What is there already goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeriesLimits {
+    /// In the shards of this node.
+    pub of_node: u64,
+    pub of_shard: u64,
+    /// Of one metric in one shard.
+    pub of_metric: u64,
+}
+
+impl SeriesLimits {
+    /// What a shard with `own` series may have where the node has `all`. Leaders decide by what they have applied: two
+    /// shards that grow at once may together have a batch's series too many; and a shard may have one series.
+    fn of_batch(self, own: u64, all: u64) -> u64 {
+        let left = own.saturating_add(self.of_node.saturating_sub(all)).max(1);
+        match (self.of_node, self.of_shard) {
+            (0, of_shard) => of_shard,
+            (_, 0) => left,
+            (_, of_shard) => left.min(of_shard),
+        }
+    }
+}
+
 /// What a leader decides by.
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
+    /// Those of series are derived from `series` for each batch.
     pub limits: Limits,
+    pub series: SeriesLimits,
     /// Writes are refused while sealed parts that are not published have more bytes than this.
     pub max_sealed_bytes: u64,
     /// Appends in flight, over all shards; further ones are refused at once.
@@ -42,6 +68,7 @@ impl Default for WriteOptions {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            series: SeriesLimits::default(),
             max_sealed_bytes: 64 << 30,
             max_appends: 256,
         }
@@ -96,6 +123,8 @@ pub struct Shards {
     /// In force; a reload may change them.
     limits: RwLock<Limits>,
     appends: tokio::sync::Semaphore,
+    /// The cluster's: what all replicas understand.
+    feature_level: AtomicU32,
 }
 
 impl Shards {
@@ -107,6 +136,7 @@ impl Shards {
             metrics,
             appends: tokio::sync::Semaphore::new(options.max_appends),
             limits: RwLock::new(options.limits),
+            feature_level: AtomicU32::new(BASE_FEATURE_LEVEL.0),
             options,
         }
     }
@@ -114,6 +144,36 @@ impl Shards {
     /// From the next append on.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.write() = limits;
+    }
+
+    pub(crate) fn set_feature_level(&self, level: u32) {
+        self.feature_level.store(level, Ordering::Relaxed);
+    }
+
+    /// The feature level that what is configured needs, where the cluster is not at it.
+    pub(crate) fn wanted_feature_level(&self) -> Option<u32> {
+        let needed = METRIC_LIMIT_FEATURE_LEVEL.0;
+        let is_below = self.feature_level.load(Ordering::Relaxed) < needed;
+        (self.options.series.of_metric > 0 && is_below).then_some(needed)
+    }
+
+    /// For a batch of a shard.
+    pub(crate) fn limits_of(&self, shard: &Shard) -> Limits {
+        let mut limits = *self.limits.read();
+        let series = self.options.series;
+        if series == SeriesLimits::default() {
+            return limits;
+        }
+        let all = match series.of_node {
+            0 => 0,
+            _ => self.shards.read().values().map(|s| s.machine.series_count()).sum(),
+        };
+        limits.max_series = series.of_batch(shard.machine.series_count(), all);
+        // Replicas of an older version would not understand it.
+        if self.wanted_feature_level().is_none() {
+            limits.max_series_per_metric = series.of_metric;
+        }
+        limits
     }
 
     pub fn add(&self, shard: Arc<Shard>) {
@@ -154,5 +214,26 @@ impl Shards {
     fn get(&self, shard: u32) -> Result<Arc<Shard>, ServiceError> {
         let there = self.shards.read().get(&ShardId(shard)).cloned();
         there.ok_or_else(|| ServiceError::NotFound(format!("shard {shard} is not on this node")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_may_have_what_is_left_of_the_nodes_limit() {
+        let limits = |of_node, of_shard| SeriesLimits {
+            of_node,
+            of_shard,
+            of_metric: 0,
+        };
+        assert_eq!(limits(0, 0).of_batch(5, 9), 0);
+        assert_eq!(limits(0, 7).of_batch(5, 9), 7);
+        assert_eq!(limits(10, 0).of_batch(5, 9), 6);
+        assert_eq!(limits(10, 5).of_batch(5, 9), 5);
+        assert_eq!(limits(10, 0).of_batch(5, 12), 5);
+        // 0 would be no limit.
+        assert_eq!(limits(10, 0).of_batch(0, 10), 1);
     }
 }

@@ -6,12 +6,14 @@ use crate::service::{Shard, ShardLog, Shards, WriteOptions};
 use crate::shard::ShardMachine;
 use async_trait::async_trait;
 use bytes::Bytes;
+use gnomon_cluster::clients::decide;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError};
 use gnomon_cluster::retention::Budget;
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_promql::QueryMemory;
 use gnomon_proto::service::MetaService;
-use gnomon_proto::v1::{MetaState, ShardReplicas};
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{MetaState, RaiseFeatureLevel, ShardReplicas};
 use object_store::ObjectStore;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,11 +162,35 @@ impl Opener {
     async fn run(self, mut states: watch::Receiver<Arc<MetaState>>) {
         loop {
             let state = states.borrow_and_update().clone();
-            let failed = self.open_all(&state).await;
+            self.shards.set_feature_level(state.feature_level);
+            let failed = self.open_all(&state).await | !self.raise_feature_level().await;
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = states.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(OPEN_AGAIN), if failed => {}
+            }
+        }
+    }
+
+    /// Whether the cluster is at the feature level that what is configured needs, or will be once this is decided.
+    async fn raise_feature_level(&self) -> bool {
+        let Some(level) = self.shards.wanted_feature_level() else {
+            return true;
+        };
+        let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+        match decide(self.context.meta.as_ref(), raise).await {
+            Ok(answer) if answer.refused.is_empty() => true,
+            Ok(answer) => {
+                tracing::warn!(
+                    level,
+                    refused = answer.refused,
+                    "a limit is not in force before all nodes understand it"
+                );
+                false
+            }
+            Err(error) => {
+                tracing::debug!(%error, level, "the feature level was not raised");
+                false
             }
         }
     }

@@ -5,6 +5,7 @@ use super::bucket::BucketCheck;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
+use gnomon_ingester::SeriesLimits;
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::parse_size_bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +137,7 @@ pub struct Settings {
     pub retention_ms: Option<i64>,
     pub retention_bytes: Option<u64>,
     pub object_store: Option<String>,
+    pub series_limits: SeriesLimits,
     /// A window that is over is sealed once nothing came for so long.
     pub seal_quiet: Duration,
     pub compactor_interval: Duration,
@@ -318,6 +320,11 @@ impl Settings {
             retention_ms,
             retention_bytes,
             object_store: v.set("storage.object-store"),
+            series_limits: SeriesLimits {
+                of_node: v.number("ingest.max-series", 0)?.unwrap_or(0),
+                of_shard: v.number("ingest.max-series-per-shard", 0)?.unwrap_or(0),
+                of_metric: v.number("ingest.max-series-per-metric", 0)?.unwrap_or(0),
+            },
             seal_quiet: v.duration("ingest.seal-quiet")?,
             compactor_interval: v.duration("compactor.interval")?,
             compactor_grace: v.duration("compactor.grace")?,

@@ -126,6 +126,7 @@ fn start_ingester(
         registry: process.registry.clone(),
         write: WriteOptions {
             limits: write_limits(config),
+            series: process.settings.series_limits,
             ..WriteOptions::default()
         },
         duties,

@@ -377,3 +377,50 @@ async fn bad_requests_are_answered_as_prometheus_does_and_the_rest_is_kept() {
     let values = node.http.query("o", now as f64 / 1000.0).await;
     assert_eq!(values["result"][0]["value"][1], "1", "the first value stays");
 }
+
+#[tokio::test]
+async fn new_series_beyond_a_limit_are_refused_and_the_rest_is_taken() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let flags = [
+        "--web.enable-remote-write-receiver",
+        "--ingest.shards=1",
+        "--ingest.max-series=4",
+        "--ingest.max-series-per-metric=2",
+    ];
+    let mut node = Node::start(folder.path(), "", &flags).await;
+    let now = crate::retention::now_ms();
+    let write = async |series: &[(&str, &str)], at: i64| {
+        let series = series.iter().map(|(name, instance)| {
+            let labels = [("__name__", *name), ("instance", *instance)];
+            remote::time_series(&labels, &[(at, 1.0)])
+        });
+        remote::send(&node.http, remote::body(series.collect()))
+            .await
+            .expect("an answer")
+    };
+    let (code, text) = write(&[("a", "1"), ("a", "2"), ("a", "3"), ("b", "1")], now - 2).await;
+    assert_eq!(code, 400, "{text}");
+    assert!(text.contains("1 samples refused, 3 committed"), "{text}");
+    assert!(
+        text.contains("--ingest.max-series-per-metric") && text.contains(r#"instance="3""#),
+        "{text}"
+    );
+    let (code, text) = write(&[("c", "1"), ("d", "1"), ("a", "1")], now - 1).await;
+    assert_eq!(code, 400, "{text}");
+    assert!(text.contains("1 samples refused, 2 committed"), "{text}");
+    assert!(
+        text.contains("--ingest.max-series,") && text.contains(r#"__name__="d""#),
+        "{text}"
+    );
+    // What is there goes on.
+    let (code, text) = write(&[("a", "1"), ("a", "2"), ("b", "1"), ("c", "1")], now).await;
+    assert_eq!(code, 204, "{text}");
+    let (_, metrics) = node.http.get("/metrics").await;
+    let refused = |reason: &str| {
+        let line = format!("gnomon_ingester_refused_samples_total{{reason=\"{reason}\"}} ");
+        metrics.lines().find_map(|l| l.strip_prefix(&line)).map(str::to_owned)
+    };
+    assert_eq!(refused("metric_limit").as_deref(), Some("1"), "{metrics}");
+    assert_eq!(refused("series_limit").as_deref(), Some("1"), "{metrics}");
+    assert_eq!(node.process.interrupt().await, Some(0), "{}", node.process.log());
+}

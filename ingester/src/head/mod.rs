@@ -35,7 +35,7 @@ use window::Put;
 pub(crate) use window::{PlacedPage, WindowPages, merge_pages};
 
 use gnomon_model::histogram::FloatHistogram;
-use gnomon_model::{LabelsRef, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
+use gnomon_model::{LabelsRef, METRIC_NAME, Matcher, STALE_NAN, SeriesRef, TargetId, TimeRange, TimestampMs};
 use gnomon_proto::histogram::Decoded;
 use gnomon_proto::v1::rejection::Reason;
 use gnomon_tsdb::Tombstone;
@@ -150,6 +150,14 @@ impl Head {
         self.by_labels
             .find(self.index.hash_labels(labels.as_bytes()), same)
             .copied()
+    }
+
+    /// How many series have the metric name of these labels; none where they have no name.
+    pub(crate) fn series_of_metric(&self, labels: LabelsRef<'_>) -> u64 {
+        let name = labels.get(METRIC_NAME).unwrap_or_default();
+        let pair = self.index.find(METRIC_NAME, name);
+        pair.and_then(|pair| self.index.postings(pair))
+            .map_or(0, |postings| postings.len())
     }
 
     /// Enters a series that is not there.

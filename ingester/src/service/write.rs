@@ -37,7 +37,7 @@ impl Shards {
         self.check_sealed(&shard)?;
         check_batch(&request.batch)?;
         let command = Command::Batch {
-            limits: *self.limits.read(),
+            limits: self.limits_of(&shard),
             batch: &request.batch[..],
         };
         let answer = shard.propose(command).await?;

@@ -262,6 +262,10 @@ impl<'a, 'b> BatchRun<'a, 'b> {
                 if limit > 0 && self.series_elsewhere + self.head.series_count() >= limit {
                     return Err(Reason::SeriesLimit);
                 }
+                let limit = self.bounds.limits.max_series_per_metric;
+                if limit > 0 && self.head.series_of_metric(labels) >= limit {
+                    return Err(Reason::MetricLimit);
+                }
                 if labels.is_empty() {
                     return Err(Reason::InvalidLabels);
                 }

@@ -4,7 +4,7 @@
 //! entry: limits in force, the time of the proposal, the feature level by which the entry is to be understood.
 
 use bytes::Bytes;
-use gnomon_model::ids::{BASE_FEATURE_LEVEL, DELETES_FEATURE_LEVEL};
+use gnomon_model::ids::{BASE_FEATURE_LEVEL, DELETES_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL};
 use gnomon_model::{FeatureLevel, MatchOp, Matcher, TargetId, TenantId, TimeRange, TimestampMs};
 use gnomon_tsdb::Tombstone;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 2 + 4 + 8;
 const LIMITS_BYTES: usize = 4 * 8;
+const METRIC_LIMIT_BYTES: usize = 8;
 
 /// Kinds, as the second byte says them.
 const BATCH: u8 = 1;
@@ -20,6 +21,7 @@ const PUBLISHED: u8 = 3;
 const EXPIRE_TARGETS: u8 = 4;
 const FEATURE_LEVEL: u8 = 5;
 const CATALOGUE: u8 = 6;
+const BATCH_WITH_METRIC_LIMIT: u8 = 7;
 
 /// What apply refuses by, as the leader had it configured when it proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Limits {
     pub future_ms: u64,
     /// Series the shard may hold; 0 is no limit.
     pub max_series: u64,
+    /// Series that one metric may have in the shard; 0 is no limit.
+    pub max_series_per_metric: u64,
 }
 
 impl Default for Limits {
@@ -41,6 +45,7 @@ impl Default for Limits {
             late_ms: 12 * 60 * 60 * 1000,
             future_ms: 10 * 60 * 1000,
             max_series: 0,
+            max_series_per_metric: 0,
         }
     }
 }
@@ -117,7 +122,7 @@ impl<B: AsRef<[u8]>> Entry<B> {
             Command::Batch { batch, .. } => batch.as_ref().len(),
             _ => 0,
         };
-        let mut out = Vec::with_capacity(HEADER_BYTES + LIMITS_BYTES + batch);
+        let mut out = Vec::with_capacity(HEADER_BYTES + LIMITS_BYTES + METRIC_LIMIT_BYTES + batch);
         out.push(VERSION);
         out.push(self.command.kind());
         out.extend_from_slice(&self.feature_level.0.to_le_bytes());
@@ -154,6 +159,7 @@ impl<'a> Entry<&'a [u8]> {
 impl<B: AsRef<[u8]>> Command<B> {
     fn kind(&self) -> u8 {
         match self {
+            Self::Batch { limits, .. } if limits.max_series_per_metric > 0 => BATCH_WITH_METRIC_LIMIT,
             Self::Batch { .. } => BATCH,
             Self::Seal { .. } => SEAL,
             Self::Published { .. } => PUBLISHED,
@@ -166,6 +172,7 @@ impl<B: AsRef<[u8]>> Command<B> {
     /// What a replica has to understand.
     pub(crate) fn feature_level(&self) -> FeatureLevel {
         match self {
+            Self::Batch { limits, .. } if limits.max_series_per_metric > 0 => METRIC_LIMIT_FEATURE_LEVEL,
             Self::Catalogue(_) => DELETES_FEATURE_LEVEL,
             _ => BASE_FEATURE_LEVEL,
         }
@@ -181,6 +188,9 @@ impl<B: AsRef<[u8]>> Command<B> {
                     limits.max_series,
                 ] {
                     out.extend_from_slice(&limit.to_le_bytes());
+                }
+                if limits.max_series_per_metric > 0 {
+                    out.extend_from_slice(&limits.max_series_per_metric.to_le_bytes());
                 }
                 out.extend_from_slice(batch.as_ref());
             }
@@ -261,12 +271,16 @@ pub(crate) fn read_tombstone(bytes: &[u8]) -> Result<Tombstone, BadEntry> {
 impl<'a> Command<&'a [u8]> {
     fn read(kind: u8, rest: &mut Rest<'a>) -> Result<Self, BadEntry> {
         Ok(match kind {
-            BATCH => Self::Batch {
+            BATCH | BATCH_WITH_METRIC_LIMIT => Self::Batch {
                 limits: Limits {
                     out_of_order_ms: rest.u64("limits")?,
                     late_ms: rest.u64("limits")?,
                     future_ms: rest.u64("limits")?,
                     max_series: rest.u64("limits")?,
+                    max_series_per_metric: match kind {
+                        BATCH => 0,
+                        _ => rest.u64("limits")?,
+                    },
                 },
                 batch: std::mem::take(&mut rest.0),
             },
@@ -422,6 +436,14 @@ mod tests {
                     end_ms: 2,
                 })],
             }),
+            Command::Batch {
+                limits: Limits {
+                    max_series: 7,
+                    max_series_per_metric: 5,
+                    ..Limits::default()
+                },
+                batch: Bytes::from_static(b"\x01batch"),
+            },
         ];
         let entry = |command: Command| Entry {
             feature_level: command.feature_level(),
@@ -439,7 +461,11 @@ mod tests {
     #[test]
     fn bytes_are_the_documented_ones() {
         let head = |kind: &str| {
-            let level = if kind == "06" { 2 } else { 1 };
+            let level = match kind {
+                "06" => 2,
+                "07" => 3,
+                _ => 1,
+            };
             format!("01{kind}0{level}0000000068e5cf8b010000")
         };
         let golden = [
@@ -451,6 +477,8 @@ mod tests {
             head("06")
                 + "0900000000000000 0400000000000000 01000000 0800000000000000 09000000 616e6f6e796d6f7573"
                 + "ffffffffffffffff 0200000000000000 01000000 01000000 02 01000000 61 02000000 622b",
+            head("07")
+                + "40771b000000000000 2e930200000000 c027090000000000 0700000000000000 0500000000000000 016261746368",
         ];
         for (entry, golden) in examples().iter().zip(golden) {
             assert_eq!(hex(&entry.encode()), golden.replace(' ', ""));
@@ -463,7 +491,11 @@ mod tests {
             let bytes = entry.encode();
             assert_eq!(Entry::decode(&bytes).map(|e| e.encode()), Ok(bytes.clone()));
             let body = matches!(entry.command, Command::Batch { .. });
-            let shortest_whole = if body { HEADER_BYTES + LIMITS_BYTES } else { bytes.len() };
+            let shortest_whole = if body {
+                bytes.len() - b"\x01batch".len()
+            } else {
+                bytes.len()
+            };
             for cut in 0..shortest_whole {
                 assert!(Entry::decode(&bytes[..cut]).is_err());
             }

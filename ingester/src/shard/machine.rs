@@ -21,6 +21,7 @@ pub struct ShardMachine {
     /// An entry could not be applied; nothing is until the state is restored.
     failed: AtomicBool,
     sealed_bytes: AtomicU64,
+    series: AtomicU64,
     /// What all who read heads may hold.
     read_memory: Arc<QueryMemory>,
 }
@@ -35,6 +36,7 @@ impl ShardMachine {
             wants_flush: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             sealed_bytes: AtomicU64::new(0),
+            series: AtomicU64::new(0),
             read_memory: QueryMemory::unlimited(),
         }
     }
@@ -70,6 +72,11 @@ impl ShardMachine {
         self.sealed_bytes.load(Ordering::Relaxed)
     }
 
+    /// As of the newest entries.
+    pub(crate) fn series_count(&self) -> u64 {
+        self.series.load(Ordering::Relaxed)
+    }
+
     /// What flushes have made durable; none before the first restore.
     pub(crate) fn reader(&self) -> Option<Arc<dyn StateReader>> {
         self.reader.read().clone()
@@ -101,6 +108,7 @@ impl StateMachine for ShardMachine {
         let mut state = self.state.write();
         let answers = entries.iter().map(|entry| self.apply_one(&mut state, entry)).collect();
         self.sealed_bytes.store(state.sealed_bytes(), Ordering::Relaxed);
+        self.series.store(state.series_count(), Ordering::Relaxed);
         if state.has_unflushed_parts() {
             self.wants_flush.store(true, Ordering::Release);
         }
@@ -130,6 +138,7 @@ impl StateMachine for ShardMachine {
         let restored = ShardState::restore(self.shard, from.index(), &Source(from));
         let restored = restored.map_err(|error| StateError::Corrupt(format!("shard {}: {error}", self.shard)))?;
         self.sealed_bytes.store(restored.sealed_bytes(), Ordering::Relaxed);
+        self.series.store(restored.series_count(), Ordering::Relaxed);
         *self.reader.write() = Some(from.share());
         *self.state.write() = restored;
         self.failed.store(false, Ordering::Release);

@@ -328,6 +328,23 @@ fn series_limit_is_for_new_series_only() {
 }
 
 #[test]
+fn metric_limit_is_for_new_series_of_that_metric() {
+    let mut rig = Rig::new();
+    rig.limits.max_series_per_metric = 2;
+    let of = |name: &str, instance: &str| Labels::from_pairs([("__name__", name), ("instance", instance)]);
+    let response = rig.rows(&[
+        (&of("a", "1"), T0, 1.0),
+        (&of("a", "2"), T0, 1.0),
+        (&of("a", "3"), T0, 1.0),
+        (&of("b", "3"), T0, 1.0),
+        (&of("a", "1"), T0 + 1, 1.0),
+    ]);
+    assert_eq!(reasons(&response), [(Reason::MetricLimit, 1)]);
+    assert_eq!(response.refs, [1, 2, 0, 3]);
+    assert_eq!(rig.rows(&[(&of("a", "2"), T0 + 1, 1.0)]).samples_taken, 1);
+}
+
+#[test]
 fn a_vanished_series_is_marked_and_comes_back() {
     let mut rig = Rig::new();
     let first = rig.tick(&header(T0), &["a", "b"]);

@@ -1,4 +1,4 @@
-//! How the system's allocator is set. Why: `docs/decisions/0005-few-heaps.md`.
+//! How the system's allocator is set and tidied. Why: `docs/decisions/0005-few-heaps.md`.
 
 /// Heaps that threads share, for each core; glibc's own bound is 8.
 const HEAPS_PER_CORE: usize = 4;
@@ -27,6 +27,12 @@ pub fn keep_little() {
     }
 }
 
+/// Gives back to the system what is free, wherever it lies; takes some milliseconds for each 100 MiB. Other systems'
+/// allocators are left alone.
+pub fn give_back() {
+    trim();
+}
+
 #[derive(Clone, Copy)]
 enum Setting {
     Heaps(i32),
@@ -52,3 +58,13 @@ fn set(setting: Setting) {
 fn set(setting: Setting) {
     let _ = setting;
 }
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn trim() {
+    #[expect(unsafe_code, reason = "docs/decisions/0005-few-heaps.md")]
+    // SAFETY: takes a number, touches the allocator's own state alone, and locks it (malloc_trim(3): MT-Safe).
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}
