@@ -18,6 +18,7 @@ mod targets;
 mod value;
 mod window;
 
+pub(crate) use delete::Deletion;
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
 pub(crate) use index::{Ordinal, PairId};
