@@ -29,7 +29,7 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build setup peers test test-run test-kill bench bench-query conformance fuzz lint fix print-env
+.PHONY: help run build setup peers test test-run test-kill test-crash bench bench-query conformance fuzz lint fix print-env
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,10 @@ test-kill: setup ## kill -9 at 100k series, power cuts, bad disks: many rounds (
 	GNOMON_TEST_BINARY=$(CURDIR)/target/release/gnomon GNOMON_KILL_ROUNDS=20 GNOMON_KILL_SERIES=100000 \
 	  GNOMON_KILL_ARGS= GNOMON_POWER_ROUNDS=50 GNOMON_DISK_ROUNDS=10 \
 	  cargo test --locked --test one_node -- --nocapture --test-threads=1 kill:: disk::
+
+test-crash: setup peers ## a fault at every operation of storage; kills while it compacts, deletes, copies; a bad network
+	GNOMON_CRASH_STRIDE=1 cargo test --workspace --locked --test crash -- --nocapture --test-threads=1
+	GNOMON_KILL_ROUNDS=60 cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 storage_kills:: s3::
 
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics

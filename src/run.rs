@@ -136,6 +136,9 @@ impl Node {
             process.settings.object_store.as_deref(),
             &process.settings.data_dir.join("bucket"),
         )?;
+        if let Some(attempts) = bucket.attempts() {
+            attempts.register(&process.registry).context("metrics")?;
+        }
         let options = process.node_options(&listeners, &bucket)?;
         for (listener, address) in listeners.http {
             servers.spawn(http::serve(listener, routes.clone(), process.stop.clone()));

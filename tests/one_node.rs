@@ -44,6 +44,8 @@ mod s3;
 mod scrape;
 #[path = "one_node/steps.rs"]
 mod steps;
+#[path = "one_node/storage_kills.rs"]
+mod storage_kills;
 #[path = "one_node/swap.rs"]
 mod swap;
 #[path = "one_node/write_answers.rs"]

@@ -92,6 +92,7 @@ fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
         format!("--cluster.peers={}", place.peers),
         format!("--ingest.shards={SHARDS}"),
         "--web.enable-remote-write-receiver".to_owned(),
+        "--web.enable-admin-api".to_owned(),
     ];
     let parsed = flags::parse(args).expect("flags");
     let Command::Run(mut settings) = parsed.command else {
@@ -354,6 +355,93 @@ async fn what_a_killed_leader_acknowledged_is_read_from_the_others() {
     ledger.write(&nodes[2].http).await;
     let_lead(&nodes, id).await;
     ledger.check(&nodes[2].http).await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+impl Ledger {
+    fn times(&self, first: i64, last: i64) -> (i64, i64) {
+        (self.base_ms + first * 10, self.base_ms + last * 10)
+    }
+
+    /// What of a series lies in a range is gone.
+    fn deleted(&mut self, series: usize, (from_ms, to_ms): (i64, i64)) {
+        self.samples
+            .retain(|(n, at), _| *n != series || !(from_ms..=to_ms).contains(at));
+    }
+}
+
+/// Asks for a delete; the status, or none where the connection ended.
+async fn delete(http: &Http, series: usize, (from_ms, to_ms): (i64, i64)) -> Option<u16> {
+    let path = format!(
+        "/api/v1/admin/tsdb/delete_series?match[]={}&start={}&end={}",
+        client::encode(&format!("ledger{{instance=\"n{series}\"}}")),
+        from_ms as f64 / 1e3,
+        to_ms as f64 / 1e3
+    );
+    let answer = http.client().post(http.url(&path)).send().await;
+    answer.ok().map(|answer| answer.status().as_u16())
+}
+
+/// A delete that was recorded is carried out by whoever leads then, and all replicas hide the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_is_carried_out_whoever_leads() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let mut nodes = Vec::new();
+    for place in places(folder.path()) {
+        nodes.push(Running::start(place).await);
+    }
+    replicate(&nodes).await;
+    let mut ledger = Ledger::new();
+    for _ in 0..3 {
+        ledger.write(&nodes[0].http).await;
+    }
+    // Through a node that does not lead.
+    let range = ledger.times(0, 9);
+    assert_eq!(delete(&nodes[1].http, 3, range).await, Some(204));
+    ledger.deleted(3, range);
+    ledger.check(&nodes[2].http).await;
+
+    // The leader of everything is killed while another node waits for the answer.
+    let at = leader(&nodes, 0).await;
+    let asked = (at + 1) % NODES;
+    let range = ledger.times(5, 24);
+    let http = nodes[asked].http.clone();
+    let asking = tokio::spawn(async move { delete(&http, 4, range).await });
+    let tombstones = async |node: &Running| node.node.handle().meta_watch.borrow().tombstones.len();
+    eventually("the delete to be recorded", async || {
+        (tombstones(&nodes[asked]).await == 2).then_some(())
+    })
+    .await;
+    let id = nodes[asked].id;
+    let place = nodes.remove(at).kill().await;
+    let answer = asking.await.expect("no panic");
+    println!("the delete was answered with {answer:?}");
+    // Whatever was answered: it is recorded, and comes into the logs of all shards.
+    let own = nodes.iter().position(|node| node.id == id).expect("it runs");
+    eventually("no shard to wait for it", async || {
+        let state = nodes[own].node.handle().meta_watch.borrow().clone();
+        state
+            .tombstones
+            .iter()
+            .all(|t| t.pending_shards.is_empty())
+            .then_some(())
+    })
+    .await;
+    ledger.deleted(4, range);
+    ledger.write(&nodes[own].http).await;
+    for node in &nodes {
+        ledger.check(&node.http).await;
+    }
+    // Each of the three reads its own head, the one that was away too.
+    nodes.push(Running::start(place).await);
+    until_caught_up(&nodes, &nodes[2]).await;
+    for node in 0..NODES {
+        let id = nodes[node].id;
+        let_lead(&nodes, id).await;
+        ledger.check(&nodes[node].http).await;
+    }
     for node in nodes {
         node.stop().await;
     }

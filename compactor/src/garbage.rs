@@ -12,7 +12,10 @@ use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::Bucket;
 use gnomon_tsdb::bucket::{BlockKey, delete_object, is_tombstone};
+use gnomon_tsdb::deletes::{MAX_TOMBSTONE_BYTES, TombstoneObject};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use parking_lot::Mutex;
 use std::collections::HashSet;
 use tokio_util::sync::CancellationToken;
 
@@ -124,6 +127,43 @@ pub(crate) async fn forget_deletes(
         delete_object(bucket.store().as_ref(), &Path::from(tombstone.path.as_str())).await?;
     }
     Ok(done.len())
+}
+
+/// Sees to it that the objects of deletes say their revisions: whoever deleted may have ended before it could. `named` has
+/// the paths of those that are known to.
+///
+/// Without them a catalogue that is lost could not be made anew with deletes in the order in which blocks have carried
+/// them out.
+pub(crate) async fn name_deletes(
+    bucket: &Bucket,
+    state: &MetaState,
+    named: &Mutex<HashSet<String>>,
+) -> Result<(), CompactorError> {
+    named
+        .lock()
+        .retain(|path| state.tombstones.iter().any(|t| t.path == *path));
+    for tombstone in &state.tombstones {
+        if named.lock().contains(&tombstone.path) {
+            continue;
+        }
+        let path = Path::from(tombstone.path.as_str());
+        let object = match bucket.store().get(&path).await {
+            Ok(object) if object.meta.size <= MAX_TOMBSTONE_BYTES as u64 => object.bytes().await?,
+            // `gnomon bucket check` tells of both.
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if let Ok(read) = TombstoneObject::decode(&object)
+            && read.revision != Some(tombstone.revision)
+        {
+            let revision = Some(tombstone.revision);
+            if let Ok(bytes) = (TombstoneObject { revision, ..read }).encode() {
+                bucket.store().put(&path, bytes.into()).await?;
+            }
+        }
+        named.lock().insert(tombstone.path.clone());
+    }
+    Ok(())
 }
 
 /// One pass: lists, reads, deletes, forgets.

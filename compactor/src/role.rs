@@ -42,6 +42,8 @@ pub struct Compactor {
     /// Merges that failed for what their inputs say, by job, and when: they are not tried for a while either.
     on_hold: Mutex<HashMap<String, Duration>>,
     deletes: KnownDeletes,
+    /// Paths of deletes whose objects say their revisions.
+    named_deletes: Mutex<HashSet<String>>,
 }
 
 /// After which a damaged block, or a merge that failed, is tried again.
@@ -72,6 +74,7 @@ impl Compactor {
             damaged: Mutex::default(),
             on_hold: Mutex::default(),
             deletes: KnownDeletes::default(),
+            named_deletes: Mutex::default(),
         })
     }
 
@@ -355,6 +358,8 @@ impl Compactor {
             .inc_by(collected.unnamed);
         let state = self.catalogue.read().await?;
         let forgotten = garbage::forget_deletes(&self.catalogue, &self.bucket, &state).await?;
+        let state = self.catalogue.read().await?;
+        garbage::name_deletes(&self.bucket, &state, &self.named_deletes).await?;
         if forgotten > 0 {
             tracing::info!(
                 deletes = forgotten,

@@ -1,6 +1,7 @@
 //! The role against the real rules of the catalogue and a store that fails.
 
 mod deletes;
+mod paused;
 
 use crate::plan::Policy;
 use crate::{Compactor, Grace, Settings};

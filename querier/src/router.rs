@@ -1,6 +1,7 @@
 //! Routes, and what surrounds every request: readiness, CORS, compression, counting.
 
 use crate::metrics::{Metrics, register};
+use crate::snapshot::remove_unfinished;
 use crate::state::{ApiState, MemoryLimits};
 use crate::{api, federate, page};
 use axum::Router;
@@ -59,6 +60,9 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     register(&state.registry, state.notifications.collectors());
     let places = state.query.max_concurrency.clamp(1, Semaphore::MAX_PERMITS);
     let prefix = prefix(&state.web.route_prefix);
+    if state.admin.enabled {
+        remove_unfinished(&state.admin.snapshots);
+    }
     let api = Arc::new(Api {
         metrics,
         gate: Arc::new(Semaphore::new(places)),

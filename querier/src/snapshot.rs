@@ -29,6 +29,8 @@ const MAX_WINDOWS: i64 = 44_000;
 /// How often it is begun anew where the catalogue changed meanwhile.
 const ATTEMPTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(100);
+/// What the name of a folder ends with until it is whole.
+const UNFINISHED: &str = ".tmp";
 
 /// Why an attempt came to nothing.
 enum Failed {
@@ -76,7 +78,7 @@ impl Snapshot<'_> {
     /// # Errors
     /// When data cannot be read or the folder not be written.
     pub(crate) async fn make(&self, folder: &FilePath, name: &str) -> Result<(), ApiError> {
-        let unfinished = folder.join(format!("{name}.tmp"));
+        let unfinished = folder.join(format!("{name}{UNFINISHED}"));
         let made = self.make_in(&unfinished).await;
         let finished = folder.join(name);
         let done = match made {
@@ -319,6 +321,16 @@ impl Snapshot<'_> {
     }
 }
 
+/// Removes what snapshots have left that were being made when their process ended. None may be being made.
+pub(crate) fn remove_unfinished(folder: &FilePath) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(UNFINISHED) {
+            tracing::info!(folder = %entry.path().display(), "removing a snapshot that was not finished");
+            remove(&entry.path());
+        }
+    }
+}
+
 /// Of an attempt that came to nothing.
 fn remove(folder: &FilePath) {
     if let Err(error) = std::fs::remove_dir_all(folder)
@@ -331,6 +343,22 @@ fn remove(folder: &FilePath) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_finished_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "20171210T211224Z-2b4be6b6d019eb54",
+            "20171210T211225Z-2b4be6b6d019eb54.tmp",
+        ] {
+            std::fs::create_dir_all(folder.path().join(name).join("catalogue")).unwrap();
+        }
+        remove_unfinished(folder.path());
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert!(!left[0].file_name().to_string_lossy().ends_with(UNFINISHED));
+        remove_unfinished(&folder.path().join("none"));
+    }
 
     #[test]
     fn names_are_those_of_prometheus() {

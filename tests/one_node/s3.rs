@@ -107,3 +107,102 @@ async fn blocks_live_in_s3_through_a_restart_and_an_outage() {
     assert_eq!(count(&node, "first", first).await, (ALL, vec![]));
     assert_eq!(count(&node, "second", newest).await, (ALL, vec![]));
 }
+
+/// Attempts over the wire that came to nothing.
+async fn failed_attempts(node: &Node) -> f64 {
+    let (_, text) = node.http.get("/metrics").await;
+    let of = |line: &&str| {
+        line.starts_with("gnomon_object_store_attempts_total{")
+            && ["unavailable", "broken", "torn"]
+                .iter()
+                .any(|outcome| line.contains(outcome))
+    };
+    let values = text.lines().filter(of);
+    values.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+/// Parts are uploaded, blocks merged, a delete carried out and garbage collected through a network that fails one request of
+/// ten, in every way; queries meanwhile are whole, or say what they lack; and at the end the bucket is as it should be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_gets_through_a_network_that_fails() {
+    let Some(program) = weed::find() else { return };
+    let seed = std::env::var("GNOMON_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or(20_261_126);
+    let server = weed::Server::start(program);
+    let proxy = weed::proxy::Proxy::start(&server.endpoint(), seed, 100, false);
+    let folder = tempfile::tempdir().expect("temp folder");
+    let url = format!("s3://{}/some/prefix", weed::BUCKET);
+    let store = format!("--storage.object-store={url}");
+    let args = [
+        store.as_str(),
+        "--web.enable-remote-write-receiver",
+        "--web.enable-admin-api",
+        "--ingest.seal-quiet=100ms",
+        "--compactor.interval=500ms",
+        "--compactor.grace=500ms",
+    ];
+    let mut environment = server.environment().to_vec();
+    environment.push(("AWS_ENDPOINT_URL", proxy.endpoint()));
+    environment.push(("AWS_READ_TIMEOUT", "1 second".into()));
+    let node = Node::start_with(folder.path(), "", &args, &environment).await;
+    let newest = newest_due_window(now_ms());
+    // Five windows have three that are merged among them.
+    let windows: Vec<i64> = (0..5).rev().map(|i| newest - i * 2 * 3_600_000).collect();
+    for window in &windows {
+        let (code, text) = remote::send(&node.http, history("m", *window)).await.expect("send");
+        assert_eq!(code, 204, "{text}");
+        let (found, warnings) = count(&node, "m", *window).await;
+        assert!(found == ALL || !warnings.is_empty(), "{found} of {ALL} without a word");
+    }
+    eventually("all parts to be blocks", async || {
+        (sealed_parts(&node).await == 0.0).then_some(())
+    })
+    .await;
+    let first = windows[0];
+    let delete = format!(
+        "/api/v1/admin/tsdb/delete_series?match[]={}&start={}&end={}",
+        client::encode("m{instance=\"7\"}"),
+        first / 1000,
+        (newest + 7_199_000) / 1000
+    );
+    let form = "application/x-www-form-urlencoded";
+    for path in [delete.as_str(), "/api/v1/admin/tsdb/clean_tombstones"] {
+        eventually(path, async || {
+            let (code, _) = node.http.post(path, form, Vec::new()).await;
+            (code == 204).then_some(())
+        })
+        .await;
+    }
+    for window in &windows {
+        eventually("a whole answer", async || {
+            let (found, warnings) = count(&node, "m", *window).await;
+            assert!(found <= ALL - 100.0, "what was deleted is back: {found}");
+            (found == ALL - 100.0 && warnings.is_empty()).then_some(())
+        })
+        .await;
+    }
+    let failed = failed_attempts(&node).await;
+    println!("{} requests, {failed} failed: {:?}", proxy.requests(), proxy.counts());
+    assert!(failed > 0.0, "attempts that failed are counted");
+    assert!(
+        node.process.log().contains("merged blocks"),
+        "blocks were merged on the way"
+    );
+    proxy.heal();
+    let peers = node
+        .args()
+        .iter()
+        .find_map(|a| a.strip_prefix("--cluster.listen-address="));
+    let peers = format!("--cluster.peers={}", peers.expect("an address"));
+    eventually("the bucket to be as its catalogue says", async || {
+        let output = std::process::Command::new(crate::harness::binary())
+            .args(["bucket", "check", "--json", "--verify", &store, &peers])
+            .envs(server.environment())
+            .output()
+            .expect("gnomon runs");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        let totals = &document["totals"];
+        (output.status.success() && totals["live"] == totals["objects"] && totals["deletes"] == 0).then_some(())
+    })
+    .await;
+}

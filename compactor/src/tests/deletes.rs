@@ -6,6 +6,7 @@ use gnomon_proto::v1::{
     AddTombstone, CleanTombstones, ForgetTombstones, RaiseFeatureLevel, TombstoneRecord, TombstonesApplied,
 };
 use gnomon_tsdb::bucket::tombstone_path;
+use gnomon_tsdb::deletes::TombstoneObject;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -157,6 +158,30 @@ async fn what_forgotten_deletes_mask_does_not_come_back() {
     });
     let refused = refusal(stage).await;
     assert!(refused.contains("are forgotten"), "{refused}");
+}
+
+/// Whoever deleted ended after the delete was recorded: its object is made to say which it is.
+#[tokio::test]
+async fn objects_of_deletes_say_their_revisions() {
+    let world = World::new(0, settings()).await;
+    world.add_part(1, 0, 0, 1).await;
+    let revision = world.record_delete("m000", 0, H).await;
+    let path = Path::from(world.state().tombstones[0].path.as_str());
+    let object = TombstoneObject {
+        cluster: CLUSTER.parse().unwrap(),
+        after_revision: revision - 1,
+        revision: None,
+        tenant: TenantId::anonymous(),
+        sets: vec![vec![Matcher::equal("a", "b")]],
+        start_ms: 0,
+        end_ms: H,
+    };
+    world.memory.put(&path, object.encode().unwrap().into()).await.unwrap();
+    world.cycle().await.unwrap();
+    let bytes = world.memory.get(&path).await.unwrap().bytes().await.unwrap();
+    let read = TombstoneObject::decode(&bytes).unwrap();
+    assert_eq!(read.revision, Some(revision));
+    assert_eq!(TombstoneObject { revision: None, ..read }, object);
 }
 
 #[derive(Clone, Debug)]

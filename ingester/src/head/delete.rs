@@ -16,38 +16,88 @@ enum Left {
     Nothing(u64),
 }
 
+/// Series of one slice of a delete: some milliseconds, for which readers wait.
+const SLICE_SERIES: u64 = 1024;
+
+/// A delete that is being carried out.
+#[derive(Debug)]
+pub(crate) struct Deletion {
+    by: Arc<Tombstone>,
+    /// All series that it names.
+    gone: RoaringBitmap,
+    /// What is still to be done, the next one last: where, and in which series. All of `gone` come in the end.
+    left: Vec<(Place, RoaringBitmap)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// The window that begins then.
+    Window(i64),
+    Sealed,
+}
+
 impl Head {
-    /// Carries out a delete that is newer than all before.
-    pub(crate) fn delete(&mut self, tombstone: &Arc<Tombstone>) -> Result<(), BadPage> {
+    /// Begins a delete that is newer than all before. Nothing else may change the head's samples until
+    /// [`Self::delete_some`] says that it is done.
+    pub(crate) fn begin_delete(&self, tombstone: &Arc<Tombstone>) -> Deletion {
         let mut gone = RoaringBitmap::new();
         for set in &tombstone.sets {
             gone |= self.select(set, &Stop::default());
         }
         let overlaps = |start_ms: i64| tombstone.overlaps(start_ms, start_ms.saturating_add(WINDOW_MS - 1));
-        let starts: Vec<i64> = self.windows.keys().copied().filter(|start| overlaps(*start)).collect();
-        for start_ms in starts {
-            self.delete_in_window(start_ms, &gone, tombstone)?;
+        let mut left = vec![(Place::Sealed, gone.clone())];
+        for (start_ms, window) in self.windows.iter().rev().filter(|(start, _)| overlaps(**start)) {
+            left.push((Place::Window(*start_ms), &window.members & &gone));
         }
-        for ordinal in &gone {
-            self.delete_sealed(ordinal, tombstone);
-            self.find_last(ordinal);
+        Deletion {
+            by: Arc::clone(tombstone),
+            gone,
+            left,
         }
-        let is_masked = |part: &SealedPart| part.is_masked_by(tombstone) && !part.members.is_disjoint(&gone);
-        if self.sealed.values().any(is_masked) {
-            self.deletes.insert(tombstone.revision, Arc::clone(tombstone));
-            self.changes.deletes.insert(tombstone.revision);
-        }
-        self.remove_unused(i64::MIN);
-        Ok(())
     }
 
-    fn delete_in_window(&mut self, start_ms: i64, gone: &RoaringBitmap, by: &Tombstone) -> Result<(), BadPage> {
+    /// Carries out the next slice; whether there is more. Between two slices some series have lost their samples and
+    /// others have not.
+    pub(crate) fn delete_some(&mut self, deletion: &mut Deletion) -> Result<bool, BadPage> {
+        let Some((place, series)) = deletion.left.last_mut() else {
+            self.end_delete(deletion);
+            return Ok(false);
+        };
+        let slice: Vec<Ordinal> = series.iter().take(SLICE_SERIES as usize).collect();
+        series.remove_smallest(SLICE_SERIES);
+        let (place, is_last) = (*place, series.is_empty());
+        match place {
+            Place::Window(start_ms) => self.delete_in_window(start_ms, &slice, &deletion.by)?,
+            Place::Sealed => {
+                for ordinal in slice {
+                    self.delete_sealed(ordinal, &deletion.by);
+                    self.find_last(ordinal);
+                }
+            }
+        }
+        if is_last {
+            deletion.left.pop();
+        }
+        Ok(true)
+    }
+
+    fn end_delete(&mut self, deletion: &Deletion) {
+        let Deletion { by, gone, .. } = deletion;
+        let is_masked = |part: &SealedPart| part.is_masked_by(by) && !part.members.is_disjoint(gone);
+        if self.sealed.values().any(is_masked) {
+            self.deletes.insert(by.revision, Arc::clone(by));
+            self.changes.deletes.insert(by.revision);
+        }
+        self.remove_unused(i64::MIN);
+    }
+
+    fn delete_in_window(&mut self, start_ms: i64, slice: &[Ordinal], by: &Tombstone) -> Result<(), BadPage> {
         let Some(window) = self.windows.get_mut(&start_ms) else {
             return Ok(());
         };
         let mut intervals = Intervals::default();
         intervals.add(by.start_ms, by.end_ms);
-        for ordinal in &window.members & gone {
+        for ordinal in slice.iter().copied() {
             let Some((pages, arena)) = window.pages_mut(ordinal) else {
                 continue;
             };

@@ -21,6 +21,7 @@ mod value;
 mod window;
 
 pub(crate) use arena::PageArena;
+pub(crate) use delete::Deletion;
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
 pub(crate) use index::{Ordinal, PairId};

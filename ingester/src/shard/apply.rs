@@ -4,14 +4,17 @@
 
 use super::batch_run::BatchRun;
 use super::entry::{BadEntry, Catalogue, Command, Entry, Limits, SilentTarget};
-use super::state::ShardState;
-use crate::head::{BadPage, Bounds};
+use super::state::{ShardState, TenantHead};
+use crate::head::{BadPage, Bounds, Deletion};
 use bytes::Bytes;
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
-use gnomon_model::{FeatureLevel, TimeRange};
+use gnomon_model::{FeatureLevel, TenantId, TimeRange};
 use gnomon_proto::batch::{BadBatch, BatchView};
 use gnomon_proto::v1::AppendResponse;
+use gnomon_tsdb::Tombstone;
 use prost::Message;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// An entry that cannot be applied: this replica must stop rather than differ from the others.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +30,29 @@ pub(crate) enum ApplyError {
     Page { index: u64, source: BadPage },
 }
 
+/// Deletes of one entry, carried out one after the other and each in slices: many series take seconds.
+#[derive(Debug)]
+pub(super) struct Deleting {
+    /// Up to which all are known once it is done.
+    revision: u64,
+    /// In their order.
+    left: VecDeque<Arc<Tombstone>>,
+    current: Option<Deletion>,
+}
+
 impl ShardState {
     /// Applies the entry at `index`; what comes back goes to the proposer.
+    #[cfg(test)]
     pub(crate) fn apply(&mut self, index: u64, payload: &[u8]) -> Result<Bytes, ApplyError> {
+        let answer = self.begin(index, payload)?;
+        while self.go_on(index)? {}
+        Ok(answer)
+    }
+
+    /// Begins with the entry at `index`, and comes to its end unless it says that there is more: [`Self::go_on`] does the
+    /// rest, and is called until it is done, before anything else is applied or flushed. What comes back goes to the
+    /// proposer then.
+    pub(crate) fn begin(&mut self, index: u64, payload: &[u8]) -> Result<Bytes, ApplyError> {
         let entry = Entry::decode(payload).map_err(|source| ApplyError::Entry { index, source })?;
         if entry.feature_level > CURRENT_FEATURE_LEVEL {
             return Err(ApplyError::FeatureLevel {
@@ -55,12 +78,32 @@ impl ShardState {
             }
             Command::Catalogue(catalogue) => {
                 self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
-                self.apply_catalogue(&catalogue).map(|()| Bytes::new())
+                self.begin_catalogue(&catalogue);
+                Ok(Bytes::new())
             }
         };
         let answer = answer.map_err(|source| ApplyError::Page { index, source })?;
-        self.applied = index;
+        if self.deleting.is_none() {
+            self.applied = index;
+        }
         Ok(answer)
+    }
+
+    /// Does some more of the entry that was begun; whether there is more. Readers may look at the state in between: what is
+    /// half deleted is not acknowledged yet.
+    pub(crate) fn go_on(&mut self, index: u64) -> Result<bool, ApplyError> {
+        let Some(mut deleting) = self.deleting.take() else {
+            return Ok(false);
+        };
+        let has_more = deleting.some(&mut self.tenants);
+        if has_more.map_err(|source| ApplyError::Page { index, source })? {
+            self.deleting = Some(deleting);
+            return Ok(true);
+        }
+        let known = &mut self.counters.tombstone_revision;
+        *known = deleting.revision.max(*known);
+        self.applied = index;
+        Ok(false)
     }
 
     fn apply_batch(&mut self, index: u64, limits: Limits, proposed_at_ms: i64, batch: &[u8]) -> Result<Bytes, BadPage> {
@@ -131,17 +174,20 @@ impl ShardState {
     }
 
     /// Deletes act in the order of their revisions, each once.
-    fn apply_catalogue(&mut self, catalogue: &Catalogue) -> Result<(), BadPage> {
+    fn begin_catalogue(&mut self, catalogue: &Catalogue) {
         let counters = &mut self.counters;
         counters.next_part = counters.next_part.max(catalogue.first_part);
         let known = counters.tombstone_revision;
-        counters.tombstone_revision = known.max(catalogue.revision);
-        for tombstone in catalogue.tombstones.iter().filter(|t| t.revision > known) {
-            if let Some(there) = self.tenants.get_mut(&tombstone.tenant) {
-                there.head.delete(tombstone)?;
-            }
-        }
-        Ok(())
+        self.deleting = Some(Deleting {
+            revision: catalogue.revision,
+            left: catalogue
+                .tombstones
+                .iter()
+                .filter(|t| t.revision > known)
+                .cloned()
+                .collect(),
+            current: None,
+        });
     }
 
     fn apply_expiry(&mut self, silent: &[SilentTarget], proposed_at_ms: i64) -> Result<(), BadPage> {
@@ -165,5 +211,27 @@ impl ShardState {
             tenant.head.mark_stale(&series, at_ms, &bounds)?;
         }
         Ok(())
+    }
+}
+
+impl Deleting {
+    /// The next slice; whether there is more.
+    fn some(&mut self, tenants: &mut BTreeMap<TenantId, TenantHead>) -> Result<bool, BadPage> {
+        let Some(tombstone) = self.left.front() else {
+            return Ok(false);
+        };
+        let head = tenants.get_mut(&tombstone.tenant).map(|there| &mut there.head);
+        let has_more = match head {
+            Some(head) => {
+                let deletion = self.current.get_or_insert_with(|| head.begin_delete(tombstone));
+                head.delete_some(deletion)?
+            }
+            None => false,
+        };
+        if !has_more {
+            self.current = None;
+            self.left.pop_front();
+        }
+        Ok(true)
     }
 }

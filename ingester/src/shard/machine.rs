@@ -1,5 +1,6 @@
 //! The shard as a Raft group's state machine.
 
+use super::apply::ApplyError;
 use super::flush::{RestoreError, StateSink, StateSource, Visit};
 use super::keys;
 use super::state::ShardState;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use gnomon_cluster::raft::{Applied, StateError, StateMachine, StateReader, StateWriter};
 use gnomon_model::ShardId;
 use gnomon_promql::{MemoryBudget, QueryMemory};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -87,11 +88,11 @@ impl ShardMachine {
         !self.failed.load(Ordering::Acquire)
     }
 
-    fn apply_one(&self, state: &mut ShardState, entry: &Applied<'_>) -> Bytes {
+    fn apply_one(&self, state: &mut RwLockWriteGuard<'_, ShardState>, entry: &Applied<'_>) -> Bytes {
         if self.failed.load(Ordering::Acquire) {
             return Bytes::new();
         }
-        match state.apply(entry.index, entry.payload) {
+        match self.apply_whole(state, entry) {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::error!(shard = self.shard.0, %error, "the shard's replica stops applying");
@@ -99,6 +100,19 @@ impl ShardMachine {
                 Bytes::new()
             }
         }
+    }
+
+    /// An entry that takes long lets readers in now and then.
+    fn apply_whole(
+        &self,
+        state: &mut RwLockWriteGuard<'_, ShardState>,
+        entry: &Applied<'_>,
+    ) -> Result<Bytes, ApplyError> {
+        let answer = state.begin(entry.index, entry.payload)?;
+        while state.go_on(entry.index)? {
+            RwLockWriteGuard::bump(state);
+        }
+        Ok(answer)
     }
 }
 

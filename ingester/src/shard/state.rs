@@ -1,5 +1,6 @@
 //! All that one shard knows at one applied log index.
 
+use super::apply::Deleting;
 use crate::head::{Head, SealedPart};
 use gnomon_model::{FeatureLevel, ShardId, TenantId};
 use std::collections::{BTreeMap, VecDeque};
@@ -69,6 +70,8 @@ pub(crate) struct ShardState {
     pub(crate) tenants: BTreeMap<TenantId, TenantHead>,
     /// Oldest first.
     pub(crate) dropped: VecDeque<DroppedPart>,
+    /// Deletes of the entry that is being applied; none between two entries.
+    pub(super) deleting: Option<Deleting>,
 }
 
 impl ShardState {
@@ -79,6 +82,7 @@ impl ShardState {
             counters: Counters::default(),
             tenants: BTreeMap::new(),
             dropped: VecDeque::new(),
+            deleting: None,
         }
     }
 

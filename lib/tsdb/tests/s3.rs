@@ -11,7 +11,24 @@ use std::process::Command;
 fn a_real_s3_server_is_accepted() {
     let Some(program) = weed::find() else { return };
     let server = weed::Server::start(program);
-    // In a process of its own: the store takes its settings from the environment.
+    accept(&server, &server.endpoint(), 0);
+}
+
+/// The same with a network that fails one request of eight, in every way, by several seeds: the client makes it good.
+#[test]
+fn it_is_accepted_through_a_network_that_fails() {
+    let Some(program) = weed::find() else { return };
+    for seed in 1..=3 {
+        let server = weed::Server::start(program.clone());
+        let proxy = weed::proxy::Proxy::start(&server.endpoint(), seed, 125, true);
+        accept(&server, &proxy.endpoint(), 1);
+        println!("seed {seed}: {} requests, {:?}", proxy.requests(), proxy.counts());
+        assert!(proxy.counts().iter().map(|(_, n)| n).sum::<u64>() > 0);
+    }
+}
+
+/// In a process of its own: the store takes its settings from the environment.
+fn accept(server: &weed::Server, endpoint: &str, least_failed: u64) {
     let status = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
@@ -20,7 +37,10 @@ fn a_real_s3_server_is_accepted() {
             "--nocapture",
         ])
         .env("GNOMON_TEST_BUCKET", format!("s3://{}/some/prefix", weed::BUCKET))
+        .env("GNOMON_TEST_FAILED", least_failed.to_string())
         .envs(server.environment())
+        .env("AWS_ENDPOINT_URL", endpoint)
+        .env("AWS_READ_TIMEOUT", "1 second")
         .env_remove("AWS_REGION")
         .status()
         .unwrap();
@@ -37,4 +57,8 @@ async fn child_accepts_the_bucket_of_its_environment() {
     let bucket = Bucket::open(Some(&url), std::path::Path::new("/nonexistent")).unwrap();
     assert_eq!(bucket.url(), url);
     run_acceptance(&bucket).await.unwrap();
+    let failed = bucket.attempts().unwrap().failed();
+    let least: u64 = std::env::var("GNOMON_TEST_FAILED").unwrap().parse().unwrap();
+    println!("{failed} attempts failed");
+    assert!(failed >= least, "{failed} attempts that failed were counted");
 }

@@ -9,7 +9,7 @@ use crate::error::{ApiError, ErrorType};
 use crate::form::Form;
 use crate::params;
 use crate::router::Api;
-use crate::snapshot::{Snapshot, name_at};
+use crate::snapshot::{Snapshot, name_at, remove_unfinished};
 use axum::extract::State;
 use gnomon_cluster::clients::decide;
 use gnomon_cluster::deletes::masks;
@@ -117,6 +117,7 @@ pub(super) async fn snapshot(State(api): State<Arc<Api>>, form: Form) -> Result<
                 format!("create snapshot directory {}: {e}", folder.display()),
             )
         })?;
+        remove_unfinished(folder);
         let snapshot = Snapshot {
             fanout: &api.state.fanout,
             bucket: &api.state.admin.bucket,
@@ -199,7 +200,7 @@ impl Api {
         }
         let tenant = &self.state.fanout.tenant;
         let path = tombstone_path(tenant, BlockId(rand::random()));
-        self.put_tombstone(&state, &path, &wanted).await?;
+        self.put_tombstone(&state, &path, &wanted, None).await?;
         let tombstone = TombstoneRecord {
             path: path.to_string(),
             tenant: tenant.to_string(),
@@ -219,6 +220,10 @@ impl Api {
         }
         let delete = answer.tombstone_revision;
         tracing::info!(revision = delete, %path, "a delete is in the catalogue");
+        // The object says which delete it is, for a catalogue that is lost. Where it cannot, the compactor sees to it.
+        if let Err(error) = self.put_tombstone(&state, &path, &wanted, Some(delete)).await {
+            tracing::warn!(%path, %error, "the object of a delete does not say its revision yet");
+        }
         self.until(answer.revision, DELETE_WITHIN, |state| {
             let record = state.tombstones.iter().find(|t| t.revision == delete);
             let pending = record.map_or(&[][..], |record| &record.pending_shards);
@@ -233,7 +238,14 @@ impl Api {
         .await
     }
 
-    async fn put_tombstone(&self, state: &MetaState, path: &Path, wanted: &Wanted) -> Result<(), ApiError> {
+    /// Before it is recorded without its revision, then with it.
+    async fn put_tombstone(
+        &self,
+        state: &MetaState,
+        path: &Path,
+        wanted: &Wanted,
+        revision: Option<u64>,
+    ) -> Result<(), ApiError> {
         let internal = |why: String| ApiError::new(ErrorType::Internal, why);
         let object = TombstoneObject {
             cluster: state
@@ -241,7 +253,7 @@ impl Api {
                 .parse()
                 .map_err(|e: gnomon_model::ids::BadId| internal(e.to_string()))?,
             after_revision: state.catalogue_revision,
-            revision: None,
+            revision,
             tenant: self.state.fanout.tenant.clone(),
             sets: wanted.sets.clone(),
             start_ms: wanted.start_ms,

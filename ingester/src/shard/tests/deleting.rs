@@ -65,6 +65,41 @@ fn samples_of_a_window_are_gone_and_can_be_written_again() {
     assert!(rig.values("a").contains(&(T0 + 30_000, 7.0)));
 }
 
+/// A delete of many series is carried out in slices, between which readers look; it counts once it is whole.
+#[test]
+fn many_series_are_deleted_in_slices() {
+    let mut rig = Rig::new();
+    let entry = super::ordering::many(&rig, 0);
+    rig.state.apply(1, &entry).unwrap();
+    let series = u64::from(super::ordering::SERIES);
+    let samples = |state: &ShardState| head(state).windows.values().map(|w| w.samples).sum::<u64>();
+    assert_eq!(samples(&rig.state), series);
+    let delete = Command::Catalogue(Catalogue {
+        revision: 5,
+        first_part: 0,
+        tombstones: vec![Arc::new(Tombstone {
+            revision: 5,
+            tenant: TenantId::anonymous(),
+            sets: vec![vec![Matcher::equal("__name__", "m")]],
+            start_ms: T0,
+            end_ms: T0,
+        })],
+    });
+    let entry = rig.entry(delete);
+    rig.state.begin(2, &entry).unwrap();
+    let (mut slices, mut before) = (0, series);
+    while rig.state.go_on(2).unwrap() {
+        let left = samples(&rig.state);
+        assert!(before - left <= 2048, "{} at once", before - left);
+        assert_eq!((rig.state.applied, rig.state.counters.tombstone_revision), (1, 0));
+        before = left;
+        slices += 1;
+    }
+    assert!(slices >= series / 2048, "{slices} slices");
+    assert_eq!((rig.state.applied, rig.state.counters.tombstone_revision), (2, 5));
+    assert_eq!((samples(&rig.state), rig.state.series_count()), (0, 0));
+}
+
 #[test]
 fn a_series_without_samples_leaves_everything() {
     let mut rig = filled();

@@ -6,9 +6,19 @@ use gnomon_cluster::raft::{Applied, StateMachine};
 use gnomon_proto::v1::{LabelMatcher, SelectRequest, label_matcher::Op};
 
 /// More than one slice.
-const SERIES: u32 = 20_000;
+pub(super) const SERIES: u32 = 20_000;
 
 fn add(machine: &ShardMachine, rig: &Rig, index: u64, from: u32) {
+    let payload = many(rig, from);
+    machine.apply(&[Applied {
+        index,
+        term: 1,
+        payload: &payload,
+    }]);
+}
+
+/// An entry with a sample of each of many new series.
+pub(super) fn many(rig: &Rig, from: u32) -> Bytes {
     let mut batch = builder();
     let keys: Vec<_> = (from..from + SERIES)
         .map(|n| {
@@ -21,12 +31,7 @@ fn add(machine: &ShardMachine, rig: &Rig, index: u64, from: u32) {
         batch.sample(key, T0, 1.0);
     }
     let (limits, batch) = (rig.limits, batch.finish());
-    let payload = rig.entry(Command::Batch { limits, batch });
-    machine.apply(&[Applied {
-        index,
-        term: 1,
-        payload: &payload,
-    }]);
+    rig.entry(Command::Batch { limits, batch })
 }
 
 #[test]

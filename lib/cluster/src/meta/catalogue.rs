@@ -174,7 +174,14 @@ pub(super) fn publish(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -
         )
         .into());
     }
-    check_deletes(state, block)?;
+    // What was forgotten since it was staged masks nothing in it: its record, which is there, would have kept it.
+    if block.tombstone_revision < record.tombstone_revision {
+        return Err(format!(
+            "block {} has carried out deletes up to revision {}, {} when it was staged",
+            block.id, block.tombstone_revision, record.tombstone_revision
+        )
+        .into());
+    }
     check_inputs(state, block)?;
     for input in &block.inputs {
         if let Ok(at) = find(state, input) {

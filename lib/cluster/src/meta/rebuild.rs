@@ -128,32 +128,55 @@ fn keep(mut candidates: Vec<BlockRecord>) -> Vec<BlockRecord> {
     kept
 }
 
-/// Those of the checkpoint, then those that came after it, in their order.
+/// Those of the checkpoint, then those that came after it: by the revisions that their objects say. One that does not say
+/// its own (whoever deleted ended in between, a moment after it was recorded) has the first that is free after the one it
+/// began at.
 fn tombstones(old: &MetaState, found: &[FoundDelete]) -> Vec<TombstoneRecord> {
+    let mut all: BTreeMap<u64, TombstoneRecord> = BTreeMap::new();
+    for tombstone in &old.tombstones {
+        let settled = TombstoneRecord {
+            pending_shards: Vec::new(),
+            ..tombstone.clone()
+        };
+        all.insert(tombstone.revision, settled);
+    }
     let named: HashSet<&str> = old.tombstones.iter().map(|t| t.path.as_str()).collect();
-    let mut all = old.tombstones.clone();
-    for tombstone in &mut all {
-        tombstone.pending_shards.clear();
-    }
-    // What was forgotten is older than what is known to be; its object may have been left.
+    // What the checkpoint knew and does not name was forgotten; its object may have been left.
     let is_newer = |delete: &&FoundDelete| {
-        !named.contains(delete.path.as_str()) && delete.object.after_revision >= old.forgotten_tombstone_revision
+        !named.contains(delete.path.as_str())
+            && match delete.object.revision {
+                Some(revision) => revision > old.catalogue_revision,
+                None => delete.object.after_revision >= old.forgotten_tombstone_revision,
+            }
     };
-    let mut newer: Vec<_> = found.iter().filter(is_newer).collect();
-    newer.sort_by(|a, b| (a.object.after_revision, &a.path).cmp(&(b.object.after_revision, &b.path)));
-    for FoundDelete { path, object } in newer {
-        let last = all.last().map_or(old.forgotten_tombstone_revision, |t| t.revision);
-        all.push(TombstoneRecord {
-            revision: last.max(object.after_revision) + 1,
-            path: path.clone(),
-            tenant: object.tenant.to_string(),
-            series: gnomon_proto::matchers::sets_to_wire(&object.sets),
-            start_ms: object.start_ms,
-            end_ms: object.end_ms,
-            ..TombstoneRecord::default()
-        });
+    let newer = || found.iter().filter(is_newer);
+    for delete in newer() {
+        if let Some(revision) = delete.object.revision {
+            all.entry(revision).or_insert_with(|| tombstone_of(delete, revision));
+        }
     }
-    all
+    let mut without: Vec<_> = newer().filter(|delete| delete.object.revision.is_none()).collect();
+    without.sort_by(|a, b| (a.object.after_revision, &a.path).cmp(&(b.object.after_revision, &b.path)));
+    for delete in without {
+        let first = delete.object.after_revision.max(old.forgotten_tombstone_revision) + 1;
+        if let Some(free) = (first..).find(|revision| !all.contains_key(revision)) {
+            all.insert(free, tombstone_of(delete, free));
+        }
+    }
+    all.into_values().collect()
+}
+
+fn tombstone_of(delete: &FoundDelete, revision: u64) -> TombstoneRecord {
+    let FoundDelete { path, object } = delete;
+    TombstoneRecord {
+        revision,
+        path: path.clone(),
+        tenant: object.tenant.to_string(),
+        series: gnomon_proto::matchers::sets_to_wire(&object.sets),
+        start_ms: object.start_ms,
+        end_ms: object.end_ms,
+        ..TombstoneRecord::default()
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +202,12 @@ mod tests {
     fn ids(state: &MetaState) -> Vec<u128> {
         let number = |b: &BlockRecord| b.id.parse::<BlockId>().unwrap().0;
         state.blocks.iter().map(number).collect()
+    }
+
+    fn delete_of(path: &str, after_revision: u64, revision: u64) -> FoundDelete {
+        let mut found = delete(path, after_revision);
+        found.object.revision = Some(revision);
+        found
     }
 
     fn delete(path: &str, after_revision: u64) -> FoundDelete {
@@ -260,5 +289,27 @@ mod tests {
         assert_eq!(found, [("known", 12), ("next", 21), ("late", 26)]);
         assert!(state.tombstones.iter().all(|t| t.pending_shards.is_empty()));
         assert_eq!(state.catalogue_revision, 27);
+    }
+
+    /// Two that were recorded at the same time: what one of them has carried out must not mask again, nor the other not.
+    #[test]
+    fn without_a_checkpoint_deletes_keep_the_revisions_that_their_objects_say() {
+        let deletes = [delete_of("a", 4, 6), delete_of("b", 4, 5), delete("c", 4)];
+        let state = rebuild(None, &[found(1, 0, &[1], 5)], &deletes, None);
+        let found: Vec<_> = state.tombstones.iter().map(|t| (t.path.as_str(), t.revision)).collect();
+        assert_eq!(found, [("b", 5), ("a", 6), ("c", 7)]);
+        let masking = state
+            .tombstones
+            .iter()
+            .map(|t| t.revision > state.blocks[0].tombstone_revision);
+        assert_eq!(masking.collect::<Vec<_>>(), [false, true, true]);
+        // A checkpoint that knew of it and does not name it says that it was forgotten.
+        let checkpoint = MetaState {
+            catalogue_revision: 6,
+            forgotten_tombstone_revision: 6,
+            ..MetaState::default()
+        };
+        let state = rebuild(Some(&checkpoint), &[], &deletes[..2], None);
+        assert!(state.tombstones.is_empty());
     }
 }

@@ -26,4 +26,5 @@ pub use error::StoreError;
 pub use gate::Trouble;
 pub use memory::{Faults, MemoryBackend};
 pub use node::{Identity, NodeStore, StoreOptions};
+pub use rocks::open_rocksdb;
 pub use writer::{Done, Submission, Write};

@@ -1,6 +1,6 @@
 //! RocksDB as the storage engine.
 
-use super::backend::{Backend, Batch, BatchKind, Saved, SavedKind, Space, Visit};
+use super::backend::{Backend, Batch, BatchKind, Saved, SavedKind, SharedBackend, Space, Visit};
 use super::{StoreError, StoreOptions};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -64,6 +64,18 @@ impl RocksBatch {
     pub(super) fn data(&self) -> &[u8] {
         self.writes.data()
     }
+}
+
+/// RocksDB in a folder, for [`super::NodeStore::over`] with something between the two that sees every write.
+///
+/// # Errors
+/// When the folder or the database in it cannot be used, or another process uses it.
+pub fn open_rocksdb(folder: &Path, options: StoreOptions) -> Result<SharedBackend, StoreError> {
+    let damaged = IntCounter::new("damaged", "Damaged write-ahead logs.").map_err(|error| StoreError::Engine {
+        operation: "open",
+        message: error.to_string(),
+    })?;
+    Ok(Arc::new(RocksBackend::open(folder, options, damaged)?))
 }
 
 impl RocksBackend {

@@ -1,12 +1,13 @@
-//! An object store that fails as real ones do, by a seed: for tests and simulation.
+//! An object store that fails as real ones do, by a seed or at the request that is named: for tests and simulation.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -29,47 +30,78 @@ pub struct Faults {
     pub latency: Duration,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+/// What is asked of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Request {
+    Put,
+    /// An upload in parts: its beginning, one part, its end, and giving it up.
+    Begin,
+    Part,
+    Complete,
+    Abort,
+    Get,
+    List,
+    Delete,
+    Copy,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
     Sound,
+    /// It fails and nothing was done.
     Refused,
+    /// It is carried out and fails nevertheless.
     LostResponse,
+    /// A part of it is carried out, and it fails. What cannot be done in part is refused.
     Torn,
 }
 
-struct State {
+/// Who decides.
+pub trait Fates: Send + Sync + 'static {
+    /// Of the next request, and how long it takes.
+    fn next(&self, request: Request) -> (Fate, Duration);
+
+    /// A request whose fate is [`Fate::LostResponse`] or [`Fate::Torn`] had its effect.
+    fn had_effect(&self) {}
+}
+
+/// By a seed.
+struct Seeded {
     random: Mutex<StdRng>,
     faults: Mutex<Faults>,
     requests: AtomicU64,
     failures: AtomicU64,
 }
 
-impl State {
-    async fn fate(&self) -> Fate {
-        let (fate, wait) = {
-            let faults = *self.faults.lock();
-            let mut random = self.random.lock();
-            let draw: f64 = random.random();
-            let fate = if draw < faults.refused {
-                Fate::Refused
-            } else if draw < faults.refused + faults.lost_response {
-                Fate::LostResponse
-            } else if draw < faults.refused + faults.lost_response + faults.torn {
-                Fate::Torn
-            } else {
-                Fate::Sound
-            };
-            (fate, faults.latency.mul_f64(random.random()))
+impl Fates for Seeded {
+    fn next(&self, _: Request) -> (Fate, Duration) {
+        let faults = *self.faults.lock();
+        let mut random = self.random.lock();
+        let draw: f64 = random.random();
+        let fate = if draw < faults.refused {
+            Fate::Refused
+        } else if draw < faults.refused + faults.lost_response {
+            Fate::LostResponse
+        } else if draw < faults.refused + faults.lost_response + faults.torn {
+            Fate::Torn
+        } else {
+            Fate::Sound
         };
         self.requests.fetch_add(1, Ordering::Relaxed);
         if fate != Fate::Sound {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        fate
+        (fate, faults.latency.mul_f64(random.random()))
     }
+}
+
+async fn fate(fates: &dyn Fates, request: Request) -> Fate {
+    let (fate, wait) = fates.next(request);
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    fate
 }
 
 fn error(what: &'static str) -> Error {
@@ -83,40 +115,52 @@ const REFUSED: &str = "injected: refused";
 const LOST: &str = "injected: the answer was lost";
 const TORN: &str = "injected: the transfer broke off";
 
-/// Wraps a store. Clones share their seed and their faults.
+/// Wraps a store. Clones share their fates.
 #[derive(Clone)]
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
-    state: Arc<State>,
+    fates: Arc<dyn Fates>,
+    seeded: Option<Arc<Seeded>>,
 }
 
 impl FaultyStore {
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, seed: u64, faults: Faults) -> Self {
-        let state = State {
+        let seeded = Arc::new(Seeded {
             random: Mutex::new(StdRng::seed_from_u64(seed)),
             faults: Mutex::new(faults),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-        };
+        });
         Self {
             inner,
-            state: Arc::new(state),
+            fates: seeded.clone(),
+            seeded: Some(seeded),
         }
     }
 
-    /// From now on; to heal, give the default.
-    pub fn set(&self, faults: Faults) {
-        *self.state.faults.lock() = faults;
+    /// Where somebody else decides what fails.
+    #[must_use]
+    pub fn by(inner: Arc<dyn ObjectStore>, fates: Arc<dyn Fates>) -> Self {
+        Self {
+            inner,
+            fates,
+            seeded: None,
+        }
     }
 
-    /// Requests so far, and how many of them were made to fail.
+    /// From now on; to heal, give the default. Without effect where somebody else decides.
+    pub fn set(&self, faults: Faults) {
+        if let Some(seeded) = &self.seeded {
+            *seeded.faults.lock() = faults;
+        }
+    }
+
+    /// Requests so far, and how many of them were made to fail; nothing where somebody else decides.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        (
-            self.state.requests.load(Ordering::Relaxed),
-            self.state.failures.load(Ordering::Relaxed),
-        )
+        let count = |of: fn(&Seeded) -> &AtomicU64| self.seeded.as_ref().map_or(0, |s| of(s).load(Ordering::Relaxed));
+        (count(|s| &s.requests), count(|s| &s.failures))
     }
 }
 
@@ -133,13 +177,14 @@ impl fmt::Display for FaultyStore {
 }
 
 /// Runs a request that is carried out wholly or not at all.
-async fn atomic<T>(state: &State, request: impl Future<Output = Result<T>>) -> Result<T> {
-    match state.fate().await {
+async fn atomic<T>(fates: &dyn Fates, what: Request, request: impl Future<Output = Result<T>>) -> Result<T> {
+    match fate(fates, what).await {
         Fate::Sound => request.await,
         Fate::Refused | Fate::Torn => Err(error(REFUSED)),
         Fate::LostResponse => {
-            request.await?;
-            Err(error(LOST))
+            let done = request.await;
+            fates.had_effect();
+            done.and(Err(error(LOST)))
         }
     }
 }
@@ -147,17 +192,36 @@ async fn atomic<T>(state: &State, request: impl Future<Output = Result<T>>) -> R
 #[async_trait]
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        atomic(&self.state, self.inner.put_opts(location, payload, opts)).await
+        match fate(self.fates.as_ref(), Request::Put).await {
+            Fate::Sound => self.inner.put_opts(location, payload, opts).await,
+            Fate::Refused => Err(error(REFUSED)),
+            Fate::LostResponse => {
+                let done = self.inner.put_opts(location, payload, opts).await;
+                self.fates.had_effect();
+                done.and(Err(error(LOST)))
+            }
+            Fate::Torn => {
+                // What a process leaves that ends in the middle: half of it, and nobody who clears it away.
+                let mut upload = self.inner.put_multipart(location).await?;
+                let bytes = Bytes::from(payload);
+                let half = bytes.slice(..bytes.len() / 2);
+                let put = upload.put_part(PutPayload::from(half)).await;
+                std::mem::forget(upload);
+                self.fates.had_effect();
+                put.and(Err(error(TORN)))
+            }
+        }
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        let inner = atomic(&self.state, self.inner.put_multipart_opts(location, opts)).await?;
-        let state = Arc::clone(&self.state);
-        Ok(Box::new(FaultyUpload { inner, state }))
+        let begin = self.inner.put_multipart_opts(location, opts);
+        let inner = atomic(self.fates.as_ref(), Request::Begin, begin).await?;
+        let fates = Arc::clone(&self.fates);
+        Ok(Box::new(FaultyUpload { inner, fates }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        match self.state.fate().await {
+        match fate(self.fates.as_ref(), Request::Get).await {
             Fate::Sound => self.inner.get_opts(location, options).await,
             Fate::Refused | Fate::LostResponse => Err(error(REFUSED)),
             Fate::Torn => {
@@ -167,6 +231,7 @@ impl ObjectStore for FaultyStore {
                 let bytes = result.bytes().await?;
                 let chunks = [Ok(bytes.slice(..bytes.len() / 2)), Err(error(TORN))];
                 let payload = GetResultPayload::Stream(futures::stream::iter(chunks).boxed());
+                self.fates.had_effect();
                 Ok(GetResult {
                     payload,
                     meta,
@@ -179,26 +244,29 @@ impl ObjectStore for FaultyStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (inner, state) = (Arc::clone(&self.inner), Arc::clone(&self.state));
+        let (inner, fates) = (Arc::clone(&self.inner), Arc::clone(&self.fates));
         let one = move |location: Path| {
-            let (inner, state) = (Arc::clone(&inner), Arc::clone(&state));
+            let (inner, fates) = (Arc::clone(&inner), Arc::clone(&fates));
             async move {
                 let request = async {
                     let mut deleted = inner.delete_stream(futures::stream::iter([Ok(location.clone())]).boxed());
                     deleted.try_next().await.map(|_| location)
                 };
-                atomic(&state, request).await
+                atomic(fates.as_ref(), Request::Delete, request).await
             }
         };
         locations.and_then(one).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (listed, state) = (self.inner.list(prefix), Arc::clone(&self.state));
+        let (listed, fates) = (self.inner.list(prefix), Arc::clone(&self.fates));
         futures::stream::once(async move {
-            match state.fate().await {
+            match fate(fates.as_ref(), Request::List).await {
                 Fate::Sound => listed,
-                Fate::Torn => listed.take(1).chain(futures::stream::iter([Err(error(TORN))])).boxed(),
+                Fate::Torn => {
+                    fates.had_effect();
+                    listed.take(1).chain(futures::stream::iter([Err(error(TORN))])).boxed()
+                }
                 Fate::Refused | Fate::LostResponse => futures::stream::iter([Err(error(REFUSED))]).boxed(),
             }
         })
@@ -207,17 +275,19 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        atomic(&self.state, self.inner.list_with_delimiter(prefix)).await
+        let list = self.inner.list_with_delimiter(prefix);
+        atomic(self.fates.as_ref(), Request::List, list).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        atomic(&self.state, self.inner.copy_opts(from, to, options)).await
+        let copy = self.inner.copy_opts(from, to, options);
+        atomic(self.fates.as_ref(), Request::Copy, copy).await
     }
 }
 
 struct FaultyUpload {
     inner: Box<dyn MultipartUpload>,
-    state: Arc<State>,
+    fates: Arc<dyn Fates>,
 }
 
 impl fmt::Debug for FaultyUpload {
@@ -229,26 +299,27 @@ impl fmt::Debug for FaultyUpload {
 #[async_trait]
 impl MultipartUpload for FaultyUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let (part, state) = (self.inner.put_part(data), Arc::clone(&self.state));
+        let (part, fates) = (self.inner.put_part(data), Arc::clone(&self.fates));
         Box::pin(async move {
-            match state.fate().await {
+            match fate(fates.as_ref(), Request::Part).await {
                 Fate::Sound => part.await,
                 Fate::Refused => Err(error(REFUSED)),
                 Fate::LostResponse | Fate::Torn => {
-                    part.await?;
-                    Err(error(TORN))
+                    let put = part.await;
+                    fates.had_effect();
+                    put.and(Err(error(TORN)))
                 }
             }
         })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let state = Arc::clone(&self.state);
-        atomic(&state, self.inner.complete()).await
+        let fates = Arc::clone(&self.fates);
+        atomic(fates.as_ref(), Request::Complete, self.inner.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        let state = Arc::clone(&self.state);
-        atomic(&state, self.inner.abort()).await
+        let fates = Arc::clone(&self.fates);
+        atomic(fates.as_ref(), Request::Abort, self.inner.abort()).await
     }
 }

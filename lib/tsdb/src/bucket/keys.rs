@@ -67,6 +67,9 @@ pub fn is_tombstone(path: &Path) -> bool {
         && parts.next().is_none()
 }
 
+/// What the names of the catalogue's copies begin with.
+pub(super) const CHECKPOINT_PREFIX: &str = "checkpoint-";
+
 /// Revisions are padded, so that a listing is in their order.
 #[must_use]
 pub fn checkpoint_path(revision: u64) -> Path {

@@ -8,20 +8,23 @@
 //! ```
 
 pub mod acceptance;
+mod attempts;
 pub mod faults;
 mod keys;
 
+pub use attempts::Attempts;
+use keys::CHECKPOINT_PREFIX;
 pub use keys::{
     BLOCK_SUFFIX, BlockKey, CLUSTER_MARKER, TOMBSTONE_SUFFIX, block_path, checkpoint_path, checkpoint_revision,
     is_tombstone, tombstone_path,
 };
 
 use bytes::Bytes;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +48,16 @@ pub enum BucketError {
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     url: String,
+    attempts: Option<Attempts>,
 }
+
+/// How often a request to S3 is made again, and how long after its beginning at most. The pauses between are doubled.
+const MAX_RETRIES: usize = 5;
+const RETRY_WITHIN: Duration = Duration::from_secs(90);
+/// A request that is not answered for so long, or an answer of which nothing more comes for so long, has failed; and so has
+/// one that is not done after the second. A part of an upload (8 MiB) has to be through within the first.
+const STALLED_AFTER: &str = "30 seconds";
+const REQUEST_WITHIN: &str = "120 seconds";
 
 /// What became of a conditional put.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +124,7 @@ impl Bucket {
         Ok(Self {
             store: Arc::new(store),
             url,
+            attempts: None,
         })
     }
 
@@ -127,10 +140,18 @@ impl Bucket {
             .with_bucket_name(name)
             .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
             .with_retry(RetryConfig {
-                max_retries: 5,
-                retry_timeout: Duration::from_secs(60),
+                max_retries: MAX_RETRIES,
+                retry_timeout: RETRY_WITHIN,
                 ..RetryConfig::default()
             });
+        for (key, name, default) in [
+            (ClientConfigKey::ReadTimeout, "AWS_READ_TIMEOUT", STALLED_AFTER),
+            (ClientConfigKey::Timeout, "AWS_TIMEOUT", REQUEST_WITHIN),
+        ] {
+            if variable(name).is_none() {
+                builder = builder.with_config(AmazonS3ConfigKey::Client(key), default);
+            }
+        }
         if let Some(endpoint) = endpoint {
             let is_plain = endpoint.starts_with("http://");
             builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
@@ -142,6 +163,11 @@ impl Bucket {
             url: text.to_owned(),
             source,
         };
+        let attempts = Attempts::new().map_err(|error| BucketError::BadUrl {
+            url: text.to_owned(),
+            what: error.to_string(),
+        })?;
+        let builder = builder.with_http_connector(attempts.clone());
         let s3 = builder.build().map_err(store_error)?;
         let prefix = Path::from_url_path(url.path()).map_err(|e| store_error(e.into()))?;
         let store: Arc<dyn ObjectStore> = if prefix.as_ref().is_empty() {
@@ -152,7 +178,14 @@ impl Bucket {
         Ok(Self {
             store,
             url: text.to_owned(),
+            attempts: Some(attempts),
         })
+    }
+
+    /// What is counted of requests over the wire; none where there is no wire.
+    #[must_use]
+    pub fn attempts(&self) -> Option<&Attempts> {
+        self.attempts.as_ref()
     }
 
     /// A store that was made otherwise: in memory, with faults, behind a cache.
@@ -161,6 +194,7 @@ impl Bucket {
         Self {
             store,
             url: name.into(),
+            attempts: None,
         }
     }
 
@@ -204,9 +238,8 @@ fn remove_broken_uploads(folder: &std::path::Path) -> std::io::Result<()> {
         }
         let name = entry.file_name();
         let parts = name.to_str().and_then(|name| name.rsplit_once('#'));
-        let is_broken = parts.is_some_and(|(object, number)| {
-            object.ends_with(BLOCK_SUFFIX) && number.bytes().all(|b| b.is_ascii_digit())
-        });
+        let is_broken =
+            parts.is_some_and(|(object, number)| is_ours(object) && number.bytes().all(|b| b.is_ascii_digit()));
         if is_broken {
             tracing::info!(file = %entry.path().display(), "removing what a broken-off upload left");
             match std::fs::remove_file(entry.path()) {
@@ -216,6 +249,13 @@ fn remove_broken_uploads(folder: &std::path::Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a file's name is that of an object that gnomon writes.
+fn is_ours(name: &str) -> bool {
+    [BLOCK_SUFFIX, TOMBSTONE_SUFFIX].iter().any(|end| name.ends_with(end))
+        || name.starts_with(CHECKPOINT_PREFIX)
+        || name == CLUSTER_MARKER
 }
 
 /// Deletes an object; one that is gone already is no error.

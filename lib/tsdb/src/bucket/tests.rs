@@ -59,10 +59,21 @@ async fn what_a_crash_left_of_an_upload_is_removed_and_nothing_else() {
     let object = folder.path().join(path.as_ref());
     let beside = |suffix: &str| std::path::PathBuf::from(format!("{}{suffix}", object.display()));
     std::fs::write(beside("#1"), "half").unwrap();
+    let others = [
+        "anonymous/tombstones/1.gnt#2",
+        "catalogue/checkpoint-00000000000000000007#1",
+        "cluster.json#12",
+    ];
+    for name in others {
+        let file = folder.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "half").unwrap();
+    }
     std::fs::write(beside("#x"), "not an upload").unwrap();
     std::fs::write(folder.path().join("notes#1"), "not ours").unwrap();
     Bucket::folder(folder.path()).unwrap();
     assert!(!beside("#1").exists());
+    assert!(others.iter().all(|name| !folder.path().join(name).exists()));
     assert!(object.exists() && beside("#x").exists() && folder.path().join("notes#1").exists());
 }
 

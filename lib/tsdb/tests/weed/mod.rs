@@ -2,6 +2,9 @@
 #![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "proxy.rs"]
+pub mod proxy;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;

@@ -121,6 +121,37 @@ fn a_block_of_any_state_keeps_the_delete_that_masks_it() {
     );
 }
 
+/// A delete of other times that is forgotten while a block is written is nothing to the block.
+#[test]
+fn a_finished_block_is_published_whatever_was_forgotten_elsewhere() {
+    let machine = ready();
+    told(&machine, Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 2 })).unwrap();
+    told(&machine, stage(1, &[1], &[])).unwrap();
+    let Command::AddTombstone(mut elsewhere) = tombstone("p", "b") else {
+        unreachable!()
+    };
+    let record = elsewhere.tombstone.as_mut().unwrap();
+    (record.start_ms, record.end_ms) = (i64::MAX - 1, i64::MAX);
+    let revision = told(&machine, Command::AddTombstone(elsewhere)).unwrap();
+    for shard in [0, 1] {
+        told(&machine, applied(shard, revision)).unwrap();
+    }
+    told(&machine, forget(&[revision])).unwrap();
+    assert_eq!(machine.state().forgotten_tombstone_revision, revision);
+    told(&machine, publish(1, &[1], &[])).unwrap();
+    // One that says less than when it was staged is another.
+    let mut less = block(2, &[2], &[]);
+    less.tombstone_revision = revision;
+    let staging = StageBlock {
+        block: Some(less.clone()),
+        cap_bytes: 0,
+    };
+    told(&machine, Command::StageBlock(staging)).unwrap();
+    less.tombstone_revision = revision - 1;
+    let refused = told(&machine, Command::PublishBlock(PublishBlock { block: Some(less) })).unwrap_err();
+    assert!(refused.contains("when it was staged"), "{refused}");
+}
+
 #[test]
 fn a_catalogue_is_taken_over_before_the_cluster_begins_and_not_later() {
     let machine = MetaMachine::default();

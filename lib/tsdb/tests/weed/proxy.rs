@@ -1,0 +1,247 @@
+//! A proxy before an S3 server that goes wrong by a seed, as networks and servers do: answers that ask to come again,
+//! answers that are slow, connections torn in the middle of what is sent or of what is answered, answers lost after the
+//! effect, answers that stall.
+//!
+//! One request for each connection to the server; the client's connections end where a fault ends them.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What can happen to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// 503 or 500, and the server hears nothing.
+    Unavailable,
+    /// The answer comes late.
+    Slow,
+    /// Half of the request comes to the server, then the connection is torn.
+    TornRequest,
+    /// Half of the answer comes to the client, then the connection is torn.
+    TornAnswer,
+    /// The server does it, and the client hears nothing.
+    LostAnswer,
+    /// Half of the answer comes, then nothing for longer than the client waits.
+    Stalled,
+}
+
+pub const FAULTS: [Fault; 6] = [
+    Fault::Unavailable,
+    Fault::Slow,
+    Fault::TornRequest,
+    Fault::TornAnswer,
+    Fault::LostAnswer,
+    Fault::Stalled,
+];
+
+const SLOW: Duration = Duration::from_millis(400);
+/// Longer than clients of these tests wait.
+const STALL: Duration = Duration::from_secs(5);
+
+struct Shared {
+    server: SocketAddr,
+    random: Mutex<u64>,
+    /// Of 1000 requests so many go wrong.
+    per_mille: AtomicU64,
+    /// How often each fault came up, in the order of [`FAULTS`].
+    counts: [AtomicU64; 6],
+    requests: AtomicU64,
+    stop: AtomicBool,
+    /// Completions of uploads in parts keep their answers.
+    keeps_completions: bool,
+}
+
+/// Ends with this.
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    /// Before a server, `http://host:port`.
+    pub fn start(endpoint: &str, seed: u64, per_mille: u64, keeps_completions: bool) -> Self {
+        let server = endpoint.strip_prefix("http://").unwrap().parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            server,
+            random: Mutex::new(seed),
+            per_mille: AtomicU64::new(per_mille),
+            counts: Default::default(),
+            requests: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            keeps_completions,
+        });
+        let served = shared.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if served.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let served = served.clone();
+                if let Ok(client) = client {
+                    std::thread::spawn(move || serve(&served, client));
+                }
+            }
+        });
+        Self { address, shared }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on nothing goes wrong.
+    pub fn heal(&self) {
+        self.shared.per_mille.store(0, Ordering::Relaxed);
+    }
+
+    /// How often each fault came up.
+    pub fn counts(&self) -> Vec<(Fault, u64)> {
+        let counts = self.shared.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        FAULTS.into_iter().zip(counts).collect()
+    }
+
+    /// Requests that came.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // The listener hears of it with the next connection.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl Shared {
+    /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+    fn random(&self) -> u64 {
+        let mut state = self.random.lock().unwrap();
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn fault(&self, head: &str) -> Option<Fault> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.random() % 1000 >= self.per_mille.load(Ordering::Relaxed) {
+            return None;
+        }
+        let at = (self.random() % FAULTS.len() as u64) as usize;
+        let fault = FAULTS[at];
+        let is_kept = self.keeps_completions && head.starts_with("POST") && head.contains("uploadId=");
+        let loses = matches!(fault, Fault::TornAnswer | Fault::LostAnswer | Fault::Stalled);
+        if is_kept && loses {
+            return None;
+        }
+        self.counts[at].fetch_add(1, Ordering::Relaxed);
+        Some(fault)
+    }
+}
+
+/// A request or an answer up to its empty line, and what of its body has come with it.
+fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut some = [0; 16 << 10];
+    loop {
+        if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            let body = bytes.split_off(at + 4);
+            return Some((String::from_utf8(bytes).ok()?, body));
+        }
+        match stream.read(&mut some) {
+            Ok(0) | Err(_) => return None,
+            Ok(n) => bytes.extend_from_slice(&some[..n]),
+        }
+    }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+fn serve(shared: &Shared, mut client: TcpStream) {
+    let _ = client.set_read_timeout(Some(Duration::from_secs(60)));
+    while !shared.stop.load(Ordering::Relaxed) {
+        let Some((head, mut body)) = read_head(&mut client) else {
+            return;
+        };
+        let length: usize = header(&head, "content-length").map_or(0, |text| text.parse().unwrap());
+        let mut rest = vec![0; length.saturating_sub(body.len())];
+        if client.read_exact(&mut rest).is_err() {
+            return;
+        }
+        body.extend_from_slice(&rest);
+        if !answer(shared, &mut client, &head, &body) {
+            let _ = client.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+}
+
+/// Whether the client's connection goes on.
+fn answer(shared: &Shared, client: &mut TcpStream, head: &str, body: &[u8]) -> bool {
+    let fault = shared.fault(head);
+    match fault {
+        Some(Fault::Unavailable) => {
+            let status = ["503 Slow Down", "500 Internal Server Error"][(shared.random() % 2) as usize];
+            let text = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            return client.write_all(text.as_bytes()).is_ok();
+        }
+        Some(Fault::Slow) => std::thread::sleep(SLOW),
+        _ => {}
+    }
+    let Ok(mut server) = TcpStream::connect(shared.server) else {
+        return false;
+    };
+    let lines = head
+        .trim_end()
+        .lines()
+        .filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
+    let lines: Vec<&str> = lines.collect();
+    let request = format!("{}\r\nConnection: close\r\n\r\n", lines.join("\r\n"));
+    if fault == Some(Fault::TornRequest) {
+        let _ = server.write_all(request.as_bytes());
+        let _ = server.write_all(&body[..body.len() / 2]);
+        // A request without a body is torn before its end.
+        return false;
+    }
+    if server
+        .write_all(request.as_bytes())
+        .and_then(|()| server.write_all(body))
+        .is_err()
+    {
+        return false;
+    }
+    let mut whole = Vec::new();
+    if server.read_to_end(&mut whole).is_err() {
+        return false;
+    }
+    let half = whole.len() / 2;
+    match fault {
+        Some(Fault::LostAnswer) => false,
+        Some(Fault::TornAnswer) => {
+            let _ = client.write_all(&whole[..half]);
+            false
+        }
+        Some(Fault::Stalled) => {
+            let _ = client.write_all(&whole[..half]);
+            std::thread::sleep(STALL);
+            false
+        }
+        // The server closes: so is what the client is told.
+        _ => {
+            let _ = client.write_all(&whole);
+            false
+        }
+    }
+}
