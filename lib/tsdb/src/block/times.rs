@@ -14,6 +14,9 @@ use gnomon_model::labels::put_uvarint;
 use std::collections::HashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+/// Parts of columns have so many holes at most: they are in the directory, which is bounded.
+const MOST_HOLES: usize = 64;
+
 /// Part of a column.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Slice {
@@ -59,7 +62,7 @@ impl Slice {
     /// The part of `all` that `times` are; none where they are not, or with too many holes.
     fn find(column: u32, all: &[i64], times: &[i64]) -> Option<Self> {
         let skip = all.partition_point(|t| Some(t) < times.first());
-        let most_holes = 1 + times.len() / 16;
+        let most_holes = (1 + times.len() / 16).min(MOST_HOLES);
         let mut holes = Vec::new();
         let mut at = skip;
         let mut kept = 0;

@@ -12,6 +12,9 @@
 //! bits are the same. `level` says how frequent a token is ([`WEIGHTS`]). The bits of a number are the rest of its
 //! distance, then those that lead to the next state; the state after the last number is 0.
 
+#[cfg(test)]
+mod tests;
+
 use super::bits::{unzigzag, zigzag};
 use super::packed::BLOCK;
 use gnomon_model::labels::{get_uvarint, put_uvarint};
@@ -308,7 +311,10 @@ impl Bits {
     }
 }
 
-/// At least 57 bits from a place on; zeros beyond the end.
+/// Bits that [`load`] gives at least.
+const LOADED: u32 = 57;
+
+/// Bits from a place on; zeros beyond the end.
 #[inline]
 fn load(bytes: &[u8], bit: usize) -> u64 {
     let at = bit / 8;
@@ -334,7 +340,7 @@ struct Entry {
     /// Of the distance.
     least: u64,
     /// -1 below the center, else 0.
-    sign: i64,
+    sign: i8,
     rest: u8,
     width: u8,
     /// The next state, less the bits.
@@ -414,23 +420,29 @@ impl<'a> Coded<'a> {
     #[inline]
     pub(super) fn read(&mut self, count: usize, numbers: &mut [i64; BLOCK]) -> Option<()> {
         let (mut at, mut state) = (self.at, self.state);
+        // Bits from `at` on, so many of which count.
+        let (mut word, mut loaded) = (0, 0);
         for number in numbers.get_mut(..count)? {
             let entry = self.entries.get(state)?;
             let (rest, width) = (u32::from(entry.rest), u32::from(entry.width));
-            let word = load(self.bits, at);
-            let (distance, low) = if rest + width <= 57 {
-                (low_bits(word, rest), low_bits(word >> rest, width))
+            if loaded < rest + width {
+                (word, loaded) = (load(self.bits, at), LOADED);
+            }
+            let distance;
+            if rest + width <= LOADED {
+                distance = low_bits(word, rest);
+                word >>= rest;
+                state = usize::from(entry.next) + low_bits(word, width) as usize;
+                word >>= width;
+                loaded -= rest + width;
             } else {
-                let high = load(self.bits, at + 32);
-                let distance = low_bits(low_bits(word, 32) | high << 32, rest);
-                (distance, low_bits(load(self.bits, at + rest as usize), width))
-            };
+                distance = low_bits(low_bits(word, 32) | load(self.bits, at + 32) << 32, rest);
+                state = usize::from(entry.next) + low_bits(load(self.bits, at + rest as usize), width) as usize;
+                loaded = 0;
+            }
             at += (rest + width) as usize;
-            let distance = (entry.least | distance) as i64;
-            *number = self
-                .center
-                .wrapping_add((distance ^ entry.sign).wrapping_sub(entry.sign));
-            state = usize::from(entry.next) + low as usize;
+            let (distance, sign) = ((entry.least | distance) as i64, i64::from(entry.sign));
+            *number = self.center.wrapping_add((distance ^ sign).wrapping_sub(sign));
         }
         (self.at, self.state) = (at, state);
         Some(())
@@ -439,85 +451,5 @@ impl<'a> Coded<'a> {
     /// What follows, once all numbers are read; none where they were not these.
     pub(super) fn after(&self) -> Option<&'a [u8]> {
         (self.state == 0 && self.at.div_ceil(8) == self.bits.len()).then_some(self.after)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn decoded(bytes: &[u8], count: usize) -> Option<Vec<i64>> {
-        let mut coded = Coded::new(bytes)?;
-        let mut all = Vec::new();
-        while all.len() < count {
-            let mut block = [0; BLOCK];
-            let n = (count - all.len()).min(BLOCK);
-            coded.read(n, &mut block)?;
-            all.extend_from_slice(&block[..n]);
-        }
-        coded.after()?.is_empty().then_some(all)
-    }
-
-    /// Most alike, some of any size, around any center.
-    fn numbers() -> impl Strategy<Value = Vec<i64>> {
-        let number = |width: u32, center: i64| {
-            prop_oneof![
-                8 => Just(center),
-                8 => any::<i64>().prop_map(move |n| center.wrapping_add(if width == 0 { 0 } else { n >> (64 - width) })),
-                1 => prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX)],
-            ]
-        };
-        let shape = (
-            0..=64_u32,
-            prop_oneof![Just(0), any::<i64>()],
-            prop_oneof![8..700_usize, 8..9000_usize],
-        );
-        shape.prop_flat_map(move |(width, center, len)| prop::collection::vec(number(width, center), len))
-    }
-
-    proptest! {
-        #[test]
-        fn numbers_come_back_and_damage_never_panics(
-            numbers in numbers(), at in any::<prop::sample::Index>(), with in 1..=255_u8, cut in any::<prop::sample::Index>()
-        ) {
-            let Some(plan) = Plan::rough(&numbers).map(|plan| plan.refined(&numbers)) else { return Ok(()) };
-            let mut bytes = Vec::new();
-            prop_assume!(plan.write(&numbers, &mut bytes).is_some());
-            prop_assert_eq!(decoded(&bytes, numbers.len()), Some(numbers.clone()));
-            let about = plan.bits as usize / 8;
-            prop_assert!(bytes.len() <= about + about / 8 + 16, "{} bytes, about {}", bytes.len(), about);
-            let at = at.index(bytes.len());
-            bytes[at] ^= with;
-            let _ = decoded(&bytes, numbers.len());
-            bytes.truncate(cut.index(bytes.len()));
-            prop_assert_eq!(decoded(&bytes, numbers.len()), None);
-        }
-    }
-
-    #[test]
-    fn each_distance_has_a_token_that_leads_back_to_it() {
-        for top in 0..=MOST_TOP {
-            let edges = (0..64).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit, (1 << bit) + 1, u64::MAX >> bit]);
-            for distance in edges.chain(0..1000) {
-                let (token, rest) = token_of(distance, top);
-                assert!(token < MOST_TOKENS);
-                let (least, width) = distance_of(token, top).unwrap();
-                assert_eq!((width, least | low_bits(distance, rest)), (rest, distance));
-            }
-            assert_eq!(distance_of(MOST_TOKENS, top), None);
-        }
-    }
-
-    #[test]
-    fn rare_changes_take_far_less_than_a_bit_a_number() {
-        let numbers: Vec<i64> = (0..480).map(|i| if i % 60 == 7 { 1 } else { 0 }).collect();
-        let mut bytes = Vec::new();
-        Plan::rough(&numbers)
-            .unwrap()
-            .refined(&numbers)
-            .write(&numbers, &mut bytes)
-            .unwrap();
-        assert!(bytes.len() < 24, "{}", bytes.len());
     }
 }
