@@ -238,7 +238,7 @@ impl Merger<'_> {
     ) -> Result<FinishedBlock<()>, CompactorError> {
         let (store, path) = (self.bucket.store().clone(), Path::from(record.path.as_str()));
         let sink = UploadSink::within(store, path, record.bytes);
-        let mut writer = BlockWriter::new(meta, sink);
+        let mut writer = BlockWriter::new(meta, sink).thorough();
         match self.copy(&mut writer, &readers, &record.id, lease).await {
             Ok(()) => Ok(writer.finish().await?),
             Err(error) => {

@@ -20,13 +20,15 @@ fn good() -> &'static [u8] {
         let shard = ShardId(1);
         let mut meta = BlockMeta::new(BlockId(7), ClusterId(1), TenantId::anonymous(), shard, window);
         meta.parts = vec![PartId { shard, number: 1 }];
-        let mut writer = BlockWriter::new(meta, MemorySink::default());
+        let mut writer = BlockWriter::new(meta, MemorySink::default()).thorough();
         block_on(async {
             for n in 0..6_i64 {
                 let labels = Labels::from_pairs([("__name__", "m".to_owned()), ("n", n.to_string())]);
                 let mut page = FloatPageBuilder::new();
-                for i in 0..5 {
-                    page.append(i * 15_000 + n, (i * n) as f64 / 3.0).expect("a sample");
+                // Times of two targets, of which some series miss some; numbers that recur, and others.
+                for i in (0..40).filter(|i| n < 2 || (i + n) % 11 != 0) {
+                    let value = if n < 4 { (i * i / 9 % 5) as f64 } else { (i * n) as f64 / 3.0 };
+                    page.append(i * 15_000 + n % 2 + i * i % 7, value).expect("a sample");
                 }
                 let page = page.page().expect("a page");
                 let pages = vec![if n % 2 == 0 { page } else { page.closed().expect("a page") }];

@@ -138,7 +138,7 @@ impl Open {
     fn resume(page: &Page) -> Result<Self, BadPage> {
         Ok(match page.coding {
             Coding::Float => Self::Float(FloatPageBuilder::resume(&page.bytes)?),
-            Coding::Columns => return Self::reopen(page),
+            Coding::Columns | Coding::Dense => return Self::reopen(page),
             Coding::Histogram => Self::Histogram(Box::new(HistogramPageBuilder::resume(&page.bytes)?)),
         })
     }

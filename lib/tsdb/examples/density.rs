@@ -2,9 +2,12 @@
 //! its index. `cargo run --release -p gnomon-tsdb --example density [folder with *.scr.zst]`; the default folder is
 //! `$GNOMON_SHARED/realdata`, or `shared/realdata` beside the repository.
 
-use gnomon_model::{BlockId, ClusterId, Labels, LabelsBuilder, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_model::{
+    BlockId, ClusterId, Labels, LabelsBuilder, MatchOp, Matcher, ShardId, TenantId, TimeRange, TimestampMs,
+};
 use gnomon_tsdb::{
-    BlockMeta, BlockReader, BlockWriter, Coding, FloatPageBuilder, MemorySink, Page, SeriesPages, decode_into,
+    BlockCache, BlockMeta, BlockReader, BlockWriter, Coding, Effort, FloatPageBuilder, MemorySink, Page, SeriesPages,
+    decode_into,
 };
 use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
@@ -14,6 +17,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+type Encoder = fn(&[i64], &[f64]) -> Option<Page>;
 type Series = BTreeMap<Labels, Vec<(i64, f64)>>;
 
 fn folder() -> PathBuf {
@@ -65,29 +69,79 @@ fn report(series: &Series) -> Result<(), Box<dyn Error>> {
             memory as f64 / series.len() as f64,
             decode_rate(&pages, samples)?,
         );
-        let (closed, encode) = closed(series, size);
-        let bytes: usize = closed.iter().map(|p| p.bytes.len()).sum();
-        let columns = closed.iter().filter(|p| p.coding == Coding::Columns).count();
-        println!(
-            "       closed: {:.4} bytes/sample; {:.1} % of pages in columns; encode {encode:.0} M/s; decode {:.0} M/s",
-            bytes as f64 / samples as f64,
-            columns as f64 * 100.0 / closed.len() as f64,
-            decode_rate(&closed, samples)?,
-        );
+        let thorough = |times: &[i64], values: &[f64]| Page::dense(times, values, Effort::Thorough);
+        for (name, encoder) in [("closed", Page::of_floats as Encoder), ("thorough", thorough)] {
+            let (pages, encode) = encoded(series, size, encoder)?;
+            let bytes: usize = pages.iter().map(|p| p.bytes.len()).sum();
+            let open = pages.iter().filter(|p| p.coding == Coding::Float).count();
+            println!(
+                "       {name}: {:.4} bytes/sample; {open} of {} pages as while open; encode {encode:.0} M/s; decode {:.0} M/s",
+                bytes as f64 / samples as f64,
+                pages.len(),
+                decode_rate(&pages, samples)?,
+            );
+        }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let block = runtime.block_on(block_of(series))?;
+    for effort in [Effort::Cheap, Effort::Thorough] {
+        let block = Arc::new(runtime.block_on(block_of(series, effort))?);
+        report_block(&block, effort, samples, series.len());
+        runtime.block_on(report_reads(&block, series))?;
+    }
+    Ok(())
+}
+
+fn report_block(block: &BlockReader, effort: Effort, samples: usize, series: usize) {
     let pages = block.sections().next().map_or(0, |(_, len)| len);
     println!(
-        "  block: {} bytes, {:.4} bytes/sample; everything but pages {:.1} bytes/series",
+        "  block, {effort:?}: {} bytes, {:.4} bytes/sample, pages {:.4}; everything but pages {:.1} bytes/series",
         block.len_bytes(),
         block.len_bytes() as f64 / samples as f64,
-        (block.len_bytes() - pages) as f64 / series.len() as f64,
+        pages as f64 / samples as f64,
+        (block.len_bytes() - pages) as f64 / series as f64,
     );
     for (section, len) in block.sections().filter(|(_, len)| *len > 0) {
         println!("    {section:<12} {len:>9}");
     }
+}
+
+/// How fast it is read from memory, parts of the index and pages being kept: all series, and each tenth alone.
+async fn report_reads(block: &Arc<BlockReader>, series: &Series) -> Result<(), Box<dyn Error>> {
+    let mut read = 0;
+    let start = cpu_seconds()?;
+    for _ in 0..PASSES {
+        read += read_all(block, &[]).await?;
+    }
+    let between = cpu_seconds()?;
+    for _ in 0..PASSES {
+        for labels in series.keys().step_by(10) {
+            let matchers = labels
+                .iter()
+                .map(|(name, value)| Matcher::new(name, MatchOp::Equal, value));
+            read_all(block, &matchers.collect::<Result<Vec<_>, _>>()?).await?;
+        }
+    }
+    let alone = (cpu_seconds()? - between) / (series.len().div_ceil(10) * PASSES) as f64;
+    println!(
+        "    read: {:.0} M samples/s; one series alone {:.1} us",
+        rate(read, start, between),
+        alone * 1e6,
+    );
     Ok(())
+}
+
+async fn read_all(block: &Arc<BlockReader>, matchers: &[Matcher]) -> Result<usize, Box<dyn Error>> {
+    let mut selection = block.select(matchers, i64::MIN, i64::MAX).await?;
+    let (mut timestamps, mut values, mut samples) = (Vec::new(), Vec::new(), 0);
+    while let Some(series) = selection.next_batch().await? {
+        for page in series.iter().flat_map(|series| &series.pages) {
+            timestamps.clear();
+            values.clear();
+            decode_into(&page.bytes, &mut timestamps, &mut values)?;
+            samples += black_box(&values).len();
+        }
+    }
+    Ok(samples)
 }
 
 fn pages_of(samples: &[(i64, f64)], size: usize) -> Vec<Page> {
@@ -97,9 +151,8 @@ fn pages_of(samples: &[(i64, f64)], size: usize) -> Vec<Page> {
         .collect()
 }
 
-/// Pages as blocks have them, and millions of samples a second that were encoded, best of three passes.
-#[allow(clippy::disallowed_methods)]
-fn closed(series: &Series, size: usize) -> (Vec<Page>, f64) {
+/// Pages as blocks have them, and millions of samples a second that were encoded.
+fn encoded(series: &Series, size: usize, encoder: Encoder) -> std::io::Result<(Vec<Page>, f64)> {
     let columns = |samples: &[(i64, f64)]| -> (Vec<i64>, Vec<f64>) {
         let mut samples = samples.to_vec();
         samples.dedup_by_key(|(ts, _)| *ts);
@@ -107,16 +160,15 @@ fn closed(series: &Series, size: usize) -> (Vec<Page>, f64) {
     };
     let chunks: Vec<_> = series.values().flat_map(|s| s.chunks(size)).map(columns).collect();
     let samples: usize = chunks.iter().map(|(times, _)| times.len()).sum();
-    let (mut best, mut pages) = (f64::INFINITY, Vec::new());
-    for _ in 0..3 {
-        let start = std::time::Instant::now();
+    let mut pages = Vec::new();
+    let start = cpu_seconds()?;
+    for _ in 0..PASSES {
         pages = chunks
             .iter()
-            .filter_map(|(times, values)| Page::of_floats(times, values))
+            .filter_map(|(times, values)| encoder(times, values))
             .collect();
-        best = best.min(start.elapsed().as_secs_f64());
     }
-    (pages, samples as f64 / best / 1e6)
+    Ok((pages, rate(samples * PASSES, start, cpu_seconds()?)))
 }
 
 fn builder_of(samples: &[(i64, f64)]) -> FloatPageBuilder {
@@ -128,34 +180,51 @@ fn builder_of(samples: &[(i64, f64)]) -> FloatPageBuilder {
     builder
 }
 
+/// What this thread has had of a processor: what else is running does not count.
+fn cpu_seconds() -> std::io::Result<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = text.split_whitespace().next().and_then(|n| n.parse::<f64>().ok());
+    nanoseconds
+        .map(|n| n / 1e9)
+        .ok_or_else(|| std::io::Error::other("schedstat without a number"))
+}
+
+/// What is measured is done so often: the clock ticks in milliseconds.
+const PASSES: usize = 10;
+
+/// Millions a second.
+fn rate(samples: usize, start: f64, end: f64) -> f64 {
+    samples as f64 / (end - start) / 1e6
+}
+
 fn memory_of(samples: &[(i64, f64)], size: usize) -> usize {
     builder_of(&samples[..samples.len().min(size)]).memory_bytes()
 }
 
-/// Millions of samples a second, best of five passes.
-#[allow(clippy::disallowed_methods)]
+/// Millions of samples a second.
 fn decode_rate(pages: &[Page], samples: usize) -> Result<f64, Box<dyn Error>> {
     let (mut timestamps, mut values) = (Vec::new(), Vec::new());
-    let mut best = f64::INFINITY;
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
+    let start = cpu_seconds()?;
+    for _ in 0..PASSES {
         for page in pages {
             timestamps.clear();
             values.clear();
             decode_into(&page.bytes, &mut timestamps, &mut values)?;
             black_box((&timestamps, &values));
         }
-        best = best.min(start.elapsed().as_secs_f64());
     }
-    Ok(samples as f64 / best / 1e6)
+    Ok(rate(samples * PASSES, start, cpu_seconds()?))
 }
 
-async fn block_of(series: &Series) -> Result<BlockReader, Box<dyn Error>> {
+async fn block_of(series: &Series, effort: Effort) -> Result<BlockReader, Box<dyn Error>> {
     let times = || series.values().flatten().map(|(ts, _)| *ts);
     let end = times().max().unwrap_or(0) + 1;
     let window = TimeRange::new(TimestampMs(times().min().unwrap_or(0)), TimestampMs(end));
     let meta = BlockMeta::new(BlockId(1), ClusterId(1), TenantId::anonymous(), ShardId(0), window);
     let mut writer = BlockWriter::new(meta, MemorySink::default());
+    if effort == Effort::Thorough {
+        writer = writer.thorough();
+    }
     for (labels, samples) in series {
         let series = SeriesPages {
             labels: labels.clone(),
@@ -169,7 +238,8 @@ async fn block_of(series: &Series) -> Result<BlockReader, Box<dyn Error>> {
     let store = Arc::new(object_store::memory::InMemory::new());
     let path = object_store::path::Path::from("block");
     store.put(&path, writer.finish().await?.output.into()).await?;
-    Ok(BlockReader::open(store, path).await?)
+    let cache = Arc::new(BlockCache::new(64 << 20, 64 << 20));
+    Ok(BlockReader::open_cached(store, path, &cache).await?)
 }
 
 fn read_target(path: &Path, is_aligned: bool, series: &mut Series) -> Result<(), Box<dyn Error>> {

@@ -17,8 +17,8 @@ pub use bucket::{Bucket, BucketError, Created};
 pub use deletes::{Deletes, Intervals, Tombstone};
 pub use merge::{MergedSeries, SeriesMerge, SeriesStream, merge_pages};
 pub use page::{
-    AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page, PageError,
-    PageHeader, PageSamples, decode_histograms_into, decode_into, decode_within,
+    AppendError, Coding, Effort, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page,
+    PageError, PageHeader, PageSamples, decode_histograms_into, decode_into, decode_within,
 };
 
 use gnomon_model::Labels;

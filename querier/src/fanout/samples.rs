@@ -76,7 +76,7 @@ fn decode_page(page: &Page, into: &mut Samples) -> Result<(), PageError> {
         return Err(PageError::Corrupt("pages of a series overlap"));
     }
     match page.coding {
-        Coding::Float | Coding::Columns => {
+        Coding::Float | Coding::Columns | Coding::Dense => {
             decode_into(&page.bytes, &mut into.timestamps, &mut into.values)?;
             if !into.histograms.is_empty() {
                 into.histograms.resize(into.timestamps.len(), None);

@@ -93,7 +93,7 @@ fn decoded(series: &v1::Series, start_ms: i64, end_ms: i64) -> Result<Series, Pa
     for page in series.pages.iter().filter(within) {
         let page = Page::parse(page.data.clone())?;
         match page.coding {
-            Coding::Float | Coding::Columns => {
+            Coding::Float | Coding::Columns | Coding::Dense => {
                 let (timestamps, values) = (&mut samples.timestamps, &mut samples.values);
                 decode_within(&page.bytes, start_ms, end_ms, timestamps, values)?;
                 if !samples.histograms.is_empty() {

@@ -1,8 +1,9 @@
 //! What was read of blocks, kept for the next query, within bounds of memory for all blocks together: parts of indexes
 //! as they are after checking and decompressing, and stretches of pages as they are in the object.
 
-use super::layout::PageAt;
+use super::directory::PageAt;
 use super::postings::Entry;
+use super::times::Column;
 use bytes::Bytes;
 use gnomon_model::Labels;
 use parking_lot::Mutex;
@@ -55,6 +56,7 @@ pub(super) enum Part {
     Series(Arc<SeriesPart>),
     Values(Arc<Vec<Entry>>),
     Postings(Arc<RoaringBitmap>),
+    Times(Arc<Vec<Column>>),
 }
 
 impl Part {
@@ -64,6 +66,7 @@ impl Part {
             Self::Series(part) => part.bytes(),
             Self::Values(entries) => entries.iter().map(Entry::memory_bytes).sum(),
             Self::Postings(set) => set.serialized_size() + 64,
+            Self::Times(columns) => columns.iter().map(Column::memory_bytes).sum(),
         }
     }
 }

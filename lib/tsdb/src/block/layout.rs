@@ -16,6 +16,8 @@ pub(super) const SERIES_PER_CHUNK: usize = 256;
 pub(super) const MAX_SERIES_PER_CHUNK: u32 = 1 << 16;
 pub(super) const LABEL_BYTES_PER_CHUNK: usize = 256 << 10;
 pub(super) const PAGES_PER_CHUNK: usize = 16 << 10;
+/// Or so many bytes of times that no chunk before had.
+pub(super) const TIMES_BYTES_PER_CHUNK: usize = 1 << 20;
 /// A chunk of label values is closed at so many, or so many bytes.
 pub(super) const VALUES_PER_CHUNK: usize = 512;
 pub(super) const VALUE_BYTES_PER_CHUNK: usize = 32 << 10;
@@ -265,21 +267,41 @@ pub(super) struct SeriesChunk {
     /// Within the file.
     pub(super) pages_offset: u64,
     pub(super) pages_len: u64,
+    /// Chunks of times that follow the pages.
+    pub(super) times_chunks: u32,
 }
 
-pub(super) fn write_series_table(chunks: &[SeriesChunk]) -> Vec<u8> {
+/// A chunk of columns of times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimesChunk {
+    pub(super) first_column: u32,
+    pub(super) columns: u32,
+    pub(super) at: ChunkAt,
+}
+
+/// Since this version pages lie in groups, their times apart.
+pub(super) const WITH_GROUPS: u32 = 3;
+
+/// The chunks of series, and those of times, in the order of the file.
+pub(super) fn write_series_table(chunks: &[SeriesChunk], times: &[TimesChunk]) -> Vec<u8> {
     let mut out = Vec::new();
+    let mut times = times.iter();
     put_uvarint(&mut out, chunks.len() as u64);
     for chunk in chunks {
         put_uvarint(&mut out, u64::from(chunk.series));
         chunk.labels.write(&mut out);
         chunk.directory.write(&mut out);
         put_uvarint(&mut out, chunk.pages_len);
+        put_uvarint(&mut out, u64::from(chunk.times_chunks));
+        for times in times.by_ref().take(chunk.times_chunks as usize) {
+            put_uvarint(&mut out, u64::from(times.columns));
+            times.at.write(&mut out);
+        }
     }
     out
 }
 
-pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<Vec<SeriesChunk>> {
+pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<(Vec<SeriesChunk>, Vec<TimesChunk>)> {
     let mut input = Input(bytes);
     let count = input.length()?;
     // Eight numbers each.
@@ -287,7 +309,8 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<Vec<Ser
         return None;
     }
     let mut chunks = Vec::with_capacity(count);
-    let mut first_series = 0_u32;
+    let mut times = Vec::new();
+    let (mut first_series, mut first_column) = (0_u32, 0_u32);
     let mut labels_at = footer.section(Section::Series).offset;
     let mut directory_at = footer.section(Section::Directory).offset;
     let mut pages_at = footer.section(Section::Pages).offset;
@@ -295,16 +318,30 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<Vec<Ser
         let series = u32::try_from(input.uvarint()?)
             .ok()
             .filter(|n| (1..=MAX_SERIES_PER_CHUNK).contains(n))?;
-        let chunk = SeriesChunk {
+        let mut chunk = SeriesChunk {
             first_series,
             series,
             labels: ChunkAt::read(&mut input, &mut labels_at)?,
             directory: ChunkAt::read(&mut input, &mut directory_at)?,
             pages_offset: pages_at,
             pages_len: input.uvarint()?,
+            times_chunks: 0,
         };
         first_series = first_series.checked_add(series)?;
         pages_at = pages_at.checked_add(chunk.pages_len)?;
+        if footer.version >= WITH_GROUPS {
+            chunk.times_chunks = u32::try_from(input.uvarint()?).ok()?;
+        }
+        for _ in 0..chunk.times_chunks {
+            let columns = u32::try_from(input.uvarint()?).ok()?;
+            let at = ChunkAt::read(&mut input, &mut pages_at)?;
+            times.push(TimesChunk {
+                first_column,
+                columns,
+                at,
+            });
+            first_column = first_column.checked_add(columns)?;
+        }
         chunks.push(chunk);
     }
     let ends = [
@@ -316,7 +353,7 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<Vec<Ser
         && ends
             .iter()
             .all(|(end, section)| *end == footer.section(*section).range().end);
-    complete.then_some(chunks)
+    complete.then_some((chunks, times))
 }
 
 /// A chunk of consecutive label values with the postings of those that have more than a few series.
@@ -406,93 +443,4 @@ impl ValueTable {
             && postings_at == footer.section(Section::Postings).range().end;
         complete.then_some(table)
     }
-}
-
-/// Where a page is and which time it covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PageAt {
-    /// Within the file.
-    pub(super) offset: u64,
-    /// Without the checksum that follows it.
-    pub(super) len: u32,
-    pub(super) count: u32,
-    pub(super) min_ts: i64,
-    /// Inclusive.
-    pub(super) max_ts: i64,
-}
-
-pub(super) const PAGE_CRC_LEN: u64 = 4;
-
-impl PageAt {
-    /// The page and its checksum.
-    pub(super) const fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.len as u64 + PAGE_CRC_LEN
-    }
-}
-
-/// Column by column, since neighbours are alike: pages a series, then length, first time (difference to the page
-/// before), duration and count a page.
-pub(super) fn write_directory(series: &[Vec<PageAt>]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let pages = || series.iter().flatten();
-    series.iter().for_each(|s| put_uvarint(&mut out, s.len() as u64));
-    pages().for_each(|p| put_uvarint(&mut out, u64::from(p.len)));
-    let mut last = 0_i64;
-    for page in pages() {
-        let step = page.min_ts.wrapping_sub(last);
-        put_uvarint(&mut out, ((step << 1) ^ (step >> 63)) as u64);
-        last = page.min_ts;
-    }
-    pages().for_each(|p| put_uvarint(&mut out, p.max_ts.wrapping_sub(p.min_ts) as u64));
-    pages().for_each(|p| put_uvarint(&mut out, u64::from(p.count)));
-    out
-}
-
-pub(super) fn read_directory(raw: &[u8], chunk: &SeriesChunk) -> Option<Vec<Vec<PageAt>>> {
-    let mut input = Input(raw);
-    let mut counts = Vec::with_capacity((chunk.series as usize).min(raw.len()));
-    for _ in 0..chunk.series {
-        counts.push(input.length()?);
-    }
-    let total = counts.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n))?;
-    // Four numbers a page.
-    if total > raw.len() / 4 {
-        return None;
-    }
-    let mut pages = Vec::with_capacity(total);
-    let mut offset = chunk.pages_offset;
-    for _ in 0..total {
-        let len = u32::try_from(input.uvarint()?).ok()?;
-        pages.push(PageAt {
-            offset,
-            len,
-            count: 0,
-            min_ts: 0,
-            max_ts: 0,
-        });
-        offset = offset.checked_add(u64::from(len) + PAGE_CRC_LEN)?;
-    }
-    let mut last = 0_i64;
-    for page in &mut pages {
-        let step = input.uvarint()?;
-        last = last.wrapping_add(((step >> 1) as i64) ^ -((step & 1) as i64));
-        page.min_ts = last;
-    }
-    for page in &mut pages {
-        page.max_ts = page.min_ts.wrapping_add(input.uvarint()? as i64);
-    }
-    for page in &mut pages {
-        page.count = u32::try_from(input.uvarint()?).ok()?;
-    }
-    if !input.0.is_empty() || offset != chunk.pages_offset + chunk.pages_len {
-        return None;
-    }
-    let mut rest = pages.as_slice();
-    let mut series = Vec::with_capacity(counts.len());
-    for count in counts {
-        let (its, after) = rest.split_at_checked(count)?;
-        series.push(its.to_vec());
-        rest = after;
-    }
-    Some(series)
 }

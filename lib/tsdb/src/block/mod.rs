@@ -4,6 +4,8 @@
 
 mod bloom;
 mod cache;
+mod directory;
+mod grouping;
 mod labels;
 mod layout;
 mod meta;
@@ -13,6 +15,7 @@ mod reader;
 mod select;
 mod sets;
 mod sink;
+mod times;
 mod verify;
 mod writer;
 
@@ -32,7 +35,7 @@ use gnomon_model::Labels;
 use object_store::path::Path;
 
 /// The version of the format that is written; readers know all up to it.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Whether bytes have the checksum that is noted of them. For a fuzzer they always do: it would never get past
 /// it.

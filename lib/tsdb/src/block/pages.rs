@@ -1,28 +1,152 @@
-//! Pages as they lie in a block. Since version 2 they have no header but the coding: the directory has the rest, and a
-//! reader puts it before them again.
+//! Pages as they lie in a block, read and put together again: up to version 1 they are whole; in version 2 they have no
+//! header but the coding, the directory has the rest; since version 3 times and values are apart, in groups.
 
-use super::layout::PageAt;
+use super::cache::Part;
+use super::directory::{CRC_LEN, PageAt, Place, Stored, Times};
+use super::layout::TimesChunk;
+use super::times::{Column, Slice};
 use super::{BlockError, BlockReader};
+use crate::page::times::EVEN;
 use crate::page::{Coding, Page, PageError, PageHeader};
 use bytes::Bytes;
 use gnomon_model::Labels;
+use gnomon_model::labels::put_uvarint;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The first version without headers.
 const WITHOUT_HEADERS: u32 = 2;
 /// What a header may take, about.
 const HEADER_BYTES: usize = 16;
+/// What times in a column take for each sample, about.
+const TIME_BYTES: u64 = 2;
 
-/// Writes a page as version 2 has it, with its checksum.
-///
-/// # Errors
-/// When it does not begin with a header.
-pub(super) fn write(page: &Page, out: &mut Vec<u8>) -> Result<(), PageError> {
-    out.clear();
-    out.push(page.coding.tag());
-    out.extend_from_slice(page.body()?);
-    out.extend(crc32c::crc32c(out).to_le_bytes());
-    Ok(())
+/// What pages take that are read together.
+#[derive(Default)]
+pub(super) struct Load {
+    bytes: u64,
+    last: Option<Range<u64>>,
+}
+
+impl Load {
+    /// With one more; what lies between two groups is read too, where it is at most `gap_bytes`.
+    pub(super) fn add(&mut self, page: &PageAt, gap_bytes: u64) -> u64 {
+        if matches!(page.times, Times::Of(_)) {
+            self.bytes += u64::from(page.count) * TIME_BYTES;
+        }
+        let Some(place) = page.place() else {
+            return self.bytes;
+        };
+        let range = place.range();
+        if self.last.as_ref() == Some(&range) {
+            return self.bytes;
+        }
+        let end = self.last.as_ref().map_or(range.start, |last| last.end);
+        let gap = range.start.saturating_sub(end);
+        self.bytes += range.end - range.start + if gap <= gap_bytes { gap } else { 0 };
+        self.last = Some(range);
+        self.bytes
+    }
+}
+
+/// Groups of pages and columns of times that were read, of which pages are put together.
+pub(super) struct Fetched {
+    groups: BTreeMap<u64, Bytes>,
+    times: HashMap<u32, Arc<Vec<Column>>>,
+}
+
+impl BlockReader {
+    /// The chunk that has a column of times.
+    fn times_chunk(&self, column: u32) -> Option<&TimesChunk> {
+        let at = self.times.partition_point(|chunk| chunk.first_column <= column);
+        let chunk = self.times.get(at.checked_sub(1)?)?;
+        (column - chunk.first_column < chunk.columns).then_some(chunk)
+    }
+
+    /// Reads what pages consist of.
+    pub(super) async fn fetch_parts(&self, pages: &[(&Labels, &PageAt)]) -> Result<Fetched, BlockError> {
+        let mut wanted: BTreeMap<u64, Wanted<'_>> = BTreeMap::new();
+        let mut times: HashMap<u32, Arc<Vec<Column>>> = HashMap::new();
+        for &(labels, page) in pages {
+            if let Some(place) = page.place() {
+                wanted.entry(place.group).or_insert(Wanted::Group(place, labels));
+            }
+            if let Times::Of(slice) = &page.times {
+                let chunk = self.times_chunk(slice.column).ok_or_else(|| {
+                    self.damaged(format!(
+                        "directory names a column of times that is not there, for {labels}"
+                    ))
+                })?;
+                if times.contains_key(&chunk.first_column) || wanted.contains_key(&chunk.at.offset) {
+                    continue;
+                }
+                match self.kept(chunk.at.offset) {
+                    Some(Part::Times(columns)) => drop(times.insert(chunk.first_column, columns)),
+                    _ => drop(wanted.insert(chunk.at.offset, Wanted::Times(*chunk))),
+                }
+            }
+        }
+        let ranges: Vec<Range<u64>> = wanted.values().map(Wanted::range).collect();
+        if let Some(pair) = ranges.windows(2).find(|pair| pair[0].end > pair[1].start) {
+            return Err(self.damaged_at(pair[1].start, "groups of pages overlap"));
+        }
+        let read = self.fetch_pages(&ranges).await?;
+        let mut groups = BTreeMap::new();
+        for (wanted, bytes) in wanted.into_values().zip(read) {
+            match wanted {
+                Wanted::Group(place, labels) => {
+                    groups.insert(place.group, self.checked(&place, &bytes, labels)?);
+                }
+                Wanted::Times(chunk) => {
+                    let columns = Arc::new(self.times_of(&chunk, &bytes)?);
+                    self.keep(chunk.at.offset, &Part::Times(Arc::clone(&columns)));
+                    times.insert(chunk.first_column, columns);
+                }
+            }
+        }
+        Ok(Fetched { groups, times })
+    }
+
+    /// A group without its checksum, which is that of its bytes.
+    fn checked(&self, place: &Place, bytes: &Bytes, labels: &Labels) -> Result<Bytes, BlockError> {
+        let (group, crc) = bytes
+            .split_at_checked(place.group_len as usize)
+            .ok_or_else(|| self.damaged_at(place.group, format!("length of a page of {labels}")))?;
+        let crc = <[u8; CRC_LEN as usize]>::try_from(crc).map(u32::from_le_bytes);
+        if !crc.is_ok_and(|crc| super::has_crc(group, crc)) {
+            return Err(self.damaged_at(place.group, format!("checksum of a page of {labels}")));
+        }
+        Ok(bytes.slice(..place.group_len as usize))
+    }
+
+    fn times_of(&self, chunk: &TimesChunk, compressed: &[u8]) -> Result<Vec<Column>, BlockError> {
+        let raw = chunk.at.open(compressed);
+        let raw = raw.map_err(|what| self.damaged_at(chunk.at.offset, format!("columns of times: {what}")))?;
+        Column::read_all(&raw.into(), chunk.columns).ok_or_else(|| self.damaged_at(chunk.at.offset, "columns of times"))
+    }
+
+    pub(super) fn bad_page(&self, labels: &Labels, source: PageError) -> BlockError {
+        BlockError::Page {
+            path: self.path.clone(),
+            labels: labels.clone(),
+            source,
+        }
+    }
+}
+
+enum Wanted<'p> {
+    Group(Place, &'p Labels),
+    Times(TimesChunk),
+}
+
+impl Wanted<'_> {
+    fn range(&self) -> Range<u64> {
+        match self {
+            Self::Group(place, _) => place.range(),
+            Self::Times(chunk) => chunk.at.range(),
+        }
+    }
 }
 
 enum Opened {
@@ -31,51 +155,69 @@ enum Opened {
     At(PageHeader, Range<usize>),
 }
 
-/// Pages that are read together.
+/// Pages that are put together.
 pub(super) struct Pages<'r> {
     reader: &'r BlockReader,
+    fetched: Fetched,
     opened: Vec<Opened>,
     /// Pages with headers, one after the other.
     whole: Vec<u8>,
+    /// Parts of columns, as they are written in pages: those of one target's series are the same.
+    parts: HashMap<Arc<Slice>, Bytes>,
 }
 
 impl<'r> Pages<'r> {
-    /// There will be so many, of so many bytes.
-    pub(super) fn new(reader: &'r BlockReader, count: usize, bytes: usize) -> Self {
+    /// There will be these.
+    pub(super) fn new(reader: &'r BlockReader, fetched: Fetched, pages: &[(&Labels, &PageAt)]) -> Self {
+        let bytes = |page: &PageAt| {
+            let times = matches!(page.times, Times::Of(_)).then(|| u64::from(page.count) * TIME_BYTES);
+            HEADER_BYTES + page.place().map_or(0, |place| place.len as usize) + times.unwrap_or(0) as usize
+        };
+        // No more than they take: they may be kept for long.
         let whole = if reader.footer.version < WITHOUT_HEADERS {
             Vec::new()
         } else {
-            Vec::with_capacity(bytes + count * HEADER_BYTES)
+            Vec::with_capacity(pages.iter().map(|(_, page)| bytes(page)).sum())
         };
         Self {
             reader,
-            opened: Vec::with_capacity(count),
+            fetched,
+            opened: Vec::with_capacity(pages.len()),
             whole,
+            parts: HashMap::new(),
         }
     }
 
-    /// Takes a page and its checksum apart.
-    pub(super) fn add(&mut self, at: &PageAt, bytes: &Bytes, labels: &Labels) -> Result<(), BlockError> {
+    /// Puts a page together.
+    pub(super) fn add(&mut self, at: &PageAt, labels: &Labels) -> Result<(), BlockError> {
         let reader = self.reader;
-        let (stored, crc) = bytes
-            .split_at_checked(at.len as usize)
-            .ok_or_else(|| reader.damaged_at(at.offset, format!("length of a page of {labels}")))?;
-        let crc = <[u8; 4]>::try_from(crc).map(u32::from_le_bytes);
-        if !crc.is_ok_and(|crc| super::has_crc(stored, crc)) {
-            return Err(reader.damaged_at(at.offset, format!("checksum of a page of {labels}")));
-        }
         let bad = |source| reader.bad_page(labels, source);
-        if reader.footer.version < WITHOUT_HEADERS {
-            let page = Page::parse(bytes.slice(..at.len as usize)).map_err(bad)?;
+        let stored = match at.stored {
+            Stored::One(_) => None,
+            Stored::At(place) => Some((place, self.bytes_at(&place, labels)?)),
+        };
+        if let Some((place, bytes)) = &stored
+            && reader.footer.version < WITHOUT_HEADERS
+        {
+            let page = Page::parse(bytes.clone()).map_err(bad)?;
             if (page.count, page.min_ts, page.max_ts) != (at.count, at.min_ts, at.max_ts) {
-                return Err(reader.damaged_at(at.offset, format!("directory and header of a page of {labels} differ")));
+                let what = format!("directory and header of a page of {labels} differ");
+                return Err(reader.damaged_at(place.group, what));
             }
             self.opened.push(Opened::Page(page));
             return Ok(());
         }
-        let (&tag, body) = stored.split_first().ok_or_else(|| bad(PageError::Truncated))?;
+        let mut body = stored.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+        let coding = match at.coding {
+            Some(coding) => coding,
+            None => {
+                let (&tag, rest) = body.split_first().ok_or_else(|| bad(PageError::Truncated))?;
+                body = rest;
+                Coding::from_tag(tag).ok_or_else(|| bad(PageError::UnknownCoding(tag)))?
+            }
+        };
         let header = PageHeader {
-            coding: Coding::from_tag(tag).ok_or_else(|| bad(PageError::UnknownCoding(tag)))?,
+            coding,
             count: at.count,
             min_ts: at.min_ts,
             max_ts: at.max_ts,
@@ -84,9 +226,56 @@ impl<'r> Pages<'r> {
         header.write(&mut self.whole);
         // The directory's figures may be those of no page.
         PageHeader::read(&self.whole[from..]).map_err(bad)?;
-        self.whole.extend_from_slice(body);
+        match &at.times {
+            Times::Within => {}
+            Times::Even => self.whole.push(EVEN),
+            Times::Of(slice) => {
+                let times = self.times(slice, &header).map_err(|source| {
+                    let chunk = reader.times_chunk(slice.column);
+                    let what = format!("times of a page of {labels}: {source}");
+                    chunk.map_or_else(|| bad(source), |chunk| reader.damaged_at(chunk.at.offset, what))
+                })?;
+                self.whole.extend_from_slice(&times);
+            }
+        }
+        match at.stored {
+            Stored::One(bits) => {
+                self.whole.push(crate::page::ONE_VALUE);
+                put_uvarint(&mut self.whole, bits.swap_bytes());
+            }
+            Stored::At(_) => self.whole.extend_from_slice(body),
+        }
         self.opened.push(Opened::At(header, from..self.whole.len()));
         Ok(())
+    }
+
+    fn bytes_at(&self, place: &Place, labels: &Labels) -> Result<Bytes, BlockError> {
+        let group = self.fetched.groups.get(&place.group);
+        let bytes = group.and_then(|group| {
+            let range = place.from as usize..(place.from as usize).checked_add(place.len as usize)?;
+            (range.end <= group.len()).then(|| group.slice(range))
+        });
+        bytes.ok_or_else(|| {
+            self.reader
+                .damaged_at(place.group, format!("length of a page of {labels}"))
+        })
+    }
+
+    fn times(&mut self, slice: &Arc<Slice>, header: &PageHeader) -> Result<Bytes, PageError> {
+        if let Some(bytes) = self.parts.get(slice) {
+            return Ok(bytes.clone());
+        }
+        let chunk = self.reader.times_chunk(slice.column);
+        let column = chunk.and_then(|chunk| {
+            let columns = self.fetched.times.get(&chunk.first_column)?;
+            columns.get((slice.column - chunk.first_column) as usize)
+        });
+        let column = column.ok_or(PageError::Corrupt("its column is not there"))?;
+        let bytes = column.times_of(slice, header)?;
+        if !slice.is_whole() {
+            self.parts.insert(Arc::clone(slice), bytes.clone());
+        }
+        Ok(bytes)
     }
 
     /// All of them, in the order in which they came.
@@ -96,23 +285,5 @@ impl<'r> Pages<'r> {
             Opened::Page(page) => page,
             Opened::At(header, range) => header.of(whole.slice(range)),
         })
-    }
-}
-
-impl BlockReader {
-    pub(super) fn bad_page(&self, labels: &Labels, source: PageError) -> BlockError {
-        BlockError::Page {
-            path: self.path.clone(),
-            labels: labels.clone(),
-            source,
-        }
-    }
-
-    /// One page, of its bytes with the checksum.
-    pub(super) fn open_page(&self, at: &PageAt, bytes: &Bytes, labels: &Labels) -> Result<Page, BlockError> {
-        let mut pages = Pages::new(self, 1, bytes.len());
-        pages.add(at, bytes, labels)?;
-        let page = pages.finish().next();
-        page.ok_or_else(|| self.damaged_at(at.offset, format!("page of {labels}")))
     }
 }

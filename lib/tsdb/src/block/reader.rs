@@ -1,7 +1,7 @@
 //! Opening a block, and reading its parts by range.
 
 use super::cache::{BlockCache, Part};
-use super::layout::{Footer, Section, SeriesChunk, ValueTable, read_series_table};
+use super::layout::{Footer, Section, SeriesChunk, TimesChunk, ValueTable, read_series_table};
 use super::{BlockError, BlockMeta, FORMAT_VERSION, bloom};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -30,6 +30,7 @@ pub struct BlockReader {
     pub(super) footer: Footer,
     pub(super) meta: BlockMeta,
     pub(super) chunks: Vec<SeriesChunk>,
+    pub(super) times: Vec<TimesChunk>,
     pub(super) values: ValueTable,
     filter: Bytes,
     /// Where parts of the index are kept between calls, and the reader's number there.
@@ -113,7 +114,7 @@ impl BlockReader {
         // Copied, so that the tail is not kept for it.
         let filter = Bytes::copy_from_slice(&section(Section::Filter)?);
         let meta: BlockMeta = serde_json::from_slice(&meta).map_err(|e| damaged(&format!("meta: {e}")))?;
-        let chunks = chunks.ok_or_else(|| damaged("series table"))?;
+        let (chunks, times) = chunks.ok_or_else(|| damaged("series table"))?;
         let values = values.ok_or_else(|| damaged("value table"))?;
         let series = chunks
             .last()
@@ -127,6 +128,7 @@ impl BlockReader {
             footer,
             meta,
             chunks,
+            times,
             values,
             filter,
             cache: None,
@@ -175,7 +177,8 @@ impl BlockReader {
     pub fn memory_bytes(&self) -> usize {
         let keys: usize = self.values.chunks.iter().map(|c| 96 + c.first_key.len()).sum();
         let names: usize = self.values.names.iter().map(|(n, _)| 32 + n.len()).sum();
-        size_of::<Self>() + self.chunks.len() * size_of::<SeriesChunk>() + keys + names + self.filter.len()
+        let chunks = self.chunks.len() * size_of::<SeriesChunk>() + self.times.len() * size_of::<TimesChunk>();
+        size_of::<Self>() + chunks + keys + names + self.filter.len()
     }
 
     /// False only where the block has no series of this metric.

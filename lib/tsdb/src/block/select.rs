@@ -1,20 +1,19 @@
 //! Reading the series that match, in the order of their labels.
 
 use super::cache::{Part, SeriesPart};
-use super::layout::{Input, PageAt, SeriesChunk, read_directory};
-use super::pages::Pages;
+use super::directory::{self, PageAt};
+use super::layout::{Input, Section, SeriesChunk, WITH_GROUPS};
+use super::pages::{Load, Pages};
 use super::postings::Candidates;
 use super::reader::BlockReader;
 use super::{BlockError, reader};
 use crate::SeriesPages;
 use crate::deletes::{self, Deletes, Intervals};
-use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Labels, LabelsRef, Matcher};
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -160,7 +159,12 @@ impl BlockReader {
             .directory
             .open(compressed)
             .map_err(|what| self.damaged_at(at, what))?;
-        read_directory(&raw, chunk).ok_or_else(|| self.damaged_at(at, "page directory"))
+        let pages = if self.footer.version < WITH_GROUPS {
+            directory::read_ungrouped(&raw, chunk)
+        } else {
+            directory::read(&raw, chunk, self.footer.section(Section::Pages).offset)
+        };
+        pages.ok_or_else(|| self.damaged_at(at, "page directory"))
     }
 
     /// The chunks that hold the smallest of `series`, at most `limit`.
@@ -272,7 +276,7 @@ impl Selection {
                     }
                     continue;
                 }
-                let pages: Vec<PageAt> = pages.copied().collect();
+                let pages: Vec<PageAt> = pages.cloned().collect();
                 let skipped = part.pages_of(at).len() - pages.len();
                 self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
                 if !pages.is_empty() {
@@ -286,31 +290,27 @@ impl Selection {
 
     /// Reads the pages of the next planned series.
     async fn read_pages(&mut self) -> Result<(), BlockError> {
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        let mut count = 0;
-        let mut bytes = 0;
+        let mut load = Load::default();
+        let (mut series, mut count) = (0, 0);
         for (_, pages, _) in &self.planned {
-            for page in pages {
-                let range = page.range();
-                // What lies between two pages is read too, where it is little.
-                let gap = ranges.last().map_or(0, |last| range.start.saturating_sub(last.end));
-                bytes += range.end - range.start + if gap <= reader::COALESCE_GAP_BYTES { gap } else { 0 };
-                ranges.push(range);
-            }
-            count += 1;
-            if bytes >= PAGE_BYTES_AT_A_TIME {
+            let bytes = pages.iter().map(|at| load.add(at, reader::COALESCE_GAP_BYTES)).last();
+            series += 1;
+            count += pages.len();
+            if bytes.is_some_and(|bytes| bytes >= PAGE_BYTES_AT_A_TIME) {
                 break;
             }
         }
-        let stored = self.reader.fetch_pages(&ranges).await?;
-        let mut pages = Pages::new(&self.reader, stored.len(), stored.iter().map(Bytes::len).sum());
-        let its = self.planned.iter().take(count);
-        let its = its.flat_map(|(labels, directory, _)| directory.iter().map(move |at| (labels, at)));
-        for ((labels, at), bytes) in its.zip(&stored) {
-            pages.add(at, bytes, labels)?;
+        let mut its = Vec::with_capacity(count);
+        for (labels, directory, _) in self.planned.iter().take(series) {
+            its.extend(directory.iter().map(|at| (labels, at)));
+        }
+        let fetched = self.reader.fetch_parts(&its).await?;
+        let mut pages = Pages::new(&self.reader, fetched, &its);
+        for (labels, at) in its {
+            pages.add(at, labels)?;
         }
         let mut pages = pages.finish();
-        for (labels, directory, deleted) in self.planned.drain(..count) {
+        for (labels, directory, deleted) in self.planned.drain(..series) {
             let pages = pages.by_ref().take(directory.len()).collect();
             let pages = deletes::remove(pages, &deleted).map_err(|source| self.reader.bad_page(&labels, source))?;
             if !pages.is_empty() {

@@ -1,9 +1,11 @@
 //! Reading a whole block and checking everything that can be checked.
 
+use super::directory::PageAt;
 use super::layout::{FOOTER_LEN, HEADER_LEN, Section, header, split_key, value_key};
+use super::pages::{Load, Pages};
 use super::{BlockError, BlockReader, BlockStats};
 use crate::page::PageSamples;
-use gnomon_model::TimestampMs;
+use gnomon_model::{Labels, TimestampMs};
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -98,37 +100,56 @@ impl BlockReader {
             let directory = self.chunk_directory(chunk, &index[1])?;
             *read += chunk.pages_len;
             progress(*read);
-            let labels = (chunk.first_series..).zip(self.chunk_labels(chunk, &index[0])?);
-            for ((ordinal, labels), pages) in labels.zip(directory) {
-                if last.as_ref().is_some_and(|last| *last >= labels) {
+            let labels = self.chunk_labels(chunk, &index[0])?;
+            for (ordinal, labels) in (chunk.first_series..).zip(&labels) {
+                if last.as_ref().is_some_and(|last| last >= labels) {
                     return Err(self.damaged(format!("series {labels} is out of order")));
                 }
                 for (name, value) in labels.iter() {
                     postings.entry(value_key(name, value)).or_default().insert(ordinal);
                 }
-                let ranges: Vec<_> = pages.iter().map(super::layout::PageAt::range).collect();
-                let mut last_ts = None;
-                for (at, bytes) in pages.iter().zip(self.fetch(&ranges).await?) {
-                    let page = self.open_page(at, &bytes, &labels)?;
-                    if last_ts.is_some_and(|last| page.min_ts <= last) {
-                        return Err(self.damaged(format!("pages of {labels} overlap")));
-                    }
-                    last_ts = Some(page.max_ts);
-                    self.verify_page(&page, &labels, stats)?;
+                last = Some(labels.clone());
+            }
+            stats.series += labels.len() as u64;
+            self.verify_pages(&labels, &directory, stats).await?;
+        }
+        Ok(())
+    }
+
+    /// The pages of a chunk's series, some at a time.
+    async fn verify_pages(
+        &self,
+        labels: &[Labels],
+        directory: &[Vec<PageAt>],
+        stats: &mut BlockStats,
+    ) -> Result<(), BlockError> {
+        let all = labels.iter().zip(directory);
+        let mut all: &[(&Labels, &PageAt)] = &all
+            .flat_map(|(labels, pages)| pages.iter().map(move |at| (labels, at)))
+            .collect::<Vec<_>>();
+        let mut before: Option<(&Labels, i64)> = None;
+        while !all.is_empty() {
+            let mut load = Load::default();
+            let fits = all.iter().take_while(|(_, at)| load.add(at, 0) < PORTION_BYTES).count();
+            let (some, rest) = all.split_at(fits.clamp(1, all.len()));
+            all = rest;
+            let fetched = self.fetch_parts(some).await?;
+            let mut pages = Pages::new(self, fetched, some);
+            for (labels, at) in some {
+                pages.add(at, labels)?;
+            }
+            for ((labels, _), page) in some.iter().zip(pages.finish()) {
+                if before.is_some_and(|(of, last_ts)| of == *labels && page.min_ts <= last_ts) {
+                    return Err(self.damaged(format!("pages of {labels} overlap")));
                 }
-                stats.series += 1;
-                last = Some(labels);
+                before = Some((labels, page.max_ts));
+                self.verify_page(&page, labels, stats)?;
             }
         }
         Ok(())
     }
 
-    fn verify_page(
-        &self,
-        page: &crate::Page,
-        labels: &gnomon_model::Labels,
-        stats: &mut BlockStats,
-    ) -> Result<(), BlockError> {
+    fn verify_page(&self, page: &crate::Page, labels: &Labels, stats: &mut BlockStats) -> Result<(), BlockError> {
         let decoded = page.decode().map_err(|source| BlockError::Page {
             path: self.path.clone(),
             labels: labels.clone(),

@@ -1,14 +1,15 @@
 //! Writing a block in one pass: pages go out as they come, the index follows.
 
+use super::grouping::Grouping;
 use super::layout::{
     ChunkAt, FOOTER_LEN, Footer, HEADER_LEN, INLINE_POSTINGS, LABEL_BYTES_PER_CHUNK, MAX_CHUNK_LEN, MAX_LABELS_LEN,
-    PAGE_CRC_LEN, PAGES_PER_CHUNK, PageAt, SECTIONS, SERIES_PER_CHUNK, Section, SectionAt, SeriesChunk,
+    PAGES_PER_CHUNK, SECTIONS, SERIES_PER_CHUNK, Section, SectionAt, SeriesChunk, TIMES_BYTES_PER_CHUNK, TimesChunk,
     VALUE_BYTES_PER_CHUNK, VALUES_PER_CHUNK, ValueChunk, ValueTable, header, put_front_coded, split_key, value_key,
-    write_directory, write_series_table,
+    write_series_table,
 };
 use super::sink::BlockSink;
-use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom, pages, sets};
-use crate::page::Page;
+use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom, sets};
+use crate::page::{Effort, Page};
 use bytes::Bytes;
 use gnomon_model::labels::put_uvarint;
 use gnomon_model::{LabelsRef, TimestampMs};
@@ -28,7 +29,8 @@ pub struct FinishedBlock<T> {
     pub output: T,
 }
 
-/// Writes one block. Memory: one part of the sink and the index, some tens of bytes a series.
+/// Writes one block. Memory: one part of the sink and the index, some tens of bytes a series; and some tens of MiB at most
+/// to find what pages have alike.
 pub struct BlockWriter<S: BlockSink> {
     sink: S,
     meta: BlockMeta,
@@ -39,10 +41,10 @@ pub struct BlockWriter<S: BlockSink> {
     last: Vec<u8>,
     chunk: OpenChunk,
     chunks: Vec<SeriesChunk>,
+    times: Vec<TimesChunk>,
+    grouping: Grouping,
     labels_section: Vec<u8>,
     directory_section: Vec<u8>,
-    /// The page that is being written.
-    stored: Vec<u8>,
     postings: HashMap<Box<[u8]>, SeriesSet>,
 }
 
@@ -52,8 +54,6 @@ struct OpenChunk {
     labels: Vec<u8>,
     /// Front coding starts anew in each chunk.
     last: Vec<u8>,
-    directory: Vec<Vec<PageAt>>,
-    pages: usize,
     pages_len: u64,
 }
 
@@ -95,11 +95,19 @@ impl<S: BlockSink> BlockWriter<S> {
             last: Vec::new(),
             chunk: OpenChunk::default(),
             chunks: Vec::new(),
+            times: Vec::new(),
+            grouping: Grouping::new(Effort::Cheap),
             labels_section: Vec::new(),
             directory_section: Vec::new(),
-            stored: Vec::new(),
             postings: HashMap::new(),
         }
+    }
+
+    /// Makes pages as short as they will be, at some 20 million samples a second: for blocks that are kept.
+    #[must_use]
+    pub fn thorough(mut self) -> Self {
+        self.grouping.set_effort(Effort::Thorough);
+        self
     }
 
     async fn start(&mut self) -> Result<(), BlockError> {
@@ -136,48 +144,40 @@ impl<S: BlockSink> BlockWriter<S> {
             return Err(bad("label set is longer than 1 MiB"));
         }
         let ordinal = u32::try_from(self.meta.stats.series).map_err(|_| bad("block has 2^32 series"))?;
-        let mut directory: Vec<PageAt> = Vec::new();
+        let (mut count, mut last_ts) = (0, None);
         for page in pages {
-            if directory.last().is_some_and(|last| page.min_ts <= last.max_ts) {
+            if last_ts.is_some_and(|last| page.min_ts <= last) {
                 return Err(bad("pages overlap or are not in the order of time"));
             }
             let window = self.meta.window;
             if !window.contains(TimestampMs(page.min_ts)) || !window.contains(TimestampMs(page.max_ts)) {
                 return Err(bad("page is outside of the block's window"));
             }
-            let at = self
-                .write_page(&page)
-                .await?
-                .ok_or_else(|| bad("page is longer than 1 GiB, or has no header"))?;
-            directory.push(at);
+            last_ts = Some(page.max_ts);
+            count += 1;
+            self.count(&page);
+            let added = self.grouping.add(page);
+            if added.map_err(|_| bad("page is longer than 1 GiB, or damaged"))? {
+                self.write_group().await?;
+            }
         }
-        if directory.is_empty() {
+        if count == 0 {
             return Ok(());
         }
-        self.index_series(labels, ordinal, directory)
+        self.grouping.directory().end_series(count);
+        self.index_series(labels, ordinal);
+        let directory = self.grouping.directory();
+        let is_full = directory.series() >= SERIES_PER_CHUNK || directory.pages() >= PAGES_PER_CHUNK;
+        if is_full
+            || self.chunk.labels.len() >= LABEL_BYTES_PER_CHUNK
+            || self.grouping.columns().waiting_bytes() >= TIMES_BYTES_PER_CHUNK
+        {
+            return self.close_chunk().await;
+        }
+        Ok(())
     }
 
-    /// None when it is too long, or no page.
-    async fn write_page(&mut self, page: &Page) -> Result<Option<PageAt>, BlockError> {
-        let written = pages::write(page, &mut self.stored);
-        let len = self.stored.len().saturating_sub(PAGE_CRC_LEN as usize);
-        let Some(len) = u32::try_from(len).ok().filter(|len| written.is_ok() && *len <= 1 << 30) else {
-            return Ok(None);
-        };
-        let at = PageAt {
-            offset: self.at,
-            len,
-            count: page.count,
-            min_ts: page.min_ts,
-            max_ts: page.max_ts,
-        };
-        let section = &mut self.sections[Section::Pages as usize];
-        section.crc = crc32c::crc32c_append(section.crc, &self.stored);
-        self.sink.write(&self.stored).await?;
-        let stored = at.range().end - at.offset;
-        section.len += stored;
-        self.at += stored;
-        self.chunk.pages_len += stored;
+    fn count(&mut self, page: &Page) {
         let stats = &mut self.meta.stats;
         let first = stats.samples == 0;
         stats.min_sample.0 = if first {
@@ -192,10 +192,27 @@ impl<S: BlockSink> BlockWriter<S> {
         };
         stats.samples += u64::from(page.count);
         stats.pages += 1;
-        Ok(Some(at))
     }
 
-    fn index_series(&mut self, labels: LabelsRef<'_>, ordinal: u32, directory: Vec<PageAt>) -> Result<(), BlockError> {
+    /// Writes the open group of pages, if there is one.
+    async fn write_group(&mut self) -> Result<(), BlockError> {
+        let Some(group) = self.grouping.close_group(self.at) else {
+            return Ok(());
+        };
+        self.chunk.pages_len += group.len() as u64;
+        self.write_pages(&group).await
+    }
+
+    /// Writes bytes of the section of pages.
+    async fn write_pages(&mut self, bytes: &[u8]) -> Result<(), BlockError> {
+        let section = &mut self.sections[Section::Pages as usize];
+        section.crc = crc32c::crc32c_append(section.crc, bytes);
+        section.len += bytes.len() as u64;
+        self.at += bytes.len() as u64;
+        self.sink.write(bytes).await
+    }
+
+    fn index_series(&mut self, labels: LabelsRef<'_>, ordinal: u32) {
         put_front_coded(&mut self.chunk.labels, &self.chunk.last, labels.as_bytes());
         for last in [&mut self.chunk.last, &mut self.last] {
             last.clear();
@@ -209,32 +226,37 @@ impl<S: BlockSink> BlockWriter<S> {
             }
         }
         self.meta.stats.series += 1;
-        self.chunk.pages += directory.len();
-        self.chunk.directory.push(directory);
-        let chunk = &self.chunk;
-        if chunk.directory.len() >= SERIES_PER_CHUNK
-            || chunk.labels.len() >= LABEL_BYTES_PER_CHUNK
-            || chunk.pages >= PAGES_PER_CHUNK
-        {
-            return self.close_chunk();
-        }
-        Ok(())
     }
 
-    fn close_chunk(&mut self) -> Result<(), BlockError> {
+    async fn close_chunk(&mut self) -> Result<(), BlockError> {
+        self.write_group().await?;
         let chunk = std::mem::take(&mut self.chunk);
-        if chunk.directory.is_empty() {
+        let directory = self.grouping.take_directory();
+        if directory.series() == 0 {
             return Ok(());
         }
+        let directory_bytes = directory.write(self.at - chunk.pages_len);
+        let times = self.grouping.columns().take_chunks();
         let first_series = self.chunks.last().map_or(0, |last| last.first_series + last.series);
         self.chunks.push(SeriesChunk {
             first_series,
-            series: chunk.directory.len() as u32,
+            series: directory.series() as u32,
             labels: compress_to(&mut self.labels_section, &chunk.labels)?,
-            directory: compress_to(&mut self.directory_section, &write_directory(&chunk.directory))?,
+            directory: compress_to(&mut self.directory_section, &directory_bytes)?,
             pages_offset: 0,
             pages_len: chunk.pages_len,
+            times_chunks: times.len() as u32,
         });
+        for (columns, raw) in times {
+            let mut compressed = Vec::new();
+            let at = compress_to(&mut compressed, &raw)?;
+            self.times.push(TimesChunk {
+                first_column: 0,
+                columns,
+                at,
+            });
+            self.write_pages(&compressed).await?;
+        }
         Ok(())
     }
 
@@ -250,7 +272,7 @@ impl<S: BlockSink> BlockWriter<S> {
 
     async fn write_index(&mut self) -> Result<(), BlockError> {
         self.start().await?;
-        self.close_chunk()?;
+        self.close_chunk().await?;
         let labels = std::mem::take(&mut self.labels_section);
         self.write_section(Section::Series, &labels).await?;
         let directory = std::mem::take(&mut self.directory_section);
@@ -260,8 +282,8 @@ impl<S: BlockSink> BlockWriter<S> {
         self.write_section(Section::Postings, &values.postings).await?;
         self.write_section(Section::Exemplars, &[]).await?;
         self.write_section(Section::Metadata, &[]).await?;
-        self.write_section(Section::SeriesTable, &write_series_table(&self.chunks))
-            .await?;
+        let series_table = write_series_table(&self.chunks, &self.times);
+        self.write_section(Section::SeriesTable, &series_table).await?;
         self.write_section(Section::ValueTable, &values.table.write()).await?;
         self.write_section(
             Section::Filter,

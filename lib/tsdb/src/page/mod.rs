@@ -7,13 +7,20 @@
 //! Timestamps are strictly increasing within a page. The codings' bodies are drawn in `format.md`.
 
 mod bits;
+mod coded;
 mod column;
+mod decimals;
+mod dense;
 mod float;
 mod histogram;
 mod packed;
+mod recode;
 #[cfg(test)]
 mod tests;
+pub(crate) mod times;
 
+pub(crate) use column::ONE_VALUE;
+pub use dense::Effort;
 pub use float::FloatPageBuilder;
 pub use histogram::HistogramPageBuilder;
 
@@ -35,6 +42,8 @@ pub enum Coding {
     Histogram = 2,
     /// Float samples, times and values apart, as packed whole numbers: quickly decoded, written when a page is closed.
     Columns = 3,
+    /// As columns, with the numbers in as few bytes as they will go: what merged blocks have.
+    Dense = 4,
 }
 
 impl Coding {
@@ -44,6 +53,7 @@ impl Coding {
             1 => Some(Self::Float),
             2 => Some(Self::Histogram),
             3 => Some(Self::Columns),
+            4 => Some(Self::Dense),
             _ => None,
         }
     }
@@ -51,7 +61,13 @@ impl Coding {
     /// Whether pages of this coding hold floats.
     #[must_use]
     pub const fn is_of_floats(self) -> bool {
-        matches!(self, Self::Float | Self::Columns)
+        matches!(self, Self::Float | Self::Columns | Self::Dense)
+    }
+
+    /// Whether its pages have times and values apart.
+    #[must_use]
+    pub(crate) const fn is_of_columns(self) -> bool {
+        matches!(self, Self::Columns | Self::Dense)
     }
 
     #[must_use]
@@ -63,7 +79,7 @@ impl Coding {
 /// Bytes that are no page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PageError {
-    #[error("page coding {0} is unknown to this version: 1 to 3 are known")]
+    #[error("page coding {0} is unknown to this version: 1 to 4 are known")]
     UnknownCoding(u8),
     #[error("a page of floats was expected, this one has histograms, or the reverse")]
     OtherCoding,
@@ -106,14 +122,6 @@ impl Page {
         Ok(PageHeader::read(&bytes)?.of(bytes))
     }
 
-    /// What follows the header.
-    ///
-    /// # Errors
-    /// When the bytes are no page.
-    pub(crate) fn body(&self) -> Result<&[u8], PageError> {
-        PageHeader::split(&self.bytes).map(|(_, body)| body)
-    }
-
     /// What it begins with.
     #[must_use]
     pub const fn header(&self) -> PageHeader {
@@ -137,7 +145,7 @@ impl Page {
     /// When the bytes are damaged.
     pub fn decode(&self) -> Result<PageSamples, PageError> {
         match self.coding {
-            Coding::Float | Coding::Columns => {
+            Coding::Float | Coding::Columns | Coding::Dense => {
                 let (mut timestamps, mut values) = (Vec::new(), Vec::new());
                 decode_into(&self.bytes, &mut timestamps, &mut values)?;
                 Ok(PageSamples::Floats { timestamps, values })
@@ -241,7 +249,8 @@ pub fn decode_within(
     timestamps: &mut Vec<i64>,
     values: &mut Vec<f64>,
 ) -> Result<(), PageError> {
-    if bytes.first() == Some(&Coding::Columns.tag()) {
+    let coding = bytes.first().and_then(|tag| Coding::from_tag(*tag));
+    if coding.is_some_and(Coding::is_of_columns) {
         return column::decode_into(bytes, (start_ms, end_ms), timestamps, values);
     }
     let begin = timestamps.len();
@@ -303,6 +312,19 @@ impl PageHeader {
             max_ts: self.max_ts,
             bytes,
         }
+    }
+
+    /// Of samples whose times are apart from their values; none where there are no samples, too many, or their times do
+    /// not ascend.
+    fn of_columns(coding: Coding, timestamps: &[i64], values: &[f64]) -> Option<Self> {
+        let ascending = timestamps.windows(2).all(|w| w[0] < w[1]);
+        let is_page = timestamps.len() == values.len() && values.len() <= MAX_PAGE_SAMPLES as usize && ascending;
+        is_page.then_some(Self {
+            coding,
+            count: values.len() as u32,
+            min_ts: *timestamps.first()?,
+            max_ts: *timestamps.last()?,
+        })
     }
 
     pub(crate) fn write(self, out: &mut Vec<u8>) {

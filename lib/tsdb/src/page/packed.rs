@@ -157,6 +157,21 @@ pub(super) fn unpack<'a>(bytes: &'a [u8], count: usize, numbers: &mut [i64; BLOC
     Some(rest)
 }
 
+/// Skips a block of `count` numbers.
+pub(super) fn skip(bytes: &[u8], count: usize) -> Option<&[u8]> {
+    let (_, rest) = get_uvarint(bytes)?;
+    let (&head, rest) = rest.split_first()?;
+    let rest = rest.get((count * usize::from(head & !HAS_REST)).div_ceil(8)..)?;
+    if head & HAS_REST == 0 {
+        return Some(rest);
+    }
+    let (&longer, mut rest) = rest.split_first()?;
+    for _ in 0..longer {
+        rest = get_uvarint(rest.get(1..)?)?.1;
+    }
+    Some(rest)
+}
+
 /// Widths that are unpacked eight numbers at a time, which begin at a byte each.
 const NARROW: u32 = 32;
 

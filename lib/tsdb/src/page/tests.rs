@@ -103,7 +103,12 @@ proptest! {
         let page = Page::of_floats(&timestamps, &values).unwrap();
         prop_assert_eq!(Page::parse(page.bytes.clone()), Ok(page.clone()));
         prop_assert_eq!(decode(&page.bytes), Ok(to_bits(&samples)));
-        for bytes in [&bytes, &encode(&samples)] {
+        let dense = [Effort::Cheap, Effort::Thorough].map(|effort| Page::dense(&timestamps, &values, effort).unwrap());
+        for page in &dense {
+            prop_assert_eq!(Page::parse(page.bytes.clone()), Ok(page.clone()));
+            prop_assert_eq!(decode(&page.bytes), Ok(to_bits(&samples)));
+        }
+        for bytes in [&bytes, &encode(&samples), &dense[0].bytes.to_vec(), &dense[1].bytes.to_vec()] {
             let [a, b] = [from, to].map(|at| at.index(samples.len()));
             let (start, end) = (timestamps[a].saturating_sub(off), timestamps[b].saturating_add(off - 1));
             let within: Vec<_> = samples.iter().copied().filter(|(t, _)| (start..=end).contains(t)).collect();
@@ -114,6 +119,17 @@ proptest! {
             prop_assert_eq!(floats.len(), times.len() + 1);
         }
         let open = Page::parse(encode(&samples).into()).unwrap();
+        for page in [&open, &page, &dense[0], &dense[1]] {
+            let cheap = page.clone().recoded(Effort::Cheap).unwrap();
+            let thorough = cheap.clone().recoded(Effort::Thorough).unwrap();
+            let values_len = |page: &Page| page.parts().unwrap().values.len();
+            prop_assert!(values_len(&thorough) <= values_len(&cheap));
+            prop_assert_eq!(thorough.clone().recoded(Effort::Thorough), Ok(thorough.clone()));
+            for recoded in [cheap, thorough] {
+                prop_assert_eq!(decode(&recoded.bytes), Ok(to_bits(&samples)));
+                prop_assert_eq!(recoded.header(), PageHeader { coding: recoded.coding, ..page.header() });
+            }
+        }
         prop_assert_eq!(decode(&open.closed().unwrap().bytes), Ok(to_bits(&samples)));
     }
 
@@ -124,14 +140,19 @@ proptest! {
         cut in any::<prop::sample::Index>()
     ) {
         let (timestamps, values): (Vec<i64>, Vec<f64>) = samples.iter().copied().unzip();
-        let mut bytes = column::encode(&timestamps, &values).unwrap();
-        for (at, with) in flips {
-            let at = at.index(bytes.len());
-            bytes[at] ^= with;
+        let dense = [Effort::Cheap, Effort::Thorough].map(|effort| Page::dense(&timestamps, &values, effort).unwrap());
+        for mut bytes in [column::encode(&timestamps, &values).unwrap(), dense[0].bytes.to_vec(), dense[1].bytes.to_vec()] {
+            for (at, with) in &flips {
+                let at = at.index(bytes.len());
+                bytes[at] ^= with;
+            }
+            for damaged in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
+                let _ = decode(damaged);
+                if let Ok(page) = Page::parse(Bytes::copy_from_slice(damaged)) {
+                    let _ = page.recoded(Effort::Thorough);
+                }
+            }
         }
-        let _ = decode(&bytes);
-        bytes.truncate(cut.index(bytes.len()));
-        let _ = decode(&bytes);
     }
 
     #[test]
@@ -403,4 +424,40 @@ fn the_bytes_of_columns_stay_as_they_are() {
         "030500e3d40302aeea010307000000",
     ];
     assert_eq!(found.map(|samples| hex(&samples)), expected.map(str::to_owned));
+}
+
+/// Each way of writing numbers and others that columns have not.
+#[test]
+fn the_bytes_of_dense_pages_stay_as_they_are() {
+    let hex = |effort, value: fn(i64) -> f64| -> String {
+        let (timestamps, values): (Vec<i64>, Vec<f64>) = (0..90).map(|i| (i * 15_000, value(i))).unzip();
+        let page = Page::dense(&timestamps, &values, effort).unwrap();
+        assert_eq!(Page::parse(page.bytes.clone()), Ok(page.clone()));
+        page.bytes.iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let found = [
+        hex(Effort::Cheap, |_| 1.5),
+        hex(Effort::Cheap, |i| {
+            if (10..20).contains(&i) {
+                STALE_NAN
+            } else {
+                10.0 * i as f64
+            }
+        }),
+        hex(Effort::Thorough, |i| 7.0 + (i * i / 9 % 5) as f64 - (i % 3) as f64),
+        hex(Effort::Thorough, |i| 1000.0 + (i * i) as f64 + (i % 2) as f64),
+        hex(Effort::Thorough, |i| 0.1 * (i * i / 9 % 5) as f64),
+    ];
+    let expected = [
+        "045a00d8bd510000bff003",
+        "045a00d8bd51000209090080c8afa025000081ff01f8ffffffffffffffff01011305010a09020000000000f07f",
+        "045a00d8bd51000200000e01000303c12447d6c6885a68cec53669633c7859a06092236b63442d34e7629bb4311ebc2c00",
+        "045a00d8bd5100020011d00f0201070202010fedeb01508800884009800844004420",
+        "045a00d8bd51000209020080c2d72f000003402242ccb2600ac88d443464592850090020112166593005e446221ab22c14a804000000010028c1200500002518a40000",
+    ];
+    assert_eq!(
+        found,
+        expected.map(str::to_owned),
+        "a change of meaning needs another coding tag"
+    );
 }
