@@ -77,15 +77,19 @@ fn report(series: &Series) -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let block = runtime.block_on(block_of(series))?;
-    let pages = block.sections().next().map_or(0, |(_, len)| len);
+    let parts = block.parts();
+    let pages = parts.first().map_or(0, |(_, len)| *len);
     println!(
         "  block: {} bytes, {:.4} bytes/sample; everything but pages {:.1} bytes/series",
         block.len_bytes(),
         block.len_bytes() as f64 / samples as f64,
         (block.len_bytes() - pages) as f64 / series.len() as f64,
     );
-    for (section, len) in block.sections().filter(|(_, len)| *len > 0) {
-        println!("    {section:<12} {len:>9}");
+    for (part, len) in parts.iter().filter(|(_, len)| *len > 0) {
+        println!(
+            "    {part:<12} {len:>9}  {:.2} a series",
+            *len as f64 / series.len() as f64
+        );
     }
     Ok(())
 }

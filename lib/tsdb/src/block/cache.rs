@@ -3,6 +3,8 @@
 
 use super::layout::PageAt;
 use super::postings::Entry;
+use super::rows::Rows;
+use super::symbols::SymbolChunk;
 use bytes::Bytes;
 use gnomon_model::Labels;
 use parking_lot::Mutex;
@@ -15,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(super) struct SeriesPart {
     pub(super) labels: Vec<Labels>,
+    /// The same by numbers, of blocks since version 3.
+    pub(super) rows: Option<Rows>,
     /// Of all series, one after the other.
     pages: Vec<PageAt>,
     /// Where each series' pages begin, and the end of the last.
@@ -22,7 +26,7 @@ pub(super) struct SeriesPart {
 }
 
 impl SeriesPart {
-    pub(super) fn new(labels: Vec<Labels>, directory: Vec<Vec<PageAt>>) -> Self {
+    pub(super) fn new(labels: Vec<Labels>, rows: Option<Rows>, directory: Vec<Vec<PageAt>>) -> Self {
         let mut begins = Vec::with_capacity(directory.len() + 1);
         let mut pages = Vec::with_capacity(directory.iter().map(Vec::len).sum());
         begins.push(0);
@@ -30,7 +34,12 @@ impl SeriesPart {
             pages.extend(its);
             begins.push(pages.len() as u32);
         }
-        Self { labels, pages, begins }
+        Self {
+            labels,
+            rows,
+            pages,
+            begins,
+        }
     }
 
     /// The pages of a series by its place in the chunk.
@@ -43,7 +52,8 @@ impl SeriesPart {
 
     fn bytes(&self) -> usize {
         let labels: usize = self.labels.iter().map(|l| l.as_bytes().len() + 40).sum();
-        labels + self.pages.len() * size_of::<PageAt>() + self.begins.len() * 4
+        let rows = self.rows.as_ref().map_or(0, Rows::memory_bytes);
+        labels + rows + self.pages.len() * size_of::<PageAt>() + self.begins.len() * 4
     }
 }
 
@@ -55,6 +65,7 @@ pub(super) enum Part {
     Series(Arc<SeriesPart>),
     Values(Arc<Vec<Entry>>),
     Postings(Arc<RoaringBitmap>),
+    Symbols(Arc<SymbolChunk>),
 }
 
 impl Part {
@@ -64,6 +75,7 @@ impl Part {
             Self::Series(part) => part.bytes(),
             Self::Values(entries) => entries.iter().map(Entry::memory_bytes).sum(),
             Self::Postings(set) => set.serialized_size() + 64,
+            Self::Symbols(chunk) => chunk.memory_bytes(),
         }
     }
 }

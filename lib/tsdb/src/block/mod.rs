@@ -4,15 +4,20 @@
 
 mod bloom;
 mod cache;
+mod dictionary;
+mod dictionary_view;
 mod labels;
 mod layout;
+mod matching;
 mod meta;
 mod pages;
 mod postings;
 mod reader;
+mod rows;
 mod select;
 mod sets;
 mod sink;
+mod symbols;
 mod verify;
 mod writer;
 
@@ -32,7 +37,7 @@ use gnomon_model::Labels;
 use object_store::path::Path;
 
 /// The version of the format that is written; readers know all up to it.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Whether bytes have the checksum that is noted of them. For a fuzzer they always do: it would never get past
 /// it.
