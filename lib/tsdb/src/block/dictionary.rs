@@ -13,7 +13,7 @@ use std::ops::Range;
 const MAX_SOURCES: usize = 4;
 /// A value that more chunks of series have, and more than one in [`LISTED_SHARE`], is not listed with its chunks.
 const LISTED_CHUNKS: usize = 4;
-const LISTED_SHARE: usize = 4;
+const LISTED_SHARE: usize = 2;
 
 /// Texts, numbered as they came.
 #[derive(Default)]
@@ -107,8 +107,8 @@ impl Dictionary {
         self.shape_of.push(number);
     }
 
-    /// `chunks` are the series of each chunk, all together all that were added.
-    pub(super) fn finish(mut self, chunks: &[Range<usize>], limits: ChunkLimits) -> Index {
+    /// `chunks` are the series of each chunk, all together all that were added, and the bytes of their labels.
+    pub(super) fn finish(mut self, chunks: &[(Range<usize>, u64)], limits: ChunkLimits) -> Index {
         self.renumber();
         let mut values = Vec::new();
         let mut table = SymbolTable::default();
@@ -129,8 +129,8 @@ impl Dictionary {
         let symbols = symbols(&mut table, &values, &lists, &implied, limits);
         let mut labels = Vec::with_capacity(chunks.len());
         let mut rows = self.rows();
-        for chunk in chunks {
-            labels.push(rows::write(&table, rows.by_ref().take(chunk.len())));
+        for (chunk, bytes) in chunks {
+            labels.push(rows::write(&table, *bytes, rows.by_ref().take(chunk.len())));
         }
         drop(rows);
         let metrics = table.name(METRIC_NAME).and_then(|name| values.get(name as usize));
@@ -242,11 +242,11 @@ impl Dictionary {
     }
 
     /// The chunks that have each value, by the value's place in the dictionary.
-    fn lists(&self, table: &SymbolTable, chunks: &[Range<usize>]) -> Vec<Vec<u32>> {
+    fn lists(&self, table: &SymbolTable, chunks: &[(Range<usize>, u64)]) -> Vec<Vec<u32>> {
         let places = table.names.last().map_or(0, |last| last.places().end);
         let mut lists: Vec<Vec<u32>> = vec![Vec::new(); places as usize];
         let mut rows = self.rows();
-        for (number, chunk) in (0_u32..).zip(chunks) {
+        for (number, (chunk, _)) in (0_u32..).zip(chunks) {
             for (names, cells) in rows.by_ref().take(chunk.len()) {
                 for (name, cell) in names.iter().zip(cells) {
                     let list = &mut lists[table.names[*name as usize].first as usize + *cell as usize];

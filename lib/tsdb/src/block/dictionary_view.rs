@@ -1,10 +1,11 @@
 //! Chunks of a block's dictionary that a reader has at hand, and the labels that they and a chunk's columns make.
 
-use super::cache::Part;
-use super::layout::{MAX_CHUNK_LEN, SeriesChunk};
-use super::rows::Rows;
+use super::cache::{Part, SeriesPart};
+use super::layout::SeriesChunk;
+use super::rows::{Rows, Run};
 use super::symbols::{Symbol, SymbolChunk, SymbolTable};
 use super::{BlockError, BlockReader};
+use bytes::Bytes;
 use gnomon_model::labels::put_uvarint;
 use gnomon_model::{Labels, LabelsRef};
 use std::collections::{BTreeSet, HashMap};
@@ -20,12 +21,18 @@ const VIEW_BYTES: usize = 16 << 20;
 #[derive(Default)]
 pub(super) struct View {
     chunks: HashMap<usize, Arc<SymbolChunk>>,
+    /// As they are in the object: read with others, and not looked at so far.
+    unopened: HashMap<usize, Bytes>,
     bytes: usize,
 }
 
 impl View {
     pub(super) fn chunk(&self, at: usize) -> Option<&SymbolChunk> {
         self.chunks.get(&at).map(Arc::as_ref)
+    }
+
+    fn has(&self, at: usize) -> bool {
+        self.chunks.contains_key(&at) || self.unopened.contains_key(&at)
     }
 
     fn insert(&mut self, at: usize, chunk: Arc<SymbolChunk>) {
@@ -92,41 +99,61 @@ impl BlockReader {
         view: &mut View,
         chunks: impl IntoIterator<Item = usize>,
     ) -> Result<(), BlockError> {
-        let missing = |view: &mut View, at: usize| {
-            if view.chunks.contains_key(&at) {
-                return false;
-            }
-            let kept = self.kept(table.chunks[at].texts.offset);
-            let Some(Part::Symbols(chunk)) = kept else {
-                return true;
-            };
-            view.insert(at, chunk);
-            false
-        };
         let mut last = None;
         let mut wanted = BTreeSet::new();
         for at in chunks {
-            if last != Some(at) && missing(view, at) {
-                wanted.insert(at);
+            if last != Some(at) && !view.chunks.contains_key(&at) {
+                self.take_kept(table, view, at);
+                if !view.chunks.contains_key(&at) {
+                    wanted.insert(at);
+                }
             }
             last = Some(at);
         }
         let (Some(first), Some(end)) = (table.chunks.first(), table.chunks.last()) else {
             return Ok(());
         };
-        if wanted.is_empty() {
-            return Ok(());
+        let mut missing: Vec<usize> = wanted
+            .iter()
+            .copied()
+            .filter(|at| !view.unopened.contains_key(at))
+            .collect();
+        if !missing.is_empty() && end.range().end - first.range().start <= WHOLE_BYTES {
+            missing.clear();
+            for at in 0..table.chunks.len() {
+                if !view.has(at) {
+                    self.take_kept(table, view, at);
+                }
+                if !view.has(at) {
+                    missing.push(at);
+                }
+            }
         }
-        if end.range().end - first.range().start <= WHOLE_BYTES {
-            wanted = (0..table.chunks.len()).filter(|at| missing(view, *at)).collect();
+        let ranges: Vec<_> = missing.iter().map(|at| table.chunks[*at].range()).collect();
+        for (at, bytes) in missing.into_iter().zip(self.fetch(&ranges).await?) {
+            if !wanted.contains(&at) {
+                // A copy of its own: what was read is more.
+                let bytes = Bytes::copy_from_slice(&bytes);
+                self.keep(table.chunks[at].texts.offset, &Part::Stretch(bytes));
+            }
+            view.unopened.insert(at, bytes);
         }
-        let ranges: Vec<_> = wanted.iter().map(|at| table.chunks[*at].range()).collect();
-        for (at, bytes) in wanted.into_iter().zip(self.fetch(&ranges).await?) {
+        for at in wanted {
+            let bytes = view.unopened.remove(&at).unwrap_or_default();
             let chunk = Arc::new(self.symbol_chunk(table, at, &bytes)?);
             self.keep(table.chunks[at].texts.offset, &Part::Symbols(Arc::clone(&chunk)));
             view.insert(at, chunk);
         }
         Ok(())
+    }
+
+    /// Puts what is kept of a chunk into the view.
+    fn take_kept(&self, table: &SymbolTable, view: &mut View, at: usize) {
+        match self.kept(table.chunks[at].texts.offset) {
+            Some(Part::Symbols(chunk)) => view.insert(at, chunk),
+            Some(Part::Stretch(bytes)) => drop(view.unopened.insert(at, bytes)),
+            _ => {}
+        }
     }
 
     fn symbol_chunk(&self, table: &SymbolTable, at: usize, bytes: &[u8]) -> Result<SymbolChunk, BlockError> {
@@ -151,40 +178,71 @@ impl BlockReader {
         Rows::read(&raw, chunk.series, table).ok_or_else(|| damaged("chunk of labels"))
     }
 
-    /// The labels that columns stand for.
+    /// The labels of some rows (ascending), in their order.
     pub(super) async fn labels_of(
         &self,
         table: &SymbolTable,
         rows: &Rows,
+        some: &[u32],
         view: &mut View,
     ) -> Result<Vec<Labels>, BlockError> {
         view.trim();
         let mut wanted = BTreeSet::new();
-        for (name, numbers) in rows.columns() {
-            wanted_chunks(
-                table,
-                table.names[name as usize].first,
-                numbers.iter().copied(),
-                &mut wanted,
-            );
+        for (run, its) in rows.runs_of(some) {
+            for (nth, name) in rows.shapes[run.shape].iter().enumerate() {
+                if table.names[*name as usize].source.is_none() {
+                    let numbers = cells(rows, run, nth, its, table);
+                    wanted_chunks(table, table.names[*name as usize].first, numbers, &mut wanted);
+                }
+            }
         }
-        self.load(table, view, wanted).await?;
-        let mut wanted = BTreeSet::new();
+        self.load(table, view, std::mem::take(&mut wanted)).await?;
         let mut symbols = view.resolver(table);
-        for (name, its) in (0_u32..).zip(&table.names) {
-            let Some(source) = its.source else { continue };
-            let Some((_, numbers)) = rows.columns().find(|(name, _)| *name == source) else {
-                continue;
-            };
-            let first = table.names[source as usize].first;
-            let implied = numbers.iter().map(|n| symbols.implied(name, first + u64::from(*n)));
-            let implied: Option<Vec<u32>> = implied.collect();
-            let implied = implied.ok_or_else(|| self.damaged("dictionary"))?;
-            wanted_chunks(table, its.first, implied.into_iter(), &mut wanted);
+        for (run, its) in rows.runs_of(some) {
+            for (nth, name) in rows.shapes[run.shape].iter().enumerate() {
+                let of = &table.names[*name as usize];
+                let Some(source) = of.source else { continue };
+                let first = table.names[source as usize].first;
+                let numbers = cells(rows, run, nth, its, table);
+                let implied = numbers.map(|number| symbols.implied(*name, first + u64::from(number)));
+                let implied: Option<Vec<u32>> = implied.collect();
+                let implied = implied.ok_or_else(|| self.damaged("dictionary"))?;
+                wanted_chunks(table, of.first, implied.into_iter(), &mut wanted);
+            }
         }
         self.load(table, view, wanted).await?;
-        compose(table, rows, view).ok_or_else(|| self.damaged("label sets of a chunk, or its dictionary"))
+        compose(table, rows, some, view).ok_or_else(|| self.damaged("label sets of a chunk, or its dictionary"))
     }
+
+    /// Makes the labels of series of a part (ascending, by their places) that were not made so far.
+    pub(super) async fn make_labels(&self, part: &SeriesPart, some: &[u32], view: &mut View) -> Result<(), BlockError> {
+        let (Some(table), Some(rows)) = (self.symbol_table(), &part.rows) else {
+            return Ok(());
+        };
+        let is_missing = |at: &u32| part.labels(*at as usize).is_none();
+        let missing: Vec<u32> = some.iter().copied().filter(is_missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let made = self.labels_of(table, rows, &missing, view).await?;
+        for (at, labels) in missing.into_iter().zip(made) {
+            part.set_labels(at as usize, labels);
+        }
+        Ok(())
+    }
+}
+
+/// What the `nth` column of a run has for some of its rows.
+fn cells<'r>(
+    rows: &'r Rows,
+    run: &'r Run,
+    nth: usize,
+    some: &'r [u32],
+    table: &'r SymbolTable,
+) -> impl Iterator<Item = u32> + 'r {
+    let numbers = rows.numbers(run, nth, table);
+    let of = |row: &u32| numbers.get((*row as usize).checked_sub(run.rows.start)?).copied();
+    some.iter().filter_map(of)
 }
 
 /// The chunks of the dictionary with these values of a name.
@@ -201,11 +259,11 @@ fn wanted_chunks(table: &SymbolTable, first: u64, numbers: impl Iterator<Item = 
     }
 }
 
-/// None where the view lacks a value, or the labels are too long together.
-fn compose(table: &SymbolTable, rows: &Rows, view: &View) -> Option<Vec<Labels>> {
-    let mut out = Vec::with_capacity(rows.runs.last().map_or(0, |run| run.rows.end));
-    let (mut bytes, mut total) = (Vec::new(), 0_u64);
-    for run in &rows.runs {
+/// None where the view lacks a value, or the labels are longer than the chunk says those of all its series are.
+fn compose(table: &SymbolTable, rows: &Rows, some: &[u32], view: &View) -> Option<Vec<Labels>> {
+    let mut out = Vec::with_capacity(some.len());
+    let (mut bytes, mut total) = (Vec::new(), 0);
+    for (run, its) in rows.runs_of(some) {
         let shape = rows.shapes.get(run.shape)?;
         let mut columns = Vec::with_capacity(shape.len());
         for (nth, number) in shape.iter().enumerate() {
@@ -222,10 +280,10 @@ fn compose(table: &SymbolTable, rows: &Rows, view: &View) -> Option<Vec<Labels>>
                 view.resolver(table),
             ));
         }
-        for row in 0..run.rows.len() {
+        for row in its {
             bytes.clear();
             for (number, name, source, numbers, values, sources) in &mut columns {
-                let mut value = *numbers.get(row)?;
+                let mut value = *numbers.get(*row as usize - run.rows.start)?;
                 if let Some(source) = source {
                     value = sources.implied(*number, source.first + u64::from(value))?;
                 }
@@ -234,8 +292,8 @@ fn compose(table: &SymbolTable, rows: &Rows, view: &View) -> Option<Vec<Labels>>
                     bytes.extend_from_slice(text.as_bytes());
                 }
             }
-            total += bytes.len() as u64;
-            if total > MAX_CHUNK_LEN {
+            total += bytes.len();
+            if total > rows.label_bytes {
                 return None;
             }
             out.push(LabelsRef::from_canonical(&bytes).to_owned());

@@ -25,14 +25,11 @@ impl BlockReader {
         let mut names = BTreeSet::new();
         if let Some(table) = self.symbol_table() {
             let mut seen = BTreeSet::new();
-            self.for_each_part(candidates.series, &mut view, |_, part| {
+            self.for_each_part(candidates.series, |_, part| {
                 let kept = part.satisfying(&candidates.wanted, table);
-                for run in part.rows.iter().flat_map(|rows| &rows.runs) {
-                    let is_kept =
-                        |kept: &Vec<bool>| kept.get(run.rows.clone()).is_some_and(|kept| kept.contains(&true));
-                    if kept.as_ref().is_none_or(is_kept) {
-                        seen.extend(part.rows.iter().flat_map(|rows| &rows.shapes[run.shape]).copied());
-                    }
+                let Some(rows) = &part.rows else { return };
+                for (run, _) in rows.runs_of(&kept) {
+                    seen.extend(rows.shapes[run.shape].iter().copied());
                 }
             })
             .await?;
@@ -113,9 +110,9 @@ impl BlockReader {
         mut visit: impl FnMut(&Labels) + Send,
     ) -> Result<(), BlockError> {
         let wanted = series.clone();
-        self.for_each_part(series, &mut View::default(), |chunk, part| {
-            for (ordinal, labels) in (chunk.first_series..).zip(&part.labels) {
-                if wanted.contains(ordinal) {
+        self.for_each_part(series, |chunk, part| {
+            for (ordinal, at) in (chunk.first_series..).zip(0..part.len()) {
+                if let Some(labels) = part.labels(at).filter(|_| wanted.contains(ordinal)) {
                     visit(labels);
                 }
             }
@@ -127,7 +124,6 @@ impl BlockReader {
     pub(super) async fn for_each_part(
         &self,
         mut series: roaring::RoaringBitmap,
-        view: &mut View,
         mut visit: impl FnMut(&SeriesChunk, &SeriesPart) + Send,
     ) -> Result<(), BlockError> {
         while !series.is_empty() {
@@ -135,7 +131,7 @@ impl BlockReader {
             let Some(last) = chunks.last() else {
                 return Err(self.damaged("postings name a series that is not there"));
             };
-            for (chunk, part) in chunks.iter().zip(self.series_parts(&chunks, view).await?) {
+            for (chunk, part) in chunks.iter().zip(self.series_parts(&chunks).await?) {
                 visit(chunk, &part);
             }
             series.remove_range(..last.first_series + last.series);

@@ -95,35 +95,43 @@ enum Verdict {
 }
 
 impl SeriesPart {
-    /// Which of its series satisfy all of `wanted`; none where all do.
-    pub(super) fn satisfying(&self, wanted: &[Wanted], table: &SymbolTable) -> Option<Vec<bool>> {
-        let rows = self.rows.as_ref().filter(|_| !wanted.is_empty())?;
-        let mut kept = vec![true; self.labels.len()];
+    /// Which of its series satisfy all of `wanted`, ascending.
+    pub(super) fn satisfying(&self, wanted: &[Wanted], table: &SymbolTable) -> Vec<u32> {
+        let Some(rows) = self.rows.as_ref().filter(|_| !wanted.is_empty()) else {
+            return (0..self.len() as u32).collect();
+        };
+        let mut all = Vec::new();
         for run in &rows.runs {
-            let Some(kept) = kept.get_mut(run.rows.clone()) else {
-                continue;
-            };
             let shape = rows.shapes.get(run.shape).map_or(&[][..], Vec::as_slice);
+            // Places within the run; all of them before the first condition that takes some away.
+            let mut kept: Option<Vec<u32>> = None;
             for Wanted { name, numbers, absent } in wanted {
-                match (shape.binary_search(name), numbers.only) {
-                    (Err(_), _) if *absent => {}
-                    (Err(_), _) => kept.fill(false),
-                    (Ok(nth), Some(only)) => {
-                        let its = rows.numbers(run, nth, table);
-                        kept.iter_mut()
-                            .zip(its)
-                            .for_each(|(kept, number)| *kept &= *number == only);
+                let Ok(nth) = shape.binary_search(name) else {
+                    if !absent {
+                        kept = Some(Vec::new());
                     }
-                    (Ok(nth), None) => {
-                        let its = rows.numbers(run, nth, table);
-                        kept.iter_mut()
-                            .zip(its)
-                            .for_each(|(kept, number)| *kept &= numbers.contains(*number));
+                    continue;
+                };
+                let its = rows.numbers(run, nth, table);
+                let is_wanted = |number: u32| match numbers.only {
+                    Some(only) => number == only,
+                    None => numbers.contains(number),
+                };
+                match &mut kept {
+                    Some(kept) => kept.retain(|at| its.get(*at as usize).is_some_and(|number| is_wanted(*number))),
+                    None => {
+                        let places = (0_u32..).zip(its).filter(|(_, number)| is_wanted(**number));
+                        kept = Some(places.map(|(at, _)| at).collect());
                     }
                 }
             }
+            let begin = run.rows.start as u32;
+            match kept {
+                Some(kept) => all.extend(kept.into_iter().map(|at| begin + at)),
+                None => all.extend(begin..run.rows.end as u32),
+            }
         }
-        Some(kept)
+        all
     }
 }
 
@@ -160,6 +168,8 @@ impl BlockReader {
                 Verdict::Those(those) => wanted.push(those),
             }
         }
+        // What names one value leaves least.
+        wanted.sort_by_key(|wanted| wanted.numbers.only.is_none());
         let mut series = RoaringBitmap::new();
         for (chunk, _) in self.chunks.iter().zip(chunks).filter(|(_, is_wanted)| *is_wanted) {
             series.insert_range(chunk.first_series..chunk.first_series + chunk.series);
@@ -365,18 +375,16 @@ impl BlockReader {
         } else {
             let column = &table.names[name.source.unwrap_or(number) as usize];
             let mut seen = Numbers::none(column.values);
-            self.for_each_part(candidates.series, &mut view, |_, part| {
+            self.for_each_part(candidates.series, |_, part| {
                 let kept = part.satisfying(&candidates.wanted, table);
                 let Some(rows) = &part.rows else { return };
-                for run in &rows.runs {
+                for (run, its) in rows.runs_of(&kept) {
                     let Ok(nth) = rows.shapes[run.shape].binary_search(&number) else {
                         continue;
                     };
-                    for (row, number) in run.rows.clone().zip(rows.numbers(run, nth, table)) {
-                        if kept.as_ref().is_none_or(|kept| kept[row]) {
-                            seen.insert(*number);
-                        }
-                    }
+                    let numbers = rows.numbers(run, nth, table);
+                    let of = |row: &u32| numbers.get(*row as usize - run.rows.start).copied();
+                    its.iter().filter_map(of).for_each(|number| seen.insert(number));
                 }
             })
             .await?;

@@ -1,7 +1,7 @@
 //! The labels of a chunk of series since version 3, column by column: which names each series has, and for each name the
 //! numbers of its values ([`super::symbols`]).
 
-use super::layout::{Input, MAX_SERIES_PER_CHUNK};
+use super::layout::{Input, MAX_CHUNK_LEN, MAX_SERIES_PER_CHUNK};
 use super::symbols::{SymbolTable, changes, put_changes};
 use gnomon_model::labels::put_uvarint;
 use std::collections::HashMap;
@@ -24,6 +24,8 @@ pub(super) struct Run {
 /// The labels of a chunk of series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rows {
+    /// Of all label sets together, in canonical bytes.
+    pub(super) label_bytes: usize,
     /// Names of series, ascending, by their numbers.
     pub(super) shapes: Vec<Vec<u32>>,
     pub(super) runs: Vec<Run>,
@@ -33,7 +35,11 @@ pub(super) struct Rows {
 
 /// The labels of a chunk of series as they are written, uncompressed. `rows` gives the names of each series, and the
 /// numbers of their values.
-pub(super) fn write<'a>(table: &SymbolTable, rows: impl Iterator<Item = (&'a [u32], &'a [u32])>) -> Vec<u8> {
+pub(super) fn write<'a>(
+    table: &SymbolTable,
+    label_bytes: u64,
+    rows: impl Iterator<Item = (&'a [u32], &'a [u32])>,
+) -> Vec<u8> {
     let mut shapes: Vec<&[u32]> = Vec::new();
     let mut runs: Vec<(usize, u64)> = Vec::new();
     let mut columns = std::collections::BTreeMap::<u32, Vec<u32>>::new();
@@ -56,6 +62,7 @@ pub(super) fn write<'a>(table: &SymbolTable, rows: impl Iterator<Item = (&'a [u3
         }
     }
     let mut out = Vec::new();
+    put_uvarint(&mut out, label_bytes);
     put_uvarint(&mut out, shapes.len() as u64);
     for shape in shapes {
         put_uvarint(&mut out, shape.len() as u64);
@@ -80,7 +87,10 @@ impl Rows {
     /// Of the uncompressed bytes of a chunk of so many series.
     pub(super) fn read(raw: &[u8], series: u32, table: &SymbolTable) -> Option<Self> {
         let mut input = Input(raw);
-        let mut rows = Self::default();
+        let mut rows = Self {
+            label_bytes: input.length().filter(|len| *len as u64 <= MAX_CHUNK_LEN)?,
+            ..Self::default()
+        };
         for _ in 0..input.length()? {
             rows.shapes.push(read_shape(&mut input, table)?);
         }
@@ -131,9 +141,20 @@ impl Rows {
         cut().unwrap_or_default()
     }
 
-    /// Columns by name, in no order.
-    pub(super) fn columns(&self) -> impl Iterator<Item = (u32, &[u32])> {
-        self.columns.iter().map(|(name, numbers)| (*name, numbers.as_slice()))
+    /// Series.
+    pub(super) fn len(&self) -> usize {
+        self.runs.last().map_or(0, |run| run.rows.end)
+    }
+
+    /// The runs with some of `rows` (ascending), and which of them.
+    pub(super) fn runs_of<'r>(&'r self, rows: &'r [u32]) -> impl Iterator<Item = (&'r Run, &'r [u32])> {
+        let mut rest = rows;
+        self.runs.iter().filter_map(move |run| {
+            let its = rest.partition_point(|row| (*row as usize) < run.rows.end);
+            let (its, after) = rest.split_at(its);
+            rest = after;
+            (!its.is_empty()).then_some((run, its))
+        })
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -136,11 +136,7 @@ impl BlockReader {
     }
 
     /// The series of chunks (ascending) with where their pages are.
-    pub(super) async fn series_parts(
-        &self,
-        chunks: &[SeriesChunk],
-        view: &mut View,
-    ) -> Result<Vec<Arc<SeriesPart>>, BlockError> {
+    pub(super) async fn series_parts(&self, chunks: &[SeriesChunk]) -> Result<Vec<Arc<SeriesPart>>, BlockError> {
         let mut parts: Vec<Option<Arc<SeriesPart>>> = Vec::with_capacity(chunks.len());
         let mut missing = Vec::new();
         for chunk in chunks {
@@ -165,12 +161,8 @@ impl BlockReader {
             };
             let directory = self.chunk_directory(chunk, directory)?;
             let part = match self.symbol_table() {
-                None => SeriesPart::new(self.chunk_labels(chunk, labels)?, None, directory),
-                Some(table) => {
-                    let rows = self.chunk_rows(table, chunk, labels)?;
-                    let labels = self.labels_of(table, &rows, view).await?;
-                    SeriesPart::new(labels, Some(rows), directory)
-                }
+                None => SeriesPart::of_labels(self.chunk_labels(chunk, labels)?, directory),
+                Some(table) => SeriesPart::of_rows(self.chunk_rows(table, chunk, labels)?, directory),
             };
             let part = Arc::new(part);
             self.keep(chunk.labels.offset, &Part::Series(Arc::clone(&part)));
@@ -287,23 +279,37 @@ impl Selection {
             return Err(reader.damaged("postings name a series that is not there"));
         };
         let end = last.first_series + last.series;
-        let parts = reader.series_parts(&chunks, &mut self.view).await?;
+        let parts = reader.series_parts(&chunks).await?;
         for (chunk, part) in chunks.iter().zip(parts) {
-            let kept = reader.symbol_table().and_then(|table| part.satisfying(wanted, table));
-            for ordinal in series.range(chunk.first_series..chunk.first_series + chunk.series) {
-                let at = (ordinal - chunk.first_series) as usize;
-                if kept.as_ref().is_some_and(|kept| kept.get(at) != Some(&true)) {
-                    continue;
+            let overlaps = |p: &&PageAt| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts;
+            let places: Vec<u32> = match reader.symbol_table() {
+                Some(table) => {
+                    let mut places = part.satisfying(wanted, table);
+                    let mut skipped = 0;
+                    places.retain(|at| {
+                        let pages = part.pages_of(*at as usize);
+                        let is_read = pages.iter().any(|p| overlaps(&p));
+                        skipped += if is_read || self.labels_only { 0 } else { pages.len() };
+                        is_read
+                    });
+                    self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
+                    places
                 }
-                let Some(labels) = part.labels.get(at) else { continue };
+                None => {
+                    let ordinals = series.range(chunk.first_series..chunk.first_series + chunk.series);
+                    ordinals.map(|ordinal| ordinal - chunk.first_series).collect()
+                }
+            };
+            reader.make_labels(&part, &places, &mut self.view).await?;
+            for at in places {
+                let at = at as usize;
+                let Some(labels) = part.labels(at) else { continue };
                 if !check.iter().all(|m| m.matches_labels(labels.as_ref())) {
                     continue;
                 }
                 let deleted = self.deletes.of(labels.as_ref());
                 let pages = part.pages_of(at).iter();
-                let mut pages = pages
-                    .filter(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts)
-                    .filter(|p| !deleted.covers(p.min_ts, p.max_ts));
+                let mut pages = pages.filter(overlaps).filter(|p| !deleted.covers(p.min_ts, p.max_ts));
                 if self.labels_only {
                     if pages.next().is_some() {
                         self.ready.push_back(SeriesPages {

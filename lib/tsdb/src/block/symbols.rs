@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// A chunk of values is closed at so many, or so many bytes that are not shared with the value before, or so many of
 /// values as they are.
-pub(super) const VALUES_PER_CHUNK: usize = 4096;
+pub(super) const VALUES_PER_CHUNK: usize = 1024;
 pub(super) const SUFFIX_BYTES_PER_CHUNK: usize = 64 << 10;
 pub(super) const VALUE_BYTES_PER_CHUNK: usize = 1 << 20;
 
@@ -323,25 +323,34 @@ impl SymbolChunk {
         if at.values as usize > numbers.len() / 2 {
             return None;
         }
-        let mut last = Vec::new();
+        let mut all: Vec<u8> = Vec::with_capacity(texts.0.len());
         for (_, _, places) in table.names_in(at) {
-            last.clear();
+            let mut last = all.len()..all.len();
             for nth in 0..places.end - places.start {
                 let (shared, len) = (input.length()?, input.length()?);
                 let suffix = texts.bytes(len)?;
                 // Ascending, so that they can be searched; none is empty.
-                let is_next = nth == 0 || last.get(shared..)? < suffix;
-                if shared > last.len() || shared + len == 0 || shared + len > MAX_LABELS_LEN || !is_next {
+                let is_next = shared <= last.len() && (nth == 0 || &all[last.start + shared..last.end] < suffix);
+                if !is_next || shared + len == 0 || shared + len > MAX_LABELS_LEN {
                     return None;
                 }
-                last.truncate(shared);
-                last.extend_from_slice(suffix);
-                chunk.texts.push_str(std::str::from_utf8(&last).ok()?);
-                if chunk.texts.len() as u64 > MAX_CHUNK_LEN {
+                let begin = all.len();
+                if (begin + shared + len) as u64 > MAX_CHUNK_LEN {
                     return None;
                 }
-                chunk.text_ends.push(chunk.texts.len() as u32);
+                all.extend_from_within(last.start..last.start + shared);
+                all.extend_from_slice(suffix);
+                last = begin..all.len();
+                chunk.text_ends.push(all.len() as u32);
             }
+        }
+        chunk.texts = String::from_utf8(all).ok()?;
+        if !chunk
+            .text_ends
+            .iter()
+            .all(|end| chunk.texts.is_char_boundary(*end as usize))
+        {
+            return None;
         }
         for _ in 0..at.values {
             let mut last = 0_u64;

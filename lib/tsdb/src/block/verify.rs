@@ -106,7 +106,12 @@ impl BlockReader {
                 None => self.chunk_labels(chunk, labels)?,
                 Some(table) => {
                     let rows = self.chunk_rows(table, chunk, labels)?;
-                    self.labels_of(table, &rows, &mut view).await?
+                    let all: Vec<u32> = (0..chunk.series).collect();
+                    let labels = self.labels_of(table, &rows, &all, &mut view).await?;
+                    if labels.iter().map(|labels| labels.as_bytes().len()).sum::<usize>() != rows.label_bytes {
+                        return Err(self.damaged("length of the labels of a chunk"));
+                    }
+                    labels
                 }
             };
             *read += chunk.pages_len;

@@ -34,6 +34,8 @@ pub struct BlockWriter<S: BlockSink> {
     last: Vec<u8>,
     chunk: OpenChunk,
     chunks: Vec<SeriesChunk>,
+    /// Of the labels of each chunk, in canonical bytes.
+    label_bytes: Vec<u64>,
     /// Compressed directories of closed chunks.
     directories: Vec<u8>,
     /// The page that is being written.
@@ -67,6 +69,7 @@ impl<S: BlockSink> BlockWriter<S> {
             last: Vec::new(),
             chunk: OpenChunk::default(),
             chunks: Vec::new(),
+            label_bytes: Vec::new(),
             directories: Vec::new(),
             stored: Vec::new(),
             dictionary: Dictionary::default(),
@@ -200,6 +203,7 @@ impl<S: BlockSink> BlockWriter<S> {
             return Ok(());
         }
         let first_series = self.chunks.last().map_or(0, |last| last.first_series + last.series);
+        self.label_bytes.push(chunk.label_bytes as u64);
         self.chunks.push(SeriesChunk {
             first_series,
             series: chunk.directory.len() as u32,
@@ -239,7 +243,8 @@ impl<S: BlockSink> BlockWriter<S> {
         self.start().await?;
         self.close_chunk()?;
         let series = |chunk: &SeriesChunk| chunk.first_series as usize..(chunk.first_series + chunk.series) as usize;
-        let chunks: Vec<_> = self.chunks.iter().map(series).collect();
+        let chunks = self.chunks.iter().map(series).zip(self.label_bytes.iter().copied());
+        let chunks: Vec<_> = chunks.collect();
         let mut index = std::mem::take(&mut self.dictionary).finish(&chunks, self.limits);
         let labels = self.series_section(&index.labels)?;
         self.write_section(Section::Series, &labels).await?;
