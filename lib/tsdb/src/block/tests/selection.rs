@@ -231,3 +231,59 @@ async fn a_series_is_read_by_three_ranges_once_the_footer_is_known() {
         }
     }
 }
+
+/// A dictionary of more than a MiB, of which only what is needed is read.
+#[tokio::test]
+async fn a_large_dictionary_is_read_in_part() {
+    let mut state = 7_u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        state
+    };
+    let mut series: Vec<SeriesPages> = (0..12_000)
+        .map(|n| {
+            let id: String = (0..14).map(|_| format!("{:016x}", random())).collect();
+            let labels = Labels::from_pairs([
+                ("__name__", "m".to_owned()),
+                ("id", id),
+                ("host", format!("h{}", n % 9)),
+            ]);
+            let pages = vec![page(0, [1.0])];
+            SeriesPages { labels, pages }
+        })
+        .collect();
+    series.sort_by(|a, b| a.labels.cmp(&b.labels));
+    let block = write(meta(), &series).await;
+    let store = FaultyStore::new(Arc::new(InMemory::new()), 1, Faults::default());
+    let path = Path::from("b.gnb");
+    store.put(&path, PutPayload::from(block.output)).await.unwrap();
+    let reader = Arc::new(BlockReader::open(Arc::new(store.clone()), path).await.unwrap());
+    let values = reader.parts().iter().find(|(name, _)| *name == "values").unwrap().1;
+    assert!(values > 1 << 20, "{values} bytes");
+    let id = series[5000].labels.get("id").unwrap();
+    let before = store.counts().0;
+    let one = [matcher("id", MatchOp::Equal, id)];
+    let found = collect(reader.select(&one, 0, i64::MAX).await.unwrap()).await.unwrap();
+    assert_eq!(found.as_slice(), &series[5000..=5000]);
+    // The chunk with the value, that of names and hosts, the series, the page; without a cache some of it twice.
+    let ranges = store.counts().0 - before;
+    assert!(ranges <= 6, "{ranges} ranges");
+    for matchers in [
+        vec![matcher("id", MatchOp::Regex, &format!("{}.*", &id[..3]))],
+        vec![
+            matcher("id", MatchOp::Regex, "[0-4].*[a-f]{3}.*77"),
+            matcher("host", MatchOp::NotEqual, "h3"),
+        ],
+    ] {
+        let fits = |s: &&SeriesPages| matchers.iter().all(|m| m.matches_labels(s.labels.as_ref()));
+        let expected: Vec<SeriesPages> = series.iter().filter(fits).cloned().collect();
+        assert!(!expected.is_empty());
+        let found = collect(reader.select(&matchers, 0, i64::MAX).await.unwrap())
+            .await
+            .unwrap();
+        assert!(found == expected, "{matchers:?}: {} of {}", found.len(), expected.len());
+    }
+    assert_eq!(reader.verify().await.unwrap().stats, block.meta.stats);
+}
