@@ -29,7 +29,8 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build setup peers test test-run test-kill test-crash bench bench-query conformance fuzz lint fix print-env
+.PHONY: help run build setup peers test test-run test-kill test-crash bench bench-query bench-storage conformance fuzz \
+	lint fix print-env
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -83,6 +84,10 @@ bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 bench-query: setup ## dashboards' and alerts' queries beside Prometheus and VictoriaMetrics over the same data
 	@deploy/setup.sh peers victoria-metrics
 	cargo bench --locked --bench query
+
+bench-storage: setup ## what a sample and a series take on disk, beside Prometheus and VictoriaMetrics
+	@deploy/setup.sh peers victoria-metrics
+	cargo bench --locked --bench storage
 
 # Of `make conformance`: how many random queries, and which (a new seed each time, printed).
 GNOMON_DIFFERENTIAL ?= 20000

@@ -1,6 +1,7 @@
 //! What is asked about: hosts with a node exporter each, and as many instances of an application with request counters
 //! and latency histograms; written by remote write, in the order of time.
 
+use crate::side_by_side::course::{Course, counter, gauge, mixed};
 use gnomon_proto::prometheus::Sample;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
@@ -114,24 +115,6 @@ const HANDLERS: [&str; 10] = [
 ];
 const CODES: [(&str, u64); 4] = [("200", 900), ("404", 60), ("500", 25), ("503", 4)];
 
-/// How values go.
-#[derive(Clone, Copy, Debug)]
-enum Course {
-    Constant(f64),
-    /// Counts about so many units a step (times a share), starts again now and then; `unit` is a unit's value.
-    Counter {
-        per_step: u64,
-        share: f64,
-        unit: f64,
-    },
-    /// Moves around a middle, in multiples of a quantum.
-    Gauge {
-        middle: f64,
-        swing: f64,
-        quantum: f64,
-    },
-}
-
 struct Series {
     /// Label fields of remote write's `TimeSeries`, encoded.
     labels: Box<[u8]>,
@@ -148,35 +131,6 @@ pub(crate) struct Data {
     pub(crate) rounds: usize,
     /// After the last sample; a multiple of 30 minutes that leaves 30 minutes of the newest two-hour window.
     pub(crate) end_ms: i64,
-}
-
-fn mixed(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-impl Series {
-    fn value(&self, round: u64) -> f64 {
-        match self.course {
-            Course::Constant(value) => value,
-            Course::Counter { per_step, share, unit } => {
-                // A restart about every ten hours, at its own time.
-                let since = (round + self.seed % 2_400) % 2_400;
-                let wave = (since as f64 / 97.0).sin() * 20.0 * per_step as f64;
-                let events = since * per_step
-                    + mixed(self.seed ^ round) % (per_step / 2 + 1)
-                    + (wave as i64 + 20 * per_step as i64) as u64;
-                (events as f64 * share).floor() * unit
-            }
-            Course::Gauge { middle, swing, quantum } => {
-                let phase = (round + self.seed % 1_000) as f64;
-                let noise = mixed(self.seed ^ round) % 1_000;
-                let value = middle + swing * ((phase / 211.0).sin() + noise as f64 / 4_000.0);
-                (value / quantum).round() * quantum
-            }
-        }
-    }
 }
 
 /// Collects the series of one target.
@@ -350,18 +304,6 @@ impl Target<'_> {
     }
 }
 
-const fn counter(per_step: u64, unit: f64) -> Course {
-    Course::Counter {
-        per_step,
-        share: 1.0,
-        unit,
-    }
-}
-
-const fn gauge(middle: f64, swing: f64, quantum: f64) -> Course {
-    Course::Gauge { middle, swing, quantum }
-}
-
 impl Data {
     /// About `series` series with a sample every 15 s for `hours` before `end_ms`.
     pub(crate) fn new(series: usize, hours: f64, end_ms: i64) -> Self {
@@ -406,7 +348,7 @@ impl Data {
             for round in rounds.clone() {
                 let sample = Sample {
                     timestamp: self.start_ms() + round as i64 * STEP_MS + series.offset_ms,
-                    value: series.value(round as u64),
+                    value: series.course.value(series.seed, round as u64),
                 };
                 encode_key(2, WireType::LengthDelimited, &mut samples);
                 encode_varint(sample.encoded_len() as u64, &mut samples);

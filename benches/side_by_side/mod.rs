@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "shared by several benchmarks, each of which uses a part of it")]
 
+pub(crate) mod course;
 pub(crate) mod measure;
 pub(crate) mod servers;
 

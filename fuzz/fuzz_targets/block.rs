@@ -22,8 +22,14 @@ fn good() -> &'static [u8] {
         meta.parts = vec![PartId { shard, number: 1 }];
         let mut writer = BlockWriter::new(meta, MemorySink::default()).thorough();
         block_on(async {
-            for n in 0..6_i64 {
-                let labels = Labels::from_pairs([("__name__", "m".to_owned()), ("n", n.to_string())]);
+            // The pod implies the node; one series has neither.
+            for n in 0..12_i64 {
+                let mut pairs = vec![("__name__", format!("m{}", n / 4)), ("n", (n % 4).to_string())];
+                if n != 7 {
+                    pairs.push(("node", format!("node-{}", n % 2)));
+                    pairs.push(("pod", format!("pod-{}", n % 4)));
+                }
+                let labels = Labels::from_pairs(pairs);
                 let mut page = FloatPageBuilder::new();
                 // Times of two targets, of which some series miss some; numbers that recur, and others.
                 for i in (0..40).filter(|i| n < 2 || (i + n) % 11 != 0) {
@@ -48,7 +54,10 @@ async fn read(bytes: Vec<u8>) -> Result<(), BlockError> {
     for matchers in [
         vec![],
         vec![Matcher::new("n", MatchOp::Regex, "1|2").expect("a matcher")],
+        vec![Matcher::new("node", MatchOp::NotRegex, ".*-1").expect("a matcher")],
     ] {
+        let _ = reader.label_names(&matchers).await;
+        let _ = reader.label_values("node", &matchers).await;
         let mut selection = reader.select(&matchers, 0, i64::MAX).await?;
         while let Some(series) = selection.next().await? {
             for page in series.pages {

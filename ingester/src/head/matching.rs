@@ -87,7 +87,8 @@ impl LabelIndex {
     }
 
     fn matching<'a>(&'a self, matcher: &'a Matcher, stop: &'a Stop, wanted: bool) -> impl Iterator<Item = PairId> + 'a {
-        let matches = move |id: &PairId| matcher.matches(self.text(*id).1) == wanted;
+        let mut scan = matcher.scan();
+        let matches = move |id: &PairId| scan.matches(self.text(*id).1) == wanted;
         let pairs = self.pairs_of(matcher.name()).iter().copied();
         pairs.take_while(|_| !stop.is_set()).filter(matches)
     }
@@ -99,11 +100,12 @@ impl LabelIndex {
         stop: &Stop,
         pairs_of: &impl Fn(Ordinal) -> &'a [PairId],
     ) -> RoaringBitmap {
+        let mut scan = matcher.scan();
         match left {
             Some(left) if left.len() < self.pairs_of(matcher.name()).len() as u64 => left
                 .iter()
                 .take_while(|_| !stop.is_set())
-                .filter(|o| matcher.matches(self.value_of(pairs_of(*o), matcher.name())))
+                .filter(|o| scan.matches(self.value_of(pairs_of(*o), matcher.name())))
                 .collect(),
             Some(left) => left & self.union(self.matching(matcher, stop, true)),
             None => self.union(self.matching(matcher, stop, true)),
@@ -123,10 +125,11 @@ impl LabelIndex {
                 postings.remove_from(left);
             }
         } else if left.len() < self.pairs_of(matcher.name()).len() as u64 {
+            let mut scan = matcher.scan();
             *left = left
                 .iter()
                 .take_while(|_| !stop.is_set())
-                .filter(|o| matcher.matches(self.value_of(pairs_of(*o), matcher.name())))
+                .filter(|o| scan.matches(self.value_of(pairs_of(*o), matcher.name())))
                 .collect();
         } else {
             *left -= self.union(self.matching(matcher, stop, false));

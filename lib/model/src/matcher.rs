@@ -100,10 +100,42 @@ impl Matcher {
         self.matches(labels.get(&self.name).unwrap_or(""))
     }
 
+    /// Asks many values, one after the other.
+    #[must_use]
+    pub fn scan(&self) -> MatcherScan<'_> {
+        MatcherScan {
+            matcher: self,
+            scan: self.regex.as_ref().map(crate::re2::Regex::scan),
+        }
+    }
+
+    /// The expression of the two regex operators.
+    #[must_use]
+    pub fn regex(&self) -> Option<&crate::re2::Regex> {
+        self.regex.as_ref()
+    }
+
     /// The finite set of values a regex matcher can match, when it is a plain alternation of literals.
     #[must_use]
     pub fn literal_alternatives(&self) -> Option<Vec<String>> {
         self.regex.as_ref().and_then(crate::re2::Regex::literal_alternatives)
+    }
+}
+
+/// See [`Matcher::scan`].
+pub struct MatcherScan<'m> {
+    matcher: &'m Matcher,
+    scan: Option<crate::re2::Scan<'m>>,
+}
+
+impl MatcherScan<'_> {
+    /// As [`Matcher::matches`].
+    pub fn matches(&mut self, value: &str) -> bool {
+        match (&mut self.scan, self.matcher.op) {
+            (Some(scan), MatchOp::NotRegex) => !scan.is_match(value),
+            (Some(scan), _) => scan.is_match(value),
+            (None, _) => self.matcher.matches(value),
+        }
     }
 }
 
@@ -202,6 +234,12 @@ mod tests {
             );
             assert_eq!(got, (on_with, on_without), "{matcher}");
             assert_eq!(matcher.matches_empty(), on_without, "{matcher}");
+            let mut scan = matcher.scan();
+            assert_eq!(
+                (scan.matches("x"), scan.matches("")),
+                (on_with, on_without),
+                "{matcher}"
+            );
         }
     }
 

@@ -92,7 +92,8 @@ fn report(series: &Series) -> Result<(), Box<dyn Error>> {
 }
 
 fn report_block(block: &BlockReader, effort: Effort, samples: usize, series: usize) {
-    let pages = block.sections().next().map_or(0, |(_, len)| len);
+    let parts = block.parts();
+    let pages = parts.first().map_or(0, |(_, len)| *len);
     println!(
         "  block, {effort:?}: {} bytes, {:.4} bytes/sample, pages {:.4}; everything but pages {:.1} bytes/series",
         block.len_bytes(),
@@ -100,8 +101,8 @@ fn report_block(block: &BlockReader, effort: Effort, samples: usize, series: usi
         pages as f64 / samples as f64,
         (block.len_bytes() - pages) as f64 / series as f64,
     );
-    for (section, len) in block.sections().filter(|(_, len)| *len > 0) {
-        println!("    {section:<12} {len:>9}");
+    for (part, len) in parts.iter().filter(|(_, len)| *len > 0) {
+        println!("    {part:<12} {len:>9}  {:.2} a series", *len as f64 / series as f64);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can be known of an expression without running it.
 
+use super::glob::Glob;
 use regex_syntax::hir::{Class, Hir, HirKind, Repetition};
 
 /// Expressions that need no automaton, and the others.
@@ -16,6 +17,11 @@ pub(super) enum Shape {
     /// A choice of texts, sorted, without duplicates.
     Literals {
         sorted: Vec<String>,
+        wrapping_groups: usize,
+    },
+    /// Texts with anything between them.
+    Glob {
+        glob: Glob,
         wrapping_groups: usize,
     },
     Other,
@@ -54,11 +60,14 @@ pub(super) fn shape(hir: &Hir) -> Shape {
                 wrapping_groups,
             }
         }
-        None => Shape::Other,
+        None => match Glob::of(inner) {
+            Some(glob) => Shape::Glob { glob, wrapping_groups },
+            None => Shape::Other,
+        },
     }
 }
 
-fn is_any_char(hir: &Hir) -> bool {
+pub(super) fn is_any_char(hir: &Hir) -> bool {
     let HirKind::Class(Class::Unicode(class)) = hir.kind() else {
         return false;
     };

@@ -217,3 +217,110 @@ fn what_may_be_costly_is_known_before() {
     assert!(!super::is_costly(&most));
     assert!(Regex::anchored(&most).unwrap().memory_bytes() < 1 << 20);
 }
+
+fn expression() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        4 => "[ab]{1,3}",
+        2 => Just(".*".to_owned()),
+        2 => Just(".+".to_owned()),
+        1 => Just(".{2,}".to_owned()),
+        1 => Just("[0-9]+".to_owned()),
+        1 => Just("(?:a|bb|)".to_owned()),
+        1 => Just("(b|é)?".to_owned()),
+        1 => Just("(?i:a)".to_owned()),
+        1 => Just(".".to_owned()),
+        1 => Just("b$".to_owned()),
+        1 => Just("\\b".to_owned()),
+    ];
+    let concat = || prop::collection::vec(piece.clone(), 0..5).prop_map(|pieces| pieces.concat());
+    prop_oneof![
+        4 => concat(),
+        1 => concat().prop_map(|inner| format!("({inner})")),
+        1 => prop::collection::vec(concat(), 1..4).prop_map(|choices| choices.join("|")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    /// Many texts, so that the automaton walks.
+    #[test]
+    fn a_scan_finds_what_the_engine_finds(
+        expression in expression(),
+        texts in prop::collection::btree_set("[ab0é\n]{0,7}", 0..30),
+        more in 0..2_usize,
+    ) {
+        let regex = regex(&expression);
+        let mut texts: Vec<String> = texts.into_iter().collect();
+        if more > 0 {
+            texts.extend((0..600).map(|n| format!("{}{n:03}b", if n % 3 == 0 { "a" } else { "ba" })));
+            texts.sort();
+        }
+        let parsed = parse::parse(&expression).expect("an expression");
+        let engine = build_engine(parsed.hir, &expression).expect("an engine");
+        let naive: Vec<usize> = (0..texts.len()).filter(|at| engine.is_match(anchored(&texts[*at]))).collect();
+        let mut found = Vec::new();
+        regex.scan().places(texts.len(), |at| &texts[at], |at| found.push(at));
+        prop_assert_eq!(&found, &naive, "{}", expression);
+        // In no order, and from the end.
+        let mut scan = regex.scan();
+        let mut found: Vec<usize> = (0..texts.len()).rev().filter(|at| scan.is_match(&texts[*at])).collect();
+        found.reverse();
+        prop_assert_eq!(&found, &naive, "{}", expression);
+        for text in &texts {
+            prop_assert_eq!(regex.is_match(text), engine.is_match(anchored(text)), "{} on {:?}", expression, text);
+        }
+    }
+}
+
+#[test]
+fn texts_with_anything_between_them_need_no_automaton() {
+    for (expression, text, expected) in [
+        ("a.*", "a", true),
+        ("a.+", "a", false),
+        ("a.+", "aé", true),
+        (".*a", "ba", true),
+        (".+a", "a", false),
+        (".*a.*b.*", "xaxbx", true),
+        (".*a.*b.*", "xbxa", false),
+        ("aa.*aa", "aaa", false),
+        ("aa.*aa", "aaaa", true),
+        ("a.*b.+b", "abb", false),
+        ("a.*b.+b", "abbb", true),
+        ("é.*é", "é", false),
+        (".*\n.*", "a\nb", true),
+        ("(a.*)", "abc", true),
+    ] {
+        let regex = regex(expression);
+        assert!(matches!(regex.0.shape, Shape::Glob { .. }), "{expression}");
+        assert_eq!(regex.is_match(text), expected, "{expression} on {text:?}");
+    }
+    let captures = regex("(a.*c)");
+    let captures = captures.captures("abc").expect("a match");
+    assert_eq!(captures.get(1), Some("abc"));
+}
+
+#[test]
+fn what_cannot_match_is_passed_over_at_once() {
+    let texts: Vec<String> = (0..100_000).map(|n| format!("node-{n:06}")).collect();
+    let looked_at = std::cell::Cell::new(0);
+    let count = |expression: &str| {
+        looked_at.set(0);
+        let (regex, mut found) = (regex(expression), 0);
+        let text_at = |at: usize| {
+            looked_at.set(looked_at.get() + 1);
+            texts[at].as_str()
+        };
+        regex.scan().places(texts.len(), text_at, |_| found += 1);
+        (found, looked_at.get())
+    };
+    for (expression, found, most) in [
+        ("node-0123.*", 100, 100),
+        ("pod-.*", 0, 100),
+        ("[0-9]+", 0, 600),
+        ("node-(0|1)00000", 1, 6_000),
+    ] {
+        let (matched, looked_at) = count(expression);
+        assert_eq!(matched, found, "{expression}");
+        assert!(looked_at <= most, "{expression}: {looked_at}");
+    }
+}

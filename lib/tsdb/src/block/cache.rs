@@ -3,19 +3,25 @@
 
 use super::directory::PageAt;
 use super::postings::Entry;
+use super::rows::Rows;
+use super::symbols::SymbolChunk;
 use super::times::Column;
 use bytes::Bytes;
 use gnomon_model::Labels;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The series of one chunk, with where their pages are.
 #[derive(Debug, Default)]
 pub(super) struct SeriesPart {
-    pub(super) labels: Vec<Labels>,
+    /// Made when they are first asked for, of blocks since version 3.
+    labels: Vec<OnceLock<Labels>>,
+    /// What they are made of.
+    pub(super) rows: Option<Rows>,
+    label_bytes: usize,
     /// Of all series, one after the other.
     pages: Vec<PageAt>,
     /// Where each series' pages begin, and the end of the last.
@@ -23,7 +29,18 @@ pub(super) struct SeriesPart {
 }
 
 impl SeriesPart {
-    pub(super) fn new(labels: Vec<Labels>, directory: Vec<Vec<PageAt>>) -> Self {
+    pub(super) fn of_labels(labels: Vec<Labels>, directory: Vec<Vec<PageAt>>) -> Self {
+        let bytes = labels.iter().map(|labels| labels.as_bytes().len()).sum();
+        Self::new(labels.into_iter().map(OnceLock::from).collect(), bytes, None, directory)
+    }
+
+    pub(super) fn of_rows(rows: Rows, directory: Vec<Vec<PageAt>>) -> Self {
+        let mut labels = Vec::new();
+        labels.resize_with(rows.len(), OnceLock::new);
+        Self::new(labels, rows.label_bytes, Some(rows), directory)
+    }
+
+    fn new(labels: Vec<OnceLock<Labels>>, label_bytes: usize, rows: Option<Rows>, directory: Vec<Vec<PageAt>>) -> Self {
         let mut begins = Vec::with_capacity(directory.len() + 1);
         let mut pages = Vec::with_capacity(directory.iter().map(Vec::len).sum());
         begins.push(0);
@@ -31,7 +48,30 @@ impl SeriesPart {
             pages.extend(its);
             begins.push(pages.len() as u32);
         }
-        Self { labels, pages, begins }
+        Self {
+            labels,
+            rows,
+            label_bytes,
+            pages,
+            begins,
+        }
+    }
+
+    /// Labels of a series by its place in the chunk; none where they were not made so far.
+    pub(super) fn labels(&self, at: usize) -> Option<&Labels> {
+        self.labels.get(at)?.get()
+    }
+
+    pub(super) fn set_labels(&self, at: usize, labels: Labels) {
+        if let Some(slot) = self.labels.get(at) {
+            // Another reader may have made the same.
+            let _ = slot.set(labels);
+        }
+    }
+
+    /// Series.
+    pub(super) fn len(&self) -> usize {
+        self.labels.len()
     }
 
     /// The pages of a series by its place in the chunk.
@@ -43,20 +83,23 @@ impl SeriesPart {
     }
 
     fn bytes(&self) -> usize {
-        let labels: usize = self.labels.iter().map(|l| l.as_bytes().len() + 40).sum();
-        labels + self.pages.len() * size_of::<PageAt>() + self.begins.len() * 4
+        // Whether they are made or not.
+        let labels = self.label_bytes + self.labels.len() * (size_of::<OnceLock<Labels>>() + 16);
+        let rows = self.rows.as_ref().map_or(0, Rows::memory_bytes);
+        labels + rows + self.pages.len() * size_of::<PageAt>() + self.begins.len() * 4
     }
 }
 
 /// One part of a block.
 #[derive(Clone, Debug)]
 pub(super) enum Part {
-    /// Bytes of the section of pages.
+    /// Bytes of the section of pages, or of a chunk of the dictionary that was not looked at so far.
     Stretch(Bytes),
     Series(Arc<SeriesPart>),
     Values(Arc<Vec<Entry>>),
     Postings(Arc<RoaringBitmap>),
     Times(Arc<Vec<Column>>),
+    Symbols(Arc<SymbolChunk>),
 }
 
 impl Part {
@@ -67,6 +110,7 @@ impl Part {
             Self::Values(entries) => entries.iter().map(Entry::memory_bytes).sum(),
             Self::Postings(set) => set.serialized_size() + 64,
             Self::Times(columns) => columns.iter().map(Column::memory_bytes).sum(),
+            Self::Symbols(chunk) => chunk.memory_bytes(),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Label names and values.
 
+use super::cache::SeriesPart;
+use super::dictionary_view::View;
+use super::layout::SeriesChunk;
 use super::layout::split_key;
 use super::{BlockError, BlockReader};
 use gnomon_model::{Labels, Matcher};
@@ -7,8 +10,6 @@ use std::collections::BTreeSet;
 
 /// With so few candidates their labels are read, instead of the postings of every value.
 const FEW_CANDIDATES: u64 = 4096;
-/// Chunks of series that are read at a time.
-const CHUNKS_AT_A_TIME: usize = 16;
 
 impl BlockReader {
     /// Names of labels of the series that satisfy all `matchers`, sorted.
@@ -17,10 +18,26 @@ impl BlockReader {
     /// When the block cannot be read or is damaged.
     pub async fn label_names(&self, matchers: &[Matcher]) -> Result<Vec<String>, BlockError> {
         if matchers.is_empty() {
-            return Ok(self.values.names.iter().map(|(name, _)| name.clone()).collect());
+            return Ok(self.counts_of_label_values().map(|(name, _)| name.to_owned()).collect());
         }
-        let candidates = self.candidates(matchers).await?;
+        let mut view = View::default();
+        let candidates = self.candidates(matchers, &mut view).await?;
         let mut names = BTreeSet::new();
+        if let Some(table) = self.symbol_table() {
+            let mut seen = BTreeSet::new();
+            self.for_each_part(candidates.series, |_, part| {
+                let kept = part.satisfying(&candidates.wanted, table);
+                let Some(rows) = &part.rows else { return };
+                for (run, _) in rows.runs_of(&kept) {
+                    seen.extend(rows.shapes[run.shape].iter().copied());
+                }
+            })
+            .await?;
+            return Ok(seen
+                .into_iter()
+                .map(|name| table.names[name as usize].text.clone())
+                .collect());
+        }
         self.for_each_label_set(candidates.series, |labels| {
             if candidates.check.iter().all(|m| m.matches_labels(labels.as_ref())) {
                 for (name, _) in labels.iter() {
@@ -39,10 +56,13 @@ impl BlockReader {
     /// # Errors
     /// When the block cannot be read or is damaged.
     pub async fn label_values(&self, name: &str, matchers: &[Matcher]) -> Result<Vec<String>, BlockError> {
+        if let Some(table) = self.symbol_table() {
+            return self.values_by_numbers(table, name, matchers).await;
+        }
         if matchers.is_empty() {
             return self.values_where(name, None).await;
         }
-        let candidates = self.candidates(matchers).await?;
+        let candidates = self.candidates(matchers, &mut View::default()).await?;
         if candidates.check.is_empty() && candidates.series.len() > FEW_CANDIDATES {
             return self.values_where(name, Some(&candidates.series)).await;
         }
@@ -86,20 +106,33 @@ impl BlockReader {
 
     async fn for_each_label_set(
         &self,
-        mut series: roaring::RoaringBitmap,
+        series: roaring::RoaringBitmap,
         mut visit: impl FnMut(&Labels) + Send,
     ) -> Result<(), BlockError> {
+        let wanted = series.clone();
+        self.for_each_part(series, |chunk, part| {
+            for (ordinal, at) in (chunk.first_series..).zip(0..part.len()) {
+                if let Some(labels) = part.labels(at).filter(|_| wanted.contains(ordinal)) {
+                    visit(labels);
+                }
+            }
+        })
+        .await
+    }
+
+    /// All chunks with one of `series`, in their order.
+    pub(super) async fn for_each_part(
+        &self,
+        mut series: roaring::RoaringBitmap,
+        mut visit: impl FnMut(&SeriesChunk, &SeriesPart) + Send,
+    ) -> Result<(), BlockError> {
         while !series.is_empty() {
-            let chunks = self.next_chunks(&series, CHUNKS_AT_A_TIME);
+            let chunks = self.next_chunks(&series, self.chunks_at_a_time());
             let Some(last) = chunks.last() else {
                 return Err(self.damaged("postings name a series that is not there"));
             };
             for (chunk, part) in chunks.iter().zip(self.series_parts(&chunks).await?) {
-                for (ordinal, labels) in (chunk.first_series..).zip(&part.labels) {
-                    if series.contains(ordinal) {
-                        visit(labels);
-                    }
-                }
+                visit(chunk, &part);
             }
             series.remove_range(..last.first_series + last.series);
         }

@@ -11,21 +11,18 @@ pub(super) const SECTIONS: usize = 11;
 pub(super) const FOOTER_LEN: usize = SECTIONS * 20 + 4 + 8 + 4 + 8;
 
 /// A chunk of series is closed at so many, or so many bytes of labels, or so many pages.
-pub(super) const SERIES_PER_CHUNK: usize = 256;
+pub(super) const SERIES_PER_CHUNK: usize = 1024;
 /// What a reader accepts: a small table cannot claim billions of series.
 pub(super) const MAX_SERIES_PER_CHUNK: u32 = 1 << 16;
-pub(super) const LABEL_BYTES_PER_CHUNK: usize = 256 << 10;
+pub(super) const LABEL_BYTES_PER_CHUNK: usize = 1 << 20;
 pub(super) const PAGES_PER_CHUNK: usize = 16 << 10;
 /// Or so many bytes of times that no chunk before had.
 pub(super) const TIMES_BYTES_PER_CHUNK: usize = 1 << 20;
-/// A chunk of label values is closed at so many, or so many bytes.
-pub(super) const VALUES_PER_CHUNK: usize = 512;
-pub(super) const VALUE_BYTES_PER_CHUNK: usize = 32 << 10;
 /// Longest label set that is taken.
 pub(super) const MAX_LABELS_LEN: usize = 1 << 20;
 /// No chunk is longer uncompressed: a bound on what a reader allocates.
 pub(super) const MAX_CHUNK_LEN: u64 = 16 << 20;
-/// Sets of so few series are written within their value's entry.
+/// Before version 3 sets of so few series are written within their value's entry.
 pub(super) const INLINE_POSTINGS: usize = 8;
 
 /// The parts of a block, in file order.
@@ -197,13 +194,6 @@ impl<'a> Input<'a> {
     }
 }
 
-pub(super) fn put_front_coded(out: &mut Vec<u8>, last: &[u8], next: &[u8]) {
-    let shared = last.iter().zip(next).take_while(|(a, b)| a == b).count();
-    put_uvarint(out, shared as u64);
-    put_uvarint(out, (next.len() - shared) as u64);
-    out.extend_from_slice(&next[shared..]);
-}
-
 /// Where a compressed chunk is within its section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ChunkAt {
@@ -220,13 +210,13 @@ impl ChunkAt {
     }
 
     /// Appends length, checksum and uncompressed length; the offset follows from the chunks before.
-    fn write(&self, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
         put_uvarint(out, self.len);
         put_uvarint(out, u64::from(self.crc));
         put_uvarint(out, self.raw_len);
     }
 
-    fn read(input: &mut Input<'_>, offset: &mut u64) -> Option<Self> {
+    pub(super) fn read(input: &mut Input<'_>, offset: &mut u64) -> Option<Self> {
         let chunk = Self {
             offset: *offset,
             len: input.uvarint()?,
@@ -281,6 +271,8 @@ pub(super) struct TimesChunk {
 
 /// Since this version pages lie in groups, their times apart.
 pub(super) const WITH_GROUPS: u32 = 3;
+/// Since this version the labels of a chunk and its directory stand together.
+const SERIES_TOGETHER: u32 = 3;
 
 /// The chunks of series, and those of times, in the order of the file.
 pub(super) fn write_series_table(chunks: &[SeriesChunk], times: &[TimesChunk]) -> Vec<u8> {
@@ -311,6 +303,7 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<(Vec<Se
     let mut chunks = Vec::with_capacity(count);
     let mut times = Vec::new();
     let (mut first_series, mut first_column) = (0_u32, 0_u32);
+    let is_together = footer.version >= SERIES_TOGETHER;
     let mut labels_at = footer.section(Section::Series).offset;
     let mut directory_at = footer.section(Section::Directory).offset;
     let mut pages_at = footer.section(Section::Pages).offset;
@@ -318,11 +311,13 @@ pub(super) fn read_series_table(bytes: &[u8], footer: &Footer) -> Option<(Vec<Se
         let series = u32::try_from(input.uvarint()?)
             .ok()
             .filter(|n| (1..=MAX_SERIES_PER_CHUNK).contains(n))?;
+        let labels = ChunkAt::read(&mut input, &mut labels_at)?;
+        let directory_at = if is_together { &mut labels_at } else { &mut directory_at };
         let mut chunk = SeriesChunk {
             first_series,
             series,
-            labels: ChunkAt::read(&mut input, &mut labels_at)?,
-            directory: ChunkAt::read(&mut input, &mut directory_at)?,
+            labels,
+            directory: ChunkAt::read(&mut input, directory_at)?,
             pages_offset: pages_at,
             pages_len: input.uvarint()?,
             times_chunks: 0,
@@ -390,7 +385,7 @@ pub(super) fn split_key(key: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(input.0).ok()?))
 }
 
-/// The table over the values section, and the label names with their number of values.
+/// The table over the values section before version 3, and the label names with their number of values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ValueTable {
     /// Sorted.
@@ -399,24 +394,6 @@ pub(super) struct ValueTable {
 }
 
 impl ValueTable {
-    pub(super) fn write(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_uvarint(&mut out, self.names.len() as u64);
-        for (name, values) in &self.names {
-            put_uvarint(&mut out, name.len() as u64);
-            out.extend_from_slice(name.as_bytes());
-            put_uvarint(&mut out, *values);
-        }
-        put_uvarint(&mut out, self.chunks.len() as u64);
-        for chunk in &self.chunks {
-            put_uvarint(&mut out, chunk.first_key.len() as u64);
-            out.extend_from_slice(&chunk.first_key);
-            chunk.entries.write(&mut out);
-            put_uvarint(&mut out, chunk.postings_len);
-        }
-        out
-    }
-
     pub(super) fn read(bytes: &[u8], footer: &Footer) -> Option<Self> {
         let mut input = Input(bytes);
         let mut table = Self::default();

@@ -4,17 +4,22 @@
 
 mod bloom;
 mod cache;
+mod dictionary;
+mod dictionary_view;
 mod directory;
 mod grouping;
 mod labels;
 mod layout;
+mod matching;
 mod meta;
 mod pages;
 mod postings;
 mod reader;
+mod rows;
 mod select;
 mod sets;
 mod sink;
+mod symbols;
 mod times;
 mod verify;
 mod writer;

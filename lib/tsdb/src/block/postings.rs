@@ -1,7 +1,9 @@
-//! From matchers to the series that satisfy them.
+//! From matchers to the series that satisfy them, in blocks before version 3: each value stands with a set of series.
 
 use super::cache::Part;
-use super::layout::{Input, ValueChunk, split_key, value_key};
+use super::layout::{Input, ValueChunk, ValueTable, split_key, value_key};
+use super::matching::Candidates;
+use super::reader::Values;
 use super::{BlockError, BlockReader, sets};
 use gnomon_model::{MatchOp, Matcher};
 use roaring::RoaringBitmap;
@@ -14,12 +16,6 @@ const FEW_CANDIDATES: u64 = 1024;
 const MAX_LOOKUPS: usize = 64;
 /// Postings are read in portions of this size.
 const POSTINGS_PORTION_BYTES: u64 = 8 << 20;
-
-/// Series that may match, and what is still to be asked of their labels.
-pub(super) struct Candidates {
-    pub(super) series: RoaringBitmap,
-    pub(super) check: Vec<Matcher>,
-}
 
 #[derive(Debug)]
 pub(super) enum EntrySet {
@@ -79,6 +75,13 @@ fn read_entries(raw: &[u8], chunk: &ValueChunk) -> Option<Vec<Entry>> {
 }
 
 impl BlockReader {
+    fn value_table(&self) -> Option<&ValueTable> {
+        match &self.values {
+            Values::Entries(table) => Some(table),
+            Values::Symbols(_) => None,
+        }
+    }
+
     pub(super) fn all_series(&self) -> RoaringBitmap {
         let mut all = RoaringBitmap::new();
         all.insert_range(0..self.meta.stats.series.min(u64::from(u32::MAX)) as u32);
@@ -103,16 +106,14 @@ impl BlockReader {
 
     /// Chunks that may hold values of a label.
     pub(super) fn value_chunks_of(&self, name: &str) -> &[ValueChunk] {
-        if self
-            .values
-            .names
-            .binary_search_by(|(n, _)| n.as_str().cmp(name))
-            .is_err()
-        {
+        let Some(values) = self.value_table() else {
+            return &[];
+        };
+        if values.names.binary_search_by(|(n, _)| n.as_str().cmp(name)).is_err() {
             return &[];
         }
         let first = value_key(name, "");
-        let chunks = &self.values.chunks;
+        let chunks = &values.chunks;
         let from = chunks
             .partition_point(|c| c.first_key.as_ref() <= first.as_slice())
             .saturating_sub(1);
@@ -166,11 +167,9 @@ impl BlockReader {
     /// Series with exactly this value.
     async fn lookup(&self, name: &str, value: &str) -> Result<RoaringBitmap, BlockError> {
         let key = value_key(name, value);
-        let at = self
-            .values
-            .chunks
-            .partition_point(|c| c.first_key.as_ref() <= key.as_slice());
-        let Some(chunk) = at.checked_sub(1).and_then(|at| self.values.chunks.get(at)) else {
+        let chunks = self.value_table().map_or(&[][..], |table| &table.chunks);
+        let at = chunks.partition_point(|c| c.first_key.as_ref() <= key.as_slice());
+        let Some(chunk) = at.checked_sub(1).and_then(|at| chunks.get(at)) else {
             return Ok(RoaringBitmap::new());
         };
         let entries = self.value_chunk(chunk).await?;
@@ -211,17 +210,10 @@ impl BlockReader {
         Ok(Some(union))
     }
 
-    pub(super) async fn candidates(&self, matchers: &[Matcher]) -> Result<Candidates, BlockError> {
+    pub(super) async fn candidates_by_postings(&self, matchers: &[Matcher]) -> Result<Candidates, BlockError> {
         let mut series = self.all_series();
         let mut others = Vec::new();
         for matcher in matchers {
-            if matcher.name() == gnomon_model::METRIC_NAME
-                && matcher.op() == MatchOp::Equal
-                && !matcher.value().is_empty()
-                && !self.may_have_metric(matcher.value())
-            {
-                series.clear();
-            }
             if series.is_empty() {
                 break;
             }
@@ -241,6 +233,10 @@ impl BlockReader {
                 series &= self.scan(matcher.name(), |value| matcher.matches(value)).await?;
             }
         }
-        Ok(Candidates { series, check })
+        Ok(Candidates {
+            series,
+            check,
+            wanted: Vec::new(),
+        })
     }
 }

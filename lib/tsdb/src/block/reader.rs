@@ -1,7 +1,8 @@
 //! Opening a block, and reading its parts by range.
 
 use super::cache::{BlockCache, Part};
-use super::layout::{Footer, Section, SeriesChunk, TimesChunk, ValueTable, read_series_table};
+use super::layout::{FOOTER_LEN, Footer, HEADER_LEN, Section, SeriesChunk, TimesChunk, ValueTable, read_series_table};
+use super::symbols::SymbolTable;
 use super::{BlockError, BlockMeta, FORMAT_VERSION, bloom};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -22,6 +23,17 @@ const STRETCH_BYTES: u64 = 64 << 10;
 /// Requests of one reader call under way at a time.
 const CONCURRENT_READS: usize = 4;
 
+/// The first version with a dictionary and columns of labels.
+const WITH_SYMBOLS: u32 = 3;
+
+/// The table over label values.
+#[derive(Debug)]
+pub(super) enum Values {
+    /// Before version 3.
+    Entries(ValueTable),
+    Symbols(SymbolTable),
+}
+
 /// An open block. Holds the sparse tables of the index, the filter and the meta; everything else is read when needed.
 #[derive(Debug)]
 pub struct BlockReader {
@@ -31,7 +43,7 @@ pub struct BlockReader {
     pub(super) meta: BlockMeta,
     pub(super) chunks: Vec<SeriesChunk>,
     pub(super) times: Vec<TimesChunk>,
-    pub(super) values: ValueTable,
+    pub(super) values: Values,
     filter: Bytes,
     /// Where parts of the index are kept between calls, and the reader's number there.
     cache: Option<(Arc<BlockCache>, u64)>,
@@ -109,7 +121,12 @@ impl BlockReader {
             Ok(bytes)
         };
         let chunks = read_series_table(&section(Section::SeriesTable)?, &footer);
-        let values = ValueTable::read(&section(Section::ValueTable)?, &footer);
+        let values = section(Section::ValueTable)?;
+        let values = if footer.version < WITH_SYMBOLS {
+            ValueTable::read(&values, &footer).map(Values::Entries)
+        } else {
+            SymbolTable::read(&values, &footer).map(Values::Symbols)
+        };
         let meta = section(Section::Meta)?;
         // Copied, so that the tail is not kept for it.
         let filter = Bytes::copy_from_slice(&section(Section::Filter)?);
@@ -151,9 +168,42 @@ impl BlockReader {
             .map(move |section| (format!("{section:?}"), len(section)))
     }
 
+    /// What the object consists of, in its order, and how many bytes each part has.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(&'static str, u64)> {
+        let len = |section| self.footer.section(section).len;
+        vec![
+            ("pages", len(Section::Pages)),
+            ("labels", self.chunks.iter().map(|chunk| chunk.labels.len).sum()),
+            ("directory", self.chunks.iter().map(|chunk| chunk.directory.len).sum()),
+            ("values", len(Section::Values)),
+            ("postings", len(Section::Postings)),
+            ("exemplars", len(Section::Exemplars)),
+            ("metadata", len(Section::Metadata)),
+            ("tables", len(Section::SeriesTable) + len(Section::ValueTable)),
+            ("filter", len(Section::Filter)),
+            ("meta", len(Section::Meta)),
+            ("ends", (HEADER_LEN + FOOTER_LEN) as u64),
+        ]
+    }
+
     /// Label names, each with how many values it has.
     pub fn counts_of_label_values(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.values.names.iter().map(|(name, values)| (name.as_str(), *values))
+        let (entries, symbols) = match &self.values {
+            Values::Entries(table) => (table.names.as_slice(), &[][..]),
+            Values::Symbols(table) => (&[][..], table.names.as_slice()),
+        };
+        let entries = entries.iter().map(|(name, values)| (name.as_str(), *values));
+        let symbols = symbols.iter().map(|name| (name.text.as_str(), u64::from(name.values)));
+        entries.chain(symbols)
+    }
+
+    /// The table over the dictionary; none before version 3.
+    pub(super) const fn symbol_table(&self) -> Option<&SymbolTable> {
+        match &self.values {
+            Values::Symbols(table) => Some(table),
+            Values::Entries(_) => None,
+        }
     }
 
     #[must_use]
@@ -175,10 +225,15 @@ impl BlockReader {
     /// Memory held by this reader between calls, in bytes (an estimate).
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let keys: usize = self.values.chunks.iter().map(|c| 96 + c.first_key.len()).sum();
-        let names: usize = self.values.names.iter().map(|(n, _)| 32 + n.len()).sum();
+        let values = match &self.values {
+            Values::Entries(table) => {
+                let keys: usize = table.chunks.iter().map(|c| 96 + c.first_key.len()).sum();
+                keys + table.names.iter().map(|(n, _)| 32 + n.len()).sum::<usize>()
+            }
+            Values::Symbols(table) => table.memory_bytes(),
+        };
         let chunks = self.chunks.len() * size_of::<SeriesChunk>() + self.times.len() * size_of::<TimesChunk>();
-        size_of::<Self>() + chunks + keys + names + self.filter.len()
+        size_of::<Self>() + chunks + values + self.filter.len()
     }
 
     /// False only where the block has no series of this metric.

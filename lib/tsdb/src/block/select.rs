@@ -1,14 +1,16 @@
 //! Reading the series that match, in the order of their labels.
 
 use super::cache::{Part, SeriesPart};
+use super::dictionary_view::View;
 use super::directory::{self, PageAt};
 use super::layout::{Input, Section, SeriesChunk, WITH_GROUPS};
+use super::matching::Candidates;
 use super::pages::{Load, Pages};
-use super::postings::Candidates;
 use super::reader::BlockReader;
 use super::{BlockError, reader};
 use crate::SeriesPages;
 use crate::deletes::{self, Deletes, Intervals};
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Labels, LabelsRef, Matcher};
@@ -17,16 +19,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Chunks of series that are read at a time.
-const CHUNKS_AT_A_TIME: usize = 16;
+/// Series whose labels are read at a time, in chunks; at least one chunk.
+const SERIES_AT_A_TIME: usize = 4096;
 /// Pages (and gaps between them) that are read at a time; more only for one series with more.
 const PAGE_BYTES_AT_A_TIME: u64 = 4 << 20;
 
 /// Series of one block that match, ascending by labels. Holds a few MiB at most.
 pub struct Selection {
     reader: Arc<BlockReader>,
-    series: RoaringBitmap,
-    check: Vec<Matcher>,
+    candidates: Candidates,
+    /// What was read of the dictionary.
+    view: View,
     start_ms: i64,
     end_ms: i64,
     labels_only: bool,
@@ -74,18 +77,16 @@ impl BlockReader {
         end_ms: i64,
         labels_only: bool,
     ) -> Result<Selection, BlockError> {
-        let Candidates { series, check } = if self.overlaps(start_ms, end_ms) {
-            self.candidates(matchers).await?
+        let mut view = View::default();
+        let candidates = if self.overlaps(start_ms, end_ms) {
+            self.candidates(matchers, &mut view).await?
         } else {
-            Candidates {
-                series: RoaringBitmap::new(),
-                check: Vec::new(),
-            }
+            Candidates::default()
         };
         Ok(Selection {
             reader: Arc::clone(self),
-            series,
-            check,
+            candidates,
+            view,
             start_ms,
             end_ms,
             labels_only,
@@ -96,7 +97,27 @@ impl BlockReader {
         })
     }
 
-    /// Labels of the chunk's series.
+    /// The compressed labels and directories of chunks.
+    pub(super) async fn fetch_series(&self, chunks: &[SeriesChunk]) -> Result<Vec<(Bytes, Bytes)>, BlockError> {
+        if self.symbol_table().is_none() {
+            let labels: Vec<_> = chunks.iter().map(|c| c.labels.range()).collect();
+            let directories: Vec<_> = chunks.iter().map(|c| c.directory.range()).collect();
+            let (labels, directories) = futures::try_join!(self.fetch(&labels), self.fetch(&directories))?;
+            return Ok(labels.into_iter().zip(directories).collect());
+        }
+        let both: Vec<_> = chunks
+            .iter()
+            .map(|c| c.labels.offset..c.directory.range().end)
+            .collect();
+        let read = self.fetch(&both).await?;
+        let apart = |(mut labels, chunk): (Bytes, &SeriesChunk)| {
+            let directory = labels.split_off((chunk.labels.len as usize).min(labels.len()));
+            (labels, directory)
+        };
+        Ok(read.into_iter().zip(chunks).map(apart).collect())
+    }
+
+    /// Labels of the chunk's series, before version 3.
     pub(super) fn chunk_labels(&self, chunk: &SeriesChunk, compressed: &[u8]) -> Result<Vec<Labels>, BlockError> {
         let at = chunk.labels.offset;
         let raw = chunk
@@ -127,10 +148,8 @@ impl BlockReader {
                 }
             }
         }
-        let labels: Vec<_> = missing.iter().map(|c| c.labels.range()).collect();
-        let directories: Vec<_> = missing.iter().map(|c| c.directory.range()).collect();
-        let (labels, directories) = futures::try_join!(self.fetch(&labels), self.fetch(&directories))?;
-        let mut read = missing.iter().zip(labels.iter().zip(&directories));
+        let read = self.fetch_series(&missing).await?;
+        let mut read = missing.iter().zip(&read);
         let mut out = Vec::with_capacity(parts.len());
         for part in parts {
             if let Some(part) = part {
@@ -141,7 +160,11 @@ impl BlockReader {
                 return Err(self.damaged("chunk of series"));
             };
             let directory = self.chunk_directory(chunk, directory)?;
-            let part = Arc::new(SeriesPart::new(self.chunk_labels(chunk, labels)?, directory));
+            let part = match self.symbol_table() {
+                None => SeriesPart::of_labels(self.chunk_labels(chunk, labels)?, directory),
+                Some(table) => SeriesPart::of_rows(self.chunk_rows(table, chunk, labels)?, directory),
+            };
+            let part = Arc::new(part);
             self.keep(chunk.labels.offset, &Part::Series(Arc::clone(&part)));
             out.push(part);
         }
@@ -165,6 +188,12 @@ impl BlockReader {
             directory::read(&raw, chunk, self.footer.section(Section::Pages).offset)
         };
         pages.ok_or_else(|| self.damaged_at(at, "page directory"))
+    }
+
+    /// How many chunks of series to read at a time.
+    pub(super) fn chunks_at_a_time(&self) -> usize {
+        let series = self.chunks.first().map_or(1, |chunk| chunk.series.max(1) as usize);
+        (SERIES_AT_A_TIME / series).clamp(1, 16)
     }
 
     /// The chunks that hold the smallest of `series`, at most `limit`.
@@ -209,7 +238,7 @@ impl Selection {
             }
             if !self.planned.is_empty() {
                 self.read_pages().await?;
-            } else if self.series.is_empty() {
+            } else if self.candidates.series.is_empty() {
                 return Ok(None);
             } else {
                 self.plan().await?;
@@ -249,24 +278,43 @@ impl Selection {
     /// Finds the series of the next chunks.
     async fn plan(&mut self) -> Result<(), BlockError> {
         let reader = &self.reader;
-        let chunks = reader.next_chunks(&self.series, CHUNKS_AT_A_TIME);
+        let Candidates { series, check, wanted } = &mut self.candidates;
+        let chunks = reader.next_chunks(series, reader.chunks_at_a_time());
         let Some(last) = chunks.last() else {
             return Err(reader.damaged("postings name a series that is not there"));
         };
         let end = last.first_series + last.series;
         let parts = reader.series_parts(&chunks).await?;
         for (chunk, part) in chunks.iter().zip(parts) {
-            for ordinal in self.series.range(chunk.first_series..chunk.first_series + chunk.series) {
-                let at = (ordinal - chunk.first_series) as usize;
-                let Some(labels) = part.labels.get(at) else { continue };
-                if !self.check.iter().all(|m| m.matches_labels(labels.as_ref())) {
+            let overlaps = |p: &&PageAt| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts;
+            let places: Vec<u32> = match reader.symbol_table() {
+                Some(table) => {
+                    let mut places = part.satisfying(wanted, table);
+                    let mut skipped = 0;
+                    places.retain(|at| {
+                        let pages = part.pages_of(*at as usize);
+                        let is_read = pages.iter().any(|p| overlaps(&p));
+                        skipped += if is_read || self.labels_only { 0 } else { pages.len() };
+                        is_read
+                    });
+                    self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
+                    places
+                }
+                None => {
+                    let ordinals = series.range(chunk.first_series..chunk.first_series + chunk.series);
+                    ordinals.map(|ordinal| ordinal - chunk.first_series).collect()
+                }
+            };
+            reader.make_labels(&part, &places, &mut self.view).await?;
+            for at in places {
+                let at = at as usize;
+                let Some(labels) = part.labels(at) else { continue };
+                if !check.iter().all(|m| m.matches_labels(labels.as_ref())) {
                     continue;
                 }
                 let deleted = self.deletes.of(labels.as_ref());
                 let pages = part.pages_of(at).iter();
-                let mut pages = pages
-                    .filter(|p| p.min_ts <= self.end_ms && self.start_ms <= p.max_ts)
-                    .filter(|p| !deleted.covers(p.min_ts, p.max_ts));
+                let mut pages = pages.filter(overlaps).filter(|p| !deleted.covers(p.min_ts, p.max_ts));
                 if self.labels_only {
                     if pages.next().is_some() {
                         self.ready.push_back(SeriesPages {
@@ -284,7 +332,7 @@ impl Selection {
                 }
             }
         }
-        self.series.remove_range(..end);
+        series.remove_range(..end);
         Ok(())
     }
 

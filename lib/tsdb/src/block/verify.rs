@@ -1,8 +1,11 @@
 //! Reading a whole block and checking everything that can be checked.
 
+use super::dictionary_view::View;
 use super::directory::PageAt;
 use super::layout::{FOOTER_LEN, HEADER_LEN, Section, header, split_key, value_key};
 use super::pages::{Load, Pages};
+use super::reader::Values;
+use super::symbols::SymbolTable;
 use super::{BlockError, BlockReader, BlockStats};
 use crate::page::PageSamples;
 use gnomon_model::{Labels, TimestampMs};
@@ -22,7 +25,7 @@ pub struct VerifyReport {
 
 impl BlockReader {
     /// Reads every byte: checksums of all sections, order of series, every page decoded and compared with the
-    /// directory, postings compared with the labels, counts with the meta. Memory: the postings of the whole block.
+    /// directory, postings or the dictionary compared with the labels, counts with the meta. Memory: the postings of the whole block.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -94,19 +97,35 @@ impl BlockReader {
         postings: &mut HashMap<Vec<u8>, RoaringBitmap>,
         (read, progress): (&mut u64, &mut (dyn FnMut(u64) + Send)),
     ) -> Result<(), BlockError> {
-        let mut last = None;
-        for chunk in &self.chunks {
-            let index = self.fetch(&[chunk.labels.range(), chunk.directory.range()]).await?;
-            let directory = self.chunk_directory(chunk, &index[1])?;
+        let (mut last, mut view) = (None, View::default());
+        for (number, chunk) in (0_u32..).zip(&self.chunks) {
+            let index = self.fetch_series(std::slice::from_ref(chunk)).await?;
+            let [(labels, directory)] = index.as_slice() else {
+                return Err(self.damaged("chunk of series"));
+            };
+            let directory = self.chunk_directory(chunk, directory)?;
+            let labels = match self.symbol_table() {
+                None => self.chunk_labels(chunk, labels)?,
+                Some(table) => {
+                    let rows = self.chunk_rows(table, chunk, labels)?;
+                    let all: Vec<u32> = (0..chunk.series).collect();
+                    let labels = self.labels_of(table, &rows, &all, &mut view).await?;
+                    if labels.iter().map(|labels| labels.as_bytes().len()).sum::<usize>() != rows.label_bytes {
+                        return Err(self.damaged("length of the labels of a chunk"));
+                    }
+                    labels
+                }
+            };
             *read += chunk.pages_len;
             progress(*read);
-            let labels = self.chunk_labels(chunk, &index[0])?;
             for (ordinal, labels) in (chunk.first_series..).zip(&labels) {
                 if last.as_ref().is_some_and(|last| last >= labels) {
                     return Err(self.damaged(format!("series {labels} is out of order")));
                 }
                 for (name, value) in labels.iter() {
-                    postings.entry(value_key(name, value)).or_default().insert(ordinal);
+                    // Sets are of series, or of chunks of them.
+                    let member = self.symbol_table().map_or(ordinal, |_| number);
+                    postings.entry(value_key(name, value)).or_default().insert(member);
                 }
                 last = Some(labels.clone());
             }
@@ -175,7 +194,11 @@ impl BlockReader {
     }
 
     async fn verify_postings(&self, mut expected: HashMap<Vec<u8>, RoaringBitmap>) -> Result<(), BlockError> {
-        for chunk in &self.values.chunks {
+        let chunks = match &self.values {
+            Values::Entries(table) => &table.chunks,
+            Values::Symbols(table) => return self.verify_symbols(table, expected).await,
+        };
+        for chunk in chunks {
             for entry in self.value_chunk(chunk).await?.iter() {
                 let found = self.union([entry]).await?;
                 if expected.remove(&entry.key) != Some(found) {
@@ -186,6 +209,33 @@ impl BlockReader {
         }
         if !expected.is_empty() {
             return Err(self.damaged("postings lack a label value"));
+        }
+        Ok(())
+    }
+
+    async fn verify_symbols(
+        &self,
+        table: &SymbolTable,
+        mut expected: HashMap<Vec<u8>, RoaringBitmap>,
+    ) -> Result<(), BlockError> {
+        let mut view = View::default();
+        for (number, at) in table.chunks.iter().enumerate() {
+            self.load(table, &mut view, [number]).await?;
+            let mut symbols = view.resolver(table);
+            for (_, name, places) in table.names_in(at) {
+                for place in places {
+                    let symbol = symbols.symbol(place).ok_or_else(|| self.damaged("dictionary"))?;
+                    let found = expected.remove(&value_key(&name.text, symbol.text));
+                    let is_listed = |found: &RoaringBitmap| found.iter().eq(symbol.chunks.iter().copied());
+                    if found.is_none_or(|found| !symbol.chunks.is_empty() && !is_listed(&found)) {
+                        let label = (&name.text, symbol.text);
+                        return Err(self.damaged(format!("chunks of {label:?} are not those of the labels")));
+                    }
+                }
+            }
+        }
+        if !expected.is_empty() {
+            return Err(self.damaged("dictionary lacks a label value"));
         }
         Ok(())
     }

@@ -1,22 +1,17 @@
 //! Writing a block in one pass: pages go out as they come, the index follows.
 
+use super::dictionary::{ChunkLimits, Dictionary, Index};
 use super::grouping::Grouping;
 use super::layout::{
-    ChunkAt, FOOTER_LEN, Footer, HEADER_LEN, INLINE_POSTINGS, LABEL_BYTES_PER_CHUNK, MAX_CHUNK_LEN, MAX_LABELS_LEN,
-    PAGES_PER_CHUNK, SECTIONS, SERIES_PER_CHUNK, Section, SectionAt, SeriesChunk, TIMES_BYTES_PER_CHUNK, TimesChunk,
-    VALUE_BYTES_PER_CHUNK, VALUES_PER_CHUNK, ValueChunk, ValueTable, header, put_front_coded, split_key, value_key,
-    write_series_table,
+    ChunkAt, FOOTER_LEN, Footer, HEADER_LEN, LABEL_BYTES_PER_CHUNK, MAX_CHUNK_LEN, MAX_LABELS_LEN, PAGES_PER_CHUNK,
+    SECTIONS, Section, SectionAt, SeriesChunk, TIMES_BYTES_PER_CHUNK, TimesChunk, header, write_series_table,
 };
 use super::sink::BlockSink;
-use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom, sets};
+use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom};
 use crate::page::{Effort, Page};
-use bytes::Bytes;
-use gnomon_model::labels::put_uvarint;
 use gnomon_model::{LabelsRef, TimestampMs};
-use roaring::RoaringBitmap;
-use std::collections::{BTreeMap, HashMap};
 
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 9;
 
 /// A block that was written.
 #[derive(Debug)]
@@ -43,40 +38,19 @@ pub struct BlockWriter<S: BlockSink> {
     chunks: Vec<SeriesChunk>,
     times: Vec<TimesChunk>,
     grouping: Grouping,
-    labels_section: Vec<u8>,
-    directory_section: Vec<u8>,
-    postings: HashMap<Box<[u8]>, SeriesSet>,
+    /// Of the labels of each chunk, in canonical bytes.
+    label_bytes: Vec<u64>,
+    /// Compressed directories of closed chunks.
+    directories: Vec<u8>,
+    dictionary: Dictionary,
+    limits: ChunkLimits,
 }
 
 /// The chunk of series that is being filled.
 #[derive(Default)]
 struct OpenChunk {
-    labels: Vec<u8>,
-    /// Front coding starts anew in each chunk.
-    last: Vec<u8>,
+    label_bytes: usize,
     pages_len: u64,
-}
-
-/// Ordinals of series, ascending. Most label values have few.
-enum SeriesSet {
-    Few(Vec<u32>),
-    Many(RoaringBitmap),
-}
-
-impl SeriesSet {
-    fn push(&mut self, ordinal: u32) {
-        match self {
-            Self::Few(few) if few.len() < INLINE_POSTINGS => few.push(ordinal),
-            Self::Few(few) => {
-                let mut many: RoaringBitmap = few.iter().copied().collect();
-                many.insert(ordinal);
-                *self = Self::Many(many);
-            }
-            Self::Many(many) => {
-                many.insert(ordinal);
-            }
-        }
-    }
 }
 
 impl<S: BlockSink> BlockWriter<S> {
@@ -97,9 +71,10 @@ impl<S: BlockSink> BlockWriter<S> {
             chunks: Vec::new(),
             times: Vec::new(),
             grouping: Grouping::new(Effort::Cheap),
-            labels_section: Vec::new(),
-            directory_section: Vec::new(),
-            postings: HashMap::new(),
+            label_bytes: Vec::new(),
+            directories: Vec::new(),
+            dictionary: Dictionary::default(),
+            limits: ChunkLimits::default(),
         }
     }
 
@@ -107,6 +82,13 @@ impl<S: BlockSink> BlockWriter<S> {
     #[must_use]
     pub fn thorough(mut self) -> Self {
         self.grouping.set_effort(Effort::Thorough);
+        self
+    }
+
+    /// With smaller chunks, so that few series have many.
+    #[cfg(test)]
+    pub(super) fn with_limits(mut self, limits: ChunkLimits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -143,7 +125,9 @@ impl<S: BlockSink> BlockWriter<S> {
         if labels.as_bytes().len() > MAX_LABELS_LEN {
             return Err(bad("label set is longer than 1 MiB"));
         }
-        let ordinal = u32::try_from(self.meta.stats.series).map_err(|_| bad("block has 2^32 series"))?;
+        if u32::try_from(self.meta.stats.series).is_err() {
+            return Err(bad("block has 2^32 series"));
+        }
         let (mut count, mut last_ts) = (0, None);
         for page in pages {
             if last_ts.is_some_and(|last| page.min_ts <= last) {
@@ -165,11 +149,11 @@ impl<S: BlockSink> BlockWriter<S> {
             return Ok(());
         }
         self.grouping.directory().end_series(count);
-        self.index_series(labels, ordinal);
+        self.index_series(labels);
         let directory = self.grouping.directory();
-        let is_full = directory.series() >= SERIES_PER_CHUNK || directory.pages() >= PAGES_PER_CHUNK;
+        let is_full = directory.series() >= self.limits.series || directory.pages() >= PAGES_PER_CHUNK;
         if is_full
-            || self.chunk.labels.len() >= LABEL_BYTES_PER_CHUNK
+            || self.chunk.label_bytes >= LABEL_BYTES_PER_CHUNK
             || self.grouping.columns().waiting_bytes() >= TIMES_BYTES_PER_CHUNK
         {
             return self.close_chunk().await;
@@ -212,19 +196,11 @@ impl<S: BlockSink> BlockWriter<S> {
         self.sink.write(bytes).await
     }
 
-    fn index_series(&mut self, labels: LabelsRef<'_>, ordinal: u32) {
-        put_front_coded(&mut self.chunk.labels, &self.chunk.last, labels.as_bytes());
-        for last in [&mut self.chunk.last, &mut self.last] {
-            last.clear();
-            last.extend_from_slice(labels.as_bytes());
-        }
-        for (name, value) in labels.iter() {
-            let key = value_key(name, value);
-            match self.postings.get_mut(key.as_slice()) {
-                Some(set) => set.push(ordinal),
-                None => drop(self.postings.insert(key.into(), SeriesSet::Few(vec![ordinal]))),
-            }
-        }
+    fn index_series(&mut self, labels: LabelsRef<'_>) {
+        self.last.clear();
+        self.last.extend_from_slice(labels.as_bytes());
+        self.chunk.label_bytes += labels.as_bytes().len();
+        self.dictionary.add(labels);
         self.meta.stats.series += 1;
     }
 
@@ -238,11 +214,12 @@ impl<S: BlockSink> BlockWriter<S> {
         let directory_bytes = directory.write(self.at - chunk.pages_len);
         let times = self.grouping.columns().take_chunks();
         let first_series = self.chunks.last().map_or(0, |last| last.first_series + last.series);
+        self.label_bytes.push(chunk.label_bytes as u64);
         self.chunks.push(SeriesChunk {
             first_series,
             series: directory.series() as u32,
-            labels: compress_to(&mut self.labels_section, &chunk.labels)?,
-            directory: compress_to(&mut self.directory_section, &directory_bytes)?,
+            labels: ChunkAt::default(),
+            directory: compress_to(&mut self.directories, &directory_bytes)?,
             pages_offset: 0,
             pages_len: chunk.pages_len,
             times_chunks: times.len() as u32,
@@ -260,6 +237,20 @@ impl<S: BlockSink> BlockWriter<S> {
         Ok(())
     }
 
+    /// Of each chunk of series its labels, then its directory.
+    fn series_section(&mut self, labels: &[Vec<u8>]) -> Result<Vec<u8>, BlockError> {
+        let directories = std::mem::take(&mut self.directories);
+        let mut rest = directories.as_slice();
+        let mut section = Vec::new();
+        for (chunk, labels) in self.chunks.iter_mut().zip(labels) {
+            chunk.labels = compress_to(&mut section, labels)?;
+            let (directory, after) = rest.split_at(chunk.directory.len as usize);
+            section.extend_from_slice(directory);
+            rest = after;
+        }
+        Ok(section)
+    }
+
     async fn write_section(&mut self, section: Section, bytes: &[u8]) -> Result<(), BlockError> {
         self.sections[section as usize] = SectionAt {
             offset: self.at,
@@ -273,23 +264,23 @@ impl<S: BlockSink> BlockWriter<S> {
     async fn write_index(&mut self) -> Result<(), BlockError> {
         self.start().await?;
         self.close_chunk().await?;
-        let labels = std::mem::take(&mut self.labels_section);
+        let series = |chunk: &SeriesChunk| chunk.first_series as usize..(chunk.first_series + chunk.series) as usize;
+        let chunks = self.chunks.iter().map(series).zip(self.label_bytes.iter().copied());
+        let chunks: Vec<_> = chunks.collect();
+        let mut index = std::mem::take(&mut self.dictionary).finish(&chunks, self.limits);
+        let labels = self.series_section(&index.labels)?;
         self.write_section(Section::Series, &labels).await?;
-        let directory = std::mem::take(&mut self.directory_section);
-        self.write_section(Section::Directory, &directory).await?;
-        let values = Values::of(std::mem::take(&mut self.postings))?;
-        self.write_section(Section::Values, &values.entries).await?;
-        self.write_section(Section::Postings, &values.postings).await?;
+        self.write_section(Section::Directory, &[]).await?;
+        let values = values_section(&mut index)?;
+        self.write_section(Section::Values, &values).await?;
+        self.write_section(Section::Postings, &[]).await?;
         self.write_section(Section::Exemplars, &[]).await?;
         self.write_section(Section::Metadata, &[]).await?;
         let series_table = write_series_table(&self.chunks, &self.times);
         self.write_section(Section::SeriesTable, &series_table).await?;
-        self.write_section(Section::ValueTable, &values.table.write()).await?;
-        self.write_section(
-            Section::Filter,
-            &bloom::build(values.metrics.iter().map(String::as_str)),
-        )
-        .await?;
+        self.write_section(Section::ValueTable, &index.table.write()).await?;
+        self.write_section(Section::Filter, &bloom::build(index.metrics.iter().map(String::as_str)))
+            .await?;
         let meta = serde_json::to_vec(&self.meta).map_err(|e| BlockError::Meta(e.to_string()))?;
         self.write_section(Section::Meta, &meta).await?;
         let footer = Footer {
@@ -329,9 +320,21 @@ impl<S: BlockSink> BlockWriter<S> {
     }
 }
 
+/// The dictionary; the table says where its chunks are.
+fn values_section(index: &mut Index) -> Result<Vec<u8>, BlockError> {
+    let mut section = Vec::new();
+    for (nth, symbols) in index.symbols.iter().enumerate() {
+        let (texts, numbers) = symbols.write(&index.table, symbols.len() as u32);
+        let at = &mut index.table.chunks[nth];
+        at.texts = compress_to(&mut section, &texts)?;
+        at.numbers = compress_to(&mut section, &numbers)?;
+    }
+    Ok(section)
+}
+
 fn compress_to(section: &mut Vec<u8>, raw: &[u8]) -> Result<ChunkAt, BlockError> {
     if raw.len() as u64 > MAX_CHUNK_LEN {
-        return Err(BlockError::Index("one series has more than a million pages".to_owned()));
+        return Err(BlockError::Index("a chunk of it is longer than 16 MiB".to_owned()));
     }
     // A fuzzer is to change what is in a chunk, not to learn zstd.
     let compressed = if cfg!(fuzzing) {
@@ -346,96 +349,4 @@ fn compress_to(section: &mut Vec<u8>, raw: &[u8]) -> Result<ChunkAt, BlockError>
         crc: crc32c::crc32c(&compressed),
         raw_len: raw.len() as u64,
     })
-}
-
-/// The values and postings sections.
-#[derive(Default)]
-struct Values {
-    entries: Vec<u8>,
-    postings: Vec<u8>,
-    table: ValueTable,
-    metrics: Vec<String>,
-    raw: Vec<u8>,
-    raw_entries: usize,
-    last: Vec<u8>,
-    first_key: Vec<u8>,
-    postings_start: usize,
-}
-
-impl Values {
-    fn of(sets: HashMap<Box<[u8]>, SeriesSet>) -> Result<Self, BlockError> {
-        let sets: BTreeMap<Box<[u8]>, SeriesSet> = sets.into_iter().collect();
-        let mut values = Self::default();
-        let failed = |e: std::io::Error| BlockError::Index(e.to_string());
-        let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(failed)?;
-        let mut names = BTreeMap::<String, u64>::new();
-        for (key, mut set) in sets {
-            if let Some((name, value)) = split_key(&key) {
-                if name == gnomon_model::METRIC_NAME {
-                    values.metrics.push(value.to_owned());
-                }
-                match names.get_mut(name) {
-                    Some(count) => *count += 1,
-                    None => drop(names.insert(name.to_owned(), 1)),
-                }
-            }
-            values.add(&key, &mut set, &mut compressor).map_err(failed)?;
-            if values.raw_entries >= VALUES_PER_CHUNK || values.raw.len() >= VALUE_BYTES_PER_CHUNK {
-                values.close()?;
-            }
-        }
-        values.close()?;
-        values.table.names = names.into_iter().collect();
-        Ok(values)
-    }
-
-    fn add(
-        &mut self,
-        key: &[u8],
-        set: &mut SeriesSet,
-        compressor: &mut zstd::bulk::Compressor<'_>,
-    ) -> std::io::Result<()> {
-        if self.raw_entries == 0 {
-            self.first_key = key.to_vec();
-            self.last.clear();
-            self.postings_start = self.postings.len();
-        }
-        put_front_coded(&mut self.raw, &self.last, key);
-        self.last.clear();
-        self.last.extend_from_slice(key);
-        match set {
-            SeriesSet::Few(few) => {
-                put_uvarint(&mut self.raw, few.len() as u64);
-                let mut last = 0;
-                for ordinal in &*few {
-                    put_uvarint(&mut self.raw, u64::from(*ordinal - last));
-                    last = *ordinal;
-                }
-            }
-            SeriesSet::Many(many) => {
-                let start = self.postings.len();
-                sets::write(many, compressor, &mut self.postings)?;
-                put_uvarint(&mut self.raw, many.len());
-                put_uvarint(&mut self.raw, (self.postings.len() - start) as u64);
-                put_uvarint(&mut self.raw, u64::from(crc32c::crc32c(&self.postings[start..])));
-            }
-        }
-        self.raw_entries += 1;
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), BlockError> {
-        if self.raw_entries == 0 {
-            return Ok(());
-        }
-        self.table.chunks.push(ValueChunk {
-            first_key: Bytes::from(std::mem::take(&mut self.first_key)),
-            entries: compress_to(&mut self.entries, &self.raw)?,
-            postings_offset: 0,
-            postings_len: (self.postings.len() - self.postings_start) as u64,
-        });
-        self.raw.clear();
-        self.raw_entries = 0;
-        Ok(())
-    }
 }

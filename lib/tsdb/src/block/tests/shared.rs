@@ -153,7 +153,7 @@ async fn pages_share_times_and_values_near_and_far() {
     let mut places = std::collections::HashSet::new();
     for (number, part) in reader.series_parts(&reader.chunks).await.unwrap().iter().enumerate() {
         let chunk = &reader.chunks[number];
-        for at in (0..part.labels.len()).flat_map(|at| part.pages_of(at)) {
+        for at in (0..part.len()).flat_map(|at| part.pages_of(at)) {
             let shared = match at.stored {
                 Stored::One(_) => 0,
                 Stored::At(place) if places.insert((place.group, place.from)) => 1,
