@@ -65,9 +65,10 @@ impl Grouping {
     /// Adds a page of the series that is ended next; tells whether the group is full.
     ///
     /// # Errors
-    /// When it is damaged, or longer than 1 GiB.
+    /// When its times cannot be told from its values, or it is longer than 1 GiB.
     pub(super) fn add(&mut self, page: Page) -> Result<bool, PageError> {
-        let page = page.recoded(self.effort)?;
+        // One that cannot be decoded stays as it is: who reads it is told, and a merge does not fail for it.
+        let page = page.clone().recoded(self.effort).unwrap_or(page);
         let parts = page.parts()?;
         let times = match parts.times {
             None => Times::Within,

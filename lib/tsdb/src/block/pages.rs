@@ -64,10 +64,13 @@ impl BlockReader {
         (column - chunk.first_column < chunk.columns).then_some(chunk)
     }
 
-    /// Reads what pages consist of.
-    pub(super) async fn fetch_parts(&self, pages: &[(&Labels, &PageAt)]) -> Result<Fetched, BlockError> {
-        let mut wanted: BTreeMap<u64, Wanted<'_>> = BTreeMap::new();
-        let mut times: HashMap<u32, Arc<Vec<Column>>> = HashMap::new();
+    /// What pages consist of, by place: what is kept of it goes to `times`.
+    fn wanted<'p>(
+        &self,
+        pages: &[(&'p Labels, &PageAt)],
+        times: &mut HashMap<u32, Arc<Vec<Column>>>,
+    ) -> Result<BTreeMap<u64, Wanted<'p>>, BlockError> {
+        let mut wanted: BTreeMap<u64, Wanted<'p>> = BTreeMap::new();
         for &(labels, page) in pages {
             if let Some(place) = page.place() {
                 wanted.entry(place.group).or_insert(Wanted::Group(place, labels));
@@ -87,6 +90,20 @@ impl BlockReader {
                 }
             }
         }
+        Ok(wanted)
+    }
+
+    /// What is read for some pages.
+    #[cfg(test)]
+    pub(super) fn ranges_of(&self, pages: &[(&Labels, &PageAt)]) -> Result<Vec<Range<u64>>, BlockError> {
+        let wanted = self.wanted(pages, &mut HashMap::new())?;
+        Ok(wanted.values().map(Wanted::range).collect())
+    }
+
+    /// Reads what pages consist of.
+    pub(super) async fn fetch_parts(&self, pages: &[(&Labels, &PageAt)]) -> Result<Fetched, BlockError> {
+        let mut times = HashMap::new();
+        let wanted = self.wanted(pages, &mut times)?;
         let ranges: Vec<Range<u64>> = wanted.values().map(Wanted::range).collect();
         if let Some(pair) = ranges.windows(2).find(|pair| pair[0].end > pair[1].start) {
             return Err(self.damaged_at(pair[1].start, "groups of pages overlap"));

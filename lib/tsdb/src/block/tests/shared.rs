@@ -256,6 +256,47 @@ async fn damage_of_pages_names_the_block_and_the_place() {
     }
 }
 
+/// A page whose values are damaged though no checksum says so passes through a merge, and is told of where it is read.
+#[tokio::test]
+async fn a_page_that_cannot_be_decoded_is_kept_as_it_is() {
+    let times: Vec<i64> = (0..60).map(|i| i * 15_000).collect();
+    let values: Vec<f64> = (0..60).map(|i| f64::from(i * i % 17)).collect();
+    let mut page = Page::of_floats(&times, &values).unwrap();
+    page.bytes = page.bytes.slice(..page.bytes.len() - 3);
+    assert!(page.decode().is_err());
+    let labels = Labels::from_pairs([("__name__", "m")]);
+    let series = [SeriesPages {
+        labels,
+        pages: vec![page],
+    }];
+    let reader = open(written(&series, Effort::Thorough).await).await.unwrap();
+    let found = collect(reader.select(&[], i64::MIN, i64::MAX).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(found, series);
+    assert!(matches!(reader.verify().await, Err(BlockError::Page { .. })));
+}
+
+/// What one series is read of: its part of the directory apart, a group and a chunk of times.
+#[tokio::test]
+async fn a_page_is_read_of_two_places_at_most() {
+    let series = fleet(60, 120);
+    let reader = open(written(&series, Effort::Thorough).await).await.unwrap();
+    let pages = reader.footer.section(layout::Section::Pages).range();
+    for part in reader.series_parts(&reader.chunks).await.unwrap() {
+        for (labels, at) in (0..part.labels.len()).flat_map(|n| part.pages_of(n).iter().map(move |at| (n, at))) {
+            let ranges = reader.ranges_of(&[(&part.labels[labels], at)]).unwrap();
+            let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+            assert!(ranges.len() <= 2 && bytes <= 16 << 10, "{ranges:?}");
+            assert!(
+                ranges
+                    .iter()
+                    .all(|range| range.start >= pages.start && range.end <= pages.end)
+            );
+        }
+    }
+}
+
 fn any_value() -> impl Strategy<Value = f64> {
     prop_oneof![
         4 => (0..50_u32).prop_map(f64::from),
