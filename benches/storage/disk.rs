@@ -12,6 +12,8 @@ pub(crate) struct OnDisk {
     pub(crate) bytes: u64,
     /// Of which what grows with the series, where that is in files of its own.
     pub(crate) index_bytes: u64,
+    /// Series of all its blocks, each in as many as have it; none where there are no blocks.
+    pub(crate) series: Option<u64>,
     pub(crate) note: String,
 }
 
@@ -61,32 +63,45 @@ fn is_in_block(path: &Path) -> bool {
         .any(|part| text.contains(part))
 }
 
-/// Samples, blocks and levels that Prometheus' blocks say they have.
-fn blocks_of_prometheus(data: &Path) -> (u64, usize, u64) {
-    let (mut samples, mut blocks, mut level) = (0, 0, 0);
+/// What Prometheus' blocks say of themselves.
+#[derive(Default)]
+struct PrometheusBlocks {
+    blocks: usize,
+    samples: u64,
+    series: u64,
+    level: u64,
+}
+
+fn blocks_of_prometheus(data: &Path) -> PrometheusBlocks {
+    let mut all = PrometheusBlocks::default();
     for entry in std::fs::read_dir(data).into_iter().flatten().flatten() {
         let Ok(text) = std::fs::read(entry.path().join("meta.json")) else {
             continue;
         };
         let meta: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-        samples += meta["stats"]["numSamples"].as_u64().unwrap_or(0);
-        level = level.max(meta["compaction"]["level"].as_u64().unwrap_or(0));
-        blocks += 1;
+        let number = |group: &str, name: &str| meta[group][name].as_u64().unwrap_or(0);
+        all.blocks += 1;
+        all.samples += number("stats", "numSamples");
+        all.series += number("stats", "numSeries");
+        all.level = all.level.max(number("compaction", "level"));
     }
-    (samples, blocks, level)
+    all
 }
 
 /// After all of `samples` have gone from the head into blocks.
 pub(crate) async fn prometheus(data: &Path, pid: u32, samples: u64) -> OnDisk {
     until("Prometheus to have cut its head into blocks", async || {
-        (blocks_of_prometheus(data).0 >= samples).then_some(())
+        (blocks_of_prometheus(data).samples >= samples).then_some(())
     })
     .await;
     quiet(pid).await;
-    let (_, blocks, level) = blocks_of_prometheus(data);
+    let PrometheusBlocks {
+        blocks, series, level, ..
+    } = blocks_of_prometheus(data);
     OnDisk {
         bytes: bytes_below(data, &is_in_block),
         index_bytes: bytes_below(data, &|path| is_in_block(path) && path.ends_with("index")),
+        series: Some(series),
         note: format!("{blocks} block(s) of level up to {level}"),
     }
 }
@@ -102,6 +117,7 @@ pub(crate) async fn victoria_metrics(server: &Server, data: &Path, pid: u32) -> 
     OnDisk {
         bytes: of("data") + of("indexdb"),
         index_bytes: of("indexdb"),
+        series: None,
         note: "after force_flush and force_merge".to_owned(),
     }
 }

@@ -21,6 +21,7 @@ mod scrapes;
 use blocks::Sum;
 use bytes::Bytes;
 use data::{Data, Samples, Series, WINDOW_MS, encoded};
+use gnomon_tsdb::BlockMeta;
 use report::Row;
 use scrapes::Spacing;
 use side_by_side::course::Course;
@@ -88,9 +89,24 @@ fn block_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// gnomon's blocks as they appear, until merged ones hold all samples: by level, those of level 0 and the last.
+/// Of each shard the merged block with the most samples.
+fn last_merged<'b>(
+    seen: impl Iterator<Item = &'b (BlockMeta, Bytes)>,
+) -> BTreeMap<gnomon_model::ShardId, &'b (BlockMeta, Bytes)> {
+    let mut last: BTreeMap<_, &(BlockMeta, Bytes)> = BTreeMap::new();
+    for block in seen.filter(|(meta, _)| meta.level > 0) {
+        let known = last.entry(block.0.shard).or_insert(block);
+        if known.0.stats.samples < block.0.stats.samples {
+            *known = block;
+        }
+    }
+    last
+}
+
+/// gnomon's blocks as they appear, until merged ones hold all samples: those of level 0, and of each shard the merged one
+/// with the most samples, since a merge may be merged again.
 async fn gnomon_blocks(folder: &Path, samples: u64) -> [Vec<Bytes>; 2] {
-    let mut seen: BTreeMap<PathBuf, (u32, u64, Bytes)> = BTreeMap::new();
+    let mut seen: BTreeMap<PathBuf, (BlockMeta, Bytes)> = BTreeMap::new();
     disk::until("blocks to be uploaded and merged", async || {
         let mut files = Vec::new();
         block_files(folder, &mut files);
@@ -105,18 +121,20 @@ async fn gnomon_blocks(folder: &Path, samples: u64) -> [Vec<Bytes>; 2] {
             let whole = bytes.ends_with(b"GNOMBLK\x01");
             if whole {
                 let meta = blocks::open(bytes.clone()).await.meta().clone();
-                seen.insert(path, (meta.level, meta.stats.samples, bytes));
+                seen.insert(path, (meta, bytes));
             }
         }
-        let merged: u64 = seen.values().filter(|(level, ..)| *level > 0).map(|(_, n, _)| n).sum();
+        let merged = last_merged(seen.values());
+        let merged: u64 = merged.values().map(|(meta, _)| meta.stats.samples).sum();
         (merged >= samples).then_some(())
     })
     .await;
-    let of = |merged: bool| {
-        let these = seen.values().filter(move |(level, ..)| (*level > 0) == merged);
-        these.map(|(.., bytes)| bytes.clone()).collect()
-    };
-    [of(false), of(true)]
+    let uploaded = seen.values().filter(|(meta, _)| meta.level == 0);
+    let merged = last_merged(seen.values());
+    [
+        uploaded.map(|(_, bytes)| bytes.clone()).collect(),
+        merged.values().map(|(_, bytes)| bytes.clone()).collect(),
+    ]
 }
 
 async fn row_of(name: &str, blocks: &[Bytes]) -> Row {
@@ -208,8 +226,7 @@ async fn run(set: &str, names: &[&'static str]) {
         };
         rows.push(Row {
             name: (*name).to_owned(),
-            // Those of all its blocks, where it says them apart, are not known here: each series once.
-            series,
+            series: on_disk.series.unwrap_or(series),
             samples: total,
             bytes: on_disk.bytes,
             index_bytes: on_disk.index_bytes,
