@@ -220,7 +220,10 @@ mod tests {
         let meta = BlockMeta::new(BlockId(1), ClusterId(1), TenantId::anonymous(), ShardId(0), window);
         let mut writer = BlockWriter::new(meta, MemorySink::default());
         let mut page = FloatPageBuilder::new();
-        page.append(1000, 1.5).unwrap();
+        // One value for all samples would be in the index.
+        for (at, value) in [(1000, 1.5), (2000, 2.75), (3000, 4.0)] {
+            page.append(at, value).unwrap();
+        }
         let labels = Labels::from_pairs([("__name__", "m")]);
         writer.add_series(labels.as_ref(), page.page()).await.unwrap();
         writer.finish().await.unwrap().output.to_vec()
