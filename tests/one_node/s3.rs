@@ -143,7 +143,7 @@ async fn everything_gets_through_a_network_that_fails() {
     ];
     let mut environment = server.environment().to_vec();
     environment.push(("AWS_ENDPOINT_URL", proxy.endpoint()));
-    environment.push(("AWS_READ_TIMEOUT", "1 second".into()));
+    environment.push(("AWS_READ_TIMEOUT", "5 seconds".into()));
     let node = Node::start_with(folder.path(), "", &args, &environment).await;
     let newest = newest_due_window(now_ms());
     // Five windows have three that are merged among them.

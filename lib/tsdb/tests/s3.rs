@@ -40,7 +40,7 @@ fn accept(server: &weed::Server, endpoint: &str, least_failed: u64) {
         .env("GNOMON_TEST_FAILED", least_failed.to_string())
         .envs(server.environment())
         .env("AWS_ENDPOINT_URL", endpoint)
-        .env("AWS_READ_TIMEOUT", "1 second")
+        .env("AWS_READ_TIMEOUT", "5 seconds")
         .env_remove("AWS_REGION")
         .status()
         .unwrap();
