@@ -127,7 +127,7 @@ impl BlockReader {
         mut visit: impl FnMut(&SeriesChunk, &SeriesPart) + Send,
     ) -> Result<(), BlockError> {
         while !series.is_empty() {
-            let chunks = self.next_chunks(&series, self.chunks_at_a_time());
+            let chunks = self.next_chunks(&series, self.chunks_at_a_time(true));
             let Some(last) = chunks.last() else {
                 return Err(self.damaged("postings name a series that is not there"));
             };

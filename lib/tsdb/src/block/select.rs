@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Series whose labels are read at a time, in chunks; at least one chunk.
 const SERIES_AT_A_TIME: usize = 4096;
+/// Of those that are still looked for among others, of which labels are not made.
+const LOOKED_AT_A_TIME: usize = 64 << 10;
 /// Pages (and gaps between them) that are read at a time; more only for one series with more.
 const PAGE_BYTES_AT_A_TIME: u64 = 4 << 20;
 
@@ -190,10 +192,11 @@ impl BlockReader {
         pages.ok_or_else(|| self.damaged_at(at, "page directory"))
     }
 
-    /// How many chunks of series to read at a time.
-    pub(super) fn chunks_at_a_time(&self) -> usize {
+    /// How many chunks of series to read at a time; `is_search` where most of them may not be wanted.
+    pub(super) fn chunks_at_a_time(&self, is_search: bool) -> usize {
         let series = self.chunks.first().map_or(1, |chunk| chunk.series.max(1) as usize);
-        (SERIES_AT_A_TIME / series).clamp(1, 16)
+        let most = if is_search { LOOKED_AT_A_TIME } else { SERIES_AT_A_TIME };
+        (most / series).clamp(1, 64)
     }
 
     /// The chunks that hold the smallest of `series`, at most `limit`.
@@ -279,7 +282,7 @@ impl Selection {
     async fn plan(&mut self) -> Result<(), BlockError> {
         let reader = &self.reader;
         let Candidates { series, check, wanted } = &mut self.candidates;
-        let chunks = reader.next_chunks(series, reader.chunks_at_a_time());
+        let chunks = reader.next_chunks(series, reader.chunks_at_a_time(!wanted.is_empty()));
         let Some(last) = chunks.last() else {
             return Err(reader.damaged("postings name a series that is not there"));
         };

@@ -211,16 +211,34 @@ async fn what_a_pod_implies_is_stored_once() {
 #[tokio::test]
 async fn a_series_is_read_by_three_ranges_once_the_footer_is_known() {
     let series = pods(800, 12);
-    let block = write(meta(), &series).await;
+    three_ranges(&series, 1500).await;
+    // A metric of several chunks, in each of which every pod has a series.
+    let mut series = Vec::new();
+    for code in 0..6 {
+        for mut pod in pods(1000, 1) {
+            let pairs = pod.labels.iter().map(|(name, value)| (name, value.to_owned()));
+            pod.labels = Labels::from_pairs(pairs.chain([("code", code.to_string())]));
+            series.push(pod);
+        }
+    }
+    series.sort_by(|a, b| a.labels.cmp(&b.labels));
+    three_ranges(&series, 1100).await;
+}
+
+async fn three_ranges(series: &[SeriesPages], step: usize) {
+    let block = write(meta(), series).await;
     let store = FaultyStore::new(Arc::new(InMemory::new()), 1, Faults::default());
     let path = Path::from("b.gnb");
     store.put(&path, PutPayload::from(block.output)).await.unwrap();
     let store: (Arc<dyn object_store::ObjectStore>, FaultyStore) = (Arc::new(store.clone()), store);
-    for wanted in series.iter().step_by(1500) {
-        for names in [
-            &["__name__", "pod"][..],
-            &["__name__", "instance", "namespace", "node", "pod", "uid"],
-        ] {
+    for wanted in series.iter().step_by(step) {
+        let all: Vec<&str> = wanted.labels.iter().map(|(name, _)| name).collect();
+        let some: Vec<&str> = all
+            .iter()
+            .copied()
+            .filter(|name| ["__name__", "code", "pod"].contains(name))
+            .collect();
+        for names in [some, all] {
             let cache = Arc::new(BlockCache::new(16 << 20, 16 << 20));
             let reader = BlockReader::open_cached(Arc::clone(&store.0), path.clone(), &cache);
             let reader = Arc::new(reader.await.unwrap());
