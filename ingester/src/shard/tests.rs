@@ -340,7 +340,7 @@ fn metric_limit_is_for_new_series_of_that_metric() {
         (&of("a", "1"), T0 + 1, 1.0),
     ]);
     assert_eq!(reasons(&response), [(Reason::MetricLimit, 1)]);
-    assert_eq!(response.refs, [1, 2, 0, 3]);
+    assert_eq!(response.refs, [1, 2, 0, 3, 1]);
     assert_eq!(rig.rows(&[(&of("a", "2"), T0 + 1, 1.0)]).samples_taken, 1);
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::directory::{GROUP_BYTES, Stored, Times};
 use super::*;
+use crate::block::dictionary::ChunkLimits;
 use crate::page::{Coding, Effort, HistogramPageBuilder};
 use gnomon_model::STALE_NAN;
 use gnomon_model::histogram::FloatHistogram;
@@ -100,8 +101,13 @@ fn fleet(metrics: usize, count: i64) -> Vec<SeriesPages> {
     series
 }
 
+/// With small chunks: there are several of them.
 async fn written(series: &[SeriesPages], effort: Effort) -> Bytes {
-    let mut writer = BlockWriter::new(meta(), MemorySink::default());
+    let limits = ChunkLimits {
+        series: 256,
+        ..ChunkLimits::default()
+    };
+    let mut writer = BlockWriter::new(meta(), MemorySink::default()).with_limits(limits);
     if effort == Effort::Thorough {
         writer = writer.thorough();
     }
