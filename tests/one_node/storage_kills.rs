@@ -112,7 +112,13 @@ impl Run {
 
     /// Asks for something and kills the node a random moment later.
     async fn ask_and_kill(&mut self, node: &mut Node, work: Work, steps: i64) {
-        let wait = Duration::from_millis(self.random.random_range(1..400));
+        // Most deletes are done within some milliseconds.
+        let longest_ms = match work {
+            Work::Delete | Work::Clean => 25,
+            Work::Snapshot => 150,
+            Work::Nothing => 400,
+        };
+        let wait = Duration::from_millis(self.random.random_range(1..longest_ms));
         let Some((path, name, from_ms, to_ms)) = self.request(work, steps) else {
             tokio::time::sleep(wait).await;
             node.process.kill();

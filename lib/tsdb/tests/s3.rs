@@ -14,17 +14,15 @@ fn a_real_s3_server_is_accepted() {
     accept(&server, &server.endpoint(), 0);
 }
 
-/// The same with a network that fails one request of eight, in every way, by several seeds: the client makes it good.
+/// The same with a network that fails one request of 25, in every way: the client makes it good.
 #[test]
 fn it_is_accepted_through_a_network_that_fails() {
     let Some(program) = weed::find() else { return };
-    for seed in 1..=3 {
-        let server = weed::Server::start(program.clone());
-        let proxy = weed::proxy::Proxy::start(&server.endpoint(), seed, 125, true);
-        accept(&server, &proxy.endpoint(), 1);
-        println!("seed {seed}: {} requests, {:?}", proxy.requests(), proxy.counts());
-        assert!(proxy.counts().iter().map(|(_, n)| n).sum::<u64>() > 0);
-    }
+    let server = weed::Server::start(program);
+    let proxy = weed::proxy::Proxy::start(&server.endpoint(), 1, 40, true);
+    accept(&server, &proxy.endpoint(), 1);
+    println!("{} requests, {:?}", proxy.requests(), proxy.counts());
+    assert!(proxy.counts().iter().map(|(_, n)| n).sum::<u64>() > 0);
 }
 
 /// In a process of its own: the store takes its settings from the environment.
@@ -40,7 +38,7 @@ fn accept(server: &weed::Server, endpoint: &str, least_failed: u64) {
         .env("GNOMON_TEST_FAILED", least_failed.to_string())
         .envs(server.environment())
         .env("AWS_ENDPOINT_URL", endpoint)
-        .env("AWS_READ_TIMEOUT", "5 seconds")
+        .env("AWS_READ_TIMEOUT", "3 seconds")
         .env_remove("AWS_REGION")
         .status()
         .unwrap();
