@@ -35,7 +35,7 @@ pub struct SeriesLimits {
     /// In the shards of this node.
     pub of_node: u64,
     pub of_shard: u64,
-    /// Of one metric in one shard.
+    /// Of one metric of a tenant in one shard.
     pub of_metric: u64,
 }
 

@@ -163,20 +163,33 @@ impl Opener {
         loop {
             let state = states.borrow_and_update().clone();
             self.shards.set_feature_level(state.feature_level);
-            let failed = self.open_all(&state).await | !self.raise_feature_level().await;
+            let failed = self.open_all(&state).await;
+            let raised = tokio::select! {
+                () = self.stop.cancelled() => return,
+                raised = self.raise_feature_level(&state) => raised,
+            };
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = states.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(OPEN_AGAIN), if failed => {}
+                () = tokio::time::sleep(OPEN_AGAIN), if failed || !raised => {}
             }
         }
     }
 
     /// Whether the cluster is at the feature level that what is configured needs, or will be once this is decided.
-    async fn raise_feature_level(&self) -> bool {
+    async fn raise_feature_level(&self, state: &MetaState) -> bool {
         let Some(level) = self.shards.wanted_feature_level() else {
             return true;
         };
+        // The next change of a node is heard of.
+        if let Some(node) = state.nodes.iter().find(|node| node.feature_level < level) {
+            tracing::debug!(
+                level,
+                node = node.id,
+                "a limit is not in force before all nodes understand it"
+            );
+            return true;
+        }
         let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
         match decide(self.context.meta.as_ref(), raise).await {
             Ok(answer) if answer.refused.is_empty() => true,

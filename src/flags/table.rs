@@ -541,7 +541,7 @@ const FLAGS: &[Flag] = &[
         "GNOMON_INGEST_MAX_SERIES_PER_METRIC",
         One("N"),
         "0",
-        "The same for each metric name in each shard.",
+        "The same for each metric name of a tenant in each shard; in force once all nodes understand it.",
     ),
     hidden(
         "ingest.flush-bytes",

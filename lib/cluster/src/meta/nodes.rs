@@ -135,6 +135,13 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
         )
         .into());
     }
+    if node.feature_level < state.feature_level {
+        return Err(format!(
+            "the cluster came to feature level {} while node {} was away, which understands {} only: start a newer build",
+            state.feature_level, c.node, node.feature_level
+        )
+        .into());
+    }
     // Proposal times of two leaders may be out of order; a lease never gets shorter by that.
     let longer = until > node.lease_until_ms;
     node.lease_until_ms = node.lease_until_ms.max(until);
@@ -189,7 +196,9 @@ pub(super) fn raise_feature_level(state: &mut MetaState, level: u32, now_ms: i64
     if level <= state.feature_level {
         return Ok(Effect::NONE);
     }
-    let behind = |n: &&Node| n.lease_until_ms >= now_ms && n.feature_level < level;
+    // Who has a shard comes back, however long it is away.
+    let has_shard = |n: &Node| state.shards.iter().any(|s| s.nodes.contains(&n.id));
+    let behind = |n: &&Node| n.feature_level < level && (n.lease_until_ms >= now_ms || has_shard(n));
     if let Some(node) = state.nodes.iter().find(behind) {
         return Err(format!(
             "node {} ({}) understands feature level {} only",

@@ -1,7 +1,7 @@
 //! What was read of blocks, kept for the next query, within bounds of memory for all blocks together: parts of indexes
 //! as they are after checking and decompressing, and stretches of pages as they are in the object.
 
-use super::directory::PageAt;
+use super::directory::{PageAt, Times};
 use super::postings::Entry;
 use super::rows::Rows;
 use super::symbols::SymbolChunk;
@@ -22,6 +22,8 @@ pub(super) struct SeriesPart {
     /// What they are made of.
     pub(super) rows: Option<Rows>,
     label_bytes: usize,
+    /// What parts of columns of times take.
+    slice_bytes: usize,
     /// Of all series, one after the other.
     pages: Vec<PageAt>,
     /// Where each series' pages begin, and the end of the last.
@@ -52,6 +54,7 @@ impl SeriesPart {
             labels,
             rows,
             label_bytes,
+            slice_bytes: slice_bytes(&pages),
             pages,
             begins,
         }
@@ -86,8 +89,17 @@ impl SeriesPart {
         // Whether they are made or not.
         let labels = self.label_bytes + self.labels.len() * (size_of::<OnceLock<Labels>>() + 16);
         let rows = self.rows.as_ref().map_or(0, Rows::memory_bytes);
-        labels + rows + self.pages.len() * size_of::<PageAt>() + self.begins.len() * 4
+        labels + rows + self.slice_bytes + self.pages.len() * size_of::<PageAt>() + self.begins.len() * 4
     }
+}
+
+/// Of parts of columns of times, each of which several pages may share.
+fn slice_bytes(pages: &[PageAt]) -> usize {
+    let slices = pages.iter().filter_map(|page| match &page.times {
+        Times::Of(slice) => Some((Arc::as_ptr(slice), slice.memory_bytes())),
+        Times::Within | Times::Even => None,
+    });
+    slices.collect::<HashMap<_, _>>().into_values().sum()
 }
 
 /// One part of a block.

@@ -4,7 +4,7 @@
 //! have alike is there once. The bytes are drawn in `format.md`.
 
 use super::layout::{Input, SeriesChunk};
-use super::times::Slice;
+use super::times::{Slice, is_sound};
 use crate::page::Coding;
 use gnomon_model::labels::put_uvarint;
 use std::ops::Range;
@@ -378,7 +378,7 @@ fn read_rows(input: &mut Input<'_>) -> Option<Vec<Row>> {
         row.max_ts = row.min_ts.wrapping_add(input.uvarint()? as i64);
     }
     for row in &mut rows {
-        row.count = number(input)?;
+        row.count = number(input).filter(|count| is_sound(*count, row.min_ts, row.max_ts))?;
     }
     let mut columns = Vec::new();
     let mut last = 0_i64;

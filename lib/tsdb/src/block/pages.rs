@@ -38,6 +38,8 @@ impl Load {
         let Some(place) = page.place() else {
             return self.bytes;
         };
+        // Each has its own bytes once they are put together.
+        self.bytes += u64::from(place.len);
         let range = place.range();
         if self.last.as_ref() == Some(&range) {
             return self.bytes;

@@ -91,7 +91,7 @@ impl Rows {
             label_bytes: input.length().filter(|len| *len as u64 <= MAX_CHUNK_LEN)?,
             ..Self::default()
         };
-        for _ in 0..input.length()? {
+        for _ in 0..input.length().filter(|shapes| *shapes <= series as usize)? {
             rows.shapes.push(read_shape(&mut input, table)?);
         }
         // Rows of each column so far.

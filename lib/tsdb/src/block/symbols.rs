@@ -8,6 +8,8 @@ use std::ops::Range;
 /// A chunk of values is closed at so many, or so many bytes that are not shared with the value before, or so many of
 /// values as they are.
 pub(super) const VALUES_PER_CHUNK: usize = 1024;
+/// What a reader accepts: a small table cannot claim billions of values.
+const MAX_VALUES_PER_CHUNK: u32 = 1 << 16;
 pub(super) const SUFFIX_BYTES_PER_CHUNK: usize = 64 << 10;
 pub(super) const VALUE_BYTES_PER_CHUNK: usize = 1 << 20;
 
@@ -108,7 +110,9 @@ impl SymbolTable {
         let mut at = footer.section(Section::Values).offset;
         first = 0;
         for _ in 0..input.length()? {
-            let values = u32::try_from(input.uvarint()?).ok().filter(|n| *n > 0)?;
+            let values = u32::try_from(input.uvarint()?)
+                .ok()
+                .filter(|n| (1..=MAX_VALUES_PER_CHUNK).contains(n))?;
             let chunk = SymbolsAt {
                 first,
                 values,

@@ -31,6 +31,11 @@ pub(super) struct Slice {
 }
 
 impl Slice {
+    pub(super) fn memory_bytes(&self) -> usize {
+        // With the counters of what shares it.
+        size_of::<Self>() + 16 + self.holes.capacity() * size_of::<(u32, u32)>()
+    }
+
     pub(super) const fn whole(column: u32) -> Self {
         Self {
             column,
@@ -93,6 +98,12 @@ impl Slice {
     }
 }
 
+/// Whether so many times can begin and end so.
+pub(super) const fn is_sound(count: u32, min_ts: i64, max_ts: i64) -> bool {
+    let is_one = count == 1;
+    count > 0 && count <= MAX_PAGE_SAMPLES && min_ts <= max_ts && is_one == (min_ts == max_ts)
+}
+
 /// A column that was read.
 #[derive(Debug)]
 pub(super) struct Column {
@@ -112,7 +123,7 @@ impl Column {
             let max_ts = min_ts.wrapping_add(input.uvarint()? as i64);
             let len = input.length()?;
             let bytes = input.bytes(len)?;
-            if count == 0 || count > MAX_PAGE_SAMPLES || max_ts < min_ts {
+            if !is_sound(count, min_ts, max_ts) {
                 return None;
             }
             all.push(Self {
@@ -324,5 +335,20 @@ mod tests {
         ] {
             assert_eq!(part.of(&all), None, "{part:?}");
         }
+    }
+
+    /// Their checksum is right, and no writer makes them: decoding would divide by their spacing.
+    #[test]
+    fn columns_that_cannot_be_are_refused() {
+        let column = |count: u64, width: u64| {
+            let mut raw = Vec::new();
+            for number in [count, 0, width, 1] {
+                gnomon_model::labels::put_uvarint(&mut raw, number);
+            }
+            raw.push(0);
+            Column::read_all(&raw.into(), 1).is_some()
+        };
+        assert!(column(1, 0) && column(2, 15_000) && column(65_536, 65_535));
+        assert!(!column(0, 0) && !column(2, 0) && !column(1, 5) && !column(65_537, 65_536));
     }
 }

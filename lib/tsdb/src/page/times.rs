@@ -122,7 +122,7 @@ fn put_even_times(
     let steps = u64::from(header.count) - 1;
     let width = header.max_ts.wrapping_sub(header.min_ts) as u64;
     let spacing = width.checked_div(steps).unwrap_or(1);
-    if spacing.wrapping_mul(steps) != width {
+    if spacing == 0 || spacing.wrapping_mul(steps) != width {
         return Err(PageError::Corrupt("evenly spaced samples do not end with the page"));
     }
     // Of a later time; may be more than 2^63 ms.
