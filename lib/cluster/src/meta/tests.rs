@@ -416,13 +416,33 @@ fn a_start_never_brings_back_what_was_superseded_but_a_reload_does() {
 }
 
 #[test]
-fn the_feature_level_waits_for_every_live_node() {
+fn the_feature_level_waits_for_every_live_node_and_for_who_has_a_shard() {
     let machine = machine();
     let raise = |level| Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
-    run(&machine, &[(10, raise(2), "understands feature level 1 only")]);
-    run(&machine, &[(5000, raise(2), ""), (5000, raise(1), "")]);
+    let newer = |id: u64| {
+        let Command::RegisterNode(mut register) = node(id, 2) else {
+            unreachable!("a registration");
+        };
+        if let Some(node) = &mut register.node {
+            node.feature_level = 2;
+        }
+        Command::RegisterNode(register)
+    };
+    run(
+        &machine,
+        &[
+            (10, raise(2), "understands feature level 1 only"),
+            // All leases are over; node 1 has shards.
+            (5000, raise(2), "node 1 "),
+            (5001, newer(1), ""),
+            (5002, raise(2), ""),
+            (5002, raise(1), ""),
+            // It was away meanwhile.
+            (5003, renew(2, 1, 1000), "start a newer build"),
+            (5003, node(0, 1), "start a newer one"),
+        ],
+    );
     assert_eq!(machine.state().feature_level, 2);
-    run(&machine, &[(5001, node(0, 1), "start a newer one")]);
 }
 
 #[test]
