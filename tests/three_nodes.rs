@@ -156,6 +156,16 @@ impl Running {
     }
 }
 
+/// Three nodes, each with a replica of every shard.
+async fn replicas(folder: &Path) -> Vec<Running> {
+    let mut nodes = Vec::new();
+    for place in places(folder) {
+        nodes.push(Running::start(place).await);
+    }
+    replicate(&nodes).await;
+    nodes
+}
+
 /// Every shard gets the other nodes as replicas, and so does the metadata group.
 async fn replicate(nodes: &[Running]) {
     let (first, others) = nodes.split_first().expect("nodes");
@@ -220,14 +230,7 @@ impl Ledger {
             remote::time_series(&labels, &samples)
         });
         let body = remote::body(series.collect());
-        eventually("a write to be acknowledged", async || {
-            match remote::send(http, body.clone()).await {
-                Ok((204, _)) => Some(()),
-                Ok((503, _)) | Err(_) => None,
-                Ok((code, text)) => panic!("{code}: {text}"),
-            }
-        })
-        .await;
+        remote::send_until_taken(http, &body).await;
         let all = (0..SERIES).flat_map(|i| times.iter().map(move |at| ((i, *at), value(i, *at))));
         self.samples.extend(all);
     }
@@ -301,11 +304,7 @@ async fn until_caught_up(nodes: &[Running], node: &Running) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_leader_acknowledged_is_read_from_the_others() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let mut nodes = Vec::new();
-    for place in places(folder.path()) {
-        nodes.push(Running::start(place).await);
-    }
-    replicate(&nodes).await;
+    let mut nodes = replicas(folder.path()).await;
     let mut ledger = Ledger::new();
     // Through the leader, and through one that is not.
     for node in [0, 1, 0] {
@@ -388,11 +387,7 @@ async fn delete(http: &Http, series: usize, (from_ms, to_ms): (i64, i64)) -> Opt
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delete_is_carried_out_whoever_leads() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let mut nodes = Vec::new();
-    for place in places(folder.path()) {
-        nodes.push(Running::start(place).await);
-    }
-    replicate(&nodes).await;
+    let mut nodes = replicas(folder.path()).await;
     let mut ledger = Ledger::new();
     for _ in 0..3 {
         ledger.write(&nodes[0].http).await;

@@ -160,13 +160,15 @@ struct Opener {
 
 impl Opener {
     async fn run(self, mut states: watch::Receiver<Arc<MetaState>>) {
+        // Whom a limit waits for, once told.
+        let mut waits_for = None;
         loop {
             let state = states.borrow_and_update().clone();
             self.shards.set_feature_level(state.feature_level);
             let failed = self.open_all(&state).await;
             let raised = tokio::select! {
                 () = self.stop.cancelled() => return,
-                raised = self.raise_feature_level(&state) => raised,
+                raised = self.raise_feature_level(&state, &mut waits_for) => raised,
             };
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -177,17 +179,21 @@ impl Opener {
     }
 
     /// Whether the cluster is at the feature level that what is configured needs, or will be once this is decided.
-    async fn raise_feature_level(&self, state: &MetaState) -> bool {
+    async fn raise_feature_level(&self, state: &MetaState, waits_for: &mut Option<u64>) -> bool {
         let Some(level) = self.shards.wanted_feature_level() else {
             return true;
         };
         // The next change of a node is heard of.
         if let Some(node) = state.nodes.iter().find(|node| node.feature_level < level) {
-            tracing::debug!(
-                level,
-                node = node.id,
-                "a limit is not in force before all nodes understand it"
-            );
+            if waits_for.replace(node.id) != Some(node.id) {
+                let (node, understands) = (node.id, node.feature_level);
+                tracing::warn!(
+                    node,
+                    understands,
+                    level,
+                    "--ingest.max-series-per-metric is in force once all nodes understand it: start newer builds"
+                );
+            }
             return true;
         }
         let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });

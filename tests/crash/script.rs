@@ -372,7 +372,12 @@ async fn delete(running: &mut Running, metric: &str, from_ms: i64, to_ms: i64) -
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let ((status, body), ()) = tokio::join!(asking, working);
+    let (answer, ()) = tokio::join!(asking, working);
+    done(answer)
+}
+
+/// An answer without content says that it is done.
+fn done((status, body): (StatusCode, String)) -> Result<(), String> {
     if status == StatusCode::NO_CONTENT {
         Ok(())
     } else {
@@ -408,12 +413,8 @@ async fn clean(running: &mut Running) -> Result<(), String> {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let ((status, body), ()) = tokio::join!(asking, working);
-    if status == StatusCode::NO_CONTENT {
-        Ok(())
-    } else {
-        Err(body)
-    }
+    let (answer, ()) = tokio::join!(asking, working);
+    done(answer)
 }
 
 fn of_state(state: &MetaState, is: State) -> usize {

@@ -1,6 +1,6 @@
 //! A remote-write sender.
 
-use super::Http;
+use super::{Http, eventually};
 use gnomon_proto::prometheus::{Label, Sample, TimeSeries, WriteRequest};
 use prost::Message;
 
@@ -48,4 +48,16 @@ pub async fn send(http: &Http, body: Vec<u8>) -> Result<(u16, String), reqwest::
         .await?;
     let code = response.status().as_u16();
     Ok((code, response.text().await?))
+}
+
+/// Sends a body again and again until it is acknowledged: whoever leads may be gone, or not there yet.
+pub async fn send_until_taken(http: &Http, body: &[u8]) {
+    eventually("a write to be acknowledged", async || {
+        match send(http, body.to_vec()).await {
+            Ok((204, _)) => Some(()),
+            Ok((503, _)) | Err(_) => None,
+            Ok((code, text)) => panic!("{code}: {text}"),
+        }
+    })
+    .await;
 }

@@ -80,14 +80,7 @@ impl Run {
             remote::time_series(&[("__name__", name), ("instance", "i"), ("job", "j")], &own)
         });
         let body = remote::body(series.collect());
-        eventually("a write to be acknowledged", async || {
-            match remote::send(http, body.clone()).await {
-                Ok((204, _)) => Some(()),
-                Ok((503, _)) | Err(_) => None,
-                Ok((code, text)) => panic!("{code}: {text}"),
-            }
-        })
-        .await;
+        remote::send_until_taken(http, &body).await;
         self.ledger.acknowledged(&samples);
     }
 

@@ -7,6 +7,7 @@ mod arena;
 mod closed;
 mod delete;
 mod exemplars;
+mod growing;
 mod index;
 mod matching;
 mod open;

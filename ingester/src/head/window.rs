@@ -3,22 +3,18 @@
 
 use super::arena::PageArena;
 use super::closed::{ClosedPage, ClosedPages};
+use super::growing::GrowingPage;
 use super::value::Value;
 use bytes::Bytes;
 use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
-use gnomon_tsdb::page::{
-    AppendError, Coding, FloatPageBuilder, HistogramPageBuilder, Page, PageError, PageHeader, PageSamples, decode_into,
-};
+use gnomon_tsdb::page::{AppendError, Page, PageError, PageHeader, PageSamples};
 use gnomon_tsdb::{Intervals, deletes};
 use std::ops::Range;
 
-/// A page is closed at this many samples, so that what is flushed again and again stays small,
-const PAGE_SAMPLES: usize = 240;
-/// or at so many bytes of data, if it has some samples: closed pages are decoded several times as fast. What goes with
-/// a page is a sixth of that.
-const PAGE_BYTES: usize = 128;
-const FEW_PAGE_SAMPLES: usize = 32;
+#[cfg(test)]
+mod tests;
+
 /// Out-of-order samples that wait before they are worked into the pages.
 const LATE_SAMPLES: usize = 48;
 
@@ -32,13 +28,6 @@ pub(crate) enum Put {
     Conflict,
 }
 
-/// The page that grows.
-#[derive(Debug)]
-pub(crate) enum Open {
-    Float(FloatPageBuilder),
-    Histogram(Box<HistogramPageBuilder>),
-}
-
 /// Out-of-order samples, ascending by time; none of the times is in a page.
 #[derive(Debug, Default)]
 struct Late(Vec<(i64, Value)>);
@@ -49,7 +38,7 @@ pub(crate) struct WindowPages {
     pub(crate) last_ms: i64,
     /// All before the open page.
     closed: ClosedPages,
-    open: Open,
+    open: GrowingPage,
     /// Most windows have none.
     late: Option<Box<Late>>,
     /// Whether it is in its head's list of windows that changed since the last flush.
@@ -115,98 +104,6 @@ pub enum BadPage {
     ArenaFull,
 }
 
-impl Open {
-    fn new(timestamp_ms: i64, value: &Value) -> Result<Self, BadPage> {
-        let mut open = match value {
-            Value::Float(_) => Self::Float(FloatPageBuilder::new()),
-            Value::Histogram(_) => Self::Histogram(Box::new(HistogramPageBuilder::new())),
-        };
-        open.append(timestamp_ms, value)?;
-        Ok(open)
-    }
-
-    /// Begins the next page, which such a value goes to.
-    fn restart(&mut self, value: &Value) {
-        match (&mut *self, value) {
-            (Self::Float(page), Value::Float(_)) => page.restart(),
-            (_, Value::Float(_)) => *self = Self::Float(FloatPageBuilder::new()),
-            (_, Value::Histogram(_)) => *self = Self::Histogram(Box::new(HistogramPageBuilder::new())),
-        }
-    }
-
-    /// Continues a page.
-    fn resume(page: &Page) -> Result<Self, BadPage> {
-        Ok(match page.coding {
-            Coding::Float => Self::Float(FloatPageBuilder::resume(&page.bytes)?),
-            Coding::Columns | Coding::Dense => return Self::reopen(page),
-            Coding::Histogram => Self::Histogram(Box::new(HistogramPageBuilder::resume(&page.bytes)?)),
-        })
-    }
-
-    /// Continues a page that was closed.
-    fn reopen(page: &Page) -> Result<Self, BadPage> {
-        let (mut timestamps, mut values) = (Vec::new(), Vec::new());
-        decode_into(&page.bytes, &mut timestamps, &mut values)?;
-        let mut open = FloatPageBuilder::new();
-        for (timestamp_ms, value) in timestamps.into_iter().zip(values) {
-            open.append(timestamp_ms, value)?;
-        }
-        Ok(Self::Float(open))
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Float(page) => page.len(),
-            Self::Histogram(page) => page.len(),
-        }
-    }
-
-    fn first_ms(&self) -> i64 {
-        self.header().map_or(i64::MAX, |header| header.min_ts)
-    }
-
-    /// What the page begins with; none before its first sample.
-    fn header(&self) -> Option<PageHeader> {
-        let (coding, times) = match self {
-            Self::Float(page) => (Coding::Float, page.first_ts().zip(page.last_ts())),
-            Self::Histogram(page) => (Coding::Histogram, page.first_ts().zip(page.last_ts())),
-        };
-        times.map(|(min_ts, max_ts)| PageHeader {
-            coding,
-            count: self.len() as u32,
-            min_ts,
-            max_ts,
-        })
-    }
-
-    fn page(&self) -> Option<Page> {
-        match self {
-            Self::Float(page) => page.page(),
-            Self::Histogram(page) => page.page(),
-        }
-    }
-
-    /// Whether the page goes on with such a value.
-    fn takes(&self, value: &Value) -> bool {
-        let same_kind = matches!(
-            (self, value),
-            (Self::Float(_), Value::Float(_)) | (Self::Histogram(_), Value::Histogram(_))
-        );
-        let is_long = matches!(self, Self::Float(page) if page.data_len() >= PAGE_BYTES);
-        same_kind && self.len() < if is_long { FEW_PAGE_SAMPLES } else { PAGE_SAMPLES }
-    }
-
-    fn append(&mut self, timestamp_ms: i64, value: &Value) -> Result<(), AppendError> {
-        match (self, value) {
-            (Self::Float(page), Value::Float(value)) => page.append(timestamp_ms, *value),
-            (Self::Histogram(page), Value::Histogram(value)) => {
-                page.append(timestamp_ms, &value.histogram, value.is_integer)
-            }
-            _ => Err(AppendError::Full),
-        }
-    }
-}
-
 /// Appends the samples of a page.
 fn read_page(page: &Page, samples: &mut Vec<(i64, Value)>) -> Result<(), PageError> {
     match page.decode()? {
@@ -257,13 +154,13 @@ pub(crate) fn merge_pages(mut pages: Vec<Page>) -> Result<Vec<Page>, BadPage> {
 /// Pages of samples that ascend in time.
 fn build(samples: &[(i64, Value)]) -> Result<Vec<Page>, BadPage> {
     let mut pages = Vec::new();
-    let mut open: Option<Open> = None;
+    let mut open: Option<GrowingPage> = None;
     for (timestamp_ms, value) in samples {
         match &mut open {
             Some(page) if page.takes(value) => page.append(*timestamp_ms, value)?,
             _ => {
                 pages.extend(open.take().and_then(|full| full.page()));
-                open = Some(Open::new(*timestamp_ms, value)?);
+                open = Some(GrowingPage::new(*timestamp_ms, value)?);
             }
         }
     }
@@ -276,7 +173,7 @@ impl WindowPages {
         Ok(Self {
             last_ms: timestamp_ms,
             closed: ClosedPages::default(),
-            open: Open::new(timestamp_ms, value)?,
+            open: GrowingPage::new(timestamp_ms, value)?,
             late: None,
             dirty: false,
             rewritten: false,
@@ -317,7 +214,7 @@ impl WindowPages {
     /// The value at exactly this time.
     pub(crate) fn value_at(&self, timestamp_ms: i64, arena: &PageArena) -> Result<Option<Value>, BadPage> {
         if timestamp_ms == self.last_ms
-            && let Open::Float(page) = &self.open
+            && let GrowingPage::Float(page) = &self.open
             && let Some(value) = page.last_value()
         {
             return Ok(Some(Value::Float(value)));
@@ -368,7 +265,7 @@ impl WindowPages {
             let Some(last) = deletes::remove_from(page, deleted)?.or_else(|| closed.pop()) else {
                 return self.keep_late(arena);
             };
-            self.open = Open::resume(&last)?;
+            self.open = GrowingPage::resume(&last)?;
             self.last_ms = last.max_ts;
         }
         if is_changed {
@@ -394,7 +291,7 @@ impl WindowPages {
         let Some(last) = pages.pop() else {
             return Ok(false);
         };
-        self.open = Open::resume(&last)?;
+        self.open = GrowingPage::resume(&last)?;
         self.last_ms = last.max_ts;
         let pages = pages.into_iter().map(Page::closed).collect::<Result<Vec<_>, _>>()?;
         let closed = ClosedPages::of(&pages, arena)?;
@@ -505,8 +402,8 @@ impl WindowPages {
         };
         let from = shared.len();
         match &self.open {
-            Open::Float(open) => open.write_to(shared),
-            Open::Histogram(open) => shared.extend(open.page().iter().flat_map(|page| &page.bytes[..])),
+            GrowingPage::Float(open) => open.write_to(shared),
+            GrowingPage::Histogram(open) => shared.extend(open.page().iter().flat_map(|page| &page.bytes[..])),
         }
         placed.push(PlacedPage {
             header,
@@ -518,13 +415,13 @@ impl WindowPages {
     /// Whether the newest sample is a stale marker; none where it is a histogram, whose page would have to be read.
     pub(crate) fn ends_stale(&self) -> Option<bool> {
         match &self.open {
-            Open::Float(page) => page.last_value().map(is_stale_nan),
-            Open::Histogram(_) => None,
+            GrowingPage::Float(page) => page.last_value().map(is_stale_nan),
+            GrowingPage::Histogram(_) => None,
         }
     }
 
     pub(crate) fn ends_with_histogram(&self) -> bool {
-        matches!(self.open, Open::Histogram(_))
+        matches!(self.open, GrowingPage::Histogram(_))
     }
 
     /// First sample.
@@ -576,7 +473,7 @@ impl WindowPages {
         Ok(Self {
             last_ms: open.max_ts,
             closed,
-            open: Open::resume(open)?,
+            open: GrowingPage::resume(open)?,
             late: (!late.is_empty()).then(|| Box::new(Late(late))),
             dirty: false,
             rewritten: false,
@@ -590,170 +487,4 @@ pub(crate) struct Unflushed<'a> {
     pub(crate) closed: Vec<ClosedPage<'a>>,
     pub(crate) first_number: usize,
     pub(crate) tail: Vec<Page>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn filled(samples: i64, value: impl Fn(i64) -> f64) -> (WindowPages, PageArena) {
-        let mut arena = PageArena::default();
-        let mut window = WindowPages::new(0, &Value::Float(value(0))).unwrap();
-        for at in 1..samples {
-            let put = window.put(at * 1000, Value::Float(value(at)), &mut arena);
-            assert_eq!(put.unwrap(), Put::Taken);
-        }
-        (window, arena)
-    }
-
-    #[test]
-    fn pages_are_closed_by_their_length_or_their_samples() {
-        let (constant, arena) = filled(480, |_| 1.0);
-        assert_eq!((constant.page_count(), constant.sample_count(&arena)), (2, 480));
-        let (noise, arena) = filled(480, |at| (at as f64).sin());
-        assert_eq!((noise.page_count(), noise.sample_count(&arena)), (480 / 32, 480));
-    }
-
-    #[test]
-    fn pages_of_which_nothing_is_deleted_stay_as_they_are() {
-        let pages = |window: &WindowPages, arena: &PageArena| window.pages(i64::MIN, i64::MAX, arena).unwrap();
-        let (mut window, mut arena) = filled(490, |at| (at as f64).sin());
-        let before = pages(&window, &arena);
-        let mut deleted = Intervals::default();
-        deleted.add(40_000, 50_000);
-        deleted.add(100_000, 127_000);
-        assert!(window.remove(&deleted, &mut arena).unwrap());
-        let after = pages(&window, &arena);
-        let kept = before.iter().filter(|page| !deleted.overlaps(page.min_ts, page.max_ts));
-        assert!(kept.clone().count() == before.len() - 2 && kept.clone().all(|page| after.contains(page)));
-        assert_eq!(window.sample_count(&arena), 490 - 11 - 28);
-        assert!(after.windows(2).all(|w| w[0].max_ts < w[1].min_ts));
-        // The page that grows goes on where the last one is that is left.
-        deleted.add(470_000, i64::MAX);
-        assert!(window.remove(&deleted, &mut arena).unwrap());
-        assert_eq!((window.last_ms, window.sample_count(&arena)), (469_000, 470 - 11 - 28));
-        assert_eq!(window.put(470_000, Value::Float(1.0), &mut arena).unwrap(), Put::Taken);
-        deleted.add(i64::MIN, i64::MAX);
-        assert!(!window.remove(&deleted, &mut arena).unwrap());
-    }
-
-    /// What a delete of five minutes of two hours costs, beside rewriting all pages.
-    #[test]
-    #[ignore = "measures"]
-    fn measures_a_delete_over_a_part_of_a_window() {
-        use gnomon_model::{Clock, SystemClock};
-        const WINDOWS: i64 = 5_000;
-        let clock = SystemClock::new();
-        let mut deleted = Intervals::default();
-        deleted.add(100_000, 120_000);
-        for (what, value) in [("noise", f64::sin as fn(f64) -> f64), ("counters", f64::floor)] {
-            let fill = || {
-                (0..WINDOWS)
-                    .map(|n| filled(480, |at| value((at + n) as f64)))
-                    .collect::<Vec<_>>()
-            };
-            let (mut by_page, mut whole) = (fill(), fill());
-            let begun = clock.monotonic();
-            for (window, arena) in &mut by_page {
-                assert!(window.remove(&deleted, arena).unwrap());
-            }
-            let new = clock.monotonic() - begun;
-            for (window, arena) in &mut whole {
-                let mut samples = window.samples(arena).unwrap();
-                samples.retain(|(t, _)| !deleted.contains(*t));
-                assert!(window.replace(build(&samples).unwrap(), arena).unwrap());
-            }
-            let old = clock.monotonic() - begun - new;
-            let of_200k = |took: std::time::Duration| took.as_secs_f64() * 200_000.0 / WINDOWS as f64;
-            println!(
-                "{what}: 200k series in {:.2} s, all pages {:.2} s",
-                of_200k(new),
-                of_200k(old)
-            );
-        }
-    }
-
-    #[test]
-    fn late_samples_are_deleted_and_kept_beside_pages() {
-        let late = |window: &mut WindowPages, arena: &mut PageArena| {
-            for at in [1_500, 60_500, 90_500] {
-                assert_eq!(window.put(at, Value::Float(at as f64), arena).unwrap(), Put::Taken);
-            }
-        };
-        for (start_ms, end_ms) in [
-            (0, 2_000),
-            (60_000, 70_000),
-            (60_500, 60_500),
-            (91_000, 400_000),
-            (0, 90_000),
-        ] {
-            let (mut window, mut arena) = filled(300, |at| (at as f64).sqrt());
-            late(&mut window, &mut arena);
-            let mut wanted = window.samples(&arena).unwrap();
-            wanted.retain(|(t, _)| !(start_ms..=end_ms).contains(t));
-            let mut deleted = Intervals::default();
-            deleted.add(start_ms, end_ms);
-            assert!(window.remove(&deleted, &mut arena).unwrap());
-            let left = window.samples(&arena).unwrap();
-            assert!(
-                left.iter().map(|(t, _)| t).eq(wanted.iter().map(|(t, _)| t)),
-                "{start_ms} {end_ms}"
-            );
-            assert_eq!(left.len() as u64, window.sample_count(&arena));
-            let (newest_ms, value) = left.last().unwrap().clone();
-            assert_eq!(window.put(newest_ms, value, &mut arena).unwrap(), Put::Duplicate);
-        }
-        // Late samples alone are left.
-        let (mut window, mut arena) = filled(10, |at| at as f64);
-        assert_eq!(window.put(1_500, Value::Float(3.0), &mut arena).unwrap(), Put::Taken);
-        let mut deleted = Intervals::default();
-        deleted.add(0, 1_499);
-        deleted.add(1_501, 9_000);
-        assert!(window.remove(&deleted, &mut arena).unwrap());
-        assert_eq!(
-            (window.sample_count(&arena), window.first_ms(&arena), window.last_ms),
-            (1, 1_500, 1_500)
-        );
-    }
-
-    #[test]
-    fn placed_pages_are_those_of_the_range() {
-        for (mut window, mut arena) in [filled(300, |at| (at as f64).sqrt()), filled(300, |_| 5.0)] {
-            for late in [false, true] {
-                if late {
-                    let put = window.put(1_500, Value::Float(7.0), &mut arena);
-                    assert_eq!(put.unwrap(), Put::Taken);
-                }
-                let all = window.pages(i64::MIN, i64::MAX, &arena).unwrap();
-                assert!(all.windows(2).all(|two| two[0].max_ts < two[1].min_ts));
-                let samples: u32 = all.iter().map(|page| page.count).sum();
-                assert_eq!(samples, 300 + u32::from(late));
-                for (start_ms, end_ms) in [(0, 299_000), (40_000, 40_000), (250_000, i64::MAX), (300_000, i64::MAX)] {
-                    let pages = window.pages(start_ms, end_ms, &arena).unwrap();
-                    let expected = all.iter().filter(|page| page.overlaps(start_ms, end_ms));
-                    assert!(pages.iter().eq(expected), "{start_ms} {end_ms}");
-                    let mut one = Vec::new();
-                    window.place_header(start_ms, end_ms, &arena, &mut one).unwrap();
-                    assert_eq!(one.len(), usize::from(!pages.is_empty()));
-                    assert!(one.iter().all(|page| page.header.overlaps(start_ms, end_ms)));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_rewritten_leaves_its_place_to_others() {
-        let (mut window, mut arena) = filled(300, |at| (at as f64).sqrt());
-        let before = window.closed.samples(&arena);
-        for at in 0..LATE_SAMPLES as i64 {
-            window.put(at * 1000 + 1, Value::Float(1.0), &mut arena).unwrap();
-        }
-        assert!(window.late().is_empty());
-        let pages = window.pages(i64::MIN, i64::MAX, &arena).unwrap();
-        let mut other = PageArena::default();
-        window.move_to(&arena, &mut other).unwrap();
-        assert!(other.used() < arena.used() && before < window.closed.samples(&other));
-        assert_eq!(window.sample_count(&other), 300 + LATE_SAMPLES as u64);
-        assert_eq!(window.pages(i64::MIN, i64::MAX, &other).unwrap(), pages);
-    }
 }
