@@ -6,8 +6,9 @@
 use super::{NodeError, store_folder};
 use crate::store::give_up_ballast;
 use gnomon_model::{ClusterId, NodeId};
+use gnomon_tsdb::bucket::{self, Created};
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -112,13 +113,12 @@ pub(super) async fn read_mark(bucket: &dyn ObjectStore) -> Result<Option<Cluster
 }
 
 /// Puts the mark if there is none; gives the one that is there.
-pub(super) async fn put_mark(bucket: &dyn ObjectStore, mark: &ClusterMark) -> Result<ClusterMark, NodeError> {
+pub(super) async fn put_mark(store: &dyn ObjectStore, mark: &ClusterMark) -> Result<ClusterMark, NodeError> {
     let bytes = serde_json::to_vec_pretty(mark).map_err(|e| NodeError::Bucket(e.to_string()))?;
-    let create = PutOptions::from(PutMode::Create);
-    match bucket.put_opts(&ObjectPath::from(MARK), bytes.into(), create).await {
-        Ok(_) => Ok(mark.clone()),
-        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-            let there = read_mark(bucket).await?;
+    match bucket::create(store, &ObjectPath::from(MARK), bytes.into()).await {
+        Ok(Created::New) => Ok(mark.clone()),
+        Ok(Created::Existing(_)) => {
+            let there = read_mark(store).await?;
             there.ok_or_else(|| NodeError::Bucket(format!("{MARK} comes and goes")))
         }
         Err(error) => Err(bucket_error(&error)),

@@ -59,6 +59,10 @@ const RETRY_WITHIN: Duration = Duration::from_secs(90);
 const STALLED_AFTER: &str = "30 seconds";
 const REQUEST_WITHIN: &str = "120 seconds";
 
+/// Waits before a conditional put is made again: doubled from the first to the last.
+const FIRST_CREATE_WAIT: Duration = Duration::from_millis(100);
+const LAST_CREATE_WAIT: Duration = Duration::from_millis(1600);
+
 /// What became of a conditional put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
@@ -209,20 +213,37 @@ impl Bucket {
         &self.url
     }
 
-    /// Makes an object unless it exists. An attempt whose answer was lost and that is made again finds its own
-    /// content: compare it.
+    /// [`create`] in this bucket.
     ///
     /// # Errors
-    /// When the store fails; the object may have been made.
+    /// As there.
     pub async fn create(&self, path: &Path, content: Bytes) -> Result<Created, object_store::Error> {
+        create(self.store.as_ref(), path, content).await
+    }
+}
+
+/// Makes an object unless it exists. Where the answer is lost it is asked again, for some three seconds besides what the
+/// attempts take (the store's client does not do it: to it such a request is not one to repeat), and may then find its own
+/// content: compare it.
+///
+/// # Errors
+/// When the store fails all the same; the object may have been made.
+pub async fn create(store: &dyn ObjectStore, path: &Path, content: Bytes) -> Result<Created, object_store::Error> {
+    let mut wait = FIRST_CREATE_WAIT;
+    loop {
         let options = PutOptions::from(PutMode::Create);
-        match self.store.put_opts(path, PutPayload::from(content), options).await {
-            Ok(_) => Ok(Created::New),
+        match store.put_opts(path, PutPayload::from(content.clone()), options).await {
+            Ok(_) => return Ok(Created::New),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Created::Existing(self.store.get(path).await?.bytes().await?))
+                return Ok(Created::Existing(store.get(path).await?.bytes().await?));
             }
-            Err(error) => Err(error),
+            Err(error @ object_store::Error::Generic { .. }) if wait <= LAST_CREATE_WAIT => {
+                tracing::warn!(%path, %error, "a conditional put is made again");
+            }
+            Err(error) => return Err(error),
         }
+        tokio::time::sleep(wait).await;
+        wait *= 2;
     }
 }
 

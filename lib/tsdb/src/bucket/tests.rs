@@ -190,7 +190,7 @@ async fn under_faults_blocks_are_whole_or_absent_and_reads_true_or_errors() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn conditional_creation_finds_its_own_content_after_a_lost_answer() {
     let store = FaultyStore::new(
         Arc::new(InMemory::new()),
@@ -202,10 +202,11 @@ async fn conditional_creation_finds_its_own_content_after_a_lost_answer() {
     );
     let bucket = Bucket::from_store(Arc::new(store.clone()), "faults");
     let path = Path::from(CLUSTER_MARKER);
-    assert!(bucket.create(&path, Bytes::from_static(b"me")).await.is_err());
-    store.set(Faults::default());
-    assert_eq!(
-        bucket.create(&path, Bytes::from_static(b"me")).await.unwrap(),
-        Created::Existing(Bytes::from_static(b"me"))
-    );
+    let me = || bucket.create(&path, Bytes::from_static(b"me"));
+    assert!(me().await.is_err());
+    let (told, ()) = tokio::join!(me(), async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        store.set(Faults::default());
+    });
+    assert_eq!(told.unwrap(), Created::Existing(Bytes::from_static(b"me")));
 }
