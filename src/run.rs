@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! configuration -> listeners -> bucket -> HTTP (health only) -> node (identity, groups, metadata) -> ingester ->
-//! router -> scraper, compactor -> gRPC -> querier and all of HTTP -> ready
+//! router -> scraper, compactor -> gRPC -> shards are open -> querier and all of HTTP -> ready
 //! ```
 //!
 //! A role that does not run here is reached through the directory; no role can tell the difference.
@@ -149,6 +149,10 @@ impl Node {
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
         grpc::serve(&process, &handle, &running, listeners.grpc, &mut servers)?;
+        // Other nodes have to reach this one by then.
+        if let Some(ingester) = &running.ingester {
+            roles::until_shards_are_open(&process, &handle, ingester).await?;
+        }
         routes.replace(web::routes(&process, &handle, &bucket, &running, lifecycle)?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
@@ -315,6 +319,9 @@ impl Process {
         options.zone.clone_from(&settings.zone);
         env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
         options.shards = settings.shards;
+        options.replicas = settings.replicas;
+        options.expect = settings.expect;
+        options.replace_after = settings.replace_after;
         options.flush_log_bytes = settings.flush_bytes;
         if let Some(size) = self.retention.borrow().size_bytes {
             make_small(&mut options, size);

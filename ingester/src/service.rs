@@ -213,7 +213,8 @@ impl Shards {
 
     fn get(&self, shard: u32) -> Result<Arc<Shard>, ServiceError> {
         let there = self.shards.read().get(&ShardId(shard)).cloned();
-        there.ok_or_else(|| ServiceError::NotFound(format!("shard {shard} is not on this node")))
+        // Not yet, or not any more: another node has it, or this one in a moment.
+        there.ok_or_else(|| ServiceError::Unavailable(format!("shard {shard} is not open on this node")))
     }
 }
 

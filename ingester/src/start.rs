@@ -6,8 +6,10 @@ use crate::service::{Shard, ShardLog, Shards, WriteOptions};
 use crate::shard::ShardMachine;
 use async_trait::async_trait;
 use bytes::Bytes;
+use gnomon_cluster::assign::{replicas_of, voters};
 use gnomon_cluster::clients::decide;
-use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError};
+use gnomon_cluster::node::GroupWishes;
+use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
 use gnomon_cluster::retention::Budget;
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_promql::QueryMemory;
@@ -15,7 +17,10 @@ use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaState, RaiseFeatureLevel, ShardReplicas};
 use object_store::ObjectStore;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +70,7 @@ pub struct IngesterOptions {
 pub struct Ingester {
     shards: Arc<Shards>,
     metrics: IngesterMetrics,
-    opened: watch::Receiver<usize>,
+    opened: watch::Receiver<BTreeSet<ShardId>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -88,7 +93,7 @@ impl Ingester {
         let shards = Arc::new(shards);
         let stop = options.stop.child_token();
         let tasks = TaskTracker::new();
-        let (sender, opened) = watch::channel(0);
+        let (sender, opened) = watch::channel(BTreeSet::new());
         let context = DutyContext {
             options: options.duties.clone(),
             meta: options.meta.clone(),
@@ -107,6 +112,8 @@ impl Ingester {
             read_memory: options.read_memory,
             tasks: tasks.clone(),
             stop: stop.clone(),
+            running: Mutex::default(),
+            is_tidy: AtomicBool::new(false),
             opened: sender,
         };
         tasks.spawn(opener.run(options.meta_watch));
@@ -131,9 +138,9 @@ impl Ingester {
         &self.metrics
     }
 
-    /// How many shards are open: those that the map gives to this node, once it is ready.
+    /// Shards that are open: those that the map gives to this node, once it is ready.
     #[must_use]
-    pub fn opened(&self) -> watch::Receiver<usize> {
+    pub fn opened(&self) -> watch::Receiver<BTreeSet<ShardId>> {
         self.opened.clone()
     }
 
@@ -145,7 +152,7 @@ impl Ingester {
     }
 }
 
-/// Opens shards.
+/// Opens shards, and removes those that have gone elsewhere.
 struct Opener {
     node: NodeId,
     host: GroupHost,
@@ -155,7 +162,11 @@ struct Opener {
     read_memory: Arc<QueryMemory>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    opened: watch::Sender<usize>,
+    /// What ends a shard's own tasks, and waits for them.
+    running: Mutex<BTreeMap<ShardId, (CancellationToken, TaskTracker)>>,
+    /// What an earlier life of the node has left is removed.
+    is_tidy: AtomicBool,
+    opened: watch::Sender<BTreeSet<ShardId>>,
 }
 
 impl Opener {
@@ -165,7 +176,7 @@ impl Opener {
         loop {
             let state = states.borrow_and_update().clone();
             self.shards.set_feature_level(state.feature_level);
-            let failed = self.open_all(&state).await;
+            let failed = self.open_all(&state).await | self.remove_others(&state).await;
             let raised = tokio::select! {
                 () = self.stop.cancelled() => return,
                 raised = self.raise_feature_level(&state, &mut waits_for) => raised,
@@ -216,24 +227,72 @@ impl Opener {
 
     /// Opens what is not open; whether something could not be.
     async fn open_all(&self, state: &MetaState) -> bool {
-        let mine = state.shards.iter().filter(|s| s.nodes.contains(&self.node.0));
+        let mine = replicas_of(state, self.node.0);
         // At once: each replays its log on a core of its own.
         let opening = mine
             .filter(|s| !self.shards.has(ShardId(s.shard)))
-            .map(|s| self.open_or_tell(s));
+            .map(|s| self.open_or_tell(state, s));
         futures::future::join_all(opening).await.contains(&false)
     }
 
+    /// Removes what is here and belongs to others now; whether something could not be.
+    async fn remove_others(&self, state: &MetaState) -> bool {
+        // A state that is not known yet gives nothing away.
+        if state.epochs.is_empty() {
+            return false;
+        }
+        let mut here: BTreeSet<ShardId> = self.running.lock().keys().copied().collect();
+        if !self.is_tidy.load(Ordering::Relaxed) {
+            match self.host.stored().await {
+                Ok(groups) => here.extend(groups.into_iter().filter_map(GroupId::shard)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot see which shards are stored here");
+                    return true;
+                }
+            }
+        }
+        let mine: BTreeSet<ShardId> = replicas_of(state, self.node.0).map(|s| ShardId(s.shard)).collect();
+        let mut failed = false;
+        for shard in here.difference(&mine) {
+            failed |= !self.remove_or_tell(*shard).await;
+        }
+        self.is_tidy.store(!failed, Ordering::Relaxed);
+        failed
+    }
+
+    /// Whether the shard is gone from here.
+    async fn remove_or_tell(&self, shard: ShardId) -> bool {
+        self.shards.remove(shard);
+        self.opened.send_if_modified(|open| open.remove(&shard));
+        let tasks = self.running.lock().get(&shard).cloned();
+        if let Some((stop, tasks)) = tasks {
+            stop.cancel();
+            tasks.close();
+            tasks.wait().await;
+        }
+        match self.host.remove(GroupId::of_shard(shard)).await {
+            Ok(()) => {
+                self.running.lock().remove(&shard);
+                tracing::info!(%shard, "the shard has gone to other nodes; its replica here is removed");
+                true
+            }
+            Err(error) => {
+                tracing::error!(%shard, %error, "the shard's replica was not removed, it will be tried again");
+                false
+            }
+        }
+    }
+
     /// Whether the shard is open.
-    async fn open_or_tell(&self, replicas: &ShardReplicas) -> bool {
-        let opened = self.open(replicas).await;
+    async fn open_or_tell(&self, state: &MetaState, replicas: &ShardReplicas) -> bool {
+        let opened = self.open(state, replicas).await;
         if let Err(error) = &opened {
             tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
         }
         opened.is_ok()
     }
 
-    async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {
+    async fn open(&self, state: &MetaState, replicas: &ShardReplicas) -> Result<(), GroupError> {
         let shard = ShardId(replicas.shard);
         let started = self.clock.monotonic();
         let machine = ShardMachine::new(shard).with_read_memory(Arc::clone(&self.read_memory));
@@ -243,22 +302,43 @@ impl Opener {
             Some(_) => return Err(GroupError::AlreadyOpen(id)),
             None => self.host.open(id, machine.clone()).await?,
         };
-        // The first of the replicas founds the group.
-        if replicas.nodes.first() == Some(&self.node.0) && !group.is_initialized().await? {
-            let voters: Vec<_> = replicas.nodes.iter().copied().map(NodeId).collect();
-            match group.initialize(&voters).await {
+        // The first of the replicas founds the group, once: where it has voters, it brings this node up to date.
+        let is_new = voters(state, id).is_empty();
+        if is_new && replicas.nodes.first() == Some(&self.node.0) && !group.is_initialized().await? {
+            let nodes: Vec<_> = replicas.nodes.iter().copied().map(NodeId).collect();
+            match group.initialize(&nodes).await {
                 Ok(()) | Err(GroupError::Members(_)) => {}
                 Err(error) => return Err(error),
             }
         }
-        let shard = Arc::new(Shard::new(machine, Arc::new(group), self.clock.clone()));
-        let series = shard.machine.read(crate::shard::series_count);
+        let stop = self.stop.child_token();
+        let tasks = TaskTracker::new();
+        let wishes = GroupWishes {
+            group: id,
+            node: self.node,
+            states: self.context.states.clone(),
+            meta: self.context.meta.clone(),
+            clock: self.clock.clone(),
+        };
+        tasks.spawn(keep_members(
+            group.clone(),
+            self.node,
+            Arc::new(wishes),
+            self.clock.clone(),
+            stop.clone(),
+        ));
+        let open = Arc::new(Shard::new(machine, Arc::new(group), self.clock.clone()));
+        let series = open.machine.read(crate::shard::series_count);
         let took_ms = self.clock.monotonic().saturating_sub(started).as_millis() as u64;
         tracing::info!(shard = replicas.shard, series, took_ms, "shard opened");
-        self.shards.add(shard.clone());
-        self.opened.send_modify(|n| *n += 1);
-        let duties = Duties::new(self.context.clone(), shard);
-        self.tasks.spawn(duties.run(self.stop.clone()));
+        self.shards.add(open.clone());
+        self.opened.send_modify(|all| {
+            all.insert(shard);
+        });
+        tasks.spawn(Duties::new(self.context.clone(), open).run(stop.clone()));
+        tasks.close();
+        self.running.lock().insert(shard, (stop, tasks.clone()));
+        self.tasks.spawn(async move { tasks.wait().await });
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::ServiceError;
 use crate::v1::{
-    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse,
+    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsResponse,
     HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
     MetaCommand, MetaResponse, MetaState, MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest,
     TargetMetadataRequest, TargetMetadataResponse,
@@ -58,6 +58,13 @@ pub trait MetaService: Send + Sync + 'static {
         &self,
         after_revision: u64,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError>;
+}
+
+/// What a node tells about itself.
+#[async_trait]
+pub trait NodesService: Send + Sync + 'static {
+    /// Where its Raft groups stand.
+    async fn groups(&self) -> Result<GroupsResponse, ServiceError>;
 }
 
 /// A scraper's targets.

@@ -2,6 +2,7 @@
 
 use super::block::{Block, Export, Import};
 use super::bucket::BucketCheck;
+use super::cluster::Cluster;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
@@ -24,6 +25,7 @@ pub enum Command {
     Query(Box<Query>),
     Block(Block),
     BucketCheck(BucketCheck),
+    Cluster(Cluster),
     Import(Import),
     Export(Box<Export>),
 }
@@ -177,6 +179,12 @@ pub struct Settings {
     pub zone: String,
     /// None: as many as there are processors.
     pub shards: Option<u32>,
+    /// None: three where so many ingesters are expected, else one.
+    pub replicas: Option<u32>,
+    /// Ingesters to wait for at the very first start.
+    pub expect: u32,
+    /// After what silence a node's replicas are made anew elsewhere.
+    pub replace_after: Duration,
     pub log_level: String,
     pub log_json: bool,
 }
@@ -306,7 +314,7 @@ impl Settings {
                 check_address(flag, &address)?;
             }
         }
-        check_one_ingester(&v)?;
+        let (replicas, expect) = several(&v, &peers)?;
         let default_grpc = if peers.is_empty() {
             "127.0.0.1:9095"
         } else {
@@ -367,6 +375,9 @@ impl Settings {
             peers,
             zone: v.text("cluster.zone").to_owned(),
             shards: v.shards()?,
+            replicas,
+            expect,
+            replace_after: v.duration("cluster.replace-after")?,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })
@@ -421,23 +432,31 @@ fn check_address(flag: &str, address: &str) -> Result<(), String> {
     }
 }
 
-/// What a cluster of several ingesters will keep, and one cannot: better no start than replicas that are not there.
-fn check_one_ingester(v: &Values<'_>) -> Result<(), String> {
-    if v.number("cluster.expect", 1)?.unwrap_or(1) > 1 {
+/// How many replicas, and how many nodes to begin with, fit together.
+fn several(v: &Values<'_>, peers: &[String]) -> Result<(Option<u32>, u32), String> {
+    let expect = v.number("cluster.expect", 1)?.unwrap_or(1);
+    let replicas = match v.set("ingest.replicas") {
+        None => None,
+        Some(_) => v.one_of("ingest.replicas", &["1", "3", "5"])?.parse::<u32>().ok(),
+    };
+    if peers.is_empty() && (expect > 1 || replicas.is_some_and(|n| n > 1)) {
+        let flag = if expect > 1 {
+            "cluster.expect"
+        } else {
+            "ingest.replicas"
+        };
         return Err(format!(
-            "--cluster.expect={}: several ingesters are not supported yet, the first one would hold every shard: run \
-             one ingester and leave the flag out (the other roles may run in any number of processes)",
-            v.text("cluster.expect")
+            "--{flag}={}: several ingesters have to find one another: name them in --cluster.peers",
+            v.text(flag)
         ));
     }
-    let replicas = v.one_of("ingest.replicas", &["1", "3", "5"])?;
-    if replicas != "1" {
+    if expect > 1 && replicas.is_some_and(|n| n > expect) {
         return Err(format!(
-            "--ingest.replicas={replicas}: replicas need several ingesters, which are not supported yet: leave the flag \
-             out, and keep the data folder on a disk that survives"
+            "--ingest.replicas={}: --cluster.expect={expect} ingesters cannot have so many; expect as many at least",
+            v.text("ingest.replicas")
         ));
     }
-    Ok(())
+    Ok((replicas, expect))
 }
 
 /// `/prom` of `https://host/prom/`.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use gnomon_cluster::clients::{meta_server, shard_read_server, shard_write_server, targets_server};
+use gnomon_cluster::clients::{meta_server, nodes_server, shard_read_server, shard_write_server, targets_server};
 use gnomon_cluster::layers::{ServeLayer, ServeMetrics};
 use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::raft::raft_server;
@@ -43,7 +43,8 @@ pub(super) fn serve(
         routes = routes
             .add_service(layer.layer(meta_server(meta)))
             // Raft's own messages are bounded by its groups, and must get through when all else is too much.
-            .add_service(raft_server(own.raft_service()));
+            .add_service(raft_server(own.raft_service()))
+            .add_service(layer.layer(nodes_server(Arc::new(own.host.clone()))));
     }
     if let Some(ingester) = &running.ingester {
         routes = routes

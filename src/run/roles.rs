@@ -4,6 +4,7 @@ use super::{Process, members};
 use crate::config::Config;
 use crate::flags::Settings;
 use anyhow::Context as _;
+use gnomon_cluster::assign::replicas_of;
 use gnomon_cluster::clients::LocalServices;
 use gnomon_cluster::node::{IngesterNode, NodeHandle};
 use gnomon_cluster::retention::Budget;
@@ -12,7 +13,7 @@ use gnomon_compactor::plan::Policy;
 use gnomon_compactor::{Compactor, Grace};
 use gnomon_ingester::entry::Limits;
 use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WINDOW_MS, WriteOptions};
-use gnomon_model::TenantId;
+use gnomon_model::{ShardId, TenantId};
 use gnomon_promql::QueryMemory;
 use gnomon_proto::service::TargetsService;
 use gnomon_scraper::{ExternalUrl, Scraper, ScraperOptions, TickSink};
@@ -60,6 +61,9 @@ pub(super) async fn start(
         None => None,
     };
     let mut local = LocalServices::default();
+    if let Some(own) = &node.ingester {
+        local.nodes = Some(Arc::new(own.host.clone()));
+    }
     if let Some(ingester) = &ingester {
         local.shard_write = Some(ingester.shards());
         local.shard_read = Some(ingester.shards());
@@ -83,9 +87,6 @@ pub(super) async fn start(
         node.directory.set_local(local);
     }
     let compactor = start_compactor(process, node, bucket, &budget)?;
-    if let Some(ingester) = &ingester {
-        until_shards_are_open(node, ingester).await?;
-    }
     Ok(Running {
         ingester,
         scraper,
@@ -136,21 +137,32 @@ fn start_ingester(
     Ok(Ingester::start(options)?)
 }
 
-/// Waits for the shards that the map gives to this node. One whose stored state cannot be used keeps the node from
-/// becoming ready; the log says which.
-async fn until_shards_are_open(node: &NodeHandle, ingester: &Ingester) -> anyhow::Result<()> {
-    let state = Arc::clone(&node.meta_watch.borrow());
-    let mine = state
-        .shards
-        .iter()
-        .filter(|s| s.nodes.contains(&node.node_id.0))
-        .count();
-    let mut opened = ingester.opened();
-    opened
-        .wait_for(|open| *open >= mine)
-        .await
-        .context("the node stopped before its shards were open")?;
-    Ok(())
+/// Waits until all shards have their places, and those of this node are open. One whose stored state cannot be used keeps
+/// the node from becoming ready; the log says which.
+pub(super) async fn until_shards_are_open(
+    process: &Process,
+    node: &NodeHandle,
+    ingester: &Ingester,
+) -> anyhow::Result<()> {
+    let (mut states, mut opened) = (node.meta_watch.clone(), ingester.opened());
+    loop {
+        let state = Arc::clone(&states.borrow_and_update());
+        let is_placed = state.shards.iter().all(|shard| !shard.nodes.is_empty());
+        let open = opened.borrow_and_update().clone();
+        let is_open = replicas_of(&state, node.node_id.0).all(|shard| open.contains(&ShardId(shard.shard)));
+        if is_placed && is_open {
+            return Ok(());
+        }
+        process.status.set_waiting_for(match is_placed {
+            true => "shards are opened",
+            false => "the expected ingesters join (--cluster.expect)",
+        });
+        let changed = tokio::select! {
+            changed = states.changed() => changed,
+            changed = opened.changed() => changed,
+        };
+        changed.context("the node stopped before its shards were open")?;
+    }
 }
 
 fn start_compactor(

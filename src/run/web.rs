@@ -3,6 +3,7 @@
 
 use super::Process;
 use super::roles::Running;
+use crate::cluster_api::{self, ClusterApi};
 use crate::flags::Settings;
 use crate::lifecycle::{self, Lifecycle};
 use crate::status::build_info;
@@ -12,6 +13,7 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use gnomon_cluster::assign::Rules;
 use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_cluster::node::NodeHandle;
@@ -60,8 +62,26 @@ pub(super) fn routes(
     } else {
         Router::new().nest(prefix, write)
     };
-    let all = api.merge(write).merge(lifecycle::routes(lifecycle, prefix));
+    let cluster = cluster_api::routes(cluster(process, node), prefix);
+    let all = api
+        .merge(write)
+        .merge(cluster)
+        .merge(lifecycle::routes(lifecycle, prefix));
     Ok(all.layer(from_fn(traced)))
+}
+
+fn cluster(process: &Process, node: &NodeHandle) -> ClusterApi {
+    let replace_after_ms = i64::try_from(process.settings.replace_after.as_millis()).unwrap_or(i64::MAX);
+    ClusterApi {
+        node: node.node_id,
+        directory: Arc::clone(&node.directory),
+        meta: Arc::clone(&node.meta),
+        states: node.meta_watch.clone(),
+        clock: Arc::clone(&process.clock),
+        rules: Rules { replace_after_ms },
+        may_change: process.settings.enable_admin_api,
+        may_drain: process.settings.enable_lifecycle,
+    }
 }
 
 fn write_routes(process: &Process, running: &Running) -> Router {

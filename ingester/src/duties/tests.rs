@@ -106,6 +106,7 @@ impl Rig {
                     shard: 0,
                     nodes: vec![7],
                 }],
+                ..InitCluster::default()
             })),
         });
         assert_eq!(init.refused, "");

@@ -98,7 +98,6 @@ impl Running {
             loop {
                 match self.ingester.shards().append(request.clone()).await {
                     Ok(response) => return response,
-                    Err(ServiceError::NotFound(_)) => {}
                     Err(error) if error.is_retryable() => {}
                     Err(error) => panic!("{error}"),
                 }

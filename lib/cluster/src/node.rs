@@ -8,21 +8,25 @@
 //! ```
 //! Invariant: a node id belongs to one data folder; a wiped folder is a new node.
 
+mod assigner;
 mod expiry;
 mod found;
 mod identity;
 mod lease;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 pub use identity::{ClusterMark, NodeIdentity};
+pub use wishes::GroupWishes;
 
+use crate::assign::REPLACE_AFTER_MS;
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
 use crate::meta::{CheckpointError, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
     Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService,
-    ReadError, StateMachine,
+    ReadError, StateMachine, keep_members,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -57,8 +61,14 @@ pub struct NodeOptions {
     pub peers: Vec<String>,
     pub zone: String,
     pub version: String,
-    /// Shards of a cluster that is founded now; none: one per core. Frozen then.
+    /// Shards of a cluster that is founded now; none: one per core of the expected nodes. Frozen then.
     pub shards: Option<u32>,
+    /// Replicas of each shard of a cluster that is founded now; none: three where so many ingesters are expected.
+    pub replicas: Option<u32>,
+    /// Ingesters to wait for before shards are placed, where a cluster is founded now.
+    pub expect: u32,
+    /// After what silence a node's replicas are made anew elsewhere.
+    pub replace_after: Duration,
     /// How long the node counts as alive after its last sign of life.
     pub lease: Duration,
     /// How long to look for the cluster at the start.
@@ -95,6 +105,9 @@ impl NodeOptions {
             zone: String::new(),
             version: String::new(),
             shards: None,
+            replicas: None,
+            expect: 1,
+            replace_after: Duration::from_millis(REPLACE_AFTER_MS.unsigned_abs()),
             lease: Duration::from_secs(15),
             join_timeout: Duration::from_secs(60),
             checkpoint_pause: Duration::from_secs(30),
@@ -299,8 +312,9 @@ impl Starting {
         let mut identity = identity.ok_or(NodeError::Stopped)?;
         identity.incarnation += 1;
         file.write(&identity)?;
+        let (states, meta_watch) = watch::channel(Arc::<MetaState>::default());
         let ingester = match options.is_ingester() {
-            true => Some(self.open_ingester(&identity).await?),
+            true => Some(self.open_ingester(&identity, &meta_watch).await?),
             false => None,
         };
         let client = match client {
@@ -312,8 +326,7 @@ impl Starting {
             identity.founding = false;
             file.write(&identity)?;
         }
-        let state = client.read().await?;
-        let (states, meta_watch) = watch::channel(state);
+        states.send_replace(client.read().await?);
         self.tasks
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
         let lease = lease::Renewal {
@@ -332,6 +345,7 @@ impl Starting {
                 lease: options.lease,
             };
             self.tasks.spawn(expiry.run(self.stop.child_token()));
+            self.keep_groups(own, &identity, &client, &meta_watch)?;
         }
         let directory = Directory::new(DirectoryOptions {
             node_id: identity.node_id,
@@ -358,8 +372,51 @@ impl Starting {
         })
     }
 
-    /// Opens the store and the groups' host, and the metadata group in it.
-    async fn open_ingester(&self, identity: &NodeIdentity) -> Result<IngesterNode, NodeError> {
+    /// Shards are placed by the leader of the metadata group, which keeps its own voters too.
+    fn keep_groups(
+        &self,
+        own: &IngesterNode,
+        identity: &NodeIdentity,
+        client: &Arc<MetaClient>,
+        states: &watch::Receiver<Arc<MetaState>>,
+    ) -> Result<(), NodeError> {
+        let options = &self.options;
+        let assigner = assigner::Assigner {
+            replica: own.meta_replica.clone(),
+            group: own.meta_group.clone(),
+            states: states.clone(),
+            clock: options.clock.clone(),
+            lease: options.lease,
+            replace_after: options.replace_after,
+            changes: assigner::register(&options.registry)?,
+        };
+        self.tasks.spawn(assigner.run(self.stop.child_token()));
+        let wishes = GroupWishes {
+            group: GroupId::METADATA,
+            node: identity.node_id,
+            states: states.clone(),
+            meta: client.clone(),
+            clock: options.clock.clone(),
+        };
+        let (group, clock) = (own.meta_group.clone(), options.clock.clone());
+        let keeping = keep_members(
+            group,
+            identity.node_id,
+            Arc::new(wishes),
+            clock,
+            self.stop.child_token(),
+        );
+        self.tasks.spawn(keeping);
+        Ok(())
+    }
+
+    /// Opens the store and the groups' host, and the metadata group in it. Where nodes are is known from what is followed,
+    /// and before that from what the replica of the metadata group has stored.
+    async fn open_ingester(
+        &self,
+        identity: &NodeIdentity,
+        followed: &watch::Receiver<Arc<MetaState>>,
+    ) -> Result<IngesterNode, NodeError> {
         let options = &self.options;
         let (folder, store_options) = (store_folder(&options.data_folder), options.store.clone());
         let (clock, registry) = (options.clock.clone(), options.registry.clone());
@@ -369,10 +426,12 @@ impl Starting {
             why: e.to_string(),
         })??;
         let machine = Arc::new(MetaMachine::default());
-        let states = machine.watch();
+        let sources = [followed.clone(), machine.watch()];
         let address = move |node: NodeId| {
-            let state = states.borrow();
-            state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone())
+            sources.iter().find_map(|states| {
+                let state = states.borrow();
+                state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone())
+            })
         };
         let addresses: Arc<dyn Addresses> = Arc::new(address);
         let host = GroupHost::new(HostOptions {

@@ -2,12 +2,13 @@
 
 use super::remote::Remote;
 use super::shard_reads::ShardReads;
+use crate::assign::voters;
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect};
 use crate::placement::Placement;
 use crate::router::{ShardWriter, ShardWriters};
-use gnomon_model::{Clock, NodeId, ShardId};
+use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{NodesService, ShardReadService, ShardWriteService, TargetsService};
 use gnomon_proto::v1::{MetaState, Node};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub struct LocalServices {
     pub shard_write: Option<Arc<dyn ShardWriteService>>,
     pub shard_read: Option<Arc<dyn ShardReadService>>,
     pub targets: Option<Arc<dyn TargetsService>>,
+    pub nodes: Option<Arc<dyn NodesService>>,
 }
 
 /// One per process. Follows the metadata state by itself.
@@ -195,10 +197,34 @@ impl Directory {
         self.local.read().targets.clone().ok_or_else(|| no_role("scraper"))
     }
 
+    /// What an ingester tells of its groups.
+    ///
+    /// # Errors
+    /// As [`Self::shard_write`].
+    pub fn groups(&self, node: NodeId) -> Result<Arc<dyn NodesService>, ServiceError> {
+        if node != self.node_id {
+            return Ok(Arc::new(self.remote(node)?.nodes()));
+        }
+        self.local.read().nodes.clone().ok_or_else(|| no_role("ingester"))
+    }
+
     /// Reading any shard, at its leader.
     #[must_use]
     pub fn shard_reads(self: &Arc<Self>) -> Arc<dyn ShardReadService> {
         Arc::new(ShardReads::new(self.clone()))
+    }
+
+    /// Nodes that have a replica of a shard, likely leaders first: who votes and is to, who votes still, who is to vote.
+    #[must_use]
+    pub fn replicas(&self, shard: ShardId) -> Vec<NodeId> {
+        let state = self.state();
+        let wished = state.shards.iter().find(|r| r.shard == shard.0);
+        let wished = wished.map(|r| r.nodes.as_slice()).unwrap_or_default();
+        let voters = voters(&state, GroupId::of_shard(shard));
+        let both = wished.iter().filter(|node| voters.contains(node));
+        let old = voters.iter().filter(|node| !wished.contains(node));
+        let new = wished.iter().filter(|node| !voters.contains(node));
+        both.chain(old).chain(new).copied().map(NodeId).collect()
     }
 
     /// The node that leads a shard, as far as is known.
@@ -209,28 +235,21 @@ impl Directory {
         if let Some(leader) = self.leaders.read().get(&shard) {
             return Ok(*leader);
         }
-        let state = self.state();
-        let replicas = state.shards.iter().find(|r| r.shard == shard.0);
-        let first = replicas.and_then(|r| r.nodes.first());
-        let first = first.ok_or_else(|| ServiceError::NotFound(format!("there is no shard {shard}")))?;
-        Ok(NodeId(*first))
+        let nodes = self.replicas(shard);
+        let first = nodes.first().copied();
+        first.ok_or_else(|| ServiceError::NotFound(format!("there is no shard {shard}")))
     }
 
     /// Notes that `asked` does not lead the shard or does not answer: next is `hint`, or else the next replica.
     pub fn move_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>) {
-        let state = self.state();
-        let replicas = state.shards.iter().find(|r| r.shard == shard.0);
-        let nodes = replicas.map(|r| r.nodes.as_slice()).unwrap_or_default();
-        let at = nodes.iter().position(|n| *n == asked.0);
-        let next = nodes
-            .get(at.map_or(0, |at| (at + 1) % nodes.len()))
-            .copied()
-            .map(NodeId);
+        let nodes = self.replicas(shard);
+        let at = nodes.iter().position(|n| *n == asked);
+        let next = nodes.get(at.map_or(0, |at| (at + 1) % nodes.len())).copied();
         let Some(next) = hint.or(next) else {
             return;
         };
         let mut leaders = self.leaders.write();
-        let believed = leaders.get(&shard).copied().or(nodes.first().copied().map(NodeId));
+        let believed = leaders.get(&shard).copied().or(nodes.first().copied());
         // Another call may have learnt better in the meantime.
         if believed == Some(asked) {
             leaders.insert(shard, next);

@@ -5,7 +5,7 @@ use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use gnomon_model::Clock;
+use gnomon_model::{Clock, GroupId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long names are looked up before the next peer is asked.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// A watch that shows nothing for so long is checked against the group.
+const SILENCE: Duration = Duration::from_secs(6);
 /// Peers that are kept in mind at most; names may stand for ever new addresses.
 const MAX_PEERS: usize = 64;
 
@@ -136,8 +138,19 @@ impl MetaClient {
         }
     }
 
+    /// Where nodes are; and who votes can be asked too, whatever peers were named.
     fn learn(&self, state: &MetaState) {
-        let addresses = state.nodes.iter().map(|n| (n.id, n.address.clone())).collect();
+        let addresses: Vec<_> = state.nodes.iter().map(|n| (n.id, n.address.clone())).collect();
+        let voters = state.members.first().filter(|m| m.group == GroupId::METADATA.0);
+        for voter in voters.iter().flat_map(|m| &m.voters) {
+            let known = addresses.iter().find(|(id, _)| id == voter);
+            if let Some((_, address)) = known
+                && self.peers.lock().all.len() < MAX_PEERS
+            {
+                // One that cannot be an address was refused when the node registered.
+                let _ = self.position_of(address);
+            }
+        }
         self.peers.lock().addresses = addresses;
     }
 
@@ -214,6 +227,17 @@ impl MetaService for MetaClient {
     }
 }
 
+/// Whether it is newer than what was shown.
+fn show(states: &watch::Sender<Arc<MetaState>>, state: Arc<MetaState>) -> bool {
+    states.send_if_modified(|shown| {
+        let newer = state.revision > shown.revision;
+        if newer {
+            *shown = state;
+        }
+        newer
+    })
+}
+
 /// Keeps `states` at the newest state that any peer shows, through lost connections, until `stop`.
 pub async fn follow_meta(client: Arc<MetaClient>, states: watch::Sender<Arc<MetaState>>, stop: CancellationToken) {
     let mut backoff = FIRST_BACKOFF;
@@ -221,19 +245,23 @@ pub async fn follow_meta(client: Arc<MetaClient>, states: watch::Sender<Arc<Meta
         let following = async {
             let revision = states.borrow().revision;
             let mut stream = client.watch(revision).await?;
-            while let Some(state) = stream.next().await {
-                let state = state?;
+            loop {
+                let state = match tokio::time::timeout(SILENCE, stream.next()).await {
+                    Ok(Some(state)) => state?,
+                    Ok(None) => return Err(ServiceError::Unavailable("the watch ended".into())),
+                    // Nodes renew their leases more often than that: it may be a replica that hears nothing itself.
+                    Err(_) => {
+                        let newest = client.read().await?;
+                        if !show(&states, newest) {
+                            continue;
+                        }
+                        return Err::<(), _>(ServiceError::Unavailable("the watch has fallen behind".into()));
+                    }
+                };
                 backoff = FIRST_BACKOFF;
                 client.learn(&state);
-                states.send_if_modified(|shown| {
-                    let newer = state.revision > shown.revision;
-                    if newer {
-                        *shown = state;
-                    }
-                    newer
-                });
+                show(&states, state);
             }
-            Err::<(), _>(ServiceError::Unavailable("the watch ended".into()))
         };
         tokio::select! {
             () = stop.cancelled() => return,

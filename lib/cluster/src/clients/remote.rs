@@ -7,17 +7,18 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{
-    EvaluateStream, MetaService, SelectStream, ShardReadService, ShardWriteService, TargetsService,
+    EvaluateStream, MetaService, NodesService, SelectStream, ShardReadService, ShardWriteService, TargetsService,
 };
 use gnomon_proto::v1::meta_client::MetaClient as MetaStub;
+use gnomon_proto::v1::nodes_client::NodesClient as NodesStub;
 use gnomon_proto::v1::shard_read_client::ShardReadClient as ShardReadStub;
 use gnomon_proto::v1::shard_write_client::ShardWriteClient as ShardWriteStub;
 use gnomon_proto::v1::targets_client::TargetsClient as TargetsStub;
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, HeadStatsRequest,
-    HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand,
-    MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse,
-    SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
+    AppendRequest, AppendResponse, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse,
+    HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
+    MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest,
+    MetricMetadataResponse, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Code, Status};
@@ -59,6 +60,14 @@ impl Remote {
     #[must_use]
     pub fn meta(&self) -> RemoteMeta {
         RemoteMeta(sized!(MetaStub, self.channel))
+    }
+
+    #[must_use]
+    pub fn nodes(&self) -> RemoteNodes {
+        RemoteNodes {
+            stub: sized!(NodesStub, self.channel),
+            retries: self.retries.clone(),
+        }
     }
 
     #[must_use]
@@ -192,5 +201,19 @@ impl TargetsService for RemoteTargets {
 
     async fn target_metadata(&self, request: TargetMetadataRequest) -> Result<TargetMetadataResponse, ServiceError> {
         unary!(self, target_metadata, request)
+    }
+}
+
+#[derive(Clone)]
+pub struct RemoteNodes {
+    stub: NodesStub<PeerChannel>,
+    retries: Retries,
+}
+
+#[async_trait]
+impl NodesService for RemoteNodes {
+    async fn groups(&self) -> Result<GroupsResponse, ServiceError> {
+        let request = GroupsRequest {};
+        unary!(self, groups, request)
     }
 }

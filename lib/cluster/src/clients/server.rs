@@ -5,16 +5,18 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{MetaService, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{MetaService, NodesService, ShardReadService, ShardWriteService, TargetsService};
 use gnomon_proto::v1::meta_server::{Meta, MetaServer};
+use gnomon_proto::v1::nodes_server::{Nodes, NodesServer};
 use gnomon_proto::v1::shard_read_server::{ShardRead, ShardReadServer};
 use gnomon_proto::v1::shard_write_server::{ShardWrite, ShardWriteServer};
 use gnomon_proto::v1::targets_server::{Targets, TargetsServer};
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse,
-    HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
-    MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest,
-    MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
+    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest,
+    GroupsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest,
+    ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest,
+    MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest,
+    TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -49,6 +51,10 @@ serve!(
 serve!(
     /// The targets of this node's scraper.
     targets_server, TargetsService, TargetsServer
+);
+serve!(
+    /// What this node tells about itself.
+    nodes_server, NodesService, NodesServer
 );
 
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
@@ -133,5 +139,12 @@ impl Targets for Served<dyn TargetsService> {
         request: Request<TargetMetadataRequest>,
     ) -> Result<Response<TargetMetadataResponse>, Status> {
         answer(self.0.target_metadata(request.into_inner()).await)
+    }
+}
+
+#[async_trait]
+impl Nodes for Served<dyn NodesService> {
+    async fn groups(&self, _: Request<GroupsRequest>) -> Result<Response<GroupsResponse>, Status> {
+        answer(self.0.groups().await)
     }
 }

@@ -156,7 +156,7 @@ impl Inner {
             Command::ReleaseJob(c) => jobs::release(next, c)?,
             Command::ProposeConfig(c) => config::propose(next, c, now_ms)?,
             Command::RaiseFeatureLevel(c) => nodes::raise_feature_level(next, c.level, now_ms)?,
-            Command::SetShardReplicas(c) => nodes::set_replicas(next, c.shard.as_ref().ok_or("no shard replicas")?)?,
+            Command::SetShardReplicas(c) => nodes::set_replicas(next, c)?,
             Command::ExpireLeases(_) => scrapers::expire(next, now_ms),
             Command::EndLease(c) => nodes::end_lease(next, c, now_ms)?,
             Command::AddTombstone(c) => tombstones::add(next, c.tombstone.as_ref().ok_or("no tombstone")?, now_ms)?,
@@ -164,6 +164,9 @@ impl Inner {
             Command::ForgetTombstones(c) => tombstones::forget(next, &c.revisions)?,
             Command::CleanTombstones(_) => tombstones::clean(next),
             Command::AdoptCatalogue(c) => catalogue::adopt(next, c)?,
+            Command::ReportMembers(c) => nodes::report_members(next, c.members.as_ref().ok_or("no members")?)?,
+            Command::SetDraining(c) => nodes::set_draining(next, c)?,
+            Command::SetReplication(c) => nodes::set_replication(next, c.replicas)?,
         };
         if effect.changed {
             next.revision += 1;

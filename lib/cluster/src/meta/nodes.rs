@@ -3,7 +3,11 @@
 use super::machine::{Effect, Refusal};
 use super::scrapers;
 use crate::placement::Placement;
-use gnomon_proto::v1::{EndLease, InitCluster, MetaState, Node, RegisterNode, RenewLease, ShardReplicas};
+use gnomon_model::GroupId;
+use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_proto::v1::{
+    EndLease, GroupMembers, InitCluster, MetaState, Node, RegisterNode, RenewLease, SetDraining, SetShardReplicas,
+};
 
 /// Longest lease a node may ask for, milliseconds.
 pub const MAX_LEASE_MS: i64 = 10 * 60 * 1000;
@@ -31,9 +35,11 @@ pub(super) fn init_cluster(state: &mut MetaState, c: &InitCluster) -> Result<Eff
         return Err(format!("{} shards: {MAX_SHARDS} are possible", epoch.shards.len()).into());
     }
     Placement::from_records(std::slice::from_ref(&epoch)).map_err(|e| Refusal(e.to_string()))?;
+    check_replicas(c.replicas.max(1))?;
     for shard in &epoch.shards {
         let replicas = c.shards.iter().find(|r| r.shard == *shard);
-        if replicas.is_none_or(|r| r.nodes.is_empty()) {
+        // Those of a cluster that waits for more nodes come later.
+        if replicas.is_none_or(|r| r.nodes.is_empty() && c.expect <= 1) {
             return Err(format!("shard {shard} has no replicas").into());
         }
     }
@@ -41,10 +47,18 @@ pub(super) fn init_cluster(state: &mut MetaState, c: &InitCluster) -> Result<Eff
         return Err(format!("block {} is of shard {}, which there is not", block.id, block.shard).into());
     }
     state.cluster_id.clone_from(&c.cluster_id);
-    state.feature_level = state.feature_level.max(FIRST_FEATURE_LEVEL);
+    let is_several = c.expect > 1 || c.replicas > 1;
+    let level = if is_several {
+        CLUSTER_FEATURE_LEVEL.0
+    } else {
+        FIRST_FEATURE_LEVEL
+    };
+    state.feature_level = state.feature_level.max(level);
     state.epochs = vec![epoch];
     state.shards.clone_from(&c.shards);
     state.shards.sort_by_key(|r| r.shard);
+    state.replicas = c.replicas;
+    state.expect = c.expect;
     state.next_node_id = 1;
     Ok(Effect::changed())
 }
@@ -169,27 +183,78 @@ pub(super) fn end_lease(state: &mut MetaState, c: &EndLease, now_ms: i64) -> Res
     })
 }
 
-pub(super) fn set_replicas(state: &mut MetaState, c: &ShardReplicas) -> Result<Effect, Refusal> {
-    if c.nodes.is_empty() {
-        return Err(format!("shard {} needs a replica", c.shard).into());
+pub(super) fn set_replicas(state: &mut MetaState, c: &SetShardReplicas) -> Result<Effect, Refusal> {
+    let wish = c.shard.as_ref().ok_or("no shard replicas")?;
+    if wish.nodes.is_empty() {
+        return Err(format!("shard {} needs a replica", wish.shard).into());
     }
-    for (i, node) in c.nodes.iter().enumerate() {
-        if c.nodes[..i].contains(node) {
+    for (i, node) in wish.nodes.iter().enumerate() {
+        if wish.nodes[..i].contains(node) {
             return Err(format!("node {node} is named twice").into());
         }
         if !state.nodes.iter().any(|n| n.id == *node) {
             return Err(format!("node {node} is not registered").into());
         }
     }
-    if !state.epochs.iter().any(|e| e.shards.contains(&c.shard)) {
-        return Err(format!("no placement epoch has a shard {}", c.shard).into());
+    if !state.epochs.iter().any(|e| e.shards.contains(&wish.shard)) {
+        return Err(format!("no placement epoch has a shard {}", wish.shard).into());
     }
-    match state.shards.binary_search_by_key(&c.shard, |r| r.shard) {
-        Ok(at) if state.shards[at] == *c => return Ok(Effect::NONE),
-        Ok(at) => state.shards[at] = c.clone(),
-        Err(at) => state.shards.insert(at, c.clone()),
+    match state.shards.binary_search_by_key(&wish.shard, |r| r.shard) {
+        Ok(at) if state.shards[at] == *wish => return Ok(Effect::NONE),
+        Ok(at) if !c.from_nodes.is_empty() && state.shards[at].nodes != c.from_nodes => {
+            return Err(format!("shard {} has other replicas by now", wish.shard).into());
+        }
+        Ok(at) => state.shards[at] = wish.clone(),
+        Err(at) => state.shards.insert(at, wish.clone()),
     }
     Ok(Effect::changed())
+}
+
+/// What the leader of a group tells of its voters. An older membership than the known one is no news.
+pub(super) fn report_members(state: &mut MetaState, told: &GroupMembers) -> Result<Effect, Refusal> {
+    if told.voters.is_empty() || !told.voters.is_sorted() {
+        return Err(format!("voters {:?} of group {} are not ascending ids", told.voters, told.group).into());
+    }
+    let group = GroupId(told.group);
+    if let Some(shard) = group.shard()
+        && !state.shards.iter().any(|r| r.shard == shard.0)
+    {
+        return Err(format!("there is no shard {shard}").into());
+    }
+    match state.members.binary_search_by_key(&told.group, |m| m.group) {
+        Ok(at) if state.members[at].at_index >= told.at_index => return Ok(Effect::NONE),
+        Ok(at) => state.members[at] = told.clone(),
+        Err(at) => state.members.insert(at, told.clone()),
+    }
+    Ok(Effect::changed())
+}
+
+pub(super) fn set_draining(state: &mut MetaState, c: &SetDraining) -> Result<Effect, Refusal> {
+    let node = state.nodes.iter_mut().find(|n| n.id == c.node);
+    let node = node.ok_or_else(|| Refusal(format!("node {} is not registered", c.node)))?;
+    let is_news = node.draining != c.draining;
+    node.draining = c.draining;
+    Ok(Effect {
+        changed: is_news,
+        ..Effect::NONE
+    })
+}
+
+fn check_replicas(replicas: u32) -> Result<(), Refusal> {
+    if matches!(replicas, 1 | 3 | 5) {
+        return Ok(());
+    }
+    Err(format!("{replicas} replicas: 1, 3 and 5 are possible").into())
+}
+
+pub(super) fn set_replication(state: &mut MetaState, replicas: u32) -> Result<Effect, Refusal> {
+    check_replicas(replicas)?;
+    let is_news = state.replicas.max(1) != replicas;
+    state.replicas = replicas;
+    Ok(Effect {
+        changed: is_news,
+        ..Effect::NONE
+    })
 }
 
 pub(super) fn raise_feature_level(state: &mut MetaState, level: u32, now_ms: i64) -> Result<Effect, Refusal> {

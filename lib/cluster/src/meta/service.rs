@@ -56,6 +56,12 @@ impl MetaService for MetaNode {
         &self,
         after_revision: u64,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        // A replica that is no member (yet) would never show anything.
+        if self.machine.state().epochs.is_empty() {
+            return Err(ServiceError::Unavailable(
+                "no replica of the metadata group is here".into(),
+            ));
+        }
         let newer = move |state: Arc<MetaState>| {
             let newer = state.revision > after_revision;
             std::future::ready(newer.then_some(Ok(state)))

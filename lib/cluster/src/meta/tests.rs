@@ -35,6 +35,7 @@ fn init() -> Command {
             spreads: vec![],
         }),
         shards: [0, 1].map(|shard| ShardReplicas { shard, nodes: vec![1] }).into(),
+        ..InitCluster::default()
     })
 }
 
@@ -454,6 +455,7 @@ fn replicas_are_registered_nodes() {
                 shard,
                 nodes: nodes.to_vec(),
             }),
+            from_nodes: Vec::new(),
         })
     };
     run(

@@ -17,13 +17,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// When a leader may judge leases: nodes get the length of one to come to it first, since nobody could renew while
 /// there was no leader.
 #[derive(Debug)]
-struct Judge {
+pub(super) struct Judge {
     grace: Duration,
     leading_since: Option<Duration>,
 }
 
 impl Judge {
-    fn may(&mut self, leads: bool, now: Duration) -> bool {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            leading_since: None,
+        }
+    }
+
+    pub(super) fn may(&mut self, leads: bool, now: Duration) -> bool {
         if !leads {
             self.leading_since = None;
             return false;
@@ -45,10 +52,7 @@ pub(super) struct Expiry {
 
 impl Expiry {
     pub(super) async fn run(self, stop: CancellationToken) {
-        let mut judge = Judge {
-            grace: self.lease,
-            leading_since: None,
-        };
+        let mut judge = Judge::new(self.lease);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -86,10 +90,7 @@ mod tests {
     #[test]
     fn a_new_leader_waits_for_the_nodes_to_come_to_it() {
         let s = Duration::from_secs;
-        let mut judge = Judge {
-            grace: s(15),
-            leading_since: None,
-        };
+        let mut judge = Judge::new(s(15));
         assert!(!judge.may(false, s(0)));
         assert!(!judge.may(true, s(100)) && !judge.may(true, s(114)));
         assert!(judge.may(true, s(115)));

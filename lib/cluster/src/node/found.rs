@@ -38,7 +38,7 @@ impl Starting {
                 self.confirm(&identity).await?;
                 return Ok(Some(identity));
             }
-            Some(identity) => return self.found(file, identity).await.map(Some),
+            Some(identity) => return self.found(file, identity).await,
             None => {}
         }
         let may_join = !options.others().is_empty();
@@ -57,7 +57,7 @@ impl Starting {
                     founding: true,
                 };
                 file.write(&identity)?;
-                self.found(file, identity).await.map(Some)
+                self.found(file, identity).await
             }
         }
     }
@@ -69,16 +69,20 @@ impl Starting {
         }
     }
 
-    /// Marks the bucket as this founder's; another's mark ends it, and the folder is as new.
-    async fn found(&self, file: &IdentityFile, identity: NodeIdentity) -> Result<NodeIdentity, NodeError> {
+    /// Marks the bucket as this founder's. Where another has been faster, the folder is as new, and the node joins the
+    /// other's cluster if it has peers.
+    async fn found(&self, file: &IdentityFile, identity: NodeIdentity) -> Result<Option<NodeIdentity>, NodeError> {
         let mark = self.mark_of(&identity);
         let there = put_mark(self.options.bucket.as_ref(), &mark).await?;
         if there.cluster_id != identity.cluster_id {
             file.remove()?;
-            return Err(self.taken(there.cluster_id));
+            return match self.options.others().is_empty() {
+                true => Err(self.taken(there.cluster_id)),
+                false => Ok(None),
+            };
         }
         tracing::info!(cluster = %identity.cluster_id, bucket = %self.options.bucket_name, "founding a cluster");
-        Ok(identity)
+        Ok(Some(identity))
     }
 
     fn mark_of(&self, identity: &NodeIdentity) -> ClusterMark {
@@ -185,19 +189,38 @@ impl Starting {
         Ok(Some(left))
     }
 
+    /// Each core of the expected nodes has a replica of about one shard.
     fn shards_wanted(&self) -> u32 {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get().min(256) as u32);
-        self.options.shards.unwrap_or_else(cores).max(1)
+        let by_nodes = || cores() * self.options.expect.clamp(1, 16) / self.replicas_wanted();
+        self.options.shards.unwrap_or_else(by_nodes).max(1)
     }
 
-    /// The number of shards is the first start's.
+    fn replicas_wanted(&self) -> u32 {
+        let by_nodes = if self.options.expect >= 3 { 3 } else { 1 };
+        self.options.replicas.unwrap_or(by_nodes).max(1)
+    }
+
+    /// The number of shards, and of their replicas, is the first start's.
     fn note_shards(&self, state: &MetaState) {
         let there = state.epochs.last().map_or(0, |epoch| epoch.shards.len());
-        if self.options.is_ingester() && there != self.shards_wanted() as usize {
+        let is_alone = self.options.peers.is_empty();
+        // What was not said is not to be missed.
+        let is_wanted = self.options.shards.is_some() || is_alone;
+        if self.options.is_ingester() && is_wanted && there != self.shards_wanted() as usize {
             tracing::warn!(
                 shards = there,
                 wanted = self.shards_wanted(),
                 "the number of shards was decided at the first start and stays"
+            );
+        }
+        if let Some(wanted) = self.options.replicas
+            && wanted != state.replicas.max(1)
+        {
+            tracing::warn!(
+                replicas = state.replicas.max(1),
+                wanted,
+                "the number of replicas was decided at the first start; `gnomon cluster replicas` changes it"
             );
         }
     }
@@ -218,7 +241,13 @@ impl Starting {
                 Err(epochs) => return Err(NodeError::Epochs(epochs.len())),
             },
         };
-        let nodes = vec![identity.node_id.0];
+        // Those of a cluster that is to have more nodes are placed when these are there.
+        let (expect, wanted) = (self.options.expect.max(1), self.replicas_wanted());
+        let nodes = if expect > 1 {
+            Vec::new()
+        } else {
+            vec![identity.node_id.0]
+        };
         let replicas = |shard: &u32| ShardReplicas {
             shard: *shard,
             nodes: nodes.clone(),
@@ -227,6 +256,8 @@ impl Starting {
             cluster_id: identity.cluster_id.to_string(),
             shards: epoch.shards.iter().map(replicas).collect(),
             epoch: Some(epoch),
+            replicas: wanted,
+            expect,
         }))
     }
 
@@ -242,6 +273,7 @@ impl Starting {
                 incarnation,
                 feature_level: CURRENT_FEATURE_LEVEL.0,
                 version: options.version.clone(),
+                draining: false,
             }),
             lease_ms: i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX),
         })

@@ -15,7 +15,7 @@ use openraft::errors::{
     ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::raft::WriteResult;
-use openraft::{EmptyNode, Raft, ReadPolicy};
+use openraft::{ChangeMembers, EmptyNode, Raft, ReadPolicy};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub(crate) struct GroupInner {
     pub(crate) machine: Arc<Machine>,
     pub(crate) running: RwLock<Option<Running>>,
     pub(crate) closed: CancellationToken,
+    /// Nothing of it runs any more.
+    pub(crate) ended: CancellationToken,
     pub(crate) leadership: watch::Sender<Leadership>,
     inflight: Semaphore,
     reads: Reads,
@@ -121,6 +123,12 @@ pub struct GroupStatus {
     pub purged: u64,
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
+    /// Two sets of voters are in force: a change of them is under way, or was left so by a leader that is gone.
+    pub is_joint: bool,
+    /// The membership's own place in the log.
+    pub members_at: u64,
+    /// On the leader, up to where each other member has the log.
+    pub matched: BTreeMap<NodeId, u64>,
 }
 
 type ReadRound = Shared<BoxFuture<'static, Result<u64, ReadError>>>;
@@ -140,6 +148,7 @@ impl GroupInner {
             machine,
             running: RwLock::new(None),
             closed,
+            ended: CancellationToken::new(),
             leadership: watch::Sender::new(Leadership::default()),
             inflight: Semaphore::new(INFLIGHT_BYTES),
             reads: Reads::default(),
@@ -406,6 +415,14 @@ impl Group {
             purged: first.saturating_sub(1),
             voters: members.voter_ids().map(NodeId).collect(),
             learners: members.learner_ids().map(NodeId).collect(),
+            is_joint: members.get_joint_config().len() > 1,
+            members_at: metrics.membership_config.log_id().map_or(0, |id| id.index),
+            matched: metrics
+                .replication
+                .iter()
+                .flatten()
+                .map(|(id, upto)| (NodeId(*id), upto.map_or(0, |id| id.index)))
+                .collect(),
         }
     }
 
@@ -464,6 +481,16 @@ impl Group {
         self.inner.alone.end();
         let ids: BTreeSet<u64> = voters.iter().map(|id| id.0).collect();
         let changed = self.running()?.raft.change_membership(ids, false).await;
+        changed.map(drop).map_err(members_error)
+    }
+
+    /// Takes a member without a vote out of the group.
+    ///
+    /// # Errors
+    /// `NotLeader` elsewhere; `Members` when the change is not possible now.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), GroupError> {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+        let changed = self.running()?.raft.change_membership(change, false).await;
         changed.map(drop).map_err(members_error)
     }
 

@@ -1,17 +1,21 @@
 //! All groups of a node.
 
-use super::group::{Group, GroupInner};
+use super::codec::{self, Tag};
+use super::group::{Group, GroupInner, GroupStatus};
 use super::metrics::HostMetrics;
-use super::state::Machine;
+use super::state::{Machine, blocking};
 use super::supervisor;
 use super::transport::{RaftService, RaftTransport};
 use super::{GroupError, StateMachine};
-use crate::store::{Identity, NodeStore};
+use crate::store::{Backend, Identity, NodeStore, Space, StoreError};
+use async_trait::async_trait;
 use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
+use gnomon_proto::service::NodesService;
+use gnomon_proto::{ServiceError, v1};
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::RwLock;
 use prometheus::Registry;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -186,6 +190,49 @@ impl GroupHost {
         }
     }
 
+    /// Ends a group here and removes what is stored of it: this node is no member any more. Only its vote is kept, so that
+    /// a node that comes back as a member does not vote twice in a term. A group that is not open is removed all the same.
+    ///
+    /// # Errors
+    /// When the store cannot be written; what is left is removed by the next attempt.
+    pub async fn remove(&self, id: GroupId) -> Result<(), GroupError> {
+        let shared = &self.shared;
+        if let Some(inner) = shared.group(id) {
+            inner.closed.cancel();
+            inner.ended.cancelled().await;
+        }
+        let store = shared.options.store.clone();
+        let removed = blocking(move || remove_stored(&store, id)).await;
+        removed.map_err(|error| GroupError::Unavailable(error.to_string()))??;
+        shared.groups.write().remove(&id);
+        shared.metrics.forget(id);
+        Ok(())
+    }
+
+    /// Groups of which something is stored here besides a vote, ascending.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn stored(&self) -> Result<Vec<GroupId>, GroupError> {
+        let store = self.shared.options.store.clone();
+        let found = blocking(move || stored_groups(store.backend().as_ref())).await;
+        Ok(found.map_err(|error| GroupError::Unavailable(error.to_string()))??)
+    }
+
+    /// Where all groups of this node stand, ascending by id.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<(GroupId, GroupStatus)> {
+        let groups: BTreeMap<_, _> = self
+            .shared
+            .groups
+            .read()
+            .iter()
+            .map(|(id, g)| (*id, g.clone()))
+            .collect();
+        let status = |(id, inner)| (id, Group { inner }.status());
+        groups.into_iter().map(status).collect()
+    }
+
     /// A group that is open on this node.
     #[must_use]
     pub fn group(&self, id: GroupId) -> Option<Group> {
@@ -209,9 +256,66 @@ impl GroupHost {
     }
 }
 
+/// All keys of a group in a space.
+fn keys_of(id: GroupId) -> (Vec<u8>, Vec<u8>) {
+    (
+        id.0.to_be_bytes().to_vec(),
+        id.0.saturating_add(1).to_be_bytes().to_vec(),
+    )
+}
+
+fn remove_stored(store: &NodeStore, id: GroupId) -> Result<(), StoreError> {
+    let (from, to) = keys_of(id);
+    let mut batch = store.backend().batch()?;
+    batch.delete_range(Space::Log, &from, &to);
+    batch.delete_range(Space::State, &from, &to);
+    for tag in [Tag::Committed, Tag::Purged, Tag::Generation] {
+        batch.delete(Space::Meta, &codec::meta_key(id, tag));
+    }
+    store.write_durably(batch)
+}
+
+fn stored_groups(backend: &dyn Backend) -> Result<Vec<GroupId>, StoreError> {
+    let mut found = BTreeSet::new();
+    for space in [Space::Log, Space::State] {
+        let mut from = Some(GroupId::METADATA.0);
+        while let Some(first) = from {
+            let mut next = None;
+            backend.scan(space, &first.to_be_bytes(), &[0xff; 5], &mut |key, _| {
+                next = key.first_chunk::<4>().map(|id| u32::from_be_bytes(*id));
+                false
+            })?;
+            found.extend(next.map(GroupId));
+            from = next.and_then(|id| id.checked_add(1));
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
 impl HostShared {
     pub(crate) fn group(&self, id: GroupId) -> Option<Arc<GroupInner>> {
         self.groups.read().get(&id).cloned()
+    }
+}
+
+#[async_trait]
+impl NodesService for GroupHost {
+    async fn groups(&self) -> Result<v1::GroupsResponse, ServiceError> {
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        let told = |(group, status): (GroupId, GroupStatus)| v1::GroupStatus {
+            group: group.0,
+            term: status.term,
+            leader: status.leader.map_or(0, |node| node.0),
+            last_log: status.last_log,
+            committed: status.committed,
+            applied: status.applied,
+            flushed: status.flushed,
+            voters: ids(&status.voters),
+            learners: ids(&status.learners),
+        };
+        Ok(v1::GroupsResponse {
+            groups: self.statuses().into_iter().map(told).collect(),
+        })
     }
 }
 

@@ -69,6 +69,18 @@ impl HostMetrics {
         })
     }
 
+    /// The group is not here any more.
+    pub(crate) fn forget(&self, group: GroupId) {
+        let label = group.to_string();
+        for counters in [&self.restarts, &self.flushes, &self.flush_bytes, &self.proposals] {
+            let _ = counters.remove_label_values(&[&label]);
+        }
+        for gauges in [&self.leader, &self.applied] {
+            let _ = gauges.remove_label_values(&[&label]);
+        }
+        let _ = self.flush_seconds.remove_label_values(&[&label]);
+    }
+
     pub(crate) fn group(&self, group: GroupId) -> GroupMetrics {
         let label = group.to_string();
         let labels = [label.as_str()];

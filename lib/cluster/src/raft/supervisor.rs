@@ -52,6 +52,7 @@ pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError
 
 /// Runs until the group is closed.
 pub(crate) async fn supervise(inner: Arc<GroupInner>, first: Running) {
+    let _ended = inner.ended.clone().drop_guard();
     let mut running = first;
     loop {
         let failed = tokio::select! {

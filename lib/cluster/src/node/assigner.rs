@@ -1,0 +1,145 @@
+//! The leader of the metadata group places shards, and moves their replicas as nodes come and go.
+
+use super::expiry::Judge;
+use crate::assign::{self, Change, Rules, Why};
+use crate::raft::Group;
+use gnomon_model::Clock;
+use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
+use prometheus::{IntCounterVec, Opts, Registry};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often it looks, if nothing changes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a change, so that those that come together are looked at once.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Runs beside each replica of the metadata group; only its leader does something.
+pub(super) struct Assigner {
+    /// The replica here: it is its leader that decides, or nobody.
+    pub(super) replica: Arc<dyn MetaService>,
+    pub(super) group: Group,
+    pub(super) states: watch::Receiver<Arc<MetaState>>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// How long a new leader waits before it takes a node for gone.
+    pub(super) lease: Duration,
+    pub(super) replace_after: Duration,
+    pub(super) changes: IntCounterVec,
+}
+
+/// How often replicas were placed and moved by this node, by why.
+pub(super) fn register(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    let opts = Opts::new(
+        "gnomon_cluster_replica_changes_total",
+        "Changes of shards' replicas that this node has decided as leader of the metadata group.",
+    );
+    let changes = IntCounterVec::new(opts, &["reason"])?;
+    registry.register(Box::new(changes.clone()))?;
+    Ok(changes)
+}
+
+/// As a label's value.
+fn reason(why: Why) -> &'static str {
+    match why {
+        Why::Placed => "placed",
+        Why::Gone => "gone",
+        Why::Drained => "drained",
+        Why::TooFew => "too_few",
+        Why::TooMany => "too_many",
+        Why::Zones => "zones",
+        Why::Load => "load",
+        Why::Leaders => "leaders",
+    }
+}
+
+impl Assigner {
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut judge = Judge::new(self.lease);
+        loop {
+            let looked = async {
+                tokio::select! {
+                    changed = self.states.changed() => if changed.is_ok() { tokio::time::sleep(GATHER).await },
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                let may_replace = judge.may(self.group.is_leader(), self.clock.monotonic());
+                if self.group.is_leader() {
+                    self.look(may_replace).await;
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = looked => {}
+            }
+        }
+    }
+
+    async fn look(&mut self, may_replace: bool) {
+        let state = self.states.borrow_and_update().clone();
+        if state.epochs.is_empty() {
+            return;
+        }
+        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
+            self.raise(&state).await;
+            return;
+        }
+        let replace_after_ms = i64::try_from(self.replace_after.as_millis()).unwrap_or(i64::MAX);
+        let rules = Rules {
+            replace_after_ms: if may_replace { replace_after_ms } else { i64::MAX },
+        };
+        for change in assign::plan(&state, self.clock.now().0, rules) {
+            self.propose(change).await;
+        }
+    }
+
+    /// Once there is more than one ingester, and all nodes understand it.
+    async fn raise(&self, state: &MetaState) {
+        let level = CLUSTER_FEATURE_LEVEL.0;
+        let started = || state.nodes.iter().filter(|node| node.incarnation > 0);
+        let ingesters = started().filter(|node| node.roles.iter().any(|role| role == "ingester"));
+        if ingesters.count() < 2 || started().any(|node| node.feature_level < level) {
+            return;
+        }
+        match self
+            .decide(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }))
+            .await
+        {
+            Ok(()) => tracing::info!(level, "several ingesters: the cluster's feature level is raised"),
+            Err(why) => tracing::warn!(level, %why, "the feature level was not raised"),
+        }
+    }
+
+    async fn propose(&self, change: Change) {
+        let Change { shard, from, to, why } = change;
+        let command = Command::SetShardReplicas(SetShardReplicas {
+            shard: Some(ShardReplicas {
+                shard,
+                nodes: to.clone(),
+            }),
+            from_nodes: from.clone(),
+        });
+        match self.decide(command).await {
+            Ok(()) => {
+                self.changes.with_label_values(&[reason(why)]).inc();
+                tracing::info!(shard, ?from, ?to, why = why.text(), "a shard's replicas change");
+            }
+            Err(error) => tracing::warn!(shard, ?from, ?to, %error, "a shard's replicas were not changed"),
+        }
+    }
+
+    async fn decide(&self, command: Command) -> Result<(), String> {
+        let command = MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(command),
+        };
+        match self.replica.propose(command).await {
+            Ok(answer) if answer.refused.is_empty() => Ok(()),
+            Ok(answer) => Err(answer.refused),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

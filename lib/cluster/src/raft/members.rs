@@ -1,0 +1,327 @@
+//! Brings a group's members to what is wished: new ones catch up before they vote, and whoever is not wished goes last.
+//!
+//! ```text
+//! learner -> caught up -> voter -> the others are removed
+//! leader not wished: it stays a voter until one of the wished leads, who removes it
+//! ```
+//! Only the group's leader does something, one step at a time, and looks again. A step that is left half done (a leader
+//! died between the two sets of a change) is gone on with by the next.
+
+use super::GroupError;
+use super::group::{Group, GroupStatus};
+use gnomon_model::{Clock, NodeId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often a leader looks.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Entries that a member may be behind and still count as up to date.
+const LAG: u64 = 200;
+/// A leader that another is preferred to waits this long before it hands over: the other has to have been there so long.
+const SETTLE: Duration = Duration::from_secs(5);
+/// Between two attempts to hand over, which fail where the other is not up to date.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(3);
+/// How long a change of members may take before it is looked at again; it may be committed later.
+const CHANGE_WITHIN: Duration = Duration::from_secs(30);
+
+/// What is wished of a group, and what can be known of its members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Who is to vote; the first is to lead. Empty: nothing is wished.
+    pub nodes: Vec<NodeId>,
+    /// Those of them that are there now.
+    pub live: Vec<NodeId>,
+    /// What the group's leader has told last: voters, and the log index of that.
+    pub told: (Vec<NodeId>, u64),
+}
+
+/// Whence a wish comes, and whereto is told what became of it.
+#[async_trait::async_trait]
+pub trait MemberWishes: Send + Sync + 'static {
+    fn wish(&self) -> Wish;
+
+    /// The group has exactly these voters since the entry at this log index.
+    async fn tell(&self, voters: &[NodeId], at_index: u64);
+}
+
+/// What a leader does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// All is as wished.
+    Rest,
+    AddLearner(NodeId),
+    /// It has to catch up.
+    WaitFor(NodeId),
+    SetVoters(BTreeSet<NodeId>),
+    RemoveLearner(NodeId),
+    /// Now: this node is not wished.
+    LeaveTo(NodeId),
+    /// When it is convenient.
+    PreferTo(NodeId),
+}
+
+/// Decides by where the group stands, on its leader.
+fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
+    let wished: BTreeSet<NodeId> = wish.nodes.iter().copied().collect();
+    let is_up_to_date = |node: &NodeId| {
+        let matched = status.matched.get(node).copied();
+        *node == own || matched.is_some_and(|upto| upto > 0 && upto + LAG >= status.last_log)
+    };
+    let votes = |node: &NodeId| status.voters.contains(node);
+    if wished.is_empty() {
+        return Step::Rest;
+    }
+    for node in wish.nodes.iter().filter(|node| !votes(node)) {
+        if !status.learners.contains(node) {
+            return if wish.live.contains(node) {
+                Step::AddLearner(*node)
+            } else {
+                Step::WaitFor(*node)
+            };
+        }
+        if !is_up_to_date(node) {
+            return Step::WaitFor(*node);
+        }
+    }
+    let mut voters = wished.clone();
+    voters.insert(own);
+    if status.is_joint || !status.voters.iter().copied().eq(voters.iter().copied()) {
+        return Step::SetVoters(voters);
+    }
+    if let Some(node) = status.learners.iter().find(|node| !wished.contains(node)) {
+        return Step::RemoveLearner(*node);
+    }
+    let mut heirs = wish
+        .nodes
+        .iter()
+        .filter(|node| **node != own && wish.live.contains(node) && is_up_to_date(node));
+    if !wished.contains(&own) {
+        return heirs.next().map_or(Step::Rest, |heir| Step::LeaveTo(*heir));
+    }
+    match heirs.next() {
+        Some(heir) if wish.nodes.first() == Some(heir) => Step::PreferTo(*heir),
+        _ => Step::Rest,
+    }
+}
+
+/// Keeps a group's members as wished, until it is stopped.
+pub async fn keep_members(
+    group: Group,
+    own: NodeId,
+    wishes: Arc<dyn MemberWishes>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    let mut keeper = Keeper {
+        group,
+        own,
+        wishes,
+        clock,
+        preferred: None,
+        handed_over: None,
+        waits_for: None,
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        if !keeper.group.is_leader() {
+            keeper.preferred = None;
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = keeper.look() => {}
+        }
+    }
+}
+
+struct Keeper {
+    group: Group,
+    own: NodeId,
+    wishes: Arc<dyn MemberWishes>,
+    clock: Arc<dyn Clock>,
+    /// Who could lead instead, and since when.
+    preferred: Option<(NodeId, Duration)>,
+    handed_over: Option<Duration>,
+    /// Who was last said to be waited for.
+    waits_for: Option<NodeId>,
+}
+
+impl Keeper {
+    async fn look(&mut self) {
+        let wish = self.wishes.wish();
+        let status = self.group.status();
+        if status.voters.is_empty() || status.members_at > status.committed {
+            return;
+        }
+        let (told, at_index) = &wish.told;
+        let is_known = !told.is_empty() && (*at_index >= status.members_at || *told == status.voters);
+        if !status.is_joint && !is_known {
+            self.wishes.tell(&status.voters, status.members_at).await;
+        }
+        let step = next_step(self.own, &wish, &status);
+        if !matches!(step, Step::PreferTo(_)) {
+            self.preferred = None;
+        }
+        let group = self.group.id();
+        match step {
+            Step::Rest => self.waits_for = None,
+            Step::WaitFor(node) => {
+                if self.waits_for.replace(node) != Some(node) {
+                    let has = status.matched.get(&node).copied().unwrap_or(0);
+                    tracing::info!(%group, %node, has, last = status.last_log, "a new member has to catch up");
+                }
+            }
+            Step::AddLearner(node) => {
+                self.change("added as a learner", node, self.group.add_learner(node))
+                    .await
+            }
+            Step::RemoveLearner(node) => {
+                self.change("removed, a learner", node, self.group.remove_learner(node))
+                    .await;
+            }
+            Step::SetVoters(voters) => {
+                let voters: Vec<NodeId> = voters.into_iter().collect();
+                let done = tokio::time::timeout(CHANGE_WITHIN, self.group.change_membership(&voters)).await;
+                match done {
+                    Ok(Ok(())) => tracing::info!(%group, before = ?status.voters, now = ?voters, "voters changed"),
+                    Ok(Err(error)) => tracing::warn!(%group, %error, wished = ?voters, "voters not changed yet"),
+                    Err(_) => tracing::warn!(%group, wished = ?voters, "no majority for a change of voters yet"),
+                }
+            }
+            Step::LeaveTo(heir) => self.hand_over(heir).await,
+            Step::PreferTo(heir) => {
+                let now = self.clock.monotonic();
+                let since = match self.preferred {
+                    Some((node, since)) if node == heir => since,
+                    _ => self.preferred.insert((heir, now)).1,
+                };
+                if now.saturating_sub(since) >= SETTLE {
+                    self.hand_over(heir).await;
+                }
+            }
+        }
+    }
+
+    async fn change(&self, what: &str, node: NodeId, changing: impl Future<Output = Result<(), GroupError>>) {
+        let group = self.group.id();
+        match tokio::time::timeout(CHANGE_WITHIN, changing).await {
+            Ok(Ok(())) => tracing::info!(%group, %node, what, "members changed"),
+            Ok(Err(error)) => tracing::warn!(%group, %node, %error, what, "members not changed yet"),
+            Err(_) => tracing::warn!(%group, %node, what, "no majority for a change of members yet"),
+        }
+    }
+
+    async fn hand_over(&mut self, heir: NodeId) {
+        let now = self.clock.monotonic();
+        if self
+            .handed_over
+            .is_some_and(|then| now.saturating_sub(then) < HAND_OVER_AGAIN)
+        {
+            return;
+        }
+        self.handed_over = Some(now);
+        match self.group.transfer_leader(heir).await {
+            Ok(()) => tracing::info!(group = %self.group.id(), to = %heir, "leadership handed over"),
+            Err(error) => tracing::warn!(group = %self.group.id(), to = %heir, %error, "leadership not handed over"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn n(ids: &[u64]) -> Vec<NodeId> {
+        ids.iter().copied().map(NodeId).collect()
+    }
+
+    fn wish(nodes: &[u64]) -> Wish {
+        Wish {
+            nodes: n(nodes),
+            live: n(nodes),
+            told: (Vec::new(), 0),
+        }
+    }
+
+    /// On leader 1, with a log of 1000 entries.
+    fn status(voters: &[u64], learners: &[u64], behind: &[u64]) -> GroupStatus {
+        let others = voters.iter().chain(learners).filter(|id| **id != 1);
+        GroupStatus {
+            last_log: 1000,
+            committed: 1000,
+            voters: n(voters),
+            learners: n(learners),
+            matched: others
+                .map(|id| (NodeId(*id), if behind.contains(id) { 10 } else { 990 }))
+                .collect(),
+            ..GroupStatus::default()
+        }
+    }
+
+    fn step(wished: &[u64], status: &GroupStatus) -> Step {
+        next_step(NodeId(1), &wish(wished), status)
+    }
+
+    fn set(ids: &[u64]) -> Step {
+        Step::SetVoters(n(ids).into_iter().collect())
+    }
+
+    #[test]
+    fn a_new_member_learns_before_it_votes() {
+        let step = |status| step(&[1, 2, 3], &status);
+        assert_eq!(step(status(&[1], &[], &[])), Step::AddLearner(NodeId(2)));
+        assert_eq!(step(status(&[1], &[2], &[2])), Step::WaitFor(NodeId(2)));
+        assert_eq!(step(status(&[1], &[2], &[])), Step::AddLearner(NodeId(3)));
+        assert_eq!(step(status(&[1], &[2, 3], &[3])), Step::WaitFor(NodeId(3)));
+        assert_eq!(step(status(&[1], &[2, 3], &[])), set(&[1, 2, 3]));
+        assert_eq!(step(status(&[1, 2, 3], &[], &[])), Step::Rest);
+        assert_eq!(step(status(&[1, 2, 3], &[4], &[])), Step::RemoveLearner(NodeId(4)));
+    }
+
+    #[test]
+    fn who_is_not_there_is_not_added() {
+        let mut wish = wish(&[1, 2]);
+        wish.live = n(&[1]);
+        assert_eq!(
+            next_step(NodeId(1), &wish, &status(&[1], &[], &[])),
+            Step::WaitFor(NodeId(2))
+        );
+    }
+
+    #[test]
+    fn a_leader_that_is_not_wished_leaves_after_another_leads() {
+        assert_eq!(step(&[2, 3, 4], &status(&[1, 2, 3], &[4], &[])), set(&[1, 2, 3, 4]));
+        assert_eq!(
+            step(&[2, 3, 4], &status(&[1, 2, 3, 4], &[], &[2])),
+            Step::LeaveTo(NodeId(3)),
+            "the first that is up to date"
+        );
+        let at_two = GroupStatus {
+            matched: [(NodeId(1), 1000), (NodeId(3), 1000), (NodeId(4), 1000)].into(),
+            ..status(&[1, 2, 3, 4], &[], &[])
+        };
+        assert_eq!(next_step(NodeId(2), &wish(&[2, 3, 4]), &at_two), set(&[2, 3, 4]));
+    }
+
+    #[test]
+    fn a_change_that_was_left_half_done_is_gone_on_with() {
+        let mut joint = status(&[1, 2, 3, 4], &[], &[]);
+        joint.is_joint = true;
+        assert_eq!(step(&[1, 2, 3], &joint), set(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn the_first_is_preferred_once_it_is_up_to_date() {
+        assert_eq!(
+            step(&[2, 1, 3], &status(&[1, 2, 3], &[], &[])),
+            Step::PreferTo(NodeId(2))
+        );
+        assert_eq!(step(&[2, 1, 3], &status(&[1, 2, 3], &[], &[2])), Step::Rest);
+        assert_eq!(step(&[], &status(&[1, 2, 3], &[], &[])), Step::Rest);
+    }
+}

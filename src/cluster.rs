@@ -1,0 +1,338 @@
+//! `gnomon cluster`: the cluster in tables that a person can read, and what an operator may ask of it.
+
+use crate::flags::{Cluster, ClusterTask};
+use anyhow::{Context, bail};
+use reqwest::{Method, Url};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Between two looks at something that goes on.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs the command; 1 where it could not be done.
+#[must_use]
+pub fn run(what: &Cluster) -> ExitCode {
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")
+        .and_then(|runtime| runtime.block_on(carry_out(what)));
+    match done {
+        Ok(text) => {
+            // That nobody reads it (a closed pipe) is no failure.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("gnomon cluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
+    let server = Server {
+        url: what.server.trim_end_matches('/'),
+        client: reqwest::Client::new(),
+    };
+    match &what.task {
+        ClusterTask::Status => status(&server, what.json).await,
+        ClusterTask::Drain { node, undo, wait } => {
+            let mut pairs = vec![("node", node.to_string())];
+            if *undo {
+                pairs.push(("undo", "true".into()));
+            }
+            server.ask(Method::POST, "drain", &pairs).await?;
+            match (undo, wait) {
+                (true, _) => Ok(format!("node {node} takes replicas again\n")),
+                (false, false) => Ok(format!(
+                    "node {node} is draining: gnomon cluster status shows how far it is\n"
+                )),
+                (false, true) => {
+                    server
+                        .until(&format!("draining node {node}"), |s| s.left_on(*node))
+                        .await
+                }
+            }
+        }
+        ClusterTask::Move { shard, from, to, wait } => {
+            let pairs = [
+                ("shard", shard.to_string()),
+                ("from", from.to_string()),
+                ("to", to.to_string()),
+            ];
+            server.ask(Method::POST, "move", &pairs).await?;
+            match wait {
+                false => Ok(format!("shard {shard} moves from node {from} to node {to}\n")),
+                true => server.until(&format!("moving shard {shard}"), Shards::unsettled).await,
+            }
+        }
+        ClusterTask::Rebalance => {
+            let planned = server.ask(Method::POST, "rebalance", &[]).await?;
+            let changes = planned["changes"].as_array().map_or(0, Vec::len);
+            let moves = server.until("moving replicas", Shards::unsettled).await?;
+            Ok(match changes {
+                0 => "everything is level\n".to_owned(),
+                _ => moves,
+            })
+        }
+        ClusterTask::Replicas { replicas } => {
+            let pairs = [("replicas", replicas.to_string())];
+            server.ask(Method::POST, "replicas", &pairs).await?;
+            Ok(format!(
+                "each shard is to have {replicas} replicas, as far as there are ingesters\n"
+            ))
+        }
+    }
+}
+
+struct Server<'a> {
+    url: &'a str,
+    client: reqwest::Client,
+}
+
+impl Server<'_> {
+    async fn ask(&self, method: Method, path: &str, pairs: &[(&str, String)]) -> anyhow::Result<Value> {
+        let text = format!("{}/api/v1/cluster/{path}", self.url);
+        let mut url =
+            Url::parse(&text).with_context(|| format!("--server {:?} is no URL like http://host:port", self.url))?;
+        for (name, value) in pairs {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+        let answer = self.client.request(method, url.clone()).send().await;
+        let answer = answer.with_context(|| format!("{} cannot be asked", self.url))?;
+        let status = answer.status();
+        let body = answer.text().await.context("the answer ended early")?;
+        let Ok(mut answer) = serde_json::from_str::<Value>(&body) else {
+            bail!("{url} answers {status}: {}", body.trim());
+        };
+        if answer["status"] == "success" {
+            return Ok(answer["data"].take());
+        }
+        bail!("{}", answer["error"].as_str().unwrap_or(&body))
+    }
+
+    /// Waits until nothing is left to do, and shows how far it is where somebody looks.
+    async fn until(&self, doing: &str, left: impl Fn(&Shards) -> usize) -> anyhow::Result<String> {
+        let is_watched = std::io::stderr().is_terminal();
+        let mut most = 0;
+        loop {
+            let shards = Shards(self.ask(Method::GET, "shards", &[]).await?);
+            let left = left(&shards);
+            most = most.max(left);
+            if is_watched {
+                eprint!("\r{doing}: {} of {most} done ", most - left);
+            }
+            if left == 0 {
+                if is_watched {
+                    eprintln!();
+                }
+                return Ok(format!("{doing}: done\n"));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// What `/api/v1/cluster/shards` says.
+struct Shards(Value);
+
+impl Shards {
+    fn all(&self) -> impl Iterator<Item = &Value> {
+        self.0["shards"].as_array().into_iter().flatten()
+    }
+
+    fn left_on(&self, node: u64) -> usize {
+        let has = |list: &Value| {
+            list.as_array()
+                .is_some_and(|ids| ids.iter().any(|id| id.as_u64() == Some(node)))
+        };
+        let of_shards = self.all().filter(|s| has(&s["wished"]) || has(&s["voters"])).count();
+        of_shards + usize::from(has(&self.0["metadata"]["voters"]))
+    }
+
+    fn unsettled(&self) -> usize {
+        self.all().filter(|s| s["settled"] != true).count()
+    }
+}
+
+async fn status(server: &Server<'_>, json: bool) -> anyhow::Result<String> {
+    let nodes = server.ask(Method::GET, "nodes", &[]).await?;
+    let shards = server.ask(Method::GET, "shards", &[]).await?;
+    let ring = server.ask(Method::GET, "ring", &[]).await?;
+    if json {
+        let all = serde_json::json!({"nodes": nodes, "shards": shards, "ring": ring});
+        return Ok(serde_json::to_string_pretty(&all)? + "\n");
+    }
+    shown(&nodes, &shards, &ring)
+}
+
+fn shown(nodes: &Value, shards: &Value, ring: &Value) -> anyhow::Result<String> {
+    let mut text = String::new();
+    writeln!(text, "cluster {}", word(&nodes["clusterId"]))?;
+    let scrapes = |id: &Value| {
+        let mut scrapers = ring["scrapers"].as_array().into_iter().flatten();
+        scrapers.any(|node| node["id"] == *id)
+    };
+    let mut table = Table::new(&[
+        "NODE", "ADDRESS", "STATE", "ZONE", "ROLES", "REPLICAS", "LEADS", "VERSION",
+    ]);
+    for node in nodes["nodes"].as_array().into_iter().flatten() {
+        let leads = list_of(&shards["shards"]).filter(|s| s["leader"] == node["id"]).count();
+        let mut roles = words(&node["roles"]);
+        if node["metadataVoter"] == true {
+            roles.push_str(" (metadata)");
+        }
+        if !scrapes(&node["id"]) && roles.contains("scraper") {
+            roles = roles.replace("scraper", "scraper (not in the ring)");
+        }
+        table.row([
+            word(&node["id"]),
+            word(&node["address"]),
+            word(&node["state"]),
+            word(&node["zone"]),
+            roles,
+            word(&node["replicas"]),
+            leads.to_string(),
+            word(&node["version"]),
+        ]);
+    }
+    table.write(&mut text)?;
+    text.push('\n');
+    let mut table = Table::new(&[
+        "SHARD",
+        "LEADER",
+        "VOTERS",
+        "WISHED",
+        "TERM",
+        "COMMITTED",
+        "BEHIND",
+        "STATE",
+    ]);
+    let mut row = |name: String, group: &Value| {
+        let behind = list_of(&group["members"]).map(|m| (word(&m["node"]), m["behind"].as_u64().unwrap_or(0)));
+        let behind: Vec<String> = behind
+            .filter(|(_, n)| *n > 0)
+            .map(|(node, n)| format!("{node}:{n}"))
+            .collect();
+        let state = match (group["leader"].is_null(), group["settled"] == true) {
+            (true, _) => "no leader",
+            (false, true) => "ok",
+            (false, false) => "moving",
+        };
+        table.row([
+            name,
+            word(&group["leader"]),
+            words(&group["voters"]),
+            words(&group["wished"]),
+            word(&group["term"]),
+            word(&group["committed"]),
+            behind.join(" "),
+            state.to_owned(),
+        ]);
+    };
+    row("metadata".to_owned(), &shards["metadata"]);
+    for shard in list_of(&shards["shards"]) {
+        row(word(&shard["shard"]), shard);
+    }
+    table.write(&mut text)?;
+    Ok(text)
+}
+
+fn list_of(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) if text.is_empty() => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn words(value: &Value) -> String {
+    let all: Vec<String> = list_of(value).map(word).collect();
+    if all.is_empty() { "-".into() } else { all.join(",") }
+}
+
+/// Columns as wide as what is in them.
+struct Table<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    fn new(head: &[&str; N]) -> Self {
+        Self {
+            rows: vec![head.map(str::to_owned)],
+        }
+    }
+
+    fn row(&mut self, row: [String; N]) {
+        self.rows.push(row);
+    }
+
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        let width = |column: usize| {
+            self.rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: [usize; N] = std::array::from_fn(width);
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(widths) {
+                write!(line, "{cell:width$}  ")?;
+            }
+            writeln!(text, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_status_is_two_tables() {
+        let nodes = json!({"clusterId": "2a", "nodes": [
+            {"id": 1, "address": "10.0.0.1:9095", "state": "live", "zone": "", "roles": ["scraper", "ingester"],
+             "replicas": 2, "version": "0.1.0", "metadataVoter": true},
+            {"id": 12, "address": "10.0.0.2:9095", "state": "silent", "zone": "b", "roles": ["scraper"],
+             "replicas": 0, "version": "0.1.0", "metadataVoter": false},
+        ]});
+        let shards = json!({"metadata": {"leader": 1, "voters": [1], "wished": [], "term": 3, "committed": 10,
+             "settled": true, "members": []},
+            "shards": [
+            {"shard": 0, "leader": 1, "voters": [1, 2], "wished": [1, 3], "term": 2, "committed": 100,
+             "settled": false, "members": [{"node": 1, "behind": 0}, {"node": 2, "behind": 7}]},
+            {"shard": 1, "leader": null, "voters": [], "wished": [1], "term": 0, "committed": 0, "settled": false,
+             "members": []},
+        ]});
+        let ring = json!({"scrapers": [{"id": 1}]});
+        let text = shown(&nodes, &shards, &ring).unwrap();
+        let expected = "\
+cluster 2a
+NODE  ADDRESS        STATE   ZONE  ROLES                        REPLICAS  LEADS  VERSION
+1     10.0.0.1:9095  live    -     scraper,ingester (metadata)  2         1      0.1.0
+12    10.0.0.2:9095  silent  b     scraper (not in the ring)    0         0      0.1.0
+
+SHARD     LEADER  VOTERS  WISHED  TERM  COMMITTED  BEHIND  STATE
+metadata  1       1       -       3     10                 ok
+0         1       1,2     1,3     2     100        2:7     moving
+1         -       -       1       0     0                  no leader
+";
+        assert_eq!(text, expected);
+        let shards = Shards(shards);
+        assert_eq!((shards.left_on(1), shards.left_on(2), shards.left_on(4)), (3, 1, 0));
+        assert_eq!(shards.unsettled(), 2);
+    }
+}

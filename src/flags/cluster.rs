@@ -1,0 +1,100 @@
+//! `gnomon cluster`: what its tasks take.
+
+use super::Command;
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+
+/// `gnomon cluster TASK`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Any node of the cluster, http://host:port.
+    pub server: String,
+    pub json: bool,
+    pub task: ClusterTask,
+}
+
+/// What is to be shown or done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterTask {
+    Status,
+    Drain { node: u64, undo: bool, wait: bool },
+    Move { shard: u32, from: u64, to: u64, wait: bool },
+    Rebalance,
+    Replicas { replicas: u32 },
+}
+
+/// `gnomon cluster`, as clap knows it.
+pub(super) fn cluster() -> clap::Command {
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    let number = |name: &'static str, help: &'static str| {
+        let id = Arg::new(name).value_name(name.to_uppercase()).help(help).required(true);
+        id.value_parser(value_parser!(u64))
+    };
+    let wait = || flag("wait", "Return when it is done.");
+    let server = Arg::new("server")
+        .long("server")
+        .value_name("URL")
+        .default_value("http://127.0.0.1:9090")
+        .global(true)
+        .help("Any node of the cluster.");
+    clap::Command::new("cluster")
+        .about("Look at the cluster's nodes and shards, and move them.")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(server)
+        .subcommand(
+            clap::Command::new("status")
+                .about("Nodes, shards, who leads, who is behind.")
+                .arg(flag("json", "Print a JSON document.")),
+        )
+        .subcommand(
+            clap::Command::new("drain")
+                .about("Move all replicas away from a node, before it is taken away.")
+                .arg(number("node", "Its id, as `status` shows it."))
+                .arg(flag("undo", "Let it take replicas again.").conflicts_with("wait"))
+                .arg(wait()),
+        )
+        .subcommand(
+            clap::Command::new("move")
+                .about("Move a replica of a shard from one node to another.")
+                .arg(number("shard", "Its number.").value_parser(value_parser!(u32)))
+                .arg(number("from", "The node that has it.").long("from"))
+                .arg(number("to", "The node that is to have it.").long("to"))
+                .arg(wait()),
+        )
+        .subcommand(clap::Command::new("rebalance").about("Wait until all replicas are where they are to be."))
+        .subcommand(
+            clap::Command::new("replicas")
+                .about("Change how many replicas each shard is to have.")
+                .arg(number("replicas", "1, 3 or 5.").value_parser(value_parser!(u32))),
+        )
+}
+
+pub(super) fn cluster_command(cluster: &ArgMatches) -> Command {
+    let (name, task) = cluster.subcommand().unwrap_or(("status", cluster));
+    let id = |name: &str| task.get_one::<u64>(name).copied().unwrap_or_default();
+    let small = |name: &str| task.get_one::<u32>(name).copied().unwrap_or_default();
+    let flag = |name: &str| task.get_flag(name);
+    let is_status = name == "status";
+    Command::Cluster(Cluster {
+        server: task.get_one::<String>("server").cloned().unwrap_or_default(),
+        json: is_status && flag("json"),
+        task: match name {
+            "drain" => ClusterTask::Drain {
+                node: id("node"),
+                undo: flag("undo"),
+                wait: flag("wait"),
+            },
+            "move" => ClusterTask::Move {
+                shard: small("shard"),
+                from: id("from"),
+                to: id("to"),
+                wait: flag("wait"),
+            },
+            "rebalance" => ClusterTask::Rebalance,
+            "replicas" => ClusterTask::Replicas {
+                replicas: small("replicas"),
+            },
+            _ => ClusterTask::Status,
+        },
+    })
+}
