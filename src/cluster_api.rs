@@ -102,7 +102,7 @@ type Api = State<Arc<ClusterApi>>;
 
 async fn nodes(State(api): Api) -> Answer {
     let state = api.state().await?;
-    success(show::nodes(&state, api.clock.now().0, api.rules))
+    success(show::nodes(&state, api.clock.now().0, &api.rules))
 }
 
 async fn shards(State(api): Api) -> Answer {
@@ -222,7 +222,7 @@ fn moved(state: &MetaState, wanted: &Move, now_ms: i64) -> Result<Vec<u64>, Stri
 async fn rebalance(State(api): Api) -> Answer {
     api.require_admin()?;
     let state = api.state().await?;
-    let changes = assign::plan(&state, api.clock.now().0, api.rules);
+    let changes = assign::plan(&state, api.clock.now().0, &api.rules);
     let shown = |c: &assign::Change| json!({"shard": c.shard, "from": c.from, "to": c.to, "why": c.why.text()});
     success(json!({"changes": changes.iter().map(shown).collect::<Vec<_>>()}))
 }

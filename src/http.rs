@@ -100,11 +100,8 @@ pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToke
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve_grpc(
-    listener: TcpListener,
-    routes: tonic::service::Routes,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn serve_grpc(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
+    let routes = tonic::service::Routes::from(Router::new().fallback_service(routes));
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder()
         .tcp_nodelay(true)

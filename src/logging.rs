@@ -31,10 +31,14 @@ pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The filter of a level: gnomon's crates at it, everything else at warn (or error).
+/// The filter of a level: gnomon's crates at it, everything else at warn (or error). What openraft warns of is each
+/// message that a peer which is away does not take, many times a second; who leads is told by gnomon itself.
 fn filter(level: &str) -> EnvFilter {
     let others = if level == "error" { "error" } else { "warn" };
     let mut text = others.to_owned();
+    if level != "debug" {
+        text.push_str(",openraft=error");
+    }
     for part in [
         "",
         "_model",

@@ -139,16 +139,19 @@ impl Node {
         if let Some(attempts) = bucket.attempts() {
             attempts.register(&process.registry).context("metrics")?;
         }
-        let options = process.node_options(&listeners, &bucket)?;
+        let mut options = process.node_options(&listeners, &bucket)?;
         for (listener, address) in listeners.http {
             servers.spawn(http::serve(listener, routes.clone(), process.stop.clone()));
             tracing::info!(%address, "listening");
         }
+        let services = grpc::Services::listen(&process, listeners.grpc, &mut servers)?;
+        let early = Arc::clone(&services);
+        options.serve_groups = Some(Arc::new(move |own| early.serve_groups(own)));
         process.status.set_waiting_for("the node joins its cluster");
         let handle = start_node(options).await?;
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
-        grpc::serve(&process, &handle, &running, listeners.grpc, &mut servers)?;
+        services.serve_all(&handle, &running);
         // Other nodes have to reach this one by then.
         if let Some(ingester) = &running.ingester {
             roles::until_shards_are_open(&process, &handle, ingester).await?;

@@ -6,7 +6,7 @@ use crate::service::{Shard, ShardLog, Shards, WriteOptions};
 use crate::shard::ShardMachine;
 use async_trait::async_trait;
 use bytes::Bytes;
-use gnomon_cluster::assign::{replicas_of, voters};
+use gnomon_cluster::assign::{Rules, replicas_of, voters};
 use gnomon_cluster::clients::decide;
 use gnomon_cluster::node::GroupWishes;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
@@ -319,6 +319,7 @@ impl Opener {
             states: self.context.states.clone(),
             meta: self.context.meta.clone(),
             clock: self.clock.clone(),
+            rules: watch::channel(Rules::default()).1,
         };
         tasks.spawn(keep_members(
             group.clone(),

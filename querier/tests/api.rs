@@ -298,6 +298,7 @@ fn scraper(pool: &str, health: &str) -> Scraper {
                 health: health.into(),
                 scrape_interval_ms: 15_000,
                 scrape_timeout_ms: 10_000,
+                scraper: String::new(),
             }],
             dropped: vec![v1::DroppedTarget {
                 discovered_labels: bytes(&[("__address__", "gone:1")]),

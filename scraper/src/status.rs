@@ -164,6 +164,7 @@ impl Status {
                         health: last.health.as_str().to_owned(),
                         scrape_interval_ms: u64::try_from(target.interval.as_millis()).unwrap_or(u64::MAX),
                         scrape_timeout_ms: u64::try_from(target.timeout.as_millis()).unwrap_or(u64::MAX),
+                        scraper: String::new(),
                     }
                 }));
             }

@@ -19,7 +19,7 @@ const fn standing_text(standing: Standing) -> &'static str {
     }
 }
 
-pub(super) fn nodes(state: &MetaState, now_ms: i64, rules: Rules) -> Value {
+pub(super) fn nodes(state: &MetaState, now_ms: i64, rules: &Rules) -> Value {
     let votes = voters(state, GroupId::METADATA);
     let node = |node: &gnomon_proto::v1::Node| {
         let replicas = state.shards.iter().filter(|s| s.nodes.contains(&node.id)).count();

@@ -2,18 +2,20 @@
 
 use super::Process;
 use super::roles::Running;
-use crate::http;
+use crate::http as server;
 use anyhow::Context as _;
 use async_trait::async_trait;
+use axum::Router;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::clients::{meta_server, nodes_server, shard_read_server, shard_write_server, targets_server};
 use gnomon_cluster::layers::{ServeLayer, ServeMetrics};
-use gnomon_cluster::node::NodeHandle;
+use gnomon_cluster::node::{IngesterNode, NodeHandle};
 use gnomon_cluster::raft::raft_server;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
+use http::StatusCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -24,38 +26,72 @@ use tower::Layer;
 /// Calls of one service under way at a time; what is beyond is turned away, and callers try again within their budget.
 const MAX_CALLS: usize = 1024;
 
-/// Serves until told to stop.
-pub(super) fn serve(
-    process: &Process,
-    node: &NodeHandle,
-    running: &Running,
-    listener: TcpListener,
-    servers: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    let metrics = ServeMetrics::register(&process.registry).context("metrics")?;
-    let layer = ServeLayer::new(MAX_CALLS, metrics, Arc::clone(&process.clock));
-    let mut routes = Routes::default();
-    if let Some(own) = &node.ingester {
+/// A client takes it for gRPC's own "unavailable", and asks again or elsewhere.
+async fn too_early() -> StatusCode {
+    StatusCode::SERVICE_UNAVAILABLE
+}
+
+/// What is served on the gRPC listener: it grows as the node starts.
+pub(super) struct Services {
+    routes: server::Routes,
+    layer: ServeLayer,
+    stop: CancellationToken,
+}
+
+impl Services {
+    /// Serves until told to stop; to begin with, that it is too early.
+    pub(super) fn listen(
+        process: &Process,
+        listener: TcpListener,
+        servers: &mut JoinSet<anyhow::Result<()>>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let metrics = ServeMetrics::register(&process.registry).context("metrics")?;
+        let routes = server::Routes::new(Router::new().fallback(too_early));
+        servers.spawn(server::serve_grpc(listener, routes.clone(), process.stop.clone()));
+        Ok(Arc::new(Self {
+            routes,
+            layer: ServeLayer::new(MAX_CALLS, metrics, Arc::clone(&process.clock)),
+            stop: process.stop.clone(),
+        }))
+    }
+
+    /// What a node cannot begin without: after a common end, ingesters need one another's votes before any of them is a
+    /// member again.
+    pub(super) fn serve_groups(&self, own: &IngesterNode) {
+        // What else there will be is not there yet, rather than unknown.
+        let routes = self.of_groups(own).into_axum_router().fallback(too_early);
+        self.routes.replace(routes);
+    }
+
+    fn of_groups(&self, own: &IngesterNode) -> Routes {
         let meta = Arc::new(UntilStop {
             meta: Arc::clone(&own.meta_replica),
-            stop: process.stop.clone(),
+            stop: self.stop.clone(),
         });
-        routes = routes
-            .add_service(layer.layer(meta_server(meta)))
+        Routes::default()
+            .add_service(self.layer.layer(meta_server(meta)))
             // Raft's own messages are bounded by its groups, and must get through when all else is too much.
             .add_service(raft_server(own.raft_service()))
-            .add_service(layer.layer(nodes_server(Arc::new(own.host.clone()))));
+            .add_service(self.layer.layer(nodes_server(Arc::new(own.host.clone()))))
     }
-    if let Some(ingester) = &running.ingester {
-        routes = routes
-            .add_service(layer.layer(shard_write_server(ingester.shards())))
-            .add_service(layer.layer(shard_read_server(ingester.shards())));
+
+    /// Everything that has a body here.
+    pub(super) fn serve_all(&self, node: &NodeHandle, running: &Running) {
+        let layer = &self.layer;
+        let mut routes = node
+            .ingester
+            .as_ref()
+            .map_or_else(Routes::default, |own| self.of_groups(own));
+        if let Some(ingester) = &running.ingester {
+            routes = routes
+                .add_service(layer.layer(shard_write_server(ingester.shards())))
+                .add_service(layer.layer(shard_read_server(ingester.shards())));
+        }
+        if let Some(scraper) = &running.scraper {
+            routes = routes.add_service(layer.layer(targets_server(scraper.status())));
+        }
+        self.routes.replace(routes.into_axum_router());
     }
-    if let Some(scraper) = &running.scraper {
-        routes = routes.add_service(layer.layer(targets_server(scraper.status())));
-    }
-    servers.spawn(http::serve_grpc(listener, routes, process.stop.clone()));
-    Ok(())
 }
 
 /// The metadata group as it is served: its watches, which have no end of their own, end with the process.

@@ -78,7 +78,7 @@ fn cluster(process: &Process, node: &NodeHandle) -> ClusterApi {
         meta: Arc::clone(&node.meta),
         states: node.meta_watch.clone(),
         clock: Arc::clone(&process.clock),
-        rules: Rules { replace_after_ms },
+        rules: Rules::after(replace_after_ms),
         may_change: process.settings.enable_admin_api,
         may_drain: process.settings.enable_lifecycle,
     }

@@ -18,6 +18,7 @@ mod tests;
 use count::Loads;
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::{MetaState, Node, ShardReplicas};
+use std::collections::BTreeMap;
 
 /// How long a node may be silent before its replicas are made anew elsewhere.
 pub const REPLACE_AFTER_MS: i64 = 10 * 60 * 1000;
@@ -25,16 +26,27 @@ pub const REPLACE_AFTER_MS: i64 = 10 * 60 * 1000;
 const MOST_META_VOTERS: usize = 5;
 
 /// What to judge by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// A node silent for so long past its lease is gone, milliseconds.
     pub replace_after_ms: i64,
+    /// How long ago a node was heard of, milliseconds, by a clock that does not jump: when the wall clock does, nobody is
+    /// gone for it. By node; for those that are not in it the leases alone tell.
+    pub heard_ms_ago: BTreeMap<u64, i64>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
+        Self::after(REPLACE_AFTER_MS)
+    }
+}
+
+impl Rules {
+    #[must_use]
+    pub const fn after(replace_after_ms: i64) -> Self {
         Self {
-            replace_after_ms: REPLACE_AFTER_MS,
+            replace_after_ms,
+            heard_ms_ago: BTreeMap::new(),
         }
     }
 }
@@ -103,13 +115,14 @@ fn is_ingester(node: &Node) -> bool {
 
 /// How a node stands. One whose address another node has taken since does not come back: its disk was replaced.
 #[must_use]
-pub fn standing(state: &MetaState, node: &Node, now_ms: i64, rules: Rules) -> Standing {
+pub fn standing(state: &MetaState, node: &Node, now_ms: i64, rules: &Rules) -> Standing {
     let silent_ms = now_ms.saturating_sub(node.lease_until_ms);
     let is_succeeded = || {
         let mut others = state.nodes.iter();
         others.any(|n| n.id > node.id && n.incarnation > 0 && n.address == node.address)
     };
-    if silent_ms > rules.replace_after_ms || (silent_ms > 0 && is_succeeded()) {
+    let heard_ms_ago = rules.heard_ms_ago.get(&node.id).copied().unwrap_or(i64::MAX);
+    if silent_ms.min(heard_ms_ago) > rules.replace_after_ms || (silent_ms > 0 && is_succeeded()) {
         Standing::Gone
     } else if node.draining {
         Standing::Draining
@@ -120,7 +133,7 @@ pub fn standing(state: &MetaState, node: &Node, now_ms: i64, rules: Rules) -> St
     }
 }
 
-fn ingesters(state: &MetaState, now_ms: i64, rules: Rules) -> Vec<Member<'_>> {
+fn ingesters<'a>(state: &'a MetaState, now_ms: i64, rules: &Rules) -> Vec<Member<'a>> {
     let all = state.nodes.iter().filter(|node| is_ingester(node));
     all.map(|node| Member {
         id: node.id,
@@ -150,7 +163,7 @@ pub fn replicas_of(state: &MetaState, node: u64) -> impl Iterator<Item = &ShardR
 
 /// What is to change now. Empty where everything is as it should be, or has to wait.
 #[must_use]
-pub fn plan(state: &MetaState, now_ms: i64, rules: Rules) -> Vec<Change> {
+pub fn plan(state: &MetaState, now_ms: i64, rules: &Rules) -> Vec<Change> {
     let ingesters = ingesters(state, now_ms, rules);
     let mut loads = Loads::new(state, &ingesters);
     let mut changes = Vec::new();
@@ -182,7 +195,7 @@ pub fn plan(state: &MetaState, now_ms: i64, rules: Rules) -> Vec<Change> {
 /// Replicas of shards that are not placed: for a new placement epoch, say.
 #[must_use]
 pub fn assign(state: &MetaState, shards: &[u32], now_ms: i64) -> Vec<ShardReplicas> {
-    let ingesters = ingesters(state, now_ms, Rules::default());
+    let ingesters = ingesters(state, now_ms, &Rules::default());
     let mut loads = Loads::new(state, &ingesters);
     let place = |shard: &u32| {
         let mut placed = ShardReplicas {
@@ -213,7 +226,7 @@ fn wanted(state: &MetaState, loads: &Loads<'_>) -> usize {
 
 /// Who is to vote in the metadata group: one, three from three ingesters on, five from five on. `now` are those who do.
 #[must_use]
-pub fn meta_voters(state: &MetaState, now: &[u64], now_ms: i64, rules: Rules) -> Vec<u64> {
+pub fn meta_voters(state: &MetaState, now: &[u64], now_ms: i64, rules: &Rules) -> Vec<u64> {
     let ingesters = ingesters(state, now_ms, rules);
     let mut loads = Loads::of_group(now, &ingesters);
     let wanted = match loads.present().min(MOST_META_VOTERS) {

@@ -20,7 +20,7 @@ mod wishes;
 pub use identity::{ClusterMark, NodeIdentity};
 pub use wishes::GroupWishes;
 
-use crate::assign::REPLACE_AFTER_MS;
+use crate::assign::{REPLACE_AFTER_MS, Rules};
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
 use crate::meta::{CheckpointError, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
@@ -82,7 +82,12 @@ pub struct NodeOptions {
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
     pub stop: CancellationToken,
+    /// Called once the groups are open, to let other nodes reach them: until enough of them do, none is a member.
+    pub serve_groups: Option<ServeGroups>,
 }
+
+/// See [`NodeOptions::serve_groups`].
+pub type ServeGroups = Arc<dyn Fn(&IngesterNode) + Send + Sync>;
 
 impl NodeOptions {
     /// The defaults for everything that need not be said.
@@ -117,6 +122,7 @@ impl NodeOptions {
             clock,
             registry,
             stop: CancellationToken::new(),
+            serve_groups: None,
         }
     }
 
@@ -317,6 +323,9 @@ impl Starting {
             true => Some(self.open_ingester(&identity, &meta_watch).await?),
             false => None,
         };
+        if let (Some(own), Some(serve)) = (&ingester, &options.serve_groups) {
+            serve(own);
+        }
         let client = match client {
             Some(client) => client,
             None => self.meta_client(self.voting_replica(ingester.as_ref(), &identity).await?)?,
@@ -381,6 +390,7 @@ impl Starting {
         states: &watch::Receiver<Arc<MetaState>>,
     ) -> Result<(), NodeError> {
         let options = &self.options;
+        let (rules, judged_by) = watch::channel(Rules::default());
         let assigner = assigner::Assigner {
             replica: own.meta_replica.clone(),
             group: own.meta_group.clone(),
@@ -389,6 +399,8 @@ impl Starting {
             lease: options.lease,
             replace_after: options.replace_after,
             changes: assigner::register(&options.registry)?,
+            rules,
+            heard: assigner::Heard::default(),
         };
         self.tasks.spawn(assigner.run(self.stop.child_token()));
         let wishes = GroupWishes {
@@ -397,6 +409,7 @@ impl Starting {
             states: states.clone(),
             meta: client.clone(),
             clock: options.clock.clone(),
+            rules: judged_by,
         };
         let (group, clock) = (own.meta_group.clone(), options.clock.clone());
         let keeping = keep_members(

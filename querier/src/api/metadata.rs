@@ -118,5 +118,9 @@ async fn target_metadata(
         let request = request.clone();
         async move { scraper.target_metadata(request).await }
     });
-    Ok(answers.await?.into_iter().flat_map(|answer| answer.metadata).collect())
+    Ok(answers
+        .await?
+        .into_iter()
+        .flat_map(|(_, answer)| answer.metadata)
+        .collect())
 }

@@ -23,12 +23,12 @@ use std::time::Duration;
 const SCRAPER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Api {
-    /// Asks all scrapers at once; one that does not answer is a warning.
+    /// Asks all scrapers at once, and says who answered what; one that does not answer is a warning.
     pub(super) async fn ask_scrapers<T, F: Future<Output = Result<T, ServiceError>>>(
         &self,
         scope: &Scope,
         ask: impl Fn(Arc<dyn TargetsService>) -> F,
-    ) -> Result<Vec<T>, ApiError> {
+    ) -> Result<Vec<(String, T)>, ApiError> {
         let asked = (self.state.scrapers)().into_iter().map(|(name, scraper)| {
             let answer = tokio::time::timeout(SCRAPER_TIMEOUT, ask(scraper));
             async move { (name, answer.await) }
@@ -36,7 +36,7 @@ impl Api {
         let mut answers = Vec::new();
         for (name, answer) in join_all(asked).await {
             match answer {
-                Ok(Ok(answer)) => answers.push(answer),
+                Ok(Ok(answer)) => answers.push((name, answer)),
                 Ok(Err(error)) => {
                     scope.missing(format!("scraper {name} could not be asked for its targets: {error}"))?
                 }
@@ -58,7 +58,14 @@ impl Api {
             async move { scraper.list_targets(request).await }
         });
         let mut all = v1::ListTargetsResponse::default();
-        for answer in answers.await? {
+        let answers = answers.await?;
+        let are_several = (self.state.scrapers)().len() > 1;
+        for (name, mut answer) in answers {
+            if are_several {
+                for target in &mut answer.active {
+                    target.scraper.clone_from(&name);
+                }
+            }
             all.active.extend(answer.active);
             all.dropped.extend(answer.dropped);
             for (pool, count) in answer.dropped_counts {
@@ -98,6 +105,9 @@ struct Active<'a> {
     health: &'a str,
     scrape_interval: String,
     scrape_timeout: String,
+    /// Not in Prometheus: which of several scrapers has it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    scraper: &'a str,
 }
 
 #[derive(Serialize)]
@@ -124,6 +134,7 @@ fn active(target: &v1::ActiveTarget) -> Active<'_> {
         health: &target.health,
         scrape_interval: milliseconds(target.scrape_interval_ms),
         scrape_timeout: milliseconds(target.scrape_timeout_ms),
+        scraper: &target.scraper,
     }
 }
 

@@ -54,7 +54,7 @@ fn node_mut(state: &mut MetaState, id: u64) -> &mut Node {
 fn settle(state: &mut MetaState) -> Vec<Change> {
     let mut all = Vec::new();
     for _ in 0..10_000 {
-        let changes = plan(state, NOW, Rules::default());
+        let changes = plan(state, NOW, &Rules::default());
         if changes.is_empty() {
             return all;
         }
@@ -78,7 +78,7 @@ fn counts(state: &MetaState, of: impl Fn(&ShardReplicas, u64) -> bool) -> Vec<us
     let live = state
         .nodes
         .iter()
-        .filter(|n| standing(state, n, NOW, Rules::default()) == Standing::Live);
+        .filter(|n| standing(state, n, NOW, &Rules::default()) == Standing::Live);
     live.map(|n| state.shards.iter().filter(|s| of(s, n.id)).count())
         .collect()
 }
@@ -91,7 +91,7 @@ fn spread(counts: &[usize]) -> usize {
 fn shards_wait_for_the_nodes_that_are_expected() {
     let mut state = cluster(&["", ""], 4, 3);
     state.expect = 3;
-    assert_eq!(plan(&state, NOW, Rules::default()), []);
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
     state.nodes.push(node(3, ""));
     let placed = settle(&mut state);
     assert_eq!(placed.len(), 4);
@@ -128,7 +128,7 @@ fn a_node_that_is_away_is_waited_for_and_one_that_is_gone_replaced() {
     settle(&mut state);
     let silent_until = |state: &mut MetaState, ms: i64| node_mut(state, 2).lease_until_ms = ms;
     silent_until(&mut state, NOW - REPLACE_AFTER_MS);
-    assert_eq!(plan(&state, NOW, Rules::default()), []);
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
     silent_until(&mut state, NOW - REPLACE_AFTER_MS - 1);
     let changes = settle(&mut state);
     assert!(!changes.is_empty() && changes[0].why == Why::Gone);
@@ -136,11 +136,25 @@ fn a_node_that_is_away_is_waited_for_and_one_that_is_gone_replaced() {
 }
 
 #[test]
+fn a_clock_that_jumps_makes_nobody_gone() {
+    let mut state = cluster(&["", "", "", ""], 4, 3);
+    settle(&mut state);
+    let later = NOW + 2 * REPLACE_AFTER_MS;
+    node_mut(&mut state, 1).lease_until_ms = later + 1;
+    assert_ne!(plan(&state, later, &Rules::default()), []);
+    let heard = Rules {
+        heard_ms_ago: (1..=4).map(|node| (node, 5000)).collect(),
+        ..Rules::default()
+    };
+    assert_eq!(plan(&state, later, &heard), []);
+}
+
+#[test]
 fn with_nobody_to_take_its_place_one_that_is_gone_stays_and_one_that_is_drained_goes() {
     let mut state = cluster(&["", "", ""], 2, 3);
     settle(&mut state);
     node_mut(&mut state, 3).lease_until_ms = 0;
-    assert_eq!(plan(&state, NOW, Rules::default()), []);
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
     node_mut(&mut state, 3).lease_until_ms = NOW + 1;
     node_mut(&mut state, 3).draining = true;
     settle(&mut state);
@@ -155,7 +169,7 @@ fn who_has_the_only_replica_is_drained_only_to_another() {
     let mut state = cluster(&[""], 2, 1);
     settle(&mut state);
     node_mut(&mut state, 1).draining = true;
-    assert_eq!(plan(&state, NOW, Rules::default()), []);
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
     state.nodes.push(node(2, ""));
     settle(&mut state);
     assert!(state.shards.iter().all(|s| s.nodes == [2]));
@@ -166,7 +180,7 @@ fn a_node_whose_address_another_has_is_gone_at_once() {
     let mut state = cluster(&["", "", ""], 2, 3);
     settle(&mut state);
     node_mut(&mut state, 2).lease_until_ms = NOW - 1;
-    assert_eq!(plan(&state, NOW, Rules::default()), []);
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
     let address = state.nodes[1].address.clone();
     state.nodes.push(Node { address, ..node(4, "") });
     settle(&mut state);
@@ -185,13 +199,13 @@ fn a_shard_whose_members_are_not_as_wished_is_left_alone() {
     let gone = state.shards[0].nodes[2];
     node_mut(&mut state, gone).lease_until_ms = 0;
     set_voters(&mut state, 0, &[1]);
-    assert_eq!(plan(&state, NOW, Rules::default()), []);
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
 }
 
 #[test]
 fn voters_of_the_metadata_group_are_one_three_and_five() {
     let zones = [""; 7];
-    let voters = |n: usize, now: &[u64]| meta_voters(&cluster(&zones[..n], 0, 3), now, NOW, Rules::default());
+    let voters = |n: usize, now: &[u64]| meta_voters(&cluster(&zones[..n], 0, 3), now, NOW, &Rules::default());
     assert_eq!(voters(1, &[1]), [1]);
     assert_eq!(voters(2, &[1]), [1]);
     assert_eq!(voters(3, &[1]), [1, 2, 3]);
@@ -202,15 +216,15 @@ fn voters_of_the_metadata_group_are_one_three_and_five() {
     for id in [1, 2] {
         node_mut(&mut state, id).lease_until_ms = 0;
     }
-    assert_eq!(meta_voters(&state, &[1, 2, 3, 4, 5], NOW, Rules::default()), [3, 4, 5]);
+    assert_eq!(meta_voters(&state, &[1, 2, 3, 4, 5], NOW, &Rules::default()), [3, 4, 5]);
     state.nodes.push(node(6, ""));
     // One of five gone is as good as four.
     assert_eq!(
-        meta_voters(&state, &[1, 2, 3, 4, 5], NOW, Rules::default()),
+        meta_voters(&state, &[1, 2, 3, 4, 5], NOW, &Rules::default()),
         [2, 3, 4, 5, 6]
     );
     node_mut(&mut state, 3).draining = true;
-    assert_eq!(meta_voters(&state, &[3, 4, 5], NOW, Rules::default()), [4, 5, 6]);
+    assert_eq!(meta_voters(&state, &[3, 4, 5], NOW, &Rules::default()), [4, 5, 6]);
 }
 
 /// Any history of nodes that come, go, drain and die ends level, and apart by zones as far as there are any.

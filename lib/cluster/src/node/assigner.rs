@@ -9,6 +9,7 @@ use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
 use prometheus::{IntCounterVec, Opts, Registry};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -30,6 +31,30 @@ pub(super) struct Assigner {
     pub(super) lease: Duration,
     pub(super) replace_after: Duration,
     pub(super) changes: IntCounterVec,
+    /// What it judges by, for the metadata group's own voters.
+    pub(super) rules: watch::Sender<Rules>,
+    pub(super) heard: Heard,
+}
+
+/// When each node's lease was last seen to get longer: by the clock that does not jump, as leases are by the one that may.
+#[derive(Debug, Default)]
+pub(super) struct Heard(BTreeMap<u64, (i64, Duration)>);
+
+impl Heard {
+    fn look(&mut self, state: &MetaState, now: Duration) -> BTreeMap<u64, i64> {
+        self.0.retain(|id, _| state.nodes.iter().any(|node| node.id == *id));
+        let ago = |node: &gnomon_proto::v1::Node| {
+            let (lease, since) = self.0.entry(node.id).or_insert((node.lease_until_ms, now));
+            if node.lease_until_ms > *lease {
+                (*lease, *since) = (node.lease_until_ms, now);
+            }
+            (
+                node.id,
+                i64::try_from(now.saturating_sub(*since).as_millis()).unwrap_or(i64::MAX),
+            )
+        };
+        state.nodes.iter().map(ago).collect()
+    }
 }
 
 /// How often replicas were placed and moved by this node, by why.
@@ -90,8 +115,10 @@ impl Assigner {
         let replace_after_ms = i64::try_from(self.replace_after.as_millis()).unwrap_or(i64::MAX);
         let rules = Rules {
             replace_after_ms: if may_replace { replace_after_ms } else { i64::MAX },
+            heard_ms_ago: self.heard.look(&state, self.clock.monotonic()),
         };
-        for change in assign::plan(&state, self.clock.now().0, rules) {
+        self.rules.send_replace(rules.clone());
+        for change in assign::plan(&state, self.clock.now().0, &rules) {
             self.propose(change).await;
         }
     }
@@ -141,5 +168,32 @@ impl Assigner {
             Ok(answer) => Err(answer.refused),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_proto::v1::Node;
+
+    #[test]
+    fn a_node_is_heard_of_when_its_lease_gets_longer() {
+        let state = |leases: &[i64]| MetaState {
+            nodes: (1..)
+                .zip(leases)
+                .map(|(id, lease_until_ms)| Node {
+                    id,
+                    lease_until_ms: *lease_until_ms,
+                    ..Node::default()
+                })
+                .collect(),
+            ..MetaState::default()
+        };
+        let mut heard = Heard::default();
+        let s = Duration::from_secs;
+        assert_eq!(heard.look(&state(&[10, 10]), s(100)), [(1, 0), (2, 0)].into());
+        assert_eq!(heard.look(&state(&[20, 10]), s(101)), [(1, 0), (2, 1000)].into());
+        assert_eq!(heard.look(&state(&[20, 9]), s(103)), [(1, 2000), (2, 3000)].into());
+        assert_eq!(heard.look(&state(&[20]), s(103)), [(1, 2000)].into());
     }
 }

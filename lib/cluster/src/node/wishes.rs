@@ -18,13 +18,15 @@ pub struct GroupWishes {
     pub states: watch::Receiver<Arc<MetaState>>,
     pub meta: Arc<dyn MetaService>,
     pub clock: Arc<dyn Clock>,
+    /// By what the metadata group's own voters are chosen.
+    pub rules: watch::Receiver<Rules>,
 }
 
 fn ids(nodes: &[u64]) -> Vec<NodeId> {
     nodes.iter().copied().map(NodeId).collect()
 }
 
-fn wish(state: &MetaState, group: GroupId, own: NodeId, now_ms: i64) -> Wish {
+fn wish(state: &MetaState, group: GroupId, own: NodeId, now_ms: i64, rules: &Rules) -> Wish {
     let at = state.members.binary_search_by_key(&group.0, |m| m.group);
     let told = at.ok().map(|at| &state.members[at]);
     let voters = told.map_or(&[][..], |m| &m.voters);
@@ -35,7 +37,7 @@ fn wish(state: &MetaState, group: GroupId, own: NodeId, now_ms: i64) -> Wish {
         }
         // Before its leader has told there is nothing to begin with.
         None if voters.is_empty() => Vec::new(),
-        None => assign::meta_voters(state, voters, now_ms, Rules::default()),
+        None => assign::meta_voters(state, voters, now_ms, rules),
     };
     // Whoever leads the metadata group may go on.
     if group == GroupId::METADATA && nodes.contains(&own.0) {
@@ -60,7 +62,7 @@ impl MemberWishes for GroupWishes {
         if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
             return Wish::default();
         }
-        wish(&state, self.group, self.node, self.clock.now().0)
+        wish(&state, self.group, self.node, self.clock.now().0, &self.rules.borrow())
     }
 
     async fn tell(&self, voters: &[NodeId], at_index: u64) {
@@ -113,12 +115,15 @@ mod tests {
             }],
             ..MetaState::default()
         };
-        let of_shard = wish(&state, GroupId(1), NodeId(1), 50);
+        let of_shard = wish(&state, GroupId(1), NodeId(1), 50, &Rules::default());
         assert_eq!(of_shard.nodes, [NodeId(2), NodeId(3), NodeId(1)]);
         assert_eq!(of_shard.live, [NodeId(2), NodeId(1)]);
         assert_eq!(of_shard.told, (vec![], 0));
-        assert_eq!(wish(&state, GroupId(9), NodeId(1), 50), Wish::default());
-        let meta = wish(&state, GroupId::METADATA, NodeId(1), 50);
+        assert_eq!(
+            wish(&state, GroupId(9), NodeId(1), 50, &Rules::default()),
+            Wish::default()
+        );
+        let meta = wish(&state, GroupId::METADATA, NodeId(1), 50, &Rules::default());
         assert_eq!(meta.nodes, [NodeId(1)], "three are there only when they live");
         assert_eq!(meta.told, (vec![NodeId(1)], 7));
     }

@@ -203,6 +203,16 @@ fn publish(inner: &GroupInner, metrics: &openraft::RaftMetrics<TypeConfig>) {
     inner.machine.metrics.leader.set(i64::from(here));
     inner.leadership.send_if_modified(|known| {
         let changed = *known != now;
+        match (known.here, here) {
+            (false, true) => tracing::info!(group = %inner.id, term = now.term, "this node leads the group"),
+            (true, false) => {
+                let leader = now
+                    .leader
+                    .map_or_else(|| "nobody yet".to_owned(), |node| format!("node {node}"));
+                tracing::info!(group = %inner.id, term = now.term, leader, "this node leads the group no more");
+            }
+            _ => {}
+        }
         *known = now;
         changed
     });

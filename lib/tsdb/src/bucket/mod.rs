@@ -20,6 +20,7 @@ pub use keys::{
 };
 
 use bytes::Bytes;
+use gnomon_model::SystemClock;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -63,6 +64,9 @@ const REQUEST_WITHIN: &str = "120 seconds";
 const FIRST_CREATE_WAIT: Duration = Duration::from_millis(100);
 const LAST_CREATE_WAIT: Duration = Duration::from_millis(1600);
 
+/// In a folder that others may write to: an upload goes on at least once in so long.
+const ABANDONED_AFTER_MS: i64 = 3_600_000;
+
 /// What became of a conditional put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
@@ -93,7 +97,7 @@ impl Bucket {
                 let folder = parsed
                     .to_file_path()
                     .map_err(|()| bad("not a path of this machine".to_owned()))?;
-                Self::folder(&folder)
+                Self::folder_of(&folder, ABANDONED_AFTER_MS)
             }
             "s3" => Self::s3(text, &parsed, &|name| std::env::var(name).ok()),
             scheme @ ("gs" | "gcs" | "az" | "abfs" | "abfss" | "azure") => Err(BucketError::NotBuiltIn {
@@ -104,19 +108,24 @@ impl Bucket {
         }
     }
 
-    /// A folder of this machine. What is put is synced to the disk before it is acknowledged. Files of uploads that a
-    /// crash broke off are removed: no record names them, and nothing else would.
+    /// A folder of this machine, of this process alone. What is put is synced to the disk before it is acknowledged.
+    /// Files of uploads that a crash broke off are removed: no record names them, and nothing else would.
     ///
     /// # Errors
     /// When the folder cannot be made or opened.
     pub fn folder(folder: &std::path::Path) -> Result<Self, BucketError> {
+        Self::folder_of(folder, 0)
+    }
+
+    /// Where others may be uploading, only what has not been written to for a while was broken off.
+    fn folder_of(folder: &std::path::Path, abandoned_after_ms: i64) -> Result<Self, BucketError> {
         let error = |source| BucketError::Folder {
             folder: folder.to_owned(),
             source,
         };
         std::fs::create_dir_all(folder).map_err(error)?;
         let folder = folder.canonicalize().map_err(error)?;
-        remove_broken_uploads(&folder).map_err(error)?;
+        remove_broken_uploads(&folder, abandoned_after_ms).map_err(error)?;
         let url = format!("file://{}", folder.display());
         let store = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|source| BucketError::Store {
@@ -247,21 +256,21 @@ pub async fn create(store: &dyn ObjectStore, path: &Path, content: Bytes) -> Res
     }
 }
 
-/// An upload is written beside its object, as `<object>#<number>`, and renamed when it is whole. Where another process
-/// is writing one just now, its upload fails and is made again.
-fn remove_broken_uploads(folder: &std::path::Path) -> std::io::Result<()> {
+/// An upload is written beside its object, as `<object>#<number>`, and linked or renamed when it is whole. One that is
+/// removed while it is written is worse than one that fails: another may take its name, and be published in its place.
+fn remove_broken_uploads(folder: &std::path::Path, abandoned_after_ms: i64) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder {
-            remove_broken_uploads(&entry.path())?;
+            remove_broken_uploads(&entry.path(), abandoned_after_ms)?;
             continue;
         }
         let name = entry.file_name();
         let parts = name.to_str().and_then(|name| name.rsplit_once('#'));
         let is_broken =
             parts.is_some_and(|(object, number)| is_ours(object) && number.bytes().all(|b| b.is_ascii_digit()));
-        if is_broken {
+        if is_broken && age_ms(&entry)? >= abandoned_after_ms {
             tracing::info!(file = %entry.path().display(), "removing what a broken-off upload left");
             match std::fs::remove_file(entry.path()) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -270,6 +279,18 @@ fn remove_broken_uploads(folder: &std::path::Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Since it was last written to; a file that is gone meanwhile is new.
+fn age_ms(entry: &std::fs::DirEntry) -> std::io::Result<i64> {
+    let changed = match entry.metadata() {
+        Ok(metadata) => metadata.modified()?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let since_epoch = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let changed_ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+    Ok(SystemClock::shared().now().0.saturating_sub(changed_ms))
 }
 
 /// Whether a file's name is that of an object that gnomon writes.

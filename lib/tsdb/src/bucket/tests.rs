@@ -210,3 +210,40 @@ async fn conditional_creation_finds_its_own_content_after_a_lost_answer() {
     });
     assert_eq!(told.unwrap(), Created::Existing(Bytes::from_static(b"me")));
 }
+
+/// Two that are about to found a cluster in one folder, while others open it.
+#[test]
+fn a_folder_that_others_open_has_one_winner() {
+    for _ in 0..50 {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().display());
+        let open = || Bucket::open(Some(&url), std::path::Path::new("/nonexistent")).unwrap();
+        let create = |who: u8| {
+            let bucket = open();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap();
+            runtime
+                .block_on(bucket.create(&Path::from(CLUSTER_MARKER), vec![who].into()))
+                .unwrap()
+        };
+        let told: Vec<Created> = std::thread::scope(|scope| {
+            let founders: Vec<_> = (0..3).map(|who| scope.spawn(move || create(who))).collect();
+            let others: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| (0..5).for_each(|_| drop(open()))))
+                .collect();
+            others.into_iter().for_each(|other| other.join().unwrap());
+            founders.into_iter().map(|founder| founder.join().unwrap()).collect()
+        });
+        let content = std::fs::read(folder.path().join(CLUSTER_MARKER)).unwrap();
+        for (who, told) in (0..).zip(told) {
+            let expected = if content == [who] {
+                Created::New
+            } else {
+                Created::Existing(content.clone().into())
+            };
+            assert_eq!(told, expected, "founder {who}");
+        }
+    }
+}
