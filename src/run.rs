@@ -12,6 +12,7 @@ mod grpc;
 mod members;
 mod roles;
 mod web;
+mod writers;
 
 use crate::flags::Settings;
 use crate::http;
@@ -148,7 +149,15 @@ impl Node {
         let handle = start_node(options).await?;
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
-        grpc::serve(&process, &handle, &running, listeners.grpc, &mut servers)?;
+        grpc::serve(
+            &process,
+            &handle,
+            &running,
+            listeners.grpc,
+            listeners.writers,
+            &mut servers,
+        )
+        .await?;
         routes.replace(web::routes(&process, &handle, &bucket, &running, lifecycle)?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
@@ -234,6 +243,8 @@ struct Listeners {
     addresses: Vec<SocketAddr>,
     grpc: TcpListener,
     grpc_address: SocketAddr,
+    /// For senders outside of the cluster.
+    writers: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -245,11 +256,20 @@ impl Listeners {
             bound.push((listener, address));
         }
         let grpc = http::bind(&settings.grpc_listen_address, "--cluster.listen-address").await?;
+        let writers = match &settings.writers_listen_address {
+            Some(address) => {
+                let writers = http::bind(address, "--ingest.grpc-listen-address").await?;
+                tracing::info!(address = %writers.local_addr()?, "listening for gRPC of senders");
+                Some(writers)
+            }
+            None => None,
+        };
         Ok(Self {
             addresses: bound.iter().map(|(_, a)| *a).collect(),
             http: bound,
             grpc_address: grpc.local_addr()?,
             grpc,
+            writers,
         })
     }
 }

@@ -5,7 +5,7 @@ use super::bucket::BucketCheck;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
-use gnomon_ingester::SeriesLimits;
+use gnomon_ingester::{HaOptions, SeriesLimits};
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::parse_size_bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Of `--ingest.shards`: each is a Raft group, with files' worth of state in every node.
 const MOST_SHARDS: u32 = 1024;
+/// Of `--ingest.ha-failover-timeout`.
+const MOST_FAILOVER: Duration = Duration::from_secs(3600);
 
 /// What to do.
 #[derive(Debug)]
@@ -151,6 +153,13 @@ pub struct Settings {
     pub enable_lifecycle: bool,
     pub enable_admin_api: bool,
     pub enable_remote_write: bool,
+    pub enable_otlp: bool,
+    /// OTLP's points of delta temporality are taken as they are.
+    pub otlp_deltas: bool,
+    /// For gRPC of senders outside of the cluster; none: the cluster's.
+    pub writers_listen_address: Option<String>,
+    /// None where HA pairs are not looked for.
+    pub ha: Option<HaOptions>,
     pub cors_origin: String,
     pub lookback_ms: i64,
     pub query_timeout: Duration,
@@ -197,6 +206,8 @@ const FEATURES: &[&str] = &[
     "promql-duration-expr",
     "exemplar-storage",
     REMOTE_WRITE,
+    OTLP_WRITE,
+    OTLP_DELTAS,
 ];
 
 /// Why a feature that was asked for changes nothing.
@@ -211,6 +222,9 @@ pub(super) fn why_ignored(feature: &str) -> &'static str {
 
 /// What `--web.enable-remote-write-receiver` was before it was a flag.
 const REMOTE_WRITE: &str = "remote-write-receiver";
+/// The same of `--web.enable-otlp-receiver`.
+const OTLP_WRITE: &str = "otlp-write-receiver";
+const OTLP_DELTAS: &str = "otlp-native-delta-ingestion";
 
 struct Values<'a>(&'a BTreeMap<String, String>);
 
@@ -301,7 +315,12 @@ impl Settings {
         for address in v.list("web.listen-address") {
             check_address("web.listen-address", &address)?;
         }
-        for flag in ["cluster.listen-address", "cluster.advertise-address", "cluster.peers"] {
+        for flag in [
+            "cluster.listen-address",
+            "cluster.advertise-address",
+            "cluster.peers",
+            "ingest.grpc-listen-address",
+        ] {
             for address in v.list(flag) {
                 check_address(flag, &address)?;
             }
@@ -340,6 +359,10 @@ impl Settings {
             enable_lifecycle: v.switch("web.enable-lifecycle"),
             enable_admin_api: v.switch("web.enable-admin-api"),
             enable_remote_write: v.switch("web.enable-remote-write-receiver") || features.contains(REMOTE_WRITE),
+            enable_otlp: v.switch("web.enable-otlp-receiver") || features.contains(OTLP_WRITE),
+            otlp_deltas: features.contains(OTLP_DELTAS),
+            writers_listen_address: v.set("ingest.grpc-listen-address"),
+            ha: ha_options(&v)?,
             cors_origin: v.text("web.cors.origin").to_owned(),
             lookback_ms: v.duration_ms("query.lookback-delta")?.unwrap_or(300_000),
             query_timeout: Duration::from_millis(
@@ -440,6 +463,37 @@ fn check_one_ingester(v: &Values<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// How HA pairs are told, where they are looked for; what it says is checked in any case.
+fn ha_options(v: &Values<'_>) -> Result<Option<HaOptions>, String> {
+    let label = |flag: &str| match v.set(flag) {
+        Some(name) if name != gnomon_model::METRIC_NAME => Ok(name),
+        _ => Err(format!(
+            "--{flag}: it names the label, cluster say, and not the metric's name"
+        )),
+    };
+    let options = HaOptions {
+        cluster_label: label("ingest.ha-cluster-label")?,
+        replica_label: label("ingest.ha-replica-label")?,
+        update_timeout: v.duration("ingest.ha-update-timeout")?,
+        failover_timeout: v.duration("ingest.ha-failover-timeout")?,
+        max_clusters: v.number("ingest.ha-max-clusters", 1)?.unwrap_or(100),
+    };
+    if options.cluster_label == options.replica_label {
+        return Err(format!(
+            "--ingest.ha-replica-label: {:?} is --ingest.ha-cluster-label too, they are two labels",
+            options.replica_label
+        ));
+    }
+    if options.failover_timeout <= options.update_timeout || options.failover_timeout > MOST_FAILOVER {
+        return Err(format!(
+            "--ingest.ha-failover-timeout: it must be longer than --ingest.ha-update-timeout ({} s), and {} s at most",
+            options.update_timeout.as_secs_f64(),
+            MOST_FAILOVER.as_secs()
+        ));
+    }
+    Ok(v.switch("ingest.ha-tracker").then_some(options))
+}
+
 /// `/prom` of `https://host/prom/`.
 fn path_of(url: &str) -> String {
     let path = url
@@ -475,9 +529,11 @@ fn features(v: &Values<'_>) -> Result<(BTreeSet<String>, Vec<String>), String> {
                 "--enable-feature=agent is not supported: run gnomon as it is; it has no mode without storage".into(),
             );
         }
-        if name == "otlp-write-receiver" {
+        if name == "otlp-deltatocumulative" {
             return Err(
-                "--enable-feature=otlp-write-receiver is not supported yet: send remote write to /api/v1/write".into(),
+                "--enable-feature=otlp-deltatocumulative is not supported: let senders export cumulative values, or put \
+                 the OpenTelemetry collector's deltatocumulative processor between"
+                    .into(),
             );
         }
         if FEATURES.contains(&name.as_str()) {

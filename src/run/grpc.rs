@@ -1,7 +1,7 @@
 //! The gRPC listener: every service that has a body here, behind the layers of a server.
 
-use super::Process;
 use super::roles::Running;
+use super::{Process, writers};
 use crate::http;
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -24,16 +24,17 @@ use tower::Layer;
 /// Calls of one service under way at a time; what is beyond is turned away, and callers try again within their budget.
 const MAX_CALLS: usize = 1024;
 
-/// Serves until told to stop.
-pub(super) fn serve(
+/// Serves until told to stop. What senders outside of the cluster call is served by `own` where there is one.
+pub(super) async fn serve(
     process: &Process,
     node: &NodeHandle,
     running: &Running,
     listener: TcpListener,
+    own: Option<TcpListener>,
     servers: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let metrics = ServeMetrics::register(&process.registry).context("metrics")?;
-    let layer = ServeLayer::new(MAX_CALLS, metrics, Arc::clone(&process.clock));
+    let layer = ServeLayer::new(MAX_CALLS, metrics.clone(), Arc::clone(&process.clock));
     let mut routes = Routes::default();
     if let Some(own) = &node.ingester {
         let meta = Arc::new(UntilStop {
@@ -52,6 +53,13 @@ pub(super) fn serve(
     }
     if let Some(scraper) = &running.scraper {
         routes = routes.add_service(layer.layer(targets_server(scraper.status())));
+    }
+    match own {
+        None => routes = writers::add(routes, process, running, &metrics).await?,
+        Some(own) => {
+            let routes = writers::add(Routes::default(), process, running, &metrics).await?;
+            servers.spawn(http::serve_grpc(own, routes, process.stop.clone()));
+        }
     }
     servers.spawn(http::serve_grpc(listener, routes, process.stop.clone()));
     Ok(())
