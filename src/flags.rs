@@ -5,6 +5,7 @@
 
 mod block;
 mod bucket;
+mod ha;
 mod settings;
 mod table;
 

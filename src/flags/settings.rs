@@ -2,6 +2,7 @@
 
 use super::block::{Block, Export, Import};
 use super::bucket::BucketCheck;
+use super::ha::ha_options;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
@@ -14,8 +15,6 @@ use std::time::Duration;
 
 /// Of `--ingest.shards`: each is a Raft group, with files' worth of state in every node.
 const MOST_SHARDS: u32 = 1024;
-/// Of `--ingest.ha-failover-timeout`.
-const MOST_FAILOVER: Duration = Duration::from_secs(3600);
 
 /// What to do.
 #[derive(Debug)]
@@ -226,18 +225,18 @@ const REMOTE_WRITE: &str = "remote-write-receiver";
 const OTLP_WRITE: &str = "otlp-write-receiver";
 const OTLP_DELTAS: &str = "otlp-native-delta-ingestion";
 
-struct Values<'a>(&'a BTreeMap<String, String>);
+pub(super) struct Values<'a>(&'a BTreeMap<String, String>);
 
 impl Values<'_> {
     fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    fn set(&self, name: &str) -> Option<String> {
+    pub(super) fn set(&self, name: &str) -> Option<String> {
         Some(self.text(name)).filter(|t| !t.is_empty()).map(str::to_owned)
     }
 
-    fn switch(&self, name: &str) -> bool {
+    pub(super) fn switch(&self, name: &str) -> bool {
         self.text(name) == "true"
     }
 
@@ -247,14 +246,14 @@ impl Values<'_> {
     }
 
     /// Of a flag that has a default; no time at all is an error.
-    fn duration(&self, name: &str) -> Result<Duration, String> {
+    pub(super) fn duration(&self, name: &str) -> Result<Duration, String> {
         let ms = self.duration_ms(name)?.and_then(|ms| u64::try_from(ms).ok());
         let ms = ms.filter(|ms| *ms > 0);
         ms.map(Duration::from_millis)
             .ok_or_else(|| format!("--{name}: it must be longer than nothing"))
     }
 
-    fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
+    pub(super) fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,
     {
@@ -461,37 +460,6 @@ fn check_one_ingester(v: &Values<'_>) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// How HA pairs are told, where they are looked for; what it says is checked in any case.
-fn ha_options(v: &Values<'_>) -> Result<Option<HaOptions>, String> {
-    let label = |flag: &str| match v.set(flag) {
-        Some(name) if name != gnomon_model::METRIC_NAME => Ok(name),
-        _ => Err(format!(
-            "--{flag}: it names the label, cluster say, and not the metric's name"
-        )),
-    };
-    let options = HaOptions {
-        cluster_label: label("ingest.ha-cluster-label")?,
-        replica_label: label("ingest.ha-replica-label")?,
-        update_timeout: v.duration("ingest.ha-update-timeout")?,
-        failover_timeout: v.duration("ingest.ha-failover-timeout")?,
-        max_clusters: v.number("ingest.ha-max-clusters", 1)?.unwrap_or(100),
-    };
-    if options.cluster_label == options.replica_label {
-        return Err(format!(
-            "--ingest.ha-replica-label: {:?} is --ingest.ha-cluster-label too, they are two labels",
-            options.replica_label
-        ));
-    }
-    if options.failover_timeout <= options.update_timeout || options.failover_timeout > MOST_FAILOVER {
-        return Err(format!(
-            "--ingest.ha-failover-timeout: it must be longer than --ingest.ha-update-timeout ({} s), and {} s at most",
-            options.update_timeout.as_secs_f64(),
-            MOST_FAILOVER.as_secs()
-        ));
-    }
-    Ok(v.switch("ingest.ha-tracker").then_some(options))
 }
 
 /// `/prom` of `https://host/prom/`.

@@ -241,9 +241,11 @@ async fn settings_choose_names_and_labels() {
         lines(&rig.read().await),
         [
             format!(
-                r#"{{__name__="a.b", job="s", otel_scope_k.v="x", otel_scope_name="lib", otel_scope_schema_url="http://schema", otel_scope_version="1.2", service.name="s", zone.id="mine"}} [({NOW}, 1.0)]"#
+                r#"{{__name__="a.b", job="s", "otel_scope_k.v"="x", otel_scope_name="lib", otel_scope_schema_url="http://schema", otel_scope_version="1.2", "service.name"="s", "zone.id"="mine"}} [({NOW}, 1.0)]"#
             ),
-            format!(r#"{{__name__="target_info", job="s", secret="x", service.name="s", zone.id="z"}} [({NOW}, 1.0)]"#),
+            format!(
+                r#"{{__name__="target_info", job="s", secret="x", "service.name"="s", "zone.id"="z"}} [({NOW}, 1.0)]"#
+            ),
         ]
     );
 }
@@ -576,10 +578,10 @@ async fn hostile_requests_are_bounded() {
     }
     let resource = within(0x0a, &within(0x12, &any));
     assert_eq!(attributes::attributes("Resource", &resource, 1), Err(BadOtlp::Deep(32)));
-    let (status, told) = rig
-        .json(&format!("{}{}", "{\"resourceMetrics\":[".repeat(200), "]}".repeat(200)))
-        .await;
-    assert_eq!(status, 400, "{told}");
+    let lists = [r#"{"arrayValue":{"values":["#.repeat(200), "]}}".repeat(200)].concat();
+    let body = format!(r#"{{"resourceMetrics":[{{"resource":{{"attributes":[{{"key":"a","value":{lists}}}]}}}}]}}"#);
+    let (status, told) = rig.json(&body).await;
+    assert!(status == 400 && told.contains("recursion limit"), "{status} {told}");
 
     // Two bytes for a point with a resource of many promoted attributes.
     let settings = OtlpSettings {

@@ -249,7 +249,7 @@ async fn headers_decide_as_in_prometheus() {
             415,
             "unknown type for remote write",
         ),
-        (&[("content-type", v2)], 415, "accepted [prometheus.WriteRequest]"),
+        (&[("content-type", v2)], 204, ""),
         (
             &[("content-encoding", "gzip")],
             415,
