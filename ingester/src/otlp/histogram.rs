@@ -134,7 +134,12 @@ pub(super) fn of_explicit(point: &HistogramPoint, is_delta: bool) -> Result<Hist
     if point.counts.too_many || point.bounds.too_many {
         return Err(too_many());
     }
-    let (positive_spans, positive_deltas) = layout((0..).zip(point.counts.kept.iter().copied()))?;
+    // Without any bucket all observations are in the one that has no bound.
+    let counts = match (point.counts.kept.as_slice(), point.bounds.kept.is_empty()) {
+        ([], true) => &[point.count],
+        (counts, _) => counts,
+    };
+    let (positive_spans, positive_deltas) = layout((0..).zip(counts.iter().copied()))?;
     Ok(Histogram {
         count: Some(Count::CountInt(point.count)),
         sum: point.sum.unwrap_or(0.0),
@@ -236,5 +241,12 @@ mod tests {
         assert_eq!(shape(&h), (-53, vec![(1, 3)], vec![2, -2, 4]));
         let model = gnomon_proto::histogram::from_wire(&h).unwrap().histogram;
         assert_eq!((model.custom_values.len(), model.count), (3, 6.0));
+        let unbounded = HistogramPoint {
+            count: 4,
+            ..HistogramPoint::default()
+        };
+        let h = of_explicit(&unbounded, false).unwrap();
+        assert_eq!(shape(&h), (-53, vec![(0, 1)], vec![4]));
+        assert!(gnomon_proto::histogram::from_wire(&h).is_ok());
     }
 }

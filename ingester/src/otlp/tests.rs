@@ -617,6 +617,69 @@ async fn hostile_requests_are_bounded() {
     assert!(rig.read().await.is_empty());
 }
 
+/// A good request with bytes changed, cut out and doubled: it is read or refused, and what is read has labels that are
+/// labels. The fuzz target does so for longer.
+#[test]
+fn changed_requests_are_read_or_refused() {
+    let exponential = wire::ExponentialHistogramDataPoint {
+        time_unix_nano: NANOS,
+        count: 3,
+        positive: Some(wire::exponential_histogram_data_point::Buckets {
+            offset: -1,
+            bucket_counts: vec![1, 0, 2],
+        }),
+        ..wire::ExponentialHistogramDataPoint::default()
+    };
+    let data = Data::ExponentialHistogram(wire::ExponentialHistogram {
+        data_points: vec![exponential],
+        aggregation_temporality: 2,
+    });
+    let pairs = [("a.b", text("c")), ("d", Value::IntValue(-1))];
+    let metrics = vec![
+        metric("e", "By/s", data),
+        metric("c", "1", counter(vec![number(NANOS, 1.0, &pairs)], 2)),
+    ];
+    let protobuf = request(&[("service.name", text("s")), ("x", text("y"))], metrics).encode_to_vec();
+    let json = format!(
+        r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"g","gauge":{{"dataPoints":[
+            {{"timeUnixNano":"{NANOS}","asDouble":1.5,"attributes":[{{"key":"k","value":{{"boolValue":true}}}}]}}]}}}}]}}]}}]}}"#
+    );
+    let mut seed = 42_u64;
+    let mut random = |below: usize| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below.max(1)
+    };
+    let mut taken = 0;
+    for round in 0..20_000 {
+        let is_json = round % 4 == 0;
+        let mut bytes = if is_json {
+            json.clone().into_bytes()
+        } else {
+            protobuf.clone()
+        };
+        for _ in 0..=random(3) {
+            let at = random(bytes.len());
+            match random(4) {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, random(256) as u8),
+                2 if !bytes.is_empty() => drop(bytes.remove(at)),
+                _ => {
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte = random(256) as u8;
+                    }
+                }
+            }
+        }
+        match contents(&bytes, is_json, 1 << 20) {
+            Ok(_) => taken += 1,
+            Err(error) => assert!(!error.starts_with("labels of a converted series"), "{error}: {bytes:?}"),
+        }
+    }
+    assert!((1000..19_000).contains(&taken), "{taken}");
+}
+
 #[tokio::test]
 async fn what_may_succeed_later_is_a_503() {
     let node = Node::new(WriteOptions::default());
