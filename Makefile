@@ -29,7 +29,8 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash bench bench-query bench-storage conformance fuzz \
+.PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash test-nemesis test-senders bench \
+	bench-query bench-storage conformance fuzz \
 	lint fix print-env
 
 help: ## what there is to make
@@ -62,7 +63,7 @@ setup: ## install what the build needs (Debian packages; asks for sudo unless ro
 	@deploy/setup.sh build
 
 peers: ## fetch the real servers that tests compare with (unpacked, not installed)
-	@deploy/setup.sh peers
+	@deploy/setup.sh peers victoria-metrics
 
 test: setup peers ## every test
 	$(MAKE) --no-print-directory test-run
@@ -84,6 +85,13 @@ test-kill: setup ## kill -9 at 100k series, power cuts, bad disks: many rounds (
 test-crash: setup peers ## a fault at every operation of storage; kills while it compacts, deletes, copies; a bad network
 	GNOMON_CRASH_STRIDE=1 cargo test --workspace --locked --test crash -- --nocapture --test-threads=1
 	GNOMON_KILL_ROUNDS=60 cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 storage_kills:: s3::
+
+# How long the trouble lasts.
+GNOMON_OVERLOAD_SECONDS ?= 600
+test-senders: setup peers ## Prometheus, vmagent, the OpenTelemetry SDK and a gRPC client through an overload of 10 minutes
+	@deploy/setup.sh senders
+	GNOMON_OVERLOAD_SECONDS=$(GNOMON_OVERLOAD_SECONDS) \
+	  cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 senders::
 
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics

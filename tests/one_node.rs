@@ -42,6 +42,8 @@ mod retention;
 mod s3;
 #[path = "one_node/scrape.rs"]
 mod scrape;
+#[path = "one_node/senders.rs"]
+mod senders;
 #[path = "one_node/steps.rs"]
 mod steps;
 #[path = "one_node/storage_kills.rs"]
@@ -50,3 +52,5 @@ mod storage_kills;
 mod swap;
 #[path = "one_node/write_answers.rs"]
 mod write_answers;
+#[path = "one_node/writers.rs"]
+mod writers;

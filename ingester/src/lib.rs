@@ -3,8 +3,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod duties;
+pub mod grpc;
+mod ha;
 mod head;
+mod intake;
 mod metrics;
+pub mod otlp;
 pub mod remote_write;
 mod service;
 mod shard;
@@ -13,8 +17,10 @@ mod start;
 mod testing;
 
 pub use duties::{Duties, DutyContext, DutyOptions, UploadError};
+pub use ha::{HaOptions, HaTracker};
 pub use head::{BadPage, WINDOW_MS};
-pub use metrics::{IngesterMetrics, RemoteWriteMetrics};
+pub use intake::Intake;
+pub use metrics::{GrpcWriteMetrics, IngesterMetrics, OtlpMetrics, RemoteWriteMetrics};
 pub use service::{SeriesLimits, Shard, ShardLog, Shards, WriteOptions};
 pub use shard::{ShardMachine, entry};
 pub use start::{Ingester, IngesterError, IngesterOptions};

@@ -1,5 +1,6 @@
 //! What the ingester tells about itself.
 
+use crate::intake::Written;
 use gnomon_proto::v1::AppendResponse;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
@@ -28,6 +29,8 @@ pub struct IngesterMetrics {
     pub(crate) parts_let_go: IntCounterVec,
     pub(crate) targets_expired: IntCounter,
     pub(crate) remote_write: RemoteWriteMetrics,
+    pub(crate) otlp: OtlpMetrics,
+    pub(crate) grpc_write: GrpcWriteMetrics,
 }
 
 /// Those of remote write's receiver.
@@ -39,6 +42,25 @@ pub struct RemoteWriteMetrics {
     pub(crate) body_bytes: IntCounter,
     pub(crate) samples: IntCounter,
     pub(crate) invalid_labels: IntCounter,
+}
+
+/// Those of OTLP's receiver.
+#[derive(Clone, Debug)]
+pub struct OtlpMetrics {
+    pub(crate) requests: IntCounterVec,
+    pub(crate) seconds: Histogram,
+    pub(crate) body_bytes: IntCounter,
+    pub(crate) samples: IntCounter,
+    pub(crate) rejected: IntCounter,
+}
+
+/// Those of `gnomon.v1.Write`.
+#[derive(Clone, Debug)]
+pub struct GrpcWriteMetrics {
+    pub(crate) requests: IntCounterVec,
+    pub(crate) seconds: Histogram,
+    pub(crate) bytes: IntCounter,
+    pub(crate) samples: IntCounter,
 }
 
 struct Registrar<'a>(&'a Registry);
@@ -158,6 +180,33 @@ impl IngesterMetrics {
                     "Samples and histograms refused due to invalid labels.",
                 )?,
             },
+            otlp: OtlpMetrics {
+                requests: r.counters(
+                    "gnomon_otlp_requests_total",
+                    "Requests, by transport and HTTP status code (of gRPC the one that means the same).",
+                    &["transport", "code"],
+                )?,
+                seconds: r.seconds("gnomon_otlp_seconds", "From a request's body to its answer.")?,
+                body_bytes: r.counter("gnomon_otlp_body_bytes_total", "Bytes of the requests' protobuf.")?,
+                samples: r.counter(
+                    "gnomon_otlp_samples_total",
+                    "Samples and histograms that requests were converted to.",
+                )?,
+                rejected: r.counter(
+                    "gnomon_otlp_rejected_points_total",
+                    "Data points, and samples made of them, that were rejected; the answer says why.",
+                )?,
+            },
+            grpc_write: GrpcWriteMetrics {
+                requests: r.counters(
+                    "gnomon_grpc_write_requests_total",
+                    "Requests of gnomon.v1.Write, by outcome.",
+                    &["outcome"],
+                )?,
+                seconds: r.seconds("gnomon_grpc_write_seconds", "From a request to its answer.")?,
+                bytes: r.counter("gnomon_grpc_write_bytes_total", "Bytes of the requests.")?,
+                samples: r.counter("gnomon_grpc_write_samples_total", "Samples and histograms received.")?,
+            },
         })
     }
 
@@ -170,5 +219,15 @@ impl IngesterMetrics {
                 .with_label_values(&[reason.as_str()])
                 .inc_by(rejection.count);
         }
+    }
+}
+
+impl RemoteWriteMetrics {
+    /// A request that was written, or of which it was tried.
+    pub(crate) fn count(&self, written: &Written) {
+        self.samples.inc_by(written.samples + written.histograms);
+        let invalid = gnomon_proto::v1::rejection::Reason::InvalidLabels;
+        let refused = written.outcome.refused.iter().filter(|r| r.reason == invalid);
+        self.invalid_labels.inc_by(refused.map(|r| r.count).sum());
     }
 }

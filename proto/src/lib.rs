@@ -27,3 +27,36 @@ pub mod prometheus {
 pub mod client {
     tonic::include_proto!("io.prometheus.client");
 }
+
+/// OTLP's messages for metrics (`opentelemetry.proto`). Requests are never decoded into them here: a body of a few bytes
+/// for each point would take a hundred times as many. They are for tests, senders and reflection.
+#[allow(unreachable_pub, clippy::all)]
+pub mod opentelemetry {
+    pub mod proto {
+        pub mod common {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.common.v1");
+            }
+        }
+        pub mod resource {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.resource.v1");
+            }
+        }
+        pub mod metrics {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.metrics.v1");
+            }
+        }
+        pub mod collector {
+            pub mod metrics {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.collector.metrics.v1");
+                }
+            }
+        }
+    }
+}
+
+/// The descriptors of the services that others than nodes may call, for gRPC reflection.
+pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));

@@ -4,6 +4,7 @@ use super::expand::expand;
 use super::sections::{self, OTLP, REMOTE_READ, REMOTE_WRITE, RUNTIME, STORAGE, TRACING};
 use super::show::Shown;
 use super::{Config, ConfigError, GlobalConfig, StorageConfig, UnsupportedSection};
+use gnomon_ingester::otlp::OtlpSettings;
 use gnomon_model::LabelsBuilder;
 use gnomon_model::relabel::NameRules;
 use gnomon_model::yaml::{self, At, Fields, Node, Out, YamlError};
@@ -75,6 +76,7 @@ struct Loader<'a> {
     /// Where each job was found first.
     jobs: HashMap<String, PathBuf>,
     storage: StorageConfig,
+    otlp: OtlpSettings,
     rule_files: Vec<PathBuf>,
     unsupported: Vec<UnsupportedSection>,
     warnings: Vec<String>,
@@ -102,6 +104,7 @@ impl<'a> Loader<'a> {
             own_scrape_configs: 0,
             jobs: HashMap::new(),
             storage: StorageConfig::default(),
+            otlp: OtlpSettings::default(),
             rule_files: Vec::new(),
             unsupported: Vec::new(),
             warnings: Vec::new(),
@@ -292,8 +295,8 @@ impl<'a> Loader<'a> {
                 let message = format!("OTLP translation strategy {strategy:?} is not allowed when UTF8 is disabled");
                 return Err(at.fields()?.error_at("translation_strategy", message));
             }
+            self.otlp = sections::otlp_settings(&otlp);
             self.shown.otlp = Out::Map(otlp.fields);
-            self.note("otlp", &at, LATER);
         }
         Ok(())
     }
@@ -336,6 +339,7 @@ impl<'a> Loader<'a> {
             global: self.global,
             scrape_configs: self.scrape_configs,
             storage: self.storage,
+            otlp: self.otlp,
             rule_files: self.rule_files,
             unsupported: self.unsupported,
             warnings: self.warnings,

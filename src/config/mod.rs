@@ -7,6 +7,7 @@ mod sections;
 mod show;
 mod web;
 
+use gnomon_ingester::otlp::OtlpSettings;
 use gnomon_model::Labels;
 use gnomon_model::yaml::YamlError;
 use gnomon_scraper::config::{ScrapeConfig, ScrapeDefaults};
@@ -26,6 +27,8 @@ pub struct Config {
     /// Those of the file first, then those of `scrape_config_files` in the order of their paths; names are unique.
     pub scrape_configs: Vec<Arc<ScrapeConfig>>,
     pub storage: StorageConfig,
+    /// How OTLP's metrics become series.
+    pub otlp: OtlpSettings,
     /// Patterns of rule files, relative to nothing but the file's folder any more.
     pub rule_files: Vec<PathBuf>,
     /// What is in the file but not acted on: one entry per kind of section.

@@ -2,6 +2,7 @@
 //!
 //! Source: the Prometheus documentation, "Configuration".
 
+use gnomon_ingester::otlp::{OtlpSettings, Strategy};
 use gnomon_model::yaml::{At, Out, YamlError};
 use gnomon_scraper::config::print::Printed;
 use gnomon_scraper::config::shape::Kind::{
@@ -318,6 +319,39 @@ pub(super) const OTLP: Shape = Shape::checked(
         check_attributes(section, promote, "promoted").or_else(|| check_attributes(section, ignore, "ignored"))
     },
 );
+
+/// What a section that was read asks for.
+pub(super) fn otlp_settings(section: &Section) -> OtlpSettings {
+    let flag = |name: &str, default: bool| match section.get(name) {
+        Some(Out::Bool(value)) => *value,
+        _ => default,
+    };
+    let promote_all = flag("promote_all_resource_attributes", false);
+    let attributes = match section.get(match promote_all {
+        true => "ignore_resource_attributes",
+        false => "promote_resource_attributes",
+    }) {
+        Some(Out::List(attributes)) => attributes.as_slice(),
+        _ => &[],
+    };
+    let defaults = OtlpSettings::default();
+    OtlpSettings {
+        strategy: Strategy::named(section.text("translation_strategy")).unwrap_or(defaults.strategy),
+        resource_attributes: attributes
+            .iter()
+            .filter_map(|attribute| match attribute {
+                Out::Text(text) => Some(text.trim().to_owned()),
+                _ => None,
+            })
+            .collect(),
+        promote_all,
+        keep_identifying: flag("keep_identifying_resource_attributes", false),
+        convert_histograms_to_nhcb: flag("convert_histograms_to_nhcb", false),
+        promote_scope: flag("promote_scope_metadata", false),
+        mark_underscore: flag("label_name_underscore_sanitization", true),
+        keep_underscores: flag("label_name_preserve_multiple_underscores", true),
+    }
+}
 
 fn check_attributes(section: &Section, name: &'static str, what: &str) -> Complaint {
     let Some(Out::List(attributes)) = section.get(name) else {

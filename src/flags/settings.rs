@@ -3,10 +3,11 @@
 use super::block::{Block, Export, Import};
 use super::bucket::BucketCheck;
 use super::cluster::Cluster;
+use super::ha::ha_options;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
-use gnomon_ingester::SeriesLimits;
+use gnomon_ingester::{HaOptions, SeriesLimits};
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::parse_size_bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,6 +154,13 @@ pub struct Settings {
     pub enable_lifecycle: bool,
     pub enable_admin_api: bool,
     pub enable_remote_write: bool,
+    pub enable_otlp: bool,
+    /// OTLP's points of delta temporality are taken as they are.
+    pub otlp_deltas: bool,
+    /// For gRPC of senders outside of the cluster; none: the cluster's.
+    pub writers_listen_address: Option<String>,
+    /// None where HA pairs are not looked for.
+    pub ha: Option<HaOptions>,
     pub cors_origin: String,
     pub lookback_ms: i64,
     pub query_timeout: Duration,
@@ -205,6 +213,8 @@ const FEATURES: &[&str] = &[
     "promql-duration-expr",
     "exemplar-storage",
     REMOTE_WRITE,
+    OTLP_WRITE,
+    OTLP_DELTAS,
 ];
 
 /// Why a feature that was asked for changes nothing.
@@ -219,19 +229,22 @@ pub(super) fn why_ignored(feature: &str) -> &'static str {
 
 /// What `--web.enable-remote-write-receiver` was before it was a flag.
 const REMOTE_WRITE: &str = "remote-write-receiver";
+/// The same of `--web.enable-otlp-receiver`.
+const OTLP_WRITE: &str = "otlp-write-receiver";
+const OTLP_DELTAS: &str = "otlp-native-delta-ingestion";
 
-struct Values<'a>(&'a BTreeMap<String, String>);
+pub(super) struct Values<'a>(&'a BTreeMap<String, String>);
 
 impl Values<'_> {
     fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    fn set(&self, name: &str) -> Option<String> {
+    pub(super) fn set(&self, name: &str) -> Option<String> {
         Some(self.text(name)).filter(|t| !t.is_empty()).map(str::to_owned)
     }
 
-    fn switch(&self, name: &str) -> bool {
+    pub(super) fn switch(&self, name: &str) -> bool {
         self.text(name) == "true"
     }
 
@@ -241,14 +254,14 @@ impl Values<'_> {
     }
 
     /// Of a flag that has a default; no time at all is an error.
-    fn duration(&self, name: &str) -> Result<Duration, String> {
+    pub(super) fn duration(&self, name: &str) -> Result<Duration, String> {
         let ms = self.duration_ms(name)?.and_then(|ms| u64::try_from(ms).ok());
         let ms = ms.filter(|ms| *ms > 0);
         ms.map(Duration::from_millis)
             .ok_or_else(|| format!("--{name}: it must be longer than nothing"))
     }
 
-    fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
+    pub(super) fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,
     {
@@ -309,7 +322,12 @@ impl Settings {
         for address in v.list("web.listen-address") {
             check_address("web.listen-address", &address)?;
         }
-        for flag in ["cluster.listen-address", "cluster.advertise-address", "cluster.peers"] {
+        for flag in [
+            "cluster.listen-address",
+            "cluster.advertise-address",
+            "cluster.peers",
+            "ingest.grpc-listen-address",
+        ] {
             for address in v.list(flag) {
                 check_address(flag, &address)?;
             }
@@ -348,6 +366,10 @@ impl Settings {
             enable_lifecycle: v.switch("web.enable-lifecycle"),
             enable_admin_api: v.switch("web.enable-admin-api"),
             enable_remote_write: v.switch("web.enable-remote-write-receiver") || features.contains(REMOTE_WRITE),
+            enable_otlp: v.switch("web.enable-otlp-receiver") || features.contains(OTLP_WRITE),
+            otlp_deltas: features.contains(OTLP_DELTAS),
+            writers_listen_address: v.set("ingest.grpc-listen-address"),
+            ha: ha_options(&v)?,
             cors_origin: v.text("web.cors.origin").to_owned(),
             lookback_ms: v.duration_ms("query.lookback-delta")?.unwrap_or(300_000),
             query_timeout: Duration::from_millis(
@@ -494,9 +516,11 @@ fn features(v: &Values<'_>) -> Result<(BTreeSet<String>, Vec<String>), String> {
                 "--enable-feature=agent is not supported: run gnomon as it is; it has no mode without storage".into(),
             );
         }
-        if name == "otlp-write-receiver" {
+        if name == "otlp-deltatocumulative" {
             return Err(
-                "--enable-feature=otlp-write-receiver is not supported yet: send remote write to /api/v1/write".into(),
+                "--enable-feature=otlp-deltatocumulative is not supported: let senders export cumulative values, or put \
+                 the OpenTelemetry collector's deltatocumulative processor between"
+                    .into(),
             );
         }
         if FEATURES.contains(&name.as_str()) {

@@ -61,6 +61,31 @@ fn the_operators_arguments_are_taken() {
 }
 
 #[test]
+fn ways_to_write_are_off_unless_they_are_asked_for() {
+    let (settings, _) = run(&[]).unwrap();
+    assert!(!settings.enable_otlp && !settings.otlp_deltas && settings.ha.is_none());
+    assert_eq!(settings.writers_listen_address, None);
+    let (settings, parsed) = run(&[
+        "--web.enable-otlp-receiver",
+        "--enable-feature=otlp-native-delta-ingestion",
+        "--ingest.grpc-listen-address=:4317",
+        "--ingest.ha-tracker",
+        "--ingest.ha-replica-label=prometheus_replica",
+        "--ingest.ha-failover-timeout=1m",
+    ])
+    .unwrap();
+    assert!(settings.enable_otlp && settings.otlp_deltas && parsed.without_effect.is_empty());
+    assert_eq!(settings.writers_listen_address.as_deref(), Some(":4317"));
+    let expected = gnomon_ingester::HaOptions {
+        replica_label: "prometheus_replica".into(),
+        failover_timeout: std::time::Duration::from_secs(60),
+        ..gnomon_ingester::HaOptions::default()
+    };
+    assert_eq!(settings.ha, Some(expected));
+    assert!(run(&["--enable-feature=otlp-write-receiver"]).unwrap().0.enable_otlp);
+}
+
+#[test]
 fn a_feature_that_the_file_turns_on_is_said_to_be_there() {
     let (_, parsed) = run(&["--enable-feature=native-histograms,exemplar-storage"]).unwrap();
     let [(flag, why)] = &parsed.without_effect[..] else {
@@ -77,7 +102,13 @@ fn errors_name_the_flag_and_what_it_takes() {
         (&["--target=cook"], "cook"),
         (&["--agent"], "agent"),
         (&["--enable-feature=agent"], "agent"),
-        (&["--web.enable-otlp-receiver"], "remote write"),
+        (&["--ingest.ha-replica-label=cluster"], "two labels"),
+        (&["--ingest.ha-cluster-label=__name__"], "names the label"),
+        (&["--ingest.ha-failover-timeout=15s"], "longer than"),
+        (&["--ingest.ha-failover-timeout=2h"], "at most"),
+        (&["--ingest.ha-update-timeout=0s"], "longer than nothing"),
+        (&["--ingest.ha-max-clusters=0"], "at least 1"),
+        (&["--ingest.grpc-listen-address=4317"], "HOST:PORT"),
         (&["--ingest.replicas=2"], "1, 3, 5"),
         (&["--ingest.replicas=3"], "--cluster.peers"),
         (
@@ -96,8 +127,8 @@ fn errors_name_the_flag_and_what_it_takes() {
         (&["--query.max-bytes=1"], "query.max-bytes"),
         (&["--query.max-total-bytes=0"], "more than nothing"),
         (
-            &["--enable-feature=native-histograms,otlp-write-receiver"],
-            "remote write",
+            &["--enable-feature=native-histograms,otlp-deltatocumulative"],
+            "cumulative",
         ),
         (&["--web.external-url=example.com"], "must begin with http"),
         (&["--web.external-url='http://x'"], "quotes"),

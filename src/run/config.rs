@@ -9,6 +9,7 @@ use crate::logging::error_text;
 use anyhow::Context as _;
 use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::retention::Retention;
+use gnomon_ingester::otlp::OtlpSettings;
 use gnomon_model::relabel::RelabelConfig;
 use gnomon_proto::v1::{MetaCommand, ProposeConfig, meta_command};
 use gnomon_querier::ConfigInfo;
@@ -127,6 +128,7 @@ struct Keeper {
     shards: Option<Arc<gnomon_ingester::Shards>>,
     settings: crate::flags::Settings,
     retention: watch::Sender<Retention>,
+    otlp: watch::Sender<Arc<OtlpSettings>>,
 }
 
 impl Keeper {
@@ -144,6 +146,7 @@ impl Keeper {
         if let Some(shards) = &self.shards {
             shards.set_limits(write_limits(config));
         }
+        self.otlp.send_replace(Arc::new(config.otlp.clone()));
         self.take_retention(self.settings.retention(&config.storage));
         let now = self.clock.now();
         self.metrics.taken(config, now.0);
@@ -218,6 +221,7 @@ pub(super) async fn in_force(
         shards: running.ingester.as_ref().map(gnomon_ingester::Ingester::shards),
         settings: process.settings.clone(),
         retention: process.retention.clone(),
+        otlp: running.otlp_settings.clone(),
     };
     keeper.take(&config, false).await?;
     let stop = process.stop.clone();

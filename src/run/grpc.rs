@@ -1,7 +1,7 @@
 //! The gRPC listener: every service that has a body here, behind the layers of a server.
 
-use super::Process;
 use super::roles::Running;
+use super::{Process, writers};
 use crate::http as server;
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -35,6 +35,7 @@ async fn too_early() -> StatusCode {
 pub(super) struct Services {
     routes: server::Routes,
     layer: ServeLayer,
+    metrics: ServeMetrics,
     stop: CancellationToken,
 }
 
@@ -50,7 +51,8 @@ impl Services {
         servers.spawn(server::serve_grpc(listener, routes.clone(), process.stop.clone()));
         Ok(Arc::new(Self {
             routes,
-            layer: ServeLayer::new(MAX_CALLS, metrics, Arc::clone(&process.clock)),
+            layer: ServeLayer::new(MAX_CALLS, metrics.clone(), Arc::clone(&process.clock)),
+            metrics,
             stop: process.stop.clone(),
         }))
     }
@@ -75,8 +77,15 @@ impl Services {
             .add_service(self.layer.layer(nodes_server(Arc::new(own.host.clone()))))
     }
 
-    /// Everything that has a body here.
-    pub(super) fn serve_all(&self, node: &NodeHandle, running: &Running) {
+    /// Everything that has a body here. What senders outside of the cluster call is served by `own` where there is one.
+    pub(super) async fn serve_all(
+        &self,
+        process: &Process,
+        node: &NodeHandle,
+        running: &Running,
+        own: Option<TcpListener>,
+        servers: &mut JoinSet<anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
         let layer = &self.layer;
         let mut routes = node
             .ingester
@@ -90,7 +99,16 @@ impl Services {
         if let Some(scraper) = &running.scraper {
             routes = routes.add_service(layer.layer(targets_server(scraper.status())));
         }
+        match own {
+            None => routes = writers::add(routes, process, running, &self.metrics).await?,
+            Some(own) => {
+                let routes = writers::add(Routes::default(), process, running, &self.metrics).await?;
+                let routes = server::Routes::new(routes.into_axum_router());
+                servers.spawn(server::serve_grpc(own, routes, process.stop.clone()));
+            }
+        }
         self.routes.replace(routes.into_axum_router());
+        Ok(())
     }
 }
 

@@ -12,13 +12,15 @@ use gnomon_cluster::router::{Router, RouterOptions};
 use gnomon_compactor::plan::Policy;
 use gnomon_compactor::{Compactor, Grace};
 use gnomon_ingester::entry::Limits;
-use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WINDOW_MS, WriteOptions};
+use gnomon_ingester::otlp::{Otlp, OtlpOptions, OtlpSettings};
+use gnomon_ingester::{DutyOptions, HaTracker, Ingester, IngesterOptions, Intake, WINDOW_MS, WriteOptions};
 use gnomon_model::{ShardId, TenantId};
 use gnomon_promql::QueryMemory;
 use gnomon_proto::service::TargetsService;
 use gnomon_scraper::{ExternalUrl, Scraper, ScraperOptions, TickSink};
 use gnomon_tsdb::bucket::Bucket;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 /// A merge may not read and write more than this.
@@ -30,7 +32,12 @@ const SETTLE_MS: i64 = 3_600_000;
 pub(super) struct Running {
     pub(super) ingester: Option<Ingester>,
     pub(super) scraper: Option<Arc<Scraper>>,
-    pub(super) router: Arc<Router>,
+    /// Where all receivers of samples hand them in.
+    pub(super) intake: Arc<Intake>,
+    /// None where it is not enabled.
+    pub(super) otlp: Option<Arc<Otlp>>,
+    /// Of the configuration file; a reload may change them.
+    pub(super) otlp_settings: watch::Sender<Arc<OtlpSettings>>,
     compactor: TaskTracker,
 }
 
@@ -87,12 +94,41 @@ pub(super) async fn start(
         node.directory.set_local(local);
     }
     let compactor = start_compactor(process, node, bucket, &budget)?;
+    let intake = start_intake(process, node, &router).context("metrics")?;
+    let otlp_settings = watch::Sender::new(Arc::new(config.otlp.clone()));
+    let otlp = ingester
+        .as_ref()
+        .filter(|_| process.settings.enable_otlp)
+        .map(|ingester| {
+            let options = OtlpOptions {
+                deltas: process.settings.otlp_deltas,
+                lookback_ms: process.settings.lookback_ms,
+                ..OtlpOptions::default()
+            };
+            let (settings, clock) = (otlp_settings.subscribe(), Arc::clone(&process.clock));
+            Otlp::new(Arc::clone(&intake), options, settings, ingester.metrics(), clock)
+        });
     Ok(Running {
         ingester,
         scraper,
-        router,
+        intake,
+        otlp,
+        otlp_settings,
         compactor,
     })
+}
+
+/// Where samples are handed in; with HA pairs looked for where a flag says so.
+fn start_intake(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> prometheus::Result<Arc<Intake>> {
+    let tracker = match process.settings.ha.clone() {
+        Some(options) => {
+            let (meta, states) = (Arc::clone(&node.meta), node.meta_watch.clone());
+            let clock = Arc::clone(&process.clock);
+            Some(HaTracker::new(options, meta, states, clock, &process.registry)?)
+        }
+        None => None,
+    };
+    Ok(Intake::new(Arc::clone(router), tracker))
 }
 
 fn start_ingester(

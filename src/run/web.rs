@@ -17,6 +17,7 @@ use gnomon_cluster::assign::Rules;
 use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_cluster::node::NodeHandle;
+use gnomon_ingester::otlp;
 use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
 use gnomon_model::TenantId;
 use gnomon_promql::ParseOptions;
@@ -85,20 +86,31 @@ fn cluster(process: &Process, node: &NodeHandle) -> ClusterApi {
 }
 
 fn write_routes(process: &Process, running: &Running) -> Router {
-    match &running.ingester {
-        Some(ingester) if process.settings.enable_remote_write => {
-            let options = RemoteWriteOptions::default();
-            let clock = Arc::clone(&process.clock);
-            RemoteWrite::new(Arc::clone(&running.router), options, ingester.metrics(), clock).routes()
-        }
-        Some(_) => no_write("remote write receiver needs to be enabled with --web.enable-remote-write-receiver\n"),
-        None => no_write("remote write is taken by a process with --target=ingester\n"),
-    }
+    let Some(ingester) = &running.ingester else {
+        let why = "samples are taken by a process with --target=ingester\n";
+        return no_write("/api/v1/write", why).merge(no_write(otlp::PATH, why));
+    };
+    let write = if process.settings.enable_remote_write {
+        let clock = Arc::clone(&process.clock);
+        let options = RemoteWriteOptions::default();
+        RemoteWrite::new(Arc::clone(&running.intake), options, ingester.metrics(), clock).routes()
+    } else {
+        let why = "remote write receiver needs to be enabled with --web.enable-remote-write-receiver\n";
+        no_write("/api/v1/write", why)
+    };
+    let otlp = running.otlp.as_ref().map_or_else(
+        || {
+            let why = "otlp write receiver needs to be enabled with --web.enable-otlp-receiver\n";
+            no_write(otlp::PATH, why)
+        },
+        |otlp| otlp.routes(),
+    );
+    write.merge(otlp)
 }
 
-fn no_write(why: &'static str) -> Router {
+fn no_write(path: &'static str, why: &'static str) -> Router {
     let refuse = post(move || async move { (StatusCode::NOT_FOUND, why).into_response() });
-    Router::new().route("/api/v1/write", refuse)
+    Router::new().route(path, refuse)
 }
 
 /// What is served until the node has begun: that it lives, what it waits for, and its metrics.

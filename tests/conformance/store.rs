@@ -12,6 +12,7 @@ use gnomon_cluster::meta::MetaMachine;
 use gnomon_cluster::placement::Placement;
 use gnomon_cluster::retention::{Budget, Retention};
 use gnomon_cluster::router::{Router, RouterOptions, ShardWriter, ShardWriters};
+use gnomon_ingester::Intake;
 use gnomon_ingester::entry::Limits;
 use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
 use gnomon_ingester::{Duties, DutyContext, DutyOptions, IngesterMetrics, Shard, Shards, WriteOptions};
@@ -219,7 +220,12 @@ impl Store {
             ..RouterOptions::default()
         };
         let router = Router::new(options, watched, Arc::new(Writers(shards.clone())), &registry).expect("a router");
-        let write = RemoteWrite::new(Arc::new(router), RemoteWriteOptions::default(), &metrics, clock.clone());
+        let write = RemoteWrite::new(
+            Intake::new(Arc::new(router), None),
+            RemoteWriteOptions::default(),
+            &metrics,
+            clock.clone(),
+        );
         Self {
             api: api(&meta, shards, bucket, clock, delayed_name_removal),
             meta,

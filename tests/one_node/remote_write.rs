@@ -155,7 +155,7 @@ fn odd_requests(at: i64) -> Vec<Odd> {
         },
         Odd {
             content_type: "application/x-protobuf;proto=io.prometheus.write.v2.Request",
-            ..odd("version 2", good(), (415, 204))
+            ..odd("version 1 said to be version 2", good(), (204, 204))
         },
         Odd {
             encoding: "gzip",

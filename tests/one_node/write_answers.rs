@@ -197,7 +197,7 @@ fn headers(now: i64) -> Vec<Case> {
             "content-type",
             "application/x-protobuf;proto=io.prometheus.write.v2.Request",
             good(),
-            415,
+            204,
         ),
         header("content-encoding", "", good(), 204),
         header("content-encoding", "gzip", good(), 415),

@@ -1,12 +1,20 @@
 //! What a sender is told.
 
+use crate::intake::Written;
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use gnomon_cluster::router::{Refused, WriteOutcome};
 use gnomon_proto::v1::rejection::Reason;
 
 /// Seconds after which a sender may try again.
 const RETRY_AFTER: &str = "1";
+
+/// By remote write 2.0.
+const STATISTICS: [&str; 3] = [
+    "x-prometheus-remote-write-samples-written",
+    "x-prometheus-remote-write-histograms-written",
+    "x-prometheus-remote-write-exemplars-written",
+];
 
 /// Characters of the labels in an example.
 const MOST_EXAMPLE: usize = 500;
@@ -16,6 +24,8 @@ const MOST_EXAMPLE: usize = 500;
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) text: String,
+    /// Samples, histograms and exemplars that were written, for senders of version 2.0.
+    statistics: Option<[u64; 3]>,
 }
 
 impl Answer {
@@ -23,7 +33,23 @@ impl Answer {
         Self {
             status,
             text: text.to_string(),
+            statistics: None,
         }
+    }
+
+    /// Says what was written, where it is known: of samples and histograms that were refused only their sum is.
+    pub(crate) fn with_statistics(mut self, written: &Written) -> Self {
+        let refused = written.outcome.refused.iter().map(|r| r.count).sum::<u64>();
+        let left = |all: u64| all.saturating_sub(refused);
+        let (samples, histograms, exemplars) = (written.samples, written.histograms, written.exemplars);
+        self.statistics = match self.status {
+            StatusCode::NO_CONTENT => Some([samples, histograms, exemplars]),
+            StatusCode::BAD_REQUEST if histograms == 0 => Some([left(samples), 0, exemplars]),
+            StatusCode::BAD_REQUEST if samples == 0 => Some([0, left(histograms), exemplars]),
+            StatusCode::BAD_REQUEST => None,
+            _ => Some([0, 0, 0]),
+        };
+        self
     }
 
     /// Retry all of it where part of it may be missing; else tell what will never be taken; else it is all there.
@@ -54,6 +80,10 @@ impl Answer {
             headers.insert(header::CONTENT_TYPE, plain);
             headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
+        let names = STATISTICS.into_iter();
+        for (name, count) in names.zip(self.statistics.into_iter().flatten()) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from(count));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
@@ -61,7 +91,7 @@ impl Answer {
     }
 }
 
-fn refusals(outcome: &WriteOutcome) -> String {
+pub(crate) fn refusals(outcome: &WriteOutcome) -> String {
     let refused: u64 = outcome.refused.iter().map(|r| r.count).sum();
     let taken = outcome.taken + outcome.duplicates;
     let mut text = format!("{refused} samples refused, {taken} committed");
@@ -75,7 +105,7 @@ fn refusals(outcome: &WriteOutcome) -> String {
 }
 
 /// As much of an example as is of use: labels may be what was too long.
-fn short(mut labels: String) -> String {
+pub(crate) fn short(mut labels: String) -> String {
     if let Some((end, _)) = labels.char_indices().nth(MOST_EXAMPLE) {
         labels.truncate(end);
         labels.push('…');
@@ -84,7 +114,7 @@ fn short(mut labels: String) -> String {
 }
 
 /// In Prometheus' words where it has some.
-fn reason(refused: &Refused) -> &'static str {
+pub(crate) fn reason(refused: &Refused) -> &'static str {
     match refused.reason {
         Reason::OutOfOrder => "out of order sample",
         Reason::TooOld => "too old sample",

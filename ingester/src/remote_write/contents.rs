@@ -2,35 +2,10 @@
 
 use super::labels::{self, BodyLabels};
 use super::scan::Outline;
-use gnomon_cluster::router::{LabelSource, MetricInfo, RouterBatch};
+use super::{version_1, version_2};
+use crate::intake::{Rows, Written};
+use gnomon_cluster::router::{LabelSource, MetricInfo};
 use gnomon_model::LabelsRef;
-
-/// Takes what belongs to the series named last.
-pub(super) trait Rows {
-    fn sample(&mut self, timestamp_ms: i64, value: f64);
-    fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]);
-    fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>);
-    fn metadata(&mut self, info: &MetricInfo<'_>);
-}
-
-impl Rows for RouterBatch<'_> {
-    #[inline]
-    fn sample(&mut self, timestamp_ms: i64, value: f64) {
-        self.sample(timestamp_ms, value);
-    }
-
-    fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]) {
-        self.histogram(timestamp_ms, encoded);
-    }
-
-    fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
-        self.exemplar(timestamp_ms, value, labels);
-    }
-
-    fn metadata(&mut self, info: &MetricInfo<'_>) {
-        self.metadata(info);
-    }
-}
 
 /// How much a body holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +38,29 @@ impl Rows for Contents {
 }
 
 impl Contents {
+    /// The same of a body of version 2.0.
+    ///
+    /// # Errors
+    /// The words with which the receiver refuses it.
+    pub fn of_version_2(compressed: &[u8], most: usize) -> Result<Self, String> {
+        let body = super::decompress(compressed, most).map_err(|answer| answer.text)?;
+        let request = version_2::Request::of(&body).map_err(|e| e.to_string())?;
+        let mut contents = Self::default();
+        let mut canonical = Vec::new();
+        for number in 0..request.series_count() {
+            canonical.clear();
+            request.check(number, &mut canonical).map_err(|e| e.to_string())?;
+            request
+                .add_items(number, &mut contents, &mut Written::default())
+                .map_err(|e| e.to_string())?;
+            canonical.clear();
+            request.write_labels(number, &mut canonical);
+            contents.series += 1;
+            contents.bad_labels += u64::from(LabelsRef::checked(&canonical).is_err());
+        }
+        Ok(contents)
+    }
+
     /// Reads a compressed body as the receiver does, without writing it anywhere. `most` bounds the decompressed bytes.
     ///
     /// # Errors
@@ -73,13 +71,14 @@ impl Contents {
         let source = BodyLabels {
             body: &body,
             series: &outline.series,
+            ha: None,
         };
         let mut contents = Self::default();
         let mut canonical = Vec::new();
         for number in 0..outline.series.len() as u32 {
             let series = source.bytes(number);
             let (_, items) = labels::identity(series, 0).map_err(|e| e.to_string())?;
-            super::add_items(&mut contents, items).map_err(|e| e.to_string())?;
+            version_1::add_items(&mut contents, items, &mut Written::default()).map_err(|e| e.to_string())?;
             canonical.clear();
             source.write_labels(number, &mut canonical);
             contents.series += 1;
@@ -87,7 +86,7 @@ impl Contents {
         }
         for (start, end) in &outline.metadata {
             let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
-            super::add_metadata(&mut contents, bytes).map_err(|e| e.to_string())?;
+            version_1::add_metadata(&mut contents, bytes).map_err(|e| e.to_string())?;
         }
         Ok(contents)
     }

@@ -1,13 +1,11 @@
 //! From a series' bytes to its identity, and, where a shard does not know it, to its canonical labels.
 
 use super::scan::{BadBody, Fields, LabelBytes, Span, find_labels, label};
+use crate::ha::HaOptions;
+use crate::intake::{NO_LABELS, put_canonical};
 use gnomon_cluster::router::{LabelSource, SeriesIdentity};
-use gnomon_model::METRIC_NAME;
 use gnomon_model::labels::put_uvarint;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
-
-/// Written instead of labels that no series can have: no label set has these bytes, and the router refuses it.
-const NO_LABELS: &[u8] = &[0xff];
 
 /// The identity of a series: the hash of its label fields as they were sent. Senders write a series' labels alike each
 /// time; one that does not costs a second entry in the router's cache. With it come the bytes that hold what is no label.
@@ -39,6 +37,8 @@ pub(crate) fn identity(series: &[u8], seed: u64) -> Result<(SeriesIdentity, &[u8
 pub(crate) struct BodyLabels<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) series: &'a [Span],
+    /// Where the replica's label of HA pairs is dropped.
+    pub(crate) ha: Option<&'a HaOptions>,
 }
 
 impl<'a> BodyLabels<'a> {
@@ -51,16 +51,15 @@ impl<'a> BodyLabels<'a> {
 impl LabelSource for BodyLabels<'_> {
     fn write_labels(&self, series: u32, out: &mut Vec<u8>) {
         let start = out.len();
-        if write_canonical(self.bytes(series), out).is_none() {
+        if write_canonical(self.bytes(series), self.ha, out).is_none() {
             out.truncate(start);
             out.extend_from_slice(NO_LABELS);
         }
     }
 }
 
-/// Appends the canonical form: sorted, without empty values. None where a name is empty or stands twice, a text is not
-/// UTF-8, or there is no metric name.
-fn write_canonical(series: &[u8], out: &mut Vec<u8>) -> Option<()> {
+/// None where the labels are no label set.
+fn write_canonical(series: &[u8], ha: Option<&HaOptions>, out: &mut Vec<u8>) -> Option<()> {
     let mut labels = Vec::with_capacity(16);
     let mut fields = Fields::of("TimeSeries", series);
     while let Some((field, value)) = fields.next().ok()? {
@@ -68,25 +67,25 @@ fn write_canonical(series: &[u8], out: &mut Vec<u8>) -> Option<()> {
             labels.push(label(fields.bytes(field, value).ok()?).ok()?);
         }
     }
-    if !labels.is_sorted_by(|a, b| a.0 < b.0) {
-        labels.sort_unstable();
-        if labels.windows(2).any(|w| w[0].0 == w[1].0) {
-            return None;
-        }
-    }
-    let mut has_name = false;
-    for (name, value) in labels {
-        if name.is_empty() || std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err() {
-            return None;
-        }
-        if value.is_empty() {
+    put_canonical(labels, ha, out)
+}
+
+/// The values of the two labels that tell HA pairs, of a series that is well formed.
+pub(crate) fn pair<'a>(series: &'a [u8], ha: &HaOptions) -> (Option<&'a str>, Option<&'a str>) {
+    let (mut cluster, mut replica) = (None, None);
+    let mut fields = Fields::of("TimeSeries", series);
+    while let Ok(Some((field, value))) = fields.next() {
+        if field != 1 {
             continue;
         }
-        has_name |= name == METRIC_NAME.as_bytes();
-        for text in [name, value] {
-            put_uvarint(out, text.len() as u64);
-            out.extend_from_slice(text);
+        let Ok((name, value)) = fields.bytes(field, value).and_then(label) else {
+            break;
+        };
+        if name == ha.cluster_label.as_bytes() {
+            cluster = std::str::from_utf8(value).ok();
+        } else if name == ha.replica_label.as_bytes() {
+            replica = std::str::from_utf8(value).ok();
         }
     }
-    has_name.then_some(())
+    (cluster, replica)
 }

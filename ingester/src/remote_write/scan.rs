@@ -12,6 +12,10 @@ pub enum BadBody {
     Tag(&'static str),
     #[error("proto: wrong wire type for field {field} of {message}")]
     WireType { message: &'static str, field: u32 },
+    #[error("symbol {0} of a series is not in the request")]
+    NoSymbol(u64),
+    #[error("a series has a label name without a value")]
+    OddLabels,
 }
 
 /// A field's value.
@@ -72,14 +76,21 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn varint(&self, field: u32, value: Value<'a>) -> Result<u64, BadBody> {
+    pub(crate) fn varint(&self, field: u32, value: Value<'a>) -> Result<u64, BadBody> {
         match value {
             Value::Varint(value) => Ok(value),
             _ => Err(self.wrong(field)),
         }
     }
 
-    fn double(&self, field: u32, value: Value<'a>) -> Result<f64, BadBody> {
+    pub(crate) fn fixed64(&self, field: u32, value: Value<'a>) -> Result<u64, BadBody> {
+        match value {
+            Value::Fixed64(bits) => Ok(bits),
+            _ => Err(self.wrong(field)),
+        }
+    }
+
+    pub(crate) fn double(&self, field: u32, value: Value<'a>) -> Result<f64, BadBody> {
         match value {
             Value::Fixed64(bits) => Ok(f64::from_bits(bits)),
             _ => Err(self.wrong(field)),

@@ -10,15 +10,20 @@ use prost::Message;
 use std::collections::BTreeMap;
 use tower::ServiceExt;
 
-struct Rig {
+pub(super) struct Rig {
     node: Node,
     receiver: Arc<RemoteWrite>,
 }
 
 impl Rig {
     fn new(options: RemoteWriteOptions, write: WriteOptions) -> Self {
+        Self::with_timeout(options, write, Duration::from_secs(25))
+    }
+
+    fn with_timeout(options: RemoteWriteOptions, write: WriteOptions, timeout: Duration) -> Self {
         let node = Node::new(write);
-        let receiver = RemoteWrite::new(node.router.clone(), options, &node.metrics, node.clock.clone());
+        let intake = Intake::with_timeout(node.router.clone(), None, timeout);
+        let receiver = RemoteWrite::new(intake, options, &node.metrics, node.clock.clone());
         Self { node, receiver }
     }
 
@@ -38,6 +43,24 @@ impl Rig {
         (status, String::from_utf8_lossy(&text).trim_end().to_owned(), retry)
     }
 
+    /// Code, text, and what version 2.0 says was written.
+    pub(super) async fn send_2(&self, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, String, Vec<String>) {
+        let mut request = Request::builder().method(Method::POST).uri("/api/v1/write");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body)).unwrap();
+        let response = self.receiver.routes().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let written = ["samples", "histograms", "exemplars"].map(|what| {
+            let name = format!("x-prometheus-remote-write-{what}-written");
+            response.headers().get(name).map(|v| v.to_str().unwrap().to_owned())
+        });
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+        (status, text, written.into_iter().flatten().collect())
+    }
+
     async fn post(&self, body: Vec<u8>) -> (u16, String) {
         let headers = [
             ("content-type", "application/x-protobuf"),
@@ -47,7 +70,7 @@ impl Rig {
         (status, text)
     }
 
-    async fn read(&self) -> BTreeMap<String, Vec<(i64, f64)>> {
+    pub(super) async fn read(&self) -> BTreeMap<String, Vec<(i64, f64)>> {
         self.node.read(View::default()).await.unwrap()
     }
 }
@@ -226,7 +249,7 @@ async fn headers_decide_as_in_prometheus() {
             415,
             "unknown type for remote write",
         ),
-        (&[("content-type", v2)], 415, "accepted [prometheus.WriteRequest]"),
+        (&[("content-type", v2)], 204, ""),
         (
             &[("content-encoding", "gzip")],
             415,
@@ -280,11 +303,8 @@ async fn bad_bodies_change_nothing() {
 
 #[tokio::test]
 async fn what_may_succeed_later_is_a_503() {
-    let options = RemoteWriteOptions {
-        timeout: Duration::from_millis(50),
-        ..RemoteWriteOptions::default()
-    };
-    let rig = Rig::new(options, WriteOptions::default());
+    let options = RemoteWriteOptions::default();
+    let rig = Rig::with_timeout(options, WriteOptions::default(), Duration::from_millis(50));
     rig.node.log.leads.store(false, std::sync::atomic::Ordering::Relaxed);
     let body = pack(&request(vec![series(&[("__name__", "a")], &[(NOW, 1.0)])]));
     let (status, _, retry) = rig.send(&[], body).await;

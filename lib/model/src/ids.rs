@@ -78,7 +78,8 @@ pub const BASE_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
 pub const DELETES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(2);
 /// Batches that say how many series a metric may have.
 pub const METRIC_LIMIT_FEATURE_LEVEL: FeatureLevel = FeatureLevel(3);
-/// Several ingesters: who votes where is told to the metadata group, and replicas move.
+/// Several ingesters: who votes where is told to the metadata group, and replicas move; and what came with them: turns of
+/// HA pairs, several placement epochs.
 pub const CLUSTER_FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.

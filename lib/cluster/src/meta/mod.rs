@@ -3,6 +3,7 @@
 mod catalogue;
 mod checkpoint;
 mod config;
+mod ha;
 mod jobs;
 mod machine;
 mod nodes;
@@ -18,6 +19,7 @@ pub use checkpoint::{
     CheckpointError, keep_checkpoints, read_newest_checkpoint, remove_newer_checkpoints, write_checkpoint,
 };
 pub use config::MAX_CONFIG_BYTES;
+pub use ha::{MAX_HA_NAME_BYTES, MAX_HA_PAIRS};
 pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
 pub use rebuild::{FoundBlock, FoundDelete, rebuild};

@@ -1,0 +1,171 @@
+//! The replicas of HA pairs in one request, and what becomes of their samples.
+
+use super::{HaError, HaTracker, Turns};
+use crate::intake::Rows;
+use gnomon_cluster::router::MetricInfo;
+use gnomon_model::{LabelsRef, TenantId};
+use std::collections::HashMap;
+
+/// Replicas in one request; a sender has one.
+const MAX_REPLICAS: usize = 64;
+/// Of a series that is of no pair.
+const NONE: u32 = u32::MAX;
+
+/// Which series of a request are whose. Series are told of in the order of their numbers.
+pub(crate) struct Replicas<'a> {
+    found: Vec<Replica<'a>>,
+    by_name: HashMap<(&'a str, &'a str), u32>,
+    of_series: Vec<u32>,
+}
+
+struct Replica<'a> {
+    cluster: &'a str,
+    replica: &'a str,
+    newest_ms: i64,
+}
+
+impl<'a> Replicas<'a> {
+    pub(crate) fn with_capacity(series: usize) -> Self {
+        Self {
+            found: Vec::new(),
+            by_name: HashMap::new(),
+            of_series: Vec::with_capacity(series),
+        }
+    }
+
+    /// The next series, with the values of the two labels; whether it is of a pair. Empty values are none.
+    pub(crate) fn series(&mut self, cluster: Option<&'a str>, replica: Option<&'a str>) -> Result<bool, HaError> {
+        let (Some(cluster), Some(replica)) = (cluster, replica) else {
+            self.of_series.push(NONE);
+            return Ok(false);
+        };
+        if cluster.is_empty() || replica.is_empty() {
+            self.of_series.push(NONE);
+            return Ok(false);
+        }
+        // Most often it is that of the series before.
+        let last = self.of_series.last().copied().unwrap_or(NONE);
+        if let Some(known) = self.found.get(last as usize)
+            && (known.cluster, known.replica) == (cluster, replica)
+        {
+            self.of_series.push(last);
+            return Ok(true);
+        }
+        let next = self.found.len() as u32;
+        let number = *self.by_name.entry((cluster, replica)).or_insert(next);
+        if number == next {
+            if self.found.len() >= MAX_REPLICAS {
+                return Err(HaError::Refused(format!(
+                    "the request has series of more than {MAX_REPLICAS} replicas of HA pairs"
+                )));
+            }
+            self.found.push(Replica {
+                cluster,
+                replica,
+                newest_ms: i64::MIN,
+            });
+        }
+        self.of_series.push(number);
+        Ok(true)
+    }
+
+    /// A sample of the series told of last.
+    pub(crate) fn sample(&mut self, timestamp_ms: i64) {
+        let last = self.of_series.last().copied().unwrap_or(NONE);
+        self.sample_of(last, timestamp_ms);
+    }
+
+    /// A sample of any series.
+    pub(crate) fn sample_of_series(&mut self, series: u32, timestamp_ms: i64) {
+        let replica = self.of_series.get(series as usize).copied().unwrap_or(NONE);
+        self.sample_of(replica, timestamp_ms);
+    }
+
+    fn sample_of(&mut self, replica: u32, timestamp_ms: i64) {
+        if let Some(replica) = self.found.get_mut(replica as usize) {
+            replica.newest_ms = replica.newest_ms.max(timestamp_ms);
+        }
+    }
+
+    /// Asks whose samples count.
+    pub(crate) async fn judge(self, tracker: &HaTracker, tenant: &TenantId) -> Result<Verdicts, HaError> {
+        let mut turns = Vec::with_capacity(self.found.len());
+        for one in &self.found {
+            // One without samples has nothing to decide.
+            turns.push(match one.newest_ms {
+                i64::MIN => Turns::default(),
+                newest_ms => tracker.turns(tenant, one.cluster, one.replica, newest_ms).await?,
+            });
+        }
+        Ok(Verdicts {
+            of_series: self.of_series,
+            turns,
+            dropped: 0,
+        })
+    }
+}
+
+/// Whose samples count, for the series of one request.
+#[derive(Debug, Default)]
+pub(crate) struct Verdicts {
+    of_series: Vec<u32>,
+    turns: Vec<Turns>,
+    dropped: u64,
+}
+
+impl Verdicts {
+    /// Samples and histograms that were dropped.
+    pub(crate) const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// What takes the items of a series: those that count.
+    pub(crate) fn rows<'b, R: Rows>(&'b mut self, series: u32, inner: &'b mut R) -> Counting<'b, R> {
+        let replica = self.of_series.get(series as usize).copied().unwrap_or(NONE);
+        Counting {
+            turns: self.turns.get(replica as usize),
+            dropped: &mut self.dropped,
+            inner,
+        }
+    }
+}
+
+/// Passes on what counts.
+pub(crate) struct Counting<'b, R> {
+    turns: Option<&'b Turns>,
+    dropped: &'b mut u64,
+    inner: &'b mut R,
+}
+
+impl<R> Counting<'_, R> {
+    fn counts(&self, timestamp_ms: i64) -> bool {
+        self.turns.is_none_or(|turns| turns.has(timestamp_ms))
+    }
+}
+
+impl<R: Rows> Rows for Counting<'_, R> {
+    #[inline]
+    fn sample(&mut self, timestamp_ms: i64, value: f64) {
+        match self.counts(timestamp_ms) {
+            true => self.inner.sample(timestamp_ms, value),
+            false => *self.dropped += 1,
+        }
+    }
+
+    fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]) {
+        match self.counts(timestamp_ms) {
+            true => self.inner.histogram(timestamp_ms, encoded),
+            false => *self.dropped += 1,
+        }
+    }
+
+    fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
+        if self.counts(timestamp_ms) {
+            self.inner.exemplar(timestamp_ms, value, labels);
+        }
+    }
+
+    fn metadata(&mut self, info: &MetricInfo<'_>) {
+        self.inner.metadata(info);
+    }
+}

@@ -1,0 +1,351 @@
+use super::*;
+use crate::intake::Intake;
+use crate::remote_write::{RemoteWrite, RemoteWriteOptions};
+use crate::service::WriteOptions;
+use crate::testing::{NOW, Node};
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::http::Request;
+use futures::stream::BoxStream;
+use gnomon_cluster::meta::MetaMachine;
+use gnomon_model::{Clock, TenantId};
+use gnomon_proto::ServiceError;
+use gnomon_proto::prometheus as wire;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::*;
+use parking_lot::Mutex;
+use prost::Message;
+use std::sync::Arc;
+use std::time::Duration;
+use tower::ServiceExt;
+
+/// The metadata group without Raft.
+struct Meta {
+    machine: MetaMachine,
+    clock: Arc<dyn Clock>,
+    commands: Mutex<u64>,
+}
+
+#[async_trait]
+impl MetaService for Meta {
+    async fn propose(&self, mut command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        *self.commands.lock() += 1;
+        command.proposed_at_ms = self.clock.now().0;
+        Ok(self.machine.apply_command(&command))
+    }
+    async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
+        Ok(self.machine.state())
+    }
+    async fn watch(&self, _: u64) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        Err(ServiceError::Unavailable("not here".into()))
+    }
+}
+
+struct Rig {
+    node: Node,
+    meta: Arc<Meta>,
+    receiver: Arc<RemoteWrite>,
+    tracker: Arc<HaTracker>,
+}
+
+impl Rig {
+    fn new(feature_level: u32) -> Self {
+        let node = Node::new(WriteOptions::default());
+        let clock: Arc<dyn Clock> = node.clock.clone();
+        let meta = Arc::new(Meta {
+            machine: MetaMachine::default(),
+            clock: clock.clone(),
+            commands: Mutex::default(),
+        });
+        let init = InitCluster {
+            cluster_id: "0000000000000000000000000000002a".into(),
+            epoch: Some(PlacementEpoch {
+                epoch: 1,
+                from_ms: i64::MIN,
+                shards: vec![0],
+                by_labels: vec!["job".into()],
+                spreads: vec![],
+            }),
+            shards: vec![ShardReplicas {
+                shard: 0,
+                nodes: vec![1],
+            }],
+            ..InitCluster::default()
+        };
+        let member = gnomon_proto::v1::Node {
+            address: "127.0.0.1:9095".into(),
+            incarnation: 1,
+            feature_level,
+            ..gnomon_proto::v1::Node::default()
+        };
+        let register = RegisterNode {
+            node: Some(member),
+            lease_ms: 1000,
+        };
+        for command in [Command::InitCluster(init), Command::RegisterNode(register)] {
+            let answer = meta.machine.apply_command(&MetaCommand {
+                proposed_at_ms: NOW,
+                command: Some(command),
+            });
+            assert_eq!(answer.refused, "");
+        }
+        let options = HaOptions {
+            max_clusters: 3,
+            ..HaOptions::default()
+        };
+        let states = meta.machine.watch();
+        let service: Arc<dyn MetaService> = meta.clone();
+        let registry = prometheus::Registry::new();
+        let tracker = HaTracker::new(options, service, states, clock.clone(), &registry).unwrap();
+        let intake = Intake::new(node.router.clone(), Some(tracker.clone()));
+        let receiver = RemoteWrite::new(intake, RemoteWriteOptions::default(), &node.metrics, clock);
+        Self {
+            node,
+            meta,
+            receiver,
+            tracker,
+        }
+    }
+
+    fn now(&self) -> i64 {
+        self.node.clock.now().0
+    }
+
+    async fn post(&self, series: Vec<wire::TimeSeries>) -> (u16, String) {
+        let request = wire::WriteRequest {
+            timeseries: series,
+            metadata: Vec::new(),
+        };
+        let body = snap::raw::Encoder::new()
+            .compress_vec(&request.encode_to_vec())
+            .unwrap();
+        let request = Request::post("/api/v1/write").body(Body::from(body)).unwrap();
+        let response = self.receiver.routes().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// As one of a pair: its samples have its own number as their value.
+    async fn write(&self, cluster: &str, replica: u8, samples: &[i64]) -> u16 {
+        let replica_name = format!("r{replica}");
+        let labels = [("__name__", "m"), ("__replica__", &replica_name), ("cluster", cluster)];
+        let samples: Vec<_> = samples.iter().map(|t| (*t, f64::from(replica))).collect();
+        self.post(vec![series(&labels, &samples)]).await.0
+    }
+
+    async fn stored(&self, labels: &str) -> Vec<(i64, f64)> {
+        let all = self.node.read(View::default()).await.unwrap();
+        all.get(labels).cloned().unwrap_or_default()
+    }
+}
+
+fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> wire::TimeSeries {
+    wire::TimeSeries {
+        labels: labels
+            .iter()
+            .map(|(name, value)| wire::Label {
+                name: (*name).into(),
+                value: (*value).into(),
+            })
+            .collect(),
+        samples: samples
+            .iter()
+            .map(|(timestamp, value)| wire::Sample {
+                value: *value,
+                timestamp: *timestamp,
+            })
+            .collect(),
+        ..wire::TimeSeries::default()
+    }
+}
+
+const STORED: &str = r#"{__name__="m", cluster="c"}"#;
+
+#[tokio::test]
+async fn one_of_a_pair_is_taken_without_its_label() {
+    let rig = Rig::new(4);
+    assert_eq!(rig.write("c", 1, &[NOW]).await, 204);
+    // The other one's: taken, and dropped.
+    assert_eq!(rig.write("c", 2, &[NOW + 1]).await, 204);
+    assert_eq!(rig.stored(STORED).await, [(NOW, 1.0)]);
+    // Without either label, a series is taken as it is.
+    let alone = series(&[("__name__", "x"), ("__replica__", "r2")], &[(NOW, 1.0)]);
+    let plain = series(&[("__name__", "x"), ("cluster", "c")], &[(NOW, 1.0)]);
+    let empty = series(
+        &[("__name__", "y"), ("__replica__", ""), ("cluster", "c")],
+        &[(NOW, 1.0)],
+    );
+    assert_eq!(rig.post(vec![alone, plain, empty]).await.0, 204);
+    let all = rig.node.read(View::default()).await.unwrap();
+    let names: Vec<_> = all.keys().map(String::as_str).collect();
+    let expected = [
+        r#"{__name__="m", cluster="c"}"#,
+        r#"{__name__="x", __replica__="r2"}"#,
+        r#"{__name__="x", cluster="c"}"#,
+        r#"{__name__="y", cluster="c"}"#,
+    ];
+    assert_eq!(names, expected);
+}
+
+#[tokio::test]
+async fn what_is_nobodys_yet_is_neither_taken_nor_dropped() {
+    let rig = Rig::new(4);
+    assert_eq!(rig.write("c", 1, &[NOW]).await, 204);
+    // Up to 15 s beyond its newest sample are its own; what is later waits.
+    assert_eq!(rig.write("c", 2, &[NOW + 14_999]).await, 204);
+    assert_eq!(rig.write("c", 2, &[NOW + 15_000]).await, 503);
+    assert_eq!(rig.write("c", 1, &[NOW + 12_000]).await, 204);
+    assert_eq!(
+        rig.write("c", 2, &[NOW + 15_000]).await,
+        204,
+        "decided by the first one's claim"
+    );
+    // The first one dies. Half a minute later the other has its turn, with what it kept.
+    rig.node.clock.advance(Duration::from_secs(29));
+    assert_eq!(
+        rig.write("c", 2, &[NOW + 26_999, NOW + 27_000, NOW + 29_000]).await,
+        503
+    );
+    rig.node.clock.advance(Duration::from_secs(1));
+    assert_eq!(
+        rig.write("c", 2, &[NOW + 26_999, NOW + 27_000, NOW + 29_000]).await,
+        204
+    );
+    let expected = [
+        (NOW, 1.0),
+        (NOW + 12_000, 1.0),
+        (NOW + 27_000, 2.0),
+        (NOW + 29_000, 2.0),
+    ];
+    assert_eq!(rig.stored(STORED).await, expected);
+    // The first one was cut off, and sends what it had: within its turn it counts, beyond it does not.
+    assert_eq!(rig.write("c", 1, &[NOW + 20_000, NOW + 28_000]).await, 204);
+    assert!(rig.stored(STORED).await.contains(&(NOW + 20_000, 1.0)));
+    assert_eq!(rig.stored(STORED).await.len(), 5);
+}
+
+#[tokio::test]
+async fn pairs_are_limited_and_the_answer_says_so() {
+    let rig = Rig::new(4);
+    for cluster in ["a", "b", "c"] {
+        assert_eq!(rig.write(cluster, 1, &[NOW]).await, 204);
+    }
+    let labels = [("__name__", "m"), ("__replica__", "r"), ("cluster", "d")];
+    let (status, text) = rig.post(vec![series(&labels, &[(NOW, 1.0)])]).await;
+    assert!(
+        status == 400 && text.contains("the limit is reached"),
+        "{status} {text}"
+    );
+    let many = |n: usize| {
+        series(
+            &[("__name__", "m"), ("__replica__", "r"), ("cluster", &format!("{n}"))],
+            &[],
+        )
+    };
+    let (status, text) = rig.post((0..65).map(many).collect()).await;
+    assert!(
+        status == 400 && text.contains("more than 64 replicas"),
+        "{status} {text}"
+    );
+}
+
+#[tokio::test]
+async fn before_all_nodes_understand_it_nothing_is_taken_or_lost() {
+    let rig = Rig::new(3);
+    let labels = [("__name__", "m"), ("__replica__", "r"), ("cluster", "c")];
+    let (status, text) = rig.post(vec![series(&labels, &[(NOW, 1.0)])]).await;
+    assert!(status == 503 && text.contains("feature level"), "{status} {text}");
+}
+
+#[tokio::test]
+async fn the_metadata_group_is_asked_seldom() {
+    let rig = Rig::new(4);
+    for second in 0..120 {
+        let now = NOW + second * 1000;
+        assert_eq!(rig.write("c", 1, &[now]).await, 204);
+        assert_eq!(rig.write("c", 2, &[now + 300]).await, 204);
+        rig.node.clock.advance(Duration::from_secs(1));
+    }
+    let asked = *rig.meta.commands.lock();
+    // One to raise the feature level.
+    assert!((8..=14).contains(&asked), "{asked} commands in 120 s");
+    // One whose turn it is not, and whose clock is ahead, asks once a second at most.
+    for _ in 0..50 {
+        let _ = rig
+            .tracker
+            .turns(&TenantId::anonymous(), "c", "r2", rig.now() + 60_000)
+            .await;
+    }
+    assert!(*rig.meta.commands.lock() <= asked + 1);
+}
+
+/// A pair of servers that scrape every 5 s in different phases, keep what is not acknowledged, and die and come back at
+/// random. Never does a sample count twice; what is missing is no more than a turn is lengthened by, wherever one of them
+/// lived.
+#[tokio::test]
+async fn no_gap_and_no_double_whoever_dies_when() {
+    for seed in 1..=12_u64 {
+        let rig = Rig::new(4);
+        let mut state = seed;
+        let mut random = move |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut waiting: [Vec<i64>; 2] = Default::default();
+        let mut alive = [true, true];
+        let mut acknowledged = [0, 0];
+        for second in 0..900_i64 {
+            let now = rig.now();
+            // One of them lives at any time.
+            let one = random(2) as usize;
+            if random(60) == 0 && (!alive[one] || alive[1 - one]) {
+                alive[one] = !alive[one];
+                // What a dead one had not sent is gone.
+                waiting[one].clear();
+            }
+            for replica in 0..2 {
+                if alive[replica] && second % 5 == [0, 3][replica] {
+                    waiting[replica].push(now);
+                }
+                // Some requests come late.
+                if alive[replica] && !waiting[replica].is_empty() && random(3) > 0 {
+                    let status = rig.write("c", replica as u8 + 1, &waiting[replica]).await;
+                    assert!(status == 204 || status == 503, "{status}");
+                    if status == 204 {
+                        acknowledged[replica] += waiting[replica].len();
+                        waiting[replica].clear();
+                    }
+                }
+            }
+            rig.node.clock.advance(Duration::from_secs(1));
+        }
+        let stored = rig.stored(STORED).await;
+        assert!(
+            acknowledged[0] > 20 && acknowledged[1] > 20,
+            "seed {seed}: {acknowledged:?}"
+        );
+        let state = rig.meta.machine.state();
+        for pair in stored.windows(2) {
+            let ((before, left), (after, right)) = (pair[0], pair[1]);
+            let gap = after - before;
+            // A dead one's unsent samples are gone as well: a few seconds of them.
+            assert!(
+                gap <= 15_000 + 5_000 + 12_000,
+                "seed {seed}: {gap} ms without a sample at {before}"
+            );
+            if left == right {
+                assert!(gap >= 4_000, "seed {seed}: twice at {before}");
+            }
+        }
+        // Each sample is of who had the turn.
+        let known = &state.ha_pairs[0];
+        for (time, value) in stored.iter().filter(|(t, _)| *t >= known.turns[0].from_ms) {
+            let at = known.turns.partition_point(|turn| turn.from_ms <= *time) - 1;
+            assert_eq!(known.turns[at].replica, format!("r{value}"), "seed {seed} at {time}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Asks the metadata group whose turn it is, seldom.
+
+use super::turns::{Step, Turns, step};
+use gnomon_cluster::clients::decide;
+use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::{Clock, TenantId};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{ClaimHaTurn, HaPair, MetaState, RaiseFeatureLevel};
+use parking_lot::Mutex;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Claims of different pairs go on side by side.
+const LANES: usize = 64;
+/// Times of claims that are remembered.
+const MAX_REMEMBERED: usize = 4096;
+/// Between two claims of one replica that need not be.
+const CLAIM_EVERY: Duration = Duration::from_secs(1);
+/// A turn ends no later than this from now.
+const MOST_AHEAD_MS: i64 = 12 * 60_000;
+/// How long a claim may take, and until it is seen here.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Which series are of HA pairs, and when a turn goes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HaOptions {
+    /// The label whose value all replicas of a pair have in common; it is kept.
+    pub cluster_label: String,
+    /// The label by which they differ; it is dropped. A series without either of them is taken as it is.
+    pub replica_label: String,
+    /// How far beyond its newest sample a replica's turn goes: how often it is lengthened, and what is missing at most
+    /// when it dies.
+    pub update_timeout: Duration,
+    /// Silence, or lag behind the other, after which the turn goes over.
+    pub failover_timeout: Duration,
+    /// Pairs that a tenant may have.
+    pub max_clusters: u32,
+}
+
+impl Default for HaOptions {
+    /// Times and the limit as Mimir has them.
+    fn default() -> Self {
+        Self {
+            cluster_label: "cluster".into(),
+            replica_label: "__replica__".into(),
+            update_timeout: Duration::from_secs(15),
+            failover_timeout: Duration::from_secs(30),
+            max_clusters: 100,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl HaOptions {
+    pub(crate) fn update_ms(&self) -> i64 {
+        millis(self.update_timeout)
+    }
+
+    pub(crate) fn failover_ms(&self) -> i64 {
+        millis(self.failover_timeout)
+    }
+}
+
+/// Why samples of a pair are not decided.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HaError {
+    /// Send it again.
+    #[error("{0}")]
+    Retry(String),
+    /// Sending it again would change nothing.
+    #[error("{0}")]
+    Refused(String),
+}
+
+struct Metrics {
+    claims: IntCounterVec,
+    changes: IntCounter,
+    waits: IntCounter,
+    deduplicated: IntCounter,
+    pairs: IntGauge,
+}
+
+impl Metrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let claims = IntCounterVec::new(
+            Opts::new(
+                "gnomon_ha_claims_total",
+                "Claims of turns of HA pairs, by what came of them.",
+            ),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(claims.clone()))?;
+        let pairs = IntGauge::new("gnomon_ha_pairs", "HA pairs that the cluster knows.")?;
+        registry.register(Box::new(pairs.clone()))?;
+        Ok(Self {
+            claims,
+            pairs,
+            changes: counter(
+                "gnomon_ha_turns_total",
+                "Turns of HA pairs that began by a claim of this node.",
+            )?,
+            waits: counter(
+                "gnomon_ha_waits_total",
+                "Requests told to come again since it was not known whose samples count.",
+            )?,
+            deduplicated: counter(
+                "gnomon_ha_deduplicated_samples_total",
+                "Samples taken from replicas of HA pairs that do not have the turn, and dropped.",
+            )?,
+        })
+    }
+}
+
+/// One per process.
+pub struct HaTracker {
+    options: HaOptions,
+    meta: Arc<dyn MetaService>,
+    states: watch::Receiver<Arc<MetaState>>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    lanes: Vec<tokio::sync::Mutex<()>>,
+    /// When which replica claimed last (monotonic), by hash.
+    claimed: Mutex<HashMap<u64, Duration>>,
+}
+
+impl HaTracker {
+    /// # Errors
+    /// When `registry` has a tracker's metrics already.
+    pub fn new(
+        options: HaOptions,
+        meta: Arc<dyn MetaService>,
+        states: watch::Receiver<Arc<MetaState>>,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        Ok(Arc::new(Self {
+            options,
+            meta,
+            states,
+            clock,
+            metrics: Metrics::register(registry)?,
+            lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
+            claimed: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn options(&self) -> &HaOptions {
+        &self.options
+    }
+
+    pub(crate) fn count_deduplicated(&self, samples: u64) {
+        self.metrics.deduplicated.inc_by(samples);
+    }
+
+    /// Which samples of a replica count, the newest of which is of `newest_ms`.
+    pub(crate) async fn turns(
+        &self,
+        tenant: &TenantId,
+        cluster: &str,
+        replica: &str,
+        newest_ms: i64,
+    ) -> Result<Turns, HaError> {
+        if let Step::Go(turns) = self.step(tenant, cluster, replica, newest_ms) {
+            return Ok(turns);
+        }
+        let pair = [tenant.as_str(), cluster].join("\0");
+        let lane = &self.lanes[xxh3_64(pair.as_bytes()) as usize % LANES];
+        // One claim at a time: whoever waited for another's finds it decided.
+        let _turn = lane.lock().await;
+        match self.step(tenant, cluster, replica, newest_ms) {
+            Step::Go(turns) => Ok(turns),
+            Step::Wait => Err(self.wait(cluster)),
+            Step::Claim { urgent } => {
+                let key = xxh3_64([pair.as_str(), replica].join("\0").as_bytes());
+                self.claim(tenant, cluster, replica, newest_ms, urgent, key).await
+            }
+        }
+    }
+
+    fn step(&self, tenant: &TenantId, cluster: &str, replica: &str, newest_ms: i64) -> Step {
+        let state = Arc::clone(&self.states.borrow());
+        let now_ms = self.clock.now().0;
+        step(find(&state, tenant, cluster), replica, newest_ms, now_ms, &self.options)
+    }
+
+    fn wait(&self, cluster: &str) -> HaError {
+        self.metrics.waits.inc();
+        HaError::Retry(format!(
+            "HA cluster {cluster:?}: its other replica has the turn, and has not written samples as new as these yet; \
+             they are decided within {} s",
+            self.options.failover_timeout.as_secs_f64()
+        ))
+    }
+
+    /// What is decided as things stand, where there is nothing undecided.
+    fn as_it_stands(&self, tenant: &TenantId, cluster: &str, replica: &str, newest_ms: i64) -> Option<Turns> {
+        let state = Arc::clone(&self.states.borrow());
+        let pair = find(&state, tenant, cluster).filter(|pair| newest_ms < pair.until_ms)?;
+        Some(Turns::of(pair, replica))
+    }
+
+    async fn claim(
+        &self,
+        tenant: &TenantId,
+        cluster: &str,
+        replica: &str,
+        newest_ms: i64,
+        urgent: bool,
+        key: u64,
+    ) -> Result<Turns, HaError> {
+        let before = self.last_turn(tenant, cluster);
+        let has_turn = before.as_ref().is_some_and(|(has, _)| has == replica);
+        // Where clocks differ, a claim that must be may come too early again and again: not with each request.
+        // Nor does a claim help whose samples are too far ahead for any shard.
+        let ahead = newest_ms > self.clock.now().0.saturating_add(MOST_AHEAD_MS);
+        let may_claim = (urgent && !ahead && (has_turn || before.is_none())) || self.is_due(key);
+        if !may_claim {
+            let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
+            return stands.ok_or_else(|| self.wait(cluster));
+        }
+        let command = Command::ClaimHaTurn(ClaimHaTurn {
+            tenant: tenant.as_str().to_owned(),
+            cluster: cluster.to_owned(),
+            replica: replica.to_owned(),
+            newest_ms,
+            extend_ms: self.options.update_ms(),
+            failover_ms: self.options.failover_ms(),
+            max_pairs: self.options.max_clusters,
+        });
+        if let Err(error) = self.commit(command).await {
+            let outcome = match &error {
+                HaError::Retry(_) => "failed",
+                HaError::Refused(_) => "refused",
+            };
+            self.metrics.claims.with_label_values(&[outcome]).inc();
+            let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
+            return stands.ok_or(error);
+        }
+        let state = Arc::clone(&self.states.borrow());
+        self.metrics.pairs.set(state.ha_pairs.len() as i64);
+        let Some(pair) = find(&state, tenant, cluster) else {
+            return Err(self.wait(cluster));
+        };
+        let turns = Turns::of(pair, replica);
+        if pair.turns.last().is_none_or(|turn| turn.replica != replica) {
+            self.metrics.claims.with_label_values(&["too_early"]).inc();
+            if newest_ms < pair.until_ms {
+                return Ok(turns);
+            }
+            return Err(self.wait(cluster));
+        }
+        self.metrics.claims.with_label_values(&["taken"]).inc();
+        if !has_turn {
+            self.metrics.changes.inc();
+            let from_ms = pair.turns.last().map_or(i64::MIN, |turn| turn.from_ms);
+            let before = before.map_or_else(String::new, |(replica, _)| replica);
+            tracing::info!(
+                cluster,
+                replica,
+                before,
+                from_ms,
+                "HA pair: the samples of this replica count from now on"
+            );
+        }
+        Ok(if newest_ms < pair.until_ms {
+            turns
+        } else {
+            turns.open_ended()
+        })
+    }
+
+    fn last_turn(&self, tenant: &TenantId, cluster: &str) -> Option<(String, i64)> {
+        let state = Arc::clone(&self.states.borrow());
+        let turn = find(&state, tenant, cluster)?.turns.last()?;
+        Some((turn.replica.clone(), turn.from_ms))
+    }
+
+    fn is_due(&self, key: u64) -> bool {
+        let now = self.clock.monotonic();
+        let mut claimed = self.claimed.lock();
+        if claimed.len() >= MAX_REMEMBERED {
+            claimed.clear();
+        }
+        let due = claimed
+            .get(&key)
+            .is_none_or(|at| now.saturating_sub(*at) >= CLAIM_EVERY);
+        if due {
+            claimed.insert(key, now);
+        }
+        due
+    }
+
+    /// Commits a claim, and waits until its outcome is seen here.
+    async fn commit(&self, command: Command) -> Result<(), HaError> {
+        let undecided = |why: &dyn std::fmt::Display| {
+            HaError::Retry(format!(
+                "the metadata group does not decide whose samples of an HA pair count: {why}"
+            ))
+        };
+        if self.states.borrow().feature_level < CLUSTER_FEATURE_LEVEL.0 {
+            self.raise_feature_level().await?;
+        }
+        let committed = async {
+            let answer = decide(self.meta.as_ref(), command).await.map_err(|e| undecided(&e))?;
+            if !answer.refused.is_empty() {
+                return Err(HaError::Refused(answer.refused));
+            }
+            let mut states = self.states.clone();
+            let seen = states.wait_for(|state| state.revision >= answer.revision).await;
+            seen.map(drop).map_err(|_| undecided(&"this node stops"))
+        };
+        match tokio::time::timeout(WITHIN, committed).await {
+            Ok(done) => done,
+            Err(_) => Err(undecided(&"it took too long")),
+        }
+    }
+
+    /// Nothing of the kind is proposed before every node understands it.
+    async fn raise_feature_level(&self) -> Result<(), HaError> {
+        let level = CLUSTER_FEATURE_LEVEL.0;
+        let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+        let not_yet =
+            |why: String| HaError::Retry(format!("HA pairs need feature level {level} of the cluster: {why}"));
+        let raised = tokio::time::timeout(WITHIN, decide(self.meta.as_ref(), raise)).await;
+        match raised.unwrap_or_else(|_| Err(ServiceError::Unavailable("it took too long".into()))) {
+            Ok(answer) if answer.refused.is_empty() => Ok(()),
+            Ok(answer) => Err(not_yet(answer.refused)),
+            Err(error) => Err(not_yet(error.to_string())),
+        }
+    }
+}
+
+fn find<'a>(state: &'a MetaState, tenant: &TenantId, cluster: &str) -> Option<&'a HaPair> {
+    let key = (tenant.as_str(), cluster);
+    let found = state
+        .ha_pairs
+        .binary_search_by(|pair| (pair.tenant.as_str(), pair.cluster.as_str()).cmp(&key));
+    found.ok().and_then(|at| state.ha_pairs.get(at))
+}

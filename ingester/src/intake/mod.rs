@@ -1,0 +1,85 @@
+//! What all receivers share: from the series of a request to the router, by way of HA pairs.
+
+pub(crate) mod body;
+mod labels;
+mod rows;
+
+pub(crate) use labels::{NO_LABELS, put_canonical};
+pub(crate) use rows::Rows;
+
+use crate::ha::{HaError, HaOptions, HaTracker};
+use gnomon_cluster::router::{Router, WriteOutcome};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One per process.
+pub struct Intake {
+    pub(crate) router: Arc<Router>,
+    /// None where HA pairs are not looked for.
+    pub(crate) ha: Option<Arc<HaTracker>>,
+    /// Random, so that no sender can choose labels whose identities collide.
+    pub(crate) seed: u64,
+    /// How long a request may wait for its shards.
+    pub(crate) timeout: Duration,
+}
+
+impl Intake {
+    #[must_use]
+    pub fn new(router: Arc<Router>, ha: Option<Arc<HaTracker>>) -> Arc<Self> {
+        Self::with_timeout(router, ha, Duration::from_secs(25))
+    }
+
+    /// The same where a request may wait longer, or not so long.
+    #[must_use]
+    pub fn with_timeout(router: Arc<Router>, ha: Option<Arc<HaTracker>>, timeout: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            router,
+            ha,
+            seed: rand::random(),
+            timeout,
+        })
+    }
+
+    pub(crate) fn ha_options(&self) -> Option<&HaOptions> {
+        self.ha.as_deref().map(HaTracker::options)
+    }
+
+    /// Counts what was dropped.
+    pub(crate) fn deduplicated(&self, samples: u64) {
+        if let Some(ha) = &self.ha {
+            ha.count_deduplicated(samples);
+        }
+    }
+}
+
+/// What became of a request that was written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Written {
+    pub(crate) outcome: WriteOutcome,
+    /// Float samples, histograms and exemplars that it had.
+    pub(crate) samples: u64,
+    pub(crate) histograms: u64,
+    pub(crate) exemplars: u64,
+    /// Samples and histograms of replicas that do not have the turn, which were dropped.
+    pub(crate) deduplicated: u64,
+}
+
+/// Why nothing of a request was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotWritten {
+    /// It is not what it should be, or more than may be.
+    #[error("{0}")]
+    Malformed(String),
+    /// Send it again.
+    #[error("{0}")]
+    Retry(String),
+}
+
+impl From<HaError> for NotWritten {
+    fn from(error: HaError) -> Self {
+        match error {
+            HaError::Retry(why) => Self::Retry(why),
+            HaError::Refused(why) => Self::Malformed(why),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Where the items of a request go.
+
+use gnomon_cluster::router::{MetricInfo, RouterBatch};
+use gnomon_model::LabelsRef;
+
+/// Takes what belongs to the series named last.
+pub(crate) trait Rows {
+    fn sample(&mut self, timestamp_ms: i64, value: f64);
+    fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]);
+    fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>);
+    fn metadata(&mut self, info: &MetricInfo<'_>);
+}
+
+impl Rows for RouterBatch<'_> {
+    #[inline]
+    fn sample(&mut self, timestamp_ms: i64, value: f64) {
+        self.sample(timestamp_ms, value);
+    }
+
+    fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]) {
+        self.histogram(timestamp_ms, encoded);
+    }
+
+    fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
+        self.exemplar(timestamp_ms, value, labels);
+    }
+
+    fn metadata(&mut self, info: &MetricInfo<'_>) {
+        self.metadata(info);
+    }
+}

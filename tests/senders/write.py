@@ -1,0 +1,68 @@
+"""Writes over a stream with a client made from proto/gnomon/v1/write.proto: write.py HOST:PORT NAME SECONDS.
+
+Sends again what is not acknowledged. Prints how many samples were.
+"""
+
+import pathlib
+import queue
+import sys
+import tempfile
+import time
+
+import grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_tools import protoc
+
+address, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+protos = pathlib.Path(__file__).resolve().parents[2] / "proto"
+made = tempfile.mkdtemp()
+args = ["protoc", f"-I{protos}", f"--python_out={made}", f"--grpc_python_out={made}", "gnomon/v1/write.proto"]
+assert protoc.main(args) == 0
+sys.path.insert(0, made)
+from gnomon.v1 import write_pb2, write_pb2_grpc  # noqa: E402
+
+services = ProtoReflectionDescriptorDatabase(grpc.insecure_channel(address)).get_services()
+assert "gnomon.v1.Write" in services, services
+
+
+def request(number, at):
+    sample = write_pb2.WriteSample(value=number, timestamp=at)
+    series = write_pb2.WriteSeries(labels_refs=[1, 2], samples=[sample])
+    return write_pb2.WriteRequest(id=number, symbols=["", "__name__", name], timeseries=[series])
+
+
+waiting = {}
+acknowledged = set()
+number = 0
+end = time.monotonic() + seconds
+while time.monotonic() < end or waiting:
+    channel = grpc.insecure_channel(address)
+    stub = write_pb2_grpc.WriteStub(channel)
+    outgoing = queue.Queue()
+    for one, at in waiting.items():
+        outgoing.put(request(one, at))
+    try:
+        answers = stub.WriteStream(iter(outgoing.get, None), wait_for_ready=True)
+        while True:
+            if time.monotonic() < end:
+                waiting[number] = time.time_ns() // 1_000_000
+                outgoing.put(request(number, waiting[number]))
+                number += 1
+                time.sleep(0.02)
+            if not waiting:
+                outgoing.put(None)
+                break
+            answer = next(answers)
+            if answer.outcome == write_pb2.WriteResponse.OUTCOME_TAKEN:
+                acknowledged.add(answer.id)
+                waiting.pop(answer.id, None)
+            elif answer.outcome == write_pb2.WriteResponse.OUTCOME_RETRY:
+                time.sleep(answer.retry_after_ms / 1000)
+                outgoing.put(request(answer.id, waiting[answer.id]))
+            else:
+                sys.exit(f"{answer}")
+    except (grpc.RpcError, StopIteration):
+        outgoing.put(None)
+        time.sleep(0.5)
+    channel.close()
+print("acknowledged", len(acknowledged), flush=True)
