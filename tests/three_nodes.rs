@@ -2,6 +2,8 @@
 //! through the function that the binary starts through.
 
 mod harness;
+#[path = "three_nodes/reads.rs"]
+mod reads;
 
 use gnomon::flags::{self, Command, Settings};
 use gnomon::lifecycle::Lifecycle;
@@ -28,6 +30,8 @@ struct Place {
     http: u16,
     grpc: u16,
     peers: String,
+    /// Where others are told that it is, if not there.
+    advertised: Option<String>,
 }
 
 /// A node that runs, on threads of its own.
@@ -73,6 +77,7 @@ fn places(folder: &Path) -> Vec<Place> {
         http: *http,
         grpc: *grpc,
         peers: peers.join(","),
+        advertised: None,
     };
     ports.iter().enumerate().map(place).collect()
 }
@@ -81,7 +86,7 @@ fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
     std::fs::create_dir_all(&place.folder).expect("folder");
     let config = place.folder.join("prometheus.yml");
     std::fs::write(&config, "").expect("configuration");
-    let args = [
+    let mut args = vec![
         "gnomon".to_owned(),
         "--target=ingester,querier".to_owned(),
         format!("--config.file={}", config.display()),
@@ -94,6 +99,8 @@ fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
         "--web.enable-remote-write-receiver".to_owned(),
         "--web.enable-admin-api".to_owned(),
     ];
+    let advertised = place.advertised.iter();
+    args.extend(advertised.map(|address| format!("--cluster.advertise-address={address}")));
     let parsed = flags::parse(args).expect("flags");
     let Command::Run(mut settings) = parsed.command else {
         panic!("not a command to run");

@@ -34,6 +34,9 @@ impl ShardLog for Group {
     async fn read_index(&self) -> Result<u64, ReadError> {
         Self::read_index(self).await
     }
+    async fn read_index_here(&self) -> Result<u64, ReadError> {
+        Self::read_index_here(self).await
+    }
     fn leader(&self) -> Option<NodeId> {
         Self::leader(self)
     }

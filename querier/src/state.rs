@@ -130,6 +130,8 @@ pub struct QueryOptions {
     pub apart_samples: u64,
     /// Prometheus' feature `use-start-timestamps`.
     pub use_start_times: bool,
+    /// `--query.partial-response`: what could not be read is a warning unless a request says otherwise; else an error.
+    pub partial_response: bool,
     pub fetch: FetchLimits,
     pub memory: MemoryLimits,
     pub remote_read: RemoteReadLimits,
@@ -188,6 +190,7 @@ impl Default for QueryOptions {
             push_down: true,
             apart_samples: 128 << 10,
             use_start_times: false,
+            partial_response: true,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {
                 total_bytes: 0,

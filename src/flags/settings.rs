@@ -160,6 +160,8 @@ pub struct Settings {
     pub query_max_bytes: Option<u64>,
     /// What all queries may hold; none is an eighth of the memory that the process may use.
     pub query_max_total_bytes: Option<u64>,
+    /// What could not be read is a warning; else an error.
+    pub query_partial_response: bool,
     /// 0 is no limit.
     pub read_sample_limit: u64,
     /// 0 is no limit.
@@ -351,6 +353,7 @@ impl Settings {
             query_max_samples: v.number("query.max-samples", 1)?.unwrap_or(50_000_000),
             query_max_bytes: v.size("query.max-bytes")?,
             query_max_total_bytes: v.size("query.max-total-bytes")?,
+            query_partial_response: v.switch("query.partial-response"),
             read_sample_limit: v.number("storage.remote.read-sample-limit", 0)?.unwrap_or(50_000_000),
             read_concurrent_limit: v.number("storage.remote.read-concurrent-limit", 0)?.unwrap_or(10),
             read_max_bytes_in_frame: v

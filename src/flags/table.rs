@@ -464,6 +464,15 @@ const FLAGS: &[Flag] = &[
         "Memory that all queries together may hold; an eighth of what the process may use if empty.",
     ),
     own(
+        QUERY,
+        "query.partial-response",
+        "GNOMON_QUERY_PARTIAL_RESPONSE",
+        Nothing,
+        "true",
+        "Answer with a warning where something cannot be read; --no-query.partial-response makes it an error. A request says \
+         for itself with partial=true or partial=false.",
+    ),
+    own(
         CLUSTER,
         "target",
         "GNOMON_TARGET",

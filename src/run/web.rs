@@ -168,6 +168,7 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<Ap
             delayed_name_removal: feature("promql-delayed-name-removal"),
             use_start_times: feature("use-start-timestamps"),
             per_step_stats: feature("promql-per-step-stats"),
+            partial_response: settings.query_partial_response,
             memory: query_memory(settings),
             remote_read: RemoteReadLimits {
                 samples: settings.read_sample_limit,

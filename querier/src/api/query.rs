@@ -51,7 +51,7 @@ impl Common {
             limit,
             run: RunOptions {
                 timeout,
-                strict: strict(form),
+                strict: strict(form, options.partial_response)?,
                 analyze: form.get("analyze") == "1",
             },
             lookback_ms,

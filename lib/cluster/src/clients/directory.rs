@@ -37,8 +37,8 @@ pub struct Directory {
     node_id: NodeId,
     states: watch::Receiver<Arc<MetaState>>,
     channel: ChannelOptions,
-    metrics: CallMetrics,
-    clock: Arc<dyn Clock>,
+    pub(super) metrics: CallMetrics,
+    pub(super) clock: Arc<dyn Clock>,
     retries: Retries,
     local: RwLock<LocalServices>,
     /// By address: a node that moves gets another connection.
@@ -195,10 +195,18 @@ impl Directory {
         self.local.read().targets.clone().ok_or_else(|| no_role("scraper"))
     }
 
-    /// Reading any shard, at its leader.
+    /// Reading any shard: at its leader, and where that is slow or away at another replica.
     #[must_use]
     pub fn shard_reads(self: &Arc<Self>) -> Arc<dyn ShardReadService> {
-        Arc::new(ShardReads::new(self.clone()))
+        Arc::new(ShardReads::new(Arc::clone(self)))
+    }
+
+    /// The nodes that have a replica of a shard; empty where no such shard is known.
+    #[must_use]
+    pub fn replicas(&self, shard: ShardId) -> Vec<NodeId> {
+        let state = self.state();
+        let replicas = state.shards.iter().find(|r| r.shard == shard.0);
+        replicas.map_or_else(Vec::new, |r| r.nodes.iter().copied().map(NodeId).collect())
     }
 
     /// The node that leads a shard, as far as is known.

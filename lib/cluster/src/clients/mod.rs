@@ -5,6 +5,8 @@ mod decide;
 mod directory;
 mod meta;
 mod remote;
+mod replicas;
+mod resume;
 mod server;
 mod shard_reads;
 #[cfg(test)]
