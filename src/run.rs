@@ -148,8 +148,10 @@ impl Node {
         let handle = start_node(options).await?;
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
-        grpc::serve(&process, &handle, &running, listeners.grpc, &mut servers)?;
-        routes.replace(web::routes(&process, &handle, &bucket, &running, lifecycle)?);
+        let blocks = web::blocks(&process, &bucket)?;
+        let served = web::served_blocks(&process, &blocks);
+        grpc::serve(&process, &handle, &running, served, listeners.grpc, &mut servers)?;
+        routes.replace(web::routes(&process, &handle, &bucket, &running, &blocks, lifecycle)?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
         process.status.set_ready();

@@ -1,6 +1,8 @@
 //! Three nodes in one process, as replicas of the same shards: three data folders, gRPC on loopback, each started
 //! through the function that the binary starts through.
 
+#[path = "three_nodes/blocks.rs"]
+mod blocks;
 mod harness;
 #[path = "three_nodes/reads.rs"]
 mod reads;
@@ -30,8 +32,8 @@ struct Place {
     http: u16,
     grpc: u16,
     peers: String,
-    /// Where others are told that it is, if not there.
-    advertised: Option<String>,
+    /// Besides those that all have.
+    flags: Vec<String>,
 }
 
 /// A node that runs, on threads of its own.
@@ -77,7 +79,7 @@ fn places(folder: &Path) -> Vec<Place> {
         http: *http,
         grpc: *grpc,
         peers: peers.join(","),
-        advertised: None,
+        flags: Vec::new(),
     };
     ports.iter().enumerate().map(place).collect()
 }
@@ -99,8 +101,7 @@ fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
         "--web.enable-remote-write-receiver".to_owned(),
         "--web.enable-admin-api".to_owned(),
     ];
-    let advertised = place.advertised.iter();
-    args.extend(advertised.map(|address| format!("--cluster.advertise-address={address}")));
+    args.extend(place.flags.iter().cloned());
     let parsed = flags::parse(args).expect("flags");
     let Command::Run(mut settings) = parsed.command else {
         panic!("not a command to run");

@@ -132,6 +132,8 @@ pub struct QueryOptions {
     pub use_start_times: bool,
     /// `--query.partial-response`: what could not be read is a warning unless a request says otherwise; else an error.
     pub partial_response: bool,
+    /// `--query.result-cache-size`; 0 is none.
+    pub result_cache_bytes: u64,
     pub fetch: FetchLimits,
     pub memory: MemoryLimits,
     pub remote_read: RemoteReadLimits,
@@ -191,6 +193,7 @@ impl Default for QueryOptions {
             apart_samples: 128 << 10,
             use_start_times: false,
             partial_response: true,
+            result_cache_bytes: 64 << 20,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {
                 total_bytes: 0,

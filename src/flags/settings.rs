@@ -162,6 +162,12 @@ pub struct Settings {
     pub query_max_total_bytes: Option<u64>,
     /// What could not be read is a warning; else an error.
     pub query_partial_response: bool,
+    /// None: below the data folder.
+    pub block_cache_dir: Option<PathBuf>,
+    /// 0 is none.
+    pub block_cache_bytes: u64,
+    /// 0 is none.
+    pub result_cache_bytes: u64,
     /// 0 is no limit.
     pub read_sample_limit: u64,
     /// 0 is no limit.
@@ -354,6 +360,11 @@ impl Settings {
             query_max_bytes: v.size("query.max-bytes")?,
             query_max_total_bytes: v.size("query.max-total-bytes")?,
             query_partial_response: v.switch("query.partial-response"),
+            block_cache_dir: v.set("query.block-cache-dir").map(PathBuf::from),
+            block_cache_bytes: parse_size_bytes(v.text("query.block-cache-size"))
+                .map_err(|e| format!("--query.block-cache-size: {e}"))?,
+            result_cache_bytes: parse_size_bytes(v.text("query.result-cache-size"))
+                .map_err(|e| format!("--query.result-cache-size: {e}"))?,
             read_sample_limit: v.number("storage.remote.read-sample-limit", 0)?.unwrap_or(50_000_000),
             read_concurrent_limit: v.number("storage.remote.read-concurrent-limit", 0)?.unwrap_or(10),
             read_max_bytes_in_frame: v

@@ -7,12 +7,12 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use gnomon_cluster::clients::{meta_server, shard_read_server, shard_write_server, targets_server};
+use gnomon_cluster::clients::{block_read_server, meta_server, shard_read_server, shard_write_server, targets_server};
 use gnomon_cluster::layers::{ServeLayer, ServeMetrics};
 use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::raft::raft_server;
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::MetaService;
+use gnomon_proto::service::{BlockReadService, MetaService};
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -29,6 +29,7 @@ pub(super) fn serve(
     process: &Process,
     node: &NodeHandle,
     running: &Running,
+    blocks: Option<Arc<dyn BlockReadService>>,
     listener: TcpListener,
     servers: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -49,6 +50,9 @@ pub(super) fn serve(
         routes = routes
             .add_service(layer.layer(shard_write_server(ingester.shards())))
             .add_service(layer.layer(shard_read_server(ingester.shards())));
+    }
+    if let Some(blocks) = blocks {
+        routes = routes.add_service(layer.layer(block_read_server(blocks)));
     }
     if let Some(scraper) = &running.scraper {
         routes = routes.add_service(layer.layer(targets_server(scraper.status())));

@@ -18,7 +18,8 @@ type Values = BTreeMap<(usize, i64), f64>;
 async fn behind_a_cutter(folder: &Path) -> (Vec<Running>, Cutter) {
     let mut places = places(folder);
     let cutter = Cutter::start(places[0].grpc).await;
-    places[0].advertised = Some(cutter.address());
+    let advertised = format!("--cluster.advertise-address={}", cutter.address());
+    places[0].flags.push(advertised);
     let mut nodes = Vec::new();
     for place in places {
         nodes.push(Running::start(place).await);

@@ -7,7 +7,7 @@ use crate::placement::Placement;
 use crate::router::{ShardWriter, ShardWriters};
 use gnomon_model::{Clock, NodeId, ShardId};
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{BlockReadService, ShardReadService, ShardWriteService, TargetsService};
 use gnomon_proto::v1::{MetaState, Node};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -193,6 +193,14 @@ impl Directory {
             return Ok(Arc::new(self.remote(node)?.targets()));
         }
         self.local.read().targets.clone().ok_or_else(|| no_role("scraper"))
+    }
+
+    /// What another querier reads of blocks.
+    ///
+    /// # Errors
+    /// `Unavailable` where the node is not known.
+    pub fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError> {
+        Ok(Arc::new(self.remote(node)?.block_read()))
     }
 
     /// Reading any shard: at its leader, and where that is slow or away at another replica.
