@@ -87,7 +87,7 @@ mod tests {
         for query in [
             "{__name__=~\"a|b\"}",
             "{job=\"x\"}",
-            "rate({__name__!=\"a\"}[5m])",
+            "rate({__name__!=\"a\",job=\"b\"}[5m])",
             "x @ start()",
             "rate(x[5m] @ end())",
             "max_over_time(x[1h:1m] @ end())",

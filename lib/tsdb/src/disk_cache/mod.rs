@@ -217,7 +217,11 @@ impl CachedStore {
     /// not.
     async fn range(&self, location: &Path, range: Range<u64>) -> Result<(Bytes, u64)> {
         let (first, last) = (range.start / PAGE_BYTES, range.end.div_ceil(PAGE_BYTES));
-        let (length, pages) = self.kept(location, first..last).await;
+        let (length, mut pages) = self.kept(location, first..last).await;
+        // What lies beyond the end is no page that is missing.
+        let end = length.filter(|length| range.start < *length).unwrap_or(range.end);
+        let range = range.start..range.end.min(end);
+        pages.truncate((range.end.div_ceil(PAGE_BYTES) - first) as usize);
         let outcome = |is_hit: bool| {
             let pages = pages.iter().filter(|page| page.is_some() == is_hit).count() as u64;
             let outcome = if is_hit { "hit" } else { "miss" };
