@@ -152,14 +152,19 @@ impl Node {
         let handle = start_node(options).await?;
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
+        let blocks = web::blocks(&process, &bucket)?;
+        let outside = grpc::Outside {
+            blocks: web::served_blocks(&process, &blocks),
+            writers: listeners.writers,
+        };
         services
-            .serve_all(&process, &handle, &running, listeners.writers, &mut servers)
+            .serve_all(&process, &handle, &running, outside, &mut servers)
             .await?;
         // Other nodes have to reach this one by then.
         if let Some(ingester) = &running.ingester {
             roles::until_shards_are_open(&process, &handle, ingester).await?;
         }
-        routes.replace(web::routes(&process, &handle, &bucket, &running, lifecycle)?);
+        routes.replace(web::routes(&process, &handle, &bucket, &running, &blocks, lifecycle)?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
         process.status.set_ready();

@@ -1,9 +1,13 @@
 //! Three nodes in one process, as replicas of the same shards: three data folders, gRPC on loopback, each started
 //! through the function that the binary starts through.
 
+#[path = "three_nodes/blocks.rs"]
+mod blocks;
 mod harness;
 #[path = "three_nodes/moves.rs"]
 mod moves;
+#[path = "three_nodes/reads.rs"]
+mod reads;
 
 use gnomon::flags::{self, Command, Settings};
 use gnomon::lifecycle::Lifecycle;
@@ -28,6 +32,8 @@ struct Place {
     http: u16,
     grpc: u16,
     peers: String,
+    /// Besides those that all have.
+    flags: Vec<String>,
 }
 
 /// A node that runs, on threads of its own.
@@ -73,6 +79,7 @@ fn places(folder: &Path) -> Vec<Place> {
         http: *http,
         grpc: *grpc,
         peers: peers.join(","),
+        flags: Vec::new(),
     };
     ports.iter().enumerate().map(place).collect()
 }
@@ -81,7 +88,7 @@ fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
     std::fs::create_dir_all(&place.folder).expect("folder");
     let config = place.folder.join("prometheus.yml");
     std::fs::write(&config, "").expect("configuration");
-    let args = [
+    let mut args = vec![
         "gnomon".to_owned(),
         "--target=ingester,querier".to_owned(),
         format!("--config.file={}", config.display()),
@@ -92,9 +99,12 @@ fn settings(place: &Place) -> (Settings, BTreeMap<String, String>) {
         format!("--cluster.peers={}", place.peers),
         format!("--ingest.shards={SHARDS}"),
         format!("--cluster.expect={NODES}"),
+        // Tests say who leads.
+        "--cluster.prefer-after=1h".to_owned(),
         "--web.enable-remote-write-receiver".to_owned(),
         "--web.enable-admin-api".to_owned(),
     ];
+    args.extend(place.flags.iter().cloned());
     let parsed = flags::parse(args).expect("flags");
     let Command::Run(mut settings) = parsed.command else {
         panic!("not a command to run");
@@ -157,12 +167,14 @@ impl Running {
     }
 }
 
-/// Three nodes that have found one another, each with a replica of every shard; the founder is the first.
+/// Three nodes that have found one another, each with a replica of every shard.
 async fn replicas(folder: &Path) -> Vec<Running> {
+    replicas_at(places(folder)).await
+}
+
+async fn replicas_at(places: Vec<Place>) -> Vec<Running> {
     // None is ready before all are there.
-    let starting = places(folder).into_iter().map(Running::start);
-    let mut nodes = futures::future::join_all(starting).await;
-    nodes.sort_by_key(|node| node.id);
+    let nodes = futures::future::join_all(places.into_iter().map(Running::start)).await;
     let groups = (0..SHARDS).map(|shard| GroupId::of_shard(ShardId(shard)));
     for id in std::iter::once(GroupId::METADATA).chain(groups) {
         eventually("all to vote in every group", async || {

@@ -25,6 +25,10 @@ pub trait ShardLog: Send + Sync + 'static {
     async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError>;
     /// Returns once everything committed before the call is applied here.
     async fn read_index(&self) -> Result<u64, ReadError>;
+    /// As `read_index`, also where another node leads: that one is asked.
+    async fn read_index_here(&self) -> Result<u64, ReadError> {
+        self.read_index().await
+    }
     fn leader(&self) -> Option<NodeId>;
     fn is_leader(&self) -> bool;
 }

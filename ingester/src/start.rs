@@ -39,6 +39,9 @@ impl ShardLog for Group {
     async fn read_index(&self) -> Result<u64, ReadError> {
         Self::read_index(self).await
     }
+    async fn read_index_here(&self) -> Result<u64, ReadError> {
+        Self::read_index_here(self).await
+    }
     fn leader(&self) -> Option<NodeId> {
         Self::leader(self)
     }
@@ -63,6 +66,8 @@ pub struct IngesterOptions {
     pub duties: DutyOptions,
     /// What all who read heads may hold.
     pub read_memory: Arc<QueryMemory>,
+    /// How long a shard's preferred leader has to have been there before it is handed over to.
+    pub prefer_after: Duration,
     pub stop: CancellationToken,
 }
 
@@ -110,6 +115,7 @@ impl Ingester {
             context,
             shards: shards.clone(),
             read_memory: options.read_memory,
+            prefer_after: options.prefer_after,
             tasks: tasks.clone(),
             stop: stop.clone(),
             running: Mutex::default(),
@@ -160,6 +166,7 @@ struct Opener {
     context: DutyContext,
     shards: Arc<Shards>,
     read_memory: Arc<QueryMemory>,
+    prefer_after: Duration,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// What ends a shard's own tasks, and waits for them.
@@ -320,6 +327,7 @@ impl Opener {
             meta: self.context.meta.clone(),
             clock: self.clock.clone(),
             rules: watch::channel(Rules::default()).1,
+            prefer_after: self.prefer_after,
         };
         tasks.spawn(keep_members(
             group.clone(),

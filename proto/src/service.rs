@@ -3,10 +3,11 @@
 
 use crate::ServiceError;
 use crate::v1::{
-    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsResponse,
-    HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
-    MetaCommand, MetaResponse, MetaState, MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest,
-    TargetMetadataRequest, TargetMetadataResponse,
+    AppendRequest, AppendResponse, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch, EvaluateRequest,
+    ExemplarsRequest, ExemplarsResponse, GroupsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest,
+    LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaResponse, MetaState,
+    MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest,
+    TargetMetadataResponse,
 };
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -42,6 +43,17 @@ pub trait ShardReadService: Send + Sync + 'static {
     async fn exemplars(&self, request: ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError>;
     async fn metric_metadata(&self, request: MetricMetadataRequest) -> Result<MetricMetadataResponse, ServiceError>;
     async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError>;
+}
+
+/// Reading blocks for other queriers. Whatever is refused can be read by whoever asked.
+#[async_trait]
+pub trait BlockReadService: Send + Sync + 'static {
+    /// # Errors
+    /// `NotFound` where the object is gone; `Unavailable` where this node reads as many as it can.
+    async fn select(&self, request: BlockSelectRequest) -> Result<SelectStream, ServiceError>;
+    /// # Errors
+    /// As `select`.
+    async fn labels(&self, request: BlockLabelsRequest) -> Result<LabelsResponse, ServiceError>;
 }
 
 /// The metadata group.

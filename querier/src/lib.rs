@@ -24,6 +24,7 @@ mod notifications;
 mod page;
 mod params;
 mod remote_read;
+mod results;
 mod router;
 mod run;
 mod scrapers;
@@ -31,7 +32,10 @@ mod snapshot;
 mod state;
 
 pub use error::{ApiError, ErrorType};
-pub use fanout::{BlockReads, Fanout, FanoutPlan, FetchLimits, Scope, Selection, SeriesStream, Skipped, StoredBlocks};
+pub use fanout::{
+    BlockReads, Fanout, FanoutPlan, FetchLimits, Queriers, Scope, Selection, SeriesStream, ServedBlocks, Skipped,
+    SpreadBlocks, StoredBlocks,
+};
 pub use instant::Rfc3339;
 pub use notifications::{Notifications, RELOAD_FAILED, STARTING, STOPPING};
 pub use params::time as parse_time;

@@ -1,6 +1,7 @@
 //! Routes, and what surrounds every request: readiness, CORS, compression, counting.
 
 use crate::metrics::{Metrics, register};
+use crate::results::Results;
 use crate::snapshot::remove_unfinished;
 use crate::state::{ApiState, MemoryLimits};
 use crate::{api, federate, page};
@@ -30,6 +31,8 @@ pub(crate) struct Api {
     pub(crate) parsers: Arc<Semaphore>,
     /// Remote reads at the same time; none is no limit.
     pub(crate) read_gate: Option<Arc<Semaphore>>,
+    /// Of range queries; none where none are kept.
+    pub(crate) results: Option<Results>,
     /// One snapshot is made at a time.
     pub(crate) snapshots: tokio::sync::Mutex<()>,
     cors_origin: Regex,
@@ -73,6 +76,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
             0 => None,
             most => Some(Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
         },
+        results: Results::new(state.query.result_cache_bytes, &state.registry)?,
         snapshots: tokio::sync::Mutex::default(),
         cors_origin: Regex::anchored(&state.web.cors_origin)?,
         state,

@@ -130,6 +130,10 @@ pub struct QueryOptions {
     pub apart_samples: u64,
     /// Prometheus' feature `use-start-timestamps`.
     pub use_start_times: bool,
+    /// `--query.partial-response`: what could not be read is a warning unless a request says otherwise; else an error.
+    pub partial_response: bool,
+    /// `--query.result-cache-size`; 0 is none.
+    pub result_cache_bytes: u64,
     pub fetch: FetchLimits,
     pub memory: MemoryLimits,
     pub remote_read: RemoteReadLimits,
@@ -188,6 +192,8 @@ impl Default for QueryOptions {
             push_down: true,
             apart_samples: 128 << 10,
             use_start_times: false,
+            partial_response: true,
+            result_cache_bytes: 64 << 20,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {
                 total_bytes: 0,

@@ -343,3 +343,55 @@ async fn blocks_are_read_without_what_newer_deletes_mask() {
         "a block that has carried it out is not masked"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_an_answer_may_be_partial_is_what_the_request_says_or_else_the_flag() {
+    let mut cluster = example();
+    cluster.with_head(1, |head| {
+        head.failure = Some(ServiceError::Unavailable("no leader".into()))
+    });
+    let times = format!("start={}&end={}", NOW_MS / 1000 - 600, NOW_MS / 1000);
+    let paths = [
+        "query?query=up".to_owned(),
+        "query?query=count(up)".to_owned(),
+        format!("query_range?query=up&step=60&{times}"),
+        format!("labels?{times}"),
+        format!("label/job/values?{times}"),
+        format!("series?match%5B%5D=up&{times}"),
+    ];
+    for by_default in [true, false] {
+        cluster.query.partial_response = by_default;
+        for path in &paths {
+            for (word, partial) in [
+                ("", by_default),
+                ("&partial=true", true),
+                ("&partial=false", false),
+                ("&partial=0&partial_response=1", false),
+                ("&partial_response=false", false),
+                ("&partial_response=t", true),
+            ] {
+                let (status, body) = cluster.get(&format!("/api/v1/{path}{word}")).await;
+                let expected = if partial {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                };
+                assert_eq!(status, expected, "{path}{word}: {body}");
+                // The same words, as a warning or as the error.
+                let said = body.contains("shard 1 (samples from 2015-07-01T20:")
+                    && body.contains("could not be read, the result is incomplete: unavailable: no leader");
+                assert!(said, "{path}{word}: {body}");
+            }
+        }
+    }
+    let (status, body) = cluster.get("/api/v1/query?query=up&partial=maybe").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body.contains("\\\"maybe\\\" is not true or false"), "{body}");
+    // Of the double exemplars are never missing; where all are it is an error anyway.
+    cluster.shards.heads.lock().clear();
+    let (status, body) = cluster
+        .get(&format!("/api/v1/query_exemplars?query=up&partial=true&{times}"))
+        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(body.contains("nothing could be read: shard 0"), "{body}");
+}

@@ -141,7 +141,7 @@ proptest! {
         apart_samples in prop_oneof![1u64..40, Just(u64::MAX)],
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let (apart, whole) = runtime.block_on(async {
+        let (apart, spread, whole) = runtime.block_on(async {
             let mut cluster = layout.cluster(&series).await;
             cluster.query.language = gnomon_promql::ParseOptions::everything();
             cluster.query.lookback_ms = 60_000;
@@ -154,10 +154,13 @@ proptest! {
                 format!("/api/v1/query_range?query={query}&start={start}&end={end}&step={step}")
             };
             let apart = cluster.get(&path).await;
-            cluster.query.push_down = false;
-            (apart, cluster.get(&path).await)
+            cluster.spread = true;
+            let spread = cluster.get(&path).await;
+            (cluster.spread, cluster.query.push_down) = (false, false);
+            (apart, spread, cluster.get(&path).await)
         });
-        prop_assert_eq!(apart, whole, "{}", query);
+        prop_assert_eq!(&apart, &whole, "{}", query);
+        prop_assert_eq!(spread, whole, "blocks read by others: {}", query);
     }
 }
 

@@ -170,6 +170,14 @@ pub struct Settings {
     pub query_max_bytes: Option<u64>,
     /// What all queries may hold; none is an eighth of the memory that the process may use.
     pub query_max_total_bytes: Option<u64>,
+    /// What could not be read is a warning; else an error.
+    pub query_partial_response: bool,
+    /// None: below the data folder.
+    pub block_cache_dir: Option<PathBuf>,
+    /// 0 is none.
+    pub block_cache_bytes: u64,
+    /// 0 is none.
+    pub result_cache_bytes: u64,
     /// 0 is no limit.
     pub read_sample_limit: u64,
     /// 0 is no limit.
@@ -193,6 +201,8 @@ pub struct Settings {
     pub expect: u32,
     /// After what silence a node's replicas are made anew elsewhere.
     pub replace_after: Duration,
+    /// How long a shard's preferred leader has to have been there before it leads.
+    pub prefer_after: Duration,
     pub log_level: String,
     pub log_json: bool,
 }
@@ -381,6 +391,12 @@ impl Settings {
             query_max_samples: v.number("query.max-samples", 1)?.unwrap_or(50_000_000),
             query_max_bytes: v.size("query.max-bytes")?,
             query_max_total_bytes: v.size("query.max-total-bytes")?,
+            query_partial_response: v.switch("query.partial-response"),
+            block_cache_dir: v.set("query.block-cache-dir").map(PathBuf::from),
+            block_cache_bytes: parse_size_bytes(v.text("query.block-cache-size"))
+                .map_err(|e| format!("--query.block-cache-size: {e}"))?,
+            result_cache_bytes: parse_size_bytes(v.text("query.result-cache-size"))
+                .map_err(|e| format!("--query.result-cache-size: {e}"))?,
             read_sample_limit: v.number("storage.remote.read-sample-limit", 0)?.unwrap_or(50_000_000),
             read_concurrent_limit: v.number("storage.remote.read-concurrent-limit", 0)?.unwrap_or(10),
             read_max_bytes_in_frame: v
@@ -400,6 +416,7 @@ impl Settings {
             replicas,
             expect,
             replace_after: v.duration("cluster.replace-after")?,
+            prefer_after: v.duration("cluster.prefer-after")?,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })

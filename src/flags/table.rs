@@ -466,6 +466,39 @@ const FLAGS: &[Flag] = &[
         "Memory that all queries together may hold; an eighth of what the process may use if empty.",
     ),
     own(
+        QUERY,
+        "query.block-cache-dir",
+        "GNOMON_QUERY_BLOCK_CACHE_DIR",
+        One("PATH"),
+        "",
+        "Folder for what was read of blocks in an object store; below the data folder if empty.",
+    ),
+    own(
+        QUERY,
+        "query.block-cache-size",
+        "GNOMON_QUERY_BLOCK_CACHE_SIZE",
+        One("BYTES"),
+        "2GiB",
+        "Disk that it may take; 0 for none. There is none where the object store is a folder.",
+    ),
+    own(
+        QUERY,
+        "query.result-cache-size",
+        "GNOMON_QUERY_RESULT_CACHE_SIZE",
+        One("BYTES"),
+        "64MiB",
+        "Memory for results of range queries whose samples are all in blocks; 0 for none.",
+    ),
+    own(
+        QUERY,
+        "query.partial-response",
+        "GNOMON_QUERY_PARTIAL_RESPONSE",
+        Nothing,
+        "true",
+        "Answer with a warning where something cannot be read; --no-query.partial-response makes it an error. A request says \
+         for itself with partial=true or partial=false.",
+    ),
+    own(
         CLUSTER,
         "target",
         "GNOMON_TARGET",
@@ -520,6 +553,13 @@ const FLAGS: &[Flag] = &[
         One("DURATION"),
         "10m",
         "A node that is silent for so long is given up, and its replicas are made anew elsewhere.",
+    ),
+    hidden(
+        "cluster.prefer-after",
+        "GNOMON_CLUSTER_PREFER_AFTER",
+        One("DURATION"),
+        "5s",
+        "A shard's preferred leader leads once it has been there for so long.",
     ),
     own(
         CLUSTER,

@@ -8,12 +8,14 @@ use async_trait::async_trait;
 use axum::Router;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use gnomon_cluster::clients::{meta_server, nodes_server, shard_read_server, shard_write_server, targets_server};
+use gnomon_cluster::clients::{
+    block_read_server, meta_server, nodes_server, shard_read_server, shard_write_server, targets_server,
+};
 use gnomon_cluster::layers::{ServeLayer, ServeMetrics};
 use gnomon_cluster::node::{IngesterNode, NodeHandle};
 use gnomon_cluster::raft::raft_server;
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::MetaService;
+use gnomon_proto::service::{BlockReadService, MetaService};
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use http::StatusCode;
 use std::sync::Arc;
@@ -77,13 +79,13 @@ impl Services {
             .add_service(self.layer.layer(nodes_server(Arc::new(own.host.clone()))))
     }
 
-    /// Everything that has a body here. What senders outside of the cluster call is served by `own` where there is one.
+    /// Everything that has a body here.
     pub(super) async fn serve_all(
         &self,
         process: &Process,
         node: &NodeHandle,
         running: &Running,
-        own: Option<TcpListener>,
+        outside: Outside,
         servers: &mut JoinSet<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
         let layer = &self.layer;
@@ -99,7 +101,10 @@ impl Services {
         if let Some(scraper) = &running.scraper {
             routes = routes.add_service(layer.layer(targets_server(scraper.status())));
         }
-        match own {
+        if let Some(blocks) = outside.blocks {
+            routes = routes.add_service(layer.layer(block_read_server(blocks)));
+        }
+        match outside.writers {
             None => routes = writers::add(routes, process, running, &self.metrics).await?,
             Some(own) => {
                 let routes = writers::add(Routes::default(), process, running, &self.metrics).await?;
@@ -110,6 +115,14 @@ impl Services {
         self.routes.replace(routes.into_axum_router());
         Ok(())
     }
+}
+
+/// What is served besides the roles.
+pub(super) struct Outside {
+    /// Blocks, read for other queriers.
+    pub(super) blocks: Option<Arc<dyn BlockReadService>>,
+    /// Where senders outside of the cluster call, if not where nodes do.
+    pub(super) writers: Option<TcpListener>,
 }
 
 /// The metadata group as it is served: its watches, which have no end of their own, end with the process.

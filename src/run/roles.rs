@@ -168,6 +168,7 @@ fn start_ingester(
         },
         duties,
         read_memory,
+        prefer_after: process.settings.prefer_after,
         stop: process.stop.clone(),
     };
     Ok(Ingester::start(options)?)

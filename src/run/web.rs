@@ -21,10 +21,12 @@ use gnomon_ingester::otlp;
 use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
 use gnomon_model::TenantId;
 use gnomon_promql::ParseOptions;
+use gnomon_proto::service::BlockReadService;
 use gnomon_querier::{
-    AdminOptions, ApiState, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits, SearchOptions,
-    StoredBlocks, WebOptions, api_router, scrapers_of,
+    AdminOptions, ApiState, BlockReads, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits,
+    SearchOptions, ServedBlocks, SpreadBlocks, StoredBlocks, WebOptions, api_router, scrapers_of,
 };
+use gnomon_tsdb::CachedStore;
 use gnomon_tsdb::bucket::Bucket;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -47,16 +49,57 @@ pub(super) fn check_web_config(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How this process reads blocks: itself, with what it has read kept in memory and on the disk.
+pub(super) fn blocks(process: &Process, bucket: &Bucket) -> anyhow::Result<Arc<StoredBlocks>> {
+    let (settings, registry) = (&process.settings, &process.registry);
+    let clock = Arc::clone(&process.clock);
+    // A folder of this machine is as near as a copy of it would be.
+    let is_far = !bucket.url().starts_with("file:");
+    if settings.roles.querier && is_far && settings.block_cache_bytes > 0 {
+        let default = || settings.data_dir.join("block-cache");
+        let folder = settings.block_cache_dir.clone().unwrap_or_else(default);
+        let store = Arc::clone(bucket.store());
+        match CachedStore::open(store, &folder, settings.block_cache_bytes, registry) {
+            Ok(disk) => {
+                return Ok(Arc::new(StoredBlocks::on_disk(
+                    Arc::new(disk),
+                    BLOCK_READERS_BYTES,
+                    clock,
+                    registry,
+                )?));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no disk cache of blocks: they are read from the object store each time")
+            }
+        }
+    }
+    let store = Arc::clone(bucket.store());
+    Ok(Arc::new(StoredBlocks::new(
+        store,
+        BLOCK_READERS_BYTES,
+        clock,
+        registry,
+    )?))
+}
+
+/// What a querier reads of blocks for others; an eighth of what queries may hold is for that.
+pub(super) fn served_blocks(process: &Process, blocks: &Arc<StoredBlocks>) -> Option<Arc<dyn BlockReadService>> {
+    let memory = query_memory(&process.settings).total_bytes / 8;
+    let serves = process.settings.roles.querier;
+    serves.then(|| Arc::new(ServedBlocks::new(Arc::clone(blocks) as _, memory)) as _)
+}
+
 /// All routes of the HTTP listener.
 pub(super) fn routes(
     process: &Process,
     node: &NodeHandle,
     bucket: &Bucket,
     running: &Running,
+    blocks: &Arc<StoredBlocks>,
     lifecycle: Lifecycle,
 ) -> anyhow::Result<Router> {
     let prefix = process.settings.route_prefix.trim_end_matches('/');
-    let api = api_router(api_state(process, node, bucket)?)?;
+    let api = api_router(api_state(process, node, bucket, blocks)?)?;
     let write = write_routes(process, running);
     let write = if prefix.is_empty() {
         write
@@ -166,11 +209,20 @@ pub(super) fn query_memory(settings: &Settings) -> MemoryLimits {
     }
 }
 
-fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<ApiState, prometheus::Error> {
+fn api_state(
+    process: &Process,
+    node: &NodeHandle,
+    bucket: &Bucket,
+    blocks: &Arc<StoredBlocks>,
+) -> Result<ApiState, prometheus::Error> {
     let settings = &process.settings;
     let feature = |name: &str| settings.features.contains(name);
-    let (store, clock) = (Arc::clone(bucket.store()), Arc::clone(&process.clock));
-    let blocks = StoredBlocks::new(store, BLOCK_READERS_BYTES, clock, &process.registry)?;
+    let clock = Arc::clone(&process.clock);
+    let (here, queriers) = (
+        Arc::clone(blocks) as Arc<dyn BlockReads>,
+        Arc::clone(&node.directory) as _,
+    );
+    let blocks = SpreadBlocks::new(here, queriers, clock, &process.registry)?;
     let fanout = Fanout {
         tenant: TenantId::anonymous(),
         shards: node.directory.shard_reads(),
@@ -200,6 +252,8 @@ fn api_state(process: &Process, node: &NodeHandle, bucket: &Bucket) -> Result<Ap
             delayed_name_removal: feature("promql-delayed-name-removal"),
             use_start_times: feature("use-start-timestamps"),
             per_step_stats: feature("promql-per-step-stats"),
+            partial_response: settings.query_partial_response,
+            result_cache_bytes: settings.result_cache_bytes,
             memory: query_memory(settings),
             remote_read: RemoteReadLimits {
                 samples: settings.read_sample_limit,

@@ -8,6 +8,7 @@
 
 pub mod chunks;
 pub mod client;
+pub mod cutter;
 pub mod disk;
 pub mod families;
 pub mod peers;

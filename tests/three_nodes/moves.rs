@@ -12,6 +12,7 @@ fn another(folder: &Path, nodes: &[Running]) -> Place {
         grpc,
         peers: nodes[0].place.peers.clone(),
         bucket: nodes[0].place.bucket.clone(),
+        flags: Vec::new(),
     }
 }
 

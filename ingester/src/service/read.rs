@@ -22,7 +22,7 @@ use std::sync::Arc;
 #[async_trait]
 impl ShardReadService for Shards {
     async fn select(&self, request: SelectRequest) -> Result<SelectStream, ServiceError> {
-        let shard = self.readable(request.shard).await?;
+        let shard = self.readable(request.shard, request.any_replica).await?;
         self.metrics.selects.inc();
         if let Some(counting) = request.counting.clone() {
             let counted = blocking(move |stop| shard.machine.count(&request, &counting.by, stop)).await;
@@ -69,7 +69,7 @@ impl ShardReadService for Shards {
         } else {
             evaluate::checked(request)?
         };
-        let shard = self.readable(select.shard).await?;
+        let shard = self.readable(select.shard, select.any_replica).await?;
         self.metrics.evaluations.inc();
         let limits = evaluate::limits(&shard.machine, &select);
         let few = shard.machine.find_few(&select).inspect_err(|e| self.count_stale(e))?;
@@ -95,18 +95,18 @@ impl ShardReadService for Shards {
     }
 
     async fn labels(&self, request: LabelsRequest) -> Result<LabelsResponse, ServiceError> {
-        let shard = self.readable(request.shard).await?;
+        let shard = self.readable(request.shard, request.any_replica).await?;
         let found = blocking(move |stop| labels(&shard, &request, stop)).await;
         found.inspect_err(|e| self.count_stale(e))
     }
 
     async fn exemplars(&self, request: ExemplarsRequest) -> Result<ExemplarsResponse, ServiceError> {
-        let shard = self.readable(request.shard).await?;
+        let shard = self.readable(request.shard, request.any_replica).await?;
         blocking(move |stop| exemplars(&shard, &request, stop)).await
     }
 
     async fn metric_metadata(&self, request: MetricMetadataRequest) -> Result<MetricMetadataResponse, ServiceError> {
-        let shard = self.readable(request.shard).await?;
+        let shard = self.readable(request.shard, request.any_replica).await?;
         let tenant = select::tenant(&request.tenant)?;
         let limit = limit(request.limit);
         Ok(shard.machine.read(|state| {
@@ -139,10 +139,15 @@ fn next(shard: &Arc<Shard>, mut selected: Selected) -> Step {
 }
 
 impl Shards {
-    /// The shard, once it has applied everything that was acknowledged before the call.
-    async fn readable(&self, shard: u32) -> Result<Arc<Shard>, ServiceError> {
+    /// The shard, once it has applied everything that was acknowledged before the call. Where another node leads, that is
+    /// what the caller is told, unless it said that any replica will do.
+    async fn readable(&self, shard: u32, any_replica: bool) -> Result<Arc<Shard>, ServiceError> {
         let shard = self.get(shard)?;
-        shard.log.read_index().await?;
+        if any_replica {
+            shard.log.read_index_here().await?;
+        } else {
+            shard.log.read_index().await?;
+        }
         if !shard.machine.is_sound() {
             return Err(ServiceError::Unavailable(format!("shard {} is restarting", shard.id())));
         }

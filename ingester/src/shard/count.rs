@@ -146,6 +146,7 @@ fn batch(counts: Counts, end_ms: i64) -> Result<SelectBatch, ServiceError> {
     let mut batch = SelectBatch {
         series: Vec::with_capacity(counts.len()),
         counts: true,
+        ..SelectBatch::default()
     };
     for (labels, count) in counts {
         let mut page = FloatPageBuilder::new();

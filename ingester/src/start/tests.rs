@@ -73,6 +73,7 @@ async fn start(backend: Arc<MemoryBackend>, flush_log_bytes: u64) -> Running {
         write: WriteOptions::default(),
         duties: DutyOptions::default(),
         read_memory: gnomon_promql::QueryMemory::unlimited(),
+        prefer_after: gnomon_cluster::raft::PREFER_AFTER,
         stop: CancellationToken::new(),
     });
     Running {

@@ -9,6 +9,7 @@ pub mod fragments;
 pub mod layers;
 pub mod meta;
 pub mod node;
+pub mod owners;
 pub mod placement;
 pub mod raft;
 pub mod retention;

@@ -25,8 +25,8 @@ use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
 use crate::meta::{CheckpointError, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
-    Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, ProposeError, RaftService,
-    ReadError, StateMachine, keep_members,
+    Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, PREFER_AFTER, ProposeError,
+    RaftService, ReadError, StateMachine, keep_members,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -410,6 +410,7 @@ impl Starting {
             meta: client.clone(),
             clock: options.clock.clone(),
             rules: judged_by,
+            prefer_after: PREFER_AFTER,
         };
         let (group, clock) = (own.meta_group.clone(), options.clock.clone());
         let keeping = keep_members(

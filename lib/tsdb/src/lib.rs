@@ -4,6 +4,7 @@
 pub mod block;
 pub mod bucket;
 pub mod deletes;
+pub mod disk_cache;
 pub mod merge;
 pub mod page;
 pub mod parquet;
@@ -15,6 +16,7 @@ pub use block::{
 };
 pub use bucket::{Bucket, BucketError, Created};
 pub use deletes::{Deletes, Intervals, Tombstone};
+pub use disk_cache::{CachedStore, DiskCacheError};
 pub use merge::{MergedSeries, SeriesMerge, SeriesStream, merge_pages};
 pub use page::{
     AppendError, Coding, Effort, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page,

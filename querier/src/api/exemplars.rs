@@ -26,7 +26,7 @@ pub(super) async fn exemplars(State(api): State<Arc<Api>>, form: Form) -> Result
     if sets.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let scope = api.scope(&form);
+    let scope = api.scope(&form)?;
     let found = api
         .state
         .fanout

@@ -27,8 +27,12 @@ impl Api {
         done.unwrap_or_else(|_| Err(ApiError::new(ErrorType::Timeout, "request timed out")))
     }
 
-    pub(crate) fn scope(&self, form: &Form) -> Arc<Scope> {
-        Arc::new(Scope::new(strict(form), self.state.query.fetch).with_memory(self.memory.budget()))
+    /// # Errors
+    /// When the form does not say properly whether the answer may be partial.
+    pub(crate) fn scope(&self, form: &Form) -> Result<Arc<Scope>, ApiError> {
+        let strict = strict(form, self.state.query.partial_response)?;
+        let scope = Scope::new(strict, self.state.query.fetch).with_memory(self.memory.budget());
+        Ok(Arc::new(scope))
     }
 }
 
@@ -44,7 +48,7 @@ pub(super) async fn series(State(api): State<Arc<Api>>, form: Form) -> Result<An
         .matcher_sets(&form)
         .await?
         .map_err(|e| ApiError::parameter("match[]", e))?;
-    let scope = api.scope(&form);
+    let scope = api.scope(&form)?;
     let mut found = BTreeSet::new();
     let mut held = scope.memory().reserve(0)?;
     api.gather(async {
@@ -134,7 +138,7 @@ async fn strings(api: &Api, form: &Form, name: Option<&str>) -> Result<Answer, A
     let limit = params::limit(form)?;
     let window = params::window(form)?;
     let sets = api.matcher_sets(form).await?.map_err(ApiError::bad_data)?;
-    let scope = api.scope(form);
+    let scope = api.scope(form)?;
     let found = api
         .state
         .fanout

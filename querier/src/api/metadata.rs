@@ -30,7 +30,7 @@ fn lenient_limit(form: &Form, name: &str) -> Result<Option<usize>, ApiError> {
 pub(super) async fn of_metrics(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
     let limit = lenient_limit(&form, "limit")?;
     let per_metric = lenient_limit(&form, "limit_per_metric")?.filter(|limit| *limit > 0);
-    let scope = api.scope(&form);
+    let scope = api.scope(&form)?;
     let found = api
         .gather(api.state.fanout.metadata(&scope, form.get("metric")))
         .await?;
@@ -78,7 +78,7 @@ pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Resul
         // The limit is one over all scrapers.
         limit: 0,
     };
-    let scope = api.scope(&form);
+    let scope = api.scope(&form)?;
     let mut found = api.gather(target_metadata(&api, &scope, request)).await?;
     found.sort_by(|a, b| (&a.target_labels, &a.metric).cmp(&(&b.target_labels, &b.metric)));
     if let Some(limit) = limit {

@@ -17,6 +17,8 @@ mod status;
 mod syntax;
 mod targets;
 
+use crate::error::ApiError;
+use crate::form::Form;
 use crate::router::{Api, not_allowed};
 use axum::extract::State;
 use axum::handler::Handler;
@@ -122,10 +124,24 @@ pub(crate) async fn own_metrics(State(api): State<Arc<Api>>) -> Response {
     }
 }
 
-/// Whether a request wants an error rather than a partial answer.
-pub(crate) fn strict(form: &crate::form::Form) -> bool {
-    matches!(
-        form.get("partial_response"),
-        "false" | "0" | "f" | "F" | "FALSE" | "False"
-    )
+/// Whether a request wants an error rather than a partial answer: what `partial` (or `partial_response`, as Thanos has it)
+/// says; where neither is there, what `--query.partial-response` does.
+///
+/// # Errors
+/// When it is no boolean, in the forms that Go reads.
+pub(crate) fn strict(form: &Form, partial_by_default: bool) -> Result<bool, ApiError> {
+    for name in ["partial", "partial_response"] {
+        match form.get(name) {
+            "" => {}
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => return Ok(false),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => return Ok(true),
+            other => {
+                return Err(ApiError::parameter(
+                    name,
+                    format_args!("{other:?} is not true or false: false makes an error of what could not be read"),
+                ));
+            }
+        }
+    }
+    Ok(!partial_by_default)
 }

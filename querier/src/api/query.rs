@@ -24,6 +24,8 @@ struct Common {
     run: RunOptions,
     lookback_ms: i64,
     explain: bool,
+    /// Results that were kept may be used, and this one kept.
+    cache: bool,
     stats: bool,
     /// `stats=all`, where Prometheus' feature `promql-per-step-stats` is on.
     per_step: bool,
@@ -51,11 +53,12 @@ impl Common {
             limit,
             run: RunOptions {
                 timeout,
-                strict: strict(form),
+                strict: strict(form, options.partial_response)?,
                 analyze: form.get("analyze") == "1",
             },
             lookback_ms,
             explain: form.get("explain") == "1",
+            cache: form.get("nocache") != "1",
             stats: !form.get("stats").is_empty(),
             per_step: form.get("stats") == "all" && options.per_step_stats,
         })
@@ -90,7 +93,12 @@ impl Common {
             timeout: self.run.timeout.saturating_sub(prepared),
             ..self.run
         };
-        let outcome = api.run(plan, run).await?;
+        // What is to be told of the way to the result is that of all of its steps.
+        let outcome = if self.cache && !self.explain && !run.analyze {
+            api.run_range(query, &expr, plan, run).await?
+        } else {
+            api.run(plan, run).await?
+        };
         let stats = self.stats.then(|| result::Stats::of(&outcome, prepared, self.per_step));
         let Outcome {
             result,

@@ -195,7 +195,7 @@ pub(super) async fn metric_names(State(api): State<Arc<Api>>, form: Form) -> Res
     let request = Request::read(&api, &form, "metric_names")?;
     let described = boolean(&form, "include_metadata", false)?;
     let metadata = if described {
-        let scope = api.scope(&form);
+        let scope = api.scope(&form)?;
         api.gather(api.state.fanout.metadata(&scope, "")).await?
     } else {
         BTreeMap::new()
@@ -236,7 +236,7 @@ async fn found(
     metadata: BTreeMap<String, BTreeSet<Metadata>>,
 ) -> Result<Response, ApiError> {
     let sets = api.matcher_sets(form).await?.map_err(ApiError::bad_data)?;
-    let scope = api.scope(form);
+    let scope = api.scope(form)?;
     let Window { start_ms, end_ms } = request.window;
     let all = api.state.fanout.labels(&scope, label, &sets, start_ms, end_ms);
     let all = api.gather(all).await?;

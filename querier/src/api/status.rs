@@ -177,7 +177,7 @@ pub(super) async fn head(State(api): State<Arc<Api>>, form: Form) -> Result<Answ
     if rows > MAX_ROWS {
         return Err(ApiError::bad_data(format!("limit must not exceed {MAX_ROWS}")));
     }
-    let scope = api.scope(&form);
+    let scope = api.scope(&form)?;
     let heads = api.gather(api.state.fanout.head_stats(&scope, rows as u32)).await?;
     let sum = |count: fn(&HeadStatsResponse) -> u64| heads.iter().map(count).sum();
     let filled = || heads.iter().filter(|head| head.series > 0);

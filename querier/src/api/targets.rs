@@ -147,7 +147,7 @@ pub(super) async fn targets(State(api): State<Arc<Api>>, form: Form) -> Result<A
         active: any || state == "active",
         dropped: any || state == "dropped",
     };
-    let scope = api.scope(&form);
+    let scope = api.scope(&form)?;
     let list_dropped = request.dropped;
     let found = api.gather(api.list_targets(&scope, request)).await?;
     let dropped = |target: &'_ v1::DroppedTarget| -> (Vec<u8>, String) {
@@ -189,7 +189,7 @@ pub(super) async fn pools(State(api): State<Arc<Api>>, form: Form) -> Result<Ans
         active: true,
         dropped: true,
     };
-    let scope = api.scope(&form);
+    let scope = api.scope(&form)?;
     let found = api.gather(api.list_targets(&scope, request)).await?;
     let mut scrape_pools: BTreeSet<_> = found.dropped_counts.into_keys().collect();
     scrape_pools.extend(found.active.into_iter().map(|target| target.scrape_pool));

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Clock, Matcher};
 use gnomon_proto::{ServiceError, v1};
-use gnomon_tsdb::{BlockCache, BlockError, BlockReader, Deletes};
+use gnomon_tsdb::{BlockCache, BlockError, BlockReader, CachedStore, Deletes};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
@@ -53,6 +53,8 @@ pub struct StoredBlocks {
 struct Open {
     cache: Mutex<Cache>,
     quarantine: Quarantine,
+    /// What of the store is on this node's disk.
+    disk: Option<Arc<CachedStore>>,
 }
 
 impl Open {
@@ -63,6 +65,9 @@ impl Open {
             return ServiceError::Unavailable(error.to_string());
         }
         self.cache.lock().remove(&block.path);
+        if let Some(disk) = &self.disk {
+            disk.forget(&Path::from(block.path.as_str()));
+        }
         if error.is_not_found() {
             ServiceError::NotFound(error.to_string())
         } else {
@@ -139,8 +144,26 @@ impl StoredBlocks {
                     uses: 0,
                 }),
                 quarantine: Quarantine::new(clock, registry)?,
+                disk: None,
             }),
         })
+    }
+
+    /// Of a store that is kept on the disk.
+    ///
+    /// # Errors
+    /// When its metrics are registered already.
+    pub fn on_disk(
+        disk: Arc<CachedStore>,
+        cache_bytes: usize,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let mut blocks = Self::new(Arc::clone(&disk) as _, cache_bytes, clock, registry)?;
+        if let Some(open) = Arc::get_mut(&mut blocks.open) {
+            open.disk = Some(disk);
+        }
+        Ok(blocks)
     }
 
     async fn reader(&self, block: &v1::BlockRecord) -> Result<Arc<BlockReader>, ServiceError> {

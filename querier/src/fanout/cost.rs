@@ -103,6 +103,10 @@ impl Skipped {
         self.0.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn add(&self, pages: u64) {
+        self.0.fetch_add(pages, Ordering::Relaxed);
+    }
+
     /// The counter itself.
     #[must_use]
     pub fn counter(&self) -> Arc<AtomicU64> {

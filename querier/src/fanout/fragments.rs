@@ -208,7 +208,16 @@ impl PartialSource {
                     ));
                 }
                 Err(error) => {
-                    if matches!(error, ServiceError::NotFound(_) | ServiceError::StaleView { .. }) {
+                    // What came is of no use without the rest: the request is made anew, at another replica where one
+                    // was lost.
+                    let begin_anew = matches!(
+                        error,
+                        ServiceError::NotFound(_)
+                            | ServiceError::StaleView { .. }
+                            | ServiceError::Unavailable(_)
+                            | ServiceError::Unknown(_)
+                    );
+                    if begin_anew {
                         scope.note_moved();
                     }
                     ended_early(scope, &self.name, error)?;

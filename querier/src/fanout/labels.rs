@@ -65,6 +65,7 @@ impl Fanout {
                     end_ms,
                     view: Some(view(&plan, parts)),
                     limit: 0,
+                    any_replica: false,
                 };
                 self.shard_labels(scope, *shard, request).boxed()
             };
@@ -141,18 +142,27 @@ impl Fanout {
                 matchers: matchers::sets_to_wire(sets),
                 start_ms,
                 end_ms,
+                any_replica: false,
             })
         });
         let mut all = Exemplars::new();
-        for (shard, answer) in answers.await? {
+        let answers = answers.await?;
+        let (asked, mut answered) = (answers.len(), 0);
+        for (shard, answer) in answers {
             let added = answer.and_then(|answer| {
                 let add = |series| add_exemplars(&mut all, series);
                 answer.series.into_iter().map(add).sum::<Result<u64, ServiceError>>()
             });
             match added {
-                Ok(bytes) => scope.charge(bytes, 0)?,
+                Ok(bytes) => {
+                    answered += 1;
+                    scope.charge(bytes, 0)?;
+                }
                 Err(error) => ended_early(scope, &shard_name(shard, start_ms, end_ms), error)?,
             }
+        }
+        if asked > 0 && answered == 0 {
+            return Err(nothing_read(scope));
         }
         for exemplars in all.values_mut() {
             exemplars.sort_by_key(|e| e.timestamp_ms);
@@ -173,6 +183,7 @@ impl Fanout {
                 shard,
                 metric: metric.to_owned(),
                 limit: 0,
+                any_replica: false,
             })
         });
         let mut all = BTreeMap::<String, BTreeSet<Metadata>>::new();

@@ -10,6 +10,7 @@ mod blocks;
 mod cost;
 mod count;
 mod fragments;
+mod held;
 mod labels;
 mod open;
 mod plan;
@@ -18,7 +19,9 @@ mod quarantine;
 mod receive;
 mod samples;
 mod scope;
+mod served;
 mod source;
+mod spread;
 mod stream;
 
 pub(crate) use apart::Pushes;
@@ -29,7 +32,9 @@ pub(crate) use labels::Metadata;
 pub use plan::{FanoutPlan, Selection};
 pub(crate) use samples::{decode, whole_numbers};
 pub use scope::{FetchLimits, Scope};
+pub use served::ServedBlocks;
 pub(crate) use source::Fetched;
+pub use spread::{Queriers, SpreadBlocks};
 pub use stream::SeriesStream;
 pub(crate) use stream::{Merge, MergedSeries};
 

@@ -217,6 +217,7 @@ impl Fanout {
             max_bytes: at_once(limits.max_bytes, scope.memory()),
             labels_only: selection.labels_only,
             counting: None,
+            any_replica: false,
         }
     }
 

@@ -10,13 +10,16 @@ use gnomon_cluster::fragments::PageSource;
 use gnomon_model::re2::Regex;
 use gnomon_model::relabel::{Action, RelabelConfig};
 use gnomon_model::{
-    BlockId, ClusterId, Labels, ManualClock, MatchOp, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs,
+    BlockId, ClusterId, Labels, ManualClock, MatchOp, Matcher, NodeId, PartId, ShardId, TenantId, TimeRange,
+    TimestampMs,
 };
-use gnomon_proto::service::{EvaluateStream, MetaService, SelectStream, ShardReadService, TargetsService};
+use gnomon_proto::service::{
+    BlockReadService, EvaluateStream, MetaService, SelectStream, ShardReadService, TargetsService,
+};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_querier::{
-    ApiState, BuildInfo, ConfigInfo, Fanout, NodeInfo, Notifications, QueryOptions, RuntimeInfo, StoredBlocks,
-    WebOptions, api_router,
+    ApiState, BlockReads, BuildInfo, ConfigInfo, Fanout, NodeInfo, Notifications, Queriers, QueryOptions, RuntimeInfo,
+    ServedBlocks, SpreadBlocks, StoredBlocks, WebOptions, api_router,
 };
 use gnomon_tsdb::{BlockMeta, BlockWriter, FloatPageBuilder, MemorySink, Page};
 use http::{Request, StatusCode};
@@ -56,6 +59,8 @@ pub struct Head {
     pub dropped: BTreeMap<u64, u64>,
     /// First and last sample of those.
     pub dropped_ms: BTreeMap<u64, (i64, i64)>,
+    /// The newest delete that is carried out here: a view that does not know of it is too old.
+    pub delete_revision: u64,
     /// Evaluates no parts of queries, as a node of an older version.
     pub is_old: bool,
     pub exemplars: Vec<v1::SeriesExemplars>,
@@ -93,6 +98,11 @@ impl Head {
     fn visible(&self, view: Option<&v1::View>, start_ms: i64, end_ms: i64) -> Result<SeriesMap, ServiceError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
+        }
+        if view.is_some_and(|view| view.catalogue_revision < self.delete_revision) {
+            return Err(ServiceError::StaleView {
+                revision: self.delete_revision,
+            });
         }
         let named: BTreeSet<_> = view
             .map(|v| v.parts_from_blocks.iter().copied().collect())
@@ -373,6 +383,63 @@ impl TargetsService for Scraper {
     }
 }
 
+/// Other queriers, of which every third answer breaks off after its first message.
+struct Others {
+    served: ServedBlocks,
+    answers: Mutex<usize>,
+}
+
+impl Others {
+    fn known(store: Arc<dyn ObjectStore>) -> Arc<Known> {
+        let clock = Arc::new(ManualClock::at(TimestampMs(NOW_MS)));
+        let blocks = StoredBlocks::new(store, 1 << 20, clock, &prometheus::Registry::new()).unwrap();
+        Arc::new(Known(Arc::new(Self {
+            served: ServedBlocks::new(Arc::new(blocks), 1 << 30),
+            answers: Mutex::default(),
+        })))
+    }
+}
+
+#[async_trait]
+impl BlockReadService for Others {
+    async fn select(&self, request: v1::BlockSelectRequest) -> Result<SelectStream, ServiceError> {
+        // As it comes over a connection.
+        let request = prost::Message::encode_to_vec(&request);
+        let request = prost::Message::decode(&request[..]).unwrap();
+        let stream = self.served.select(request).await?;
+        let answers = {
+            let mut answers = self.answers.lock();
+            *answers += 1;
+            *answers
+        };
+        if !answers.is_multiple_of(3) {
+            return Ok(stream);
+        }
+        let broken = futures::stream::iter([Err(ServiceError::Unknown("connection: reset".into()))]);
+        Ok(stream.take(1).chain(broken).boxed())
+    }
+
+    async fn labels(&self, request: v1::BlockLabelsRequest) -> Result<v1::LabelsResponse, ServiceError> {
+        self.served.labels(request).await
+    }
+}
+
+struct Known(Arc<Others>);
+
+impl Queriers for Known {
+    fn own(&self) -> NodeId {
+        NodeId(1)
+    }
+
+    fn live(&self) -> Vec<NodeId> {
+        [1, 2, 3].map(NodeId).to_vec()
+    }
+
+    fn block_read(&self, _: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError> {
+        Ok(Arc::clone(&self.0) as _)
+    }
+}
+
 /// Everything at once; tests change what they are about, then build the router.
 pub struct Cluster {
     pub shards: Arc<Shards>,
@@ -384,6 +451,8 @@ pub struct Cluster {
     pub web: WebOptions,
     pub registry: prometheus::Registry,
     pub notifications: Arc<Notifications>,
+    /// Whether most blocks are read by other queriers, which break off now and then.
+    pub spread: bool,
     watched: watch::Sender<Arc<v1::MetaState>>,
 }
 
@@ -421,6 +490,7 @@ impl Cluster {
             web: WebOptions::default(),
             registry: prometheus::Registry::new(),
             notifications: Notifications::new(Arc::new(ManualClock::at(TimestampMs(NOW_MS))), 2).unwrap(),
+            spread: false,
         }
     }
 
@@ -513,13 +583,20 @@ impl Cluster {
         let store: Arc<dyn ObjectStore> = Arc::clone(&self.store) as _;
         let scrapers = self.scrapers.clone();
         let clock = || Arc::new(ManualClock::at(TimestampMs(NOW_MS)));
+        let blocks = StoredBlocks::new(store, 1 << 20, clock(), &prometheus::Registry::new()).unwrap();
+        let blocks: Arc<dyn BlockReads> = if self.spread {
+            let others = Others::known(Arc::clone(&self.store) as _);
+            Arc::new(SpreadBlocks::new(Arc::new(blocks), others, clock(), &prometheus::Registry::new()).unwrap())
+        } else {
+            Arc::new(blocks)
+        };
         ApiState {
             clock: clock(),
             registry: self.registry.clone(),
             fanout: Arc::new(Fanout {
                 tenant: TenantId::anonymous(),
                 shards: Arc::clone(&self.shards) as _,
-                blocks: Arc::new(StoredBlocks::new(store, 1 << 20, clock(), &prometheus::Registry::new()).unwrap()),
+                blocks,
                 meta: Arc::clone(&self.meta) as _,
                 view: self.watched.subscribe(),
                 deletes: gnomon_cluster::deletes::KnownDeletes::default(),

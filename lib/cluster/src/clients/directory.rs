@@ -8,7 +8,7 @@ use crate::placement::Placement;
 use crate::router::{ShardWriter, ShardWriters};
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{NodesService, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{BlockReadService, NodesService, ShardReadService, ShardWriteService, TargetsService};
 use gnomon_proto::v1::{MetaState, Node};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -39,8 +39,8 @@ pub struct Directory {
     node_id: NodeId,
     states: watch::Receiver<Arc<MetaState>>,
     channel: ChannelOptions,
-    metrics: CallMetrics,
-    clock: Arc<dyn Clock>,
+    pub(super) metrics: CallMetrics,
+    pub(super) clock: Arc<dyn Clock>,
     retries: Retries,
     local: RwLock<LocalServices>,
     /// By address: a node that moves gets another connection.
@@ -208,10 +208,18 @@ impl Directory {
         self.local.read().nodes.clone().ok_or_else(|| no_role("ingester"))
     }
 
-    /// Reading any shard, at its leader.
+    /// What another querier reads of blocks.
+    ///
+    /// # Errors
+    /// `Unavailable` where the node is not known.
+    pub fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError> {
+        Ok(Arc::new(self.remote(node)?.block_read()))
+    }
+
+    /// Reading any shard: at its leader, and where that is slow or away at another replica.
     #[must_use]
     pub fn shard_reads(self: &Arc<Self>) -> Arc<dyn ShardReadService> {
-        Arc::new(ShardReads::new(self.clone()))
+        Arc::new(ShardReads::new(Arc::clone(self)))
     }
 
     /// Nodes that have a replica of a shard, likely leaders first: who votes and is to, who votes still, who is to vote.

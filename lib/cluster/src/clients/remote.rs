@@ -7,18 +7,21 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{
-    EvaluateStream, MetaService, NodesService, SelectStream, ShardReadService, ShardWriteService, TargetsService,
+    BlockReadService, EvaluateStream, MetaService, NodesService, SelectStream, ShardReadService, ShardWriteService,
+    TargetsService,
 };
+use gnomon_proto::v1::block_read_client::BlockReadClient as BlockReadStub;
 use gnomon_proto::v1::meta_client::MetaClient as MetaStub;
 use gnomon_proto::v1::nodes_client::NodesClient as NodesStub;
 use gnomon_proto::v1::shard_read_client::ShardReadClient as ShardReadStub;
 use gnomon_proto::v1::shard_write_client::ShardWriteClient as ShardWriteStub;
 use gnomon_proto::v1::targets_client::TargetsClient as TargetsStub;
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse,
-    HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
-    MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest,
-    MetricMetadataResponse, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
+    AppendRequest, AppendResponse, BlockLabelsRequest, BlockSelectRequest, EvaluateRequest, ExemplarsRequest,
+    ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest,
+    LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse, MetaState,
+    MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectRequest, TargetMetadataRequest,
+    TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Code, Status};
@@ -55,6 +58,12 @@ impl Remote {
             stub: sized!(ShardReadStub, self.channel),
             retries: self.retries.clone(),
         }
+    }
+
+    /// Without retries: who asks reads himself.
+    #[must_use]
+    pub fn block_read(&self) -> RemoteBlockRead {
+        RemoteBlockRead(sized!(BlockReadStub, self.channel))
     }
 
     #[must_use]
@@ -150,6 +159,22 @@ impl ShardReadService for RemoteShardRead {
 
     async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError> {
         unary!(self, head_stats, request)
+    }
+}
+
+#[derive(Clone)]
+pub struct RemoteBlockRead(BlockReadStub<PeerChannel>);
+
+#[async_trait]
+impl BlockReadService for RemoteBlockRead {
+    async fn select(&self, request: BlockSelectRequest) -> Result<SelectStream, ServiceError> {
+        let stream = self.0.clone().select(request).await.map_err(from_wire)?.into_inner();
+        Ok(stream.map(|item| item.map_err(from_wire)).boxed())
+    }
+
+    async fn labels(&self, request: BlockLabelsRequest) -> Result<LabelsResponse, ServiceError> {
+        let answer = self.0.clone().labels(request).await;
+        answer.map(tonic::Response::into_inner).map_err(from_wire)
     }
 }
 

@@ -5,18 +5,21 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{MetaService, NodesService, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{
+    BlockReadService, MetaService, NodesService, ShardReadService, ShardWriteService, TargetsService,
+};
+use gnomon_proto::v1::block_read_server::{BlockRead, BlockReadServer};
 use gnomon_proto::v1::meta_server::{Meta, MetaServer};
 use gnomon_proto::v1::nodes_server::{Nodes, NodesServer};
 use gnomon_proto::v1::shard_read_server::{ShardRead, ShardReadServer};
 use gnomon_proto::v1::shard_write_server::{ShardWrite, ShardWriteServer};
 use gnomon_proto::v1::targets_server::{Targets, TargetsServer};
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest,
-    GroupsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest,
-    ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest,
-    MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest,
-    TargetMetadataResponse,
+    AppendRequest, AppendResponse, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch, EvaluateRequest,
+    ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest, HeadStatsResponse,
+    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
+    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest,
+    TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -43,6 +46,10 @@ serve!(
 serve!(
     /// Reading the heads of this node.
     shard_read_server, ShardReadService, ShardReadServer
+);
+serve!(
+    /// Reading blocks for other queriers.
+    block_read_server, BlockReadService, BlockReadServer
 );
 serve!(
     /// The metadata group, where this node has a replica of it.
@@ -103,6 +110,20 @@ impl ShardRead for Served<dyn ShardReadService> {
 
     async fn head_stats(&self, request: Request<HeadStatsRequest>) -> Result<Response<HeadStatsResponse>, Status> {
         answer(self.0.head_stats(request.into_inner()).await)
+    }
+}
+
+#[async_trait]
+impl BlockRead for Served<dyn BlockReadService> {
+    type SelectStream = Stream<SelectBatch>;
+
+    async fn select(&self, request: Request<BlockSelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
+        let stream = self.0.select(request.into_inner()).await?;
+        Ok(Response::new(stream.map(|item| item.map_err(Status::from)).boxed()))
+    }
+
+    async fn labels(&self, request: Request<BlockLabelsRequest>) -> Result<Response<LabelsResponse>, Status> {
+        answer(self.0.labels(request.into_inner()).await)
     }
 }
 

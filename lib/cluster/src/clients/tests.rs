@@ -18,6 +18,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+mod replicas;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn metrics() -> CallMetrics {

@@ -14,6 +14,12 @@ use tower::{BoxError, ServiceBuilder};
 /// A connection that is made when first used and made again when lost; cloning shares it.
 pub type PeerChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
+/// What a peer may send of one stream before it is read here.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+/// Streams that have room at the same time. A merge waits for the next series of one stream while the others are full: were
+/// there room for fewer, those would keep it from coming.
+const MOST_STREAMS: u32 = 1024;
+
 /// How connections to peers behave.
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
@@ -68,8 +74,8 @@ pub fn connect(
         .http2_keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout)
         .keep_alive_while_idle(true)
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(16 << 20)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(STREAM_WINDOW_BYTES * MOST_STREAMS)
         .connect_lazy();
     let peer: Arc<str> = address.into();
     let max_calls = options.max_calls;

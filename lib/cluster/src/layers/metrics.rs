@@ -11,6 +11,10 @@ pub struct CallMetrics {
     pub(super) seconds: HistogramVec,
     pub(super) in_flight: IntGaugeVec,
     pub(super) retries: IntCounterVec,
+    /// By service and which of the two answered.
+    pub(crate) hedges: IntCounterVec,
+    /// By service.
+    pub(crate) resumes: IntCounterVec,
 }
 
 impl CallMetrics {
@@ -40,6 +44,22 @@ impl CallMetrics {
             Opts::new("gnomon_client_retries_total", "Calls made again after a passing error."),
             &["method"],
         )?;
+        let hedges = IntCounterVec::new(
+            Opts::new(
+                "gnomon_client_hedges_total",
+                "Reads that were made of a second node since the first was slow, by the one that answered.",
+            ),
+            &["service", "answered"],
+        )?;
+        let resumes = IntCounterVec::new(
+            Opts::new(
+                "gnomon_client_resumes_total",
+                "Streams of series that broke off or stood still and were gone on with from another node.",
+            ),
+            &["service"],
+        )?;
+        registry.register(Box::new(hedges.clone()))?;
+        registry.register(Box::new(resumes.clone()))?;
         registry.register(Box::new(calls.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
@@ -49,6 +69,8 @@ impl CallMetrics {
             seconds,
             in_flight,
             retries,
+            hedges,
+            resumes,
         })
     }
 }

@@ -9,6 +9,7 @@ use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{GroupMembers, MetaCommand, MetaState, ReportMembers};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// The wishes for one group of this node.
@@ -20,6 +21,7 @@ pub struct GroupWishes {
     pub clock: Arc<dyn Clock>,
     /// By what the metadata group's own voters are chosen.
     pub rules: watch::Receiver<Rules>,
+    pub prefer_after: Duration,
 }
 
 fn ids(nodes: &[u64]) -> Vec<NodeId> {
@@ -63,6 +65,10 @@ impl MemberWishes for GroupWishes {
             return Wish::default();
         }
         wish(&state, self.group, self.node, self.clock.now().0, &self.rules.borrow())
+    }
+
+    fn prefer_after(&self) -> Duration {
+        self.prefer_after
     }
 
     async fn tell(&self, voters: &[NodeId], at_index: u64) {

@@ -10,6 +10,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::StreamExt;
 use gnomon_model::{GroupId, NodeId};
+use gnomon_proto::v1;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
@@ -46,6 +47,8 @@ pub(crate) struct GroupInner {
     pub(crate) leadership: watch::Sender<Leadership>,
     inflight: Semaphore,
     reads: Reads,
+    /// Those for which the leader, another node, is asked.
+    followed: Reads,
     pub(crate) alone: Alone,
 }
 
@@ -140,6 +143,24 @@ struct Reads {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// Who confirms that nothing acknowledged is missing.
+#[derive(Clone, Copy)]
+enum Confirmed {
+    /// This node, as the leader.
+    Here,
+    /// The leader, elsewhere.
+    ByLeader,
+}
+
+impl Confirmed {
+    const fn reads(self, inner: &GroupInner) -> &Reads {
+        match self {
+            Self::Here => &inner.reads,
+            Self::ByLeader => &inner.followed,
+        }
+    }
+}
+
 impl GroupInner {
     pub(crate) fn new(id: GroupId, host: Arc<HostShared>, machine: Arc<Machine>, closed: CancellationToken) -> Self {
         Self {
@@ -152,6 +173,7 @@ impl GroupInner {
             leadership: watch::Sender::new(Leadership::default()),
             inflight: Semaphore::new(INFLIGHT_BYTES),
             reads: Reads::default(),
+            followed: Reads::default(),
             alone: Alone::default(),
         }
     }
@@ -237,16 +259,55 @@ impl GroupInner {
             .get_read_linearizer(ReadPolicy::ReadIndex)
             .await
             .map_err(read_error)?;
-        let index = linearizer.read_log_id().index();
-        let mut applied = self.machine.applied_next.subscribe();
-        let next = applied
-            .wait_for(|next| *next > index)
-            .await
-            .map_err(|_| ReadError::Closed)?;
+        let applied = self.until_applied(linearizer.read_log_id().index()).await?;
         if leads_alone(&raft) {
             self.alone.confirm(asked);
         }
-        Ok(next.saturating_sub(1))
+        Ok(applied)
+    }
+
+    /// Asks the leader, and waits until this node has applied what it says. Where there is none, and where another takes
+    /// over meanwhile, that one is waited for and asked.
+    async fn followed_round(&self) -> Result<u64, ReadError> {
+        let mut leadership = self.leadership.subscribe();
+        loop {
+            let known = async { leadership.wait_for(|now| now.leader.is_some()).await.ok()?.leader };
+            let Ok(Some(leader)) = tokio::time::timeout(LEADER_WITHIN, known).await else {
+                return Err(ReadError::NotLeader { leader: None });
+            };
+            if leader == self.host.options.node {
+                return self.read_round().await;
+            }
+            let replaced = async { leadership.wait_for(|now| now.leader != Some(leader)).await.is_ok() };
+            let index = tokio::select! {
+                index = self.index_of(leader) => index?,
+                true = replaced => continue,
+                else => return Err(ReadError::Closed),
+            };
+            return self.until_applied(index).await;
+        }
+    }
+
+    /// What the leader says that a read has to have applied.
+    async fn index_of(&self, leader: NodeId) -> Result<u64, ReadError> {
+        let options = &self.host.options;
+        let header = v1::RaftHeader {
+            cluster_id: options.cluster.0.to_be_bytes().to_vec().into(),
+            from: options.node.0,
+            to: leader.0,
+            group: self.id.0,
+        };
+        let request = v1::RaftReadIndexRequest { header: Some(header) };
+        let answer = options.transport.read_index(leader, request).await;
+        let answer = answer.map_err(|error| ReadError::Unavailable(format!("its leader does not confirm: {error}")))?;
+        Ok(answer.index)
+    }
+
+    /// The index the state stands at, which is not before `index`.
+    async fn until_applied(&self, index: u64) -> Result<u64, ReadError> {
+        let mut applied = self.machine.applied_next.subscribe();
+        let next = applied.wait_for(|next| *next > index).await;
+        Ok(next.map_err(|_| ReadError::Closed)?.saturating_sub(1))
     }
 }
 
@@ -268,6 +329,9 @@ const NO_QUORUM: &str = "its leader has not heard from a quorum lately";
 
 /// Trouble with the disk that is over within this (the ballast was given up, say) is not told to callers.
 const TROUBLE_LASTS: Duration = Duration::from_millis(750);
+
+/// How long a replica waits for somebody to lead before it says that nobody does.
+const LEADER_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often and after what a leader without a confirmed lease is asked again.
 const LEASE_TRIES: u32 = 50;
@@ -341,25 +405,47 @@ impl Group {
         if self.inner.alone.is_confirmed() && !self.inner.closed.is_cancelled() {
             return Ok(self.inner.machine.applied_next.borrow().saturating_sub(1));
         }
+        self.round(Confirmed::Here).await
+    }
+
+    /// As [`Self::read_index`], on any replica: where another node leads, that one is asked to confirm it, and what it has
+    /// acknowledged is waited for here.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; `NotLeader` only where no leader is known.
+    pub async fn read_index_here(&self) -> Result<u64, ReadError> {
+        match self.read_index().await {
+            Err(ReadError::NotLeader { .. }) => self.round(Confirmed::ByLeader).await,
+            confirmed => confirmed,
+        }
+    }
+
+    async fn round(&self, by: Confirmed) -> Result<u64, ReadError> {
         let round = {
-            let mut next = self.inner.reads.next.lock();
+            let mut next = by.reads(&self.inner).next.lock();
             match &*next {
                 Some(round) => round.clone(),
-                None => next.insert(self.next_round()).clone(),
+                None => next.insert(self.next_round(by)).clone(),
             }
         };
         round.await
     }
 
-    fn next_round(&self) -> ReadRound {
+    fn next_round(&self, by: Confirmed) -> ReadRound {
         let inner = Arc::downgrade(&self.inner);
-        let turn = self.inner.reads.turn.clone();
+        let turn = by.reads(&self.inner).turn.clone();
         async move {
             let _turn = turn.lock_owned().await;
             let inner = inner.upgrade().ok_or(ReadError::Closed)?;
             // From here on, whoever arrives needs a later round.
-            inner.reads.next.lock().take();
-            match tokio::time::timeout(inner.host.options.read_timeout, inner.read_round()).await {
+            by.reads(&inner).next.lock().take();
+            let confirmed = async {
+                match by {
+                    Confirmed::Here => inner.read_round().await,
+                    Confirmed::ByLeader => inner.followed_round().await,
+                }
+            };
+            match tokio::time::timeout(inner.host.options.read_timeout, confirmed).await {
                 Ok(index) => index,
                 Err(_) => Err(ReadError::Unavailable("no quorum confirmed the leader in time".into())),
             }

@@ -10,8 +10,8 @@ use gnomon_proto::v1::raft_client::RaftClient;
 use gnomon_proto::v1::raft_server::{Raft, RaftServer};
 use gnomon_proto::v1::{
     RaftAppendRequest, RaftAppendResponse, RaftBeatResult, RaftHeartbeatRequest, RaftHeartbeatResponse,
-    RaftSnapshotChunk, RaftSnapshotResponse, RaftTransferRequest, RaftTransferResponse, RaftVoteRequest,
-    RaftVoteResponse, raft_beat_result,
+    RaftReadIndexRequest, RaftReadIndexResponse, RaftSnapshotChunk, RaftSnapshotResponse, RaftTransferRequest,
+    RaftTransferResponse, RaftVoteRequest, RaftVoteResponse, raft_beat_result,
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -35,6 +35,8 @@ const BEATS: usize = 1024;
 const BEAT_WITHIN: Duration = Duration::from_secs(1);
 /// Votes and transfers are answered within this; a vote is written to the disk before.
 const VOTE_WITHIN: Duration = Duration::from_secs(3);
+/// A leader confirms that it leads within this, or somebody else soon does.
+const READ_INDEX_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where nodes are now.
 pub trait Addresses: Send + Sync + 'static {
@@ -269,6 +271,14 @@ impl RaftTransport for GrpcTransport {
             .map(Response::into_inner)
             .map_err(|status| from_status(to, &status))
     }
+
+    async fn read_index(&self, to: NodeId, request: RaftReadIndexRequest) -> Result<RaftReadIndexResponse, RpcError> {
+        let mut client = self.peers.client(to, Lane::Control)?;
+        let answer = client.read_index(timed(request, READ_INDEX_WITHIN)).await;
+        answer
+            .map(Response::into_inner)
+            .map_err(|status| from_status(to, &status))
+    }
 }
 
 /// The gRPC service of a node, to be added to its server.
@@ -353,6 +363,14 @@ impl Raft for RaftGrpc {
         request: Request<RaftTransferRequest>,
     ) -> Result<Response<RaftTransferResponse>, Status> {
         let answer = self.service.transfer_leader(request.into_inner()).await;
+        answer.map(Response::new).map_err(to_status)
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<RaftReadIndexRequest>,
+    ) -> Result<Response<RaftReadIndexResponse>, Status> {
+        let answer = self.service.read_index(request.into_inner()).await;
         answer.map(Response::new).map_err(to_status)
     }
 }

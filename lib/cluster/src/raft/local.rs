@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{
-    RaftAppendRequest, RaftAppendResponse, RaftSnapshotChunk, RaftSnapshotResponse, RaftTransferRequest,
-    RaftTransferResponse, RaftVoteRequest, RaftVoteResponse,
+    RaftAppendRequest, RaftAppendResponse, RaftReadIndexRequest, RaftReadIndexResponse, RaftSnapshotChunk,
+    RaftSnapshotResponse, RaftTransferRequest, RaftTransferResponse, RaftVoteRequest, RaftVoteResponse,
 };
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -203,6 +203,11 @@ impl RaftTransport for LocalTransport {
         request: RaftTransferRequest,
     ) -> Result<RaftTransferResponse, RpcError> {
         self.call(to, |service| async move { service.transfer_leader(request).await })
+            .await
+    }
+
+    async fn read_index(&self, to: NodeId, request: RaftReadIndexRequest) -> Result<RaftReadIndexResponse, RpcError> {
+        self.call(to, |service| async move { service.read_index(request).await })
             .await
     }
 }

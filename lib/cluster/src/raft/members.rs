@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Entries that a member may be behind and still count as up to date.
 const LAG: u64 = 200;
 /// A leader that another is preferred to waits this long before it hands over: the other has to have been there so long.
-const SETTLE: Duration = Duration::from_secs(5);
+pub const PREFER_AFTER: Duration = Duration::from_secs(5);
 /// Between two attempts to hand over, which fail where the other is not up to date.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(3);
 /// How long a change of members may take before it is looked at again; it may be committed later.
@@ -41,6 +41,9 @@ pub struct Wish {
 #[async_trait::async_trait]
 pub trait MemberWishes: Send + Sync + 'static {
     fn wish(&self) -> Wish;
+
+    /// How long a better leader has to have been there before it is handed over to, [`PREFER_AFTER`] by default.
+    fn prefer_after(&self) -> Duration;
 
     /// The group has exactly these voters since the entry at this log index.
     async fn tell(&self, voters: &[NodeId], at_index: u64);
@@ -200,7 +203,7 @@ impl Keeper {
                     Some((node, since)) if node == heir => since,
                     _ => self.preferred.insert((heir, now)).1,
                 };
-                if now.saturating_sub(since) >= SETTLE {
+                if now.saturating_sub(since) >= self.wishes.prefer_after() {
                     self.hand_over(heir).await;
                 }
             }

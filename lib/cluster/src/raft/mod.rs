@@ -35,5 +35,5 @@ pub use grpc::{Addresses, GrpcTransport, raft_server};
 pub use host::{FLUSH_LOG_BYTES, GroupHost, HostOptions, RaftTiming};
 pub use local::{LinkFault, LocalNetwork};
 pub use machine::{Applied, StateError, StateMachine, StateReader, StateWriter};
-pub use members::{MemberWishes, Wish, keep_members};
+pub use members::{MemberWishes, PREFER_AFTER, Wish, keep_members};
 pub use transport::{AppendAnswers, RaftService, RaftTransport, RpcError};

@@ -1,7 +1,7 @@
 //! What this node answers its peers: the local body of [`RaftService`].
 
 use super::codec::{self, Malformed};
-use super::group::{GroupInner, GroupRaft};
+use super::group::{Group, GroupInner, GroupRaft};
 use super::host::HostShared;
 use super::network::{answer_to, request_from};
 use super::snapshot::{SnapshotData, SnapshotPart, Staging};
@@ -171,6 +171,13 @@ impl RaftService for HostShared {
                 }
             }
         })
+    }
+
+    async fn read_index(&self, request: v1::RaftReadIndexRequest) -> Result<v1::RaftReadIndexResponse, RpcError> {
+        let (inner, _) = self.addressed(request.header.as_ref())?;
+        let confirmed = Group { inner }.read_index().await;
+        let index = confirmed.map_err(|error| RpcError::Refused(error.to_string()))?;
+        Ok(v1::RaftReadIndexResponse { index })
     }
 }
 

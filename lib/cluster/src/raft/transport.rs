@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{
-    RaftAppendRequest, RaftAppendResponse, RaftSnapshotChunk, RaftSnapshotResponse, RaftTransferRequest,
-    RaftTransferResponse, RaftVoteRequest, RaftVoteResponse,
+    RaftAppendRequest, RaftAppendResponse, RaftReadIndexRequest, RaftReadIndexResponse, RaftSnapshotChunk,
+    RaftSnapshotResponse, RaftTransferRequest, RaftTransferResponse, RaftVoteRequest, RaftVoteResponse,
 };
 
 /// Why a message was not answered.
@@ -39,6 +39,8 @@ pub trait RaftService: Send + Sync + 'static {
     /// A stream that ends without its last chunk was given up by the sender.
     async fn snapshot(&self, chunks: BoxStream<'static, RaftSnapshotChunk>) -> Result<RaftSnapshotResponse, RpcError>;
     async fn transfer_leader(&self, request: RaftTransferRequest) -> Result<RaftTransferResponse, RpcError>;
+    /// Refused where this node does not lead the group.
+    async fn read_index(&self, request: RaftReadIndexRequest) -> Result<RaftReadIndexResponse, RpcError>;
 }
 
 /// Carries calls to other nodes. Within one append stream order is kept; nothing else is promised.
@@ -58,4 +60,5 @@ pub trait RaftTransport: Send + Sync + 'static {
     ) -> Result<RaftSnapshotResponse, RpcError>;
     async fn transfer_leader(&self, to: NodeId, request: RaftTransferRequest)
     -> Result<RaftTransferResponse, RpcError>;
+    async fn read_index(&self, to: NodeId, request: RaftReadIndexRequest) -> Result<RaftReadIndexResponse, RpcError>;
 }

@@ -60,6 +60,10 @@ impl Deletes {
         self.0.is_empty()
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Tombstone> {
+        self.0.iter().map(Arc::as_ref)
+    }
+
     /// What is deleted of a series.
     #[must_use]
     pub fn of(&self, labels: LabelsRef<'_>) -> Intervals {

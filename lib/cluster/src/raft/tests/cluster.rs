@@ -240,3 +240,52 @@ async fn strangers_are_refused() {
     assert!(ask(|_| ()).await.is_ok());
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_lead_reads_what_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Book::default();
+    let mut nodes = three(folder.path(), &book).await;
+    let at = leader(&nodes).await;
+    for i in 0..20 {
+        let key = format!("a{i}");
+        set(&nodes[at].group, &key, "1").await.unwrap();
+        for node in &nodes {
+            let index = node.group.read_index_here().await.unwrap();
+            assert!(node.kv.get(&key).is_some(), "{key} on {} at {index}", node.id);
+        }
+        let follower = &nodes[(at + 1) % 3];
+        let refused = follower.group.read_index().await;
+        assert!(matches!(refused, Err(ReadError::NotLeader { .. })), "{refused:?}");
+    }
+    // Many at once share rounds, and each has what was acknowledged before it.
+    let (leading, follower) = (&nodes[at].group, &nodes[(at + 1) % 3]);
+    let reads = (0..200).map(|i| async move {
+        let key = format!("b{i}");
+        let sets = i % 50 == 0;
+        if sets {
+            set(leading, &key, "1").await.unwrap();
+        }
+        follower.group.read_index_here().await.unwrap();
+        assert_eq!(follower.kv.get(&key).is_some(), sets);
+    });
+    futures::future::join_all(reads).await;
+    // The leader goes: whoever stays asks the next one.
+    nodes.remove(at).stop().await;
+    let mut read = 0;
+    eventually("somebody leads", || nodes.iter().any(|node| node.group.is_leader())).await;
+    for node in &nodes {
+        for _ in 0..100 {
+            if node.group.read_index_here().await.is_ok() {
+                read += 1;
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(node.kv.len(), 24);
+    }
+    assert_eq!(read, 2);
+    for node in nodes {
+        node.stop().await;
+    }
+}

@@ -117,3 +117,57 @@ async fn verify(nodes: &[Node], ledger: &[String]) {
         assert_eq!(node.kv.state.lock().values, whole, "node {}", node.id);
     }
 }
+
+/// Who is cut off reads nothing, whether he leads or asks the leader: what was acknowledged meanwhile is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_cut_off_confirms_no_read() {
+    let network = LocalNetwork::new(7);
+    let nodes = three(&network).await;
+    eventually("someone leads", || nodes.iter().any(|node| node.group.is_leader())).await;
+    let old = nodes.iter().position(|node| node.group.is_leader()).unwrap();
+    let others: Vec<_> = (0..3).filter(|at| *at != old).collect();
+    set(&nodes[old].group, "before", "1").await.unwrap();
+    // The leader with nobody: the others elect one.
+    let ids = |at: &[usize]| at.iter().map(|at| nodes[*at].id).collect::<Vec<_>>();
+    network.partition(&ids(&[old]), &ids(&others));
+    let new = || others.iter().find(|at| nodes[**at].group.is_leader());
+    eventually("the majority leads", || new().is_some()).await;
+    let new = *new().unwrap();
+    set(&nodes[new].group, "after", "1").await.unwrap();
+    let refused = nodes[old].group.read_index_here().await;
+    assert!(refused.is_err(), "{refused:?}");
+    let follower = *others.iter().find(|at| **at != new).unwrap();
+    nodes[follower].group.read_index_here().await.unwrap();
+    assert!(nodes[follower].kv.get("after").is_some());
+    // A follower with nobody.
+    network.heal();
+    network.partition(&ids(&[follower]), &ids(&[old, new]));
+    let taken = async || {
+        for _ in 0..100 {
+            if let Some(node) = nodes
+                .iter()
+                .find(|node| node.id != nodes[follower].id && node.group.is_leader())
+                && set(&node.group, "later", "1").await.is_ok()
+            {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    };
+    assert!(taken().await);
+    let refused = nodes[follower].group.read_index_here().await;
+    assert!(refused.is_err(), "{refused:?}");
+    network.heal();
+    for _ in 0..100 {
+        if nodes[follower].group.read_index_here().await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(nodes[follower].kv.get("later").is_some());
+    for node in nodes {
+        network.leave(node.id);
+        node.host.shutdown().await;
+    }
+}

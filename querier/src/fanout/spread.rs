@@ -1,0 +1,367 @@
+//! Blocks spread over the queriers: each is read by the one that owns it, so that what is kept of it is kept once. Where
+//! that one is away, slow or busy, or breaks off, the block is read here; the series are the same.
+
+use super::blocks::BlockReads;
+use super::cost::Skipped;
+use super::plan::Selection;
+use super::stream::{SeriesStream, series_from_wire};
+use async_trait::async_trait;
+use futures::StreamExt;
+use gnomon_cluster::clients::Directory;
+use gnomon_cluster::owners::owner;
+use gnomon_model::{Clock, Labels, Matcher, NodeId};
+use gnomon_proto::service::{BlockReadService, SelectStream};
+use gnomon_proto::{ServiceError, matchers, v1};
+use gnomon_tsdb::{Deletes, SeriesPages};
+use parking_lot::Mutex;
+use prometheus::{IntCounterVec, Opts, Registry};
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tower::retry::budget::{Budget, TpsBudget};
+
+/// After which a block is read here beside the querier that does not answer.
+const HEDGE_AFTER: Duration = Duration::from_millis(500);
+/// Blocks read twice so: a fifth of all at most, and ten a second always.
+const HEDGE_SHARE: f32 = 0.2;
+const HEDGES_PER_SECOND: u32 = 10;
+const HEDGE_WINDOW: Duration = Duration::from_secs(10);
+/// After which a block is read here anyway, and after which a stream that stands still is given up.
+const WAIT: Duration = Duration::from_secs(5);
+/// For so long a querier that was away or slow, and one that has no such service, is not asked.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+const UNABLE_FOR: Duration = Duration::from_secs(60);
+
+/// The queriers that there are.
+pub trait Queriers: Send + Sync + 'static {
+    fn own(&self) -> NodeId;
+    /// Those whose leases hold, this one among them once it has joined.
+    fn live(&self) -> Vec<NodeId>;
+    /// # Errors
+    /// `Unavailable` where the node is not known.
+    fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError>;
+}
+
+impl Queriers for Directory {
+    fn own(&self) -> NodeId {
+        self.node_id()
+    }
+
+    fn live(&self) -> Vec<NodeId> {
+        let nodes = self.live_nodes("querier");
+        nodes.iter().map(|node| NodeId(node.id)).collect()
+    }
+
+    fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError> {
+        Self::block_read(self, node)
+    }
+}
+
+/// See the module.
+pub struct SpreadBlocks {
+    here: Arc<dyn BlockReads>,
+    queriers: Arc<dyn Queriers>,
+    clock: Arc<dyn Clock>,
+    budget: TpsBudget,
+    /// Queriers that are not asked, until when by the monotonic clock.
+    away: Mutex<HashMap<NodeId, Duration>>,
+    /// By where blocks were read.
+    reads: IntCounterVec,
+}
+
+/// Who has a block.
+type Owner = (NodeId, Arc<dyn BlockReadService>);
+
+impl SpreadBlocks {
+    /// # Errors
+    /// When its metrics are registered already.
+    pub fn new(
+        here: Arc<dyn BlockReads>,
+        queriers: Arc<dyn Queriers>,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let reads = IntCounterVec::new(
+            Opts::new(
+                "gnomon_querier_block_reads_total",
+                "Blocks that were read for queries: here, since they belong to this querier; elsewhere, by the querier they \
+                 belong to; instead of that one, which was away, slow or busy.",
+            ),
+            &["read"],
+        )?;
+        for read in ["here", "elsewhere", "instead"] {
+            reads.with_label_values(&[read]);
+        }
+        registry.register(Box::new(reads.clone()))?;
+        Ok(Self {
+            here,
+            queriers,
+            clock,
+            budget: TpsBudget::new(HEDGE_WINDOW, HEDGES_PER_SECOND, HEDGE_SHARE),
+            away: Mutex::default(),
+            reads,
+        })
+    }
+
+    fn count(&self, read: &str) {
+        self.reads.with_label_values(&[read]).inc();
+    }
+
+    /// The other querier that a block belongs to; none where it is to be read here.
+    fn elsewhere(&self, block: &v1::BlockRecord) -> Option<Owner> {
+        let live = self.queriers.live();
+        let node = owner(block.id.as_bytes(), &live)?;
+        if node == self.queriers.own() {
+            self.count("here");
+            return None;
+        }
+        if self.is_away(node) {
+            self.count("instead");
+            return None;
+        }
+        match self.queriers.block_read(node) {
+            Ok(service) => Some((node, service)),
+            Err(error) => {
+                self.note(node, &error);
+                None
+            }
+        }
+    }
+
+    fn is_away(&self, node: NodeId) -> bool {
+        let mut away = self.away.lock();
+        if away.is_empty() {
+            return false;
+        }
+        let now = self.clock.monotonic();
+        away.retain(|_, until| *until > now);
+        away.contains_key(&node)
+    }
+
+    /// Another querier has not read a block.
+    fn note(&self, node: NodeId, error: &ServiceError) {
+        tracing::debug!(%node, %error, "a block is read here instead");
+        self.count("instead");
+        let lasts = match error {
+            // Of an older version, mostly.
+            ServiceError::Invalid(_) => UNABLE_FOR,
+            ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) => AWAY_FOR,
+            // Of the block.
+            _ => return,
+        };
+        self.away.lock().insert(node, self.clock.monotonic() + lasts);
+    }
+
+    /// What the owner gives, unless it takes long, or fails: then what is read here.
+    async fn hedged<T>(
+        &self,
+        node: NodeId,
+        there: impl Future<Output = Result<T, ServiceError>> + Send,
+        here: impl Future<Output = Result<T, ServiceError>> + Send,
+    ) -> (bool, Result<T, ServiceError>) {
+        self.budget.deposit();
+        let there = async {
+            let answered = tokio::time::timeout(WAIT, there).await;
+            answered.unwrap_or_else(|_| Err(ServiceError::DeadlineExceeded(format!("no answer within {WAIT:?}"))))
+        };
+        let (mut there, mut here) = (pin!(there), pin!(here));
+        let early = tokio::select! {
+            biased;
+            answer = &mut there => Some(answer),
+            () = tokio::time::sleep(HEDGE_AFTER) => None,
+        };
+        let answer = match early {
+            Some(answer) => answer,
+            None if !self.budget.withdraw() => there.await,
+            None => tokio::select! {
+                biased;
+                answer = &mut there => answer,
+                read = &mut here => match read {
+                    Ok(read) => {
+                        self.note(node, &ServiceError::DeadlineExceeded("it was slow".to_owned()));
+                        return (false, Ok(read));
+                    }
+                    // The store may be slower here, or away.
+                    Err(error) => match there.await {
+                        Ok(answer) => return (true, Ok(answer)),
+                        Err(_) => return (false, Err(error)),
+                    },
+                },
+            },
+        };
+        match answer {
+            Ok(answer) => {
+                self.count("elsewhere");
+                (true, Ok(answer))
+            }
+            Err(error) => {
+                self.note(node, &error);
+                (false, here.await)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BlockReads for SpreadBlocks {
+    async fn select(
+        &self,
+        block: &v1::BlockRecord,
+        selection: &Selection,
+        deletes: Deletes,
+        skipped: &Skipped,
+    ) -> Result<SeriesStream, ServiceError> {
+        let Some((node, service)) = self.elsewhere(block) else {
+            return self.here.select(block, selection, deletes, skipped).await;
+        };
+        let request = v1::BlockSelectRequest {
+            block: Some(block.clone()),
+            matchers: matchers::to_wire(&selection.matchers),
+            start_ms: selection.start_ms,
+            end_ms: selection.end_ms,
+            labels_only: selection.labels_only,
+            deletes: deletes.iter().map(record).collect(),
+        };
+        let again = Again {
+            here: Arc::clone(&self.here),
+            block: block.clone(),
+            selection: selection.clone(),
+            deletes,
+            skipped: skipped.clone(),
+        };
+        let there = async { Ok(from_wire(service.select(request).await?, skipped.clone())) };
+        let here = again.select();
+        let (elsewhere, opened) = self.hedged(node, there, here).await;
+        let opened = opened?;
+        if !elsewhere {
+            return Ok(opened);
+        }
+        Ok(falling_back(opened, again))
+    }
+
+    async fn labels(
+        &self,
+        block: &v1::BlockRecord,
+        name: Option<&str>,
+        sets: &[Vec<Matcher>],
+    ) -> Result<Vec<String>, ServiceError> {
+        let Some((node, service)) = self.elsewhere(block) else {
+            return self.here.labels(block, name, sets).await;
+        };
+        let request = v1::BlockLabelsRequest {
+            block: Some(block.clone()),
+            name: name.unwrap_or_default().to_owned(),
+            matchers: matchers::sets_to_wire(sets),
+        };
+        let there = async { Ok(service.labels(request).await?.values) };
+        self.hedged(node, there, self.here.labels(block, name, sets)).await.1
+    }
+}
+
+/// A delete as it travels; where its object lies is of no interest to who reads blocks.
+fn record(delete: &gnomon_tsdb::Tombstone) -> v1::TombstoneRecord {
+    v1::TombstoneRecord {
+        revision: delete.revision,
+        tenant: delete.tenant.to_string(),
+        series: matchers::sets_to_wire(&delete.sets),
+        start_ms: delete.start_ms,
+        end_ms: delete.end_ms,
+        ..v1::TombstoneRecord::default()
+    }
+}
+
+fn from_wire(batches: SelectStream, skipped: Skipped) -> SeriesStream {
+    let batch = move |batch: Result<v1::SelectBatch, ServiceError>| {
+        let batch = batch?;
+        skipped.add(batch.pages_skipped);
+        batch.series.into_iter().map(series_from_wire).collect()
+    };
+    batches.map(batch).boxed()
+}
+
+/// What it takes to read a block here after all.
+struct Again {
+    here: Arc<dyn BlockReads>,
+    block: v1::BlockRecord,
+    selection: Selection,
+    deletes: Deletes,
+    skipped: Skipped,
+}
+
+impl Again {
+    async fn select(&self) -> Result<SeriesStream, ServiceError> {
+        let Self {
+            here,
+            block,
+            selection,
+            deletes,
+            skipped,
+        } = self;
+        here.select(block, selection, deletes.clone(), skipped).await
+    }
+}
+
+/// Another querier's stream; where it breaks off or stands still, what follows its last series is read here.
+struct Fallback {
+    stream: SeriesStream,
+    /// None once it is read here.
+    again: Option<Again>,
+    /// The last series that was given.
+    last: Option<Labels>,
+}
+
+fn falling_back(stream: SeriesStream, again: Again) -> SeriesStream {
+    let fallback = Fallback {
+        stream,
+        again: Some(again),
+        last: None,
+    };
+    futures::stream::unfold(Some(fallback), |fallback| async {
+        let mut fallback = fallback?;
+        let item = fallback.next().await?;
+        let goes_on = item.is_ok();
+        Some((item, goes_on.then_some(fallback)))
+    })
+    .boxed()
+}
+
+impl Fallback {
+    async fn next(&mut self) -> Option<Result<Vec<SeriesPages>, ServiceError>> {
+        loop {
+            let item = match &self.again {
+                None => self.stream.next().await,
+                Some(_) => match tokio::time::timeout(WAIT, self.stream.next()).await {
+                    Ok(item) => item,
+                    Err(_) => Some(Err(ServiceError::DeadlineExceeded(format!(
+                        "nothing came for {WAIT:?}"
+                    )))),
+                },
+            };
+            match (item?, self.again.take()) {
+                (Ok(mut series), again) => {
+                    if again.is_none()
+                        && let Some(last) = &self.last
+                    {
+                        series.retain(|series| series.labels > *last);
+                    }
+                    self.again = again;
+                    let Some(last) = series.last() else { continue };
+                    self.last = Some(last.labels.clone());
+                    return Some(Ok(series));
+                }
+                (Err(error), Some(again)) => {
+                    tracing::debug!(block = again.block.id, %error, "the rest of a block is read here");
+                    match again.select().await {
+                        Ok(stream) => self.stream = stream,
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+                (Err(error), None) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
