@@ -41,10 +41,9 @@ pub(super) fn open(text: &str, url: &Url, environment: &Environment) -> Result<B
         builder = builder.with_config(GoogleConfigKey::Client(key), limit);
     }
     if let Some(emulator) = environment.first(&EMULATOR) {
-        let base = emulator_url(emulator);
-        if Url::parse(&base).is_err() {
+        let Some(base) = emulator_url(emulator) else {
             return Err(wire.setting(format!("{}={emulator:?} is neither host:port nor a URL", EMULATOR[0])));
-        }
+        };
         builder = builder
             .with_base_url(&base)
             .with_config(GoogleConfigKey::SkipSignature, "true");
@@ -52,11 +51,12 @@ pub(super) fn open(text: &str, url: &Url, environment: &Environment) -> Result<B
     wire.bucket(builder.build())
 }
 
-fn emulator_url(text: &str) -> String {
-    let text = text.trim_end_matches('/');
-    if text.contains("://") {
+fn emulator_url(text: &str) -> Option<String> {
+    let url = if text.contains("://") {
         text.to_owned()
     } else {
         format!("http://{text}")
-    }
+    };
+    Url::parse(&url).ok()?;
+    Some(url.trim_end_matches('/').to_owned())
 }

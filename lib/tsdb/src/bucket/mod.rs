@@ -195,11 +195,16 @@ pub async fn create(store: &dyn ObjectStore, path: &Path, content: Bytes) -> Res
     let mut wait = FIRST_CREATE_WAIT;
     loop {
         let options = PutOptions::from(PutMode::Create);
-        match store.put_opts(path, PutPayload::from(content.clone()), options).await {
-            Ok(_) => return Ok(Created::New),
+        let put = store.put_opts(path, PutPayload::from(content.clone()), options).await;
+        let created = match put {
+            Ok(_) => Ok(Created::New),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                return Ok(Created::Existing(store.get(path).await?.bytes().await?));
+                read(store, path).await.map(Created::Existing)
             }
+            Err(error) => Err(error),
+        };
+        match created {
+            Ok(created) => return Ok(created),
             Err(error @ object_store::Error::Generic { .. }) if wait <= LAST_CREATE_WAIT => {
                 tracing::warn!(%path, %error, "a conditional put is made again");
             }
@@ -208,6 +213,10 @@ pub async fn create(store: &dyn ObjectStore, path: &Path, content: Bytes) -> Res
         tokio::time::sleep(wait).await;
         wait *= 2;
     }
+}
+
+async fn read(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, object_store::Error> {
+    store.get(path).await?.bytes().await
 }
 
 /// An upload is written beside its object, as `<object>#<number>`, and renamed when it is whole. Where another process
