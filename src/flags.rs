@@ -5,12 +5,13 @@
 
 mod block;
 mod bucket;
+mod cluster_tls;
 mod settings;
 mod table;
 
 pub use block::{Block, BlockTask, Export, ExportFormat, Import, Where};
 pub use bucket::BucketCheck;
-pub use settings::{CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
+pub use settings::{CheckConfig, CheckMetrics, CheckWebConfig, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};
 
 use clap::builder::{Styles, ValueParser};
@@ -50,7 +51,7 @@ where
             values: BTreeMap::new(),
         }),
         Some(("block", block)) => Ok(Parsed {
-            command: block::block_command(block),
+            command: block::block_command(block).map_err(|message| refuse(&message))?,
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),

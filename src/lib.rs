@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod bucket;
+mod channel;
 pub mod check;
 pub mod config;
 pub mod flags;
@@ -15,6 +16,7 @@ pub mod query;
 pub mod run;
 pub mod status;
 mod targets;
+pub mod web;
 
 #[cfg(test)]
 #[allow(

@@ -5,7 +5,6 @@ mod expand;
 mod load;
 mod sections;
 mod show;
-mod web;
 
 use gnomon_model::Labels;
 use gnomon_model::yaml::YamlError;
@@ -15,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use load::{load, parse};
-pub use web::check_web;
 
 /// A configuration that was read and found good.
 #[derive(Clone, Debug)]

@@ -8,15 +8,17 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::clients::{meta_server, shard_read_server, shard_write_server, targets_server};
-use gnomon_cluster::layers::{ServeLayer, ServeMetrics};
+use gnomon_cluster::layers::{Members, Membership, ServeLayer, ServeMetrics};
 use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::raft::raft_server;
+use gnomon_cluster::tls::{HandshakeLimits, Offer, accept};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::Layer;
@@ -33,7 +35,8 @@ pub(super) fn serve(
     servers: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let metrics = ServeMetrics::register(&process.registry).context("metrics")?;
-    let layer = ServeLayer::new(MAX_CALLS, metrics, Arc::clone(&process.clock));
+    let members = Members::new(Membership::of(node.cluster_id), node.node_id).among(node.meta_watch.clone());
+    let layer = ServeLayer::new(MAX_CALLS, metrics, Arc::clone(&process.clock)).for_members(members);
     let mut routes = Routes::default();
     if let Some(own) = &node.ingester {
         let meta = Arc::new(UntilStop {
@@ -53,8 +56,31 @@ pub(super) fn serve(
     if let Some(scraper) = &running.scraper {
         routes = routes.add_service(layer.layer(targets_server(scraper.status())));
     }
-    servers.spawn(http::serve_grpc(listener, routes, process.stop.clone()));
+    let stop = process.stop.clone();
+    let Some(tls) = &process.cluster_tls else {
+        say_if_open(&listener);
+        servers.spawn(http::serve_grpc(TcpListenerStream::new(listener), routes, stop));
+        return Ok(());
+    };
+    let offer: Arc<dyn Offer> = Arc::clone(tls) as _;
+    let (limits, clock) = (HandshakeLimits::default(), Arc::clone(&process.clock));
+    let accepted = accept(listener, "cluster", offer, limits, process.handshakes.clone(), clock);
+    let incoming = ReceiverStream::new(accepted).map(|(stream, _)| Ok(stream));
+    servers.spawn(http::serve_grpc(incoming, routes, stop));
     Ok(())
+}
+
+/// Whoever reaches a port without TLS can read and write everything.
+fn say_if_open(listener: &TcpListener) {
+    if let Ok(address) = listener.local_addr()
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!(
+            %address,
+            "nodes speak plain text, and whoever reaches this address is taken for one: set --cluster.tls.cert-file, \
+             --cluster.tls.key-file and --cluster.tls.ca-file, or let only nodes reach it"
+        );
+    }
 }
 
 /// The metadata group as it is served: its watches, which have no end of their own, end with the process.
