@@ -8,11 +8,11 @@ use anyhow::{Context, bail};
 use compare::{Content, Finding, Kind, Object, Totals, compare, totals};
 use futures::{StreamExt, TryStreamExt};
 use gnomon_cluster::clients::MetaClient;
-use gnomon_cluster::layers::{CallMetrics, ChannelOptions};
+use gnomon_cluster::layers::CallMetrics;
 use gnomon_cluster::meta::{
     FoundBlock, FoundDelete, read_newest_checkpoint, rebuild, remove_newer_checkpoints, write_checkpoint,
 };
-use gnomon_model::SystemClock;
+use gnomon_model::{Clock, SystemClock};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::meta_command::Command;
@@ -171,8 +171,9 @@ async fn list(bucket: &Bucket) -> anyhow::Result<Vec<ObjectMeta>> {
 async fn catalogue(what: &BucketCheck, bucket: &Bucket) -> anyhow::Result<(MetaState, Source)> {
     if !what.peers.is_empty() {
         let metrics = CallMetrics::register(&prometheus::Registry::new())?;
-        let clock = SystemClock::shared();
-        let client = MetaClient::new(None, &what.peers, ChannelOptions::default(), metrics, clock)?;
+        let clock: Arc<dyn Clock> = SystemClock::shared();
+        let channel = crate::channel::options(what.tls.as_ref(), &clock)?;
+        let client = MetaClient::new(None, &what.peers, channel, metrics, clock)?;
         let state = client.read().await.context("the cluster's metadata group")?;
         if state.epochs.is_empty() {
             bail!("the cluster is not initialized yet");

@@ -1,7 +1,8 @@
 //! `gnomon check`: what is wrong with a file, without starting anything.
 
 use crate::config;
-use crate::flags::{CheckConfig, CheckMetrics};
+use crate::flags::{CheckConfig, CheckMetrics, CheckWebConfig};
+use crate::web;
 use gnomon_scraper::parse::{Severity, check_metrics};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -51,6 +52,28 @@ fn config_file(
     let plural = if jobs == 1 { "" } else { "s" };
     let _ = writeln!(out, "{}: good, {jobs} scrape configuration{plural}", path.display());
     true
+}
+
+/// `gnomon check web-config`: one line per file, problems on standard error; 1 if a file is not good.
+#[must_use]
+pub fn web_config(what: &CheckWebConfig) -> ExitCode {
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let mut good = true;
+    for path in &what.files {
+        match web::check(path) {
+            Ok((found, warnings)) => {
+                for warning in warnings {
+                    let _ = writeln!(err, "{}: {warning}", path.display());
+                }
+                let _ = writeln!(out, "{}: good, {found}", path.display());
+            }
+            Err(error) => {
+                good = false;
+                let _ = writeln!(err, "{error}");
+            }
+        }
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `gnomon check metrics`: problems on standard error; 1 if an exposition is refused, 3 if it is only unconventional.

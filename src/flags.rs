@@ -6,6 +6,7 @@
 mod block;
 mod bucket;
 mod cluster;
+mod cluster_tls;
 mod ha;
 mod settings;
 mod table;
@@ -13,7 +14,7 @@ mod table;
 pub use block::{Block, BlockTask, Export, ExportFormat, Import, Where};
 pub use bucket::BucketCheck;
 pub use cluster::{Cluster, ClusterTask};
-pub use settings::{CheckConfig, CheckMetrics, Command, Query, Roles, Settings, retention_text};
+pub use settings::{CheckConfig, CheckMetrics, CheckWebConfig, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};
 
 use clap::builder::{Styles, ValueParser};
@@ -53,7 +54,7 @@ where
             values: BTreeMap::new(),
         }),
         Some(("block", block)) => Ok(Parsed {
-            command: block::block_command(block),
+            command: block::block_command(block).map_err(|message| refuse(&message))?,
             without_effect: Vec::new(),
             values: BTreeMap::new(),
         }),

@@ -1,21 +1,25 @@
 //! The listeners: HTTP for users, gRPC for nodes. Both stop when told to and let running requests end.
 
 use crate::targets::LenientListener;
+use crate::web::Web;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener, ListenerExt as _, TapIo};
+use futures::Stream;
 use futures::future::BoxFuture;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
 use tower::{Service, ServiceExt as _};
 
 /// How long requests under way may take after a stop was asked for.
@@ -69,17 +73,33 @@ impl Service<Request<Body>> for Routes {
     }
 }
 
-/// Serves until `stop`; running requests get [`GRACE`].
+/// Serves until `stop`; running requests get [`GRACE`]. With a web configuration, to those whom it admits.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    web: Option<Arc<Web>>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    if let Some(web) = web {
+        let routes = Router::new().fallback_service(web.guarded(routes));
+        return serve_on(web.listen(listener)?.tap_io(|_| {}), routes, stop).await;
+    }
     // Nagle's algorithm would hold small answers back for up to 40 ms.
     let listener = LenientListener(listener).tap_io(|io| {
         let _ = io.stream().set_nodelay(true);
     });
-    let routes = Router::new().fallback_service(routes);
+    serve_on(listener, Router::new().fallback_service(routes), stop).await
+}
+
+async fn serve_on<L, F>(listener: TapIo<L, F>, routes: Router, stop: CancellationToken) -> anyhow::Result<()>
+where
+    L: Listener<Addr = SocketAddr>,
+    F: FnMut(&mut L::Io) + Send + 'static,
+{
+    let address = listener.local_addr()?;
     let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     let graceful = stop.clone().cancelled_owned();
     let server = axum::serve(listener, routes).with_graceful_shutdown(graceful);
@@ -96,13 +116,16 @@ pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToke
     }
 }
 
-/// The gRPC server of this node, over the same kind of listener.
+/// The gRPC server of this node, over the connections of a listener, plain or inside TLS.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve_grpc(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve_grpc<I, C>(incoming: I, routes: Routes, stop: CancellationToken) -> anyhow::Result<()>
+where
+    I: Stream<Item = std::io::Result<C>>,
+    C: Connected + AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let routes = tonic::service::Routes::from(Router::new().fallback_service(routes));
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))

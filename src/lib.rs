@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod bucket;
+mod channel;
 pub mod check;
 pub mod cluster;
 pub mod cluster_api;
@@ -17,6 +18,7 @@ pub mod query;
 pub mod run;
 pub mod status;
 mod targets;
+pub mod web;
 
 #[cfg(test)]
 #[allow(

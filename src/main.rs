@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     match parsed.command {
         Command::CheckConfig(ref what) => check::config(what),
         Command::CheckMetrics(ref what) => check::metrics(what),
+        Command::CheckWebConfig(ref what) => check::web_config(what),
         Command::Query(ref what) => query::run(what),
         Command::Block(ref what) => block::run(what),
         Command::BucketCheck(ref what) => bucket::run(what),

@@ -22,6 +22,7 @@ use crate::status::{Status, hostname};
 use anyhow::Context as _;
 use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
+use gnomon_cluster::tls::{ClusterTls, HandshakeMetrics};
 use gnomon_model::{Clock, SystemClock};
 use gnomon_querier::Notifications;
 use gnomon_tsdb::bucket::Bucket;
@@ -51,6 +52,9 @@ struct Process {
     clock: Arc<dyn Clock>,
     registry: prometheus::Registry,
     status: Arc<Status>,
+    handshakes: HandshakeMetrics,
+    /// What nodes show each other; none is plain text.
+    cluster_tls: Option<Arc<ClusterTls>>,
     /// What is in force; a reload may change it.
     retention: watch::Sender<Retention>,
     stop: CancellationToken,
@@ -110,6 +114,8 @@ pub struct Node {
     running: roles::Running,
     servers: JoinSet<anyhow::Result<()>>,
     addresses: Vec<SocketAddr>,
+    /// Serves HTTPS.
+    is_secure: bool,
 }
 
 impl Node {
@@ -123,12 +129,12 @@ impl Node {
         lifecycle: Lifecycle,
         wishes: mpsc::Receiver<Reload>,
     ) -> anyhow::Result<Self> {
-        let process = Process::new(settings, flags, lifecycle.stop.clone()).context("metrics")?;
+        let process = Process::new(settings, flags, lifecycle.stop.clone())?;
         let config = config::first(&process)?;
         process
             .retention
             .send_replace(process.settings.retention(&config.storage));
-        web::check_web_config(&process.settings)?;
+        let web = web::open(&process)?;
         let listeners = Listeners::bind(&process.settings).await?;
         let addresses = listeners.addresses.clone();
         let routes = http::Routes::new(web::early_routes(&process, lifecycle.clone()));
@@ -137,12 +143,13 @@ impl Node {
             process.settings.object_store.as_deref(),
             &process.settings.data_dir.join("bucket"),
         )?;
+        process.say_where_blocks_are(&bucket);
         if let Some(attempts) = bucket.attempts() {
             attempts.register(&process.registry).context("metrics")?;
         }
         let mut options = process.node_options(&listeners, &bucket)?;
         for (listener, address) in listeners.http {
-            servers.spawn(http::serve(listener, routes.clone(), process.stop.clone()));
+            servers.spawn(http::serve(listener, routes.clone(), web.clone(), process.stop.clone()));
             tracing::info!(%address, "listening");
         }
         let services = grpc::Services::listen(&process, listeners.grpc, &mut servers)?;
@@ -169,12 +176,14 @@ impl Node {
         config::in_force(&process, &handle, &running, config, wishes).await?;
         process.status.set_ready();
         tracing::info!("ready to serve");
+        let is_secure = web.is_some_and(|web| web.is_secure());
         Ok(Self {
             process,
             handle,
             running,
             servers,
             addresses,
+            is_secure,
         })
     }
 
@@ -199,7 +208,7 @@ impl Node {
     }
 
     fn announce(&self) {
-        announce(&self.process, &self.addresses);
+        announce(&self.process, &self.addresses, self.is_secure);
     }
 
     /// Stops it in good order, within a few seconds.
@@ -227,7 +236,7 @@ impl Node {
     }
 }
 
-fn announce(process: &Process, addresses: &[SocketAddr]) {
+fn announce(process: &Process, addresses: &[SocketAddr], is_secure: bool) {
     if process.settings.roles.querier
         && let Some(address) = addresses.first()
     {
@@ -237,7 +246,8 @@ fn announce(process: &Process, addresses: &[SocketAddr]) {
             address.ip().to_string()
         };
         println!(
-            "gnomon is ready: http://{host}:{}{}",
+            "gnomon is ready: {}://{host}:{}{}",
+            if is_secure { "https" } else { "http" },
             address.port(),
             process.settings.route_prefix
         );
@@ -281,9 +291,13 @@ impl Listeners {
 }
 
 impl Process {
-    fn new(settings: Settings, flags: BTreeMap<String, String>, stop: CancellationToken) -> prometheus::Result<Self> {
+    fn new(settings: Settings, flags: BTreeMap<String, String>, stop: CancellationToken) -> anyhow::Result<Self> {
         let clock = SystemClock::shared();
-        let notifications = Notifications::new(Arc::clone(&clock), settings.max_notifications_subscribers)?;
+        let notifications =
+            Notifications::new(Arc::clone(&clock), settings.max_notifications_subscribers).context("metrics")?;
+        let registry = prometheus::Registry::new();
+        let handshakes = HandshakeMetrics::register(&registry).context("metrics")?;
+        let cluster_tls = crate::channel::options(settings.cluster_tls.as_ref(), &clock)?.tls;
         let mut roles = settings.roles.names();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -301,8 +315,21 @@ impl Process {
             settings,
             flags,
             clock,
-            registry: prometheus::Registry::new(),
+            registry,
+            handshakes,
+            cluster_tls,
         })
+    }
+
+    /// A folder may be one that all nodes have mounted; this process cannot tell.
+    fn say_where_blocks_are(&self, bucket: &Bucket) {
+        let is_named = self.settings.object_store.is_some();
+        if !self.settings.peers.is_empty() && is_named && bucket.attempts().is_none() {
+            tracing::info!(
+                folder = bucket.url(),
+                "blocks are in a folder: every node of the cluster must have mounted the same one"
+            );
+        }
     }
 
     /// What blocks may take. This node's own log and head count where it is all there is.
@@ -338,6 +365,7 @@ impl Process {
         );
         bucket.url().clone_into(&mut options.bucket_name);
         options.peers.clone_from(&settings.peers);
+        options.channel.tls.clone_from(&self.cluster_tls);
         options.zone.clone_from(&settings.zone);
         env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
         options.shards = settings.shards;

@@ -42,7 +42,7 @@ pub(crate) struct Lenient<S> {
 }
 
 impl<S> Lenient<S> {
-    fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
             requests: Requests::default(),

@@ -20,6 +20,10 @@ pub enum ServiceError {
     /// The placement map that the caller used is too old.
     #[error("the shard map is older than epoch {epoch}")]
     StaleMap { epoch: u32 },
+    /// The call is not meant for this cluster, or does not say which it is for: nothing was done. Another node may have
+    /// the address that was meant by now, or the caller was told of the wrong peers.
+    #[error("{0}")]
+    OtherCluster(String),
     /// The call itself is wrong and will be wrong again.
     #[error("{0}")]
     Invalid(String),
@@ -59,6 +63,7 @@ impl ServiceError {
             Self::NotLeader { .. }
                 | Self::Unavailable(_)
                 | Self::Unknown(_)
+                | Self::OtherCluster(_)
                 | Self::StaleView { .. }
                 | Self::StaleMap { .. }
         )
@@ -71,6 +76,7 @@ impl ServiceError {
             Self::Unknown(_) => (Code::Aborted, "unknown", None),
             Self::StaleView { revision } => (Code::FailedPrecondition, "stale-view", Some(*revision)),
             Self::StaleMap { epoch } => (Code::FailedPrecondition, "stale-map", Some(u64::from(*epoch))),
+            Self::OtherCluster(_) => (Code::FailedPrecondition, "other-cluster", None),
             Self::Invalid(_) => (Code::InvalidArgument, "invalid", None),
             Self::NotFound(_) => (Code::NotFound, "not-found", None),
             Self::LimitExceeded(_) => (Code::ResourceExhausted, "limit", None),
@@ -85,6 +91,7 @@ impl ServiceError {
         match self {
             Self::Unavailable(m)
             | Self::Unknown(m)
+            | Self::OtherCluster(m)
             | Self::Invalid(m)
             | Self::NotFound(m)
             | Self::LimitExceeded(m)
@@ -121,6 +128,7 @@ impl From<Status> for ServiceError {
             (Some("stale-map"), _) => Self::StaleMap {
                 epoch: detail.and_then(|e| u32::try_from(e).ok()).unwrap_or(0),
             },
+            (Some("other-cluster"), _) => Self::OtherCluster(message),
             (_, Code::Unavailable) => Self::Unavailable(message),
             (_, Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented) => Self::Invalid(message),
             (_, Code::NotFound) => Self::NotFound(message),
@@ -147,6 +155,7 @@ mod tests {
             ServiceError::Unknown("connection reset".into()),
             ServiceError::StaleView { revision: 9 },
             ServiceError::StaleMap { epoch: 2 },
+            ServiceError::OtherCluster("b".into()),
             ServiceError::Invalid("no".into()),
             ServiceError::NotFound("shard 7".into()),
             ServiceError::LimitExceeded("too much".into()),

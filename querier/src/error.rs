@@ -103,6 +103,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::NotLeader { .. }
             | ServiceError::Unavailable(_)
             | ServiceError::Unknown(_)
+            | ServiceError::OtherCluster(_)
             | ServiceError::StaleView { .. }
             | ServiceError::StaleMap { .. } => ErrorType::Unavailable,
         };

@@ -3,7 +3,7 @@
 use crate::flags::Where;
 use anyhow::{Context, bail};
 use gnomon_cluster::clients::MetaClient;
-use gnomon_cluster::layers::{CallMetrics, ChannelOptions};
+use gnomon_cluster::layers::CallMetrics;
 use gnomon_cluster::node::{ClusterMark, NodeHandle, NodeOptions, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
 use gnomon_model::{Clock, SystemClock};
@@ -51,7 +51,8 @@ impl Place {
         let bucket = bucket(place)?;
         let clock: Arc<dyn Clock> = SystemClock::shared();
         let metrics = CallMetrics::register(&prometheus::Registry::new())?;
-        let client = MetaClient::new(None, &place.peers, ChannelOptions::default(), metrics, clock);
+        let channel = crate::channel::options(place.tls.as_ref(), &clock)?;
+        let client = MetaClient::new(None, &place.peers, channel, metrics, clock);
         let client = client.context("--cluster.peers")?;
         let peers = place.peers.join(",");
         let state = client.read().await.with_context(|| {

@@ -26,7 +26,7 @@ pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result
     parse(&read_text(path)?, path, environment)
 }
 
-pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
+fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unread = |source| ConfigError::Read {
         path: path.to_owned(),
         source,

@@ -5,7 +5,6 @@ mod expand;
 mod load;
 mod sections;
 mod show;
-mod web;
 
 use gnomon_ingester::otlp::OtlpSettings;
 use gnomon_model::Labels;
@@ -16,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use load::{load, parse};
-pub use web::check_web;
 
 /// A configuration that was read and found good.
 #[derive(Clone, Debug)]

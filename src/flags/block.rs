@@ -1,9 +1,10 @@
 //! `gnomon block`: what its tasks take.
 
-use super::Command;
 use super::settings::default_retention;
+use super::{Command, cluster_tls};
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
+use gnomon_cluster::tls::TlsFiles;
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::parse_size_bytes;
 use gnomon_model::{Matcher, TenantId};
@@ -35,6 +36,8 @@ pub struct Where {
     pub data_dir: PathBuf,
     /// gRPC addresses of a cluster that runs; none for one that is stopped.
     pub peers: Vec<String>,
+    /// To speak to them.
+    pub tls: Option<TlsFiles>,
     pub tenant: TenantId,
 }
 
@@ -94,7 +97,7 @@ fn object_store_arg(help: &'static str) -> Arg {
 fn with_where(command: clap::Command) -> clap::Command {
     command
         .arg(object_store_arg(
-            "The server's: s3://bucket/prefix, file:///folder. Default: the folder bucket in --storage.tsdb.path.",
+            "The server's: s3://bucket/prefix, gs://…, az://…, file:///folder. Default: the folder bucket in --storage.tsdb.path.",
         ))
         .arg(
             Arg::new("path")
@@ -112,6 +115,7 @@ fn with_where(command: clap::Command) -> clap::Command {
                 .action(ArgAction::Append)
                 .help("gRPC address of a gnomon that runs (its --cluster.listen-address). Without it, gnomon must be stopped."),
         )
+        .args(cluster_tls::args())
         .arg(
             Arg::new("tenant")
                 .long("tenant")
@@ -121,16 +125,17 @@ fn with_where(command: clap::Command) -> clap::Command {
         )
 }
 
-fn where_of(matches: &ArgMatches) -> Where {
-    Where {
+fn where_of(matches: &ArgMatches) -> Result<Where, String> {
+    Ok(Where {
         object_store: matches.get_one("object-store").cloned(),
         data_dir: matches
             .get_one("path")
             .cloned()
             .unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
         peers: matches.get_many("peers").into_iter().flatten().cloned().collect(),
+        tls: cluster_tls::of_matches(matches)?,
         tenant: matches.get_one("tenant").cloned().unwrap_or_else(TenantId::anonymous),
-    }
+    })
 }
 
 fn duration(text: &str) -> Result<i64, String> {
@@ -254,7 +259,7 @@ pub(super) fn block() -> clap::Command {
             .about(about)
             .arg(blocks_arg().required(true))
             .arg(object_store_arg(
-                "Where the blocks are, if they are no files: s3://bucket/prefix, file:///folder.",
+                "Where the blocks are, if they are no files: s3://bucket/prefix, gs://…, az://…, file:///folder.",
             ))
     };
     clap::Command::new("block")
@@ -280,48 +285,48 @@ pub(super) fn block() -> clap::Command {
         .subcommand(export())
 }
 
-pub(super) fn block_command(block: &ArgMatches) -> Command {
+pub(super) fn block_command(block: &ArgMatches) -> Result<Command, String> {
     let (task, matches) = match block.subcommand() {
-        Some(("import", matches)) => return Command::Import(import_of(matches)),
-        Some(("export", matches)) => return Command::Export(Box::new(export_of(matches))),
+        Some(("import", matches)) => return Ok(Command::Import(import_of(matches)?)),
+        Some(("export", matches)) => return Ok(Command::Export(Box::new(export_of(matches)?))),
         Some(("verify", matches)) => (BlockTask::Verify, matches),
         Some(("diff", matches)) => (BlockTask::Diff, matches),
         Some((_, matches)) => (BlockTask::Inspect, matches),
         None => (BlockTask::Inspect, block),
     };
-    Command::Block(Block {
+    Ok(Command::Block(Block {
         task,
         blocks: matches.get_many("blocks").into_iter().flatten().cloned().collect(),
         object_store: matches.get_one("object-store").cloned(),
-    })
+    }))
 }
 
-fn import_of(matches: &ArgMatches) -> Import {
+fn import_of(matches: &ArgMatches) -> Result<Import, String> {
     let size_bytes = matches.get_one("retention-size").copied().filter(|bytes| *bytes > 0);
     let time_ms = matches.get_one("retention-time").copied().filter(|ms| *ms > 0);
-    Import {
+    Ok(Import {
         sources: matches.get_many("sources").into_iter().flatten().cloned().collect(),
-        to: where_of(matches),
+        to: where_of(matches)?,
         retention: Retention {
             time_ms: time_ms.or(default_retention(size_bytes)),
             size_bytes,
         },
         skip_damaged: matches.get_flag("skip-damaged"),
-    }
+    })
 }
 
-fn export_of(matches: &ArgMatches) -> Export {
-    Export {
+fn export_of(matches: &ArgMatches) -> Result<Export, String> {
+    Ok(Export {
         format: match matches.get_one::<String>("format").map(String::as_str) {
             Some("parquet") => ExportFormat::Parquet,
             _ => ExportFormat::Prometheus,
         },
         output: matches.get_one("output").cloned().unwrap_or_default(),
         blocks: matches.get_many("blocks").into_iter().flatten().cloned().collect(),
-        from: where_of(matches),
+        from: where_of(matches)?,
         start_ms: matches.get_one("start").copied().unwrap_or(i64::MIN),
         end_ms: matches.get_one("end").copied().unwrap_or(i64::MAX),
         matchers: matches.get_many("match").into_iter().flatten().cloned().collect(),
         width_ms: matches.get_one("width").copied().unwrap_or(2 * 3_600_000),
-    }
+    })
 }

@@ -1,7 +1,8 @@
 //! `gnomon bucket`: what its task takes.
 
-use super::Command;
+use super::{Command, cluster_tls};
 use clap::{Arg, ArgAction, ArgMatches};
+use gnomon_cluster::tls::TlsFiles;
 use std::path::PathBuf;
 
 /// `gnomon bucket check`
@@ -13,6 +14,8 @@ pub struct BucketCheck {
     pub data_dir: PathBuf,
     /// Nodes of the running cluster; none compares with a checkpoint.
     pub peers: Vec<String>,
+    /// To speak to them.
+    pub tls: Option<TlsFiles>,
     /// Shards that a catalogue has of which no checkpoint is left.
     pub shards: Option<u32>,
     /// How old an orphan has to be.
@@ -37,7 +40,7 @@ pub(super) fn bucket() -> clap::Command {
             "object-store",
             "storage.object-store",
             "URL",
-            "The bucket: s3://bucket/prefix, file:///folder.",
+            "The bucket: s3://bucket/prefix, gs://…, az://…, file:///folder.",
         ))
         .arg(
             text(
@@ -54,6 +57,7 @@ pub(super) fn bucket() -> clap::Command {
             "HOST:PORT,...",
             "Nodes of the running cluster, to be asked for its catalogue; else a copy in the bucket is compared.",
         ))
+        .args(cluster_tls::args())
         .arg(text("grace", "grace", "DURATION", "How old an orphan has to be.").default_value("1h"))
         .arg(flag("verify", "Read every byte of every block."))
         .arg(flag("json", "Print a JSON document."))
@@ -100,6 +104,7 @@ pub(super) fn bucket_command(bucket: &ArgMatches) -> Result<Command, String> {
             .filter(|peer| !peer.is_empty())
             .map(str::to_owned)
             .collect(),
+        tls: cluster_tls::of_matches(check)?,
         shards: check.get_one("shards").copied(),
         grace_ms: gnomon_model::duration::parse_duration_ms(&grace).map_err(|e| format!("--grace: {e}"))?,
         verify: check.get_flag("verify"),

@@ -3,10 +3,12 @@
 use super::block::{Block, Export, Import};
 use super::bucket::BucketCheck;
 use super::cluster::Cluster;
+use super::cluster_tls;
 use super::ha::ha_options;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
+use gnomon_cluster::tls::TlsFiles;
 use gnomon_ingester::{HaOptions, SeriesLimits};
 use gnomon_model::duration::parse_duration_ms;
 use gnomon_model::size::parse_size_bytes;
@@ -23,6 +25,7 @@ pub enum Command {
     Run(Box<Settings>),
     CheckConfig(CheckConfig),
     CheckMetrics(CheckMetrics),
+    CheckWebConfig(CheckWebConfig),
     Query(Box<Query>),
     Block(Block),
     BucketCheck(BucketCheck),
@@ -71,6 +74,12 @@ pub struct CheckMetrics {
     pub files: Vec<PathBuf>,
     /// OpenMetrics 1.0 by the letter.
     pub strict: bool,
+}
+
+/// `gnomon check web-config FILE…`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckWebConfig {
+    pub files: Vec<PathBuf>,
 }
 
 /// Roles that run in this process.
@@ -192,6 +201,8 @@ pub struct Settings {
     pub grpc_listen_address: String,
     pub advertise_address: Option<String>,
     pub peers: Vec<String>,
+    /// None: nodes speak plain text.
+    pub cluster_tls: Option<TlsFiles>,
     pub zone: String,
     /// None: as many as there are processors.
     pub shards: Option<u32>,
@@ -342,6 +353,8 @@ impl Settings {
                 check_address(flag, &address)?;
             }
         }
+        let roles = Roles::read(v.text("target"))?;
+        check_shared_store(&v, roles, &peers)?;
         let (replicas, expect) = several(&v, &peers)?;
         let default_grpc = if peers.is_empty() {
             "127.0.0.1:9095"
@@ -351,7 +364,7 @@ impl Settings {
         Ok(Self {
             config_file: v.text("config.file").into(),
             config_strict: v.switch("config.strict"),
-            roles: Roles::read(v.text("target"))?,
+            roles,
             data_dir: v.text("storage.tsdb.path").into(),
             retention_ms,
             retention_bytes,
@@ -411,6 +424,7 @@ impl Settings {
                 .unwrap_or_else(|| default_grpc.to_owned()),
             advertise_address: v.set("cluster.advertise-address"),
             peers,
+            cluster_tls: cluster_tls::all_or_none(|name| v.set(name))?,
             zone: v.text("cluster.zone").to_owned(),
             shards: v.shards()?,
             replicas,
@@ -469,6 +483,23 @@ fn check_address(flag: &str, address: &str) -> Result<(), String> {
         Some(_) => Ok(()),
         None => Err(format!("--{flag}: {address:?} is not HOST:PORT")),
     }
+}
+
+/// Nodes of one cluster read each other's blocks: a folder of one of them is not where the others look. A scraper has
+/// nothing to do with blocks.
+fn check_shared_store(v: &Values<'_>, roles: Roles, peers: &[String]) -> Result<(), String> {
+    let uses_blocks = roles.ingester || roles.querier || roles.compactor;
+    let own = [v.text("cluster.advertise-address"), v.text("cluster.listen-address")];
+    let is_alone = peers.iter().all(|peer| own.contains(&peer.as_str()));
+    if is_alone || !uses_blocks || v.set("storage.object-store").is_some() {
+        return Ok(());
+    }
+    Err(format!(
+        "--cluster.peers={}: a cluster needs an object store that all of its nodes reach, and --storage.object-store names \
+         none: give every node the same s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX (or file:///FOLDER \
+         where all of them have mounted the same folder)",
+        peers.join(",")
+    ))
 }
 
 /// How many replicas, and how many nodes to begin with, fit together.
@@ -569,6 +600,11 @@ pub(super) fn check() -> clap::Command {
                 .arg(strict("Sections that are not supported yet are errors")),
         )
         .subcommand(
+            clap::Command::new("web-config")
+                .about("Check files for --web.config.file, and the certificates that they name")
+                .arg(files().required(true)),
+        )
+        .subcommand(
             clap::Command::new("metrics")
                 .about("Check an exposition (a file, or standard input)")
                 .arg(files())
@@ -583,6 +619,7 @@ pub(super) fn check_command(check: &ArgMatches) -> Command {
             files: files(m),
             strict: m.get_flag("strict"),
         }),
+        Some(("web-config", m)) => Command::CheckWebConfig(CheckWebConfig { files: files(m) }),
         Some((_, m)) => Command::CheckMetrics(CheckMetrics {
             files: files(m),
             strict: m.get_flag("strict"),

@@ -92,6 +92,11 @@ const fn hidden(
     }
 }
 
+const fn cluster_tls(n: usize) -> Flag {
+    let (name, environment, help) = super::cluster_tls::FLAGS[n];
+    own(CLUSTER, name, environment, One("FILE"), "", help)
+}
+
 const fn idle(name: &'static str, takes: Takes, default: &'static str, why: &'static str) -> Flag {
     Flag {
         name,
@@ -174,7 +179,7 @@ const FLAGS: &[Flag] = &[
         "web.config.file",
         One("FILE"),
         "",
-        "Accepted while it asks for neither TLS nor passwords (put a reverse proxy in front for these).",
+        "TLS, client certificates, passwords, headers and a rate limit of the HTTP port; followed while running. See docs/securing.md.",
     ),
     here(
         WEB,
@@ -285,7 +290,8 @@ const FLAGS: &[Flag] = &[
         "GNOMON_STORAGE_OBJECT_STORE",
         One("URL"),
         "",
-        "Where blocks go: file:///DIR or s3://BUCKET/PREFIX (credentials from AWS_*). Default: a folder of the data folder.",
+        "Where blocks go: file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX (credentials from \
+         AWS_*, GOOGLE_*, AZURE_*). Default: a folder of the data folder, for one node alone.",
     ),
     hidden(
         "ingest.seal-quiet",
@@ -522,6 +528,9 @@ const FLAGS: &[Flag] = &[
         "",
         "Where other nodes reach this one's gRPC; the listen address if empty.",
     ),
+    cluster_tls(0),
+    cluster_tls(1),
+    cluster_tls(2),
     own(
         CLUSTER,
         "cluster.peers",

@@ -120,6 +120,18 @@ fn errors_name_the_flag_and_what_it_takes() {
         (&["--ingest.shards=0"], "at least 1"),
         (&["--ingest.shards=100000"], "more than 1024"),
         (&["--cluster.peers=ingester"], "HOST:PORT"),
+        (
+            &["--cluster.peers=a:1"],
+            "--cluster.peers=a:1: a cluster needs an object store",
+        ),
+        (
+            &["--cluster.peers=a:1", "--target=compactor"],
+            "--storage.object-store names none",
+        ),
+        (
+            &["--cluster.tls.cert-file=c"],
+            "--cluster.tls.cert-file needs --cluster.tls.key-file and --cluster.tls.ca-file too",
+        ),
         (&["--cluster.advertise-address=host"], "HOST:PORT"),
         (&["--log.level=loud"], "debug"),
         (&["--no.such"], "no.such"),
@@ -153,6 +165,7 @@ fn values_may_follow_a_space_and_lists_may_repeat() {
         "--target=scraper",
         "--target=querier",
         "--cluster.peers=a:1,b:2",
+        "--storage.object-store=s3://b",
     ])
     .unwrap();
     assert_eq!(settings.listen_addresses, ["127.0.0.1:1", "127.0.0.1:2"]);
@@ -310,4 +323,36 @@ fn blocks_come_in_and_go_out() {
 #[test]
 fn the_table_is_sound() {
     command().debug_assert();
+}
+
+#[test]
+fn a_cluster_names_a_store_that_all_reach_and_one_node_need_not() {
+    for args in [
+        &["--cluster.peers=a:1", "--target=scraper"][..],
+        &["--cluster.peers=a:1", "--cluster.advertise-address=a:1"],
+        &["--cluster.peers=a:1", "--storage.object-store=file:///mnt/blocks"],
+    ] {
+        assert!(run(args).is_ok(), "{args:?}");
+    }
+}
+
+#[test]
+fn certificates_between_nodes_are_named_together() {
+    assert_eq!(run(&[]).unwrap().0.cluster_tls, None);
+    let files = [
+        "--cluster.tls.cert-file=c",
+        "--cluster.tls.key-file=k",
+        "--cluster.tls.ca-file=a",
+    ];
+    let tls = run(&files).unwrap().0.cluster_tls.unwrap();
+    assert_eq!(
+        [tls.cert, tls.key, tls.ca],
+        ["c", "k", "a"].map(std::path::PathBuf::from)
+    );
+    let task = [&["gnomon", "bucket", "check", "--cluster.peers=a:1"], &files[..]].concat();
+    let Command::BucketCheck(check) = parse(task).unwrap().command else {
+        panic!("another command");
+    };
+    assert!(check.tls.is_some());
+    assert!(parse(["gnomon", "block", "import", "x", files[0]]).is_err());
 }

@@ -6,38 +6,41 @@ use crate::http as server;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use axum::Router;
+use axum::response::IntoResponse;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::clients::{
     block_read_server, meta_server, nodes_server, shard_read_server, shard_write_server, targets_server,
 };
-use gnomon_cluster::layers::{ServeLayer, ServeMetrics};
+use gnomon_cluster::layers::{Members, Membership, ServeLayer, ServeMetrics};
 use gnomon_cluster::node::{IngesterNode, NodeHandle};
 use gnomon_cluster::raft::raft_server;
+use gnomon_cluster::tls::{HandshakeLimits, Offer, accept};
+use gnomon_model::Clock;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{BlockReadService, MetaService};
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
-use http::StatusCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::service::Routes;
 use tower::Layer;
 
 /// Calls of one service under way at a time; what is beyond is turned away, and callers try again within their budget.
 const MAX_CALLS: usize = 1024;
 
-/// A client takes it for gRPC's own "unavailable", and asks again or elsewhere.
-async fn too_early() -> StatusCode {
-    StatusCode::SERVICE_UNAVAILABLE
+async fn too_early() -> impl IntoResponse {
+    Status::unavailable("this node is starting").into_http::<axum::body::Body>()
 }
 
 /// What is served on the gRPC listener: it grows as the node starts.
 pub(super) struct Services {
     routes: server::Routes,
-    layer: ServeLayer,
     metrics: ServeMetrics,
+    clock: Arc<dyn Clock>,
     stop: CancellationToken,
 }
 
@@ -50,33 +53,55 @@ impl Services {
     ) -> anyhow::Result<Arc<Self>> {
         let metrics = ServeMetrics::register(&process.registry).context("metrics")?;
         let routes = server::Routes::new(Router::new().fallback(too_early));
-        servers.spawn(server::serve_grpc(listener, routes.clone(), process.stop.clone()));
+        let stop = process.stop.clone();
+        match &process.cluster_tls {
+            None => {
+                say_if_open(&listener);
+                let incoming = TcpListenerStream::new(listener);
+                servers.spawn(server::serve_grpc(incoming, routes.clone(), stop));
+            }
+            Some(tls) => {
+                let offer: Arc<dyn Offer> = Arc::clone(tls) as _;
+                let (limits, clock) = (HandshakeLimits::default(), Arc::clone(&process.clock));
+                let accepted = accept(listener, "cluster", offer, limits, process.handshakes.clone(), clock);
+                let incoming = ReceiverStream::new(accepted).map(|(stream, _)| Ok(stream));
+                servers.spawn(server::serve_grpc(incoming, routes.clone(), stop));
+            }
+        }
         Ok(Arc::new(Self {
             routes,
-            layer: ServeLayer::new(MAX_CALLS, metrics.clone(), Arc::clone(&process.clock)),
             metrics,
+            clock: Arc::clone(&process.clock),
             stop: process.stop.clone(),
         }))
+    }
+
+    /// What stands before the services of nodes.
+    fn layer(&self, members: Members) -> ServeLayer {
+        ServeLayer::new(MAX_CALLS, self.metrics.clone(), Arc::clone(&self.clock)).for_members(members)
     }
 
     /// What a node cannot begin without: after a common end, ingesters need one another's votes before any of them is a
     /// member again.
     pub(super) fn serve_groups(&self, own: &IngesterNode) {
         // What else there will be is not there yet, rather than unknown.
-        let routes = self.of_groups(own).into_axum_router().fallback(too_early);
+        let identity = own.host.identity();
+        let members = Members::new(Membership::of(identity.cluster), identity.node);
+        let routes = self.of_groups(own, &self.layer(members));
+        let routes = routes.into_axum_router().fallback(too_early);
         self.routes.replace(routes);
     }
 
-    fn of_groups(&self, own: &IngesterNode) -> Routes {
+    fn of_groups(&self, own: &IngesterNode, layer: &ServeLayer) -> Routes {
         let meta = Arc::new(UntilStop {
             meta: Arc::clone(&own.meta_replica),
             stop: self.stop.clone(),
         });
         Routes::default()
-            .add_service(self.layer.layer(meta_server(meta)))
+            .add_service(layer.layer(meta_server(meta)))
             // Raft's own messages are bounded by its groups, and must get through when all else is too much.
             .add_service(raft_server(own.raft_service()))
-            .add_service(self.layer.layer(nodes_server(Arc::new(own.host.clone()))))
+            .add_service(layer.layer(nodes_server(Arc::new(own.host.clone()))))
     }
 
     /// Everything that has a body here.
@@ -88,11 +113,12 @@ impl Services {
         outside: Outside,
         servers: &mut JoinSet<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
-        let layer = &self.layer;
-        let mut routes = node
-            .ingester
-            .as_ref()
-            .map_or_else(Routes::default, |own| self.of_groups(own));
+        let members = Members::new(Membership::of(node.cluster_id), node.node_id).among(node.meta_watch.clone());
+        let layer = self.layer(members);
+        let mut routes = match &node.ingester {
+            Some(own) => self.of_groups(own, &layer),
+            None => Routes::default(),
+        };
         if let Some(ingester) = &running.ingester {
             routes = routes
                 .add_service(layer.layer(shard_write_server(ingester.shards())))
@@ -109,7 +135,8 @@ impl Services {
             Some(own) => {
                 let routes = writers::add(Routes::default(), process, running, &self.metrics).await?;
                 let routes = server::Routes::new(routes.into_axum_router());
-                servers.spawn(server::serve_grpc(own, routes, process.stop.clone()));
+                let incoming = TcpListenerStream::new(own);
+                servers.spawn(server::serve_grpc(incoming, routes, process.stop.clone()));
             }
         }
         self.routes.replace(routes.into_axum_router());
@@ -123,6 +150,19 @@ pub(super) struct Outside {
     pub(super) blocks: Option<Arc<dyn BlockReadService>>,
     /// Where senders outside of the cluster call, if not where nodes do.
     pub(super) writers: Option<TcpListener>,
+}
+
+/// Whoever reaches a port without TLS can read and write everything.
+fn say_if_open(listener: &TcpListener) {
+    if let Ok(address) = listener.local_addr()
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!(
+            %address,
+            "nodes speak plain text, and whoever reaches this address is taken for one: set --cluster.tls.cert-file, \
+             --cluster.tls.key-file and --cluster.tls.ca-file, or let only nodes reach it"
+        );
+    }
 }
 
 /// The metadata group as it is served: its watches, which have no end of their own, end with the process.

@@ -7,6 +7,7 @@ use crate::cluster_api::{self, ClusterApi};
 use crate::flags::Settings;
 use crate::lifecycle::{self, Lifecycle};
 use crate::status::build_info;
+use crate::web::Web;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::Request;
@@ -35,18 +36,21 @@ use std::sync::Arc;
 /// Memory for open readers of blocks, bytes.
 const BLOCK_READERS_BYTES: usize = 64 << 20;
 
-/// Refuses a web configuration that asks for protection which is not given.
+/// What the web configuration asks for; none where there is none.
 ///
 /// # Errors
-/// When the file cannot be read, or asks for TLS or passwords.
-pub(super) fn check_web_config(settings: &Settings) -> anyhow::Result<()> {
-    let Some(file) = &settings.web_config_file else {
-        return Ok(());
+/// When it cannot be used.
+pub(super) fn open(process: &Process) -> anyhow::Result<Option<Arc<Web>>> {
+    let Some(file) = &process.settings.web_config_file else {
+        return Ok(None);
     };
-    for warning in crate::config::check_web(file).context("--web.config.file")? {
-        tracing::warn!("{warning}");
+    let (clock, handshakes) = (Arc::clone(&process.clock), process.handshakes.clone());
+    let web = Web::open(file.clone(), handshakes, &process.registry, clock).context("--web.config.file")?;
+    for warning in web.warnings() {
+        tracing::warn!(file = %file.display(), "{warning}");
     }
-    Ok(())
+    tracing::info!(file = %file.display(), tls = web.is_secure(), "web configuration in force");
+    Ok(Some(web))
 }
 
 /// How this process reads blocks: itself, with what it has read kept in memory and on the disk.

@@ -10,6 +10,8 @@ mod deaths;
 mod readme;
 #[path = "four/scrapers.rs"]
 mod scrapers;
+#[path = "four/secured.rs"]
+mod secured;
 
 use crate::harness::{client, eventually, peers, remote};
 use cluster::{Four, config, exporter, now, now_ms};

@@ -15,3 +15,4 @@ pub mod raft;
 pub mod retention;
 pub mod router;
 pub mod store;
+pub mod tls;

@@ -172,6 +172,10 @@ pub enum NodeError {
         ours: ClusterId,
         found: ClusterId,
     },
+    #[error(
+        "the data folder {folder} and the peers are of different clusters: {why}: check --cluster.peers and --storage.tsdb.path"
+    )]
+    Strangers { folder: String, why: String },
     #[error("roles {0} need a cluster: name its ingesters in --cluster.peers")]
     NoPeers(String),
     #[error("--cluster.peers: {0}")]
@@ -316,6 +320,7 @@ impl Starting {
             client = Some(joining);
         }
         let mut identity = identity.ok_or(NodeError::Stopped)?;
+        options.channel.membership.learn(identity.cluster_id);
         identity.incarnation += 1;
         file.write(&identity)?;
         let (states, meta_watch) = watch::channel(Arc::<MetaState>::default());
@@ -456,7 +461,7 @@ impl Starting {
                     node: identity.node_id,
                 },
                 store.clone(),
-                Arc::new(GrpcTransport::new(addresses)),
+                Arc::new(GrpcTransport::new(addresses, options.channel.tls.clone())),
                 options.clock.clone(),
                 options.registry.clone(),
             )

@@ -81,6 +81,8 @@ pub const METRIC_LIMIT_FEATURE_LEVEL: FeatureLevel = FeatureLevel(3);
 /// Several ingesters: who votes where is told to the metadata group, and replicas move; and what came with them: turns of
 /// HA pairs, several placement epochs.
 pub const CLUSTER_FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
+/// Every call between nodes says which cluster it is for.
+pub const NAMED_CALLS_FEATURE_LEVEL: FeatureLevel = CLUSTER_FEATURE_LEVEL;
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -106,6 +106,16 @@ impl Four {
         self.nodes.get_mut(name).expect("a process of this name")
     }
 
+    /// One that has ended and is of no interest any more.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.nodes.remove(name);
+    }
+
+    /// The ingester's gRPC port.
+    pub(super) fn peer(&self) -> u16 {
+        self.ingester
+    }
+
     pub(super) fn http(&self, name: &str) -> &Http {
         &self.nodes[name].http
     }

@@ -149,9 +149,10 @@ impl Directory {
 
     fn remote(&self, node: NodeId) -> Result<Remote, ServiceError> {
         let state = self.state();
-        let node = state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone());
-        let address = node.ok_or_else(|| ServiceError::Unavailable("the node's address is not known yet".into()))?;
+        let known = state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone());
+        let address = known.ok_or_else(|| ServiceError::Unavailable("the node's address is not known yet".into()))?;
         self.remote_at(&address)
+            .map(|remote| remote.to_node(node))
             .map_err(|e| ServiceError::Unavailable(e.to_string()))
     }
 

@@ -1,7 +1,8 @@
 //! The metadata group from a node that has no replica of it (or is not its leader): goes from peer to peer.
 
 use super::remote::Remote;
-use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect};
+use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect_as};
+use crate::tls::host_of;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -84,18 +85,18 @@ impl MetaClient {
             }),
         };
         for address in peers {
-            client.position_of(address)?;
+            client.position_of(address, None)?;
         }
         Ok(client)
     }
 
-    /// The place of an address among the peers, made where it is not there yet.
-    fn position_of(&self, address: &str) -> Result<usize, BadAddress> {
+    /// The place of an address among the peers, made where it is not there yet. `name` is the host that it was found by.
+    fn position_of(&self, address: &str, name: Option<&str>) -> Result<usize, BadAddress> {
         let mut peers = self.peers.lock();
         if let Some(at) = peers.all.iter().position(|(a, _)| a == address) {
             return Ok(at);
         }
-        let channel = connect(address, &self.channel, &self.metrics, &self.clock)?;
+        let channel = connect_as(address, name, &self.channel, &self.metrics, &self.clock)?;
         let remote = Remote::new(channel, self.retries.clone()).meta();
         peers.all.push((address.to_owned(), Arc::new(remote)));
         Ok(peers.all.len() - 1)
@@ -114,7 +115,7 @@ impl MetaClient {
             for address in found {
                 if self.peers.lock().all.len() < MAX_PEERS {
                     // What a resolver gives is an address.
-                    let _ = self.position_of(&address);
+                    let _ = self.position_of(&address, Some(host_of(name)));
                 }
             }
         }
@@ -130,7 +131,7 @@ impl MetaClient {
     fn turn(&self, from: usize, hint: Option<u64>) {
         let hinted = hint.and_then(|id| {
             let address = self.peers.lock().addresses.iter().find(|(n, _)| *n == id)?.1.clone();
-            self.position_of(&address).ok()
+            self.position_of(&address, None).ok()
         });
         let mut peers = self.peers.lock();
         if peers.next % peers.all.len() == from {
@@ -140,6 +141,10 @@ impl MetaClient {
 
     /// Where nodes are; and who votes can be asked too, whatever peers were named.
     fn learn(&self, state: &MetaState) {
+        // The first cluster that answers is the one that a node without one joins.
+        if let Ok(cluster) = state.cluster_id.parse() {
+            self.channel.membership.learn(cluster);
+        }
         let addresses: Vec<_> = state.nodes.iter().map(|n| (n.id, n.address.clone())).collect();
         let voters = state.members.first().filter(|m| m.group == GroupId::METADATA.0);
         for voter in voters.iter().flat_map(|m| &m.voters) {
@@ -148,7 +153,7 @@ impl MetaClient {
                 && self.peers.lock().all.len() < MAX_PEERS
             {
                 // One that cannot be an address was refused when the node registered.
-                let _ = self.position_of(address);
+                let _ = self.position_of(address, None);
             }
         }
         self.peers.lock().addresses = addresses;
@@ -166,6 +171,7 @@ impl MetaClient {
         let mut last = None;
         let asking = async {
             let mut backoff = FIRST_BACKOFF;
+            let mut strangers = 0;
             loop {
                 let (at, peer) = self.current();
                 let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(peer)).await;
@@ -180,6 +186,15 @@ impl MetaClient {
                 let hint = match &error {
                     ServiceError::NotLeader { leader } => *leader,
                     ServiceError::Unavailable(_) => None,
+                    // One may have the address of a peer that is gone; where all are of another cluster, this node is
+                    // told of the wrong ones.
+                    ServiceError::OtherCluster(_) => {
+                        strangers += 1;
+                        if strangers >= self.peers.lock().all.len() {
+                            return Err(error);
+                        }
+                        None
+                    }
                     ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) if repeat_unknown => None,
                     ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) => {
                         self.turn(at, None);

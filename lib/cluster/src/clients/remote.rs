@@ -1,10 +1,11 @@
 //! gRPC clients as service bodies.
 
 use super::MAX_MESSAGE_BYTES;
-use crate::layers::{PeerChannel, Retries};
+use crate::layers::{Membership, PeerChannel, Retries};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use gnomon_model::NodeId;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{
     BlockReadService, EvaluateStream, MetaService, NodesService, SelectStream, ShardReadService, ShardWriteService,
@@ -25,6 +26,8 @@ use gnomon_proto::v1::{
 };
 use std::sync::Arc;
 use tonic::{Code, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 /// A stub that takes and sends messages up to our limit.
 macro_rules! sized {
@@ -45,6 +48,18 @@ impl Remote {
     #[must_use]
     pub fn new(channel: PeerChannel, retries: Retries) -> Self {
         Self { channel, retries }
+    }
+
+    /// For a peer that is known by its number: a node that has its address by now refuses the calls.
+    #[must_use]
+    pub fn to_node(self, node: NodeId) -> Self {
+        let channel = self
+            .channel
+            .map_request(move |request| Membership::to_node(request, node));
+        Self {
+            channel: BoxCloneSyncService::new(channel),
+            ..self
+        }
     }
 
     #[must_use]

@@ -1,3 +1,5 @@
+mod members;
+
 use super::*;
 use crate::layers::{CallMetrics, ChannelOptions};
 use crate::meta::MetaMachine;

@@ -1,6 +1,7 @@
 //! A connection to one peer with its layers.
 
-use super::{CallMetrics, TraceLayer};
+use super::{CallMetrics, Membership, TraceLayer};
+use crate::tls::{ClusterTls, lazily};
 use gnomon_model::Clock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,10 @@ pub struct ChannelOptions {
     pub max_calls: usize,
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
+    /// Mutual TLS; none is plain text.
+    pub tls: Option<Arc<ClusterTls>>,
+    /// Calls say which cluster they are for, once that is known here.
+    pub membership: Membership,
 }
 
 impl Default for ChannelOptions {
@@ -40,6 +45,8 @@ impl Default for ChannelOptions {
             max_calls: 1024,
             keepalive_interval: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
+            tls: None,
+            membership: Membership::default(),
         }
     }
 }
@@ -62,11 +69,25 @@ pub fn connect(
     metrics: &CallMetrics,
     clock: &Arc<dyn Clock>,
 ) -> Result<PeerChannel, BadAddress> {
+    connect_as(address, None, options, metrics, clock)
+}
+
+/// The same where the peer is known by another name than its address: `name` is what its certificate has to have.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_as(
+    address: &str,
+    name: Option<&str>,
+    options: &ChannelOptions,
+    metrics: &CallMetrics,
+    clock: &Arc<dyn Clock>,
+) -> Result<PeerChannel, BadAddress> {
     let bad = |error: tonic::transport::Error| BadAddress {
         address: address.to_owned(),
         why: error.to_string(),
     };
-    let channel = Endpoint::from_shared(format!("http://{address}"))
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(bad)?
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(15)))
@@ -75,8 +96,9 @@ pub fn connect(
         .keep_alive_timeout(options.keepalive_timeout)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(STREAM_WINDOW_BYTES * MOST_STREAMS)
-        .connect_lazy();
+        .initial_connection_window_size(STREAM_WINDOW_BYTES * MOST_STREAMS);
+    let channel = lazily(endpoint, address, name, options.tls.as_ref())?;
+    let membership = options.membership.clone();
     let peer: Arc<str> = address.into();
     let max_calls = options.max_calls;
     let stack = ServiceBuilder::new()
@@ -85,6 +107,7 @@ pub fn connect(
             metrics: metrics.clone(),
             clock: clock.clone(),
         })
+        .map_request(move |request| membership.named(request))
         .map_err(move |error: BoxError| refusal(error, &peer, max_calls))
         .load_shed()
         .concurrency_limit(max_calls)
@@ -101,5 +124,22 @@ fn refusal(error: BoxError, peer: &str, max_calls: usize) -> Status {
     if error.is::<tower::timeout::error::Elapsed>() {
         return Status::deadline_exceeded(format!("{peer} did not answer in time"));
     }
-    Status::from_error(error)
+    explained(Status::from_error(error))
+}
+
+/// A status that tells of its causes: of a connection that cannot be made, the library says only that it cannot.
+pub(crate) fn explained(status: Status) -> Status {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(&status);
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.contains(&why) {
+            text = format!("{text}: {why}");
+        }
+        cause = error.source();
+    }
+    if text == status.message() {
+        return status;
+    }
+    Status::with_metadata(status.code(), text, status.metadata().clone())
 }

@@ -1,8 +1,8 @@
-//! What every call from another node passes through before it comes to a service here: its trace goes on, calls are
-//! counted, and what is too much is turned away at once.
+//! What every call from another node passes through before it comes to a service here: what is meant for another cluster
+//! or node is refused, its trace goes on, calls are counted, and what is too much is turned away at once.
 
 use super::trace::{outcome, service_and_method};
-use super::{ServeMetrics, TraceContext};
+use super::{Members, ServeMetrics, TraceContext};
 use futures::future::BoxFuture;
 use gnomon_model::Clock;
 use gnomon_proto::ServiceError;
@@ -24,6 +24,7 @@ pub struct ServeLayer {
     metrics: ServeMetrics,
     clock: Arc<dyn Clock>,
     max_calls: usize,
+    members: Option<Members>,
 }
 
 impl ServeLayer {
@@ -34,6 +35,16 @@ impl ServeLayer {
             metrics,
             clock,
             max_calls,
+            members: None,
+        }
+    }
+
+    /// Refuses calls that are not from this cluster, or mean another node. Without it, anyone is served.
+    #[must_use]
+    pub fn for_members(self, members: Members) -> Self {
+        Self {
+            members: Some(members),
+            ..self
         }
     }
 }
@@ -72,6 +83,16 @@ impl<S> Serve<S> {
         );
         Status::from(ServiceError::Unavailable(why)).into_http()
     }
+
+    /// None for a call that is for this node.
+    fn refused(&self, request: &Request<Body>) -> Option<Response<Body>> {
+        let members = self.layer.members.as_ref()?;
+        let error = members.check(request.uri().path(), request.headers()).err()?;
+        let (service, method) = service_and_method(request.uri().path());
+        self.layer.metrics.count(service, method, "refused");
+        tracing::debug!(service, method, %error, "refused a call");
+        Some(Status::from(error).into_http())
+    }
 }
 
 /// Keeps the place until the answer has been sent, or given up.
@@ -98,6 +119,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if let Some(refusal) = self.refused(&request) {
+            return Box::pin(async move { Ok(refusal) });
+        }
         let path = request.uri().path().to_owned();
         let Ok(place) = self.room.clone().try_acquire_owned() else {
             let answer = self.turned_away(&path);
@@ -188,6 +212,40 @@ mod tests {
         assert!(Status::from_header_map(third.headers()).is_none());
         assert_eq!(metrics.of("ShardRead", "Select", "shed"), 1);
         assert_eq!(metrics.of("ShardRead", "Select", code_name(tonic::Code::Ok)), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_for_another_cluster_or_node_does_not_come_through() {
+        use super::super::{CLUSTER_HEADER, Membership, NODE_HEADER};
+        use gnomon_model::{ClusterId, NodeId};
+        let (told, mut seen) = mpsc::unbounded_channel();
+        let (layer, metrics) = layer(8);
+        let members = Members::new(Membership::of(ClusterId(7)), NodeId(3));
+        let service = layer.for_members(members).layer(Inner(told));
+        let ask = async |headers: &[(&'static str, String)]| {
+            let mut request = request(None);
+            for (name, value) in headers {
+                request.headers_mut().insert(*name, value.parse().unwrap());
+            }
+            let answer = service.clone().oneshot(request).await.unwrap();
+            Status::from_header_map(answer.headers()).map(|status| status.message().to_owned())
+        };
+        let of = |id: u128| (CLUSTER_HEADER, ClusterId(id).to_string());
+        let to = |node: u64| (NODE_HEADER, node.to_string());
+        let other = ask(&[of(8)]).await.unwrap();
+        assert!(
+            other.contains("the call is for cluster") && other.contains(&ClusterId(8).to_string()),
+            "{other}"
+        );
+        let wrong = ask(&[of(7), to(4)]).await.unwrap();
+        assert_eq!(wrong, "this is node 3, the call is for node 4");
+        assert!(ask(&[]).await.unwrap().contains("does not say which cluster"));
+        assert!(ask(&[of(7), (NODE_HEADER, "three".to_owned())]).await.is_some());
+        assert_eq!(metrics.of("ShardRead", "Select", "refused"), 4);
+        assert!(seen.try_recv().is_err(), "none came through");
+        assert_eq!(ask(&[of(7), to(3)]).await, None);
+        assert_eq!(ask(&[of(7)]).await, None);
+        assert!(seen.recv().await.is_some());
     }
 
     #[tokio::test]

@@ -322,6 +322,10 @@ impl Starting {
             loop {
                 match ask().await {
                     Ok(answer) => return Ok(answer),
+                    Err(ServiceError::OtherCluster(why)) => {
+                        let folder = self.options.data_folder.display().to_string();
+                        return Err(NodeError::Strangers { folder, why });
+                    }
                     Err(error) if error.is_retryable() => {
                         let now = clock.monotonic();
                         if said.is_none_or(|said| now.saturating_sub(said) >= SAY_AGAIN) {
@@ -332,14 +336,14 @@ impl Starting {
                         }
                         last = Some(error);
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
             }
         };
         match tokio::time::timeout(self.options.join_timeout, asking).await {
-            Ok(result) => Ok(result?),
+            Ok(result) => result,
             Err(_) => Err(NodeError::Meta(last.unwrap_or_else(|| {
                 ServiceError::DeadlineExceeded(format!("no answer within {:?}", self.options.join_timeout))
             }))),

@@ -2,6 +2,8 @@
 //! wait behind logs), one for snapshots. Heartbeats of all groups to one node travel together.
 
 use super::transport::{AppendAnswers, RaftService, RaftTransport, RpcError};
+use crate::layers::explained;
+use crate::tls::{ClusterTls, lazily};
 use async_trait::async_trait;
 use futures::future::join_all;
 use futures::stream::{BoxStream, Stream, StreamExt};
@@ -68,15 +70,18 @@ pub struct GrpcTransport {
 
 struct Peers {
     addresses: Arc<dyn Addresses>,
+    tls: Option<Arc<ClusterTls>>,
     channels: Mutex<HashMap<(NodeId, Lane), (String, Channel)>>,
 }
 
 impl GrpcTransport {
+    /// Plain text where `tls` is none.
     #[must_use]
-    pub fn new(addresses: Arc<dyn Addresses>) -> Self {
+    pub fn new(addresses: Arc<dyn Addresses>, tls: Option<Arc<ClusterTls>>) -> Self {
         Self {
             peers: Arc::new(Peers {
                 addresses,
+                tls,
                 channels: Mutex::default(),
             }),
             beats: Mutex::default(),
@@ -110,15 +115,16 @@ impl Peers {
             _ => {
                 let endpoint = Endpoint::from_shared(format!("http://{address}"))
                     .map_err(|error| unreachable(format!("address {address:?}: {error}")))?;
-                let channel = endpoint
+                let endpoint = endpoint
                     .connect_timeout(CONNECT_WITHIN)
                     .tcp_nodelay(true)
                     .http2_keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE)
                     .keep_alive_while_idle(true)
                     .initial_stream_window_size(4 << 20)
-                    .initial_connection_window_size(8 << 20)
-                    .connect_lazy();
+                    .initial_connection_window_size(8 << 20);
+                let channel = lazily(endpoint, &address, None, self.tls.as_ref())
+                    .map_err(|error| unreachable(error.to_string()))?;
                 channels.insert((node, lane), (address, channel.clone()));
                 channel
             }
@@ -130,6 +136,7 @@ impl Peers {
 }
 
 fn from_status(node: NodeId, status: &Status) -> RpcError {
+    let status = explained(status.clone());
     match status.code() {
         Code::Unavailable => RpcError::Unreachable {
             node,

@@ -219,6 +219,15 @@ impl GroupHost {
         Ok(found.map_err(|error| GroupError::Unavailable(error.to_string()))??)
     }
 
+    /// Whose groups these are.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity {
+            cluster: self.shared.options.cluster,
+            node: self.shared.options.node,
+        }
+    }
+
     /// Where all groups of this node stand, ascending by id.
     #[must_use]
     pub fn statuses(&self) -> Vec<(GroupId, GroupStatus)> {

@@ -1,4 +1,4 @@
-//! Requests to S3 as they go over the wire, counted by how they end. What fails is made again by the client, which says
+//! Requests to a store as they go over the wire, counted by how they end. What fails is made again by the client, which says
 //! nothing of it: each attempt counts here.
 
 use async_trait::async_trait;

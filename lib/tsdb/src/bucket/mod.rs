@@ -9,8 +9,13 @@
 
 pub mod acceptance;
 mod attempts;
+mod azure;
+mod environment;
 pub mod faults;
+mod gcs;
 mod keys;
+mod s3;
+mod wire;
 
 pub use attempts::Attempts;
 use keys::CHECKPOINT_PREFIX;
@@ -20,12 +25,11 @@ pub use keys::{
 };
 
 use bytes::Bytes;
+use environment::Environment;
 use gnomon_model::SystemClock;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +38,14 @@ use url::Url;
 /// Why a bucket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    #[error("object store {url:?}: {what} (file:///folder or s3://bucket/prefix are accepted)")]
+    #[error(
+        "object store {url:?}: {what} (file:///folder, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix \
+         are accepted)"
+    )]
     BadUrl { url: String, what: String },
-    #[error("object store {url:?}: {scheme}:// is not built in; file:// and s3:// are")]
-    NotBuiltIn { url: String, scheme: String },
+    /// What the environment says, or does not.
+    #[error("object store {url:?}: {what}")]
+    Setting { url: String, what: String },
     #[error("object store folder {folder}: {source}")]
     Folder { folder: PathBuf, source: std::io::Error },
     #[error("object store {url:?}: {source}")]
@@ -51,14 +59,6 @@ pub struct Bucket {
     url: String,
     attempts: Option<Attempts>,
 }
-
-/// How often a request to S3 is made again, and how long after its beginning at most. The pauses between are doubled.
-const MAX_RETRIES: usize = 5;
-const RETRY_WITHIN: Duration = Duration::from_secs(90);
-/// A request that is not answered for so long, or an answer of which nothing more comes for so long, has failed; and so has
-/// one that is not done after the second. A part of an upload (8 MiB) has to be through within the first.
-const STALLED_AFTER: &str = "30 seconds";
-const REQUEST_WITHIN: &str = "120 seconds";
 
 /// Waits before a conditional put is made again: doubled from the first to the last.
 const FIRST_CREATE_WAIT: Duration = Duration::from_millis(100);
@@ -77,33 +77,38 @@ pub enum Created {
 }
 
 impl Bucket {
-    /// Opens `url`, or `default_folder` (made if need be) where none is given. Credentials, region, and endpoint of S3
-    /// come from the usual `AWS_…` variables; with `AWS_ENDPOINT_URL`, requests are path-style and plain HTTP is
-    /// allowed for `http://`. No request is made.
+    /// Opens `url`, or `default_folder` (made if need be) where none is given. Credentials, endpoints and the like come
+    /// from the environment, by the names that each store's own tools have for them. No request is made.
     ///
     /// # Errors
-    /// When the URL is no such thing, names a store that is not built in, or the folder cannot be made.
+    /// When the URL is no such thing or names an unknown store, the environment lacks what the store needs, or the folder
+    /// cannot be made.
     pub fn open(url: Option<&str>, default_folder: &std::path::Path) -> Result<Self, BucketError> {
-        let Some(text) = url.filter(|url| !url.is_empty()) else {
-            return Self::folder(default_folder);
-        };
+        match url.filter(|url| !url.is_empty()) {
+            Some(url) => Self::of_url(url, &Environment::of_process()),
+            None => Self::folder(default_folder),
+        }
+    }
+
+    fn of_url(text: &str, environment: &Environment) -> Result<Self, BucketError> {
         let bad = |what: String| BucketError::BadUrl {
-            url: text.to_owned(),
+            url: without_password(text),
             what,
         };
-        let parsed = Url::parse(text).map_err(|e| bad(e.to_string()))?;
-        match parsed.scheme() {
+        let url = Url::parse(text).map_err(|e| bad(e.to_string()))?;
+        if url.password().is_some() {
+            return Err(bad("a password in it: credentials come from the environment".to_owned()));
+        }
+        match url.scheme() {
             "file" => {
-                let folder = parsed
+                let folder = url
                     .to_file_path()
                     .map_err(|()| bad("not a path of this machine".to_owned()))?;
                 Self::folder_of(&folder, ABANDONED_AFTER_MS)
             }
-            "s3" => Self::s3(text, &parsed, &|name| std::env::var(name).ok()),
-            scheme @ ("gs" | "gcs" | "az" | "abfs" | "abfss" | "azure") => Err(BucketError::NotBuiltIn {
-                url: text.to_owned(),
-                scheme: scheme.to_owned(),
-            }),
+            "s3" => s3::open(text, &url, environment),
+            "gs" | "gcs" => gcs::open(text, &url, environment),
+            "az" | "azure" | "abfs" | "abfss" => azure::open(text, &url, environment),
             scheme => Err(bad(format!("scheme {scheme:?} is unknown"))),
         }
     }
@@ -138,60 +143,6 @@ impl Bucket {
             store: Arc::new(store),
             url,
             attempts: None,
-        })
-    }
-
-    fn s3(text: &str, url: &Url, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, BucketError> {
-        let name = url.host_str().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| BucketError::BadUrl {
-            url: text.to_owned(),
-            what: "bucket name is missing".to_owned(),
-        })?;
-        let endpoint = variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"));
-        let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(name)
-            .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
-            .with_retry(RetryConfig {
-                max_retries: MAX_RETRIES,
-                retry_timeout: RETRY_WITHIN,
-                ..RetryConfig::default()
-            });
-        for (key, name, default) in [
-            (ClientConfigKey::ReadTimeout, "AWS_READ_TIMEOUT", STALLED_AFTER),
-            (ClientConfigKey::Timeout, "AWS_TIMEOUT", REQUEST_WITHIN),
-        ] {
-            if variable(name).is_none() {
-                builder = builder.with_config(AmazonS3ConfigKey::Client(key), default);
-            }
-        }
-        if let Some(endpoint) = endpoint {
-            let is_plain = endpoint.starts_with("http://");
-            builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
-            if is_plain {
-                builder = builder.with_allow_http(true);
-            }
-        }
-        let store_error = |source| BucketError::Store {
-            url: text.to_owned(),
-            source,
-        };
-        let attempts = Attempts::new().map_err(|error| BucketError::BadUrl {
-            url: text.to_owned(),
-            what: error.to_string(),
-        })?;
-        let builder = builder.with_http_connector(attempts.clone());
-        let s3 = builder.build().map_err(store_error)?;
-        let prefix = Path::from_url_path(url.path()).map_err(|e| store_error(e.into()))?;
-        let store: Arc<dyn ObjectStore> = if prefix.as_ref().is_empty() {
-            Arc::new(s3)
-        } else {
-            Arc::new(PrefixStore::new(s3, prefix))
-        };
-        Ok(Self {
-            store,
-            url: text.to_owned(),
-            attempts: Some(attempts),
         })
     }
 
@@ -231,6 +182,18 @@ impl Bucket {
     }
 }
 
+/// For messages: a text that is refused because of its password, without it.
+fn without_password(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else {
+        return text.to_owned();
+    };
+    if url.password().is_some() && url.set_password(None).is_ok() {
+        url.to_string()
+    } else {
+        text.to_owned()
+    }
+}
+
 /// Makes an object unless it exists. Where the answer is lost it is asked again, for some three seconds besides what the
 /// attempts take (the store's client does not do it: to it such a request is not one to repeat), and may then find its own
 /// content: compare it.
@@ -241,11 +204,16 @@ pub async fn create(store: &dyn ObjectStore, path: &Path, content: Bytes) -> Res
     let mut wait = FIRST_CREATE_WAIT;
     loop {
         let options = PutOptions::from(PutMode::Create);
-        match store.put_opts(path, PutPayload::from(content.clone()), options).await {
-            Ok(_) => return Ok(Created::New),
+        let put = store.put_opts(path, PutPayload::from(content.clone()), options).await;
+        let created = match put {
+            Ok(_) => Ok(Created::New),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                return Ok(Created::Existing(store.get(path).await?.bytes().await?));
+                read(store, path).await.map(Created::Existing)
             }
+            Err(error) => Err(error),
+        };
+        match created {
+            Ok(created) => return Ok(created),
             Err(error @ object_store::Error::Generic { .. }) if wait <= LAST_CREATE_WAIT => {
                 tracing::warn!(%path, %error, "a conditional put is made again");
             }
@@ -254,6 +222,10 @@ pub async fn create(store: &dyn ObjectStore, path: &Path, content: Bytes) -> Res
         tokio::time::sleep(wait).await;
         wait *= 2;
     }
+}
+
+async fn read(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, object_store::Error> {
+    store.get(path).await?.bytes().await
 }
 
 /// An upload is written beside its object, as `<object>#<number>`, and linked or renamed when it is whole. One that is

@@ -33,21 +33,156 @@ async fn a_folder_is_accepted() {
 fn urls_that_cannot_be_used_say_what_can() {
     let folder = tempfile::tempdir().unwrap();
     for (url, part) in [
-        ("gs://x/y", "gs:// is not built in; file:// and s3:// are"),
-        ("az://x", "az:// is not built in"),
         ("ftp://x", "scheme \"ftp\" is unknown"),
-        ("/tmp/x", "file:///folder or s3://bucket/prefix are accepted"),
+        (
+            "/tmp/x",
+            "file:///folder, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix are accepted",
+        ),
         ("s3:///x", "bucket name is missing"),
+        ("gs:///x", "bucket name is missing"),
+        ("az:///x", "container name is missing"),
+        ("az://a.b/x", "\"a.b\" is no container's name"),
+        (
+            "abfss://c@a.example/x",
+            "\"a.example\" is not ACCOUNT.dfs.core.windows.net",
+        ),
+        (
+            "abfss://c@.dfs.core.windows.net/x",
+            "is not ACCOUNT.dfs.core.windows.net",
+        ),
     ] {
         let message = Bucket::open(Some(url), folder.path()).unwrap_err().to_string();
         assert!(message.contains(part) && message.contains(url), "{message}");
     }
+    let secret = Bucket::open(Some("s3://key:hunter2@b/x"), folder.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        secret.contains("a password in it") && !secret.contains("hunter2"),
+        "{secret}"
+    );
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(matches!(
         Bucket::open(None, &file.join("b")),
         Err(BucketError::Folder { .. })
     ));
+}
+
+/// A URL, the environment, and a part of what comes of them.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
+/// An account's key as it may be: base64 of anything.
+const AZURE_KEY: &str = "bm90IGEga2V5";
+
+#[test]
+fn stores_are_opened_by_what_the_environment_says() {
+    let service_account = r#"{"private_key": "x", "private_key_id": "y", "client_email": "z", "disable_oauth": true}"#;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("account.json");
+    std::fs::write(&file, service_account).unwrap();
+    let file = file.to_str().unwrap();
+    let azure = ("AZURE_STORAGE_ACCOUNT_NAME", "acct");
+    let cases: &[Case<'_>] = &[
+        (
+            "s3://b/some/prefix",
+            &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")],
+            "bucket: \"b\"|some/prefix",
+        ),
+        ("gs://b/p", &[("GOOGLE_SERVICE_ACCOUNT", file)], "bucket_name: \"b\""),
+        ("gcs://b", &[("SERVICE_ACCOUNT", file)], "bucket_name: \"b\""),
+        (
+            "gs://b/p",
+            &[("GOOGLE_SERVICE_ACCOUNT_KEY", service_account)],
+            "bucket_name: \"b\"",
+        ),
+        (
+            "gs://b/p",
+            &[("STORAGE_EMULATOR_HOST", "127.0.0.1:4443")],
+            "bucket_name: \"b\"",
+        ),
+        (
+            "az://c/p",
+            &[azure, ("AZURE_STORAGE_ACCOUNT_KEY", AZURE_KEY)],
+            "account: \"acct\"|container: \"c\"",
+        ),
+        (
+            "azure://c/p",
+            &[("AZURE_STORAGE_ACCOUNT", "acct"), ("AZURE_STORAGE_KEY", AZURE_KEY)],
+            "account: \"acct\"|container: \"c\"",
+        ),
+        (
+            "az://c",
+            &[azure, ("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=x")],
+            "account: \"acct\"|container: \"c\"",
+        ),
+        ("az://c", &[azure], "account: \"acct\"|container: \"c\""),
+        ("abfs://c/p", &[azure], "account: \"acct\"|container: \"c\""),
+        (
+            "abfss://c@other.dfs.core.windows.net/p",
+            &[azure],
+            "account: \"other\"|container: \"c\"",
+        ),
+        (
+            "abfss://c@cn.blob.core.chinacloudapi.cn/p",
+            &[],
+            "account: \"cn\"|blob.core.chinacloudapi.cn",
+        ),
+        (
+            "az://c/p",
+            &[("AZURE_STORAGE_USE_EMULATOR", "true")],
+            "account: \"devstoreaccount1\"|is_emulator: true",
+        ),
+    ];
+    for (url, environment, shown) in cases {
+        let bucket = Bucket::of_url(url, &Environment::of(environment)).unwrap();
+        assert_eq!(bucket.url(), *url);
+        assert!(bucket.attempts().is_some(), "{url}: attempts are counted");
+        let store = format!("{:?}", bucket.store());
+        assert!(shown.split('|').all(|part| store.contains(part)), "{url}: {store}");
+    }
+}
+
+#[test]
+fn what_the_environment_lacks_is_named() {
+    let cases: &[Case<'_>] = &[
+        (
+            "az://c/p",
+            &[],
+            "the storage account is not named: set AZURE_STORAGE_ACCOUNT_NAME, or write abfss://",
+        ),
+        (
+            "az://c/p",
+            &[("AZURE_STORAGE_ACCOUNT_NAME", "")],
+            "the storage account is not named",
+        ),
+        (
+            "gs://b",
+            &[("GOOGLE_SERVICE_ACCOUNT", "/a"), ("GOOGLE_SERVICE_ACCOUNT_KEY", "{}")],
+            "both GOOGLE_SERVICE_ACCOUNT and GOOGLE_SERVICE_ACCOUNT_KEY are set",
+        ),
+        (
+            "gs://b",
+            &[("GOOGLE_SERVICE_ACCOUNT", "/nonexistent/account.json")],
+            "/nonexistent/account.json",
+        ),
+        (
+            "gs://b",
+            &[("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/adc.json")],
+            "/nonexistent/adc.json",
+        ),
+        (
+            "gs://b",
+            &[("STORAGE_EMULATOR_HOST", "http://")],
+            "STORAGE_EMULATOR_HOST=\"http://\" is neither",
+        ),
+    ];
+    for (url, environment, part) in cases {
+        let message = Bucket::of_url(url, &Environment::of(environment))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(part) && message.contains(url), "{message}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! Three nodes in one process: three folders, gRPC on loopback.
 
 use super::*;
+use crate::tls::tests::pki::{Authority, replace};
+use crate::tls::{ClusterTls, HandshakeLimits, HandshakeMetrics, TlsFiles, accept};
+use futures::StreamExt;
 use std::collections::HashMap;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 
 type Book = Arc<Mutex<HashMap<NodeId, String>>>;
@@ -17,9 +20,17 @@ struct Node {
 }
 
 async fn start(id: u64, folder: &Path, book: &Book) -> Node {
+    start_with(id, folder, book, None).await
+}
+
+/// Where there is TLS, the node speaks nothing else.
+async fn start_with(id: u64, folder: &Path, book: &Book, tls: Option<Arc<ClusterTls>>) -> Node {
     let id = NodeId(id);
     let addresses = book.clone();
-    let transport = GrpcTransport::new(Arc::new(move |node: NodeId| addresses.lock().get(&node).cloned()));
+    let transport = GrpcTransport::new(
+        Arc::new(move |node: NodeId| addresses.lock().get(&node).cloned()),
+        tls.clone(),
+    );
     let mut options = options(id.0, on_disk(&folder.join(id.to_string())), Arc::new(transport));
     options.flush_log_bytes = 256 << 10;
     let host = GroupHost::new(options).unwrap();
@@ -29,10 +40,20 @@ async fn start(id: u64, folder: &Path, book: &Book) -> Node {
     let stopped = stop.clone().cancelled_owned();
     let server = tonic::transport::Server::builder().add_service(raft_server(host.service()));
     let server = tokio::spawn(async move {
-        server
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped)
-            .await
-            .unwrap();
+        let served = match tls {
+            None => {
+                let incoming = TcpListenerStream::new(listener);
+                server.serve_with_incoming_shutdown(incoming, stopped).await
+            }
+            Some(tls) => {
+                let metrics = HandshakeMetrics::register(&prometheus::Registry::new()).unwrap();
+                let (limits, clock) = (HandshakeLimits::default(), SystemClock::shared());
+                let accepted = accept(listener, "cluster", tls, limits, metrics, clock);
+                let incoming = ReceiverStream::new(accepted).map(|(stream, _)| Ok::<_, std::io::Error>(stream));
+                server.serve_with_incoming_shutdown(incoming, stopped).await
+            }
+        };
+        served.unwrap();
     });
     let kv = Arc::new(Kv::default());
     let group = host.open(GROUP, kv.clone()).await.unwrap();
@@ -97,6 +118,40 @@ async fn read_somewhere(nodes: &[Node]) -> usize {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("nobody can be read from");
+}
+
+/// A node's certificate, its files below `folder`.
+fn certificate(authority: &Authority, folder: &Path) -> Arc<ClusterTls> {
+    std::fs::create_dir(folder).unwrap();
+    let ca = folder.join("ca.pem");
+    replace(&ca, &authority.cert);
+    let (cert, key) = authority.pair(&["127.0.0.1"]).write(folder);
+    ClusterTls::open(TlsFiles { cert, key, ca }, SystemClock::shared()).unwrap()
+}
+
+/// Logs, votes and heartbeats each have their connections; a node of another authority has part in none of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_with_certificates_replicate_and_one_with_anothers_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Book::default();
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let authority = if id == 3 { &theirs } else { &ours };
+        let tls = certificate(authority, &folder.path().join(format!("tls{id}")));
+        nodes.push(start_with(id, folder.path(), &book, Some(tls)).await);
+    }
+    let ids: Vec<_> = nodes.iter().map(|node| node.id).collect();
+    nodes[0].group.initialize(&ids).await.unwrap();
+    for i in 0..20 {
+        set_somewhere(&nodes, &format!("a{i}"), "1").await;
+    }
+    let of_two = |node: &Node| node.kv.get("a19").is_some();
+    eventually("two to have it", || nodes[..2].iter().all(of_two)).await;
+    assert!(nodes[2].kv.get("a0").is_none());
+    for node in nodes {
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,252 @@
+//! Accepting connections of which some, or all, begin with a handshake. Many run side by side, within limits; whoever
+//! dawdles keeps a place for some seconds, and those of its own address only.
+
+use super::Secured;
+use async_trait::async_trait;
+use gnomon_model::Clock;
+use parking_lot::Mutex;
+use prometheus::{IntCounterVec, Opts, Registry};
+use rustls::ServerConfig;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections that wait to be served, handshake done.
+const DONE: usize = 64;
+/// After an error of the listener: too many open files, mostly.
+const PAUSE: Duration = Duration::from_millis(200);
+/// What goes wrong with handshakes is said this often at most.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// What a listener offers to the next connection.
+#[async_trait]
+pub trait Offer: Send + Sync + 'static {
+    /// None is plain text.
+    async fn tls(&self) -> Option<Arc<ServerConfig>>;
+}
+
+/// Bounds on handshakes under way.
+#[derive(Clone, Copy, Debug)]
+pub struct HandshakeLimits {
+    pub all: usize,
+    /// Of one address (of IPv6: one /64); more are closed at once.
+    pub of_address: usize,
+    pub within: Duration,
+}
+
+impl Default for HandshakeLimits {
+    fn default() -> Self {
+        Self {
+            all: 1024,
+            of_address: 256,
+            within: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One per process.
+#[derive(Clone, Debug)]
+pub struct HandshakeMetrics(IntCounterVec);
+
+impl HandshakeMetrics {
+    /// # Errors
+    /// When `registry` has a metric of this name already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = IntCounterVec::new(
+            Opts::new(
+                "gnomon_tls_handshakes_total",
+                "TLS handshakes of a listener by outcome: done, failed (a wrong certificate, or no TLS), late (not done in \
+                 time), crowded (too many of one address under way).",
+            ),
+            &["listener", "outcome"],
+        )?;
+        registry.register(Box::new(counter.clone()))?;
+        Ok(Self(counter))
+    }
+
+    #[must_use]
+    pub fn of(&self, listener: &str, outcome: &str) -> u64 {
+        self.0.with_label_values(&[listener, outcome]).get()
+    }
+}
+
+/// Accepts connections of `listener` until the receiver is dropped.
+pub fn accept(
+    listener: TcpListener,
+    name: &'static str,
+    offer: Arc<dyn Offer>,
+    limits: HandshakeLimits,
+    metrics: HandshakeMetrics,
+    clock: Arc<dyn Clock>,
+) -> mpsc::Receiver<(Secured, SocketAddr)> {
+    let (done, receiver) = mpsc::channel(DONE);
+    let door = Arc::new(Door {
+        name,
+        offer,
+        limits,
+        metrics,
+        clock,
+        by_address: Mutex::default(),
+        said: Mutex::default(),
+    });
+    tokio::spawn(door.run(listener, done));
+    receiver
+}
+
+struct Door {
+    name: &'static str,
+    offer: Arc<dyn Offer>,
+    limits: HandshakeLimits,
+    metrics: HandshakeMetrics,
+    clock: Arc<dyn Clock>,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    said: Mutex<Said>,
+}
+
+#[derive(Default)]
+struct Said {
+    /// On the monotonic clock.
+    last: Option<Duration>,
+    kept_quiet: u64,
+}
+
+/// A place among the handshakes under way.
+struct Place {
+    door: Arc<Door>,
+    address: IpAddr,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.door.by_address.lock();
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Whom an address belongs to: one customer is given a whole /64 of IPv6.
+fn owner(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
+impl Door {
+    async fn run(self: Arc<Self>, listener: TcpListener, done: mpsc::Sender<(Secured, SocketAddr)>) {
+        let room = Arc::new(Semaphore::new(self.limits.all));
+        loop {
+            // Nobody is accepted without a place: the system's queue holds those that come meanwhile.
+            let place = tokio::select! {
+                () = done.closed() => return,
+                place = Arc::clone(&room).acquire_owned() => place,
+            };
+            let Ok(place) = place else { return };
+            let accepted = tokio::select! {
+                () = done.closed() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => self.admit(stream, address, place, &done),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, listener = self.name, "cannot accept connections");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        of_all: OwnedSemaphorePermit,
+        done: &mpsc::Sender<(Secured, SocketAddr)>,
+    ) {
+        let owner = owner(address.ip());
+        {
+            let mut by_address = self.by_address.lock();
+            let count = by_address.entry(owner).or_default();
+            if *count >= self.limits.of_address {
+                drop(by_address);
+                self.count("crowded");
+                self.say(address, "too many handshakes of this address are under way");
+                return;
+            }
+            *count += 1;
+        }
+        let place = Place {
+            door: Arc::clone(self),
+            address: owner,
+            _of_all: of_all,
+        };
+        let (this, done) = (Arc::clone(self), done.clone());
+        tokio::spawn(async move {
+            // Small answers would wait for Nagle's algorithm.
+            let _ = stream.set_nodelay(true);
+            let begun = tokio::time::timeout(this.limits.within, this.begin(stream, address)).await;
+            match begun {
+                // With its place, until it is taken: those that wait for that are bounded too.
+                Ok(Some(secured)) => drop(done.send((secured, address)).await),
+                Ok(None) => {}
+                Err(_) => {
+                    this.count("late");
+                    this.say(address, "the handshake was not done in time");
+                }
+            }
+            drop(place);
+        });
+    }
+
+    async fn begin(&self, stream: TcpStream, address: SocketAddr) -> Option<Secured> {
+        let Some(config) = self.offer.tls().await else {
+            return Some(Secured::Plain(stream));
+        };
+        match TlsAcceptor::from(config).accept(stream).await {
+            Ok(stream) => {
+                self.count("done");
+                Some(Secured::Tls(Box::new(stream)))
+            }
+            Err(error) => {
+                self.count("failed");
+                self.say(address, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics.0.with_label_values(&[self.name, outcome]).inc();
+    }
+
+    fn say(&self, address: SocketAddr, why: &str) {
+        let now = self.clock.monotonic();
+        let mut said = self.said.lock();
+        if said.last.is_some_and(|last| now.saturating_sub(last) < SAY_EVERY) {
+            said.kept_quiet += 1;
+            return;
+        }
+        let more = std::mem::take(&mut said.kept_quiet);
+        said.last = Some(now);
+        tracing::warn!(listener = self.name, peer = %address, why, more, "a TLS connection was refused");
+    }
+}
+
+/// The peer went away before it was accepted; the listener is well.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+    )
+}
