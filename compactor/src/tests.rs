@@ -116,6 +116,7 @@ impl World {
             cluster_id: CLUSTER.into(),
             epoch: Some(epoch),
             shards: vec![replicas],
+            ..InitCluster::default()
         };
         for command in [
             Command::InitCluster(init),

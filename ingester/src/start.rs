@@ -220,20 +220,27 @@ impl Opener {
         // At once: each replays its log on a core of its own.
         let opening = mine
             .filter(|s| !self.shards.has(ShardId(s.shard)))
-            .map(|s| self.open_or_tell(s));
+            .map(|s| self.open_or_tell(s, self.founds(state, s)));
         futures::future::join_all(opening).await.contains(&false)
     }
 
+    /// The first of the replicas founds a group. Of a placement epoch that is not open yet any of them may, all by the
+    /// same list, so that one that is away does not keep the epoch waiting.
+    fn founds(&self, state: &MetaState, replicas: &ShardReplicas) -> bool {
+        let opening = state.epoch_change.as_ref().map_or(&[][..], |change| &change.opening);
+        replicas.nodes.first() == Some(&self.node.0) || opening.contains(&replicas.shard)
+    }
+
     /// Whether the shard is open.
-    async fn open_or_tell(&self, replicas: &ShardReplicas) -> bool {
-        let opened = self.open(replicas).await;
+    async fn open_or_tell(&self, replicas: &ShardReplicas, founds: bool) -> bool {
+        let opened = self.open(replicas, founds).await;
         if let Err(error) = &opened {
             tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
         }
         opened.is_ok()
     }
 
-    async fn open(&self, replicas: &ShardReplicas) -> Result<(), GroupError> {
+    async fn open(&self, replicas: &ShardReplicas, founds: bool) -> Result<(), GroupError> {
         let shard = ShardId(replicas.shard);
         let started = self.clock.monotonic();
         let machine = ShardMachine::new(shard).with_read_memory(Arc::clone(&self.read_memory));
@@ -243,8 +250,7 @@ impl Opener {
             Some(_) => return Err(GroupError::AlreadyOpen(id)),
             None => self.host.open(id, machine.clone()).await?,
         };
-        // The first of the replicas founds the group.
-        if replicas.nodes.first() == Some(&self.node.0) && !group.is_initialized().await? {
+        if founds && !group.is_initialized().await? {
             let voters: Vec<_> = replicas.nodes.iter().copied().map(NodeId).collect();
             match group.initialize(&voters).await {
                 Ok(()) | Err(GroupError::Members(_)) => {}

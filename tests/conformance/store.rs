@@ -118,6 +118,7 @@ fn initialized() -> (Arc<Meta>, Vec<PlacementEpoch>) {
             cluster_id: "0123456789abcdef0123456789abcdef".into(),
             epoch: Some(epoch.clone()),
             shards: (0..SHARDS).map(replicas).collect(),
+            ..InitCluster::default()
         })),
     });
     assert_eq!(init.refused, "");

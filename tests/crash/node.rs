@@ -309,6 +309,7 @@ async fn found(meta: &MetaNode) {
             shard: 0,
             nodes: vec![NODE.0],
         }],
+        ..InitCluster::default()
     };
     let node = Node {
         address: "127.0.0.1:1".into(),

@@ -71,13 +71,15 @@ impl GroupId {
 }
 
 /// The newest feature level this build understands.
-pub const CURRENT_FEATURE_LEVEL: FeatureLevel = METRIC_LIMIT_FEATURE_LEVEL;
+pub const CURRENT_FEATURE_LEVEL: FeatureLevel = CLUSTER_FEATURE_LEVEL;
 /// What every version understands.
 pub const BASE_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
 /// Deletes in the catalogue and in the logs of shards.
 pub const DELETES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(2);
 /// Batches that say how many series a metric may have.
 pub const METRIC_LIMIT_FEATURE_LEVEL: FeatureLevel = FeatureLevel(3);
+/// What several ingesters need: placement epochs after the first, among others.
+pub const CLUSTER_FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -31,6 +31,7 @@ impl Cluster {
                     shard: 0,
                     nodes: vec![1],
                 }],
+                ..InitCluster::default()
             }),
         );
         cluster

@@ -151,6 +151,7 @@ fn initialized() -> Arc<MetaMachine> {
                 nodes: vec![1, 2],
             })
             .into(),
+        ..InitCluster::default()
     };
     let answer = machine.apply_command(&MetaCommand {
         proposed_at_ms: 0,
@@ -402,6 +403,7 @@ async fn placement_follows_the_state() {
         cluster_id: init.cluster_id.clone(),
         epoch: init.epochs.first().cloned(),
         shards: init.shards.clone(),
+        ..InitCluster::default()
     };
     machine.apply_command(&MetaCommand {
         proposed_at_ms: 0,

@@ -3,7 +3,7 @@
 //! Invariant: what apply does depends on the state and the command (its `proposed_at_ms` included), on no clock, no
 //! setting and no random number of this node.
 
-use super::{catalogue, config, jobs, nodes, scrapers, tombstones};
+use super::{catalogue, config, epochs, jobs, nodes, scrapers, tombstones};
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
@@ -164,6 +164,9 @@ impl Inner {
             Command::ForgetTombstones(c) => tombstones::forget(next, &c.revisions)?,
             Command::CleanTombstones(_) => tombstones::clean(next),
             Command::AdoptCatalogue(c) => catalogue::adopt(next, c)?,
+            Command::AddEpoch(c) => epochs::add(next, c, now_ms)?,
+            Command::ShardStep(c) => epochs::step(next, c, now_ms)?,
+            Command::PostponeEpoch(c) => epochs::postpone(next, c, now_ms),
         };
         if effect.changed {
             next.revision += 1;

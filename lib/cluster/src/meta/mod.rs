@@ -1,12 +1,15 @@
 //! The metadata group: what the whole cluster agrees on, and the rules by which it changes.
 
+mod assign;
 mod catalogue;
 mod checkpoint;
 mod config;
+mod epochs;
 mod jobs;
 mod machine;
 mod nodes;
 mod rebuild;
+mod reshard;
 mod scrapers;
 mod service;
 mod stored;
@@ -18,9 +21,14 @@ pub use checkpoint::{
     CheckpointError, keep_checkpoints, read_newest_checkpoint, remove_newer_checkpoints, write_checkpoint,
 };
 pub use config::MAX_CONFIG_BYTES;
+pub use epochs::{EPOCH_GUARD_MS, MAX_SHARDS};
 pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
 pub use rebuild::{FoundBlock, FoundDelete, rebuild};
+pub use reshard::{
+    Beginning, CannotReshard, RESHARD_LEAD_MS, Reshard, ReshardProgress, plan_reshard, reshard, reshard_progress,
+    shards_in_force,
+};
 pub(crate) use scrapers::overdue as overdue_scrapers;
 pub use service::{MetaLog, MetaNode};
 pub use tombstones::{MAX_DELETE_BYTES, MAX_TOMBSTONES};

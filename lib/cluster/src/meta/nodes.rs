@@ -2,7 +2,10 @@
 
 use super::machine::{Effect, Refusal};
 use super::scrapers;
+use crate::bounds::bounds_of;
 use crate::placement::Placement;
+use gnomon_model::ShardId;
+use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
 use gnomon_proto::v1::{EndLease, InitCluster, MetaState, Node, RegisterNode, RenewLease, ShardReplicas};
 
 /// Longest lease a node may ask for, milliseconds.
@@ -24,25 +27,33 @@ pub(super) fn init_cluster(state: &mut MetaState, c: &InitCluster) -> Result<Eff
         .parse::<gnomon_model::ClusterId>()
         .map_err(|e| Refusal(e.to_string()))?;
     let epoch = c.epoch.clone().ok_or("the first placement epoch is missing")?;
-    if epoch.epoch != 1 || epoch.from_ms != i64::MIN {
-        return Err("the first placement epoch has number 1 and begins at the minimum of time".into());
+    // Of a cluster that is taken over those before it may be forgotten.
+    if epoch.epoch == 0 || epoch.from_ms != i64::MIN {
+        return Err("the first placement epoch has a number from 1 on and begins at the minimum of time".into());
     }
     if epoch.shards.len() > MAX_SHARDS {
         return Err(format!("{} shards: {MAX_SHARDS} are possible", epoch.shards.len()).into());
     }
-    Placement::from_records(std::slice::from_ref(&epoch)).map_err(|e| Refusal(e.to_string()))?;
-    for shard in &epoch.shards {
+    let mut epochs = vec![epoch];
+    epochs.extend(c.later_epochs.iter().cloned());
+    Placement::from_records(&epochs).map_err(|e| Refusal(e.to_string()))?;
+    let shards: Vec<u32> = epochs.iter().flat_map(|epoch| &epoch.shards).copied().collect();
+    for shard in &shards {
         let replicas = c.shards.iter().find(|r| r.shard == *shard);
         if replicas.is_none_or(|r| r.nodes.is_empty()) {
             return Err(format!("shard {shard} has no replicas").into());
         }
     }
-    if let Some(block) = state.blocks.iter().find(|b| !epoch.shards.contains(&b.shard)) {
+    if let Some(block) = state.blocks.iter().find(|b| !shards.contains(&b.shard)) {
         return Err(format!("block {} is of shard {}, which there is not", block.id, block.shard).into());
     }
     state.cluster_id.clone_from(&c.cluster_id);
-    state.feature_level = state.feature_level.max(FIRST_FEATURE_LEVEL);
-    state.epochs = vec![epoch];
+    let needed = match epochs.len() {
+        1 => FIRST_FEATURE_LEVEL,
+        _ => CLUSTER_FEATURE_LEVEL.0,
+    };
+    state.feature_level = state.feature_level.max(needed);
+    state.epochs = epochs;
     state.shards.clone_from(&c.shards);
     state.shards.sort_by_key(|r| r.shard);
     state.next_node_id = 1;
@@ -181,7 +192,7 @@ pub(super) fn set_replicas(state: &mut MetaState, c: &ShardReplicas) -> Result<E
             return Err(format!("node {node} is not registered").into());
         }
     }
-    if !state.epochs.iter().any(|e| e.shards.contains(&c.shard)) {
+    if bounds_of(state, ShardId(c.shard)).is_none() {
         return Err(format!("no placement epoch has a shard {}", c.shard).into());
     }
     match state.shards.binary_search_by_key(&c.shard, |r| r.shard) {

@@ -1,6 +1,7 @@
 //! What the metadata group takes and refuses, and what holds after any commands.
 
 mod deletes;
+mod epochs;
 mod random;
 mod ring;
 
@@ -35,6 +36,7 @@ fn init() -> Command {
             spreads: vec![],
         }),
         shards: [0, 1].map(|shard| ShardReplicas { shard, nodes: vec![1] }).into(),
+        ..InitCluster::default()
     })
 }
 

@@ -3,8 +3,8 @@
 use super::identity::{ClusterMark, IdentityFile, NodeIdentity, put_mark, read_mark};
 use super::{NodeError, Starting};
 use crate::clients::MetaClient;
-use crate::meta::read_newest_checkpoint;
-use crate::placement::DEFAULT_PLACEMENT_LABELS;
+use crate::meta::{read_newest_checkpoint, shards_in_force};
+use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{ClusterId, NodeId};
 use gnomon_proto::ServiceError;
@@ -150,7 +150,7 @@ impl Starting {
             .await?;
         if state.epochs.is_empty() {
             let left = self.adopt(client).await?;
-            self.propose(client, self.first_map(identity, left)?).await?;
+            self.propose(client, self.first_map(identity, left)).await?;
         } else {
             let found = self.cluster_id_of(&state)?;
             if found != identity.cluster_id {
@@ -192,17 +192,17 @@ impl Starting {
 
     /// The number of shards is the first start's.
     fn note_shards(&self, state: &MetaState) {
-        let there = state.epochs.last().map_or(0, |epoch| epoch.shards.len());
+        let there = shards_in_force(state).len();
         if self.options.is_ingester() && there != self.shards_wanted() as usize {
             tracing::warn!(
                 shards = there,
                 wanted = self.shards_wanted(),
-                "the number of shards was decided at the first start and stays"
+                "the number of shards was decided at the first start: gnomon cluster reshard changes it"
             );
         }
     }
 
-    fn first_map(&self, identity: &NodeIdentity, left: Option<MetaState>) -> Result<Command, NodeError> {
+    fn first_map(&self, identity: &NodeIdentity, left: Option<MetaState>) -> Command {
         let own = || PlacementEpoch {
             epoch: 1,
             from_ms: i64::MIN,
@@ -211,23 +211,23 @@ impl Starting {
             spreads: Vec::new(),
         };
         // Series stay in the shards whose blocks have them.
-        let epoch = match left.map(|left| left.epochs) {
-            None => own(),
-            Some(epochs) => match <[PlacementEpoch; 1]>::try_from(epochs) {
-                Ok([only]) => only,
-                Err(epochs) => return Err(NodeError::Epochs(epochs.len())),
-            },
-        };
+        let mut epochs = left.map_or_else(Vec::new, |left| epochs_in_force(&left).to_vec());
+        if epochs.is_empty() {
+            epochs.push(own());
+        }
         let nodes = vec![identity.node_id.0];
         let replicas = |shard: &u32| ShardReplicas {
             shard: *shard,
             nodes: nodes.clone(),
         };
-        Ok(Command::InitCluster(InitCluster {
+        let shards = epochs.iter().flat_map(|epoch| &epoch.shards).map(replicas).collect();
+        let later_epochs = epochs.split_off(1);
+        Command::InitCluster(InitCluster {
             cluster_id: identity.cluster_id.to_string(),
-            shards: epoch.shards.iter().map(replicas).collect(),
-            epoch: Some(epoch),
-        }))
+            shards,
+            epoch: epochs.pop(),
+            later_epochs,
+        })
     }
 
     fn registration(&self, id: NodeId, incarnation: u64) -> Command {
