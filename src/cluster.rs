@@ -86,7 +86,21 @@ async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
                 "each shard is to have {replicas} replicas, as far as there are ingesters\n"
             ))
         }
+        ClusterTask::Reshard { shards } => {
+            let pairs = [("shards", shards.to_string())];
+            let change = server.ask(Method::POST, "reshard", &pairs).await?;
+            Ok(coming(&change).unwrap_or_else(|| format!("there are {shards} shards\n")))
+        }
     }
+}
+
+/// What is on its way, in words; none where nothing is.
+fn coming(change: &Value) -> Option<String> {
+    let begins = gnomon_model::TimestampMs(change["fromMs"].as_i64()?);
+    Some(format!(
+        "placement epoch {} with {} shards begins at {begins}: {} new shards are not open, {} shards before it not closed\n",
+        change["epoch"], change["shards"], change["notOpen"], change["notClosed"]
+    ))
 }
 
 struct Server<'a> {
@@ -239,6 +253,10 @@ fn shown(nodes: &Value, shards: &Value, ring: &Value) -> anyhow::Result<String> 
         row(word(&shard["shard"]), shard);
     }
     table.write(&mut text)?;
+    if let Some(coming) = coming(&shards["epochChange"]) {
+        text.push('\n');
+        text.push_str(&coming);
+    }
     Ok(text)
 }
 

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gnomon_cluster::assign::{self, Rules};
 use gnomon_cluster::clients::{Directory, decide};
+use gnomon_cluster::meta::{CannotReshard, Reshard, reshard};
 use gnomon_model::{Clock, GroupId, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
@@ -94,6 +95,7 @@ pub fn routes(api: ClusterApi, prefix: &str) -> Router {
         .route(&at("move"), post(move_replica))
         .route(&at("rebalance"), post(rebalance))
         .route(&at("replicas"), post(replicas))
+        .route(&at("reshard"), post(change_shards))
         .route(&format!("{prefix}/-/drain"), post(drain_this).put(drain_this))
         .with_state(Arc::new(api))
 }
@@ -239,6 +241,21 @@ async fn replicas(State(api): Api, Query(wanted): Query<Replicas>) -> Answer {
     }))
     .await?;
     success(json!({"replicas": wanted.replicas}))
+}
+
+#[derive(Deserialize)]
+struct Shards {
+    shards: u32,
+}
+
+/// Announces a placement epoch; what follows goes by itself.
+async fn change_shards(State(api): Api, Query(wanted): Query<Shards>) -> Answer {
+    api.require_admin()?;
+    match reshard(api.meta.as_ref(), &Reshard::to(wanted.shards), api.clock.as_ref()).await {
+        Ok(_) => success(show::epoch_change(&*api.state().await?)),
+        Err(CannotReshard::Meta(error)) => Err(Failed::unavailable(error.to_string())),
+        Err(error) => Err(Failed::bad(error.to_string())),
+    }
 }
 
 impl ClusterApi {

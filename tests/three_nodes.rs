@@ -12,8 +12,10 @@ mod reads;
 use gnomon::flags::{self, Command, Settings};
 use gnomon::lifecycle::Lifecycle;
 use gnomon::run::Node;
+use gnomon_cluster::meta::{Beginning, Reshard, reshard};
+use gnomon_cluster::placement::EPOCH_STEP_MS;
 use gnomon_cluster::raft::{Group, GroupStatus};
-use gnomon_model::{GroupId, NodeId, ShardId};
+use gnomon_model::{GroupId, NodeId, ShardId, SystemClock};
 use harness::{Http, client, eventually, free_port, remote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -441,4 +443,79 @@ async fn received_snapshots(node: &Running) -> f64 {
         .find(|line| line.starts_with("gnomon_raft_snapshots_received_total"));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
         .unwrap_or(-1.0)
+}
+
+/// More shards on a cluster that is written and read, and loses a node meanwhile: what was acknowledged is there once,
+/// from whichever node, and new shards have as many replicas as the old ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_number_of_shards_changes_while_a_node_is_lost() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let mut nodes = replicas(folder.path()).await;
+    // It begins with a window that is over, so that samples of both sides can be written now; none is there yet.
+    let mut ledger = Ledger::new();
+    let from_ms = (ledger.base_ms / EPOCH_STEP_MS - 1) * EPOCH_STEP_MS;
+    ledger.base_ms = from_ms - 250;
+    for node in [0, 1] {
+        ledger.write(&nodes[node].http).await;
+    }
+    let wanted = Reshard {
+        beginning: Beginning::At(from_ms),
+        ..Reshard::to(5)
+    };
+    let asked = nodes[1].node.handle().meta.clone();
+    reshard(asked.as_ref(), &wanted, &SystemClock::new())
+        .await
+        .expect("announced");
+    // Not the leader of the old shards and of the metadata: the new ones may have theirs there.
+    let lost = nodes.pop().expect("three");
+    let id = lost.id;
+    let place = lost.kill().await;
+    let in_force = async |node: &Running| {
+        let state = node.node.handle().meta_watch.borrow().clone();
+        (state.epoch_change.is_none() && state.epochs.len() == 2).then_some(state)
+    };
+    let state = eventually("the epoch to be in force", async || in_force(&nodes[0]).await).await;
+    assert_eq!((state.epochs[1].from_ms, state.epochs[1].shards.len()), (from_ms, 5));
+    for shard in &state.epochs[1].shards {
+        let replicas = state.shards.iter().find(|r| r.shard == *shard).expect("placed");
+        assert_eq!(replicas.nodes.len(), NODES, "shard {shard}");
+    }
+    // One batch has samples of both epochs.
+    for node in [1, 0, 1] {
+        ledger.write(&nodes[node].http).await;
+    }
+    for node in &nodes {
+        ledger.check(&node.http).await;
+    }
+    nodes.push(Running::start(place).await);
+    ledger.write(&nodes[2].http).await;
+    ledger.check(&nodes[2].http).await;
+    // Who leads the old shards is gone: what is on either side is read from the others.
+    for shard in &state.epochs[1].shards {
+        eventually("its replica to be there", async || {
+            nodes[2].group(GroupId::of_shard(ShardId(*shard)))
+        })
+        .await;
+        until_it_has_all(&nodes, id, *shard).await;
+    }
+    until_caught_up(&nodes, &nodes[2]).await;
+    let first = nodes.remove(0).kill().await;
+    for node in &nodes {
+        ledger.check(&node.http).await;
+    }
+    ledger.write(&nodes[0].http).await;
+    nodes.push(Running::start(first).await);
+    ledger.check(&nodes[2].http).await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+async fn until_it_has_all(nodes: &[Running], id: NodeId, shard: u32) {
+    eventually("it to catch up", async || {
+        let at = nodes.iter().position(|node| node.shard(shard).is_leader())?;
+        let own = nodes.iter().find(|node| node.id == id)?;
+        (own.status(shard).applied >= nodes[at].status(shard).committed).then_some(())
+    })
+    .await;
 }

@@ -23,6 +23,7 @@ pub struct IngesterMetrics {
     pub(crate) head_series: IntGauge,
     pub(crate) head_min_ms: IntGauge,
     pub(crate) head_max_ms: IntGauge,
+    pub(crate) placement_epoch: IntGauge,
     pub(crate) parts_uploaded: IntCounter,
     pub(crate) bytes_uploaded: IntCounter,
     pub(crate) upload_failures: IntCounter,
@@ -149,6 +150,10 @@ impl IngesterMetrics {
             head_max_ms: r.gauge(
                 "prometheus_tsdb_head_max_time",
                 "Newest sample of the heads, in milliseconds.",
+            )?,
+            placement_epoch: r.gauge(
+                "gnomon_placement_epoch",
+                "The newest placement epoch in force: it grows when the number of shards changes.",
             )?,
             parts_uploaded: r.counter("gnomon_ingester_parts_uploaded_total", "Parts uploaded and published.")?,
             bytes_uploaded: r.counter("gnomon_ingester_uploaded_bytes_total", "Bytes of the blocks uploaded.")?,

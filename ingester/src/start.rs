@@ -238,8 +238,17 @@ impl Opener {
         // At once: each replays its log on a core of its own.
         let opening = mine
             .filter(|s| !self.shards.has(ShardId(s.shard)))
-            .map(|s| self.open_or_tell(state, s));
+            .map(|s| self.open_or_tell(s, self.founds(state, s)));
         futures::future::join_all(opening).await.contains(&false)
+    }
+
+    /// The first of the replicas founds a group, once: where it has voters, these bring this node up to date. Of a
+    /// placement epoch that is not open yet any of the replicas may, all by the same list, so that one that is away does not
+    /// keep the epoch waiting.
+    fn founds(&self, state: &MetaState, replicas: &ShardReplicas) -> bool {
+        let opening = state.epoch_change.as_ref().map_or(&[][..], |change| &change.opening);
+        let is_new = voters(state, GroupId::of_shard(ShardId(replicas.shard))).is_empty();
+        is_new && (replicas.nodes.first() == Some(&self.node.0) || opening.contains(&replicas.shard))
     }
 
     /// Removes what is here and belongs to others now; whether something could not be.
@@ -280,7 +289,7 @@ impl Opener {
         match self.host.remove(GroupId::of_shard(shard)).await {
             Ok(()) => {
                 self.running.lock().remove(&shard);
-                tracing::info!(%shard, "the shard has gone to other nodes; its replica here is removed");
+                tracing::info!(%shard, "the shard is not of this node any more; its replica here is removed");
                 true
             }
             Err(error) => {
@@ -291,15 +300,15 @@ impl Opener {
     }
 
     /// Whether the shard is open.
-    async fn open_or_tell(&self, state: &MetaState, replicas: &ShardReplicas) -> bool {
-        let opened = self.open(state, replicas).await;
+    async fn open_or_tell(&self, replicas: &ShardReplicas, founds: bool) -> bool {
+        let opened = self.open(replicas, founds).await;
         if let Err(error) = &opened {
             tracing::error!(shard = replicas.shard, %error, "shard not opened, it will be tried again");
         }
         opened.is_ok()
     }
 
-    async fn open(&self, state: &MetaState, replicas: &ShardReplicas) -> Result<(), GroupError> {
+    async fn open(&self, replicas: &ShardReplicas, founds: bool) -> Result<(), GroupError> {
         let shard = ShardId(replicas.shard);
         let started = self.clock.monotonic();
         let machine = ShardMachine::new(shard).with_read_memory(Arc::clone(&self.read_memory));
@@ -309,9 +318,7 @@ impl Opener {
             Some(_) => return Err(GroupError::AlreadyOpen(id)),
             None => self.host.open(id, machine.clone()).await?,
         };
-        // The first of the replicas founds the group, once: where it has voters, it brings this node up to date.
-        let is_new = voters(state, id).is_empty();
-        if is_new && replicas.nodes.first() == Some(&self.node.0) && !group.is_initialized().await? {
+        if founds && !group.is_initialized().await? {
             let nodes: Vec<_> = replicas.nodes.iter().copied().map(NodeId).collect();
             match group.initialize(&nodes).await {
                 Ok(()) | Err(GroupError::Members(_)) => {}

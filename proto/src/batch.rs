@@ -5,7 +5,7 @@
 //! batch  = version:u8(=1) tenant:text epoch:uvarint new:uvarint {labels:text}{new} group*
 //! group  = kind:u8 (1 tick, 2 rows) length:u32le [tick-header] item*      length counts what follows it
 //! tick-header = target:u64le term:uvarint tick_ms:svarint interval_ms:uvarint flags:u8 others:uvarint {shard:uvarint}
-//!               flags: 1 first, 2 last, 4 home, 8 track timestamps' staleness, 16 complete
+//!               flags: 1 first, 2 last, 4 home, 8 track timestamps' staleness, 16 complete, 32 names only
 //! item   = head:uvarint body;  low 3 bits of head say what, the rest (k) which series:
 //!          0 sample, known series   value                   k = svarint-coded ref - ref of the known item before
 //!          1 sample, known series   time:svarint value      time = ms - ms of the item before
@@ -63,6 +63,9 @@ pub struct TickHeader {
     /// This shard keeps where the target's series are.
     pub home: bool,
     pub track_timestamps_staleness: bool,
+    /// The tick is before the shard's first: it is said which series it has, for their staleness, and has no samples that
+    /// are to be taken. Needs feature level 4.
+    pub names_only: bool,
     /// For the home: the other shards that got samples of this tick.
     pub other_shards: Vec<ShardId>,
 }

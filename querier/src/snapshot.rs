@@ -10,7 +10,8 @@ use crate::instant::Rfc3339;
 use futures::TryStreamExt;
 use gnomon_cluster::deletes::newest_revision;
 use gnomon_cluster::meta::write_checkpoint;
-use gnomon_model::{BlockId, LabelsRef, PartId, ShardId, TimeRange, TimestampMs};
+use gnomon_cluster::placement::epochs_in_force;
+use gnomon_model::{BlockId, LabelsRef, PartId, PlacementEpoch, ShardId, TimeRange, TimestampMs};
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, HeadStatsRequest, MetaState, SelectRequest, TombstoneRecord, View};
@@ -48,7 +49,7 @@ impl From<ApiError> for Failed {
 impl From<ServiceError> for Failed {
     fn from(error: ServiceError) -> Self {
         match error {
-            ServiceError::StaleView { .. } => Self::Moved(error.to_string()),
+            ServiceError::StaleView { .. } | ServiceError::StaleMap { .. } => Self::Moved(error.to_string()),
             error => Self::Ended(error.into()),
         }
     }
@@ -120,7 +121,8 @@ impl Snapshot<'_> {
         let mut blocks: Vec<BlockRecord> = state.blocks.iter().filter(live).cloned().collect();
         let of_catalogue = blocks.len();
         if self.with_heads {
-            let mut shards: Vec<u32> = state.epochs.iter().flat_map(|e| &e.shards).copied().collect();
+            let epochs = epochs_in_force(&state);
+            let mut shards: Vec<u32> = epochs.iter().flat_map(|e| &e.shards).copied().collect();
             shards.sort_unstable();
             shards.dedup();
             for shard in shards {
@@ -147,7 +149,8 @@ impl Snapshot<'_> {
             catalogue_revision: state.catalogue_revision,
             cluster_id: state.cluster_id.clone(),
             feature_level: state.feature_level,
-            epochs: state.epochs.clone(),
+            // One that is not in force has no samples.
+            epochs: epochs_in_force(&state).to_vec(),
             blocks,
             tombstones: state.tombstones.iter().map(settled).collect(),
             forgotten_tombstone_revision: state.forgotten_tombstone_revision,
@@ -202,6 +205,7 @@ impl Snapshot<'_> {
         let view = View {
             catalogue_revision: state.catalogue_revision,
             parts_from_blocks,
+            placement_epoch: state.epochs.last().map_or(0, |epoch| epoch.epoch),
         };
         let first = TimeRange::window_of(TimestampMs(stats.min_ms), WINDOW_MS).start.0;
         if stats.samples == 0 {
@@ -274,6 +278,8 @@ impl Snapshot<'_> {
         let cluster = state.cluster_id.parse().map_err(internal)?;
         let mut meta = BlockMeta::new(id, cluster, tenant.clone(), shard, window);
         let number = part;
+        let epoch = state.epochs.iter().rfind(|epoch| epoch.shards.contains(&shard.0));
+        meta.epoch = PlacementEpoch(epoch.map_or(1, |epoch| epoch.epoch));
         meta.parts = vec![PartId { shard, number }];
         // A head may not have carried out what its log does not have yet; it takes deletes in the order of revisions.
         let pending = state.tombstones.iter().filter(|t| t.pending_shards.contains(&shard.0));

@@ -18,8 +18,12 @@ use support::{Cluster, Points, labels};
 struct Layout {
     shards: u32,
     placement: u64,
-    /// Where a second epoch begins, whose shards are others.
-    epoch_ms: Option<i64>,
+    /// Where further epochs begin, ascending, whose shards are others.
+    epochs_ms: Vec<i64>,
+    /// The last of them is listed and not in force yet: what is of its time is in the shards before.
+    coming: bool,
+    /// The querier has not heard of them before a shard says so.
+    old_map: bool,
     /// Ends of parts, ascending; what is after the last is in the open part.
     parts_ms: Vec<i64>,
     /// How many of them are published, from the first, and how many of these are dropped by the head.
@@ -35,18 +39,33 @@ struct Layout {
 
 fn layout() -> impl Strategy<Value = Layout> {
     (
-        (1u32..4, any::<u64>(), prop::option::weighted(0.4, 50_000i64..500_000)),
+        (
+            1u32..4,
+            any::<u64>(),
+            prop_oneof![Just(Vec::new()), prop::collection::vec(50_000i64..500_000, 1..4)],
+            prop::bool::weighted(0.2),
+            any::<bool>(),
+        ),
         prop::collection::vec(20_000i64..600_000, 0..3),
         (0usize..3, 0usize..3, prop_oneof![Just(0usize), 2usize..12]),
         (any::<bool>(), prop::option::weighted(0.1, 0u32..3)),
     )
         .prop_map(
-            |((shards, placement, epoch_ms), mut parts_ms, (published, dropped, late), (told, old))| {
+            |(
+                (shards, placement, mut epochs_ms, coming, old_map),
+                mut parts_ms,
+                (published, dropped, late),
+                (told, old),
+            )| {
                 parts_ms.sort_unstable();
+                epochs_ms.sort_unstable();
+                epochs_ms.dedup();
                 Layout {
                     shards,
                     placement,
-                    epoch_ms,
+                    epochs_ms,
+                    coming,
+                    old_map,
                     parts_ms,
                     published,
                     dropped,
@@ -61,28 +80,40 @@ fn layout() -> impl Strategy<Value = Layout> {
 impl Layout {
     fn owner(&self, labels: &Labels, time_ms: i64) -> u32 {
         let hash = labels.stable_hash().wrapping_mul(self.placement | 1) >> 32;
-        let moved = self.epoch_ms.is_some_and(|from_ms| time_ms >= from_ms);
-        let shard = hash as u32 % self.shards;
-        if moved { self.shards + shard } else { shard }
+        let epoch = self.in_force().iter().filter(|from_ms| time_ms >= **from_ms).count() as u32;
+        epoch * self.shards + (hash >> (5 * epoch)) as u32 % self.shards
+    }
+
+    fn in_force(&self) -> &[i64] {
+        let coming = usize::from(self.coming && !self.epochs_ms.is_empty());
+        &self.epochs_ms[..self.epochs_ms.len() - coming]
     }
 
     async fn cluster(&self, series: &[random::Series]) -> Cluster {
-        let all = if self.epoch_ms.is_some() {
-            2 * self.shards
-        } else {
-            self.shards
-        };
+        let all = self.shards * (1 + self.epochs_ms.len() as u32);
         let cluster = Cluster::new(all);
-        if let Some(from_ms) = self.epoch_ms {
+        {
             let mut state = cluster.meta.state.lock();
+            state.revision += 1;
             state.epochs[0].shards = (0..self.shards).collect();
-            let next = v1::PlacementEpoch {
-                epoch: 2,
-                from_ms,
-                shards: (self.shards..all).collect(),
-                ..state.epochs[0].clone()
-            };
-            state.epochs.push(next);
+            for (number, from_ms) in (1u32..).zip(&self.epochs_ms) {
+                let next = v1::PlacementEpoch {
+                    epoch: number + 1,
+                    from_ms: *from_ms,
+                    shards: (number * self.shards..(number + 1) * self.shards).collect(),
+                    ..state.epochs[0].clone()
+                };
+                for shard in (number - 1) * self.shards..number * self.shards {
+                    cluster.with_head(shard, |head| head.until = Some((*from_ms, number + 1)));
+                }
+                state.epochs.push(next);
+            }
+            if self.coming && !self.epochs_ms.is_empty() {
+                state.epoch_change = Some(v1::EpochChange {
+                    epoch: state.epochs.last().cloned(),
+                    ..v1::EpochChange::default()
+                });
+            }
         }
         let mut count = 0;
         for (labels, samples) in series {
@@ -111,9 +142,10 @@ impl Layout {
                 }
             }
         }
-        // Without blocks the querier hears of the epochs nevertheless.
-        if self.told || self.epoch_ms.is_some() {
+        if self.told || (!self.epochs_ms.is_empty() && !self.old_map) {
             cluster.tell();
+        } else if !self.epochs_ms.is_empty() {
+            cluster.tell_of_one_epoch(self.shards);
         }
         if let Some(old) = self.old.filter(|old| *old < all) {
             cluster.with_head(old, |head| head.is_old = true);

@@ -1,6 +1,7 @@
 //! The metadata state as JSON.
 
 use gnomon_cluster::assign::{Rules, Standing, standing, voters};
+use gnomon_cluster::meta::{ReshardProgress, reshard_progress};
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{GroupStatus, MetaState};
@@ -97,6 +98,20 @@ fn group(state: &MetaState, id: GroupId, wished: &[u64], seen: &Seen) -> Value {
     })
 }
 
+/// The placement epoch that is on its way; null if none is.
+pub(super) fn epoch_change(state: &MetaState) -> Value {
+    let change = |p: ReshardProgress| {
+        json!({
+            "epoch": p.epoch,
+            "shards": p.shards,
+            "fromMs": p.from_ms,
+            "notOpen": p.opening,
+            "notClosed": p.closing,
+        })
+    };
+    reshard_progress(state).map_or(Value::Null, change)
+}
+
 pub(super) fn shards(state: &MetaState, seen: &Seen) -> Value {
     let shard = |replicas: &gnomon_proto::v1::ShardReplicas| {
         let mut shown = group(state, GroupId::of_shard(ShardId(replicas.shard)), &replicas.nodes, seen);
@@ -116,6 +131,7 @@ pub(super) fn shards(state: &MetaState, seen: &Seen) -> Value {
     json!({
         "replicas": state.replicas.max(1),
         "epochs": state.epochs.iter().map(epoch).collect::<Vec<_>>(),
+        "epochChange": epoch_change(state),
         "metadata": group(state, GroupId::METADATA, &[], seen),
         "shards": state.shards.iter().map(shard).collect::<Vec<_>>(),
     })

@@ -20,6 +20,7 @@ pub enum ClusterTask {
     Move { shard: u32, from: u64, to: u64, wait: bool },
     Rebalance,
     Replicas { replicas: u32 },
+    Reshard { shards: u32 },
 }
 
 /// `gnomon cluster`, as clap knows it.
@@ -67,6 +68,11 @@ pub(super) fn cluster() -> clap::Command {
                 .about("Change how many replicas each shard is to have.")
                 .arg(number("replicas", "1, 3 or 5.").value_parser(value_parser!(u32))),
         )
+        .subcommand(
+            clap::Command::new("reshard")
+                .about("Change the number of shards, from a coming window on; no data moves.")
+                .arg(number("shards", "How many there are to be.").value_parser(value_parser!(u32))),
+        )
 }
 
 pub(super) fn cluster_command(cluster: &ArgMatches) -> Command {
@@ -93,6 +99,9 @@ pub(super) fn cluster_command(cluster: &ArgMatches) -> Command {
             "rebalance" => ClusterTask::Rebalance,
             "replicas" => ClusterTask::Replicas {
                 replicas: small("replicas"),
+            },
+            "reshard" => ClusterTask::Reshard {
+                shards: small("shards"),
             },
             _ => ClusterTask::Status,
         },

@@ -79,6 +79,8 @@ pub(crate) struct MemoryLog {
     store: MemoryState,
     /// Of the newest entry.
     index: Mutex<u64>,
+    /// Entries that are not flushed.
+    kept: Mutex<Vec<(u64, Bytes)>>,
 }
 
 impl MemoryLog {
@@ -91,27 +93,59 @@ impl MemoryLog {
             machine: machine.clone(),
             store,
             index: Mutex::default(),
+            kept: Mutex::default(),
         };
         (Arc::new(log), machine)
+    }
+
+    /// As after a kill: what was flushed, and the entries after it once more.
+    #[allow(dead_code, reason = "shared by several binaries")]
+    pub(crate) fn restarted(&self, shard: ShardId) -> (Arc<Self>, Arc<ShardMachine>) {
+        let machine = Arc::new(ShardMachine::new(shard));
+        machine.restore(&self.store).expect("what was flushed");
+        let kept = self.kept.lock().clone();
+        for (index, payload) in &kept {
+            let (index, term) = (*index, 1);
+            machine.apply(&[Applied { index, term, payload }]);
+        }
+        let log = Self {
+            machine: machine.clone(),
+            store: self.store.clone(),
+            index: Mutex::new(*self.index.lock()),
+            kept: Mutex::new(kept),
+        };
+        (Arc::new(log), machine)
+    }
+
+    /// Makes all that was applied durable.
+    #[allow(dead_code, reason = "shared by several binaries")]
+    pub(crate) fn flush(&self) {
+        self.flush_at(*self.index.lock());
+    }
+
+    fn flush_at(&self, index: u64) {
+        let mut store = self.store.clone();
+        self.machine.flush(&mut store).expect("flush to memory");
+        store.0.lock().index = index;
+        self.kept.lock().clear();
+        self.machine.flushed(index);
     }
 }
 
 #[async_trait]
 impl ShardLog for MemoryLog {
-    async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+    async fn propose(&self, payload: Bytes) -> Result<Bytes, ProposeError> {
         let mut index = self.index.lock();
         *index += 1;
         let entry = Applied {
             index: *index,
             term: 1,
-            payload: &entry,
+            payload: &payload,
         };
         let answer = self.machine.apply(&[entry]).remove(0);
+        self.kept.lock().push((*index, payload));
         if self.machine.wants_flush() {
-            let mut store = self.store.clone();
-            self.machine.flush(&mut store).expect("flush to memory");
-            store.0.lock().index = *index;
-            self.machine.flushed(*index);
+            self.flush_at(*index);
         }
         Ok(answer)
     }

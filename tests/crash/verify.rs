@@ -131,6 +131,7 @@ async fn head_samples(running: &Running) -> usize {
         view: Some(View {
             catalogue_revision: state.catalogue_revision,
             parts_from_blocks: parts,
+            ..View::default()
         }),
         ..SelectRequest::default()
     };

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Targets of one entry.
 const MOST: usize = 1000;
+/// So long after a shard was closed its targets are in the shards of the next epoch, if anywhere: it lets go of them.
+const HANDED_OVER_MS: i64 = 10 * 60 * 1000;
 
 impl Duties {
     /// A leader gives targets the time to come to it, before it counts what went before it against them.
@@ -13,10 +15,15 @@ impl Duties {
         let now_ms = self.context.clock.now().0;
         let leading_ms = u64::try_from(leading.as_millis()).unwrap_or(u64::MAX);
         let targets: Vec<_> = self.shard.machine.read(|state| {
+            // What comes after that goes to other shards: only who was silent before was silent.
+            let until_ms = state.counters.bounds.until_ms;
+            let is_closed = until_ms <= now_ms;
+            let is_handed_over = until_ms.saturating_add(HANDED_OVER_MS) <= now_ms;
             let all = state.tenants.iter().flat_map(|(tenant, there)| {
                 let silent = there.head.targets.iter().filter(|(_, t)| {
                     let silent_ms = u64::try_from(now_ms.saturating_sub(t.heard_ms)).unwrap_or(0);
-                    !t.is_idle() && silent_ms.min(leading_ms) > t.patience_ms()
+                    let is_ours = !is_closed || is_handed_over || t.is_overdue_at(until_ms);
+                    !t.is_idle() && silent_ms.min(leading_ms) > t.patience_ms() && is_ours
                 });
                 silent.map(|(id, target)| SilentTarget {
                     tenant: tenant.clone(),

@@ -1,10 +1,11 @@
 //! What a shard's leader does beside answering: seals windows, uploads parts, takes deletes into the log, gives up targets
-//! that went silent.
+//! that went silent, keeps the shard's time to what its placement epoch says.
 //!
 //! Nothing here decides anything by itself: every step is a log entry or a commit of the catalogue, which may fail
 //! because another leader was faster, and is then looked at afresh.
 
 mod deletes;
+mod epochs;
 mod expire;
 mod seal;
 #[cfg(test)]
@@ -112,6 +113,8 @@ impl Duties {
             let work = async {
                 // Whoever deletes waits for the logs of all shards.
                 self.take_deletes().await;
+                // And whoever writes, for what the shards of another epoch own.
+                self.follow_epochs().await;
                 if is_due {
                     self.round().await;
                 }
@@ -129,6 +132,7 @@ impl Duties {
     /// Looks once at what is due.
     pub async fn round(&mut self) {
         self.show();
+        self.follow_epochs().await;
         if !self.shard.log.is_leader() || !self.shard.machine.is_sound() {
             self.leading_since = None;
             self.watched = seal::WatchedWindows::default();
@@ -143,6 +147,7 @@ impl Duties {
             self.seal_due_windows(now).await;
         }
         self.upload_parts(now).await;
+        self.end_shard().await;
     }
 
     fn show(&self) {

@@ -206,6 +206,7 @@ async fn a_window_becomes_a_block_and_leaves_the_head() {
     let view = View {
         catalogue_revision: revision,
         parts_from_blocks: vec![1],
+        ..View::default()
     };
     let rest = rig.node.read(view).await.unwrap();
     assert_eq!(rest.keys().collect::<Vec<_>>(), [r#"{__name__="c"}"#]);
@@ -284,6 +285,7 @@ async fn a_target_gone_silent_gets_its_markers() {
         complete: true,
         home: true,
         track_timestamps_staleness: false,
+        names_only: false,
         other_shards: Vec::new(),
     });
     let key = batch.new_series(Labels::from_pairs([("__name__", "a")]).as_ref());

@@ -249,6 +249,12 @@ impl Head {
         !order.is_due(u64::MAX) || order.work_in(Slice::default(), is_there, compare)
     }
 
+    /// Time of the newest sample of the series that are there; the minimum where there is none.
+    pub(crate) fn newest_ms(&self) -> i64 {
+        let series = self.slots.iter().flatten();
+        series.map(|series| series.last_ms).max().unwrap_or(i64::MIN)
+    }
+
     /// Series that satisfy all matchers, unless `stop` is set meanwhile.
     pub(crate) fn select(&self, matchers: &[Matcher], stop: &Stop) -> RoaringBitmap {
         self.index

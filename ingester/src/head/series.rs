@@ -23,12 +23,32 @@ pub(crate) struct Bounds {
     pub(crate) proposed_at_ms: i64,
     /// The shard's newest sample so far; the minimum where there is none.
     pub(crate) newest_ms: i64,
+    /// The times that the shard owns: half-open.
+    pub(crate) from_ms: i64,
+    pub(crate) until_ms: i64,
 }
 
 impl Bounds {
+    /// Whether samples of this time are the shard's at all. The end of time is nobody's once there is an end.
+    pub(crate) const fn owns(&self, timestamp_ms: i64) -> bool {
+        self.from_ms <= timestamp_ms && (timestamp_ms < self.until_ms || self.until_ms == i64::MAX)
+    }
+
+    /// Why a sample is not taken that is beyond the shard's time. One that has ended has nobody to send it to: it was
+    /// not before all that it had was too old.
+    pub(crate) const fn not_owned(&self) -> Reason {
+        match self.until_ms {
+            i64::MIN => Reason::TooOld,
+            _ => Reason::Misrouted,
+        }
+    }
+
     /// Whether a sample may be taken at all, given the newest of its series.
     pub(crate) fn check(&self, timestamp_ms: i64, last_ms: i64) -> Result<(), Reason> {
         let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        if !self.owns(timestamp_ms) {
+            return Err(self.not_owned());
+        }
         if timestamp_ms > self.proposed_at_ms.saturating_add(signed(self.limits.future_ms)) {
             return Err(Reason::TooFarInFuture);
         }

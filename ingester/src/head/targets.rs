@@ -129,11 +129,13 @@ impl Target {
         shards
     }
 
-    /// The target is gone: its series, and the time of their markers, one interval after the last tick.
-    pub(crate) fn expire(&mut self) -> (i64, RoaringBitmap) {
+    /// The target is gone: its series, and the time of their markers, one interval after the last tick, but where the
+    /// shard's time begins at the earliest: it may have been told of ticks before.
+    pub(crate) fn expire(&mut self, from_ms: i64) -> (i64, RoaringBitmap) {
         self.abandon();
         let interval = i64::try_from(self.interval_ms).unwrap_or(0);
         let marked = self.last_tick_ms.unwrap_or(self.heard_ms).saturating_add(interval);
+        let marked = marked.max(from_ms);
         self.last_tick_ms = Some(marked);
         self.others.clear();
         (marked, std::mem::take(&mut self.live))
@@ -142,6 +144,12 @@ impl Target {
     /// Silent for longer than this many milliseconds, a target counts as gone: two intervals and 10 %.
     pub(crate) fn patience_ms(&self) -> u64 {
         self.interval_ms.saturating_mul(2).saturating_add(self.interval_ms / 10)
+    }
+
+    /// Whether it had been silent for too long by then.
+    pub(crate) fn is_overdue_at(&self, ms: i64) -> bool {
+        let patience_ms = i64::try_from(self.patience_ms()).unwrap_or(i64::MAX);
+        self.heard_ms.saturating_add(patience_ms) < ms
     }
 
     /// Whether the target holds nothing that would be missed.

@@ -109,7 +109,8 @@ impl ShardReadService for Shards {
         let shard = self.readable(request.shard, request.any_replica).await?;
         let tenant = select::tenant(&request.tenant)?;
         let limit = limit(request.limit);
-        Ok(shard.machine.read(|state| {
+        shard.machine.read(|state| {
+            state.check_map(request.placement_epoch, i64::MAX)?;
             let all = state.head(&tenant).map(|h| h.metadata.iter());
             let wanted = |metric: &str| request.metric.is_empty() || metric == request.metric;
             let rows = all.into_iter().flatten().filter(|(metric, _)| wanted(metric));
@@ -119,10 +120,10 @@ impl ShardReadService for Shards {
                 help: info.help.to_string(),
                 unit: info.unit.to_string(),
             };
-            MetricMetadataResponse {
+            Ok(MetricMetadataResponse {
                 metadata: rows.take(limit).map(|(metric, info)| row(metric, info)).collect(),
-            }
-        }))
+            })
+        })
     }
 
     async fn head_stats(&self, request: HeadStatsRequest) -> Result<HeadStatsResponse, ServiceError> {
@@ -224,6 +225,7 @@ fn labels(shard: &Shard, request: &LabelsRequest, stop: &Stop) -> Result<LabelsR
 fn exemplars(shard: &Shard, request: &ExemplarsRequest, stop: &Stop) -> Result<ExemplarsResponse, ServiceError> {
     let tenant = select::tenant(&request.tenant)?;
     shard.machine.read(|state| {
+        state.check_map(request.placement_epoch, request.end_ms)?;
         let Some(head) = state.head(&tenant) else {
             return Ok(ExemplarsResponse::default());
         };

@@ -3,7 +3,7 @@
 //! Invariant: what is decided here follows from the log alone. No clock, no configuration, nothing random.
 
 use super::batch_run::BatchRun;
-use super::entry::{BadEntry, Catalogue, Command, Entry, Limits, SilentTarget};
+use super::entry::{BadEntry, Bound, Catalogue, Command, Entry, Limits, SilentTarget};
 use super::state::{ShardState, TenantHead};
 use crate::head::{BadPage, Bounds, Deletion};
 use bytes::Bytes;
@@ -76,6 +76,16 @@ impl ShardState {
                 self.counters.feature_level = self.counters.feature_level.max(level);
                 Ok(Bytes::new())
             }
+            Command::Until(bound) => {
+                self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                self.apply_until(&bound);
+                Ok(Bytes::new())
+            }
+            Command::From(bound) => {
+                self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                self.apply_from(&bound);
+                Ok(Bytes::new())
+            }
             Command::Catalogue(catalogue) => {
                 self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
                 self.begin_catalogue(&catalogue);
@@ -138,7 +148,7 @@ impl ShardState {
         run.bounds = Bounds {
             limits,
             proposed_at_ms,
-            newest_ms: run.bounds.newest_ms,
+            ..run.bounds
         };
         run.series_elsewhere = series_elsewhere;
         let outcome = run.groups(view)?;
@@ -201,16 +211,46 @@ impl ShardState {
             if target.term != gone.term || target.heard_ms != gone.heard_ms {
                 continue;
             }
-            let (at_ms, series) = target.expire();
+            let owned = self.counters.bounds;
+            let handed_over = proposed_at_ms >= owned.until_ms && !target.is_overdue_at(owned.until_ms);
+            let (at_ms, series) = target.expire(owned.from_ms);
             tenant.head.changes.targets.insert(gone.target);
+            if handed_over {
+                // It was not silent: it is in the shards of the next epoch.
+                continue;
+            }
             let bounds = Bounds {
                 limits: Limits::default(),
                 proposed_at_ms: proposed_at_ms.max(at_ms),
                 newest_ms: self.counters.newest_ms,
+                from_ms: owned.from_ms,
+                until_ms: owned.until_ms,
             };
             tenant.head.mark_stale(&series, at_ms, &bounds)?;
         }
         Ok(())
+    }
+
+    /// A shard that has samples there stays as it is: the leader sees that, and the epoch begins later. One that has
+    /// come to its end stays so.
+    fn apply_until(&mut self, bound: &Bound) {
+        let newest_ms = self.newest_sample_ms();
+        let owned = &mut self.counters.bounds;
+        let is_late = newest_ms >= bound.at_ms && bound.at_ms > i64::MIN;
+        if is_late || bound.revision < owned.revision || owned.until_ms == i64::MIN {
+            return;
+        }
+        owned.until_ms = bound.at_ms;
+        owned.next_epoch = bound.epoch;
+        owned.revision = bound.revision;
+    }
+
+    fn apply_from(&mut self, bound: &Bound) {
+        let owned = &mut self.counters.bounds;
+        if bound.revision >= owned.revision {
+            owned.from_ms = bound.at_ms;
+            owned.revision = bound.revision;
+        }
     }
 }
 

@@ -45,6 +45,8 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             limits: Limits::default(),
             proposed_at_ms: 0,
             newest_ms: counters.newest_ms,
+            from_ms: counters.bounds.from_ms,
+            until_ms: counters.bounds.until_ms,
         };
         Self {
             head,
@@ -96,6 +98,15 @@ impl<'a, 'b> BatchRun<'a, 'b> {
 
     /// A tick is taken as a whole, or nothing of it.
     fn tick(&mut self, group: &Group<'b>, header: &TickHeader) -> Result<Result<(), BadBatch>, BadPage> {
+        // What is only named is from before the shard's time; everything else is of it.
+        let is_before = header.tick_ms < self.bounds.from_ms;
+        if header.names_only != is_before || !(is_before || self.bounds.owns(header.tick_ms)) {
+            if !header.names_only {
+                self.refuse(self.bounds.not_owned(), &[], header.tick_ms);
+            }
+            self.response.ticks_taken.push(false);
+            return Ok(Ok(()));
+        }
         match self.find_unknown(group) {
             Err(bad) => return Ok(Err(bad)),
             Ok(true) => {
@@ -110,7 +121,9 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         if verdict == Verdict::Take {
             done = self.items(group, Some((header, &mut target)))?;
             let gone = target.end(header);
-            self.head.mark_stale(&gone, header.tick_ms, &self.bounds)?;
+            if !header.names_only {
+                self.head.mark_stale(&gone, header.tick_ms, &self.bounds)?;
+            }
             if header.home {
                 self.response.target_shards.push(TargetShards {
                     target: header.target.0,
@@ -210,13 +223,14 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         value: Value,
         tick: &mut Option<(&TickHeader, &mut Target)>,
     ) -> Result<(), BadPage> {
+        let names_only = tick.as_ref().is_some_and(|(header, _)| header.names_only);
         let ordinal = match self.place(key) {
             Place::At(ordinal) => ordinal,
             Place::Unknown(reference) => {
                 self.response.unknown_refs.push(reference.0);
                 return Ok(());
             }
-            Place::New(number, labels) => match self.admit(number, labels, timestamp_ms) {
+            Place::New(number, labels) => match self.admit(number, labels, timestamp_ms, names_only) {
                 Ok(ordinal) => ordinal,
                 Err(reason) => {
                     self.refuse(reason, labels.as_bytes(), timestamp_ms);
@@ -225,6 +239,15 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             },
         };
         let is_marker = matches!(value, Value::Float(value) if is_stale_nan(value));
+        if names_only {
+            if let Some((header, target)) = tick
+                && (timestamp_ms == header.tick_ms || header.track_timestamps_staleness)
+                && !is_marker
+            {
+                target.see(ordinal);
+            }
+            return Ok(());
+        }
         let outcome = self.head.put(ordinal, timestamp_ms, value, &self.bounds)?;
         match outcome {
             Outcome::Taken => {
@@ -250,14 +273,22 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         Ok(())
     }
 
-    /// Makes a series for a sample that will be taken.
-    fn admit(&mut self, number: u32, labels: LabelsRef<'b>, timestamp_ms: i64) -> Result<Ordinal, Reason> {
+    /// Makes a series for a sample that will be taken, or for one that only says that there is the series.
+    fn admit(
+        &mut self,
+        number: u32,
+        labels: LabelsRef<'b>,
+        timestamp_ms: i64,
+        names_only: bool,
+    ) -> Result<Ordinal, Reason> {
         // The same labels may stand twice among the new ones.
         let there = self.head.find_labels(labels);
         let ordinal = match there {
             Some(ordinal) => ordinal,
             None => {
-                self.bounds.check(timestamp_ms, i64::MIN)?;
+                if !names_only {
+                    self.bounds.check(timestamp_ms, i64::MIN)?;
+                }
                 let limit = self.bounds.limits.max_series;
                 if limit > 0 && self.series_elsewhere + self.head.series_count() >= limit {
                     return Err(Reason::SeriesLimit);
@@ -307,6 +338,10 @@ impl<'a, 'b> BatchRun<'a, 'b> {
 
     /// An exemplar whose series gets no sample is left out, unless a resend can change that.
     fn exemplar(&mut self, key: SeriesKey, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
+        if !self.bounds.owns(timestamp_ms) {
+            self.refuse(self.bounds.not_owned(), &[], timestamp_ms);
+            return;
+        }
         let mut exemplar = Exemplar {
             series: SeriesRef(0),
             timestamp_ms,

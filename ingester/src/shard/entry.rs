@@ -4,7 +4,7 @@
 //! entry: limits in force, the time of the proposal, the feature level by which the entry is to be understood.
 
 use bytes::Bytes;
-use gnomon_model::ids::{BASE_FEATURE_LEVEL, DELETES_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL};
+use gnomon_model::ids::{BASE_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL, DELETES_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL};
 use gnomon_model::{FeatureLevel, MatchOp, Matcher, TargetId, TenantId, TimeRange, TimestampMs};
 use gnomon_tsdb::Tombstone;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ const EXPIRE_TARGETS: u8 = 4;
 const FEATURE_LEVEL: u8 = 5;
 const CATALOGUE: u8 = 6;
 const BATCH_WITH_METRIC_LIMIT: u8 = 7;
+const UNTIL: u8 = 8;
+const FROM: u8 = 9;
 
 /// What apply refuses by, as the leader had it configured when it proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,20 @@ pub enum Command<B = Bytes> {
     FeatureLevel { level: FeatureLevel },
     /// What the catalogue says that a shard has to keep to.
     Catalogue(Catalogue),
+    /// The shard takes no samples from a time on. Without effect where it has some.
+    Until(Bound),
+    /// The shard takes no samples before a time.
+    From(Bound),
+}
+
+/// An end of the time that a shard owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    pub at_ms: i64,
+    /// The placement epoch that owns what is beyond it; 0 where that is told of an end that is not there.
+    pub epoch: u32,
+    /// The metadata's, as of which it is so: an older one has no effect after it.
+    pub revision: u64,
 }
 
 /// Deletes that a shard did not know, and parts that are not its own.
@@ -166,6 +182,8 @@ impl<B: AsRef<[u8]>> Command<B> {
             Self::ExpireTargets { .. } => EXPIRE_TARGETS,
             Self::FeatureLevel { .. } => FEATURE_LEVEL,
             Self::Catalogue(_) => CATALOGUE,
+            Self::Until(_) => UNTIL,
+            Self::From(_) => FROM,
         }
     }
 
@@ -174,6 +192,7 @@ impl<B: AsRef<[u8]>> Command<B> {
         match self {
             Self::Batch { limits, .. } if limits.max_series_per_metric > 0 => METRIC_LIMIT_FEATURE_LEVEL,
             Self::Catalogue(_) => DELETES_FEATURE_LEVEL,
+            Self::Until(_) | Self::From(_) => CLUSTER_FEATURE_LEVEL,
             _ => BASE_FEATURE_LEVEL,
         }
     }
@@ -217,6 +236,11 @@ impl<B: AsRef<[u8]>> Command<B> {
                 }
             }
             Self::FeatureLevel { level } => out.extend_from_slice(&level.0.to_le_bytes()),
+            Self::Until(bound) | Self::From(bound) => {
+                out.extend_from_slice(&bound.at_ms.to_le_bytes());
+                out.extend_from_slice(&bound.epoch.to_le_bytes());
+                out.extend_from_slice(&bound.revision.to_le_bytes());
+            }
             Self::Catalogue(catalogue) => {
                 out.extend_from_slice(&catalogue.revision.to_le_bytes());
                 out.extend_from_slice(&catalogue.first_part.to_le_bytes());
@@ -314,6 +338,8 @@ impl<'a> Command<&'a [u8]> {
                     tombstones,
                 })
             }
+            UNTIL => Self::Until(rest.bound()?),
+            FROM => Self::From(rest.bound()?),
             other => return Err(BadEntry::Kind(other)),
         })
     }
@@ -343,6 +369,14 @@ impl Rest<'_> {
 
     fn i64(&mut self, what: &'static str) -> Result<i64, BadEntry> {
         Ok(i64::from_le_bytes(self.take(what)?))
+    }
+
+    fn bound(&mut self) -> Result<Bound, BadEntry> {
+        Ok(Bound {
+            at_ms: self.i64("bound")?,
+            epoch: self.u32("epoch")?,
+            revision: self.u64("revision")?,
+        })
     }
 
     fn text(&mut self) -> Result<String, BadEntry> {
@@ -444,6 +478,16 @@ mod tests {
                 },
                 batch: Bytes::from_static(b"\x01batch"),
             },
+            Command::Until(Bound {
+                at_ms: 7_200_000,
+                epoch: 2,
+                revision: 9,
+            }),
+            Command::From(Bound {
+                at_ms: i64::MIN,
+                epoch: 0,
+                revision: 10,
+            }),
         ];
         let entry = |command: Command| Entry {
             feature_level: command.feature_level(),
@@ -464,6 +508,7 @@ mod tests {
             let level = match kind {
                 "06" => 2,
                 "07" => 3,
+                "08" | "09" => 4,
                 _ => 1,
             };
             format!("01{kind}0{level}0000000068e5cf8b010000")
@@ -479,6 +524,8 @@ mod tests {
                 + "ffffffffffffffff 0200000000000000 01000000 01000000 02 01000000 61 02000000 622b",
             head("07")
                 + "40771b000000000000 2e930200000000 c027090000000000 0700000000000000 0500000000000000 016261746368",
+            head("08") + "00dd6d0000000000 02000000 0900000000000000",
+            head("09") + "0000000000000080 00000000 0a00000000000000",
         ];
         for (entry, golden) in examples().iter().zip(golden) {
             assert_eq!(hex(&entry.encode()), golden.replace(' ', ""));

@@ -13,6 +13,7 @@ pub(crate) mod select;
 mod state;
 
 pub use machine::ShardMachine;
+pub(crate) use state::TimeBounds;
 
 pub(crate) fn series_count(state: &state::ShardState) -> u64 {
     state.series_count()

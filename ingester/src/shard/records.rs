@@ -1,7 +1,7 @@
 //! Values of a shard's durable state; drawn in `ingester/format.md`.
 
 use super::entry::{read_tombstone, write_tombstone};
-use super::state::{Counters, DroppedPart};
+use super::state::{Counters, DroppedPart, TimeBounds};
 use crate::head::{Exemplar, Head, MetricInfo, OpenTick, SealedPart, Target};
 use bytes::Bytes;
 use gnomon_model::labels::{get_uvarint, put_uvarint};
@@ -18,6 +18,8 @@ pub(crate) struct BadRecord(pub(crate) &'static str);
 const VERSION: u8 = 1;
 /// Of records that know of deletes. Where there was none the first version is written: an older build reads it.
 const WITH_DELETES: u8 = 2;
+/// Of counters that say which time the shard owns, where that is not all.
+const WITH_BOUNDS: u8 = 3;
 
 fn put_i64(out: &mut Vec<u8>, value: i64) {
     put_uvarint(out, ((value << 1) ^ (value >> 63)) as u64);
@@ -139,7 +141,12 @@ fn version_for(tombstone_revision: u64) -> u8 {
 }
 
 pub(crate) fn counters(counters: &Counters, shard: ShardId) -> Vec<u8> {
-    let mut out = vec![version_for(counters.tombstone_revision)];
+    let bounds = counters.bounds;
+    let version = match bounds == TimeBounds::ALL {
+        true => version_for(counters.tombstone_revision),
+        false => WITH_BOUNDS,
+    };
+    let mut out = vec![version];
     put_uvarint(&mut out, u64::from(shard.0));
     put_uvarint(&mut out, counters.next_ref);
     put_uvarint(&mut out, counters.next_part);
@@ -147,15 +154,27 @@ pub(crate) fn counters(counters: &Counters, shard: ShardId) -> Vec<u8> {
     put_uvarint(&mut out, counters.samples);
     put_uvarint(&mut out, u64::from(counters.feature_level.0));
     put_uvarint(&mut out, counters.forgotten_revision);
-    if counters.tombstone_revision > 0 {
+    if version != VERSION {
         put_uvarint(&mut out, counters.tombstone_revision);
+    }
+    if version == WITH_BOUNDS {
+        put_i64(&mut out, bounds.from_ms);
+        put_i64(&mut out, bounds.until_ms);
+        put_uvarint(&mut out, u64::from(bounds.next_epoch));
+        put_uvarint(&mut out, bounds.revision);
     }
     out
 }
 
 /// The shard whose state it is, and its counters.
 pub(crate) fn read_counters(bytes: &[u8]) -> Result<(ShardId, Counters), BadRecord> {
-    let (mut fields, with_deletes) = Fields::of_either(bytes, "counters")?;
+    let (mut fields, version) = match bytes.split_first() {
+        Some((&version @ (VERSION | WITH_DELETES | WITH_BOUNDS), rest)) => {
+            let what = "counters";
+            (Fields { rest, what }, version)
+        }
+        _ => return Err(BadRecord("counters")),
+    };
     let small = |value: u64| u32::try_from(value).map_err(|_| BadRecord("counters"));
     let shard = ShardId(small(fields.u64()?)?);
     let counters = Counters {
@@ -165,7 +184,16 @@ pub(crate) fn read_counters(bytes: &[u8]) -> Result<(ShardId, Counters), BadReco
         samples: fields.u64()?,
         feature_level: FeatureLevel(small(fields.u64()?)?),
         forgotten_revision: fields.u64()?,
-        tombstone_revision: if with_deletes { fields.u64()? } else { 0 },
+        tombstone_revision: if version == VERSION { 0 } else { fields.u64()? },
+        bounds: match version {
+            WITH_BOUNDS => TimeBounds {
+                from_ms: fields.i64()?,
+                until_ms: fields.i64()?,
+                next_epoch: small(fields.u64()?)?,
+                revision: fields.u64()?,
+            },
+            _ => TimeBounds::ALL,
+        },
     };
     Ok((shard, counters))
 }

@@ -42,6 +42,18 @@ pub(crate) fn tenant(text: &str) -> Result<TenantId, ServiceError> {
 }
 
 impl ShardState {
+    /// Whether who knows of the placement epochs up to `known` asks those shards that have what is up to `end_ms`
+    /// (inclusive).
+    pub(crate) fn check_map(&self, known: u32, end_ms: i64) -> Result<(), ServiceError> {
+        let owned = self.counters.bounds;
+        if known < owned.next_epoch && end_ms >= owned.until_ms {
+            return Err(ServiceError::StaleMap {
+                epoch: owned.next_epoch,
+            });
+        }
+        Ok(())
+    }
+
     /// Whether the view knows of everything that was dropped in the range (inclusive).
     pub(crate) fn check_view(
         &self,
@@ -50,6 +62,7 @@ impl ShardState {
         start_ms: i64,
         end_ms: i64,
     ) -> Result<(), ServiceError> {
+        self.check_map(view.placement_epoch, end_ms)?;
         // A view that does not know of a delete would show what it masks in blocks.
         let oldest = self.counters.forgotten_revision.max(self.counters.tombstone_revision);
         if view.catalogue_revision < oldest {

@@ -24,6 +24,29 @@ pub(crate) struct Counters {
     pub(crate) forgotten_revision: u64,
     /// Deletes up to this revision are in the log: what is written from here on is not masked by them.
     pub(crate) tombstone_revision: u64,
+    pub(crate) bounds: TimeBounds,
+}
+
+/// The samples that a shard owns, and since when it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeBounds {
+    /// Inclusive.
+    pub(crate) from_ms: i64,
+    /// Exclusive; the maximum is no end.
+    pub(crate) until_ms: i64,
+    /// Readers of what is beyond the end have to know this placement epoch; 0 while there is no end.
+    pub(crate) next_epoch: u32,
+    /// Revision of the metadata as of which it is so.
+    pub(crate) revision: u64,
+}
+
+impl TimeBounds {
+    pub(crate) const ALL: Self = Self {
+        from_ms: i64::MIN,
+        until_ms: i64::MAX,
+        next_epoch: 0,
+        revision: 0,
+    };
 }
 
 impl Default for Counters {
@@ -36,6 +59,7 @@ impl Default for Counters {
             feature_level: FeatureLevel(1),
             forgotten_revision: 0,
             tombstone_revision: 0,
+            bounds: TimeBounds::ALL,
         }
     }
 }
@@ -101,6 +125,12 @@ impl ShardState {
 
     pub(crate) fn series_count(&self) -> u64 {
         self.tenants.values().map(|t| t.head.series_count()).sum()
+    }
+
+    /// Time of the newest sample, stale markers included; the minimum where there never was one. Looks at all series.
+    pub(crate) fn newest_sample_ms(&self) -> i64 {
+        let heads = self.tenants.values().map(|t| t.head.newest_ms());
+        heads.fold(self.counters.newest_ms, i64::max)
     }
 
     /// Whether a part was sealed since the last flush.

@@ -3,6 +3,7 @@
 
 mod counting;
 mod deleting;
+mod epochs;
 mod hand_over;
 mod ordering;
 mod random_log;
@@ -200,6 +201,7 @@ fn header(tick_ms: i64) -> TickHeader {
         complete: true,
         home: false,
         track_timestamps_staleness: false,
+        names_only: false,
         other_shards: Vec::new(),
     }
 }

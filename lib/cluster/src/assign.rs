@@ -192,7 +192,8 @@ pub fn plan(state: &MetaState, now_ms: i64, rules: &Rules) -> Vec<Change> {
     changes
 }
 
-/// Replicas of shards that are not placed: for a new placement epoch, say.
+/// Replicas of shards that are not placed: for a new placement epoch, say. On those that live now, if they are fewer than
+/// replicas are asked for; without nodes where none does.
 #[must_use]
 pub fn assign(state: &MetaState, shards: &[u32], now_ms: i64) -> Vec<ShardReplicas> {
     let ingesters = ingesters(state, now_ms, &Rules::default());
@@ -202,7 +203,7 @@ pub fn assign(state: &MetaState, shards: &[u32], now_ms: i64) -> Vec<ShardReplic
             shard: *shard,
             nodes: Vec::new(),
         };
-        if let Some(change) = loads.place(&placed, wanted(state, &loads)) {
+        if let Some(change) = loads.place(&placed, asked(state).min(loads.live())) {
             loads.carry_out(&change);
             placed.nodes = change.to;
         }

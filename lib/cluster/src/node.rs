@@ -145,8 +145,6 @@ pub enum NodeError {
     Bucket(String),
     #[error("the catalogue that is in the bucket cannot be taken over: {0}")]
     Checkpoint(#[from] CheckpointError),
-    #[error("the catalogue that is in the bucket has {0} placement epochs: one is supported")]
-    Epochs(usize),
     #[error(
         "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
          Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \

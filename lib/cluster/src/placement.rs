@@ -17,6 +17,8 @@ use gnomon_proto::v1;
 use std::collections::HashMap;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+/// Epochs after the first begin at multiples of this, which is a window of the heads: no window, part or block is in two.
+pub const EPOCH_STEP_MS: i64 = 2 * 60 * 60 * 1000;
 /// Labels that choose the shard unless the epoch says otherwise.
 pub const DEFAULT_PLACEMENT_LABELS: [&str; 2] = ["job", "instance"];
 
@@ -96,6 +98,14 @@ impl Placement {
         Ok(Self { epochs })
     }
 
+    /// The epochs that samples are placed by: those in force.
+    ///
+    /// # Errors
+    /// As [`Self::from_records`].
+    pub fn in_force(state: &v1::MetaState) -> Result<Self, BadEpoch> {
+        Self::from_records(epochs_in_force(state))
+    }
+
     /// Whether there is an epoch at all, which is so once the cluster is initialized.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -124,6 +134,13 @@ impl Placement {
         self.find(at).map(|e| e.number)
     }
 
+    /// When the epoch after this one begins (inclusive, milliseconds); none after the newest.
+    #[must_use]
+    pub fn end_of(&self, epoch: PlacementEpoch) -> Option<i64> {
+        let at = self.epochs.iter().position(|e| e.number == epoch)?;
+        self.epochs.get(at + 1).map(|next| next.from_ms)
+    }
+
     #[inline]
     fn find(&self, at: TimestampMs) -> Option<&Epoch> {
         let later = self.epochs.iter().rev().find(|e| e.from_ms <= at.0);
@@ -149,6 +166,21 @@ impl Placement {
             shard: epoch.slots[slot_of(xxh3_64_with_seed(metric.as_bytes(), tenant.0), epoch.slots.len())],
         })
     }
+}
+
+/// The epochs without one that is listed but not in force yet: until then samples of its time have no place.
+#[must_use]
+pub fn epochs_in_force(state: &v1::MetaState) -> &[v1::PlacementEpoch] {
+    match state.epochs.split_last() {
+        Some((last, before)) if coming(state).is_some_and(|coming| coming.epoch == last.epoch) => before,
+        _ => &state.epochs,
+    }
+}
+
+/// The epoch that is announced or listed, and not in force.
+#[must_use]
+pub fn coming(state: &v1::MetaState) -> Option<&v1::PlacementEpoch> {
+    state.epoch_change.as_ref()?.epoch.as_ref()
 }
 
 impl Epoch {
@@ -216,6 +248,7 @@ fn slot_of(hash: u64, slots: usize) -> usize {
 mod tests {
     use super::*;
     use gnomon_model::Labels;
+    use proptest::prelude::*;
 
     fn record(epoch: u32, from_ms: i64, shards: u32) -> v1::PlacementEpoch {
         v1::PlacementEpoch {
@@ -333,5 +366,66 @@ mod tests {
             Err(BadEpoch::Spread { ways: 3, .. })
         ));
         assert!(Placement::default().epoch_at(TimestampMs(0)).is_none());
+    }
+
+    /// Times from a few windows around the epochs' beginnings.
+    fn near(beginnings: &[i64]) -> impl Strategy<Value = i64> + use<> {
+        let beginnings = beginnings.to_vec();
+        (
+            any::<prop::sample::Index>(),
+            -3i64..=3,
+            prop::sample::select(vec![1, 1000, EPOCH_STEP_MS]),
+        )
+            .prop_map(move |(at, times, unit)| at.get(&beginnings).saturating_add(times * unit))
+    }
+
+    fn several() -> impl Strategy<Value = (Vec<v1::PlacementEpoch>, Vec<i64>)> {
+        let epoch = (1u32..6, 1i64..40, prop::bool::ANY);
+        prop::collection::vec(epoch, 1..5).prop_flat_map(|epochs| {
+            let (mut records, mut first, mut from_ms) = (Vec::new(), 0, i64::MIN);
+            for (i, (shards, windows, spread)) in epochs.into_iter().enumerate() {
+                let spreads = v1::SpreadRule {
+                    job: "node".into(),
+                    ways: shards,
+                };
+                records.push(v1::PlacementEpoch {
+                    epoch: 2 * i as u32 + 1,
+                    from_ms,
+                    shards: (first..first + shards).collect(),
+                    by_labels: DEFAULT_PLACEMENT_LABELS.map(str::to_owned).into(),
+                    spreads: if spread { vec![spreads] } else { Vec::new() },
+                });
+                first += shards;
+                from_ms = from_ms.max(0) + windows * EPOCH_STEP_MS;
+            }
+            let beginnings: Vec<i64> = records.iter().map(|r| r.from_ms.max(0)).collect();
+            let times = prop::collection::vec(near(&beginnings), 1..30);
+            (Just(records), times)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Shards' own bounds and the routers' map say the same: each time of a series has one owner.
+        #[test]
+        fn one_shard_owns_each_time_of_a_series((records, times) in several(), series in 0usize..7) {
+            let state = v1::MetaState { epochs: records.clone(), ..v1::MetaState::default() };
+            let placement = Placement::in_force(&state).unwrap();
+            let (set, seed) = (&sets()[series], TenantSeed::of(&TenantId::anonymous()));
+            for at in times {
+                let owner = placement.owner(seed, set.as_ref(), TimestampMs(at)).unwrap();
+                let owns = |shard: &ShardId| {
+                    let bounds = crate::bounds::bounds_of(&state, *shard).unwrap();
+                    bounds.from_ms <= at && at < bounds.until_ms
+                };
+                prop_assert!(owns(&owner.shard), "{owner:?} at {at}");
+                let epoch = records.iter().find(|r| r.epoch == owner.epoch.0).unwrap();
+                prop_assert!(epoch.shards.contains(&owner.shard.0));
+                let others: Vec<ShardId> = placement.shards().into_iter().filter(owns).collect();
+                prop_assert_eq!(others.len(), epoch.shards.len(), "of no other epoch at {}", at);
+                prop_assert_eq!(placement.end_of(owner.epoch).is_some_and(|end| end <= at), false);
+            }
+        }
     }
 }

@@ -202,6 +202,7 @@ fn take_tick(body: &[u8]) -> Result<(TickHeader, &[u8]), BadBatch> {
         home: flags & 4 != 0,
         track_timestamps_staleness: flags & 8 != 0,
         complete: flags & 16 != 0,
+        names_only: flags & 32 != 0,
         other_shards,
     };
     Ok((header, rest))

@@ -34,6 +34,7 @@ fn tick() -> TickHeader {
         complete: true,
         home: true,
         track_timestamps_staleness: false,
+        names_only: false,
         other_shards: vec![ShardId(4)],
     }
 }

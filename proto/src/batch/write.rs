@@ -56,7 +56,8 @@ impl BatchBuilder {
                 | u8::from(header.last) << 1
                 | u8::from(header.home) << 2
                 | u8::from(header.track_timestamps_staleness) << 3
-                | u8::from(header.complete) << 4,
+                | u8::from(header.complete) << 4
+                | u8::from(header.names_only) << 5,
         );
         put_uvarint(out, header.other_shards.len() as u64);
         for shard in &header.other_shards {

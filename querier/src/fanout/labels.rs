@@ -3,7 +3,7 @@
 use super::open::{Replan, block_name, nothing_read, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
 use super::stream::ended_early;
-use super::{Fanout, OPEN_TIMEOUT, Scope};
+use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
@@ -117,14 +117,27 @@ impl Fanout {
         }
     }
 
-    /// Asks every shard at once.
+    /// Asks every shard at once, with the newest placement epoch that is known: once more where one knows of a later one.
     async fn ask_all<'a, T>(
         &'a self,
-        ask: impl Fn(u32) -> BoxFuture<'a, Result<T, ServiceError>> + Send,
+        ask: impl Fn(u32, u32) -> BoxFuture<'a, Result<T, ServiceError>> + Send,
     ) -> Result<Vec<(ShardId, Result<T, ServiceError>)>, ApiError> {
-        let shards = self.all_shards().await?;
-        let asked: Vec<_> = shards.iter().map(|shard| within(OPEN_TIMEOUT, ask(shard.0))).collect();
-        Ok(shards.iter().copied().zip(join_all(asked).await).collect())
+        let mut revision = 0;
+        let mut rounds = 1;
+        loop {
+            let (shards, epoch) = self.all_shards(revision).await?;
+            let asked: Vec<_> = shards
+                .iter()
+                .map(|shard| within(OPEN_TIMEOUT, ask(shard.0, epoch)))
+                .collect();
+            let answers = join_all(asked).await;
+            let is_old = |answer: &Result<T, ServiceError>| matches!(answer, Err(ServiceError::StaleMap { .. }));
+            if rounds == MAX_REPLANS || !answers.iter().any(is_old) {
+                return Ok(shards.into_iter().zip(answers).collect());
+            }
+            rounds += 1;
+            revision = u64::MAX;
+        }
     }
 
     /// Exemplars of series that match any of `sets`, from the shards (blocks have none).
@@ -135,7 +148,7 @@ impl Fanout {
         start_ms: i64,
         end_ms: i64,
     ) -> Result<Exemplars, ApiError> {
-        let answers = self.ask_all(|shard| {
+        let answers = self.ask_all(|shard, placement_epoch| {
             self.shards.exemplars(v1::ExemplarsRequest {
                 tenant: self.tenant.to_string(),
                 shard,
@@ -143,6 +156,7 @@ impl Fanout {
                 start_ms,
                 end_ms,
                 any_replica: false,
+                placement_epoch,
             })
         });
         let mut all = Exemplars::new();
@@ -177,13 +191,14 @@ impl Fanout {
         scope: &Scope,
         metric: &str,
     ) -> Result<BTreeMap<String, BTreeSet<Metadata>>, ApiError> {
-        let answers = self.ask_all(|shard| {
+        let answers = self.ask_all(|shard, placement_epoch| {
             self.shards.metric_metadata(v1::MetricMetadataRequest {
                 tenant: self.tenant.to_string(),
                 shard,
                 metric: metric.to_owned(),
                 limit: 0,
                 any_replica: false,
+                placement_epoch,
             })
         });
         let mut all = BTreeMap::<String, BTreeSet<Metadata>>::new();
@@ -207,7 +222,7 @@ impl Fanout {
 
     /// Statistics of every head that answers.
     pub(crate) async fn head_stats(&self, scope: &Scope, limit: u32) -> Result<Vec<v1::HeadStatsResponse>, ApiError> {
-        let answers = self.ask_all(|shard| self.shards.head_stats(v1::HeadStatsRequest { shard, limit }));
+        let answers = self.ask_all(|shard, _| self.shards.head_stats(v1::HeadStatsRequest { shard, limit }));
         let mut all = Vec::new();
         for (shard, answer) in answers.await? {
             match answer {

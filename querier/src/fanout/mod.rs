@@ -104,9 +104,10 @@ impl Fanout {
         Ok(blocks)
     }
 
-    /// Shards that exist in any epoch, ascending.
-    async fn all_shards(&self) -> Result<Vec<ShardId>, ApiError> {
-        let state = self.state(0).await?;
+    /// Shards that exist in any epoch, ascending, and the newest epoch; as of `catalogue_revision` at least.
+    async fn all_shards(&self, catalogue_revision: u64) -> Result<(Vec<ShardId>, u32), ApiError> {
+        let state = self.state(catalogue_revision).await?;
+        let epoch = state.epochs.last().map_or(0, |epoch| epoch.epoch);
         let mut shards: Vec<_> = state
             .epochs
             .iter()
@@ -116,7 +117,7 @@ impl Fanout {
             .collect();
         shards.sort_unstable();
         shards.dedup();
-        Ok(shards)
+        Ok((shards, epoch))
     }
 }
 

@@ -249,6 +249,7 @@ pub(super) fn view(plan: &FanoutPlan, parts: &[u64]) -> v1::View {
     v1::View {
         catalogue_revision: plan.catalogue_revision,
         parts_from_blocks: parts.to_vec(),
+        placement_epoch: plan.placement_epoch,
     }
 }
 
@@ -262,7 +263,7 @@ pub(super) fn shard_result<T>(
     match result {
         Ok(value) => Ok(Some(value)),
         Err(ServiceError::StaleView { revision }) => Err(Replan::Newer { shard, name, revision }),
-        // No catalogue revision is known then; the state is read afresh in any case.
+        // No catalogue revision is known then: the state is read afresh, and is as new as what the shard knows.
         Err(ServiceError::StaleMap { .. }) => Err(Replan::Newer {
             shard,
             name,

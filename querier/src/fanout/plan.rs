@@ -1,7 +1,7 @@
 //! Which shards and blocks a selection must ask: a pure function of the metadata state.
 
 use gnomon_cluster::deletes::masks;
-use gnomon_cluster::placement::{Placement, TenantSeed};
+use gnomon_cluster::placement::{Placement, TenantSeed, coming, epochs_in_force};
 use gnomon_model::{Labels, MatchOp, Matcher, ShardId, TenantId, TimestampMs};
 use gnomon_promql::Fragment;
 use gnomon_proto::v1::{self, block_record};
@@ -24,6 +24,9 @@ pub struct Selection {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FanoutPlan {
     pub catalogue_revision: u64,
+    /// The newest placement epoch that is known. A shard of one before which knows of a later one says so where that
+    /// has what is asked for.
+    pub placement_epoch: u32,
     /// How many epochs the range touches: in one a series is in one shard.
     pub epochs: usize,
     /// Each shard with the parts whose samples are taken from blocks, ascending.
@@ -35,7 +38,7 @@ pub struct FanoutPlan {
     /// says so, and the query is planned again.
     pub deletes: Vec<v1::TombstoneRecord>,
     /// When the last placement epoch in the range began, where another one is in the range too: series may have moved
-    /// from shard to shard then.
+    /// from shard to shard then. The maximum where it is not known for good.
     pub moved_ms: Option<i64>,
 }
 
@@ -46,6 +49,7 @@ impl FanoutPlan {
         let epochs = epochs(state, selection);
         let mut plan = Self {
             catalogue_revision: state.catalogue_revision,
+            placement_epoch: state.epochs.last().map_or(0, |epoch| epoch.epoch),
             epochs: epochs.len(),
             shards: shards(&epochs, tenant, selection)
                 .into_iter()
@@ -53,7 +57,7 @@ impl FanoutPlan {
                 .collect(),
             blocks: Vec::new(),
             deletes: Vec::new(),
-            moved_ms: epochs.get(1..).and_then(<[_]>::last).map(|epoch| epoch.from_ms),
+            moved_ms: moved_ms(state, &epochs),
         };
         for block in &state.blocks {
             let window_overlaps = block.start_ms <= selection.end_ms && selection.start_ms < block.end_ms;
@@ -100,18 +104,29 @@ impl FanoutPlan {
     }
 }
 
-/// The epochs in a selection's range.
+/// The epochs in a selection's range. One that is listed and not in force yet does not end the one before: what is of its
+/// time may be in either.
 fn epochs<'s>(state: &'s v1::MetaState, selection: &Selection) -> Vec<&'s v1::PlacementEpoch> {
     let mut found = Vec::new();
+    let in_force = epochs_in_force(state);
     for (i, epoch) in state.epochs.iter().enumerate() {
         // The first epoch owns what is before it too.
         let from_ms = if i == 0 { i64::MIN } else { epoch.from_ms };
-        let next_from_ms = state.epochs.get(i + 1).map(|next| next.from_ms);
+        let next_from_ms = in_force.get(i + 1).map(|next| next.from_ms);
         if from_ms <= selection.end_ms && next_from_ms.is_none_or(|next| next > selection.start_ms) {
             found.push(epoch);
         }
     }
     found
+}
+
+fn moved_ms(state: &v1::MetaState, in_range: &[&v1::PlacementEpoch]) -> Option<i64> {
+    let [_, .., last] = in_range else {
+        return None;
+    };
+    // One that is not in force may begin later still.
+    let is_coming = coming(state).is_some_and(|coming| coming.epoch == last.epoch);
+    Some(if is_coming { i64::MAX } else { last.from_ms })
 }
 
 /// The shards that own samples of the selection: those of every epoch in its range, narrowed to one where the matchers
@@ -237,6 +252,25 @@ mod tests {
         assert_eq!(shards(1000, 2000), [2, 3]);
         assert_eq!(shards(999, 1000), [0, 1, 2, 3]);
         assert_eq!(shards(-10, -5), [0, 1]);
+    }
+
+    #[test]
+    fn an_epoch_that_is_not_in_force_does_not_end_the_one_before() {
+        let mut state = state();
+        state.epochs.push(epoch(3, 2000, &[4]));
+        let plan = |state: &v1::MetaState, start, end| {
+            let plan = FanoutPlan::new(state, &TenantId::anonymous(), &selection(start, end, Vec::new()));
+            let shards: Vec<_> = plan.shards.keys().map(|s| s.0).collect();
+            (plan.placement_epoch, plan.epochs, shards, plan.moved_ms)
+        };
+        assert_eq!(plan(&state, 2000, 3000), (3, 1, vec![4], None));
+        assert_eq!(plan(&state, 500, 3000), (3, 3, vec![0, 1, 2, 3, 4], Some(2000)));
+        state.epoch_change = Some(v1::EpochChange {
+            epoch: state.epochs.last().cloned(),
+            ..v1::EpochChange::default()
+        });
+        assert_eq!(plan(&state, 2000, 3000), (3, 2, vec![2, 3, 4], Some(i64::MAX)));
+        assert_eq!(plan(&state, 1500, 1999), (3, 1, vec![2, 3], None));
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub struct Head {
     pub fail_after: Option<usize>,
     /// Never answers.
     pub hangs: bool,
+    /// From when on samples are another placement epoch's, and its number.
+    pub until: Option<(i64, u32)>,
 }
 
 #[derive(Default)]
@@ -103,6 +105,12 @@ impl Head {
             return Err(ServiceError::StaleView {
                 revision: self.delete_revision,
             });
+        }
+        if let Some((until_ms, epoch)) = self.until
+            && end_ms >= until_ms
+            && view.is_none_or(|view| view.placement_epoch < epoch)
+        {
+            return Err(ServiceError::StaleMap { epoch });
         }
         let named: BTreeSet<_> = view
             .map(|v| v.parts_from_blocks.iter().copied().collect())
@@ -577,6 +585,17 @@ impl Cluster {
     /// The watch catches up.
     pub fn tell(&self) {
         self.watched.send_replace(Arc::new(self.meta.state.lock().clone()));
+    }
+
+    /// The watch shows a state from before all epochs but the first, which has this many shards, and before all blocks.
+    pub fn tell_of_one_epoch(&self, shards: u32) {
+        let mut state = v1::MetaState {
+            revision: 1,
+            epochs: self.meta.state.lock().epochs[..1].to_vec(),
+            ..v1::MetaState::default()
+        };
+        state.epochs[0].shards = (0..shards).collect();
+        self.watched.send_replace(Arc::new(state));
     }
 
     pub fn state(&self) -> ApiState {

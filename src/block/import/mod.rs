@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::stop::{INTERRUPTED, Interrupted, check, on_signals};
 use crate::flags::Import;
 use anyhow::Context;
-use gnomon_cluster::placement::{Placement, TenantSeed};
+use gnomon_cluster::placement::{Placement, TenantSeed, epochs_in_force};
 use gnomon_cluster::retention::Budget;
 use gnomon_compactor::Catalogue;
 use gnomon_compactor::plan::Policy;
@@ -225,7 +225,7 @@ impl<'a> Importer<'a> {
 
     async fn batch(&mut self, block: &mut TsdbBlock, meta: &TsdbMeta, batch: &Batch) -> anyhow::Result<()> {
         let state = self.catalogue.read().await?;
-        let placement = Placement::from_records(&state.epochs)?;
+        let placement = Placement::in_force(&state)?;
         let policy = Policy {
             window_ms: gnomon_ingester::WINDOW_MS,
             retention_ms: self.budget.retention().time_ms,
@@ -233,7 +233,7 @@ impl<'a> Importer<'a> {
             max_merge_bytes: u64::MAX,
             settle_ms: 0,
         };
-        let epochs: Vec<i64> = state.epochs.iter().map(|epoch| epoch.from_ms).collect();
+        let epochs: Vec<i64> = epochs_in_force(&state).iter().map(|epoch| epoch.from_ms).collect();
         let windows = plan::windows(meta, &policy.widths_ms(), &epochs, self.oldest_ms());
         let seed = TenantSeed::of(&self.what.to.tenant);
         for window in windows.map_err(anyhow::Error::msg)? {

@@ -43,6 +43,7 @@ impl Rig {
         let view = View {
             catalogue_revision: view_revision,
             parts_from_blocks: Vec::new(),
+            ..View::default()
         };
         self.node.read(view).await.unwrap().into_keys().collect()
     }

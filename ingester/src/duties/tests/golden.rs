@@ -31,6 +31,7 @@ async fn filled() -> Rig {
         complete: true,
         home: true,
         track_timestamps_staleness: false,
+        names_only: false,
         other_shards: vec![ShardId(5)],
     });
     let key = tick.new_series(Labels::from_pairs([("__name__", "scraped"), ("job", "j")]).as_ref());

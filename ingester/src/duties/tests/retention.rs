@@ -123,6 +123,7 @@ async fn a_part_that_will_never_fit_is_let_go_and_readers_learn_of_it() {
     let now = View {
         catalogue_revision: before,
         parts_from_blocks: vec![],
+        ..View::default()
     };
     assert!(rig.node.read(now).await.unwrap().is_empty());
     // Writing goes on.

@@ -186,6 +186,7 @@ fn a_view_older_than_a_delete_is_stale() {
     let view = |catalogue_revision| gnomon_proto::v1::View {
         catalogue_revision,
         parts_from_blocks: Vec::new(),
+        ..gnomon_proto::v1::View::default()
     };
     let check = |revision| rig.state.check_view(&TenantId::anonymous(), &view(revision), T0, T0);
     assert_eq!(check(7), Err(gnomon_proto::ServiceError::StaleView { revision: 8 }));

@@ -1,6 +1,7 @@
 //! Any log gives the same shard, however often it is flushed and restored, and keeps what was acknowledged.
 
 use super::*;
+use crate::shard::entry::Bound;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -14,7 +15,11 @@ enum Step {
         term: u8,
         first: bool,
         last: bool,
+        names_only: bool,
     },
+    /// The end or the beginning of the shard's time, so far from now.
+    Until(i64),
+    From(i64),
     Seal,
     Publish,
     Expire,
@@ -35,8 +40,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => proptest::collection::vec(row, 1..20).prop_map(Step::Rows),
         3 => proptest::collection::vec(near, 1..80).prop_map(Step::Rows),
-        4 => (0..2u8, proptest::collection::vec(0..8u8, 0..6), 1..3u8, any::<bool>(), any::<bool>())
-            .prop_map(|(target, series, term, first, last)| Step::Tick { target, series, term, first, last }),
+        4 => (0..2u8, proptest::collection::vec(0..8u8, 0..6), 1..3u8, any::<[bool; 2]>(), proptest::bool::weighted(0.2))
+            .prop_map(|(target, series, term, [first, last], names_only)| {
+                Step::Tick { target, series, term, first, last, names_only }
+            }),
+        1 => (-60_000..900_000i64).prop_map(Step::Until),
+        1 => (-4_000_000..60_000i64).prop_map(Step::From),
         1 => Just(Step::Seal),
         1 => Just(Step::Publish),
         1 => Just(Step::Expire),
@@ -81,17 +90,27 @@ impl Rig {
                 term,
                 first,
                 last,
+                names_only,
             } => {
                 let header = TickHeader {
                     target: TargetId(u64::from(*target)),
                     term: u64::from(*term),
                     first: *first,
                     last: *last,
+                    names_only: *names_only,
                     ..header(self.now_ms / 15_000 * 15_000)
                 };
                 let names: Vec<_> = series.iter().map(|s| format!("t{s}")).collect();
                 let names: Vec<_> = names.iter().map(String::as_str).collect();
                 self.tick(&header, &names).encode_to_vec().into()
+            }
+            Step::Until(ahead) => {
+                let (at_ms, epoch, revision) = (self.now_ms + ahead, 2, self.now_ms as u64);
+                self.apply(Command::Until(Bound { at_ms, epoch, revision }))
+            }
+            Step::From(ahead) => {
+                let (at_ms, epoch, revision) = (self.now_ms + ahead, 0, self.now_ms as u64);
+                self.apply(Command::From(Bound { at_ms, epoch, revision }))
             }
             Step::Seal => {
                 let oldest = self

@@ -30,10 +30,12 @@ fn same_members(a: &[u64], b: &[u64]) -> bool {
 impl<'a> Loads<'a> {
     pub(super) fn new(state: &MetaState, ingesters: &[Member<'a>]) -> Self {
         let mut loads = Self::of_group(&[], ingesters);
+        // Any replica of a shard of an epoch that is not open yet may found it, by the list as it is.
+        let opening = state.epoch_change.as_ref().map_or(&[][..], |change| &change.opening);
         for shard in &state.shards {
             let group = GroupId::of_shard(ShardId(shard.shard));
             let voters = voters(state, group);
-            if same_members(voters, &shard.nodes) {
+            if same_members(voters, &shard.nodes) && !opening.contains(&shard.shard) {
                 loads.settled.insert(shard.shard);
             }
             for node in &shard.nodes {

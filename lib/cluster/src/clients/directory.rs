@@ -95,11 +95,14 @@ impl Directory {
 
     fn follow_state(&self) {
         let state = self.state();
-        match Placement::from_records(&state.epochs) {
+        match Placement::in_force(&state) {
             Ok(placement) => {
                 self.placement.send_if_modified(|shown| {
                     let changed = **shown != placement;
                     if changed {
+                        if shown.is_ready() {
+                            tracing::info!(epoch = ?placement.newest(), "another placement epoch is in force");
+                        }
                         *shown = Arc::new(placement);
                     }
                     changed
@@ -141,7 +144,7 @@ impl Directory {
         live.filter(|n| n.roles.iter().any(|r| r == role)).cloned().collect()
     }
 
-    /// Every shard of every epoch, ascending.
+    /// Every shard of every epoch that is in force, ascending.
     #[must_use]
     pub fn shards(&self) -> Vec<ShardId> {
         self.placement.borrow().shards()

@@ -7,6 +7,7 @@
 //! forgotten, which is after it was deleted: records never name less than the bucket holds.
 
 use super::machine::{Effect, Refusal};
+use crate::bounds::misplaced;
 use crate::retention::{charged_bytes, used_bytes};
 use gnomon_model::ids::DELETES_FEATURE_LEVEL;
 use gnomon_model::{BlockId, PartId, TenantId};
@@ -64,8 +65,8 @@ pub(super) fn stage(state: &mut MetaState, command: &StageBlock, now_ms: i64) ->
 
 fn check(state: &MetaState, block: &BlockRecord) -> Result<(), Refusal> {
     check_itself(block)?;
-    if !state.epochs.iter().any(|e| e.shards.contains(&block.shard)) {
-        return Err(format!("no placement epoch has a shard {}", block.shard).into());
+    if let Some(why) = misplaced(state, block) {
+        return Err(why.into());
     }
     check_deletes(state, block)
 }
@@ -181,6 +182,9 @@ pub(super) fn publish(state: &mut MetaState, block: &BlockRecord, now_ms: i64) -
             block.id, block.tombstone_revision, record.tombstone_revision
         )
         .into());
+    }
+    if let Some(why) = misplaced(state, block) {
+        return Err(why.into());
     }
     check_inputs(state, block)?;
     for input in &block.inputs {

@@ -3,11 +3,13 @@
 mod catalogue;
 mod checkpoint;
 mod config;
+mod epochs;
 mod ha;
 mod jobs;
 mod machine;
 mod nodes;
 mod rebuild;
+mod reshard;
 mod scrapers;
 mod service;
 mod stored;
@@ -19,10 +21,15 @@ pub use checkpoint::{
     CheckpointError, keep_checkpoints, read_newest_checkpoint, remove_newer_checkpoints, write_checkpoint,
 };
 pub use config::MAX_CONFIG_BYTES;
+pub use epochs::{EPOCH_GUARD_MS, MAX_SHARDS};
 pub use ha::{MAX_HA_NAME_BYTES, MAX_HA_PAIRS};
 pub use machine::MetaMachine;
 pub use nodes::MAX_LEASE_MS;
 pub use rebuild::{FoundBlock, FoundDelete, rebuild};
+pub use reshard::{
+    Beginning, CannotReshard, RESHARD_LEAD_MS, Reshard, ReshardProgress, plan_reshard, reshard, reshard_progress,
+    shards_in_force,
+};
 pub(crate) use scrapers::overdue as overdue_scrapers;
 pub use service::{MetaLog, MetaNode};
 pub use tombstones::{MAX_DELETE_BYTES, MAX_TOMBSTONES};

@@ -2,9 +2,10 @@
 
 use super::machine::{Effect, Refusal};
 use super::scrapers;
+use crate::bounds::bounds_of;
 use crate::placement::Placement;
-use gnomon_model::GroupId;
 use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::{
     EndLease, GroupMembers, InitCluster, MetaState, Node, RegisterNode, RenewLease, SetDraining, SetShardReplicas,
 };
@@ -28,33 +29,37 @@ pub(super) fn init_cluster(state: &mut MetaState, c: &InitCluster) -> Result<Eff
         .parse::<gnomon_model::ClusterId>()
         .map_err(|e| Refusal(e.to_string()))?;
     let epoch = c.epoch.clone().ok_or("the first placement epoch is missing")?;
-    if epoch.epoch != 1 || epoch.from_ms != i64::MIN {
-        return Err("the first placement epoch has number 1 and begins at the minimum of time".into());
+    // Of a cluster that is taken over those before it may be forgotten.
+    if epoch.epoch == 0 || epoch.from_ms != i64::MIN {
+        return Err("the first placement epoch has a number from 1 on and begins at the minimum of time".into());
     }
     if epoch.shards.len() > MAX_SHARDS {
         return Err(format!("{} shards: {MAX_SHARDS} are possible", epoch.shards.len()).into());
     }
-    Placement::from_records(std::slice::from_ref(&epoch)).map_err(|e| Refusal(e.to_string()))?;
+    let mut epochs = vec![epoch];
+    epochs.extend(c.later_epochs.iter().cloned());
+    Placement::from_records(&epochs).map_err(|e| Refusal(e.to_string()))?;
     check_replicas(c.replicas.max(1))?;
-    for shard in &epoch.shards {
+    let shards: Vec<u32> = epochs.iter().flat_map(|epoch| &epoch.shards).copied().collect();
+    for shard in &shards {
         let replicas = c.shards.iter().find(|r| r.shard == *shard);
         // Those of a cluster that waits for more nodes come later.
         if replicas.is_none_or(|r| r.nodes.is_empty() && c.expect <= 1) {
             return Err(format!("shard {shard} has no replicas").into());
         }
     }
-    if let Some(block) = state.blocks.iter().find(|b| !epoch.shards.contains(&b.shard)) {
+    if let Some(block) = state.blocks.iter().find(|b| !shards.contains(&b.shard)) {
         return Err(format!("block {} is of shard {}, which there is not", block.id, block.shard).into());
     }
     state.cluster_id.clone_from(&c.cluster_id);
-    let is_several = c.expect > 1 || c.replicas > 1;
-    let level = if is_several {
+    let needs_more = c.expect > 1 || c.replicas > 1 || epochs.len() > 1;
+    let needed = if needs_more {
         CLUSTER_FEATURE_LEVEL.0
     } else {
         FIRST_FEATURE_LEVEL
     };
-    state.feature_level = state.feature_level.max(level);
-    state.epochs = vec![epoch];
+    state.feature_level = state.feature_level.max(needed);
+    state.epochs = epochs;
     state.shards.clone_from(&c.shards);
     state.shards.sort_by_key(|r| r.shard);
     state.replicas = c.replicas;
@@ -196,7 +201,7 @@ pub(super) fn set_replicas(state: &mut MetaState, c: &SetShardReplicas) -> Resul
             return Err(format!("node {node} is not registered").into());
         }
     }
-    if !state.epochs.iter().any(|e| e.shards.contains(&wish.shard)) {
+    if bounds_of(state, ShardId(wish.shard)).is_none() {
         return Err(format!("no placement epoch has a shard {}", wish.shard).into());
     }
     match state.shards.binary_search_by_key(&wish.shard, |r| r.shard) {

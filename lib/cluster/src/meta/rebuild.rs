@@ -4,7 +4,7 @@
 //! out. An output is there before its inputs go, so that what is kept covers all that was covered; a delete is there
 //! before any block that has carried it out, and goes after the last that it masks.
 
-use crate::placement::DEFAULT_PLACEMENT_LABELS;
+use crate::placement::{DEFAULT_PLACEMENT_LABELS, EPOCH_STEP_MS, epochs_in_force};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState, PlacementEpoch, TombstoneRecord};
 use gnomon_tsdb::BlockMeta;
@@ -62,18 +62,13 @@ pub fn rebuild(
 ) -> MetaState {
     let empty = MetaState::default();
     let old = checkpoint.unwrap_or(&empty);
-    let blocks = keep(candidates(old, blocks));
+    let found = blocks;
+    let blocks = keep(candidates(old, found));
     let tombstones = tombstones(old, deletes);
-    let most_shards = blocks.iter().map(|b| b.shard + 1).max().unwrap_or(1);
-    let epochs = match old.epochs.is_empty() {
-        false => old.epochs.clone(),
-        true => vec![PlacementEpoch {
-            epoch: 1,
-            from_ms: i64::MIN,
-            shards: (0..shards.unwrap_or(0).max(most_shards)).collect(),
-            by_labels: DEFAULT_PLACEMENT_LABELS.map(str::to_owned).into(),
-            spreads: Vec::new(),
-        }],
+    let epochs = match epochs_in_force(old) {
+        [] => epochs_of(found, &blocks, shards.unwrap_or(0)),
+        // One that was not in force has no blocks.
+        known => known.to_vec(),
     };
     let newest = tombstones.last().map_or(0, |t: &TombstoneRecord| t.revision);
     let carried_out = blocks.iter().map(|b| b.tombstone_revision).max().unwrap_or(0);
@@ -90,11 +85,61 @@ pub fn rebuild(
     }
 }
 
+/// The placement epochs that blocks name. Shards are numbered on from epoch to epoch, and an epoch begins with a window:
+/// so each has the numbers up to the first of the next, from the first window that it has a block of. Which shards are
+/// missing at its end, where no block tells, is not known, and with it which of them has which series: all shards of an
+/// epoch but the newest are asked whatever is looked for.
+fn epochs_of(found: &[FoundBlock], kept: &[BlockRecord], shards: u32) -> Vec<PlacementEpoch> {
+    let kept: HashSet<&str> = kept.iter().map(|block| block.id.as_str()).collect();
+    // By epoch: its first and last shard, and its first window.
+    let mut named: BTreeMap<u32, (u32, u32, i64)> = BTreeMap::new();
+    for block in found
+        .iter()
+        .filter(|found| kept.contains(found.meta.block.to_string().as_str()))
+    {
+        let (shard, from_ms) = (block.meta.shard.0, block.meta.stats.min_sample.0);
+        let there = named.entry(block.meta.epoch.0).or_insert((shard, shard, from_ms));
+        *there = (there.0.min(shard), there.1.max(shard), there.2.min(from_ms));
+    }
+    if named.is_empty() {
+        named.insert(1, (0, 0, i64::MIN));
+    }
+    let mut epochs: Vec<PlacementEpoch> = Vec::with_capacity(named.len());
+    for (epoch, (first, last, from_ms)) in named {
+        let begins = match epochs.last_mut() {
+            None => 0,
+            Some(before) => {
+                // What the next does not have is its.
+                let end = before.shards.last().map_or(first, |last| last + 1).max(first);
+                before.shards = (before.shards.first().copied().unwrap_or(0)..end).collect();
+                before.by_labels.clear();
+                end
+            }
+        };
+        epochs.push(PlacementEpoch {
+            epoch,
+            from_ms: match epochs.is_empty() {
+                true => i64::MIN,
+                false => from_ms.div_euclid(EPOCH_STEP_MS) * EPOCH_STEP_MS,
+            },
+            shards: (begins..last.max(begins) + 1).collect(),
+            by_labels: DEFAULT_PLACEMENT_LABELS.map(str::to_owned).into(),
+            spreads: Vec::new(),
+        });
+    }
+    if let Some(newest) = epochs.last_mut() {
+        let begins = newest.shards.first().copied().unwrap_or(0);
+        let most = newest.shards.len() as u32;
+        newest.shards = (begins..begins.saturating_add(shards.max(most))).collect();
+    }
+    epochs
+}
+
 /// Blocks that may be kept: not those that retention let go, which are condemned without a block in their place.
 fn candidates(old: &MetaState, found: &[FoundBlock]) -> Vec<BlockRecord> {
     let known: HashMap<&str, &BlockRecord> = old.blocks.iter().map(|b| (b.id.as_str(), b)).collect();
     let replaced: HashSet<&str> = old.blocks.iter().flat_map(|b| &b.inputs).map(String::as_str).collect();
-    let shards: BTreeSet<u32> = old.epochs.iter().flat_map(|e| &e.shards).copied().collect();
+    let shards: BTreeSet<u32> = epochs_in_force(old).iter().flat_map(|e| &e.shards).copied().collect();
     let mut out = Vec::new();
     for block in found {
         let record = record_of(block);
@@ -240,6 +285,69 @@ mod tests {
         assert_eq!(ids(&state), [4, 5]);
         assert_eq!(state.epochs[0].shards, [0, 1, 2, 3]);
         assert!(state.catalogue_revision > 7);
+    }
+
+    fn found_in(id: u128, epoch: u32, shard: u32, min_ms: i64) -> FoundBlock {
+        let mut found = found(id, 0, &[id as u64], 0);
+        found.meta.shard = ShardId(shard);
+        found.meta.epoch.0 = epoch;
+        (found.meta.stats.min_sample.0, found.meta.stats.max_sample.0) = (min_ms, min_ms + 5);
+        found
+    }
+
+    #[test]
+    fn without_a_checkpoint_epochs_are_those_that_blocks_name() {
+        let t = 10 * EPOCH_STEP_MS;
+        let blocks = [
+            found_in(1, 1, 0, 5),
+            found_in(2, 1, 2, t - 6),
+            // Epoch 2 left none.
+            found_in(3, 3, 7, t + 100),
+            found_in(4, 3, 9, t + EPOCH_STEP_MS),
+        ];
+        let state = rebuild(None, &blocks, &[], None);
+        let told = |state: &MetaState| -> Vec<(u32, i64, Vec<u32>)> {
+            state
+                .epochs
+                .iter()
+                .map(|e| (e.epoch, e.from_ms, e.shards.clone()))
+                .collect()
+        };
+        // Whatever of 3 to 6 there was belongs to one of those before.
+        assert_eq!(told(&state), [(1, i64::MIN, (0..7).collect()), (3, t, vec![7, 8, 9])]);
+        assert!(
+            state.epochs[0].by_labels.is_empty(),
+            "which of its shards has a series is not known"
+        );
+        assert_eq!(state.epochs[1].by_labels, DEFAULT_PLACEMENT_LABELS);
+        assert!(
+            state
+                .blocks
+                .iter()
+                .all(|block| crate::bounds::misplaced(&state, block).is_none())
+        );
+        let more = rebuild(None, &blocks, &[], Some(5));
+        assert_eq!(told(&more)[1].2, [7, 8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn an_epoch_of_the_checkpoint_that_was_not_in_force_is_left_out() {
+        let epoch = |epoch, shards: &[u32]| PlacementEpoch {
+            epoch,
+            from_ms: i64::from(epoch - 1) * EPOCH_STEP_MS,
+            shards: shards.to_vec(),
+            ..PlacementEpoch::default()
+        };
+        let checkpoint = MetaState {
+            epochs: vec![epoch(1, &[0]), epoch(2, &[1])],
+            epoch_change: Some(gnomon_proto::v1::EpochChange {
+                epoch: Some(epoch(2, &[1])),
+                ..gnomon_proto::v1::EpochChange::default()
+            }),
+            ..MetaState::default()
+        };
+        let state = rebuild(Some(&checkpoint), &[], &[], None);
+        assert_eq!((state.epochs.len(), state.epochs[0].epoch), (1, 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the metadata group takes and refuses, and what holds after any commands.
 
 mod deletes;
+mod epochs;
 mod ha;
 mod random;
 mod ring;

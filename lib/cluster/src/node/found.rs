@@ -3,8 +3,8 @@
 use super::identity::{ClusterMark, IdentityFile, NodeIdentity, put_mark, read_mark};
 use super::{NodeError, Starting};
 use crate::clients::MetaClient;
-use crate::meta::read_newest_checkpoint;
-use crate::placement::DEFAULT_PLACEMENT_LABELS;
+use crate::meta::{read_newest_checkpoint, shards_in_force};
+use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{ClusterId, NodeId};
 use gnomon_proto::ServiceError;
@@ -154,7 +154,7 @@ impl Starting {
             .await?;
         if state.epochs.is_empty() {
             let left = self.adopt(client).await?;
-            self.propose(client, self.first_map(identity, left)?).await?;
+            self.propose(client, self.first_map(identity, left)).await?;
         } else {
             let found = self.cluster_id_of(&state)?;
             if found != identity.cluster_id {
@@ -203,7 +203,7 @@ impl Starting {
 
     /// The number of shards, and of their replicas, is the first start's.
     fn note_shards(&self, state: &MetaState) {
-        let there = state.epochs.last().map_or(0, |epoch| epoch.shards.len());
+        let there = shards_in_force(state).len();
         let is_alone = self.options.peers.is_empty();
         // What was not said is not to be missed.
         let is_wanted = self.options.shards.is_some() || is_alone;
@@ -211,7 +211,7 @@ impl Starting {
             tracing::warn!(
                 shards = there,
                 wanted = self.shards_wanted(),
-                "the number of shards was decided at the first start and stays"
+                "the number of shards was decided at the first start: gnomon cluster reshard changes it"
             );
         }
         if let Some(wanted) = self.options.replicas
@@ -225,7 +225,7 @@ impl Starting {
         }
     }
 
-    fn first_map(&self, identity: &NodeIdentity, left: Option<MetaState>) -> Result<Command, NodeError> {
+    fn first_map(&self, identity: &NodeIdentity, left: Option<MetaState>) -> Command {
         let own = || PlacementEpoch {
             epoch: 1,
             from_ms: i64::MIN,
@@ -234,13 +234,10 @@ impl Starting {
             spreads: Vec::new(),
         };
         // Series stay in the shards whose blocks have them.
-        let epoch = match left.map(|left| left.epochs) {
-            None => own(),
-            Some(epochs) => match <[PlacementEpoch; 1]>::try_from(epochs) {
-                Ok([only]) => only,
-                Err(epochs) => return Err(NodeError::Epochs(epochs.len())),
-            },
-        };
+        let mut epochs = left.map_or_else(Vec::new, |left| epochs_in_force(&left).to_vec());
+        if epochs.is_empty() {
+            epochs.push(own());
+        }
         // Those of a cluster that is to have more nodes are placed when these are there.
         let (expect, wanted) = (self.options.expect.max(1), self.replicas_wanted());
         let nodes = if expect > 1 {
@@ -252,13 +249,16 @@ impl Starting {
             shard: *shard,
             nodes: nodes.clone(),
         };
-        Ok(Command::InitCluster(InitCluster {
+        let shards = epochs.iter().flat_map(|epoch| &epoch.shards).map(replicas).collect();
+        let later_epochs = epochs.split_off(1);
+        Command::InitCluster(InitCluster {
             cluster_id: identity.cluster_id.to_string(),
-            shards: epoch.shards.iter().map(replicas).collect(),
-            epoch: Some(epoch),
+            shards,
+            epoch: epochs.pop(),
+            later_epochs,
             replicas: wanted,
             expect,
-        }))
+        })
     }
 
     fn registration(&self, id: NodeId, incarnation: u64) -> Command {

@@ -10,6 +10,8 @@
 mod cache;
 mod chunk;
 mod metrics;
+mod names;
+mod reroute;
 mod resend;
 mod rows;
 mod send;

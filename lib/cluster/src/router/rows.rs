@@ -3,6 +3,7 @@
 use super::Router;
 use super::cache::{CacheKey, Known};
 use super::chunk::{ChunkWriter, ITEM_BYTES, MAX_ITEM_BYTES, NamedSeries};
+use super::reroute::no_place;
 use super::send::{Lane, add_refused};
 use super::types::{LabelSource, MetricInfo, Refused, SeriesIdentity, WriteOutcome};
 use crate::placement::{Owner, Placement, TenantSeed};
@@ -231,6 +232,7 @@ impl<'a> RouterBatch<'a> {
             ..
         } = self;
         router.count(hits, misses);
+        let time_is_up = tokio::time::sleep(deadline);
         let mut outcome = WriteOutcome {
             refused,
             ..WriteOutcome::default()
@@ -243,10 +245,21 @@ impl<'a> RouterBatch<'a> {
                 shard: owner.shard,
                 chunks: writer.finish(),
             };
-            router.send_lane(lane, labels, deadline)
+            router.send_lane(lane, labels, deadline, false)
         });
-        for tally in futures::future::join_all(sends).await {
+        let mut misrouted = Vec::new();
+        for mut tally in futures::future::join_all(sends).await {
+            misrouted.append(&mut tally.misrouted);
             outcome.merge(tally);
+        }
+        if let Some(shard) = misrouted.first().map(|first| first.shard) {
+            let followed = tokio::select! {
+                followed = router.follow_misrouted(misrouted, labels, deadline, &mut outcome) => followed,
+                () = time_is_up => Err(no_place(shard)),
+            };
+            if let Err(error) = followed {
+                outcome.fail(error);
+            }
         }
         outcome
     }
@@ -263,6 +276,14 @@ fn lane_of(lanes: &mut Vec<(Owner, ChunkWriter)>, tenant: &TenantId, owner: Owne
 /// Mixes tenant and epoch into an identity.
 #[inline]
 pub(super) fn cache_key(identity: SeriesIdentity, seed: TenantSeed, epoch: PlacementEpoch) -> CacheKey {
-    let epoch = u64::from(epoch.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    identity ^ (u128::from(seed.value()) << 64 | u128::from(epoch))
+    identity ^ (u128::from(seed.value()) << 64 | epoch_mix(epoch))
+}
+
+fn epoch_mix(epoch: PlacementEpoch) -> u128 {
+    u128::from(u64::from(epoch.0).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// The key of the same series in another epoch.
+pub(super) fn moved_key(key: CacheKey, from: PlacementEpoch, to: PlacementEpoch) -> CacheKey {
+    key ^ epoch_mix(from) ^ epoch_mix(to)
 }

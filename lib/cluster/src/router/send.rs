@@ -8,6 +8,7 @@ use super::types::{LabelSource, Refused, WriteOutcome};
 use gnomon_model::{LabelsRef, NodeId, SeriesRef, ShardId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::ShardWriteService;
+use gnomon_proto::v1::rejection::Reason;
 use gnomon_proto::v1::{AppendRequest, AppendResponse, Rejection};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,6 +47,13 @@ pub(super) struct Lane {
     pub(super) chunks: Vec<Chunk>,
 }
 
+/// A batch with samples that the shard it was sent to does not own.
+#[derive(Debug)]
+pub(super) struct Misrouted {
+    pub(super) shard: ShardId,
+    pub(super) chunk: Chunk,
+}
+
 /// What the answers of one shard add up to.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -55,6 +63,10 @@ pub(super) struct Tally {
     pub(super) refused: Vec<Refused>,
     /// A tick group was refused as a whole.
     pub(super) tick_refused: bool,
+    /// Batches with samples that the shard does not own. Of one that is a tick nothing was taken where `ticks_misrouted`
+    /// counts it.
+    pub(super) misrouted: Vec<Misrouted>,
+    pub(super) ticks_misrouted: usize,
     pub(super) target_shards: Vec<(u64, Vec<u32>)>,
     pub(super) error: Option<ServiceError>,
 }
@@ -64,7 +76,12 @@ impl Tally {
         self.taken += response.samples_taken;
         self.duplicates += response.duplicates;
         self.series_added += response.series_added;
-        for rejection in response.rejections {
+        // Misrouted ones are not refused: they go elsewhere.
+        for rejection in response
+            .rejections
+            .into_iter()
+            .filter(|r| r.reason() != Reason::Misrouted)
+        {
             add_refused(&mut self.refused, refused(rejection));
         }
         for target in response.target_shards {
@@ -103,18 +120,23 @@ impl WriteOutcome {
             add_refused(&mut self.refused, one);
         }
         if let Some(error) = tally.error {
-            let may_succeed_later = error.is_retryable()
-                || matches!(
-                    error,
-                    ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled | ServiceError::LimitExceeded(_)
-                );
-            let place = if may_succeed_later {
-                &mut self.retryable
-            } else {
-                &mut self.failed
-            };
-            place.get_or_insert(error);
+            self.fail(error);
         }
+    }
+
+    /// Some of the write was not done; the first reason counts.
+    pub(super) fn fail(&mut self, error: ServiceError) {
+        let may_succeed_later = error.is_retryable()
+            || matches!(
+                error,
+                ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled | ServiceError::LimitExceeded(_)
+            );
+        let place = if may_succeed_later {
+            &mut self.retryable
+        } else {
+            &mut self.failed
+        };
+        place.get_or_insert(error);
     }
 }
 
@@ -125,12 +147,19 @@ struct Answer {
 }
 
 impl Router {
-    /// Sends a lane's batches one after another. What was taken before an error or the end of `deadline` counts.
-    pub(super) async fn send_lane(&self, lane: Lane, labels: &dyn LabelSource, deadline: Duration) -> Tally {
+    /// Sends a lane's batches one after another. What was taken before an error or the end of `deadline` counts. `again`
+    /// says that some of it may have been sent before.
+    pub(super) async fn send_lane(
+        &self,
+        lane: Lane,
+        labels: &dyn LabelSource,
+        deadline: Duration,
+        again: bool,
+    ) -> Tally {
         let shard = lane.shard;
         let mut tally = Tally::default();
         let mut last_error = None;
-        let sending = self.send_chunks(lane, labels, &mut tally, &mut last_error);
+        let sending = self.send_chunks(lane, labels, again, &mut tally, &mut last_error);
         let result = tokio::time::timeout(deadline, sending).await;
         tally.error = match result {
             Ok(Ok(())) => None,
@@ -146,6 +175,7 @@ impl Router {
         &self,
         lane: Lane,
         labels: &dyn LabelSource,
+        again: bool,
         tally: &mut Tally,
         last_error: &mut Option<ServiceError>,
     ) -> Result<(), ServiceError> {
@@ -158,10 +188,16 @@ impl Router {
             } = self.append(shard, &chunk, last_error).await?;
             self.learn(shard, &chunk, &response);
             let unknown = std::mem::take(&mut response.unknown_refs);
+            let is_misrouted = response.rejections.iter().any(|r| r.reason() == Reason::Misrouted);
             if unknown.is_empty() {
+                let no_tick = response.ticks_taken.contains(&false);
+                tally.ticks_misrouted += usize::from(no_tick && is_misrouted);
                 // A repeated tick after an attempt of unknown outcome is that attempt, which was carried out.
-                tally.tick_refused |= !after_unknown && response.ticks_taken.contains(&false);
+                tally.tick_refused |= !(after_unknown || again || is_misrouted) && no_tick;
                 tally.add(response);
+                if is_misrouted {
+                    tally.misrouted.push(Misrouted { shard, chunk });
+                }
                 continue;
             }
             tally.add(response);
@@ -172,9 +208,12 @@ impl Router {
                 )));
             }
             self.metrics.resends.inc();
-            let again = resend::with_labels(&chunk, &unknown, labels)?;
-            for chunk in again.into_iter().rev() {
+            let named = resend::with_labels(&chunk, &unknown, labels)?;
+            for chunk in named.into_iter().rev() {
                 queue.push_front((chunk, round + 1));
+            }
+            if is_misrouted {
+                tally.misrouted.push(Misrouted { shard, chunk });
             }
         }
         Ok(())

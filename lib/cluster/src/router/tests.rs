@@ -1,3 +1,5 @@
+mod epochs;
+
 use super::*;
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, TenantSeed};
 use async_trait::async_trait;
@@ -18,6 +20,8 @@ struct ShardState {
     samples: BTreeMap<(String, i64), u64>,
     ticks: Vec<(TickHeader, usize)>,
     others: HashMap<TargetId, Vec<ShardId>>,
+    /// The times it owns, half-open, where that is not all.
+    owned: Option<(i64, i64)>,
     requests: usize,
     largest: usize,
     /// Taken from the front, one per request.
@@ -54,7 +58,20 @@ impl ShardState {
             let mut unknown: Vec<u64> = items.iter().map(reference).filter(is_unknown).collect();
             unknown.sort_unstable();
             unknown.dedup();
+            let owned = self.owned;
+            let owns = |ms: i64| owned.is_none_or(|(from_ms, until_ms)| from_ms <= ms && ms < until_ms);
+            let misrouted = |ms: i64| Rejection {
+                reason: Reason::Misrouted as i32,
+                count: 1,
+                example_labels: Vec::new().into(),
+                example_timestamp_ms: ms,
+            };
             if let Some(tick) = &group.tick {
+                if tick.names_only == owns(tick.tick_ms) {
+                    response.ticks_taken.push(false);
+                    response.rejections.push(misrouted(tick.tick_ms));
+                    continue;
+                }
                 if !unknown.is_empty() {
                     response.unknown_refs = unknown;
                     response.ticks_taken.push(false);
@@ -74,6 +91,9 @@ impl ShardState {
                     continue;
                 }
                 self.ticks.push((tick.clone(), items.len()));
+                if tick.names_only {
+                    continue;
+                }
             }
             for item in &items {
                 let r = reference(item);
@@ -88,7 +108,9 @@ impl ShardState {
                 } else {
                     0
                 };
-                if *timestamp_ms < 0 {
+                if !owns(*timestamp_ms) {
+                    response.rejections.push(misrouted(*timestamp_ms));
+                } else if *timestamp_ms < 0 {
                     response.rejections.push(Rejection {
                         reason: Reason::TooOld as i32,
                         count: 1,
@@ -186,7 +208,7 @@ struct Fixture {
     cluster: Arc<Cluster>,
     router: Router,
     placement: Arc<Placement>,
-    _keep: watch::Sender<Arc<Placement>>,
+    map: watch::Sender<Arc<Placement>>,
 }
 
 fn fixture(shards: u32) -> Fixture {
@@ -208,7 +230,7 @@ fn fixture(shards: u32) -> Fixture {
         router: Router::new(RouterOptions::default(), watch, cluster.clone(), &registry).unwrap(),
         cluster,
         placement,
-        _keep: keep,
+        map: keep,
     }
 }
 
@@ -514,7 +536,7 @@ async fn a_tick_too_large_for_an_entry_is_cut_into_pieces() {
 #[tokio::test]
 async fn without_shards_a_write_waits_for_later() {
     let f = fixture(1);
-    f._keep.send_replace(Arc::default());
+    f.map.send_replace(Arc::default());
     let outcome = f.write(&many(1, 1), 5).await;
     assert!(matches!(outcome.retryable, Some(ServiceError::Unavailable(_))));
     assert!(f.push(&of_target(1), 5, true).await.is_err());

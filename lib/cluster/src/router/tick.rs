@@ -2,11 +2,12 @@
 
 use super::Router;
 use super::chunk::{Chunk, ChunkWriter, ITEM_BYTES, MAX_ITEM_BYTES, NamedSeries};
+use super::reroute::no_place;
 use super::rows::cache_key;
-use super::send::{Lane, Tally, add_refused};
-use super::types::{Refused, SeriesIdentity, Tick, TickOutcome};
+use super::send::{Lane, Misrouted, Tally, add_refused};
+use super::types::{Refused, SeriesIdentity, Tick, TickOutcome, WriteOutcome};
 use crate::placement::{Owner, Placement, TenantSeed};
-use gnomon_model::{LabelsRef, SeriesRef, ShardId, TargetId, TimestampMs};
+use gnomon_model::{LabelsRef, PlacementEpoch, SeriesRef, ShardId, TargetId, TimestampMs};
 use gnomon_proto::ServiceError;
 use gnomon_proto::batch::{SeriesKey, TickHeader};
 use gnomon_proto::v1::rejection::Reason;
@@ -24,24 +25,31 @@ const MAX_SCRATCH_SLOTS: usize = 1 << 20;
 const SAMPLE_BYTES: usize = 19;
 const TIME_BYTES: usize = 10;
 
-/// Which shards besides its home hold series of a target; only targets that have such.
+/// Which shards of an epoch besides its home hold series of a target; only targets that have such.
 #[derive(Default)]
-pub(super) struct TargetShards(Mutex<HashMap<TargetId, Arc<[ShardId]>>>);
+pub(super) struct TargetShards(Mutex<ShardsByTarget>);
+
+type ShardsByTarget = HashMap<(TargetId, PlacementEpoch), Arc<[ShardId]>>;
 
 impl TargetShards {
-    fn get(&self, target: TargetId) -> Option<Arc<[ShardId]>> {
-        self.0.lock().get(&target).cloned()
+    fn get(&self, target: TargetId, epoch: PlacementEpoch) -> Option<Arc<[ShardId]>> {
+        self.0.lock().get(&(target, epoch)).cloned()
     }
 
-    fn set(&self, target: TargetId, shards: &[ShardId]) {
+    #[cfg(test)]
+    pub(super) fn has(&self, target: TargetId, epoch: PlacementEpoch) -> bool {
+        self.0.lock().contains_key(&(target, epoch))
+    }
+
+    fn set(&self, target: TargetId, epoch: PlacementEpoch, shards: &[ShardId]) {
         let mut all = self.0.lock();
         if shards.is_empty() {
-            all.remove(&target);
+            all.remove(&(target, epoch));
         } else {
             if all.len() >= MAX_TARGETS {
                 all.clear();
             }
-            all.insert(target, shards.into());
+            all.insert((target, epoch), shards.into());
         }
     }
 }
@@ -90,6 +98,8 @@ struct Resolver<'a> {
     placement: &'a Placement,
     seed: TenantSeed,
     tick: &'a Tick<'a>,
+    /// Where series are placed as of this time, whatever time a sample has.
+    as_of: Option<TimestampMs>,
     scratch: TickScratch,
     refused: Vec<Refused>,
     sample_bytes: usize,
@@ -153,7 +163,8 @@ impl Resolver<'_> {
 
     #[inline]
     fn resolve(&mut self, identity: SeriesIdentity, series: u32, at: i64, bytes: usize) -> Result<(), ServiceError> {
-        let epoch = self.placement.epoch_at(TimestampMs(at)).ok_or_else(no_shards)?;
+        let placed_at = self.as_of.unwrap_or(TimestampMs(at));
+        let epoch = self.placement.epoch_at(placed_at).ok_or_else(no_shards)?;
         let Some(known) = self.router.cache.get(cache_key(identity, self.seed, epoch)) else {
             return self.resolve_new(series, at, bytes);
         };
@@ -186,7 +197,7 @@ impl Resolver<'_> {
         };
         let owner = self
             .placement
-            .owner(self.seed, labels, TimestampMs(at))
+            .owner(self.seed, labels, self.as_of.unwrap_or(TimestampMs(at)))
             .ok_or_else(no_shards)?;
         let lane = self.lane(owner);
         self.scratch.lanes[lane as usize].bytes += bytes + (to - from) as usize;
@@ -215,6 +226,7 @@ fn header(tick: &Tick<'_>, home: bool, other_shards: Vec<ShardId>) -> TickHeader
         complete: tick.complete,
         home,
         track_timestamps_staleness: tick.track_timestamps_staleness,
+        names_only: false,
         other_shards,
     }
 }
@@ -225,19 +237,25 @@ struct Encoder<'a> {
     seed: TenantSeed,
     scratch: &'a TickScratch,
     writers: Vec<ChunkWriter>,
+    /// Which series there are is all that matters: histograms stand there as numbers, exemplars do not.
+    names_only: bool,
 }
 
 impl<'a> Encoder<'a> {
-    fn new(tick: &'a Tick<'a>, seed: TenantSeed, scratch: &'a TickScratch) -> Self {
+    fn new(tick: &'a Tick<'a>, seed: TenantSeed, scratch: &'a TickScratch, names_only: bool) -> Self {
         let home = scratch.lanes[0].owner;
         let others: Vec<ShardId> = scratch.tick_shards(home).filter(|s| *s != home.shard).collect();
+        // A series that is in the tick by a sample of another epoch is not missing from it.
+        let is_mixed = scratch.lanes.iter().any(|lane| lane.owner.epoch != home.epoch);
         let writer = |lane: &TickLane| {
             let is_home = lane.owner == home;
             if lane.owner.epoch != home.epoch {
                 // Samples that bring a time of another epoch: one shard may be in both, and takes one tick only.
                 return ChunkWriter::rows(tick.tenant, lane.owner.epoch);
             }
-            let header = header(tick, is_home, if is_home { others.clone() } else { Vec::new() });
+            let mut header = header(tick, is_home, if is_home { others.clone() } else { Vec::new() });
+            header.names_only = names_only;
+            header.complete &= !(is_mixed && tick.track_timestamps_staleness);
             ChunkWriter::tick(tick.tenant, lane.owner.epoch, header, lane.bytes)
         };
         Self {
@@ -245,6 +263,7 @@ impl<'a> Encoder<'a> {
             seed,
             scratch,
             writers: scratch.lanes.iter().map(writer).collect(),
+            names_only,
         }
     }
 
@@ -283,12 +302,18 @@ impl<'a> Encoder<'a> {
                 writer.items().sample(key, sample.timestamp_ms, sample.value);
             }
         }
+        let names_only = self.names_only;
         for (h, slot) in tick.histograms.iter().zip(&mut slots) {
-            if let Some((writer, key)) = self.key(slot, h.identity, h.series, ITEM_BYTES + h.encoded.len()) {
+            if names_only {
+                if let Some((writer, key)) = self.key(slot, h.identity, h.series, ITEM_BYTES) {
+                    writer.items().sample(key, h.timestamp_ms, 0.0);
+                }
+            } else if let Some((writer, key)) = self.key(slot, h.identity, h.series, ITEM_BYTES + h.encoded.len()) {
                 writer.items().histogram(key, h.timestamp_ms, &h.encoded);
             }
         }
-        for (e, slot) in tick.exemplars.iter().zip(&mut slots) {
+        let exemplars = tick.exemplars.iter().filter(|_| !names_only);
+        for (e, slot) in exemplars.zip(&mut slots) {
             let bytes = ITEM_BYTES + e.labels.as_bytes().len();
             if let Some((writer, key)) = self.key(slot, e.identity, e.series, bytes) {
                 writer.items().exemplar(key, e.timestamp_ms, e.value, e.labels.as_ref());
@@ -315,17 +340,32 @@ struct Encoded {
     refused: Vec<Refused>,
 }
 
-fn encode(router: &Router, tick: &Tick<'_>) -> Result<Encoded, ServiceError> {
-    let placement = router.placement.borrow().clone();
+/// What of a tick the shards are told that own its series at `as_of`, where an epoch begins: no samples.
+pub(super) fn encode_names(
+    router: &Router,
+    tick: &Tick<'_>,
+    placement: &Placement,
+    as_of: TimestampMs,
+) -> Result<Vec<Lane>, ServiceError> {
+    Ok(encode(router, tick, placement, Some(as_of))?.lanes)
+}
+
+fn encode(
+    router: &Router,
+    tick: &Tick<'_>,
+    placement: &Placement,
+    as_of: Option<TimestampMs>,
+) -> Result<Encoded, ServiceError> {
     let seed = TenantSeed::of(tick.tenant);
     let home = placement
-        .owner(seed, tick.target_labels, TimestampMs(tick.tick_ms))
+        .owner(seed, tick.target_labels, as_of.unwrap_or(TimestampMs(tick.tick_ms)))
         .ok_or_else(no_shards)?;
     let mut resolver = Resolver {
         router,
-        placement: &placement,
+        placement,
         seed,
         tick,
+        as_of,
         scratch: router.take_scratch(),
         refused: Vec::new(),
         sample_bytes: SAMPLE_BYTES,
@@ -333,7 +373,12 @@ fn encode(router: &Router, tick: &Tick<'_>) -> Result<Encoded, ServiceError> {
         misses: 0,
     };
     resolver.run(home)?;
-    for shard in router.targets.get(tick.target).iter().flat_map(|s| s.iter()) {
+    for shard in router
+        .targets
+        .get(tick.target, home.epoch)
+        .iter()
+        .flat_map(|s| s.iter())
+    {
         let (epoch, shard) = (home.epoch, *shard);
         resolver.lane(Owner { epoch, shard });
     }
@@ -346,7 +391,7 @@ fn encode(router: &Router, tick: &Tick<'_>) -> Result<Encoded, ServiceError> {
         ..
     } = resolver;
     router.count(hits, misses);
-    let chunks = Encoder::new(tick, seed, &scratch).run(sample_bytes);
+    let chunks = Encoder::new(tick, seed, &scratch, as_of.is_some()).run(sample_bytes);
     let shards = scratch.lanes.iter().map(|lane| lane.owner.shard);
     let lanes = shards
         .zip(chunks)
@@ -365,30 +410,63 @@ fn empty_lane(tick: &Tick<'_>, placement: &Placement, shard: ShardId) -> Option<
 }
 
 pub(super) async fn push(router: &Router, tick: &Tick<'_>, deadline: Duration) -> Result<TickOutcome, ServiceError> {
+    let time_is_up = tokio::time::sleep(deadline);
+    tokio::pin!(time_is_up);
+    let mut outcome = TickOutcome::default();
+    let mut again = false;
+    loop {
+        let placement = router.placement.borrow().clone();
+        let Some(shard) = push_once(router, tick, &placement, deadline, again, &mut outcome).await? else {
+            break;
+        };
+        again = true;
+        tokio::select! {
+            () = router.newer_map(&placement) => {}
+            () = &mut time_is_up => return Err(no_place(shard)),
+        }
+    }
+    if outcome.taken {
+        router.tell_names(tick).await;
+    }
+    Ok(outcome)
+}
+
+/// Sends a tick by a map. Gives a shard that does not own it, where there is one: then it has to be sent once more, by a
+/// newer map.
+async fn push_once(
+    router: &Router,
+    tick: &Tick<'_>,
+    placement: &Placement,
+    deadline: Duration,
+    again: bool,
+    outcome: &mut TickOutcome,
+) -> Result<Option<ShardId>, ServiceError> {
     let Encoded {
         lanes,
         shards: mut sent,
         refused,
-    } = encode(router, tick)?;
+    } = encode(router, tick, placement, None)?;
     let sends = lanes
         .into_iter()
-        .map(|lane| router.send_lane(lane, tick.labels, deadline));
+        .map(|lane| router.send_lane(lane, tick.labels, deadline, again));
     let mut tallies = futures::future::join_all(sends).await;
-    let missed = learn_shards(router, tick, &mut sent, &tallies);
+    let missed = learn_shards(router, tick, placement, &mut sent, &tallies);
     if !missed.is_empty() {
-        let placement = router.placement.borrow().clone();
-        let lanes = missed.iter().filter_map(|shard| empty_lane(tick, &placement, *shard));
-        let sends = lanes.map(|lane| router.send_lane(lane, tick.labels, deadline));
+        let lanes = missed.iter().filter_map(|shard| empty_lane(tick, placement, *shard));
+        let sends = lanes.map(|lane| router.send_lane(lane, tick.labels, deadline, again));
         tallies.extend(futures::future::join_all(sends).await);
     }
-    let mut outcome = TickOutcome {
-        taken: true,
-        refused,
-        ..TickOutcome::default()
-    };
-    for tally in tallies {
+    outcome.taken = true;
+    outcome.refused = refused;
+    let mut elsewhere = None;
+    let mut rows = Vec::new();
+    for mut tally in tallies {
         if let Some(error) = tally.error {
             return Err(error);
+        }
+        match tally.ticks_misrouted {
+            0 => rows.append(&mut tally.misrouted),
+            _ => elsewhere = tally.misrouted.first().map(|first| first.shard),
         }
         outcome.taken &= !tally.tick_refused;
         outcome.samples_taken += tally.taken;
@@ -398,11 +476,47 @@ pub(super) async fn push(router: &Router, tick: &Tick<'_>, deadline: Duration) -
             add_refused(&mut outcome.refused, one);
         }
     }
-    Ok(outcome)
+    if elsewhere.is_none()
+        && let Some(shard) = rows.first().map(|first| first.shard)
+    {
+        // The tick was taken, but samples that bring their own time have theirs elsewhere.
+        follow_rows(router, tick, rows, shard, deadline, outcome).await?;
+    }
+    Ok(elsewhere)
+}
+
+async fn follow_rows(
+    router: &Router,
+    tick: &Tick<'_>,
+    rows: Vec<Misrouted>,
+    shard: ShardId,
+    deadline: Duration,
+    outcome: &mut TickOutcome,
+) -> Result<(), ServiceError> {
+    let mut followed = WriteOutcome::default();
+    let following = router.follow_misrouted(rows, tick.labels, deadline, &mut followed);
+    match tokio::time::timeout(deadline, following).await {
+        Ok(done) => done?,
+        Err(_) => return Err(no_place(shard)),
+    }
+    if let Some(error) = followed.retryable.or(followed.failed) {
+        return Err(error);
+    }
+    outcome.samples_taken += followed.taken;
+    for one in followed.refused {
+        add_refused(&mut outcome.refused, one);
+    }
+    Ok(())
 }
 
 /// Takes over what the home shard says of the target's other shards; gives those that were not sent the tick.
-fn learn_shards(router: &Router, tick: &Tick<'_>, sent: &mut Vec<ShardId>, tallies: &[Tally]) -> Vec<ShardId> {
+fn learn_shards(
+    router: &Router,
+    tick: &Tick<'_>,
+    placement: &Placement,
+    sent: &mut Vec<ShardId>,
+    tallies: &[Tally],
+) -> Vec<ShardId> {
     let home = sent.first().copied();
     let told = tallies.iter().flat_map(|t| &t.target_shards);
     let Some((_, others)) = told.into_iter().rfind(|(target, _)| *target == tick.target.0) else {
@@ -410,7 +524,9 @@ fn learn_shards(router: &Router, tick: &Tick<'_>, sent: &mut Vec<ShardId>, talli
     };
     let mut others: Vec<ShardId> = others.iter().copied().map(ShardId).collect();
     others.retain(|s| Some(*s) != home);
-    router.targets.set(tick.target, &others);
+    if let Some(epoch) = placement.epoch_at(TimestampMs(tick.tick_ms)) {
+        router.targets.set(tick.target, epoch, &others);
+    }
     others.retain(|s| !sent.contains(s));
     sent.extend(&others);
     others
