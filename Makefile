@@ -93,6 +93,14 @@ test-senders: setup peers ## Prometheus, vmagent, the OpenTelemetry SDK and a gR
 	GNOMON_OVERLOAD_SECONDS=$(GNOMON_OVERLOAD_SECONDS) \
 	  cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 senders::
 
+GNOMON_NEMESIS_STEPS ?= 70
+GNOMON_SEEDS ?= 1 2 3
+test-nemesis: setup ## a cluster of real processes under kills, pauses, partitions and restarts (root; docs/cluster.md)
+	for seed in $(GNOMON_SEEDS); do \
+	  GNOMON_NEMESIS_STEPS=$(GNOMON_NEMESIS_STEPS) GNOMON_SEED=$$seed \
+	    cargo test --workspace --locked --test cluster -- --nocapture || exit 1; \
+	done
+
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics
 	cargo bench --locked --bench ingest

@@ -70,15 +70,7 @@ async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
                 true => server.until(&format!("moving shard {shard}"), Shards::unsettled).await,
             }
         }
-        ClusterTask::Rebalance => {
-            let planned = server.ask(Method::POST, "rebalance", &[]).await?;
-            let changes = planned["changes"].as_array().map_or(0, Vec::len);
-            let moves = server.until("moving replicas", Shards::unsettled).await?;
-            Ok(match changes {
-                0 => "everything is level\n".to_owned(),
-                _ => moves,
-            })
-        }
+        ClusterTask::Rebalance => rebalance(&server).await,
         ClusterTask::Replicas { replicas } => {
             let pairs = [("replicas", replicas.to_string())];
             server.ask(Method::POST, "replicas", &pairs).await?;
@@ -94,9 +86,31 @@ async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
     }
 }
 
+/// Until nothing is to be changed, and everything is as it was wished.
+async fn rebalance(server: &Server<'_>) -> anyhow::Result<String> {
+    let mut moved = false;
+    loop {
+        let planned = server.ask(Method::POST, "rebalance", &[]).await?;
+        let is_planned = planned["changes"].as_array().is_some_and(|changes| !changes.is_empty());
+        let shards = Shards(server.ask(Method::GET, "shards", &[]).await?);
+        if !is_planned && shards.unsettled() == 0 {
+            break;
+        }
+        moved = true;
+        server.until("moving replicas", Shards::unsettled).await?;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(if moved {
+        "everything is where it is to be\n"
+    } else {
+        "everything was level\n"
+    }
+    .to_owned())
+}
+
 /// What is on its way, in words; none where nothing is.
 fn coming(change: &Value) -> Option<String> {
-    let begins = gnomon_model::TimestampMs(change["fromMs"].as_i64()?);
+    let begins = gnomon_querier::Rfc3339(change["fromMs"].as_i64()?);
     Some(format!(
         "placement epoch {} with {} shards begins at {begins}: {} new shards are not open, {} shards before it not closed\n",
         change["epoch"], change["shards"], change["notOpen"], change["notClosed"]

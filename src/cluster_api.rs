@@ -28,7 +28,7 @@ use tokio::sync::watch;
 /// How long a node may take to tell of its groups; one that does not answer is shown without.
 const TELL_WITHIN: Duration = Duration::from_secs(2);
 /// How often a node that drains looks at what it still has.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the answer to `/-/drain` waits; draining goes on after it.
 const DRAIN_WITHIN: Duration = Duration::from_secs(60 * 60);
 
@@ -147,17 +147,23 @@ async fn drain_this(State(api): Api) -> Result<&'static str, Failed> {
     api.set_draining(api.node.0, true).await?;
     let emptied = async {
         loop {
-            let state = api.states.borrow().clone();
-            let left = assign::replicas_of(&state, api.node.0).count();
-            let votes = assign::voters(&state, GroupId::METADATA).contains(&api.node.0);
-            if left == 0 && !votes {
-                return;
+            // As of now: what is followed may not show yet what was just given to it.
+            if let Ok(state) = api.meta.read().await {
+                let own = state.nodes.iter().find(|node| node.id == api.node.0);
+                if own.is_none_or(|node| !node.draining) {
+                    return Err(Failed::bad("the drain was undone meanwhile"));
+                }
+                let left = assign::replicas_of(&state, api.node.0).count();
+                let votes = assign::voters(&state, GroupId::METADATA).contains(&api.node.0);
+                if left == 0 && !votes {
+                    return Ok(());
+                }
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
     match tokio::time::timeout(DRAIN_WITHIN, emptied).await {
-        Ok(()) => Ok("drained\n"),
+        Ok(done) => done.map(|()| "drained\n"),
         Err(_) => Err(Failed::unavailable(
             "other nodes have not taken everything over yet; it goes on",
         )),

@@ -205,4 +205,6 @@ pub fn command() -> clap::Command {
 }
 
 #[cfg(test)]
+mod deployments;
+#[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use crate::service::{Shard, ShardLog, Shards, WriteOptions};
 use crate::shard::ShardMachine;
 use async_trait::async_trait;
 use bytes::Bytes;
-use gnomon_cluster::assign::{Rules, replicas_of, voters};
+use gnomon_cluster::assign::{Rules, has_replica, voters};
 use gnomon_cluster::clients::decide;
 use gnomon_cluster::node::GroupWishes;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
@@ -120,6 +120,7 @@ impl Ingester {
             stop: stop.clone(),
             running: Mutex::default(),
             is_tidy: AtomicBool::new(false),
+            half_open: Mutex::default(),
             opened: sender,
         };
         tasks.spawn(opener.run(options.meta_watch));
@@ -171,8 +172,10 @@ struct Opener {
     stop: CancellationToken,
     /// What ends a shard's own tasks, and waits for them.
     running: Mutex<BTreeMap<ShardId, (CancellationToken, TaskTracker)>>,
-    /// What an earlier life of the node has left is removed.
+    /// Nothing is left here that an earlier life of the node had and nobody knows any more.
     is_tidy: AtomicBool,
+    /// Groups that run and could not be founded yet.
+    half_open: Mutex<BTreeMap<ShardId, (Arc<ShardMachine>, Group)>>,
     opened: watch::Sender<BTreeSet<ShardId>>,
 }
 
@@ -234,9 +237,14 @@ impl Opener {
 
     /// Opens what is not open; whether something could not be.
     async fn open_all(&self, state: &MetaState) -> bool {
-        let mine = replicas_of(state, self.node.0);
+        // Also what is stored here and given to others: whether it is over is for the replica itself to say.
+        let here = self.here(state).await;
+        let is_here = |s: &&ShardReplicas| has_replica(state, s, self.node.0) || here.contains(&ShardId(s.shard));
         // At once: each replays its log on a core of its own.
-        let opening = mine
+        let opening = state
+            .shards
+            .iter()
+            .filter(is_here)
             .filter(|s| !self.shards.has(ShardId(s.shard)))
             .map(|s| self.open_or_tell(s, self.founds(state, s)));
         futures::future::join_all(opening).await.contains(&false)
@@ -257,23 +265,45 @@ impl Opener {
         if state.epochs.is_empty() {
             return false;
         }
-        let mut here: BTreeSet<ShardId> = self.running.lock().keys().copied().collect();
-        if !self.is_tidy.load(Ordering::Relaxed) {
-            match self.host.stored().await {
-                Ok(groups) => here.extend(groups.into_iter().filter_map(GroupId::shard)),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot see which shards are stored here");
-                    return true;
-                }
+        let mut failed = false;
+        for shard in self.here(state).await {
+            // Only a membership that is newer than its own says that it is no member any more.
+            let is_over = match self.host.group(GroupId::of_shard(shard)) {
+                Some(group) => is_removed(state, shard, self.node, group.status().members_at),
+                None => !state.shards.iter().any(|s| s.shard == shard.0),
+            };
+            if is_over {
+                failed |= !self.remove_or_tell(shard).await;
             }
         }
-        let mine: BTreeSet<ShardId> = replicas_of(state, self.node.0).map(|s| ShardId(s.shard)).collect();
-        let mut failed = false;
-        for shard in here.difference(&mine) {
-            failed |= !self.remove_or_tell(*shard).await;
-        }
-        self.is_tidy.store(!failed, Ordering::Relaxed);
         failed
+    }
+
+    /// Shards that are here, open or not.
+    async fn here(&self, state: &MetaState) -> BTreeSet<ShardId> {
+        let mut here: BTreeSet<ShardId> = self.running.lock().keys().copied().collect();
+        if !self.is_tidy.load(Ordering::Relaxed) {
+            here.extend(self.left_behind(state).await);
+        }
+        here
+    }
+
+    /// What an earlier life of the node has left; looked for once.
+    async fn left_behind(&self, state: &MetaState) -> Vec<ShardId> {
+        match self.host.stored().await {
+            Ok(groups) => {
+                let shards: Vec<ShardId> = groups.into_iter().filter_map(GroupId::shard).collect();
+                let all_known = shards
+                    .iter()
+                    .all(|shard| state.shards.iter().any(|s| s.shard == shard.0));
+                self.is_tidy.store(all_known, Ordering::Relaxed);
+                shards
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot see which shards are stored here");
+                Vec::new()
+            }
+        }
     }
 
     /// Whether the shard is gone from here.
@@ -314,16 +344,14 @@ impl Opener {
         let machine = ShardMachine::new(shard).with_read_memory(Arc::clone(&self.read_memory));
         let machine = Arc::new(machine);
         let id = GroupId::of_shard(shard);
-        let group = match self.host.group(id) {
-            Some(_) => return Err(GroupError::AlreadyOpen(id)),
-            None => self.host.open(id, machine.clone()).await?,
+        let half_open = self.half_open.lock().remove(&shard);
+        let (machine, group) = match half_open {
+            Some(before) => before,
+            None => (machine.clone(), self.host.open(id, machine).await?),
         };
-        if founds && !group.is_initialized().await? {
-            let nodes: Vec<_> = replicas.nodes.iter().copied().map(NodeId).collect();
-            match group.initialize(&nodes).await {
-                Ok(()) | Err(GroupError::Members(_)) => {}
-                Err(error) => return Err(error),
-            }
+        if founds && let Err(error) = found(&group, replicas).await {
+            self.half_open.lock().insert(shard, (machine, group));
+            return Err(error);
         }
         let stop = self.stop.child_token();
         let tasks = TaskTracker::new();
@@ -357,6 +385,28 @@ impl Opener {
         self.tasks.spawn(async move { tasks.wait().await });
         Ok(())
     }
+}
+
+async fn found(group: &Group, replicas: &ShardReplicas) -> Result<(), GroupError> {
+    if group.is_initialized().await? {
+        return Ok(());
+    }
+    let nodes: Vec<_> = replicas.nodes.iter().copied().map(NodeId).collect();
+    match group.initialize(&nodes).await {
+        Ok(()) | Err(GroupError::Members(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a replica of this node that knows the membership as of a log index is one no more.
+fn is_removed(state: &MetaState, shard: ShardId, node: NodeId, known_at: u64) -> bool {
+    let Some(wished) = state.shards.iter().find(|s| s.shard == shard.0) else {
+        return true;
+    };
+    let group = GroupId::of_shard(shard);
+    let told = state.members.iter().find(|m| m.group == group.0);
+    let is_news = told.is_some_and(|m| m.at_index > known_at && !m.voters.contains(&node.0));
+    is_news && !wished.nodes.contains(&node.0)
 }
 
 async fn show_gauges(shards: Arc<Shards>, metrics: IngesterMetrics, stop: CancellationToken) {

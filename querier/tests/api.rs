@@ -324,9 +324,10 @@ async fn targets_of_all_scrapers() {
         ("s2".into(), Arc::new(scraper("node", "down"))),
         ("s1".into(), Arc::new(scraper("api", "up"))),
     ];
-    let api = r#"{"discoveredLabels":{"__address__":"api:9100","job":"api"},"labels":{"instance":"api:9100","job":"api"},"scrapePool":"api","scrapeUrl":"http://api:9100/metrics","globalUrl":"http://api:9100/metrics","lastError":"","lastScrape":"2015-07-01T20:11:39.999Z","lastScrapeDuration":0.006158981,"health":"up","scrapeInterval":"15s","scrapeTimeout":"10s"}"#;
+    let api = r#"{"discoveredLabels":{"__address__":"api:9100","job":"api"},"labels":{"instance":"api:9100","job":"api"},"scrapePool":"api","scrapeUrl":"http://api:9100/metrics","globalUrl":"http://api:9100/metrics","lastError":"","lastScrape":"2015-07-01T20:11:39.999Z","lastScrapeDuration":0.006158981,"health":"up","scrapeInterval":"15s","scrapeTimeout":"10s","scraper":"s1"}"#;
     let node = api
         .replace("api", "node")
+        .replace("s1", "s2")
         .replace(r#""lastError":"""#, r#""lastError":"connection refused""#)
         .replace(r#""health":"up""#, r#""health":"down""#);
     let dropped = r#"{"discoveredLabels":{"__address__":"gone:1"},"scrapePool":"node"}"#;

@@ -354,8 +354,8 @@ impl Settings {
             }
         }
         let roles = Roles::read(v.text("target"))?;
-        check_shared_store(&v, roles, &peers)?;
         let (replicas, expect) = several(&v, &peers)?;
+        check_shared_store(&v, roles, &peers)?;
         let default_grpc = if peers.is_empty() {
             "127.0.0.1:9095"
         } else {

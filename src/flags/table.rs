@@ -623,8 +623,9 @@ const FLAGS: &[Flag] = &[
         "ingest.ha-failover-timeout",
         "GNOMON_INGEST_HA_FAILOVER_TIMEOUT",
         One("DURATION"),
-        "30s",
-        "How long one must be silent, or lag behind, before the other is taken.",
+        "2m",
+        "How long one must be silent, or lag behind, before the other is taken; longer than the longest scrape interval and \
+         the wait for a batch together.",
     ),
     own(
         CLUSTER,

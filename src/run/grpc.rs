@@ -1,29 +1,30 @@
 //! The gRPC listener: every service that has a body here, behind the layers of a server.
 
 use super::roles::Running;
-use super::{Process, writers};
+use super::{Process, web, writers};
 use crate::http as server;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use axum::Router;
 use axum::response::IntoResponse;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use gnomon_cluster::clients::{
     block_read_server, meta_server, nodes_server, shard_read_server, shard_write_server, targets_server,
 };
 use gnomon_cluster::layers::{Members, Membership, ServeLayer, ServeMetrics};
 use gnomon_cluster::node::{IngesterNode, NodeHandle};
 use gnomon_cluster::raft::raft_server;
-use gnomon_cluster::tls::{HandshakeLimits, Offer, accept};
+use gnomon_cluster::tls::{HandshakeLimits, Offer, Secured, accept};
 use gnomon_model::Clock;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{BlockReadService, MetaService};
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
+use rustls::ServerConfig;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
@@ -54,20 +55,15 @@ impl Services {
         let metrics = ServeMetrics::register(&process.registry).context("metrics")?;
         let routes = server::Routes::new(Router::new().fallback(too_early));
         let stop = process.stop.clone();
-        match &process.cluster_tls {
+        let offer: Arc<dyn Offer> = match &process.cluster_tls {
             None => {
                 say_if_open(&listener);
-                let incoming = TcpListenerStream::new(listener);
-                servers.spawn(server::serve_grpc(incoming, routes.clone(), stop));
+                Arc::new(PlainText)
             }
-            Some(tls) => {
-                let offer: Arc<dyn Offer> = Arc::clone(tls) as _;
-                let (limits, clock) = (HandshakeLimits::default(), Arc::clone(&process.clock));
-                let accepted = accept(listener, "cluster", offer, limits, process.handshakes.clone(), clock);
-                let incoming = ReceiverStream::new(accepted).map(|(stream, _)| Ok(stream));
-                servers.spawn(server::serve_grpc(incoming, routes.clone(), stop));
-            }
-        }
+            Some(tls) => Arc::clone(tls) as _,
+        };
+        let incoming = incoming(process, listener, "cluster", offer);
+        servers.spawn(server::serve_grpc(incoming, routes.clone(), stop));
         Ok(Arc::new(Self {
             routes,
             metrics,
@@ -133,15 +129,40 @@ impl Services {
         match outside.writers {
             None => routes = writers::add(routes, process, running, &self.metrics).await?,
             Some(own) => {
+                let web = web::of_writers(process)?;
+                writers::say_if_open(&own, web.as_deref());
                 let routes = writers::add(Routes::default(), process, running, &self.metrics).await?;
-                let routes = server::Routes::new(routes.into_axum_router());
-                let incoming = TcpListenerStream::new(own);
+                let routes = writers::guarded(routes.into_axum_router(), web.as_deref());
+                let offer: Arc<dyn Offer> = web.map_or_else(|| Arc::new(PlainText) as _, |web| web as _);
+                let incoming = incoming(process, own, "writers", offer);
                 servers.spawn(server::serve_grpc(incoming, routes, process.stop.clone()));
             }
         }
         self.routes.replace(routes.into_axum_router());
         Ok(())
     }
+}
+
+/// No handshake.
+struct PlainText;
+
+#[async_trait]
+impl Offer for PlainText {
+    async fn tls(&self) -> Option<Arc<ServerConfig>> {
+        None
+    }
+}
+
+/// The connections of a listener, which waits a little where it cannot accept any.
+fn incoming(
+    process: &Process,
+    listener: TcpListener,
+    name: &'static str,
+    offer: Arc<dyn Offer>,
+) -> impl Stream<Item = std::io::Result<Secured>> + use<> {
+    let (limits, clock) = (HandshakeLimits::default(), Arc::clone(&process.clock));
+    let accepted = accept(listener, name, offer, limits, process.handshakes.clone(), clock);
+    ReceiverStream::new(accepted).map(|(stream, _)| Ok(stream))
 }
 
 /// What is served besides the roles.

@@ -53,6 +53,21 @@ pub(super) fn open(process: &Process) -> anyhow::Result<Option<Arc<Web>>> {
     Ok(Some(web))
 }
 
+/// The same for the listener of senders: it follows the file by itself, and has a rate limit of its own.
+///
+/// # Errors
+/// When it cannot be used.
+pub(super) fn of_writers(process: &Process) -> anyhow::Result<Option<Arc<Web>>> {
+    let Some(file) = &process.settings.web_config_file else {
+        return Ok(None);
+    };
+    let (clock, handshakes) = (Arc::clone(&process.clock), process.handshakes.clone());
+    // The metrics of the other one have its names.
+    let unseen = prometheus::Registry::new();
+    let web = Web::open(file.clone(), handshakes, &unseen, clock).context("--web.config.file")?;
+    Ok(Some(web))
+}
+
 /// How this process reads blocks: itself, with what it has read kept in memory and on the disk.
 pub(super) fn blocks(process: &Process, bucket: &Bucket) -> anyhow::Result<Arc<StoredBlocks>> {
     let (settings, registry) = (&process.settings, &process.registry);

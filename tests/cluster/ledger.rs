@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -282,7 +282,7 @@ async fn write(
     for step in 0.. {
         let body = ledger.request(writer, step);
         ledger.writers[writer].lock().attempted = step + 1;
-        let began = Instant::now();
+        let began = tokio::time::Instant::now();
         loop {
             if stop.is_cancelled() {
                 return report;

@@ -53,6 +53,8 @@ async fn blocks_live_in_s3_through_a_restart_and_an_outage() {
         "--web.enable-remote-write-receiver",
         "--ingest.seal-quiet=100ms",
         "--compactor.interval=1s",
+        // What was read before would be answered from there.
+        "--query.block-cache-size=0",
     ];
     let node = Node::start_with(folder.path(), "", &args, &server.environment()).await;
     let newest = newest_due_window(now_ms());

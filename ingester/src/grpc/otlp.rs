@@ -1,6 +1,6 @@
 //! `opentelemetry.proto.collector.metrics.v1.MetricsService`.
 
-use super::codec::{no_such_method, server};
+use super::codec::{no_such_method, unary};
 use crate::otlp::{Otlp, response};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -43,7 +43,7 @@ impl Service<Request<Body>> for OtlpService {
         Box::pin(async move {
             match request.uri().path() {
                 "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => {
-                    Ok(server().unary(Export(receiver), request).await)
+                    Ok(unary(Export(receiver), request).await)
                 }
                 path => Ok(no_such_method(path).into_http()),
             }

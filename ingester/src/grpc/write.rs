@@ -1,6 +1,6 @@
 //! `gnomon.v1.Write`: samples by single calls, or over a stream.
 
-use super::codec::{no_such_method, server};
+use super::codec::{never_taken, no_such_method, server, unary};
 use crate::intake::{Intake, NotWritten, Written};
 use crate::metrics::GrpcWriteMetrics;
 use crate::remote_write::version_2::{Request as WriteRequest, write_request};
@@ -23,9 +23,8 @@ use tonic::codegen::http::{Request, Response};
 use tonic::server::{NamedService, StreamingService, UnaryService};
 use tonic::{Status, Streaming};
 
-/// Requests of one stream that are worked on at a time.
-const MAX_OF_STREAM: usize = 4;
-/// Of all calls and streams.
+/// Requests of all calls and streams that are worked on at a time. Each call and stream has one: what a sender has in order
+/// is written in order, and a shard does not find the older samples to be too late.
 const MAX_REQUESTS: usize = 64;
 const RETRY_AFTER_MS: u32 = 1000;
 
@@ -69,7 +68,7 @@ impl Service<Request<Body>> for WriteService {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
             match request.uri().path() {
-                "/gnomon.v1.Write/Write" => Ok(server().unary(Single(inner), request).await),
+                "/gnomon.v1.Write/Write" => Ok(unary(Single(inner), request).await),
                 "/gnomon.v1.Write/WriteStream" => Ok(server().streaming(Stream(inner), request).await),
                 path => Ok(no_such_method(path).into_http()),
             }
@@ -223,16 +222,16 @@ impl StreamingService<Bytes> for Stream {
     fn call(&mut self, requests: tonic::Request<Streaming<Bytes>>) -> Self::Future {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            let answers = requests.into_inner().map(move |message| {
+            let answers = requests.into_inner().then(move |message| {
                 let inner = Arc::clone(&inner);
                 async move {
-                    let answer = inner.answer_in_turn(&message?).await;
+                    let answer = inner.answer_in_turn(&message.map_err(never_taken)?).await;
                     inner.count(&answer);
                     Ok(answer.encode_to_vec())
                 }
             });
-            // No more is read while so many are worked on, or while their answers are not taken.
-            Ok(tonic::Response::new(answers.buffer_unordered(MAX_OF_STREAM).boxed()))
+            // No more is read while one is worked on, or while its answer is not taken.
+            Ok(tonic::Response::new(answers.boxed()))
         })
     }
 }

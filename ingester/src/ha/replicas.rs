@@ -21,7 +21,8 @@ pub(crate) struct Replicas<'a> {
 struct Replica<'a> {
     cluster: &'a str,
     replica: &'a str,
-    newest_ms: i64,
+    /// Of its samples, where it has any.
+    times: Option<(i64, i64)>,
 }
 
 impl<'a> Replicas<'a> {
@@ -62,7 +63,7 @@ impl<'a> Replicas<'a> {
             self.found.push(Replica {
                 cluster,
                 replica,
-                newest_ms: i64::MIN,
+                times: None,
             });
         }
         self.of_series.push(number);
@@ -83,7 +84,8 @@ impl<'a> Replicas<'a> {
 
     fn sample_of(&mut self, replica: u32, timestamp_ms: i64) {
         if let Some(replica) = self.found.get_mut(replica as usize) {
-            replica.newest_ms = replica.newest_ms.max(timestamp_ms);
+            let (oldest_ms, newest_ms) = replica.times.unwrap_or((timestamp_ms, timestamp_ms));
+            replica.times = Some((oldest_ms.min(timestamp_ms), newest_ms.max(timestamp_ms)));
         }
     }
 
@@ -92,9 +94,12 @@ impl<'a> Replicas<'a> {
         let mut turns = Vec::with_capacity(self.found.len());
         for one in &self.found {
             // One without samples has nothing to decide.
-            turns.push(match one.newest_ms {
-                i64::MIN => Turns::default(),
-                newest_ms => tracker.turns(tenant, one.cluster, one.replica, newest_ms).await?,
+            turns.push(match one.times {
+                None => Turns::default(),
+                Some((oldest_ms, newest_ms)) => {
+                    let asked = tracker.turns(tenant, one.cluster, one.replica, oldest_ms, newest_ms);
+                    asked.await?
+                }
             });
         }
         Ok(Verdicts {

@@ -50,7 +50,12 @@ struct Rig {
 }
 
 impl Rig {
+    /// The turn goes over after half a minute.
     fn new(feature_level: u32) -> Self {
+        Self::with(feature_level, Duration::from_secs(30))
+    }
+
+    fn with(feature_level: u32, failover_timeout: Duration) -> Self {
         let node = Node::new(WriteOptions::default());
         let clock: Arc<dyn Clock> = node.clock.clone();
         let meta = Arc::new(Meta {
@@ -92,6 +97,7 @@ impl Rig {
         }
         let options = HaOptions {
             max_clusters: 3,
+            failover_timeout,
             ..HaOptions::default()
         };
         let states = meta.machine.watch();
@@ -196,6 +202,7 @@ async fn what_is_nobodys_yet_is_neither_taken_nor_dropped() {
     // Up to 15 s beyond its newest sample are its own; what is later waits.
     assert_eq!(rig.write("c", 2, &[NOW + 14_999]).await, 204);
     assert_eq!(rig.write("c", 2, &[NOW + 15_000]).await, 503);
+    rig.node.clock.advance(Duration::from_secs(12));
     assert_eq!(rig.write("c", 1, &[NOW + 12_000]).await, 204);
     assert_eq!(
         rig.write("c", 2, &[NOW + 15_000]).await,
@@ -224,6 +231,80 @@ async fn what_is_nobodys_yet_is_neither_taken_nor_dropped() {
     assert_eq!(rig.write("c", 1, &[NOW + 20_000, NOW + 28_000]).await, 204);
     assert!(rig.stored(STORED).await.contains(&(NOW + 20_000, 1.0)));
     assert_eq!(rig.stored(STORED).await.len(), 5);
+}
+
+/// One sample that is dated ahead lengthens no turn: what the other one has is not dropped after a death.
+#[tokio::test]
+async fn a_sample_dated_ahead_takes_nothing_from_the_other_one() {
+    let rig = Rig::new(4);
+    let ahead = NOW + 300_000;
+    assert_eq!(rig.write("c", 1, &[NOW, ahead]).await, 204);
+    rig.node.clock.advance(Duration::from_secs(10));
+    let asked = *rig.meta.commands.lock();
+    for i in 0..20 {
+        assert_eq!(rig.write("c", 1, &[NOW + 9_000 + i, ahead + i]).await, 204);
+    }
+    assert!(*rig.meta.commands.lock() <= asked + 1, "one claim is enough");
+    // The other one's, as far ahead: who has the turn has sent it.
+    assert_eq!(rig.write("c", 2, &[NOW + 10_000, ahead + 1000]).await, 204);
+    assert_eq!(rig.stored(STORED).await.len(), 41);
+    // The first one dies. Its turn has gone on for 15 s.
+    rig.node.clock.advance(Duration::from_secs(20));
+    assert_eq!(rig.write("c", 2, &[NOW + 30_000, ahead + 30_000]).await, 503);
+    rig.node.clock.advance(Duration::from_secs(10));
+    let kept = [NOW + 25_000, NOW + 30_000, NOW + 40_000, ahead + 30_000];
+    assert_eq!(rig.write("c", 2, &kept).await, 204);
+    let stored = rig.stored(STORED).await;
+    assert!(kept.iter().all(|time| stored.contains(&(*time, 2.0))), "{stored:?}");
+}
+
+/// With the defaults, two that scrape once a minute, half a minute apart, do not take turns.
+#[tokio::test]
+async fn a_pair_that_scrapes_seldom_has_one_turn() {
+    let rig = Rig::with(4, HaOptions::default().failover_timeout);
+    let mut waiting = Vec::new();
+    for round in 0..10 {
+        let now = NOW + round * 60_000;
+        assert_eq!(rig.write("c", 1, &[now]).await, 204);
+        if !waiting.is_empty() {
+            assert_eq!(rig.write("c", 2, &waiting).await, 204);
+            waiting.clear();
+        }
+        rig.node.clock.advance(Duration::from_secs(30));
+        waiting.push(now + 30_000);
+        assert_eq!(rig.write("c", 2, &waiting).await, 503);
+        rig.node.clock.advance(Duration::from_secs(30));
+    }
+    let stored = rig.stored(STORED).await;
+    assert!(
+        stored.len() == 10 && stored.iter().all(|(_, value)| *value == 1.0),
+        "{stored:?}"
+    );
+    assert_eq!(rig.meta.machine.state().ha_pairs[0].turns.len(), 1);
+}
+
+/// What is older than all turns that are known counts, whoever sends it.
+#[tokio::test]
+async fn nothing_is_dropped_from_before_the_first_turn() {
+    let rig = Rig::new(4);
+    let minute = |n: i64| NOW - n * 60_000;
+    // Just started, and the first to come; the other one has waited for long.
+    assert_eq!(rig.write("c", 1, &[NOW - 1000, NOW]).await, 204);
+    let kept = [minute(9), minute(5), minute(1), NOW - 500];
+    assert_eq!(rig.write("c", 2, &kept).await, 204);
+    let expected = [
+        (minute(9), 2.0),
+        (minute(5), 2.0),
+        (minute(1), 2.0),
+        (NOW - 1000, 1.0),
+        (NOW, 1.0),
+    ];
+    assert_eq!(rig.stored(STORED).await, expected);
+    // Of one that comes with what it has kept, all counts, and the other's within it does not.
+    assert_eq!(rig.write("d", 1, &[NOW - 25_000, NOW]).await, 204);
+    assert_eq!(rig.write("d", 2, &[NOW - 24_000, NOW - 1000]).await, 204);
+    let stored = rig.stored(r#"{__name__="m", cluster="d"}"#).await;
+    assert_eq!(stored, [(NOW - 25_000, 1.0), (NOW, 1.0)]);
 }
 
 #[tokio::test]
@@ -275,7 +356,7 @@ async fn the_metadata_group_is_asked_seldom() {
     for _ in 0..50 {
         let _ = rig
             .tracker
-            .turns(&TenantId::anonymous(), "c", "r2", rig.now() + 60_000)
+            .turns(&TenantId::anonymous(), "c", "r2", rig.now(), rig.now() + 60_000)
             .await;
     }
     assert!(*rig.meta.commands.lock() <= asked + 1);

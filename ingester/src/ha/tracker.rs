@@ -1,6 +1,6 @@
 //! Asks the metadata group whose turn it is, seldom.
 
-use super::turns::{Step, Turns, step};
+use super::turns::{Step, Turns, as_it_stands, step};
 use gnomon_cluster::clients::decide;
 use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
 use gnomon_model::{Clock, TenantId};
@@ -22,8 +22,6 @@ const LANES: usize = 64;
 const MAX_REMEMBERED: usize = 4096;
 /// Between two claims of one replica that need not be.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
-/// A turn ends no later than this from now.
-const MOST_AHEAD_MS: i64 = 12 * 60_000;
 /// How long a claim may take, and until it is seen here.
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -37,20 +35,20 @@ pub struct HaOptions {
     /// How far beyond its newest sample a replica's turn goes: how often it is lengthened, and what is missing at most
     /// when it dies.
     pub update_timeout: Duration,
-    /// Silence, or lag behind the other, after which the turn goes over.
+    /// Silence, or lag behind the other, after which the turn goes over. Longer than samples of a pair are apart.
     pub failover_timeout: Duration,
     /// Pairs that a tenant may have.
     pub max_clusters: u32,
 }
 
 impl Default for HaOptions {
-    /// Times and the limit as Mimir has them.
+    /// As Mimir has them; the turn goes over later, so that it does not do so between two scrapes a minute apart.
     fn default() -> Self {
         Self {
             cluster_label: "cluster".into(),
             replica_label: "__replica__".into(),
             update_timeout: Duration::from_secs(15),
-            failover_timeout: Duration::from_secs(30),
+            failover_timeout: Duration::from_secs(120),
             max_clusters: 100,
         }
     }
@@ -166,12 +164,13 @@ impl HaTracker {
         self.metrics.deduplicated.inc_by(samples);
     }
 
-    /// Which samples of a replica count, the newest of which is of `newest_ms`.
+    /// Which samples of a replica count, of which these are the oldest and the newest times.
     pub(crate) async fn turns(
         &self,
         tenant: &TenantId,
         cluster: &str,
         replica: &str,
+        oldest_ms: i64,
         newest_ms: i64,
     ) -> Result<Turns, HaError> {
         if let Step::Go(turns) = self.step(tenant, cluster, replica, newest_ms) {
@@ -181,13 +180,19 @@ impl HaTracker {
         let lane = &self.lanes[xxh3_64(pair.as_bytes()) as usize % LANES];
         // One claim at a time: whoever waited for another's finds it decided.
         let _turn = lane.lock().await;
+        let key = xxh3_64([pair.as_str(), replica].join("\0").as_bytes());
+        if self.last_turn(tenant, cluster).is_none() {
+            // The first turn begins with its oldest sample: another's that are older are not dropped.
+            let earliest_ms = newest_ms
+                .min(self.clock.now().0)
+                .saturating_sub(self.options.failover_ms());
+            let first_ms = oldest_ms.max(earliest_ms);
+            self.claim(tenant, cluster, replica, first_ms, true, key).await?;
+        }
         match self.step(tenant, cluster, replica, newest_ms) {
             Step::Go(turns) => Ok(turns),
             Step::Wait => Err(self.wait(cluster)),
-            Step::Claim { urgent } => {
-                let key = xxh3_64([pair.as_str(), replica].join("\0").as_bytes());
-                self.claim(tenant, cluster, replica, newest_ms, urgent, key).await
-            }
+            Step::Claim { urgent } => self.claim(tenant, cluster, replica, newest_ms, urgent, key).await,
         }
     }
 
@@ -209,8 +214,8 @@ impl HaTracker {
     /// What is decided as things stand, where there is nothing undecided.
     fn as_it_stands(&self, tenant: &TenantId, cluster: &str, replica: &str, newest_ms: i64) -> Option<Turns> {
         let state = Arc::clone(&self.states.borrow());
-        let pair = find(&state, tenant, cluster).filter(|pair| newest_ms < pair.until_ms)?;
-        Some(Turns::of(pair, replica))
+        let pair = find(&state, tenant, cluster)?;
+        as_it_stands(pair, replica, newest_ms, self.clock.now().0, &self.options)
     }
 
     async fn claim(
@@ -225,9 +230,7 @@ impl HaTracker {
         let before = self.last_turn(tenant, cluster);
         let has_turn = before.as_ref().is_some_and(|(has, _)| has == replica);
         // Where clocks differ, a claim that must be may come too early again and again: not with each request.
-        // Nor does a claim help whose samples are too far ahead for any shard.
-        let ahead = newest_ms > self.clock.now().0.saturating_add(MOST_AHEAD_MS);
-        let may_claim = (urgent && !ahead && (has_turn || before.is_none())) || self.is_due(key);
+        let may_claim = (urgent && (has_turn || before.is_none())) || self.is_due(key);
         if !may_claim {
             let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
             return stands.ok_or_else(|| self.wait(cluster));
@@ -255,13 +258,10 @@ impl HaTracker {
         let Some(pair) = find(&state, tenant, cluster) else {
             return Err(self.wait(cluster));
         };
-        let turns = Turns::of(pair, replica);
         if pair.turns.last().is_none_or(|turn| turn.replica != replica) {
             self.metrics.claims.with_label_values(&["too_early"]).inc();
-            if newest_ms < pair.until_ms {
-                return Ok(turns);
-            }
-            return Err(self.wait(cluster));
+            let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
+            return stands.ok_or_else(|| self.wait(cluster));
         }
         self.metrics.claims.with_label_values(&["taken"]).inc();
         if !has_turn {
@@ -276,6 +276,7 @@ impl HaTracker {
                 "HA pair: the samples of this replica count from now on"
             );
         }
+        let turns = Turns::of(pair, replica);
         Ok(if newest_ms < pair.until_ms {
             turns
         } else {

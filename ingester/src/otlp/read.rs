@@ -107,8 +107,10 @@ impl Numbers<u64> {
     }
 }
 
+/// Of a `sint32`: what is beyond its 32 bits is cut off, as protobuf does.
 const fn zigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
+    let value = value as u32;
+    ((value >> 1) as i32 ^ -((value & 1) as i32)) as i64
 }
 
 /// What all data points have.
@@ -416,5 +418,20 @@ impl<'a> Data<'a> {
     /// Calls `visit` with every data point.
     pub(super) fn points(self, visit: impl FnMut(&'a [u8]) -> Result<(), BadOtlp>) -> Result<(), BadOtlp> {
         each(self.kind.message(), self.bytes, 1, visit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_32_bits_are_cut_as_protobuf_does() {
+        let expected = [(0, 0), (1, -1), (2, 1), (u64::from(u32::MAX), i64::from(i32::MIN))];
+        for (coded, value) in expected {
+            assert_eq!(zigzag(coded), value);
+            assert_eq!(zigzag(coded | 0xabcd << 32), value);
+        }
+        assert_eq!(zigzag(u64::MAX - 1), i64::from(i32::MAX));
     }
 }

@@ -173,3 +173,34 @@ async fn acknowledged_samples_survive_a_power_cut() {
         running.host.shutdown().await;
     }
 }
+
+/// A node lags behind, or sees several changes as one: what it was told before it became a member again is no reason.
+#[test]
+fn a_replica_goes_only_by_a_membership_that_is_newer_than_its_own() {
+    use gnomon_proto::v1::GroupMembers;
+    let state = |nodes: &[u64], voters: &[u64], at_index| MetaState {
+        shards: vec![ShardReplicas {
+            shard: 0,
+            nodes: nodes.to_vec(),
+        }],
+        members: vec![GroupMembers {
+            group: GroupId::of_shard(ShardId(0)).0,
+            voters: voters.to_vec(),
+            at_index,
+        }],
+        ..MetaState::default()
+    };
+    let is_removed = |state: &MetaState, known_at| is_removed(state, ShardId(0), NodeId(4), known_at);
+    assert!(is_removed(&state(&[1, 2], &[1, 2], 70), 50));
+    assert!(!is_removed(&state(&[1, 2], &[1, 2], 50), 50), "told before it came");
+    assert!(!is_removed(&state(&[1, 4], &[1, 2], 70), 50), "it is wished");
+    assert!(!is_removed(&state(&[1, 2], &[1, 2, 4], 70), 50), "it votes");
+    assert!(!is_removed(
+        &MetaState {
+            members: vec![],
+            ..state(&[1, 2], &[], 0)
+        },
+        50
+    ));
+    assert!(is_removed(&MetaState::default(), 50), "nobody knows the shard");
+}

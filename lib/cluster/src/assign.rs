@@ -7,7 +7,8 @@
 //!                   load is levelled, and who leads is
 //! ```
 //! What is decided here is a wish: the leader of a group brings a new member up to date before it gets a vote, and says
-//! when it is done (`GroupMembers`). A shard whose members are not yet as wished is left alone.
+//! when it is done (`GroupMembers`). A shard whose members are not yet as wished is left alone, unless one of them will not
+//! come.
 //!
 //! Invariant: repeated, and each time carried out, it comes to a state in which it wishes nothing (`tests`).
 
@@ -119,7 +120,7 @@ pub fn standing(state: &MetaState, node: &Node, now_ms: i64, rules: &Rules) -> S
     let silent_ms = now_ms.saturating_sub(node.lease_until_ms);
     let is_succeeded = || {
         let mut others = state.nodes.iter();
-        others.any(|n| n.id > node.id && n.incarnation > 0 && n.address == node.address)
+        others.any(|n| n.id > node.id && is_ingester(n) && n.address == node.address)
     };
     let heard_ms_ago = rules.heard_ms_ago.get(&node.id).copied().unwrap_or(i64::MAX);
     if silent_ms.min(heard_ms_ago) > rules.replace_after_ms || (silent_ms > 0 && is_succeeded()) {
@@ -168,14 +169,21 @@ pub fn plan(state: &MetaState, now_ms: i64, rules: &Rules) -> Vec<Change> {
     let mut loads = Loads::new(state, &ingesters);
     let mut changes = Vec::new();
     let present = loads.live();
-    for shard in &state.shards {
+    // Any replica of a shard of an epoch that is not open yet may found it, by the list as it is; and a shard that is not
+    // known to be founded may be being founded now.
+    let opening = state.epoch_change.as_ref().map_or(&[][..], |change| &change.opening);
+    let may_be_new = |shard: &ShardReplicas| {
+        let told = voters(state, GroupId::of_shard(ShardId(shard.shard)));
+        !shard.nodes.is_empty() && (told.is_empty() || opening.contains(&shard.shard))
+    };
+    for shard in state.shards.iter().filter(|shard| !may_be_new(shard)) {
         let change = if shard.nodes.is_empty() {
             let enough = present >= (state.expect.max(1) as usize);
             enough.then(|| loads.place(shard, wanted(state, &loads))).flatten()
         } else if loads.is_settled(shard) {
             loads.mend(shard, wanted(state, &loads), asked(state))
         } else {
-            None
+            loads.mend_coming(shard, voters(state, GroupId::of_shard(ShardId(shard.shard))))
         };
         if let Some(change) = change {
             loads.carry_out(&change);

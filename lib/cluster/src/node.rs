@@ -393,7 +393,7 @@ impl Starting {
         states: &watch::Receiver<Arc<MetaState>>,
     ) -> Result<(), NodeError> {
         let options = &self.options;
-        let (rules, judged_by) = watch::channel(Rules::default());
+        let (rules, judged_by) = watch::channel(Rules::after(i64::MAX));
         let assigner = assigner::Assigner {
             replica: own.meta_replica.clone(),
             group: own.meta_group.clone(),

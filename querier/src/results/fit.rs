@@ -4,15 +4,18 @@ use gnomon_model::{MatchOp, Matcher};
 use gnomon_promql::Expr;
 use gnomon_promql::ast::{AggregateOp, At, DurationExpr, ExprKind, VectorSelector};
 
-/// What looks at several steps, or may fail for several that each are well: two series that have one name each, and none
+/// What looks at several steps, or at the first or the last one, or may fail for several that each are well: two series that have one name each, and none
 /// after it is dropped, must not become one, whichever steps they have.
-const UNFIT: [&str; 6] = [
+const UNFIT: [&str; 9] = [
     "info",
     "label_join",
     "label_replace",
     "sort_by_label",
     "sort_by_label_desc",
     "absent_over_time",
+    "start",
+    "end",
+    "range",
 ];
 
 /// Whether the results of all steps are those of some of them and of the others, put together.
@@ -81,6 +84,7 @@ mod tests {
             "topk(3, up) or vector(1)",
             "x @ 100 + x offset -5m",
             "x offset step()",
+            "x + step() + time()",
         ] {
             assert!(fit(query), "{query}");
         }
@@ -97,6 +101,12 @@ mod tests {
             "x offset range()",
             "rate(x[range()])",
             "info(x)",
+            "start()",
+            "x - end()",
+            "x / range()",
+            "sum(x) + vector(end() - start())",
+            "x > bool scalar(vector(range()))",
+            "absent_over_time(x[5m])",
         ] {
             assert!(!fit(query), "{query}");
         }

@@ -143,7 +143,7 @@ impl Api {
         };
         let began = self.state.clock.monotonic();
         if let Some(kept) = self.usable(results, &asked, &state).await? {
-            let outcome = self.run_around(results, &asked, kept, options).await?;
+            let outcome = self.run_around(results, &asked, kept, &state, options).await?;
             return Ok(outcome);
         }
         results.lookups.with_label_values(&["none"]).inc();
@@ -269,12 +269,14 @@ impl Api {
         Ok(settled.then_some(Kept { steps: common, ..kept }))
     }
 
-    /// Evaluates the steps that are not kept.
+    /// Evaluates the steps that are not kept. `state` is the one in which those that are were found to be right: if it
+    /// changes meanwhile, the whole is not kept.
     async fn run_around(
         &self,
         results: &Results,
         asked: &Asked<'_>,
         kept: Kept,
+        state: &v1::MetaState,
         options: RunOptions,
     ) -> Result<Outcome, ApiError> {
         let began = self.state.clock.monotonic();
@@ -299,8 +301,7 @@ impl Api {
             analysis: None,
             held: memory.reserve(0)?,
         };
-        let state = Arc::clone(&self.state.fanout.view.borrow());
-        let sources = self.looked(asked, &asked.old, &state)?.sources;
+        let sources = self.looked(asked, &asked.old, state)?.sources;
         let mut parts = [Vec::new(), cut(&kept.series, &kept.steps), Vec::new()];
         for (at, steps) in [(0, before), (2, after)] {
             let Some(steps) = steps else { continue };

@@ -173,7 +173,8 @@ impl<'a> Loads<'a> {
                 .iter()
                 .copied()
                 .max_by_key(|node| self.dispensable(members, *node))?;
-            return Some(change(without(last), Why::TooMany));
+            let to = without(last);
+            return self.can_decide(&to).then(|| change(to, Why::TooMany));
         }
         for (standing, why) in [(Standing::Gone, Why::Gone), (Standing::Draining, Why::Drained)] {
             let Some(left) = members.iter().copied().find(|node| self.standing(*node) == standing) else {
@@ -183,8 +184,8 @@ impl<'a> Loads<'a> {
             match self.next(members, false) {
                 Some(next) => to.push(next),
                 // Who leaves does so if another has the data; with one that is gone, nothing would be better.
-                None if standing == Standing::Draining && self.could_stay(&to) && !self.is_busy(members) => {}
-                None if standing == Standing::Gone && self.survives_more(members) => {}
+                None if self.is_busy(members) || !self.can_decide(&to) => continue,
+                None if standing == Standing::Draining || self.survives_more(members) => {}
                 None => continue,
             }
             return Some(change(to, why));
@@ -219,8 +220,34 @@ impl<'a> Loads<'a> {
         )
     }
 
-    fn could_stay(&self, members: &[u64]) -> bool {
-        members.iter().any(|node| self.standing(*node) == Standing::Live)
+    /// A member that is on its way, and will not arrive: who takes its place, a former voter before others. Told are those
+    /// who vote now.
+    pub(super) fn mend_coming(&self, shard: &ShardReplicas, told: &[u64]) -> Option<Change> {
+        let members = shard.nodes.as_slice();
+        let lost = |node: &u64| matches!(self.standing(*node), Standing::Gone | Standing::Draining);
+        let left = members
+            .iter()
+            .copied()
+            .find(|node| !told.contains(node) && lost(node))?;
+        let mut to: Vec<u64> = members.iter().copied().filter(|node| *node != left).collect();
+        let is_live = |node: &u64| self.standing(*node) == Standing::Live;
+        let former = told.iter().copied().find(|node| !to.contains(node) && is_live(node));
+        to.extend(former.or_else(|| self.next(members, true)));
+        (!to.is_empty()).then(|| Change {
+            shard: shard.shard,
+            from: shard.nodes.clone(),
+            to,
+            why: match self.standing(left) {
+                Standing::Draining => Why::Drained,
+                _ => Why::Gone,
+            },
+        })
+    }
+
+    /// Whether these, as voters, could decide something now: without that, not even their own replacement.
+    fn can_decide(&self, members: &[u64]) -> bool {
+        let live = members.iter().filter(|node| self.standing(**node) == Standing::Live);
+        live.count() * 2 > members.len()
     }
 
     /// A live node could take over, but is receiving something else now.
@@ -236,11 +263,12 @@ impl<'a> Loads<'a> {
             .count();
         let left = members.len() - gone;
         let with = ((members.len() - 1) / 2).saturating_sub(gone);
-        left > 0 && (left - 1) / 2 > with && !self.is_busy(members)
+        left > 0 && (left - 1) / 2 > with
     }
 
     fn is_idle(&self) -> bool {
-        self.all.iter().all(|load| load.coming == 0)
+        let mut live = self.all.iter().filter(|load| load.member.standing == Standing::Live);
+        live.all(|load| load.coming == 0)
     }
 
     fn swap(shard: &ShardReplicas, out: u64, into: u64, why: Why) -> Change {

@@ -196,10 +196,52 @@ fn a_node_whose_address_another_has_is_gone_at_once() {
 fn a_shard_whose_members_are_not_as_wished_is_left_alone() {
     let mut state = cluster(&["", "", "", ""], 1, 3);
     settle(&mut state);
-    let gone = state.shards[0].nodes[2];
+    // One that votes is gone; another, which is wished, has yet to come.
+    let [first, coming, gone] = state.shards[0].nodes[..] else {
+        panic!("three replicas")
+    };
     node_mut(&mut state, gone).lease_until_ms = 0;
-    set_voters(&mut state, 0, &[1]);
+    set_voters(&mut state, 0, &[first, gone]);
+    assert_ne!(coming, gone);
     assert_eq!(plan(&state, NOW, &Rules::default()), []);
+}
+
+#[test]
+fn a_drain_does_not_take_a_majority_away() {
+    let mut state = cluster(&["", "", ""], 2, 3);
+    settle(&mut state);
+    node_mut(&mut state, 3).lease_until_ms = NOW - 1;
+    node_mut(&mut state, 2).draining = true;
+    let changes = plan(&state, NOW, &Rules::default());
+    assert!(changes.iter().all(|c| c.why == Why::Leaders), "{changes:?}");
+    assert_eq!(meta_voters(&state, &[1, 2, 3], NOW, &Rules::default()), [1, 2, 3]);
+    node_mut(&mut state, 3).lease_until_ms = NOW + 1;
+    settle(&mut state);
+    assert!(state.shards.iter().all(|s| s.nodes.len() == 2 && !s.nodes.contains(&2)));
+}
+
+#[test]
+fn who_is_on_its_way_and_will_not_come_is_replaced() {
+    let mut state = cluster(&["", "", "", "", ""], 1, 3);
+    settle(&mut state);
+    let voters = state.shards[0].nodes.clone();
+    let others: Vec<u64> = (1..=5).filter(|id| !voters.contains(id)).collect();
+    // One that votes is gone, and so is who was to take its place.
+    node_mut(&mut state, voters[2]).lease_until_ms = 0;
+    state.shards[0].nodes = vec![voters[0], voters[1], others[0]];
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
+    node_mut(&mut state, others[0]).lease_until_ms = 0;
+    let changes = plan(&state, NOW, &Rules::default());
+    assert_eq!(changes[0].to, [voters[0], voters[1], others[1]]);
+    // Where the former voter is back, it is the one.
+    node_mut(&mut state, voters[2]).lease_until_ms = NOW + 1;
+    assert_eq!(
+        plan(&state, NOW, &Rules::default())[0].to,
+        [voters[0], voters[1], voters[2]]
+    );
+    node_mut(&mut state, others[0]).lease_until_ms = NOW + 1;
+    node_mut(&mut state, others[0]).draining = true;
+    assert_eq!(plan(&state, NOW, &Rules::default())[0].why, Why::Drained);
 }
 
 #[test]

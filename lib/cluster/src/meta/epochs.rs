@@ -16,8 +16,8 @@
 use super::machine::{Effect, Refusal};
 use crate::bounds::is_over;
 use crate::placement::{EPOCH_STEP_MS, Placement, coming};
-use gnomon_model::ShardId;
 use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::shard_step::Step;
 use gnomon_proto::v1::{
@@ -295,6 +295,8 @@ fn forget_first(state: &mut MetaState) {
     }
     state.shards.retain(|r| !gone.contains(&r.shard));
     state.first_parts.retain(|f| !gone.contains(&f.shard));
+    let is_gone = |group: u32| GroupId(group).shard().is_some_and(|shard| gone.contains(&shard.0));
+    state.members.retain(|m| !is_gone(m.group));
     state.shard_lives = Some(ShardLives {
         next_shard,
         ended: Vec::new(),

@@ -1,7 +1,8 @@
 //! HA pairs: of several servers that write the same data, whose samples count, by sample time.
 //!
 //! ```text
-//! nobody has written            the first has the turn, from the beginning of time
+//! nobody has written            the first has the turn, from a little before its newest sample; what is older counts,
+//!                               whoever sends it
 //! who has the turn claims       its turn goes on until its newest sample, and a little
 //! another claims                nothing, while who has the turn is heard of and keeps up;
 //!                               else the turn is its own from where the one before ends
@@ -18,19 +19,18 @@ use gnomon_proto::v1::{ClaimHaTurn, HaPair, HaTurn, MetaState};
 pub const MAX_HA_PAIRS: usize = 10_000;
 /// Of a cluster's and a replica's name.
 pub const MAX_HA_NAME_BYTES: usize = 1024;
-/// Turns that are remembered: what a replica resends of an earlier turn of its own is taken.
+/// Turns that are remembered: what a replica resends of an earlier turn of its own is taken. Of a time before them,
+/// samples of all replicas are.
 const MAX_TURNS: usize = 16;
 /// Longest time that a claim may name.
 const MAX_SPAN_MS: i64 = 3_600_000;
-/// A turn ends no later than this after now, however far ahead the samples are: shards refuse what is more than 10
-/// minutes ahead of a clock that may differ by a minute.
-const MOST_AHEAD_MS: i64 = 12 * 60_000;
 /// A pair that was silent for so long makes room for another.
 const FORGET_AFTER_MS: i64 = 24 * 3_600_000;
 
 pub(super) fn claim(state: &mut MetaState, c: &ClaimHaTurn, now_ms: i64) -> Result<Effect, Refusal> {
     check(state, c)?;
-    let newest_ms = c.newest_ms.min(now_ms.saturating_add(MOST_AHEAD_MS));
+    // A sample that is dated ahead says nothing of how long its sender lives.
+    let newest_ms = c.newest_ms.min(now_ms);
     let until_ms = newest_ms.saturating_add(c.extend_ms);
     let key = (c.tenant.as_str(), c.cluster.as_str());
     let found = state
@@ -45,7 +45,7 @@ pub(super) fn claim(state: &mut MetaState, c: &ClaimHaTurn, now_ms: i64) -> Resu
         let pair = HaPair {
             tenant: c.tenant.clone(),
             cluster: c.cluster.clone(),
-            turns: vec![turn(i64::MIN)],
+            turns: vec![turn(newest_ms.saturating_sub(c.extend_ms))],
             until_ms,
             seen_ms: now_ms,
         };

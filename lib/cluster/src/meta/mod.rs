@@ -24,6 +24,7 @@ pub use config::MAX_CONFIG_BYTES;
 pub use epochs::{EPOCH_GUARD_MS, MAX_SHARDS};
 pub use ha::{MAX_HA_NAME_BYTES, MAX_HA_PAIRS};
 pub use machine::MetaMachine;
+pub(crate) use nodes::FOUNDER_ID;
 pub use nodes::MAX_LEASE_MS;
 pub use rebuild::{FoundBlock, FoundDelete, rebuild};
 pub use reshard::{

@@ -8,6 +8,7 @@ use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::{
     EndLease, GroupMembers, InitCluster, MetaState, Node, RegisterNode, RenewLease, SetDraining, SetShardReplicas,
+    ShardReplicas,
 };
 
 /// Longest lease a node may ask for, milliseconds.
@@ -15,6 +16,8 @@ pub const MAX_LEASE_MS: i64 = 10 * 60 * 1000;
 const MAX_NODES: usize = 10_000;
 const MAX_SHARDS: usize = 4096;
 const MAX_TEXT_BYTES: usize = 1024;
+/// Who founds a cluster.
+pub(crate) const FOUNDER_ID: u64 = 1;
 /// What every node of a cluster understands at its beginning.
 const FIRST_FEATURE_LEVEL: u32 = 1;
 
@@ -64,7 +67,8 @@ pub(super) fn init_cluster(state: &mut MetaState, c: &InitCluster) -> Result<Eff
     state.shards.sort_by_key(|r| r.shard);
     state.replicas = c.replicas;
     state.expect = c.expect;
-    state.next_node_id = 1;
+    // The founder is the first, also if others register before it does.
+    state.next_node_id = c.founder.saturating_add(1);
     Ok(Effect::changed())
 }
 
@@ -92,7 +96,7 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
             .into());
         }
         Some(old) => *old = node,
-        None if id < state.next_node_id => {
+        None if id < state.next_node_id && id != FOUNDER_ID => {
             return Err(format!("node {id} is not a member any more, and its id is never used again").into());
         }
         None => state.nodes.push(node),
@@ -206,13 +210,34 @@ pub(super) fn set_replicas(state: &mut MetaState, c: &SetShardReplicas) -> Resul
     }
     match state.shards.binary_search_by_key(&wish.shard, |r| r.shard) {
         Ok(at) if state.shards[at] == *wish => return Ok(Effect::NONE),
-        Ok(at) if !c.from_nodes.is_empty() && state.shards[at].nodes != c.from_nodes => {
+        Ok(at) if state.shards[at].nodes != c.from_nodes => {
             return Err(format!("shard {} has other replicas by now", wish.shard).into());
         }
-        Ok(at) => state.shards[at] = wish.clone(),
+        Ok(at) => {
+            check_founded(state, &state.shards[at])?;
+            state.shards[at] = wish.clone();
+        }
         Err(at) => state.shards.insert(at, wish.clone()),
     }
     Ok(Effect::changed())
+}
+
+/// A group is founded by the list of its replicas: as long as it may be being founded, another list could found another.
+fn check_founded(state: &MetaState, shard: &ShardReplicas) -> Result<(), Refusal> {
+    let group = GroupId::of_shard(ShardId(shard.shard));
+    let is_told = state.members.binary_search_by_key(&group.0, |m| m.group).is_ok();
+    let is_opening = state
+        .epoch_change
+        .iter()
+        .any(|change| change.opening.contains(&shard.shard));
+    if shard.nodes.is_empty() || (is_told && !is_opening) {
+        return Ok(());
+    }
+    Err(format!(
+        "shard {} is just being founded by nodes {:?}: it can be changed once its leader has told who votes",
+        shard.shard, shard.nodes
+    )
+    .into())
 }
 
 /// What the leader of a group tells of its voters. An older membership than the known one is no news.

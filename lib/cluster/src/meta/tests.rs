@@ -449,28 +449,59 @@ fn the_feature_level_waits_for_every_live_node_and_for_who_has_a_shard() {
 }
 
 #[test]
-fn replicas_are_registered_nodes() {
+fn replicas_are_registered_nodes_and_change_once_the_group_is_founded() {
     let machine = machine();
-    let set = |shard, nodes: &[u64]| {
+    let set = |shard, from: &[u64], nodes: &[u64]| {
         Command::SetShardReplicas(SetShardReplicas {
             shard: Some(ShardReplicas {
                 shard,
                 nodes: nodes.to_vec(),
             }),
-            from_nodes: Vec::new(),
+            from_nodes: from.to_vec(),
+        })
+    };
+    let told = |voters: &[u64], at_index| {
+        Command::ReportMembers(ReportMembers {
+            members: Some(GroupMembers {
+                group: 2,
+                voters: voters.to_vec(),
+                at_index,
+            }),
         })
     };
     run(
         &machine,
         &[
-            (1, set(0, &[]), "needs a replica"),
-            (1, set(0, &[1, 1]), "named twice"),
-            (1, set(0, &[3]), "node 3 is not registered"),
-            (1, set(5, &[1]), "no placement epoch"),
-            (1, set(1, &[2, 1]), ""),
+            (1, set(0, &[1], &[]), "needs a replica"),
+            (1, set(0, &[1], &[1, 1]), "named twice"),
+            (1, set(0, &[1], &[3]), "node 3 is not registered"),
+            (1, set(5, &[1], &[1]), "no placement epoch"),
+            (1, set(1, &[], &[2, 1]), "other replicas by now"),
+            (1, set(1, &[1], &[2, 1]), "just being founded"),
+            (1, told(&[2, 1], 0), "ascending"),
+            (1, told(&[1], 0), ""),
+            (1, set(1, &[1], &[2, 1]), ""),
+            (1, set(1, &[1], &[2]), "other replicas by now"),
+            (1, told(&[1, 2], 7), ""),
+            (1, told(&[1], 5), ""),
         ],
     );
-    assert_eq!(machine.state().shards[1].nodes, [2, 1]);
+    let state = machine.state();
+    assert_eq!(state.shards[1].nodes, [2, 1]);
+    assert_eq!(state.members[0].voters, [1, 2], "what was told later counts");
+}
+
+#[test]
+fn the_founders_id_is_nobody_elses() {
+    let machine = MetaMachine::default();
+    run(&machine, &[(1, init(), "")]);
+    assert_eq!(
+        machine.apply_command(&at(2, node(0, 1))).node_id,
+        2,
+        "it came before the founder"
+    );
+    assert_eq!(machine.apply_command(&at(3, node(1, 1))).node_id, 1);
+    assert_eq!(machine.apply_command(&at(4, node(0, 1))).node_id, 3);
 }
 
 /// A store for one machine.

@@ -94,6 +94,9 @@ impl Assigner {
                 let may_replace = judge.may(self.group.is_leader(), self.clock.monotonic());
                 if self.group.is_leader() {
                     self.look(may_replace).await;
+                } else {
+                    self.rules.send_replace(Rules::after(i64::MAX));
+                    self.heard = Heard::default();
                 }
             };
             tokio::select! {

@@ -3,7 +3,7 @@
 use super::identity::{ClusterMark, IdentityFile, NodeIdentity, put_mark, read_mark};
 use super::{NodeError, Starting};
 use crate::clients::MetaClient;
-use crate::meta::{read_newest_checkpoint, shards_in_force};
+use crate::meta::{FOUNDER_ID, read_newest_checkpoint, shards_in_force};
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{ClusterId, NodeId};
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The node that founds a cluster.
-pub(super) const FOUNDER: NodeId = NodeId(1);
+pub(super) const FOUNDER: NodeId = NodeId(FOUNDER_ID);
 /// How long a restart waits for the bucket to confirm what the folder says.
 const MARK_PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
@@ -258,6 +258,7 @@ impl Starting {
             later_epochs,
             replicas: wanted,
             expect,
+            founder: FOUNDER.0,
         })
     }
 

@@ -200,11 +200,11 @@ impl GroupHost {
         if let Some(inner) = shared.group(id) {
             inner.closed.cancel();
             inner.ended.cancelled().await;
+            shared.groups.write().remove(&id);
         }
         let store = shared.options.store.clone();
         let removed = blocking(move || remove_stored(&store, id)).await;
         removed.map_err(|error| GroupError::Unavailable(error.to_string()))??;
-        shared.groups.write().remove(&id);
         shared.metrics.forget(id);
         Ok(())
     }

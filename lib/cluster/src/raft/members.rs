@@ -91,7 +91,13 @@ fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
     let mut voters = wished.clone();
     voters.insert(own);
     if status.is_joint || !status.voters.iter().copied().eq(voters.iter().copied()) {
-        return Step::SetVoters(voters);
+        // A set that cannot decide could not even be changed again.
+        let is_ready = |node: &NodeId| *node == own || (wish.live.contains(node) && is_up_to_date(node));
+        let ready = voters.iter().filter(|node| is_ready(node)).count();
+        return match voters.iter().find(|node| !is_ready(node)) {
+            Some(absent) if ready * 2 <= voters.len() => Step::WaitFor(*absent),
+            _ => Step::SetVoters(voters),
+        };
     }
     if let Some(node) = status.learners.iter().find(|node| !wished.contains(node)) {
         return Step::RemoveLearner(*node);
@@ -162,7 +168,7 @@ impl Keeper {
             return;
         }
         let (told, at_index) = &wish.told;
-        let is_known = !told.is_empty() && (*at_index >= status.members_at || *told == status.voters);
+        let is_known = !told.is_empty() && *at_index >= status.members_at;
         if !status.is_joint && !is_known {
             self.wishes.tell(&status.voters, status.members_at).await;
         }
@@ -294,6 +300,16 @@ mod tests {
             next_step(NodeId(1), &wish, &status(&[1], &[], &[])),
             Step::WaitFor(NodeId(2))
         );
+    }
+
+    #[test]
+    fn voters_that_could_not_decide_are_not_made() {
+        let mut wish = wish(&[1, 3]);
+        wish.live = n(&[1]);
+        let of_three = status(&[1, 2, 3], &[], &[]);
+        assert_eq!(next_step(NodeId(1), &wish, &of_three), Step::WaitFor(NodeId(3)));
+        wish.live = n(&[1, 3]);
+        assert_eq!(next_step(NodeId(1), &wish, &of_three), set(&[1, 3]));
     }
 
     #[test]
