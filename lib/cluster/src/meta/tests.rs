@@ -494,12 +494,13 @@ fn replicas_are_registered_nodes_and_change_once_the_group_is_founded() {
 #[test]
 fn the_founders_id_is_nobody_elses() {
     let machine = MetaMachine::default();
-    run(&machine, &[(1, init(), "")]);
-    assert_eq!(
-        machine.apply_command(&at(2, node(0, 1))).node_id,
-        2,
-        "it came before the founder"
-    );
+    let Command::InitCluster(founded) = init() else {
+        unreachable!()
+    };
+    let founded = InitCluster { founder: 1, ..founded };
+    run(&machine, &[(1, Command::InitCluster(founded), "")]);
+    let first = machine.apply_command(&at(2, node(0, 1)));
+    assert_eq!(first.node_id, 2, "it came before the founder");
     assert_eq!(machine.apply_command(&at(3, node(1, 1))).node_id, 1);
     assert_eq!(machine.apply_command(&at(4, node(0, 1))).node_id, 3);
 }

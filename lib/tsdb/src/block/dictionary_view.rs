@@ -139,7 +139,10 @@ impl BlockReader {
             view.unopened.insert(at, bytes);
         }
         for at in wanted {
-            let bytes = view.unopened.remove(&at).unwrap_or_default();
+            // Another read of the block may have opened and kept it since it was looked for.
+            let Some(bytes) = view.unopened.remove(&at) else {
+                continue;
+            };
             let chunk = Arc::new(self.symbol_chunk(table, at, &bytes)?);
             self.keep(table.chunks[at].texts.offset, &Part::Symbols(Arc::clone(&chunk)));
             view.insert(at, chunk);
