@@ -20,7 +20,6 @@ use nemesis::Nemesis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
-use std::time::Duration;
 
 const INGESTERS: usize = 3;
 const QUERIERS: usize = 2;
@@ -59,7 +58,6 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
         wrong,
         errors,
     } = load.stop().await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let samples = ledger.check_all(&cluster).await;
     println!(
         "seed {seed}: {steps} steps, {samples} samples acknowledged and read; longest stall of a writer {longest_stall:?}; \
