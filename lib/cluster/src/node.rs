@@ -310,7 +310,17 @@ impl Starting {
     async fn run(&self) -> Result<NodeHandle, NodeError> {
         let options = &self.options;
         let file = identity::IdentityFile::of(&options.data_folder);
+        let store = match options.is_ingester() {
+            true => Some(self.open_store().await?),
+            false => None,
+        };
         let mut identity = self.identity(&file).await?;
+        if let (Some(known), Some(store)) = (&identity, &store)
+            && self.has_lost_its_store(known, store).await?
+        {
+            file.remove()?;
+            identity = None;
+        }
         let mut client = None;
         if identity.is_none() {
             let joining = self.meta_client(None)?;
@@ -322,9 +332,9 @@ impl Starting {
         identity.incarnation += 1;
         file.write(&identity)?;
         let (states, meta_watch) = watch::channel(Arc::<MetaState>::default());
-        let ingester = match options.is_ingester() {
-            true => Some(self.open_ingester(&identity, &meta_watch).await?),
-            false => None,
+        let ingester = match store {
+            Some(store) => Some(self.open_ingester(&identity, store, &meta_watch).await?),
+            None => None,
         };
         if let (Some(own), Some(serve)) = (&ingester, &options.serve_groups) {
             serve(own);
@@ -427,21 +437,49 @@ impl Starting {
         Ok(())
     }
 
-    /// Opens the store and the groups' host, and the metadata group in it. Where nodes are is known from what is followed,
-    /// and before that from what the replica of the metadata group has stored.
-    async fn open_ingester(
-        &self,
-        identity: &NodeIdentity,
-        followed: &watch::Receiver<Arc<MetaState>>,
-    ) -> Result<IngesterNode, NodeError> {
+    async fn open_store(&self) -> Result<Arc<NodeStore>, NodeError> {
         let options = &self.options;
         let (folder, store_options) = (store_folder(&options.data_folder), options.store.clone());
         let (clock, registry) = (options.clock.clone(), options.registry.clone());
         let opening = tokio::task::spawn_blocking(move || NodeStore::open(&folder, store_options, clock, &registry));
-        let store = opening.await.map_err(|e| NodeError::Folder {
+        let opened = opening.await.map_err(|e| NodeError::Folder {
             path: options.data_folder.display().to_string(),
             why: e.to_string(),
-        })??;
+        })?;
+        Ok(opened?)
+    }
+
+    /// Whether the folder says who the node is, and what it has stored as that is gone. Nobody knows for whom it voted and
+    /// what it has acknowledged: it must not vote again as itself, and joins as a new node. A node alone is told to its
+    /// user instead ([`Self::no_replica`]).
+    async fn has_lost_its_store(&self, identity: &NodeIdentity, store: &NodeStore) -> Result<bool, NodeError> {
+        if store.identity().is_some() || identity.founding || self.options.others().is_empty() {
+            return Ok(false);
+        }
+        self.options.channel.membership.learn(identity.cluster_id);
+        let client = self.meta_client(None)?;
+        let state = self.cluster_state(&client, |state| !state.epochs.is_empty()).await?;
+        let known = state.nodes.iter().find(|node| node.id == identity.node_id.0);
+        // One that was of other roles had none.
+        let is_lost = known.is_some_and(|node| node.roles.iter().any(|role| role == "ingester"));
+        if is_lost {
+            tracing::warn!(
+                node = %identity.node_id, store = %store_folder(&self.options.data_folder).display(),
+                "what this node had stored is gone: it joins as a new node, and its peers fill it"
+            );
+        }
+        Ok(is_lost)
+    }
+
+    /// Opens the groups' host in a store, and the metadata group in it. Where nodes are is known from what is followed,
+    /// and before that from what the replica of the metadata group has stored.
+    async fn open_ingester(
+        &self,
+        identity: &NodeIdentity,
+        store: Arc<NodeStore>,
+        followed: &watch::Receiver<Arc<MetaState>>,
+    ) -> Result<IngesterNode, NodeError> {
+        let options = &self.options;
         let machine = Arc::new(MetaMachine::default());
         let sources = [followed.clone(), machine.watch()];
         let address = move |node: NodeId| {

@@ -295,7 +295,7 @@ impl Starting {
     }
 
     /// The state, once it is as the caller needs it.
-    async fn cluster_state(
+    pub(super) async fn cluster_state(
         &self,
         client: &MetaClient,
         enough: impl Fn(&MetaState) -> bool + Copy,
