@@ -24,7 +24,7 @@ use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
 use gnomon_cluster::tls::{ClusterTls, HandshakeMetrics};
 use gnomon_model::{Clock, SystemClock};
-use gnomon_querier::Notifications;
+use gnomon_querier::{Notifications, ResultCache};
 use gnomon_tsdb::bucket::Bucket;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -160,9 +160,12 @@ impl Node {
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
         let blocks = web::blocks(&process, &bucket)?;
+        let results = web::results(&process, &handle);
         let outside = grpc::Outside {
             blocks: web::served_blocks(&process, &blocks),
+            results: results.as_ref().map(ResultCache::service),
             writers: listeners.writers,
+            web: web.clone(),
         };
         services
             .serve_all(&process, &handle, &running, outside, &mut servers)
@@ -171,7 +174,9 @@ impl Node {
         if let Some(ingester) = &running.ingester {
             roles::until_shards_are_open(&process, &handle, ingester).await?;
         }
-        routes.replace(web::routes(&process, &handle, &bucket, &running, &blocks, lifecycle)?);
+        routes.replace(web::routes(
+            &process, &handle, &bucket, &running, &blocks, results, lifecycle,
+        )?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
         process.status.set_ready();

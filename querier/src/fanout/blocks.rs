@@ -1,5 +1,6 @@
 //! Reading blocks from the object store through a small cache of open readers.
 
+use super::block_parts::{BlockAnswer, evaluate_here};
 use super::cost::Skipped;
 use super::plan::Selection;
 use super::quarantine::Quarantine;
@@ -7,6 +8,7 @@ use super::stream::SeriesStream;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Clock, Matcher};
+use gnomon_promql::{Fragment, Limits};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::{BlockCache, BlockError, BlockReader, CachedStore, Deletes};
 use object_store::ObjectStore;
@@ -39,6 +41,23 @@ pub trait BlockReads: Send + Sync + 'static {
         name: Option<&str>,
         sets: &[Vec<Matcher>],
     ) -> Result<Vec<String>, ServiceError>;
+
+    /// What comes of a fragment whose steps look at nothing beyond the block. `Invalid` where the samples have to be
+    /// looked at in one place; `LimitExceeded` where that takes more than `limits`.
+    async fn evaluate(
+        &self,
+        block: &v1::BlockRecord,
+        fragment: &Fragment,
+        deletes: Deletes,
+        limits: &Limits,
+    ) -> Result<BlockAnswer, ServiceError> {
+        evaluate_here(self, block, fragment, deletes, limits).await
+    }
+
+    /// Whether other nodes have blocks that they can evaluate fragments over.
+    fn is_spread(&self) -> bool {
+        false
+    }
 }
 
 /// Blocks in an object store. Readers stay open, and parts of indexes and of pages are kept, within bounds of memory; those not used

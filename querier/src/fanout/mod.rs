@@ -6,6 +6,7 @@
 //! lead to a fresh view and a new plan, before anything was given out.
 
 mod apart;
+mod block_parts;
 mod blocks;
 mod cost;
 mod count;
@@ -23,8 +24,10 @@ mod served;
 mod source;
 mod spread;
 mod stream;
+mod stretches;
 
 pub(crate) use apart::Pushes;
+pub use block_parts::BlockAnswer;
 pub use blocks::{BlockReads, StoredBlocks};
 pub use cost::Skipped;
 pub(crate) use cost::{Costs, SourceCost};

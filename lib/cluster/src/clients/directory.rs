@@ -8,7 +8,9 @@ use crate::placement::Placement;
 use crate::router::{ShardWriter, ShardWriters};
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{BlockReadService, NodesService, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{
+    BlockReadService, NodesService, ResultsService, ShardReadService, ShardWriteService, TargetsService,
+};
 use gnomon_proto::v1::{MetaState, Node};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -218,6 +220,14 @@ impl Directory {
     /// `Unavailable` where the node is not known.
     pub fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError> {
         Ok(Arc::new(self.remote(node)?.block_read()))
+    }
+
+    /// What another querier keeps of results.
+    ///
+    /// # Errors
+    /// `Unavailable` where the node is not known.
+    pub fn results(&self, node: NodeId) -> Result<Arc<dyn ResultsService>, ServiceError> {
+        Ok(Arc::new(self.remote(node)?.results()))
     }
 
     /// Reading any shard: at its leader, and where that is slow or away at another replica.

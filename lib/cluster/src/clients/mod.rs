@@ -15,8 +15,12 @@ mod tests;
 pub use decide::decide;
 pub use directory::{Directory, DirectoryOptions, LocalServices};
 pub use meta::{MetaClient, follow_meta};
-pub use remote::{Remote, RemoteBlockRead, RemoteMeta, RemoteNodes, RemoteShardRead, RemoteShardWrite, RemoteTargets};
-pub use server::{block_read_server, meta_server, nodes_server, shard_read_server, shard_write_server, targets_server};
+pub use remote::{
+    Remote, RemoteBlockRead, RemoteMeta, RemoteNodes, RemoteResults, RemoteShardRead, RemoteShardWrite, RemoteTargets,
+};
+pub use server::{
+    block_read_server, meta_server, nodes_server, results_server, shard_read_server, shard_write_server, targets_server,
+};
 pub use shard_reads::ShardReads;
 
 /// Largest message between nodes, in bytes: a page of series, the metadata state.
