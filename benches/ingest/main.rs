@@ -4,8 +4,8 @@
 //!
 //! `make bench`. In the environment: SERIES and ROUNDS (one sample of each series per round), SENDERS, PER_REQUEST (a
 //! list of samples per request, a table for each), SERVERS (a list of those to run), IDLE, SCRAPING and SENDING (seconds of
-//! scraping only itself, of scraping SERIES series, and of receiving them from a real Prometheus; 0 leaves it out), GNOMON
-//! (another binary, to compare).
+//! scraping only itself, of scraping SERIES series, and of receiving them from a real Prometheus; 0 leaves it out), SETTLE
+//! (seconds after the load that count, and before memory is looked at), GNOMON (another binary, to compare).
 
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
@@ -27,8 +27,6 @@ use side_by_side::{number, send, setting, wanted_servers};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a server put off (compaction, garbage collection, a late flush) is counted for this long.
-const SETTLE: Duration = Duration::from_secs(10);
 const QUERIES: usize = 5;
 
 /// One server's column of the table.
@@ -41,10 +39,13 @@ struct Figures {
     peak_anonymous_kib: f64,
     anonymous_kib: f64,
     peak_resident_mib: f64,
+    resident_bytes: f64,
     wrong: usize,
     query_ms: f64,
     query_cpu_ms: f64,
     restart_ready: f64,
+    restart_cpu: f64,
+    restart_peak_mib: f64,
     restart_answer: f64,
     wrong_after_kill: usize,
 }
@@ -100,7 +101,9 @@ async fn run(name: &str, load: &Arc<Load>, shape: Shape) -> Option<Figures> {
     write(&server, load, shape).await;
     let load_cpu = cpu_seconds(pid) - cpu_before;
     let load_wall = began.elapsed().as_secs_f64();
-    tokio::time::sleep(SETTLE).await;
+    // What a server put off (compaction, garbage collection, a late flush) is counted for this long.
+    tokio::time::sleep(Duration::from_secs(number("SETTLE", 10) as u64)).await;
+    let resident_bytes = status_kib(pid, "VmRSS") as f64 * 1024.0 / load.series as f64;
     let settle_cpu = cpu_seconds(pid) - cpu_before - load_cpu;
     let per_series = |kib: u64| kib as f64 / load.series as f64;
     let peak_anonymous_kib = per_series(peak.end());
@@ -114,7 +117,9 @@ async fn run(name: &str, load: &Arc<Load>, shape: Shape) -> Option<Figures> {
     let (query_ms, query_cpu_ms) = time_query(&server, load, pid).await;
     process.kill();
     let again = tokio::time::Instant::now();
-    let (_process, ready) = server.start(folder).await;
+    let (process, ready) = server.start(folder).await;
+    let restart_cpu = cpu_seconds(process.id());
+    let restart_peak_mib = status_kib(process.id(), "VmHWM") as f64 / 1024.0;
     // A server that lost something never has them all.
     let all = async {
         while !check::has_all(&server, load).await {
@@ -130,10 +135,13 @@ async fn run(name: &str, load: &Arc<Load>, shape: Shape) -> Option<Figures> {
         peak_anonymous_kib,
         anonymous_kib,
         peak_resident_mib,
+        resident_bytes,
         wrong,
         query_ms,
         query_cpu_ms,
         restart_ready: ready.as_secs_f64(),
+        restart_cpu,
+        restart_peak_mib,
         restart_answer: all.map_or(f64::INFINITY, |()| again.elapsed().as_secs_f64()),
         wrong_after_kill: check::wrong(&server, load).await,
     })
@@ -142,11 +150,11 @@ async fn run(name: &str, load: &Arc<Load>, shape: Shape) -> Option<Figures> {
 type Row = (&'static str, usize, fn(&Figures, f64) -> f64);
 
 fn print_table(all: &[Figures], samples: f64) {
-    let rows: [Row; 13] = [
+    let rows: [Row; 16] = [
         ("CPU s per million samples", 2, |f, n| {
             (f.load_cpu + f.settle_cpu) / n * 1e6
         }),
-        ("… of it in the 10 s after the load", 2, |f, n| f.settle_cpu / n * 1e6),
+        ("… of it after the load", 2, |f, n| f.settle_cpu / n * 1e6),
         ("samples per CPU second", 0, |f, n| n / (f.load_cpu + f.settle_cpu)),
         ("anonymous memory at its peak, KiB per series", 2, |f, _| {
             f.peak_anonymous_kib
@@ -155,7 +163,14 @@ fn print_table(all: &[Figures], samples: f64) {
             f.anonymous_kib
         }),
         ("resident memory at its peak, MiB", 0, |f, _| f.peak_resident_mib),
+        ("resident memory after the load, bytes per series", 0, |f, _| {
+            f.resident_bytes
+        }),
         ("restart after kill -9: ready, s", 2, |f, _| f.restart_ready),
+        ("CPU s until then", 2, |f, _| f.restart_cpu),
+        ("resident memory at its peak until then, MiB", 0, |f, _| {
+            f.restart_peak_mib
+        }),
         ("restart after kill -9: first answer with all series, s", 2, |f, _| {
             f.restart_answer
         }),
@@ -237,15 +252,18 @@ async fn main() {
     if seconds > 0 {
         println!("Each scrapes {series} series, {seconds} s:\n");
         println!("| | CPU s per million samples | million samples | resident MiB |\n|---|---:|---:|---:|");
-        for name in &names {
+        let pushed = names.iter().filter(|name| name.starts_with("gnomon"));
+        let all = names.iter().map(|name| (name, false));
+        for (name, apart) in all.chain(pushed.map(|name| (name, true))) {
             let load = Arc::new(Load::new(series, rounds, 0));
             if let Some(scraping::Scraped {
                 cpu_per_million,
                 millions,
                 resident_mib,
-            }) = scraping::run(name, &load, seconds).await
+            }) = scraping::run(name, &load, seconds, apart).await
             {
-                println!("| {name} | {cpu_per_million:.2} | {millions:.2} | {resident_mib:.0} |");
+                let what = if apart { ", what another process scrapes" } else { "" };
+                println!("| {name}{what} | {cpu_per_million:.2} | {millions:.2} | {resident_mib:.0} |");
             }
         }
         println!();

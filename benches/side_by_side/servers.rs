@@ -101,6 +101,28 @@ impl Server {
         self
     }
 
+    /// Without the role that scrapes, and the process that scrapes for it by `config`, with its data below `folder`; only
+    /// of gnomon. (Two processes of one cluster: what the second one pushes travels over gRPC.)
+    pub(crate) fn apart(mut self, folder: &Path, config: &Path) -> (Self, Command) {
+        let listens = |arg: &&String| arg.starts_with("--cluster.listen-address=");
+        let address = self.args.iter().find(listens).and_then(|arg| arg.split('=').nth(1));
+        let peers = format!("--cluster.peers={}", address.expect("gnomon's arguments"));
+        let blocks = format!("--storage.object-store=file://{}", folder.join("blocks").display());
+        let mut scraper = Command::new(&self.program);
+        scraper.args([
+            "--target=scraper".to_owned(),
+            format!("--config.file={}", config.display()),
+            format!("--storage.tsdb.path={}", folder.join("scraper").display()),
+            format!("--web.listen-address=127.0.0.1:{}", free_port()),
+            format!("--cluster.listen-address=127.0.0.1:{}", free_port()),
+            peers.clone(),
+            blocks.clone(),
+        ]);
+        self.args
+            .extend(["--target=ingester,querier,compactor".to_owned(), peers, blocks]);
+        (self, scraper)
+    }
+
     /// Starts it; the time until it says that it is ready.
     pub(crate) async fn start(&self, folder: &Path) -> (Process, Duration) {
         let began = tokio::time::Instant::now();

@@ -158,6 +158,7 @@ impl Machine {
     /// Makes the state durable as it is now. Returns what is durable.
     async fn flush(self: &Arc<Self>, incarnation: u64) -> io::Result<Head> {
         let one = self.flushing.clone().lock_owned().await;
+        let turn = self.store.flush_turn().await;
         let core = self.lock(incarnation).await?;
         if let Some(flushed) = &core.flushed
             && *flushed == core.head
@@ -167,7 +168,7 @@ impl Machine {
         let this = self.clone();
         let result = blocking(move || {
             let result = this.flush_now(core);
-            drop(one);
+            drop((turn, one));
             result
         })
         .await;

@@ -5,7 +5,7 @@ use super::group::{GroupInner, Leadership, Running};
 use super::log::GroupLog;
 use super::network::Network;
 use super::state::blocking;
-use super::types::TypeConfig;
+use super::types::{Members, TypeConfig};
 use gnomon_model::NodeId;
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -163,6 +163,10 @@ async fn follow(inner: &GroupInner, running: &Running) -> Fatal<TypeConfig> {
         let state = {
             let now = metrics.borrow_watched();
             publish(inner, &now);
+            // Who leads alone has nobody to be heard by: its clock need not wake the process.
+            let members = now.membership_config.membership();
+            let needs_clock = !leads_alone(now.state.is_leader(), members);
+            running.raft.runtime_config().tick(needs_clock);
             now.running_state.clone()
         };
         if let Err(fatal) = state {
@@ -191,6 +195,11 @@ async fn follow(inner: &GroupInner, running: &Running) -> Fatal<TypeConfig> {
             }
         }
     }
+}
+
+/// Whether this node leads and nobody else is a member, learners included.
+fn leads_alone(leads: bool, members: &Members) -> bool {
+    leads && members.nodes().count() == 1
 }
 
 fn publish(inner: &GroupInner, metrics: &openraft::RaftMetrics<TypeConfig>) {
@@ -285,7 +294,19 @@ impl Purge {
 
 #[cfg(test)]
 mod tests {
-    use super::Purge;
+    use super::{Members, Purge, leads_alone};
+
+    #[test]
+    fn only_who_leads_alone_needs_no_clock() {
+        let members = |voters: &[u64], others: &[u64]| {
+            let voters = vec![voters.iter().copied().collect()];
+            Members::new_with_defaults(voters, others.iter().copied())
+        };
+        assert!(leads_alone(true, &members(&[1], &[])));
+        assert!(!leads_alone(false, &members(&[1], &[])));
+        assert!(!leads_alone(true, &members(&[1], &[2])), "a learner has to hear of it");
+        assert!(!leads_alone(true, &members(&[1, 2], &[])));
+    }
 
     #[test]
     fn purge_stays_a_step_behind_the_flush() {

@@ -78,6 +78,11 @@ pub trait Backend: Send + Sync + 'static {
     /// When it cannot be opened, or readers still hold it; try again later. What was stored stays readable if it can.
     fn reopen(&self) -> Result<(), StoreError>;
 
+    /// Memory that the engine holds, in bytes, by what it is of. Cheap.
+    fn memory(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Makes everything written durable and closes the engine. Later calls give `Closed`.
     fn close(&self);
 }

@@ -11,6 +11,7 @@ mod backend;
 mod disk;
 mod error;
 mod gate;
+mod held;
 mod memory;
 pub(crate) mod metrics;
 mod node;

@@ -4,6 +4,7 @@ use super::StoreError;
 use super::backend::{Backend, Batch, SharedBackend, Space};
 use super::disk::{Disk, LowDisk};
 use super::gate::{Gate, Trouble};
+use super::held::HeldMemory;
 use super::metrics::StoreMetrics;
 use super::rocks::RocksBackend;
 use super::writer::{self, Message, Submission};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// How much the store may take.
 #[derive(Clone, Debug)]
@@ -62,6 +63,7 @@ pub struct NodeStore {
     queue: mpsc::Sender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
     identity: Mutex<Option<Identity>>,
+    flushes: Arc<Semaphore>,
 }
 
 impl NodeStore {
@@ -96,7 +98,12 @@ impl NodeStore {
         for synced in [Some(folder), folder.parent()].into_iter().flatten() {
             let _ = std::fs::File::open(synced).and_then(|file| file.sync_all());
         }
-        Self::build(Arc::new(backend), Some(Arc::new(disk)), metrics)
+        let backend: SharedBackend = Arc::new(backend);
+        let held = HeldMemory::of(&backend).map(|held| registry.register(Box::new(held)));
+        if let Err(error) | Ok(Err(error)) = held {
+            tracing::debug!(%error, "metric is not registered");
+        }
+        Self::build(backend, Some(Arc::new(disk)), metrics)
     }
 
     /// A store over any engine, without a watch on free space.
@@ -123,6 +130,7 @@ impl NodeStore {
             queue,
             thread: Mutex::new(Some(thread)),
             identity: Mutex::new(identity),
+            flushes: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -211,6 +219,11 @@ impl NodeStore {
     /// As [`Backend::write`], and `Failed` when the engine was reopened since `epoch`.
     pub fn write_now(&self, epoch: u64, batch: Batch, sync: bool) -> Result<(), StoreError> {
         self.gate.write_once(epoch, batch, sync)
+    }
+
+    /// Waits until no other group flushes its state: groups fill in step, and each flush is a batch in memory.
+    pub async fn flush_turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.flushes.clone().acquire_owned().await.ok()
     }
 
     /// Writes and syncs a batch from the calling thread; blocks for as long as the disk does not take it.

@@ -191,6 +191,28 @@ impl Backend for RocksBackend {
         }
     }
 
+    fn memory(&self) -> Vec<(&'static str, u64)> {
+        let Ok(db) = self.db() else {
+            return Vec::new();
+        };
+        let of_all = |property: &str| {
+            let families = Space::ALL.into_iter().filter_map(|space| family(&db, space).ok());
+            let values = families.map(|family| db.property_int_value_cf(family, property).ok().flatten());
+            values.flatten().sum()
+        };
+        let of = |space: Space, property: &str| {
+            let family = family(&db, space).ok()?;
+            db.property_int_value_cf(family, property).ok().flatten()
+        };
+        let memtables = |space| of(space, "rocksdb.cur-size-all-mem-tables").unwrap_or(0);
+        vec![
+            ("log", memtables(Space::Log)),
+            ("state", memtables(Space::State)),
+            ("blocks", of(Space::State, "rocksdb.block-cache-usage").unwrap_or(0)),
+            ("tables", of_all("rocksdb.estimate-table-readers-mem")),
+        ]
+    }
+
     fn close(&self) {
         let Some(db) = self.db.write().take() else {
             return;
