@@ -1,7 +1,7 @@
 //! Blocks spread over the queriers: each is read by the one that owns it, so that what is kept of it is kept once. Where
 //! that one is away, slow or busy, or breaks off, the block is read here; the series are the same.
 
-use super::blocks::BlockReads;
+use super::blocks::{BlockReads, ExemplarStream};
 use super::cost::Skipped;
 use super::plan::Selection;
 use super::stream::{SeriesStream, series_from_wire};
@@ -12,7 +12,7 @@ use gnomon_cluster::owners::owner;
 use gnomon_model::{Clock, Labels, Matcher, NodeId};
 use gnomon_proto::service::{BlockReadService, SelectStream};
 use gnomon_proto::{ServiceError, matchers, v1};
-use gnomon_tsdb::{Deletes, SeriesPages};
+use gnomon_tsdb::{Deletes, ExemplarFilter, MetricMetadata, SeriesPages};
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::collections::HashMap;
@@ -256,6 +256,20 @@ impl BlockReads for SpreadBlocks {
         };
         let there = async { Ok(service.labels(request).await?.values) };
         self.hedged(node, there, self.here.labels(block, name, sets)).await.1
+    }
+
+    /// Read here: there are few, in a section of their own, and seldom are they asked for.
+    async fn exemplars(&self, block: &v1::BlockRecord, filter: ExemplarFilter) -> Result<ExemplarStream, ServiceError> {
+        self.here.exemplars(block, filter).await
+    }
+
+    /// As exemplars.
+    async fn metadata(
+        &self,
+        block: &v1::BlockRecord,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
+        self.here.metadata(block, metric).await
     }
 }
 
