@@ -33,8 +33,8 @@ mod state;
 
 pub use error::{ApiError, ErrorType};
 pub use fanout::{
-    BlockAnswer, BlockReads, Fanout, FanoutPlan, FetchLimits, Queriers, Scope, Selection, SeriesStream, ServedBlocks,
-    Skipped, SpreadBlocks, StoredBlocks,
+    BlockAnswer, BlockReads, ExemplarStream, Fanout, FanoutPlan, FetchLimits, Queriers, Scope, Selection, SeriesStream,
+    ServedBlocks, Skipped, SpreadBlocks, StoredBlocks,
 };
 pub use instant::Rfc3339;
 pub use notifications::{Notifications, RELOAD_FAILED, STARTING, STOPPING};

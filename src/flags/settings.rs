@@ -228,6 +228,7 @@ const FEATURES: &[&str] = &[
     "promql-binop-fill-modifiers",
     "promql-delayed-name-removal",
     "use-start-timestamps",
+    CREATED_ZERO,
     "search-api",
     "promql-per-step-stats",
     // Always on.
@@ -252,6 +253,8 @@ pub(super) fn why_ignored(feature: &str) -> &'static str {
 const REMOTE_WRITE: &str = "remote-write-receiver";
 /// The same of `--web.enable-otlp-receiver`.
 const OTLP_WRITE: &str = "otlp-write-receiver";
+/// A sample of 0 where a scraped series says that it began.
+pub(crate) const CREATED_ZERO: &str = "created-timestamp-zero-ingestion";
 const OTLP_DELTAS: &str = "otlp-native-delta-ingestion";
 
 pub(super) struct Values<'a>(&'a BTreeMap<String, String>);

@@ -37,6 +37,7 @@ pub(super) struct Deleting {
     revision: u64,
     /// In their order.
     left: VecDeque<Arc<Tombstone>>,
+    with_exemplars: bool,
     current: Option<Deletion>,
 }
 
@@ -63,7 +64,10 @@ impl ShardState {
         let proposed_at_ms = entry.proposed_at.0;
         let answer = match entry.command {
             Command::Batch { limits, batch } => self.apply_batch(index, limits, proposed_at_ms, batch),
-            Command::Seal { window } => self.apply_seal(window).map(|()| Bytes::new()),
+            Command::Seal { window, with_exemplars } => {
+                self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                self.apply_seal(window, with_exemplars).map(|()| Bytes::new())
+            }
             Command::Published {
                 part,
                 catalogue_revision,
@@ -156,12 +160,14 @@ impl ShardState {
         Ok(outcome)
     }
 
-    fn apply_seal(&mut self, window: TimeRange) -> Result<(), BadPage> {
+    fn apply_seal(&mut self, window: TimeRange, with_exemplars: bool) -> Result<(), BadPage> {
         for tenant in self.tenants.values_mut() {
-            let sealed = tenant
-                .head
-                .seal(window, self.counters.next_part, self.counters.tombstone_revision)?;
+            let number = self.counters.next_part;
+            let sealed = tenant.head.seal(window, number, self.counters.tombstone_revision)?;
             if sealed {
+                if with_exemplars {
+                    tenant.head.seal_exemplars(number);
+                }
                 self.counters.next_part += 1;
             }
             tenant.head.remove_unused(window.start.0);
@@ -196,6 +202,7 @@ impl ShardState {
                 .filter(|t| t.revision > known)
                 .cloned()
                 .collect(),
+            with_exemplars: catalogue.with_exemplars,
             current: None,
         });
     }
@@ -263,7 +270,9 @@ impl Deleting {
         let head = tenants.get_mut(&tombstone.tenant).map(|there| &mut there.head);
         let has_more = match head {
             Some(head) => {
-                let deletion = self.current.get_or_insert_with(|| head.begin_delete(tombstone));
+                let deletion = self
+                    .current
+                    .get_or_insert_with(|| head.begin_delete(tombstone, self.with_exemplars));
                 head.delete_some(deletion)?
             }
             None => false,

@@ -4,6 +4,7 @@
 mod counting;
 mod deleting;
 mod epochs;
+mod exemplars;
 mod hand_over;
 mod ordering;
 mod random_log;
@@ -132,7 +133,10 @@ impl Rig {
 
     fn seal(&mut self, start_ms: i64) {
         let window = TimeRange::window_of(TimestampMs(start_ms), WINDOW_MS);
-        self.apply(Command::Seal { window });
+        self.apply(Command::Seal {
+            window,
+            with_exemplars: true,
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 //! that one is away, slow or busy, or breaks off, the block is read here; the series are the same.
 
 use super::block_parts::BlockAnswer;
-use super::blocks::BlockReads;
+use super::blocks::{BlockReads, ExemplarStream};
 use super::cost::Skipped;
 use super::plan::Selection;
 use super::stream::{SeriesStream, series_from_wire};
@@ -15,7 +15,7 @@ use gnomon_model::{Clock, Labels, Matcher, NodeId};
 use gnomon_promql::{Fragment, Limits};
 use gnomon_proto::service::{BlockReadService, ResultsService, SelectStream};
 use gnomon_proto::{ServiceError, matchers, v1};
-use gnomon_tsdb::{Deletes, SeriesPages};
+use gnomon_tsdb::{Deletes, ExemplarFilter, MetricMetadata, SeriesPages};
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::collections::HashMap;
@@ -319,6 +319,20 @@ impl BlockReads for SpreadBlocks {
 
     fn is_spread(&self) -> bool {
         self.queriers.live().len() > 1
+    }
+
+    /// Read here: there are few, in a section of their own, and seldom are they asked for.
+    async fn exemplars(&self, block: &v1::BlockRecord, filter: ExemplarFilter) -> Result<ExemplarStream, ServiceError> {
+        self.here.exemplars(block, filter).await
+    }
+
+    /// As exemplars.
+    async fn metadata(
+        &self,
+        block: &v1::BlockRecord,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
+        self.here.metadata(block, metric).await
     }
 }
 

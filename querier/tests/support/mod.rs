@@ -7,10 +7,11 @@ use axum::body::Body;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::fragments::PageSource;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::re2::Regex;
 use gnomon_model::relabel::{Action, RelabelConfig};
 use gnomon_model::{
-    BlockId, ClusterId, Labels, ManualClock, MatchOp, Matcher, NodeId, PartId, ShardId, TenantId, TimeRange,
+    BlockId, ClusterId, Labels, LabelsRef, ManualClock, MatchOp, Matcher, NodeId, PartId, ShardId, TenantId, TimeRange,
     TimestampMs,
 };
 use gnomon_proto::service::{
@@ -21,7 +22,7 @@ use gnomon_querier::{
     ApiState, BlockReads, BuildInfo, ConfigInfo, Fanout, NodeInfo, Notifications, Queriers, QueryOptions, ResultCache,
     RuntimeInfo, ServedBlocks, SpreadBlocks, StoredBlocks, WebOptions, api_router,
 };
-use gnomon_tsdb::{BlockMeta, BlockWriter, FloatPageBuilder, MemorySink, Page};
+use gnomon_tsdb::{BlockMeta, BlockWriter, Exemplar, FloatPageBuilder, MemorySink, MetricMetadata, Page};
 use http::{Request, StatusCode};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -243,7 +244,19 @@ impl ShardReadService for Shards {
     }
 
     async fn exemplars(&self, request: v1::ExemplarsRequest) -> Result<v1::ExemplarsResponse, ServiceError> {
-        let series = self.head(request.shard, |head| Ok(head.exemplars.clone())).await?;
+        let mut series = self.head(request.shard, |head| Ok(head.exemplars.clone())).await?;
+        let sets = request
+            .matchers
+            .iter()
+            .map(|set| gnomon_proto::matchers::from_wire(&set.matchers));
+        let sets = sets.collect::<Result<Vec<_>, _>>().map_err(ServiceError::Invalid)?;
+        let range = request.start_ms..=request.end_ms;
+        series.retain_mut(|series| {
+            let labels = LabelsRef::from_canonical(&series.labels);
+            series.exemplars.retain(|e| range.contains(&e.timestamp_ms));
+            let is_wanted = |set: &Vec<Matcher>| set.iter().all(|m| m.matches_labels(labels));
+            !series.exemplars.is_empty() && sets.iter().any(is_wanted)
+        });
         Ok(v1::ExemplarsResponse { series })
     }
 
@@ -561,14 +574,42 @@ impl Cluster {
         let (min, max) = (*all_times.iter().min().unwrap(), *all_times.iter().max().unwrap());
         let id = BlockId(u128::from(shard) << 64 | u128::from(part));
         let window = TimeRange::new(TimestampMs(min), TimestampMs(max + 1));
+        let (exemplars, metadata) = {
+            let heads = self.shards.heads.lock();
+            let head = &heads[&shard];
+            (head.exemplars.clone(), head.metadata.clone())
+        };
         let mut meta = BlockMeta::new(id, ClusterId(1), TenantId::anonymous(), ShardId(shard), window);
         meta.parts = vec![PartId {
             shard: ShardId(shard),
             number: part,
         }];
+        meta.feature_level = CURRENT_FEATURE_LEVEL;
         let mut writer = BlockWriter::new(meta, MemorySink::default());
         for (labels, points) in &series {
             writer.add_series(labels.as_ref(), page(points)).await.unwrap();
+        }
+        for series in exemplars {
+            let labels = LabelsRef::checked(&series.labels).unwrap();
+            let within = series
+                .exemplars
+                .iter()
+                .filter(|e| (min..=max).contains(&e.timestamp_ms));
+            let its = within.map(|e| Exemplar {
+                timestamp_ms: e.timestamp_ms,
+                value: e.value,
+                labels: LabelsRef::checked(&e.labels).unwrap().to_owned(),
+            });
+            writer.add_exemplars(labels, its.collect()).unwrap();
+        }
+        for entry in metadata {
+            let known = MetricMetadata {
+                at_ms: max,
+                kind: entry.r#type,
+                unit: entry.unit,
+                help: entry.help,
+            };
+            writer.add_metadata(&entry.metric, known);
         }
         let block = writer.finish().await.unwrap();
         let path = format!("blocks/{id}.gnb");

@@ -62,6 +62,18 @@ impl BlockReads for Store {
         self.reads.fetch_add(1, Ordering::Relaxed);
         Ok(vec![name.unwrap_or("names").to_owned()])
     }
+
+    async fn exemplars(&self, _: &v1::BlockRecord, _: ExemplarFilter) -> Result<ExemplarStream, ServiceError> {
+        Ok(futures::stream::empty().boxed())
+    }
+
+    async fn metadata(
+        &self,
+        _: &v1::BlockRecord,
+        _: Option<&str>,
+    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Another querier.
