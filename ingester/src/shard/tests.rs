@@ -322,7 +322,8 @@ fn a_late_sample_that_is_repeated_after_its_window_was_sealed_was_taken() {
     let mut rig = Rig::new();
     let (a, b) = (named("a"), named("b"));
     let late = T0 + 1_000;
-    rig.rows(&[(&a, T0 + 5 * WINDOW_MS, 1.0)]);
+    rig.now_ms = T0 + 5 * WINDOW_MS;
+    assert_eq!(rig.rows(&[(&a, T0 + 5 * WINDOW_MS, 1.0)]).samples_taken, 1);
     assert_eq!(rig.rows(&[(&b, late - 5, 1.0), (&b, late, 2.0)]).samples_taken, 2);
     rig.seal(T0);
     rig.flush();
