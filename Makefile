@@ -63,7 +63,7 @@ setup: ## install what the build needs (Debian packages; asks for sudo unless ro
 	@deploy/setup.sh build
 
 peers: ## fetch the real servers that tests compare with (unpacked, not installed)
-	@deploy/setup.sh peers victoria-metrics
+	@deploy/setup.sh peers victoria-metrics libfaketime
 
 test: setup peers ## every test
 	$(MAKE) --no-print-directory test-run
@@ -93,9 +93,9 @@ test-senders: setup peers ## Prometheus, vmagent, the OpenTelemetry SDK and a gR
 	GNOMON_OVERLOAD_SECONDS=$(GNOMON_OVERLOAD_SECONDS) \
 	  cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 senders::
 
-GNOMON_NEMESIS_STEPS ?= 70
-GNOMON_SEEDS ?= 1 2 3
-test-nemesis: setup ## a cluster of real processes under kills, pauses, partitions and restarts (root; docs/cluster.md)
+GNOMON_NEMESIS_STEPS ?= 40
+GNOMON_SEEDS ?= 1 2 3 4 5
+test-nemesis: setup peers ## a cluster of real processes whose networks, disks, clocks and object store go wrong (root; docs/reliability.md)
 	for seed in $(GNOMON_SEEDS); do \
 	  GNOMON_NEMESIS_STEPS=$(GNOMON_NEMESIS_STEPS) GNOMON_SEED=$$seed \
 	    cargo test --workspace --locked --test cluster -- --nocapture || exit 1; \

@@ -320,6 +320,29 @@ fn time_rules() {
     assert_eq!(reasons(&rig.rows(&[(&a, now - 1, 3.0)])), [(Reason::OutOfOrder, 1)]);
 }
 
+/// Whoever has not heard that it was taken sends it again, after the window was sealed.
+#[test]
+fn a_late_sample_that_is_repeated_after_its_window_was_sealed_was_taken() {
+    let mut rig = Rig::new();
+    let (a, b) = (named("a"), named("b"));
+    let late = T0 + 1_000;
+    rig.now_ms = T0 + 5 * WINDOW_MS;
+    assert_eq!(rig.rows(&[(&a, T0 + 5 * WINDOW_MS, 1.0)]).samples_taken, 1);
+    assert_eq!(rig.rows(&[(&b, late - 5, 1.0), (&b, late, 2.0)]).samples_taken, 2);
+    rig.seal(T0);
+    rig.flush();
+    let again = rig.rows(&[(&b, late, 2.0)]);
+    assert_eq!((again.duplicates, reasons(&again)), (1, vec![]));
+    assert_eq!(rig.rows(&[(&b, late + WINDOW_MS, 3.0)]).samples_taken, 1);
+    assert_eq!(
+        rig.rows(&[(&b, late, 2.0)]).duplicates,
+        1,
+        "also when newer ones are there"
+    );
+    assert_eq!(reasons(&rig.rows(&[(&b, late + 1, 2.0)])), [(Reason::TooOld, 1)]);
+    assert_eq!(rig.values("b"), [(late - 5, 1.0), (late, 2.0), (late + WINDOW_MS, 3.0)]);
+}
+
 #[test]
 fn series_limit_is_for_new_series_only() {
     let mut rig = Rig::new();

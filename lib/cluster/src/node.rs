@@ -9,6 +9,7 @@
 //! Invariant: a node id belongs to one data folder; a wiped folder is a new node.
 
 mod assigner;
+mod clocks;
 mod expiry;
 mod found;
 mod identity;
@@ -17,6 +18,7 @@ mod lease;
 mod tests;
 mod wishes;
 
+pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use identity::{ClusterMark, NodeIdentity};
 pub use wishes::GroupWishes;
 
@@ -356,6 +358,9 @@ impl Starting {
             node: identity.node_id,
             incarnation: identity.incarnation,
             lease: options.lease,
+            clock: options.clock.clone(),
+            states: meta_watch.clone(),
+            clock_off: lease::register(&options.registry)?,
         };
         self.tasks.spawn(lease.run(self.stop.child_token()));
         if let Some(own) = &ingester {

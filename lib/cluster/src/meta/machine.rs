@@ -126,13 +126,13 @@ impl Inner {
     pub(super) fn apply_encoded(&mut self, command: &[u8]) -> MetaResponse {
         match MetaCommand::decode(command) {
             Ok(command) => self.apply(&command),
-            Err(error) => self.response(Err(format!("not a metadata command: {error}").into())),
+            Err(error) => self.response(0, Err(format!("not a metadata command: {error}").into())),
         }
     }
 
     fn apply(&mut self, command: &MetaCommand) -> MetaResponse {
         let result = self.dispatch(command);
-        self.response(result)
+        self.response(command.proposed_at_ms, result)
     }
 
     fn dispatch(&mut self, command: &MetaCommand) -> Result<Effect, Refusal> {
@@ -179,7 +179,7 @@ impl Inner {
         Ok(effect)
     }
 
-    fn response(&self, result: Result<Effect, Refusal>) -> MetaResponse {
+    fn response(&self, proposed_at_ms: i64, result: Result<Effect, Refusal>) -> MetaResponse {
         let (effect, refused) = match result {
             Ok(effect) => (effect, String::new()),
             Err(Refusal(why)) => (Effect::NONE, why),
@@ -191,6 +191,7 @@ impl Inner {
             job_term: effect.job_term,
             config_revision: effect.config_revision,
             tombstone_revision: effect.tombstone_revision,
+            proposed_at_ms,
         }
     }
 }

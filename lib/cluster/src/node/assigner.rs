@@ -1,10 +1,11 @@
 //! The leader of the metadata group places shards, and moves their replicas as nodes come and go.
 
+use super::clocks::CLOCK_MAY_BE_OFF_MS;
 use super::expiry::Judge;
 use crate::assign::{self, Change, Rules, Why};
 use crate::raft::Group;
 use gnomon_model::Clock;
-use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, CURRENT_FEATURE_LEVEL};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
@@ -45,7 +46,9 @@ impl Heard {
         self.0.retain(|id, _| state.nodes.iter().any(|node| node.id == *id));
         let ago = |node: &gnomon_proto::v1::Node| {
             let (lease, since) = self.0.entry(node.id).or_insert((node.lease_until_ms, now));
-            if node.lease_until_ms > *lease {
+            // One that got much shorter was given by a clock that was wrong.
+            let was_wrong = *lease > node.lease_until_ms.saturating_add(CLOCK_MAY_BE_OFF_MS);
+            if node.lease_until_ms > *lease || was_wrong {
                 (*lease, *since) = (node.lease_until_ms, now);
             }
             (
@@ -111,8 +114,10 @@ impl Assigner {
         if state.epochs.is_empty() {
             return;
         }
-        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
+        if state.feature_level < CURRENT_FEATURE_LEVEL.0 {
             self.raise(&state).await;
+        }
+        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
             return;
         }
         let replace_after_ms = i64::try_from(self.replace_after.as_millis()).unwrap_or(i64::MAX);
@@ -128,7 +133,7 @@ impl Assigner {
 
     /// Once there is more than one ingester, and all nodes understand it.
     async fn raise(&self, state: &MetaState) {
-        let level = CLUSTER_FEATURE_LEVEL.0;
+        let level = CURRENT_FEATURE_LEVEL.0;
         let started = || state.nodes.iter().filter(|node| node.incarnation > 0);
         let ingesters = started().filter(|node| node.roles.iter().any(|role| role == "ingester"));
         if ingesters.count() < 2 || started().any(|node| node.feature_level < level) {
@@ -198,5 +203,11 @@ mod tests {
         assert_eq!(heard.look(&state(&[20, 10]), s(101)), [(1, 0), (2, 1000)].into());
         assert_eq!(heard.look(&state(&[20, 9]), s(103)), [(1, 2000), (2, 3000)].into());
         assert_eq!(heard.look(&state(&[20]), s(103)), [(1, 2000)].into());
+        assert_eq!(heard.look(&state(&[300_000]), s(104)), [(1, 0)].into());
+        assert_eq!(
+            heard.look(&state(&[20]), s(105)),
+            [(1, 0)].into(),
+            "the clock was set back"
+        );
     }
 }

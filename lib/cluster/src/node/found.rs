@@ -275,6 +275,7 @@ impl Starting {
                 feature_level: CURRENT_FEATURE_LEVEL.0,
                 version: options.version.clone(),
                 draining: false,
+                clock_off_ms: 0,
             }),
             lease_ms: i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX),
         })

@@ -1,5 +1,6 @@
 //! Who is to vote in a group, from the metadata state; and telling it who does.
 
+use super::clocks::{known_off_ms, wrong_clocks};
 use crate::assign::{self, Rules};
 use crate::raft::{MemberWishes, Wish};
 use async_trait::async_trait;
@@ -54,6 +55,7 @@ fn wish(state: &MetaState, group: GroupId, own: NodeId, now_ms: i64, rules: &Rul
         live: ids(&nodes.iter().copied().filter(is_live).collect::<Vec<_>>()),
         nodes: ids(&nodes),
         told: (ids(voters), told.map_or(0, |m| m.at_index)),
+        unfit: wrong_clocks(state, now_ms),
     }
 }
 
@@ -64,7 +66,9 @@ impl MemberWishes for GroupWishes {
         if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
             return Wish::default();
         }
-        wish(&state, self.group, self.node, self.clock.now().0, &self.rules.borrow())
+        // Leases are by another clock: where this one is known to be wrong it is put right.
+        let now_ms = self.clock.now().0.saturating_sub(known_off_ms(&state, self.node));
+        wish(&state, self.group, self.node, now_ms, &self.rules.borrow())
     }
 
     fn prefer_after(&self) -> Duration {
