@@ -276,7 +276,8 @@ impl Router {
                     }
                     "not-leader"
                 }
-                ServiceError::Unavailable(_) => "unavailable",
+                // Another node may have the address of a leader that is gone: its disk is new, say.
+                ServiceError::Unavailable(_) | ServiceError::OtherCluster(_) => "unavailable",
                 ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled => {
                     after_unknown = true;
                     "unknown"
@@ -320,7 +321,7 @@ impl Router {
             Err(ServiceError::NotLeader { leader }) => {
                 self.writers.not_leader(shard, writer.node, leader.map(NodeId));
             }
-            Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_)) => {
+            Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::OtherCluster(_)) => {
                 self.writers.not_leader(shard, writer.node, None);
             }
             _ => {}
