@@ -29,7 +29,7 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash test-nemesis test-senders bench \
+.PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash test-nemesis test-senders sim bench \
 	bench-query bench-storage conformance fuzz \
 	lint fix print-env
 
@@ -100,6 +100,12 @@ test-nemesis: setup peers ## a cluster of real processes whose networks, disks, 
 	  GNOMON_NEMESIS_STEPS=$(GNOMON_NEMESIS_STEPS) GNOMON_SEED=$$seed \
 	    cargo test --workspace --locked --test cluster -- --nocapture || exit 1; \
 	done
+
+SEEDS ?= 1000
+FIRST ?= 1
+sim: setup ## the cluster in simulation: SEEDS (1000) seeds from FIRST on; or SEED alone, with all that happens
+	GNOMON_SIM_SEEDS=$(SEEDS) GNOMON_SIM_FIRST=$(FIRST) GNOMON_SIM_SEED=$(SEED) \
+	  cargo test --workspace --locked --test sim -- --nocapture --ignored --exact many_seeds
 
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics

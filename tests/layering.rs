@@ -7,6 +7,7 @@ use std::path::Path;
 /// Crate, folder, and the highest layer-mates it may depend on.
 const LAYERS: &[(&str, &str, u8)] = &[
     ("gnomon-malloc", "lib/malloc", 0),
+    ("gnomon-chance", "lib/chance", 0),
     ("gnomon-model", "lib/model", 0),
     ("gnomon-proto", "proto", 1),
     ("gnomon-promql", "lib/promql", 1),
@@ -93,4 +94,20 @@ fn every_crate_has_its_layer() {
         LAYERS.len(),
         "a workspace member has no layer in this table: {members}"
     );
+}
+
+/// It stands in for the system's random numbers.
+#[test]
+fn no_program_takes_its_chance_from_a_seed() {
+    for (name, folder, _) in LAYERS {
+        let with_it = dependencies(folder)
+            .into_iter()
+            .filter(|d| d.ends_with(":gnomon-chance"));
+        let allowed: &[&str] = if *name == "gnomon-ingester" {
+            &["dev-dependencies:gnomon-chance"]
+        } else {
+            &[]
+        };
+        assert_eq!(with_it.collect::<Vec<_>>(), allowed, "{name}");
+    }
 }

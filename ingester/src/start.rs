@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::assign::{Rules, has_replica, voters};
 use gnomon_cluster::clients::decide;
-use gnomon_cluster::node::GroupWishes;
+use gnomon_cluster::node::{GroupWishes, LastHeard};
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
 use gnomon_cluster::retention::Budget;
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
@@ -362,6 +362,7 @@ impl Opener {
             meta: self.context.meta.clone(),
             clock: self.clock.clone(),
             rules: watch::channel(Rules::default()).1,
+            heard: LastHeard::default(),
             prefer_after: self.prefer_after,
         };
         tasks.spawn(keep_members(

@@ -16,6 +16,7 @@ use crate::head::Head;
 use crate::service::Shard;
 use crate::shard::entry::Command;
 use crate::shard::select::stored_pages;
+use gnomon_cluster::blocking::blocking;
 use gnomon_cluster::retention::{Room, room_for};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{BlockId, FeatureLevel, LabelsRef, PartId, PlacementEpoch, SeriesRef, ShardId, TenantId, TimeRange};
@@ -360,7 +361,7 @@ impl Duties {
             let some: Vec<_> = rest.by_ref().take(READ_SERIES).collect();
             let shard = self.shard.clone();
             let (tenant_number, number) = (part.tenant_number, part.number);
-            let read = tokio::task::spawn_blocking(move || read_pages(&shard, tenant_number, number, some));
+            let read = blocking(move || read_pages(&shard, tenant_number, number, some));
             let read = read.await.map_err(|e| ServiceError::Internal(e.to_string()))??;
             for (labels, pages) in read {
                 let labels = LabelsRef::from_canonical(&labels);

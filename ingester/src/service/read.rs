@@ -6,6 +6,7 @@ use crate::shard::select::{self, Selected, stored_exemplars};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
+use gnomon_cluster::blocking;
 use gnomon_model::re2::is_costly;
 use gnomon_model::{LabelsRef, SeriesRef, TenantId};
 use gnomon_proto::ServiceError;
@@ -171,7 +172,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ServiceError> {
     let stop = Stop::default();
     let _stops = stop.on_drop();
-    tokio::task::spawn_blocking(move || work(&stop))
+    blocking::blocking(move || work(&stop))
         .await
         .map_err(|e| ServiceError::Internal(format!("reading a head: {e}")))?
 }

@@ -20,15 +20,16 @@ mod wishes;
 
 pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use identity::{ClusterMark, NodeIdentity};
-pub use wishes::GroupWishes;
+pub use wishes::{GroupWishes, LastHeard};
 
 use crate::assign::{REPLACE_AFTER_MS, Rules};
+use crate::blocking::blocking;
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
 use crate::meta::{CheckpointError, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
     Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, PREFER_AFTER, ProposeError,
-    RaftService, ReadError, StateMachine, keep_members,
+    RaftService, RaftTransport, ReadError, StateMachine, keep_members,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -78,6 +79,8 @@ pub struct NodeOptions {
     /// Between two copies of the catalogue in the bucket, which the leader of the metadata group makes.
     pub checkpoint_pause: Duration,
     pub store: StoreOptions,
+    /// The store itself, of a simulated node; none: it is opened in the data folder.
+    pub given_store: Option<Arc<NodeStore>>,
     /// A group's state is flushed, and its log becomes shorter, after this many bytes of log.
     pub flush_log_bytes: u64,
     pub channel: ChannelOptions,
@@ -119,6 +122,7 @@ impl NodeOptions {
             join_timeout: Duration::from_secs(60),
             checkpoint_pause: Duration::from_secs(30),
             store: StoreOptions::default(),
+            given_store: None,
             flush_log_bytes: FLUSH_LOG_BYTES,
             channel: ChannelOptions::default(),
             clock,
@@ -265,8 +269,10 @@ impl MetaLog for Group {
         Self::propose(self, entry).await
     }
 
+    /// Any replica will do: a node that looks for the leader may know the addresses of others only, and where the leader is
+    /// is in the state.
     async fn read_index(&self) -> Result<(), ReadError> {
-        Self::read_index(self).await.map(|_| ())
+        Self::read_index_here(self).await.map(|_| ())
     }
 }
 
@@ -428,6 +434,7 @@ impl Starting {
             meta: client.clone(),
             clock: options.clock.clone(),
             rules: judged_by,
+            heard: LastHeard::default(),
             prefer_after: PREFER_AFTER,
         };
         let (group, clock) = (own.meta_group.clone(), options.clock.clone());
@@ -444,9 +451,12 @@ impl Starting {
 
     async fn open_store(&self) -> Result<Arc<NodeStore>, NodeError> {
         let options = &self.options;
+        if let Some(store) = &options.given_store {
+            return Ok(store.clone());
+        }
         let (folder, store_options) = (store_folder(&options.data_folder), options.store.clone());
         let (clock, registry) = (options.clock.clone(), options.registry.clone());
-        let opening = tokio::task::spawn_blocking(move || NodeStore::open(&folder, store_options, clock, &registry));
+        let opening = blocking(move || NodeStore::open(&folder, store_options, clock, &registry));
         let opened = opening.await.map_err(|e| NodeError::Folder {
             path: options.data_folder.display().to_string(),
             why: e.to_string(),
@@ -494,6 +504,10 @@ impl Starting {
             })
         };
         let addresses: Arc<dyn Addresses> = Arc::new(address);
+        let transport: Arc<dyn RaftTransport> = match &options.channel.network {
+            Some(network) => network.raft(identity.node_id),
+            None => Arc::new(GrpcTransport::new(addresses, options.channel.tls.clone())),
+        };
         let host = GroupHost::new(HostOptions {
             flush_log_bytes: options.flush_log_bytes,
             ..HostOptions::new(
@@ -502,7 +516,7 @@ impl Starting {
                     node: identity.node_id,
                 },
                 store.clone(),
-                Arc::new(GrpcTransport::new(addresses, options.channel.tls.clone())),
+                transport,
                 options.clock.clone(),
                 options.registry.clone(),
             )

@@ -4,6 +4,7 @@
 mod decide;
 mod directory;
 mod meta;
+mod network;
 mod remote;
 mod replicas;
 mod resume;
@@ -15,6 +16,7 @@ mod tests;
 pub use decide::decide;
 pub use directory::{Directory, DirectoryOptions, LocalServices};
 pub use meta::{MetaClient, follow_meta};
+pub use network::PeerNetwork;
 pub use remote::{
     Remote, RemoteBlockRead, RemoteMeta, RemoteNodes, RemoteResults, RemoteShardRead, RemoteShardWrite, RemoteTargets,
 };

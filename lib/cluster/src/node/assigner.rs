@@ -42,7 +42,7 @@ pub(super) struct Assigner {
 pub(super) struct Heard(BTreeMap<u64, (i64, Duration)>);
 
 impl Heard {
-    fn look(&mut self, state: &MetaState, now: Duration) -> BTreeMap<u64, i64> {
+    pub(super) fn look(&mut self, state: &MetaState, now: Duration) -> BTreeMap<u64, i64> {
         self.0.retain(|id, _| state.nodes.iter().any(|node| node.id == *id));
         let ago = |node: &gnomon_proto::v1::Node| {
             let (lease, since) = self.0.entry(node.id).or_insert((node.lease_until_ms, now));
