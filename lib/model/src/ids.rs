@@ -71,7 +71,7 @@ impl GroupId {
 }
 
 /// The newest feature level this build understands.
-pub const CURRENT_FEATURE_LEVEL: FeatureLevel = CLUSTER_FEATURE_LEVEL;
+pub const CURRENT_FEATURE_LEVEL: FeatureLevel = OPERATIONS_FEATURE_LEVEL;
 /// What every version understands.
 pub const BASE_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
 /// Deletes in the catalogue and in the logs of shards.
@@ -81,6 +81,8 @@ pub const METRIC_LIMIT_FEATURE_LEVEL: FeatureLevel = FeatureLevel(3);
 /// Several ingesters: who votes where is told to the metadata group, and replicas move; and what came with them: turns of
 /// HA pairs, several placement epochs.
 pub const CLUSTER_FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
+/// Placement epochs are called off, nodes forgotten; targets that were silent expire a moment before their next tick.
+pub const OPERATIONS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
 /// Every call between nodes says which cluster it is for.
 pub const NAMED_CALLS_FEATURE_LEVEL: FeatureLevel = CLUSTER_FEATURE_LEVEL;
 
