@@ -5,17 +5,21 @@
 mod show;
 
 use crate::cluster_api::show::Seen;
+use crate::leave::left;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gnomon_cluster::assign::{self, Rules};
 use gnomon_cluster::clients::{Directory, decide};
-use gnomon_cluster::meta::{CannotReshard, Reshard, reshard};
-use gnomon_model::{Clock, GroupId, NodeId};
+use gnomon_cluster::meta::{CannotReshard, Reshard, call_off, reshard};
+use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
+use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{GroupStatus, MetaState, SetDraining, SetReplication, SetShardReplicas, ShardReplicas};
+use gnomon_proto::v1::{
+    ForgetNode, GroupStatus, MetaState, RaiseFeatureLevel, SetDraining, SetReplication, SetShardReplicas, ShardReplicas,
+};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -96,6 +100,7 @@ pub fn routes(api: ClusterApi, prefix: &str) -> Router {
         .route(&at("rebalance"), post(rebalance))
         .route(&at("replicas"), post(replicas))
         .route(&at("reshard"), post(change_shards))
+        .route(&at("forget"), post(forget))
         .route(&format!("{prefix}/-/drain"), post(drain_this).put(drain_this))
         .with_state(Arc::new(api))
 }
@@ -153,9 +158,7 @@ async fn drain_this(State(api): Api) -> Result<&'static str, Failed> {
                 if own.is_none_or(|node| !node.draining) {
                     return Err(Failed::bad("the drain was undone meanwhile"));
                 }
-                let left = assign::replicas_of(&state, api.node.0).count();
-                let votes = assign::voters(&state, GroupId::METADATA).contains(&api.node.0);
-                if left == 0 && !votes {
+                if left(&state, api.node) == 0 {
                     return Ok(());
                 }
             }
@@ -250,13 +253,40 @@ async fn replicas(State(api): Api, Query(wanted): Query<Replicas>) -> Answer {
 }
 
 #[derive(Deserialize)]
+struct Forget {
+    node: u64,
+}
+
+async fn forget(State(api): Api, Query(wanted): Query<Forget>) -> Answer {
+    api.require_admin()?;
+    let level = OPERATIONS_FEATURE_LEVEL.0;
+    if api.state().await?.feature_level < level {
+        api.decide(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }))
+            .await?;
+    }
+    api.decide(Command::ForgetNode(ForgetNode { node: wanted.node }))
+        .await?;
+    success(json!({"node": wanted.node}))
+}
+
+#[derive(Deserialize)]
 struct Shards {
+    #[serde(default)]
     shards: u32,
+    #[serde(default)]
+    cancel: bool,
 }
 
 /// Announces a placement epoch; what follows goes by itself.
 async fn change_shards(State(api): Api, Query(wanted): Query<Shards>) -> Answer {
     api.require_admin()?;
+    if wanted.cancel {
+        return match call_off(api.meta.as_ref()).await {
+            Ok(epoch) => success(json!({"calledOff": epoch})),
+            Err(CannotReshard::Meta(error)) => Err(Failed::unavailable(error.to_string())),
+            Err(error) => Err(Failed::bad(error.to_string())),
+        };
+    }
     match reshard(api.meta.as_ref(), &Reshard::to(wanted.shards), api.clock.as_ref()).await {
         Ok(_) => success(show::epoch_change(&*api.state().await?)),
         Err(CannotReshard::Meta(error)) => Err(Failed::unavailable(error.to_string())),

@@ -16,6 +16,7 @@ mod writers;
 
 use crate::flags::Settings;
 use crate::http;
+use crate::leave;
 use crate::lifecycle::{Lifecycle, Reload};
 use crate::logging;
 use crate::status::{Status, hostname};
@@ -79,8 +80,8 @@ pub fn run(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Resul
 async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
     let (lifecycle, wishes) = Lifecycle::new(settings.enable_lifecycle);
     lifecycle.listen_to_signals().context("cannot listen to signals")?;
-    let stop = lifecycle.stop.clone();
-    let mut node = match Node::start(settings, flags, lifecycle, wishes).await {
+    let (stop, drain_on_stop) = (lifecycle.stop.clone(), settings.drain_on_stop);
+    let mut node = match Node::start(settings, flags, lifecycle.clone(), wishes).await {
         Err(error) if stop.is_cancelled() => {
             tracing::info!(state = logging::error_text(error.as_ref()), "stopped while starting");
             return Ok(());
@@ -89,7 +90,10 @@ async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> a
     };
     node.announce();
     tokio::spawn(give_back_memory(stop));
-    let ended = node.ended().await;
+    if drain_on_stop.is_some() {
+        lifecycle.leave_on_term();
+    }
+    let ended = node.ended(&lifecycle.leave, drain_on_stop.unwrap_or_default()).await;
     node.stop().await;
     ended
 }
@@ -204,10 +208,15 @@ impl Node {
         &self.addresses
     }
 
-    /// Waits until it was told to stop, or a listener failed.
-    async fn ended(&mut self) -> anyhow::Result<()> {
+    /// Waits until it was told to stop, or to leave and has done so, or a listener failed.
+    async fn ended(&mut self, leave: &CancellationToken, drain_within: Duration) -> anyhow::Result<()> {
+        let left = async {
+            leave.cancelled().await;
+            leave::drain(&self.handle, &self.process.clock, drain_within).await;
+        };
         tokio::select! {
             () = self.process.stop.cancelled() => Ok(()),
+            () = left => Ok(()),
             Some(ended) = self.servers.join_next() => ended.unwrap_or_else(|e| Err(e.into())),
         }
     }
@@ -377,6 +386,7 @@ impl Process {
         options.replicas = settings.replicas;
         options.expect = settings.expect;
         options.replace_after = settings.replace_after;
+        options.forget_after = settings.forget_after;
         options.flush_log_bytes = settings.flush_bytes;
         if let Some(size) = self.retention.borrow().size_bytes {
             make_small(&mut options, size);

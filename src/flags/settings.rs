@@ -2,7 +2,7 @@
 
 use super::block::{Block, Export, Import};
 use super::bucket::BucketCheck;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Recover};
 use super::cluster_tls;
 use super::ha::ha_options;
 use crate::config::StorageConfig;
@@ -30,6 +30,7 @@ pub enum Command {
     Block(Block),
     BucketCheck(BucketCheck),
     Cluster(Cluster),
+    Recover(Recover),
     Import(Import),
     Export(Box<Export>),
 }
@@ -171,6 +172,9 @@ pub struct Settings {
     /// None where HA pairs are not looked for.
     pub ha: Option<HaOptions>,
     pub cors_origin: String,
+    /// For scrapes that wait for their shards; 0 is none.
+    pub scrape_buffer_memory: u64,
+    pub scrape_buffer_disk: u64,
     pub lookback_ms: i64,
     pub query_timeout: Duration,
     pub query_max_concurrency: usize,
@@ -212,6 +216,10 @@ pub struct Settings {
     pub expect: u32,
     /// After what silence a node's replicas are made anew elsewhere.
     pub replace_after: Duration,
+    /// How long a node that nothing is needed of is remembered.
+    pub forget_after: Duration,
+    /// How long a node that is told to stop by SIGTERM gives its replicas away first; none: it stops.
+    pub drain_on_stop: Option<Duration>,
     /// How long a shard's preferred leader has to have been there before it leads.
     pub prefer_after: Duration,
     pub log_level: String,
@@ -397,6 +405,10 @@ impl Settings {
             writers_listen_address: v.set("ingest.grpc-listen-address"),
             ha: ha_options(&v)?,
             cors_origin: v.text("web.cors.origin").to_owned(),
+            scrape_buffer_memory: parse_size_bytes(v.text("scrape.buffer-memory"))
+                .map_err(|e| format!("--scrape.buffer-memory: {e}"))?,
+            scrape_buffer_disk: parse_size_bytes(v.text("scrape.buffer-disk"))
+                .map_err(|e| format!("--scrape.buffer-disk: {e}"))?,
             lookback_ms: v.duration_ms("query.lookback-delta")?.unwrap_or(300_000),
             query_timeout: Duration::from_millis(
                 v.duration_ms("query.timeout")?
@@ -433,6 +445,12 @@ impl Settings {
             replicas,
             expect,
             replace_after: v.duration("cluster.replace-after")?,
+            forget_after: v.duration("cluster.forget-after")?,
+            drain_on_stop: v
+                .duration_ms("cluster.drain-on-stop")?
+                .and_then(|ms| u64::try_from(ms).ok())
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis),
             prefer_after: v.duration("cluster.prefer-after")?,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",

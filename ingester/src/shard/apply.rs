@@ -75,7 +75,11 @@ impl ShardState {
                 self.apply_published(part, catalogue_revision);
                 Ok(Bytes::new())
             }
-            Command::ExpireTargets { targets } => self.apply_expiry(&targets, proposed_at_ms).map(|()| Bytes::new()),
+            Command::ExpireTargets { targets } => self.apply_expiry(&targets, 0, proposed_at_ms).map(|()| Bytes::new()),
+            Command::ExpireBetweenTicks { targets } => {
+                self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                self.apply_expiry(&targets, 1, proposed_at_ms).map(|()| Bytes::new())
+            }
             Command::FeatureLevel { level } => {
                 self.counters.feature_level = self.counters.feature_level.max(level);
                 Ok(Bytes::new())
@@ -207,7 +211,8 @@ impl ShardState {
         });
     }
 
-    fn apply_expiry(&mut self, silent: &[SilentTarget], proposed_at_ms: i64) -> Result<(), BadPage> {
+    /// Markers are `early_ms` before the tick that would have followed the last one.
+    fn apply_expiry(&mut self, silent: &[SilentTarget], early_ms: i64, proposed_at_ms: i64) -> Result<(), BadPage> {
         for gone in silent {
             let Some(tenant) = self.tenants.get_mut(&gone.tenant) else {
                 continue;
@@ -220,7 +225,7 @@ impl ShardState {
             }
             let owned = self.counters.bounds;
             let handed_over = proposed_at_ms >= owned.until_ms && !target.is_overdue_at(owned.until_ms);
-            let (at_ms, series) = target.expire(owned.from_ms);
+            let (at_ms, series) = target.expire(owned.from_ms, early_ms);
             tenant.head.changes.targets.insert(gone.target);
             if handed_over {
                 // It was not silent: it is in the shards of the next epoch.

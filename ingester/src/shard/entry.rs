@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use gnomon_model::ids::{
     BASE_FEATURE_LEVEL, BLOCK_EXTRAS_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL, DELETES_FEATURE_LEVEL,
-    METRIC_LIMIT_FEATURE_LEVEL,
+    METRIC_LIMIT_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL,
 };
 use gnomon_model::{FeatureLevel, MatchOp, Matcher, TargetId, TenantId, TimeRange, TimestampMs};
 use gnomon_tsdb::Tombstone;
@@ -27,6 +27,7 @@ const CATALOGUE: u8 = 6;
 const BATCH_WITH_METRIC_LIMIT: u8 = 7;
 const UNTIL: u8 = 8;
 const FROM: u8 = 9;
+const EXPIRE_BETWEEN_TICKS: u8 = 11;
 const SEAL_WITH_EXEMPLARS: u8 = 12;
 const CATALOGUE_WITH_EXEMPLARS: u8 = 13;
 
@@ -78,6 +79,9 @@ pub enum Command<B = Bytes> {
     Published { part: u64, catalogue_revision: u64 },
     /// Markers for targets that are gone.
     ExpireTargets { targets: Vec<SilentTarget> },
+    /// The same, with markers a millisecond before the next tick was due: where the target was scraped all the same, and its
+    /// ticks come late, none of them is in their place.
+    ExpireBetweenTicks { targets: Vec<SilentTarget> },
     /// Entries from here on may need this level.
     FeatureLevel { level: FeatureLevel },
     /// What the catalogue says that a shard has to keep to.
@@ -190,6 +194,7 @@ impl<B: AsRef<[u8]>> Command<B> {
             Self::Seal { .. } => SEAL,
             Self::Published { .. } => PUBLISHED,
             Self::ExpireTargets { .. } => EXPIRE_TARGETS,
+            Self::ExpireBetweenTicks { .. } => EXPIRE_BETWEEN_TICKS,
             Self::FeatureLevel { .. } => FEATURE_LEVEL,
             Self::Catalogue(catalogue) if catalogue.with_exemplars => CATALOGUE_WITH_EXEMPLARS,
             Self::Catalogue(_) => CATALOGUE,
@@ -208,6 +213,7 @@ impl<B: AsRef<[u8]>> Command<B> {
             Self::Catalogue(catalogue) if catalogue.with_exemplars => BLOCK_EXTRAS_FEATURE_LEVEL,
             Self::Catalogue(_) => DELETES_FEATURE_LEVEL,
             Self::Until(_) | Self::From(_) => CLUSTER_FEATURE_LEVEL,
+            Self::ExpireBetweenTicks { .. } => OPERATIONS_FEATURE_LEVEL,
             _ => BASE_FEATURE_LEVEL,
         }
     }
@@ -239,7 +245,7 @@ impl<B: AsRef<[u8]>> Command<B> {
                 out.extend_from_slice(&part.to_le_bytes());
                 out.extend_from_slice(&catalogue_revision.to_le_bytes());
             }
-            Self::ExpireTargets { targets } => {
+            Self::ExpireTargets { targets } | Self::ExpireBetweenTicks { targets } => {
                 out.extend_from_slice(&(targets.len() as u32).to_le_bytes());
                 for silent in targets {
                     let tenant = silent.tenant.as_str();
@@ -331,13 +337,16 @@ impl<'a> Command<&'a [u8]> {
                 part: rest.u64("part")?,
                 catalogue_revision: rest.u64("revision")?,
             },
-            EXPIRE_TARGETS => {
+            EXPIRE_TARGETS | EXPIRE_BETWEEN_TICKS => {
                 let count = rest.u32("targets")?;
                 let mut targets = Vec::new();
                 for _ in 0..count {
                     targets.push(rest.silent_target()?);
                 }
-                Self::ExpireTargets { targets }
+                match kind {
+                    EXPIRE_TARGETS => Self::ExpireTargets { targets },
+                    _ => Self::ExpireBetweenTicks { targets },
+                }
             }
             FEATURE_LEVEL => Self::FeatureLevel {
                 level: FeatureLevel(rest.u32("feature level")?),
@@ -476,6 +485,14 @@ mod tests {
                     heard_ms: 15_000,
                 }],
             },
+            Command::ExpireBetweenTicks {
+                targets: vec![SilentTarget {
+                    tenant: TenantId::anonymous(),
+                    target: TargetId(0xfeed),
+                    term: 2,
+                    heard_ms: 15_000,
+                }],
+            },
             Command::FeatureLevel { level: FeatureLevel(2) },
             Command::Catalogue(Catalogue {
                 revision: 9,
@@ -538,7 +555,7 @@ mod tests {
                 "06" => 2,
                 "07" => 3,
                 "08" | "09" => 4,
-                "0c" | "0d" => 5,
+                "0b" | "0c" | "0d" => 5,
                 _ => 1,
             };
             format!("01{kind}0{level}0000000068e5cf8b010000")
@@ -548,6 +565,7 @@ mod tests {
             head("02") + "00dd6d0000000000 00badb0000000000",
             head("03") + "0300000000000000 0201000000000000",
             head("04") + "01000000 09 616e6f6e796d6f7573 edfe000000000000 0200000000000000 983a000000000000",
+            head("0b") + "01000000 09 616e6f6e796d6f7573 edfe000000000000 0200000000000000 983a000000000000",
             head("05") + "02000000",
             head("06")
                 + "0900000000000000 0400000000000000 01000000 0800000000000000 09000000 616e6f6e796d6f7573"

@@ -514,6 +514,49 @@ fn a_silent_target_expires_unless_it_came_back() {
 }
 
 #[test]
+fn a_target_that_was_scraped_all_the_same_comes_late_with_every_tick() {
+    let mut rig = Rig::new();
+    rig.tick(&header(T0), &["a"]);
+    let silent = SilentTarget {
+        tenant: TenantId::anonymous(),
+        target: TargetId(7),
+        term: 1,
+        heard_ms: rig.now_ms,
+    };
+    rig.now_ms += 120_000;
+    rig.apply(Command::ExpireBetweenTicks { targets: vec![silent] });
+    // Its scraper was cut off, and held what it scraped.
+    for tick in 1..=8 {
+        let taken = rig.tick(&header(T0 + tick * 15_000), &["a"]).ticks_taken;
+        assert_eq!(taken, [true], "tick {tick}");
+    }
+    let values = rig.values("a");
+    let markers: Vec<_> = values.iter().filter(|v| is_stale_nan(v.1)).map(|v| v.0).collect();
+    assert_eq!(markers, [T0 + 14_999]);
+    let times: Vec<_> = values.iter().filter(|v| !is_stale_nan(v.1)).map(|v| v.0).collect();
+    assert_eq!(times, (0..=8).map(|tick| T0 + tick * 15_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refusal_says_whether_the_tick_was_there_or_another_owns_the_target() {
+    let mut rig = Rig::new();
+    let newer = TickHeader {
+        term: 3,
+        ..header(T0 + 15_000)
+    };
+    let first = rig.tick(&newer, &["a"]);
+    assert_eq!((first.ticks_taken, first.ticks_repeated), (vec![true], vec![false]));
+    let again = rig.tick(&newer, &["a"]);
+    assert_eq!((again.ticks_taken, again.ticks_repeated), (vec![false], vec![true]));
+    let older = TickHeader {
+        term: 2,
+        ..header(T0 + 30_000)
+    };
+    let older = rig.tick(&older, &["a"]);
+    assert_eq!((older.ticks_taken, older.ticks_repeated), (vec![false], vec![false]));
+}
+
+#[test]
 fn the_home_remembers_other_shards_for_some_ticks() {
     let mut rig = Rig::new();
     let mut home = header(T0);

@@ -14,19 +14,21 @@ mod expiry;
 mod found;
 mod identity;
 mod lease;
+mod left;
 #[cfg(test)]
 mod tests;
 mod wishes;
 
 pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use identity::{ClusterMark, NodeIdentity};
+pub use left::LeftNode;
 pub use wishes::{GroupWishes, LastHeard};
 
 use crate::assign::{REPLACE_AFTER_MS, Rules};
 use crate::blocking::blocking;
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
-use crate::meta::{CheckpointError, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
+use crate::meta::{CheckpointError, FORGET_AFTER_MS, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
     Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, PREFER_AFTER, ProposeError,
     RaftService, RaftTransport, ReadError, StateMachine, keep_members,
@@ -50,6 +52,9 @@ use tokio_util::task::TaskTracker;
 /// How long a node that stops tries to say so.
 const FAREWELL: Duration = Duration::from_millis(700);
 
+/// How long a node counts as alive after its last sign of life, unless its options say otherwise.
+pub const LEASE: Duration = Duration::from_secs(15);
+
 /// What a node is started with.
 pub struct NodeOptions {
     pub data_folder: PathBuf,
@@ -72,6 +77,8 @@ pub struct NodeOptions {
     pub expect: u32,
     /// After what silence a node's replicas are made anew elsewhere.
     pub replace_after: Duration,
+    /// How long a node that nothing is needed of is remembered after its last sign of life.
+    pub forget_after: Duration,
     /// How long the node counts as alive after its last sign of life.
     pub lease: Duration,
     /// How long to look for the cluster at the start.
@@ -118,7 +125,8 @@ impl NodeOptions {
             replicas: None,
             expect: 1,
             replace_after: Duration::from_millis(REPLACE_AFTER_MS.unsigned_abs()),
-            lease: Duration::from_secs(15),
+            forget_after: Duration::from_millis(FORGET_AFTER_MS.unsigned_abs()),
+            lease: LEASE,
             join_timeout: Duration::from_secs(60),
             checkpoint_pause: Duration::from_secs(30),
             store: StoreOptions::default(),
@@ -154,7 +162,7 @@ pub enum NodeError {
     #[error(
         "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
          Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \
-         bucket. Where its data folders are lost: gnomon bucket check --repair --found-anew"
+         bucket. Where its data folders are lost: gnomon cluster recover"
     )]
     Taken { bucket: String, found: ClusterId },
     #[error(
@@ -422,6 +430,7 @@ impl Starting {
             clock: options.clock.clone(),
             lease: options.lease,
             replace_after: options.replace_after,
+            forget_after: options.forget_after,
             changes: assigner::register(&options.registry)?,
             rules,
             heard: assigner::Heard::default(),
@@ -569,7 +578,7 @@ impl Starting {
             path: store_folder(&self.options.data_folder).display().to_string(),
             why: format!(
                 "the store of cluster {} is gone: restore it from a backup, or begin anew with another data folder and \
-                 another bucket (rebuilding a cluster from its bucket is not supported yet)",
+                 another bucket; gnomon cluster recover makes a cluster of what is in the bucket",
                 identity.cluster_id
             ),
         })

@@ -3,7 +3,7 @@
 //! Invariant: what apply does depends on the state and the command (its `proposed_at_ms` included), on no clock, no
 //! setting and no random number of this node.
 
-use super::{catalogue, config, epochs, ha, jobs, nodes, scrapers, tombstones};
+use super::{call_off, catalogue, config, epochs, forget, ha, jobs, nodes, scrapers, tombstones};
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
@@ -171,6 +171,8 @@ impl Inner {
             Command::AddEpoch(c) => epochs::add(next, c, now_ms)?,
             Command::ShardStep(c) => epochs::step(next, c, now_ms)?,
             Command::PostponeEpoch(c) => epochs::postpone(next, c, now_ms),
+            Command::AbortEpoch(c) => call_off::abort(next, c)?,
+            Command::ForgetNode(c) => forget::forget(next, c, now_ms)?,
         };
         if effect.changed {
             next.revision += 1;

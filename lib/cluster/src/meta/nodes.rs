@@ -97,7 +97,7 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
             .into());
         }
         Some(old) => *old = node,
-        None if id < state.next_node_id && id != FOUNDER_ID => {
+        None if id < state.next_node_id && (id != FOUNDER_ID || state.founder_forgotten) => {
             return Err(format!("node {id} is not a member any more, and its id is never used again").into());
         }
         None => state.nodes.push(node),

@@ -2,6 +2,7 @@
 
 mod deletes;
 mod epochs;
+mod forget;
 mod ha;
 mod random;
 mod ring;

@@ -3,12 +3,13 @@
 use super::clocks::CLOCK_MAY_BE_OFF_MS;
 use super::expiry::Judge;
 use crate::assign::{self, Change, Rules, Why};
+use crate::meta::forgettable;
 use crate::raft::Group;
 use gnomon_model::Clock;
-use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, CURRENT_FEATURE_LEVEL};
+use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, CURRENT_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
+use gnomon_proto::v1::{ForgetNode, MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(super) struct Assigner {
     /// How long a new leader waits before it takes a node for gone.
     pub(super) lease: Duration,
     pub(super) replace_after: Duration,
+    /// How long a node that nothing is needed of is remembered.
+    pub(super) forget_after: Duration,
     pub(super) changes: IntCounterVec,
     /// What it judges by, for the metadata group's own voters.
     pub(super) rules: watch::Sender<Rules>,
@@ -129,14 +132,45 @@ impl Assigner {
         for change in assign::plan(&state, self.clock.now().0, &rules) {
             self.propose(change).await;
         }
+        if may_replace {
+            self.forget_nodes(&state, &rules).await;
+        }
+    }
+
+    /// Nodes that do not come back, one at a time: there are few.
+    async fn forget_nodes(&self, state: &MetaState, rules: &Rules) {
+        let after_ms = i64::try_from(self.forget_after.as_millis()).unwrap_or(i64::MAX);
+        let heard_ms_ago = |id: u64| rules.heard_ms_ago.get(&id).copied().unwrap_or(0);
+        let least_ms = after_ms.min(rules.replace_after_ms);
+        let goes = forgettable(state, self.clock.now().0, after_ms, heard_ms_ago, least_ms);
+        let Some(node) = goes.first().copied() else { return };
+        let level = OPERATIONS_FEATURE_LEVEL.0;
+        if state.feature_level < level {
+            let is_behind = |n: &gnomon_proto::v1::Node| n.incarnation > 0 && n.feature_level < level;
+            // A node of an older build is away: it would not come back.
+            if state.nodes.iter().any(|n| is_behind(n) && !goes.contains(&n.id)) {
+                return;
+            }
+            let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+            if let Err(why) = self.decide(raise).await {
+                tracing::debug!(level, %why, "nodes that are gone are not forgotten yet");
+                return;
+            }
+        }
+        match self.decide(Command::ForgetNode(ForgetNode { node })).await {
+            Ok(()) => tracing::info!(node, "a node was silent for so long that it is forgotten"),
+            Err(error) => tracing::debug!(node, %error, "a node that is gone is not forgotten"),
+        }
     }
 
     /// Once there is more than one ingester, and all nodes understand it.
     async fn raise(&self, state: &MetaState) {
-        let level = CURRENT_FEATURE_LEVEL.0;
         let started = || state.nodes.iter().filter(|node| node.incarnation > 0);
         let ingesters = started().filter(|node| node.roles.iter().any(|role| role == "ingester"));
-        if ingesters.count() < 2 || started().any(|node| node.feature_level < level) {
+        // The newest that all have, those that are away too: they would not come back.
+        let least = started().map(|node| node.feature_level).min().unwrap_or(0);
+        let level = least.min(CURRENT_FEATURE_LEVEL.0);
+        if ingesters.count() < 2 || level < CLUSTER_FEATURE_LEVEL.0 || level <= state.feature_level {
             return;
         }
         match self

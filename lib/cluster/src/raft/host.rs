@@ -294,7 +294,7 @@ async fn remove_stored(store: &NodeStore, id: GroupId) -> Result<(), StoreError>
     written.await.unwrap_or(Err(StoreError::Closed))
 }
 
-fn stored_groups(backend: &dyn Backend) -> Result<Vec<GroupId>, StoreError> {
+pub(super) fn stored_groups(backend: &dyn Backend) -> Result<Vec<GroupId>, StoreError> {
     let mut found = BTreeSet::new();
     for space in [Space::Log, Space::State] {
         let mut from = Some(GroupId::METADATA.0);

@@ -63,6 +63,8 @@ pub(super) struct Tally {
     pub(super) refused: Vec<Refused>,
     /// A tick group was refused as a whole.
     pub(super) tick_refused: bool,
+    /// It was, and not because it came twice.
+    pub(super) tick_of_older_term: bool,
     /// Batches with samples that the shard does not own. Of one that is a tick nothing was taken where `ticks_misrouted`
     /// counts it.
     pub(super) misrouted: Vec<Misrouted>,
@@ -196,7 +198,13 @@ impl Router {
                 let no_tick = response.ticks_taken.contains(&false);
                 tally.ticks_misrouted += usize::from(no_tick && is_misrouted);
                 // A repeated tick after an attempt of unknown outcome is that attempt, which was carried out.
-                tally.tick_refused |= !(after_unknown || again || is_misrouted) && no_tick;
+                // Who says why it refuses one: an older term is none of the attempts before.
+                let says_why = response.ticks_repeated.len() == response.ticks_taken.len();
+                let is_repeated = response.ticks_repeated.contains(&true);
+                let may_be_ours = after_unknown && (is_repeated || !says_why);
+                let is_refused = no_tick && !(may_be_ours || again || is_misrouted);
+                tally.tick_refused |= is_refused;
+                tally.tick_of_older_term |= is_refused && !is_repeated;
                 tally.add(response);
                 if is_misrouted {
                     tally.misrouted.push(Misrouted { shard, chunk });

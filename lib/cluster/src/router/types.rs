@@ -124,6 +124,9 @@ pub struct Tick<'a> {
 pub struct TickOutcome {
     /// False where a shard refused it as a whole: another scraper owns the target by now, or the tick came twice.
     pub taken: bool,
+    /// A shard refused it because another scraper owns the target by now; where it was refused and this is false, the tick
+    /// (or a later one) was there.
+    pub older_term: bool,
     pub samples_taken: u64,
     pub duplicates: u64,
     /// Series that had no live sample of this target before: `scrape_series_added`.
