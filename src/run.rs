@@ -372,6 +372,7 @@ impl Process {
         options.replicas = settings.replicas;
         options.expect = settings.expect;
         options.replace_after = settings.replace_after;
+        options.feature_level = settings.feature_level;
         options.flush_log_bytes = settings.flush_bytes;
         if let Some(size) = self.retention.borrow().size_bytes {
             make_small(&mut options, size);

@@ -13,6 +13,7 @@ mod expiry;
 mod found;
 mod identity;
 mod lease;
+mod level;
 #[cfg(test)]
 mod tests;
 mod wishes;
@@ -31,7 +32,8 @@ use crate::raft::{
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
 use bytes::Bytes;
-use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{Clock, ClusterId, FeatureLevel, GroupId, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
@@ -61,6 +63,8 @@ pub struct NodeOptions {
     pub peers: Vec<String>,
     pub zone: String,
     pub version: String,
+    /// What this node understands: less than the build does where it is to behave as an older one.
+    pub feature_level: FeatureLevel,
     /// Shards of a cluster that is founded now; none: one per core of the expected nodes. Frozen then.
     pub shards: Option<u32>,
     /// Replicas of each shard of a cluster that is founded now; none: three where so many ingesters are expected.
@@ -109,6 +113,7 @@ impl NodeOptions {
             peers: Vec::new(),
             zone: String::new(),
             version: String::new(),
+            feature_level: CURRENT_FEATURE_LEVEL,
             shards: None,
             replicas: None,
             expect: 1,
@@ -401,6 +406,7 @@ impl Starting {
             clock: options.clock.clone(),
             lease: options.lease,
             replace_after: options.replace_after,
+            understands: options.feature_level,
             changes: assigner::register(&options.registry)?,
             rules,
             heard: assigner::Heard::default(),
@@ -442,7 +448,7 @@ impl Starting {
             path: options.data_folder.display().to_string(),
             why: e.to_string(),
         })??;
-        let machine = Arc::new(MetaMachine::default());
+        let machine = Arc::new(MetaMachine::understanding(options.feature_level));
         let sources = [followed.clone(), machine.watch()];
         let address = move |node: NodeId| {
             sources.iter().find_map(|states| {

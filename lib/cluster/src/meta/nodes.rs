@@ -172,6 +172,7 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
     let back = scrapers::may_scrape(node) && scrapers::join(state, c.node, false);
     Ok(Effect {
         changed: longer || back,
+        is_quiet: !back,
         ..Effect::NONE
     })
 }

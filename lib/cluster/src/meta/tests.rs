@@ -3,6 +3,8 @@
 mod deletes;
 mod epochs;
 mod ha;
+mod large;
+mod levels;
 mod random;
 mod ring;
 

@@ -1,10 +1,11 @@
 //! The leader of the metadata group places shards, and moves their replicas as nodes come and go.
 
 use super::expiry::Judge;
+use super::level::to_raise;
 use crate::assign::{self, Change, Rules, Why};
 use crate::raft::Group;
-use gnomon_model::Clock;
 use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::{Clock, FeatureLevel};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
@@ -30,6 +31,7 @@ pub(super) struct Assigner {
     /// How long a new leader waits before it takes a node for gone.
     pub(super) lease: Duration,
     pub(super) replace_after: Duration,
+    pub(super) understands: FeatureLevel,
     pub(super) changes: IntCounterVec,
     /// What it judges by, for the metadata group's own voters.
     pub(super) rules: watch::Sender<Rules>,
@@ -111,34 +113,30 @@ impl Assigner {
         if state.epochs.is_empty() {
             return;
         }
-        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
-            self.raise(&state).await;
-            return;
-        }
         let replace_after_ms = i64::try_from(self.replace_after.as_millis()).unwrap_or(i64::MAX);
         let rules = Rules {
             replace_after_ms: if may_replace { replace_after_ms } else { i64::MAX },
             heard_ms_ago: self.heard.look(&state, self.clock.monotonic()),
         };
         self.rules.send_replace(rules.clone());
+        if let Some(level) = to_raise(&state, self.understands, self.clock.now().0, &rules) {
+            self.raise(level).await;
+        }
+        // Until then there is nobody to give anything to.
+        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
+            return;
+        }
         for change in assign::plan(&state, self.clock.now().0, &rules) {
             self.propose(change).await;
         }
     }
 
-    /// Once there is more than one ingester, and all nodes understand it.
-    async fn raise(&self, state: &MetaState) {
-        let level = CLUSTER_FEATURE_LEVEL.0;
-        let started = || state.nodes.iter().filter(|node| node.incarnation > 0);
-        let ingesters = started().filter(|node| node.roles.iter().any(|role| role == "ingester"));
-        if ingesters.count() < 2 || started().any(|node| node.feature_level < level) {
-            return;
-        }
+    async fn raise(&self, level: u32) {
         match self
             .decide(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }))
             .await
         {
-            Ok(()) => tracing::info!(level, "several ingesters: the cluster's feature level is raised"),
+            Ok(()) => tracing::info!(level, "all nodes understand it: the cluster's feature level is raised"),
             Err(why) => tracing::warn!(level, %why, "the feature level was not raised"),
         }
     }
