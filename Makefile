@@ -30,7 +30,7 @@ endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash test-nemesis test-senders sim bench \
-	bench-query bench-storage conformance fuzz \
+	bench-query bench-storage bench-cluster conformance fuzz \
 	lint fix print-env
 
 help: ## what there is to make
@@ -118,6 +118,9 @@ bench-query: setup ## dashboards' and alerts' queries beside Prometheus and Vict
 bench-storage: setup ## what a sample and a series take on disk, beside Prometheus and VictoriaMetrics
 	@deploy/setup.sh peers victoria-metrics
 	cargo bench --locked --bench storage
+
+bench-cluster: setup ## fail-over, what replicas cost, coefficients of docs/capacity.md (root: network namespaces)
+	cargo bench --locked --bench cluster
 
 # Of `make conformance`: how many random queries, and which (a new seed each time, printed).
 GNOMON_DIFFERENTIAL ?= 20000

@@ -9,7 +9,7 @@ use crate::leave::left;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use gnomon_cluster::assign::{self, Rules};
 use gnomon_cluster::clients::{Directory, decide};
 use gnomon_cluster::meta::{CannotReshard, Reshard, call_off, reshard};
@@ -86,23 +86,32 @@ fn success(data: Value) -> Answer {
     Ok(Json(json!({"status": "success", "data": data})))
 }
 
+type Route = MethodRouter<Arc<ClusterApi>>;
+
+/// What is below `/api/v1/cluster/`, with its method. A new one needs a path in `querier/src/api/openapi.yaml`.
+fn table() -> [(&'static str, &'static str, Route); 11] {
+    [
+        ("nodes", "get", get(nodes)),
+        ("shards", "get", get(shards)),
+        ("ring", "get", get(ring)),
+        ("blocks", "get", get(blocks)),
+        ("jobs", "get", get(jobs)),
+        ("drain", "post", post(drain)),
+        ("move", "post", post(move_replica)),
+        ("rebalance", "post", post(rebalance)),
+        ("replicas", "post", post(replicas)),
+        ("reshard", "post", post(change_shards)),
+        ("forget", "post", post(forget)),
+    ]
+}
+
 /// The routes below `prefix`.
 pub fn routes(api: ClusterApi, prefix: &str) -> Router {
-    let at = |path: &str| format!("{prefix}/api/v1/cluster/{path}");
-    Router::new()
-        .route(&at("nodes"), get(nodes))
-        .route(&at("shards"), get(shards))
-        .route(&at("ring"), get(ring))
-        .route(&at("blocks"), get(blocks))
-        .route(&at("jobs"), get(jobs))
-        .route(&at("drain"), post(drain))
-        .route(&at("move"), post(move_replica))
-        .route(&at("rebalance"), post(rebalance))
-        .route(&at("replicas"), post(replicas))
-        .route(&at("reshard"), post(change_shards))
-        .route(&at("forget"), post(forget))
-        .route(&format!("{prefix}/-/drain"), post(drain_this).put(drain_this))
-        .with_state(Arc::new(api))
+    let mut routes = Router::new().route(&format!("{prefix}/-/drain"), post(drain_this).put(drain_this));
+    for (path, _, route) in table() {
+        routes = routes.route(&format!("{prefix}/api/v1/cluster/{path}"), route);
+    }
+    routes.with_state(Arc::new(api))
 }
 
 type Api = State<Arc<ClusterApi>>;
@@ -347,5 +356,26 @@ impl ClusterApi {
             }
         }
         seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_document_says_of_the_cluster_is_what_is_served() {
+        let document = include_str!("../querier/src/api/openapi.yaml");
+        let mut written = Vec::new();
+        let mut lines = document.lines();
+        while let Some(line) = lines.next() {
+            let path = line.strip_prefix("  /cluster/").and_then(|rest| rest.strip_suffix(':'));
+            if let Some(path) = path {
+                let method = lines.next().and_then(|line| line.trim().strip_suffix(':'));
+                written.push((path, method.expect("a method")));
+            }
+        }
+        let served: Vec<_> = table().iter().map(|(path, method, _)| (*path, *method)).collect();
+        assert_eq!(written, served);
     }
 }

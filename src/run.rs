@@ -387,6 +387,7 @@ impl Process {
         options.expect = settings.expect;
         options.replace_after = settings.replace_after;
         options.forget_after = settings.forget_after;
+        options.feature_level = settings.feature_level;
         options.flush_log_bytes = settings.flush_bytes;
         if let Some(size) = self.retention.borrow().size_bytes {
             make_small(&mut options, size);

@@ -10,7 +10,9 @@ use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
 use gnomon_cluster::tls::TlsFiles;
 use gnomon_ingester::{HaOptions, SeriesLimits};
+use gnomon_model::FeatureLevel;
 use gnomon_model::duration::parse_duration_ms;
+use gnomon_model::ids::{BASE_FEATURE_LEVEL, CURRENT_FEATURE_LEVEL};
 use gnomon_model::size::parse_size_bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -222,6 +224,8 @@ pub struct Settings {
     pub drain_on_stop: Option<Duration>,
     /// How long a shard's preferred leader has to have been there before it leads.
     pub prefer_after: Duration,
+    /// What this node understands.
+    pub feature_level: FeatureLevel,
     pub log_level: String,
     pub log_json: bool,
 }
@@ -322,6 +326,20 @@ impl Values<'_> {
             )),
             shards => Ok(shards),
         }
+    }
+
+    fn feature_level(&self) -> Result<FeatureLevel, String> {
+        let Some(text) = self.set("cluster.feature-level") else {
+            return Ok(CURRENT_FEATURE_LEVEL);
+        };
+        let level = text.parse::<u32>().ok().map(FeatureLevel);
+        level
+            .filter(|level| (BASE_FEATURE_LEVEL..=CURRENT_FEATURE_LEVEL).contains(level))
+            .ok_or_else(|| {
+                format!(
+                    "--cluster.feature-level: this build understands {BASE_FEATURE_LEVEL} to {CURRENT_FEATURE_LEVEL}, not {text:?}"
+                )
+            })
     }
 
     fn list(&self, name: &str) -> Vec<String> {
@@ -452,6 +470,7 @@ impl Settings {
                 .filter(|ms| *ms > 0)
                 .map(Duration::from_millis),
             prefer_after: v.duration("cluster.prefer-after")?,
+            feature_level: v.feature_level()?,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })

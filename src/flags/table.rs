@@ -603,6 +603,13 @@ const FLAGS: &[Flag] = &[
         "5s",
         "A shard's preferred leader leads once it has been there for so long.",
     ),
+    hidden(
+        "cluster.feature-level",
+        "GNOMON_CLUSTER_FEATURE_LEVEL",
+        One("N"),
+        "",
+        "Understand no more than this, as an older build: the cluster's feature level stays there.",
+    ),
     own(
         CLUSTER,
         "ingest.shards",

@@ -169,6 +169,7 @@ fn start_ingester(
         duties,
         read_memory,
         prefer_after: process.settings.prefer_after,
+        feature_level: process.settings.feature_level,
         stop: process.stop.clone(),
     };
     Ok(Ingester::start(options)?)

@@ -7,7 +7,6 @@ use super::entry::{BadEntry, Bound, Catalogue, Command, Entry, Limits, SilentTar
 use super::state::{ShardState, TenantHead};
 use crate::head::{BadPage, Bounds, Deletion};
 use bytes::Bytes;
-use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{FeatureLevel, TenantId, TimeRange};
 use gnomon_proto::batch::{BadBatch, BatchView};
 use gnomon_proto::v1::AppendResponse;
@@ -22,10 +21,13 @@ pub(crate) enum ApplyError {
     #[error("log entry {index}: {source}")]
     Entry { index: u64, source: BadEntry },
     #[error(
-        "log entry {index} needs feature level {needed}; this build has up to {}",
-        CURRENT_FEATURE_LEVEL
+        "log entry {index} needs feature level {needed}, this build understands {understands} only: start a newer one"
     )]
-    FeatureLevel { index: u64, needed: FeatureLevel },
+    FeatureLevel {
+        index: u64,
+        needed: FeatureLevel,
+        understands: FeatureLevel,
+    },
     #[error("log entry {index}: {source}")]
     Page { index: u64, source: BadPage },
 }
@@ -55,10 +57,11 @@ impl ShardState {
     /// proposer then.
     pub(crate) fn begin(&mut self, index: u64, payload: &[u8]) -> Result<Bytes, ApplyError> {
         let entry = Entry::decode(payload).map_err(|source| ApplyError::Entry { index, source })?;
-        if entry.feature_level > CURRENT_FEATURE_LEVEL {
+        if entry.feature_level > self.understands {
             return Err(ApplyError::FeatureLevel {
                 index,
                 needed: entry.feature_level,
+                understands: self.understands,
             });
         }
         let proposed_at_ms = entry.proposed_at.0;

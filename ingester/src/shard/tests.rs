@@ -9,12 +9,15 @@ mod hand_over;
 mod ordering;
 mod random_log;
 
+use super::ShardMachine;
 use super::apply::ApplyError;
 use super::entry::{Command, Entry, Limits, SilentTarget};
 use super::flush::{RestoreError, StateSink, StateSource, Visit};
 use super::state::ShardState;
 use crate::head::{Head, Stop, WINDOW_MS};
+use crate::testing::MemoryState;
 use bytes::Bytes;
+use gnomon_cluster::raft::{Applied, StateMachine};
 use gnomon_model::{
     FeatureLevel, Labels, LabelsRef, MatchOp, Matcher, PlacementEpoch, STALE_NAN, SeriesRef, ShardId, TargetId,
     TenantId, TimeRange, TimestampMs, is_stale_nan,
@@ -619,6 +622,50 @@ fn entries_of_a_newer_build_stop_the_replica() {
     entry.feature_level = FeatureLevel(1);
     assert!(rig.state.apply(1, &entry.encode()).is_ok());
     assert!(rig.state.apply(2, b"\x02").is_err());
+}
+
+#[test]
+fn a_store_of_a_newer_level_is_refused_by_an_older_build() {
+    let newer = ShardMachine::new(ShardId(7));
+    let mut store = MemoryState::default();
+    newer.restore(&store).unwrap();
+    let entry = |level: u32| {
+        let entry: Entry = Entry {
+            feature_level: FeatureLevel(level),
+            proposed_at: TimestampMs(0),
+            command: Command::FeatureLevel {
+                level: FeatureLevel(level),
+            },
+        };
+        entry.encode()
+    };
+    let apply = |machine: &ShardMachine, index, level| {
+        let payload = entry(level);
+        let applied = Applied {
+            index,
+            term: 1,
+            payload: &payload,
+        };
+        let answers = machine.apply(&[applied]);
+        answers.len() == 1 && machine.is_sound()
+    };
+    let older = || ShardMachine::new(ShardId(7)).understanding(FeatureLevel(4));
+    assert!(apply(&newer, 1, 4));
+    newer.flush(&mut store).unwrap();
+    newer.flushed(1);
+    older().restore(&store).unwrap();
+    assert!(apply(&newer, 2, 5));
+    newer.flush(&mut store).unwrap();
+    let refused = older().restore(&store).unwrap_err().to_string();
+    assert!(
+        refused.contains("at feature level 5") && refused.contains("understands 4 only"),
+        "{refused}"
+    );
+    ShardMachine::new(ShardId(7)).restore(&store).unwrap();
+    // By the log it comes to the same.
+    let replica = older();
+    replica.restore(&MemoryState::default()).unwrap();
+    assert!(apply(&replica, 1, 4) && !apply(&replica, 2, 5));
 }
 
 #[test]

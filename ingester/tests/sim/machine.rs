@@ -12,6 +12,7 @@ use gnomon_cluster::retention::{Budget, Retention};
 use gnomon_cluster::store::{Faults, MemoryBackend, NodeStore};
 use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WriteOptions};
 use gnomon_model::Clock;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_promql::QueryMemory;
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -281,6 +282,7 @@ async fn run(
         duties: DutyOptions::default(),
         read_memory: QueryMemory::unlimited(),
         prefer_after: PREFER_AFTER,
+        feature_level: CURRENT_FEATURE_LEVEL,
         stop: stop.clone(),
     });
     let ingester = match ingester.map(Ingester::start).transpose() {

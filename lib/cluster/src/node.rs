@@ -15,6 +15,7 @@ mod found;
 mod identity;
 mod lease;
 mod left;
+mod level;
 #[cfg(test)]
 mod tests;
 mod wishes;
@@ -36,7 +37,8 @@ use crate::raft::{
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
 use bytes::Bytes;
-use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{Clock, ClusterId, FeatureLevel, GroupId, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
@@ -69,6 +71,8 @@ pub struct NodeOptions {
     pub peers: Vec<String>,
     pub zone: String,
     pub version: String,
+    /// What this node understands: less than the build does where it is to behave as an older one.
+    pub feature_level: FeatureLevel,
     /// Shards of a cluster that is founded now; none: one per core of the expected nodes. Frozen then.
     pub shards: Option<u32>,
     /// Replicas of each shard of a cluster that is founded now; none: three where so many ingesters are expected.
@@ -121,6 +125,7 @@ impl NodeOptions {
             peers: Vec::new(),
             zone: String::new(),
             version: String::new(),
+            feature_level: CURRENT_FEATURE_LEVEL,
             shards: None,
             replicas: None,
             expect: 1,
@@ -431,6 +436,7 @@ impl Starting {
             lease: options.lease,
             replace_after: options.replace_after,
             forget_after: options.forget_after,
+            understands: options.feature_level,
             changes: assigner::register(&options.registry)?,
             rules,
             heard: assigner::Heard::default(),
@@ -504,7 +510,7 @@ impl Starting {
         followed: &watch::Receiver<Arc<MetaState>>,
     ) -> Result<IngesterNode, NodeError> {
         let options = &self.options;
-        let machine = Arc::new(MetaMachine::default());
+        let machine = Arc::new(MetaMachine::understanding(options.feature_level));
         let sources = [followed.clone(), machine.watch()];
         let address = move |node: NodeId| {
             sources.iter().find_map(|states| {

@@ -185,6 +185,7 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
     let back = scrapers::may_scrape(node) && scrapers::join(state, c.node, false);
     Ok(Effect {
         changed: changes || is_news || back,
+        is_quiet: !(was_wrong || is_news || back),
         ..Effect::NONE
     })
 }

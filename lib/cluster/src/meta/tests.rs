@@ -4,6 +4,8 @@ mod deletes;
 mod epochs;
 mod forget;
 mod ha;
+mod large;
+mod levels;
 mod random;
 mod ring;
 

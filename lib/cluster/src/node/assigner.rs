@@ -2,11 +2,12 @@
 
 use super::clocks::CLOCK_MAY_BE_OFF_MS;
 use super::expiry::Judge;
+use super::level::to_raise;
 use crate::assign::{self, Change, Rules, Why};
 use crate::meta::forgettable;
 use crate::raft::Group;
-use gnomon_model::Clock;
-use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, CURRENT_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL};
+use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL};
+use gnomon_model::{Clock, FeatureLevel};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{ForgetNode, MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
@@ -34,6 +35,7 @@ pub(super) struct Assigner {
     pub(super) replace_after: Duration,
     /// How long a node that nothing is needed of is remembered.
     pub(super) forget_after: Duration,
+    pub(super) understands: FeatureLevel,
     pub(super) changes: IntCounterVec,
     /// What it judges by, for the metadata group's own voters.
     pub(super) rules: watch::Sender<Rules>,
@@ -117,18 +119,19 @@ impl Assigner {
         if state.epochs.is_empty() {
             return;
         }
-        if state.feature_level < CURRENT_FEATURE_LEVEL.0 {
-            self.raise(&state).await;
-        }
-        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
-            return;
-        }
         let replace_after_ms = i64::try_from(self.replace_after.as_millis()).unwrap_or(i64::MAX);
         let rules = Rules {
             replace_after_ms: if may_replace { replace_after_ms } else { i64::MAX },
             heard_ms_ago: self.heard.look(&state, self.clock.monotonic()),
         };
         self.rules.send_replace(rules.clone());
+        if let Some(level) = to_raise(&state, self.understands, self.clock.now().0, &rules) {
+            self.raise(level).await;
+        }
+        // Until then there is nobody to give anything to.
+        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
+            return;
+        }
         for change in assign::plan(&state, self.clock.now().0, &rules) {
             self.propose(change).await;
         }
@@ -146,6 +149,9 @@ impl Assigner {
         let Some(node) = goes.first().copied() else { return };
         let level = OPERATIONS_FEATURE_LEVEL.0;
         if state.feature_level < level {
+            if self.understands.0 < level {
+                return;
+            }
             let is_behind = |n: &gnomon_proto::v1::Node| n.incarnation > 0 && n.feature_level < level;
             // A node of an older build is away: it would not come back.
             if state.nodes.iter().any(|n| is_behind(n) && !goes.contains(&n.id)) {
@@ -163,21 +169,12 @@ impl Assigner {
         }
     }
 
-    /// Once there is more than one ingester, and all nodes understand it.
-    async fn raise(&self, state: &MetaState) {
-        let started = || state.nodes.iter().filter(|node| node.incarnation > 0);
-        let ingesters = started().filter(|node| node.roles.iter().any(|role| role == "ingester"));
-        // The newest that all have, those that are away too: they would not come back.
-        let least = started().map(|node| node.feature_level).min().unwrap_or(0);
-        let level = least.min(CURRENT_FEATURE_LEVEL.0);
-        if ingesters.count() < 2 || level < CLUSTER_FEATURE_LEVEL.0 || level <= state.feature_level {
-            return;
-        }
+    async fn raise(&self, level: u32) {
         match self
             .decide(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }))
             .await
         {
-            Ok(()) => tracing::info!(level, "several ingesters: the cluster's feature level is raised"),
+            Ok(()) => tracing::info!(level, "all nodes understand it: the cluster's feature level is raised"),
             Err(why) => tracing::warn!(level, %why, "the feature level was not raised"),
         }
     }

@@ -5,7 +5,6 @@ use super::{NodeError, Starting};
 use crate::clients::MetaClient;
 use crate::meta::{FOUNDER_ID, read_newest_checkpoint, shards_in_force};
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
-use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{ClusterId, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
@@ -272,7 +271,7 @@ impl Starting {
                 zone: options.zone.clone(),
                 lease_until_ms: 0,
                 incarnation,
-                feature_level: CURRENT_FEATURE_LEVEL.0,
+                feature_level: options.feature_level.0,
                 version: options.version.clone(),
                 draining: false,
                 clock_off_ms: 0,
