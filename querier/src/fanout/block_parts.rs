@@ -209,7 +209,7 @@ impl Fanout {
                 if begins_anew(&error) {
                     scope.note_moved();
                 }
-                return Ok(ended_early(scope, &source, error).map(|()| None)?);
+                return ended_early(scope, &source, error).map(|()| None);
             }
         };
         let mut cost = SourceCost {

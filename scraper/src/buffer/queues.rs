@@ -40,6 +40,9 @@ pub(super) struct Spot {
     pub(super) bytes: u32,
 }
 
+/// A scrape in a segment: whose it is, its number, and where it lies.
+pub(super) type Written = (TargetId, u64, Spot);
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {
     Memory(Bytes),
@@ -460,7 +463,7 @@ impl Queues {
     }
 
     /// Scrapes are in a segment now. Those that went meanwhile are dead there.
-    pub(super) fn moved(&mut self, segment: u64, file_bytes: u64, spots: &[(TargetId, u64, Spot)]) {
+    pub(super) fn moved(&mut self, segment: u64, file_bytes: u64, spots: &[Written]) {
         self.files += file_bytes;
         let live_bytes = 0;
         self.segments.insert(segment, Segment { file_bytes, live_bytes });

@@ -10,7 +10,7 @@
 //! Nothing that is in a segment was acknowledged: files are not synced. A record that is cut short or damaged ends its
 //! file; those before it are good.
 
-use super::queues::{Held, Name, Place, Spot, Work};
+use super::queues::{Held, Name, Place, Spot, Work, Written};
 use gnomon_model::TargetId;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -110,15 +110,11 @@ impl Folder {
         self.0.join(format!("{segment:020}{SUFFIX}"))
     }
 
-    /// Writes a segment; where its records are, and the bytes of its file.
+    /// Writes a segment; the bytes of its file, and where its records are.
     ///
     /// # Errors
     /// When it cannot be written whole: then nothing of it is there.
-    pub(super) fn write(
-        &self,
-        segment: u64,
-        works: &[(Work, bytes::Bytes)],
-    ) -> io::Result<(u64, Vec<(TargetId, u64, Spot)>)> {
+    pub(super) fn write(&self, segment: u64, works: &[(Work, bytes::Bytes)]) -> io::Result<(u64, Vec<Written>)> {
         let mut out = MAGIC.to_vec();
         let mut spots = Vec::with_capacity(works.len());
         for (work, tick) in works {
