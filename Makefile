@@ -29,8 +29,8 @@ CONFIG ?= $(OWN_QUICKSTART)
 endif
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash test-nemesis test-senders bench \
-	bench-query bench-storage conformance fuzz \
+.PHONY: help run cluster cluster-down build setup peers test test-run test-kill test-crash test-nemesis test-senders sim bench \
+	bench-query bench-storage bench-cluster conformance fuzz \
 	lint fix print-env
 
 help: ## what there is to make
@@ -63,7 +63,7 @@ setup: ## install what the build needs (Debian packages; asks for sudo unless ro
 	@deploy/setup.sh build
 
 peers: ## fetch the real servers that tests compare with (unpacked, not installed)
-	@deploy/setup.sh peers victoria-metrics
+	@deploy/setup.sh peers victoria-metrics libfaketime
 
 test: setup peers ## every test
 	$(MAKE) --no-print-directory test-run
@@ -93,13 +93,19 @@ test-senders: setup peers ## Prometheus, vmagent, the OpenTelemetry SDK and a gR
 	GNOMON_OVERLOAD_SECONDS=$(GNOMON_OVERLOAD_SECONDS) \
 	  cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 senders::
 
-GNOMON_NEMESIS_STEPS ?= 70
-GNOMON_SEEDS ?= 1 2 3
-test-nemesis: setup ## a cluster of real processes under kills, pauses, partitions and restarts (root; docs/cluster.md)
+GNOMON_NEMESIS_STEPS ?= 40
+GNOMON_SEEDS ?= 1 2 3 4 5
+test-nemesis: setup peers ## a cluster of real processes whose networks, disks, clocks and object store go wrong (root; docs/reliability.md)
 	for seed in $(GNOMON_SEEDS); do \
 	  GNOMON_NEMESIS_STEPS=$(GNOMON_NEMESIS_STEPS) GNOMON_SEED=$$seed \
 	    cargo test --workspace --locked --test cluster -- --nocapture || exit 1; \
 	done
+
+SEEDS ?= 1000
+FIRST ?= 1
+sim: setup ## the cluster in simulation: SEEDS (1000) seeds from FIRST on; or SEED alone, with all that happens
+	GNOMON_SIM_SEEDS=$(SEEDS) GNOMON_SIM_FIRST=$(FIRST) GNOMON_SIM_SEED=$(SEED) \
+	  cargo test --workspace --locked --test sim -- --nocapture --ignored --exact many_seeds
 
 bench: setup ## gnomon beside Prometheus and VictoriaMetrics under the same load
 	@deploy/setup.sh peers victoria-metrics
@@ -112,6 +118,9 @@ bench-query: setup ## dashboards' and alerts' queries beside Prometheus and Vict
 bench-storage: setup ## what a sample and a series take on disk, beside Prometheus and VictoriaMetrics
 	@deploy/setup.sh peers victoria-metrics
 	cargo bench --locked --bench storage
+
+bench-cluster: setup ## fail-over, what replicas cost, coefficients of docs/capacity.md (root: network namespaces)
+	cargo bench --locked --bench cluster
 
 # Of `make conformance`: how many random queries, and which (a new seed each time, printed).
 GNOMON_DIFFERENTIAL ?= 20000

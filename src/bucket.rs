@@ -52,7 +52,7 @@ pub fn run(what: &BucketCheck) -> ExitCode {
 }
 
 /// Opens a bucket without touching it: a folder may be that of a node that runs.
-fn open(what: &BucketCheck) -> anyhow::Result<Bucket> {
+pub(crate) fn open(what: &BucketCheck) -> anyhow::Result<Bucket> {
     let folder = match &what.object_store {
         None => what.data_dir.join("bucket"),
         Some(url) => match reqwest::Url::parse(url).ok().filter(|url| url.scheme() == "file") {
@@ -92,7 +92,7 @@ struct Checked {
     totals: Totals,
 }
 
-async fn check(what: &BucketCheck) -> anyhow::Result<bool> {
+pub(crate) async fn check(what: &BucketCheck) -> anyhow::Result<bool> {
     let bucket = open(what)?;
     // Listed first: what is listed and has no record afterwards never had one, or has none any more.
     let listed = list(&bucket).await?;

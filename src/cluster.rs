@@ -83,6 +83,17 @@ async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
             let change = server.ask(Method::POST, "reshard", &pairs).await?;
             Ok(coming(&change).unwrap_or_else(|| format!("there are {shards} shards\n")))
         }
+        ClusterTask::CancelReshard => {
+            let pairs = [("cancel", "true".to_owned())];
+            let cancelled = server.ask(Method::POST, "reshard", &pairs).await?;
+            Ok(format!("placement epoch {} is called off\n", cancelled["calledOff"]))
+        }
+        ClusterTask::Forget { node } => {
+            server
+                .ask(Method::POST, "forget", &[("node", node.to_string())])
+                .await?;
+            Ok(format!("node {node} is forgotten\n"))
+        }
     }
 }
 

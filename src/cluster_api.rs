@@ -5,17 +5,21 @@
 mod show;
 
 use crate::cluster_api::show::Seen;
+use crate::leave::left;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use gnomon_cluster::assign::{self, Rules};
 use gnomon_cluster::clients::{Directory, decide};
-use gnomon_cluster::meta::{CannotReshard, Reshard, reshard};
-use gnomon_model::{Clock, GroupId, NodeId};
+use gnomon_cluster::meta::{CannotReshard, Reshard, call_off, reshard};
+use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
+use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{GroupStatus, MetaState, SetDraining, SetReplication, SetShardReplicas, ShardReplicas};
+use gnomon_proto::v1::{
+    ForgetNode, GroupStatus, MetaState, RaiseFeatureLevel, SetDraining, SetReplication, SetShardReplicas, ShardReplicas,
+};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -82,22 +86,32 @@ fn success(data: Value) -> Answer {
     Ok(Json(json!({"status": "success", "data": data})))
 }
 
+type Route = MethodRouter<Arc<ClusterApi>>;
+
+/// What is below `/api/v1/cluster/`, with its method. A new one needs a path in `querier/src/api/openapi.yaml`.
+fn table() -> [(&'static str, &'static str, Route); 11] {
+    [
+        ("nodes", "get", get(nodes)),
+        ("shards", "get", get(shards)),
+        ("ring", "get", get(ring)),
+        ("blocks", "get", get(blocks)),
+        ("jobs", "get", get(jobs)),
+        ("drain", "post", post(drain)),
+        ("move", "post", post(move_replica)),
+        ("rebalance", "post", post(rebalance)),
+        ("replicas", "post", post(replicas)),
+        ("reshard", "post", post(change_shards)),
+        ("forget", "post", post(forget)),
+    ]
+}
+
 /// The routes below `prefix`.
 pub fn routes(api: ClusterApi, prefix: &str) -> Router {
-    let at = |path: &str| format!("{prefix}/api/v1/cluster/{path}");
-    Router::new()
-        .route(&at("nodes"), get(nodes))
-        .route(&at("shards"), get(shards))
-        .route(&at("ring"), get(ring))
-        .route(&at("blocks"), get(blocks))
-        .route(&at("jobs"), get(jobs))
-        .route(&at("drain"), post(drain))
-        .route(&at("move"), post(move_replica))
-        .route(&at("rebalance"), post(rebalance))
-        .route(&at("replicas"), post(replicas))
-        .route(&at("reshard"), post(change_shards))
-        .route(&format!("{prefix}/-/drain"), post(drain_this).put(drain_this))
-        .with_state(Arc::new(api))
+    let mut routes = Router::new().route(&format!("{prefix}/-/drain"), post(drain_this).put(drain_this));
+    for (path, _, route) in table() {
+        routes = routes.route(&format!("{prefix}/api/v1/cluster/{path}"), route);
+    }
+    routes.with_state(Arc::new(api))
 }
 
 type Api = State<Arc<ClusterApi>>;
@@ -153,9 +167,7 @@ async fn drain_this(State(api): Api) -> Result<&'static str, Failed> {
                 if own.is_none_or(|node| !node.draining) {
                     return Err(Failed::bad("the drain was undone meanwhile"));
                 }
-                let left = assign::replicas_of(&state, api.node.0).count();
-                let votes = assign::voters(&state, GroupId::METADATA).contains(&api.node.0);
-                if left == 0 && !votes {
+                if left(&state, api.node) == 0 {
                     return Ok(());
                 }
             }
@@ -250,13 +262,40 @@ async fn replicas(State(api): Api, Query(wanted): Query<Replicas>) -> Answer {
 }
 
 #[derive(Deserialize)]
+struct Forget {
+    node: u64,
+}
+
+async fn forget(State(api): Api, Query(wanted): Query<Forget>) -> Answer {
+    api.require_admin()?;
+    let level = OPERATIONS_FEATURE_LEVEL.0;
+    if api.state().await?.feature_level < level {
+        api.decide(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }))
+            .await?;
+    }
+    api.decide(Command::ForgetNode(ForgetNode { node: wanted.node }))
+        .await?;
+    success(json!({"node": wanted.node}))
+}
+
+#[derive(Deserialize)]
 struct Shards {
+    #[serde(default)]
     shards: u32,
+    #[serde(default)]
+    cancel: bool,
 }
 
 /// Announces a placement epoch; what follows goes by itself.
 async fn change_shards(State(api): Api, Query(wanted): Query<Shards>) -> Answer {
     api.require_admin()?;
+    if wanted.cancel {
+        return match call_off(api.meta.as_ref()).await {
+            Ok(epoch) => success(json!({"calledOff": epoch})),
+            Err(CannotReshard::Meta(error)) => Err(Failed::unavailable(error.to_string())),
+            Err(error) => Err(Failed::bad(error.to_string())),
+        };
+    }
     match reshard(api.meta.as_ref(), &Reshard::to(wanted.shards), api.clock.as_ref()).await {
         Ok(_) => success(show::epoch_change(&*api.state().await?)),
         Err(CannotReshard::Meta(error)) => Err(Failed::unavailable(error.to_string())),
@@ -317,5 +356,26 @@ impl ClusterApi {
             }
         }
         seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_document_says_of_the_cluster_is_what_is_served() {
+        let document = include_str!("../querier/src/api/openapi.yaml");
+        let mut written = Vec::new();
+        let mut lines = document.lines();
+        while let Some(line) = lines.next() {
+            let path = line.strip_prefix("  /cluster/").and_then(|rest| rest.strip_suffix(':'));
+            if let Some(path) = path {
+                let method = lines.next().and_then(|line| line.trim().strip_suffix(':'));
+                written.push((path, method.expect("a method")));
+            }
+        }
+        let served: Vec<_> = table().iter().map(|(path, method, _)| (*path, *method)).collect();
+        assert_eq!(written, served);
     }
 }

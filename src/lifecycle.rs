@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,10 @@ pub struct Lifecycle {
     /// One at a time: a wish that finds another under way waits for it.
     pub reloads: mpsc::Sender<Reload>,
     pub stop: CancellationToken,
+    /// The node is to give away what others need, and to stop then.
+    pub leave: CancellationToken,
+    /// Whether SIGTERM means that; not before the node is ready.
+    leaves: Arc<AtomicBool>,
 }
 
 /// `POST|PUT /-/reload` and `/-/quit` below the route prefix.
@@ -92,8 +97,15 @@ impl Lifecycle {
             enabled,
             reloads,
             stop: CancellationToken::new(),
+            leave: CancellationToken::new(),
+            leaves: Arc::default(),
         };
         (lifecycle, wishes)
+    }
+
+    /// From now on SIGTERM lets the node leave before it stops.
+    pub fn leave_on_term(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
     }
 
     /// Asks for a reload and waits for its end.
@@ -107,7 +119,8 @@ impl Lifecycle {
         done.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Turns SIGHUP into reloads, SIGINT and SIGTERM into a stop. A second SIGINT or SIGTERM ends the process at once.
+    /// Turns SIGHUP into reloads, SIGINT and SIGTERM into a stop. A second SIGINT or SIGTERM ends the process at once, or
+    /// what the node does before it stops.
     ///
     /// # Errors
     /// When signals cannot be listened to.
@@ -131,6 +144,11 @@ impl Lifecycle {
                 if lifecycle.stop.is_cancelled() {
                     tracing::warn!(signal = name, "stopping at once");
                     std::process::exit(1);
+                }
+                if name == "SIGTERM" && lifecycle.leaves.load(Ordering::Relaxed) && !lifecycle.leave.is_cancelled() {
+                    tracing::info!(signal = name, "giving away what others need, then stopping");
+                    lifecycle.leave.cancel();
+                    continue;
                 }
                 tracing::info!(signal = name, "stopping");
                 lifecycle.stop.cancel();

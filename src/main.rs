@@ -1,7 +1,7 @@
 //! The `gnomon` binary: reads the command line and does what it says.
 
 use gnomon::flags::{self, Command};
-use gnomon::{block, bucket, check, cluster, lifecycle, logging, query, run};
+use gnomon::{block, bucket, check, cluster, lifecycle, logging, query, recover, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Block(ref what) => block::run(what),
         Command::BucketCheck(ref what) => bucket::run(what),
         Command::Cluster(ref what) => cluster::run(what),
+        Command::Recover(ref what) => recover::run(what),
         Command::Import(ref what) => block::import::run(what),
         Command::Export(ref what) => block::export::run(what),
         Command::Run(settings) => {

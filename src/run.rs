@@ -16,6 +16,7 @@ mod writers;
 
 use crate::flags::Settings;
 use crate::http;
+use crate::leave;
 use crate::lifecycle::{Lifecycle, Reload};
 use crate::logging;
 use crate::status::{Status, hostname};
@@ -24,7 +25,7 @@ use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
 use gnomon_cluster::tls::{ClusterTls, HandshakeMetrics};
 use gnomon_model::{Clock, SystemClock};
-use gnomon_querier::Notifications;
+use gnomon_querier::{Notifications, ResultCache};
 use gnomon_tsdb::bucket::Bucket;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -79,8 +80,8 @@ pub fn run(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Resul
 async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
     let (lifecycle, wishes) = Lifecycle::new(settings.enable_lifecycle);
     lifecycle.listen_to_signals().context("cannot listen to signals")?;
-    let stop = lifecycle.stop.clone();
-    let mut node = match Node::start(settings, flags, lifecycle, wishes).await {
+    let (stop, drain_on_stop) = (lifecycle.stop.clone(), settings.drain_on_stop);
+    let mut node = match Node::start(settings, flags, lifecycle.clone(), wishes).await {
         Err(error) if stop.is_cancelled() => {
             tracing::info!(state = logging::error_text(error.as_ref()), "stopped while starting");
             return Ok(());
@@ -89,7 +90,10 @@ async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> a
     };
     node.announce();
     tokio::spawn(give_back_memory(stop));
-    let ended = node.ended().await;
+    if drain_on_stop.is_some() {
+        lifecycle.leave_on_term();
+    }
+    let ended = node.ended(&lifecycle.leave, drain_on_stop.unwrap_or_default()).await;
     node.stop().await;
     ended
 }
@@ -160,9 +164,12 @@ impl Node {
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
         let blocks = web::blocks(&process, &bucket)?;
+        let results = web::results(&process, &handle);
         let outside = grpc::Outside {
             blocks: web::served_blocks(&process, &blocks),
+            results: results.as_ref().map(ResultCache::service),
             writers: listeners.writers,
+            web: web.clone(),
         };
         services
             .serve_all(&process, &handle, &running, outside, &mut servers)
@@ -171,7 +178,9 @@ impl Node {
         if let Some(ingester) = &running.ingester {
             roles::until_shards_are_open(&process, &handle, ingester).await?;
         }
-        routes.replace(web::routes(&process, &handle, &bucket, &running, &blocks, lifecycle)?);
+        routes.replace(web::routes(
+            &process, &handle, &bucket, &running, &blocks, results, lifecycle,
+        )?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
         process.status.set_ready();
@@ -199,10 +208,15 @@ impl Node {
         &self.addresses
     }
 
-    /// Waits until it was told to stop, or a listener failed.
-    async fn ended(&mut self) -> anyhow::Result<()> {
+    /// Waits until it was told to stop, or to leave and has done so, or a listener failed.
+    async fn ended(&mut self, leave: &CancellationToken, drain_within: Duration) -> anyhow::Result<()> {
+        let left = async {
+            leave.cancelled().await;
+            leave::drain(&self.handle, &self.process.clock, drain_within).await;
+        };
         tokio::select! {
             () = self.process.stop.cancelled() => Ok(()),
+            () = left => Ok(()),
             Some(ended) = self.servers.join_next() => ended.unwrap_or_else(|e| Err(e.into())),
         }
     }
@@ -372,6 +386,8 @@ impl Process {
         options.replicas = settings.replicas;
         options.expect = settings.expect;
         options.replace_after = settings.replace_after;
+        options.forget_after = settings.forget_after;
+        options.feature_level = settings.feature_level;
         options.flush_log_bytes = settings.flush_bytes;
         if let Some(size) = self.retention.borrow().size_bytes {
             make_small(&mut options, size);

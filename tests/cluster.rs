@@ -1,10 +1,13 @@
-//! A cluster of real processes, each in a network namespace of its own, under a seeded nemesis: nothing acknowledged is
-//! lost or doubled, no answer is wrong or short without a word.
+//! A cluster of real processes, each in a network namespace of its own with a clock and a disk of its own, under a seeded
+//! nemesis: nothing acknowledged is lost or doubled, no answer is wrong or short without a word, and every answer about what
+//! a real Prometheus scrapes as well is the same as that one's.
 //!
-//! `GNOMON_NEMESIS_STEPS` and `GNOMON_SEED` change it; `make test-nemesis` does.
+//! `GNOMON_NEMESIS_STEPS`, `GNOMON_NEMESIS_ONLY` (kinds of faults) and `GNOMON_SEED` change it; `make test-nemesis` does.
 
 mod harness;
 
+#[path = "cluster/clocks.rs"]
+mod clocks;
 #[path = "cluster/ledger.rs"]
 mod ledger;
 #[path = "cluster/members.rs"]
@@ -13,16 +16,45 @@ mod members;
 mod nemesis;
 #[path = "cluster/net.rs"]
 mod net;
+#[path = "cluster/store.rs"]
+mod store;
+#[path = "cluster/targets.rs"]
+mod targets;
+#[path = "cluster/twin.rs"]
+mod twin;
+#[path = "cluster/wire.rs"]
+mod wire;
 
+use clocks::Clocks;
+use harness::reference::Prometheus;
 use ledger::{Ledger, Report};
-use members::Cluster;
+use members::{Cluster, Surroundings};
 use nemesis::Nemesis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use targets::Targets;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use twin::{Compared, Twin};
 
-const INGESTERS: usize = 3;
-const QUERIERS: usize = 2;
+const ROLES: [&str; 8] = [
+    "ingester",
+    "ingester",
+    "ingester",
+    "querier",
+    "querier",
+    "compactor",
+    "scraper",
+    "scraper",
+];
+/// Hosts for ingesters that join.
+const SPARE: usize = 4;
+/// From so many steps on faults may last as long as leases do.
+const MANY_STEPS: u64 = 20;
 
 fn number(variable: &str, default: u64) -> u64 {
     let given = std::env::var(variable).ok();
@@ -31,20 +63,35 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
-    let Some(net) = net::Net::make(INGESTERS + QUERIERS + 2) else {
+    let Some(net) = net::Net::make(ROLES.len() + SPARE) else {
         return;
     };
-    let steps = number("GNOMON_NEMESIS_STEPS", 8);
+    let steps = number("GNOMON_NEMESIS_STEPS", 10);
     let seed = number("GNOMON_SEED", rand::rng().random_range(0..1_000_000));
+    let only = std::env::var("GNOMON_NEMESIS_ONLY").ok();
+    let has_time = steps > MANY_STEPS;
     println!("seed {seed}, {steps} steps");
     let folder = tempfile::tempdir().expect("temp folder");
-    let mut cluster = Cluster::start(net, folder.path(), INGESTERS, QUERIERS).await;
-    let ledger = Arc::new(Ledger::new());
+    let clocks = Clocks::find(Duration::from_secs(if has_time { 240 } else { 70 }));
+    let sources = Sources::start(&clocks, &net.outside(), folder.path()).await;
+    let config = sources.config.clone();
+    let around = Surroundings {
+        store: Store::start(folder.path(), &net.outside(), seed),
+        net,
+        clocks: clocks.clone(),
+        folder: folder.path().to_owned(),
+        seed,
+    };
+    let mut cluster = Cluster::start(around, &config, &ROLES).await;
+    let ledger = Arc::new(Ledger::new(&clocks));
     let load = ledger::Load::start(&cluster, &ledger, seed);
-    let mut nemesis = Nemesis::new(StdRng::seed_from_u64(seed));
+    let watch = sources.watch(&cluster, seed);
+    let rng = StdRng::seed_from_u64(seed);
+    let mut nemesis = Nemesis::new(rng, has_time, only.as_deref(), &ledger, &sources.targets);
     for step in 0..steps {
+        let began = tokio::time::Instant::now();
         let what = nemesis.step(&mut cluster).await;
-        println!("step {step}: {what}: {}", ledger.progress());
+        println!("step {step}: {what} ({:.1?}): {}", began.elapsed(), ledger.progress());
         ledger
             .until_written(&format!("writes to go on after step {step}, {what} (seed {seed})"))
             .await;
@@ -58,6 +105,23 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
         wrong,
         errors,
     } = load.stop().await;
+    let (wrong_targets, compared) = watch.stop().await;
+    println!("object store: {}", cluster.store.told());
+    println!(
+        "scrapes: {}",
+        sources.targets.check_all(&cluster.https("querier")).await
+    );
+    if let Some(reference) = &sources.reference {
+        let seconds = sources.twin.check_all(&cluster.https("querier"), &reference.http).await;
+        assert!(
+            compared.seconds > 0,
+            "seed {seed}: no second could be compared with Prometheus"
+        );
+        println!(
+            "beside Prometheus: {} seconds compared as they came, {seconds} at the end",
+            compared.seconds
+        );
+    }
     let samples = ledger.check_all(&cluster).await;
     println!(
         "seed {seed}: {steps} steps, {samples} samples acknowledged and read; longest stall of a writer {longest_stall:?}; \
@@ -68,5 +132,69 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
         println!("a read failed: {}", error.chars().take(300).collect::<String>());
     }
     assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
+    assert!(wrong_targets.is_empty(), "seed {seed}: {wrong_targets:#?}");
+    assert!(compared.wrong.is_empty(), "seed {seed}: {:#?}", compared.wrong);
     cluster.stop().await;
+}
+
+/// What is scraped, and a Prometheus that scrapes the same.
+struct Sources {
+    targets: Arc<Targets>,
+    twin: Arc<Twin>,
+    reference: Option<Prometheus>,
+    /// The cluster's configuration.
+    config: String,
+}
+
+impl Sources {
+    async fn start(clocks: &Clocks, host: &str, folder: &Path) -> Self {
+        let (targets, twin) = (Targets::new(clocks), Twin::new(clocks));
+        let listener = tokio::net::TcpListener::bind((host, 0)).await.expect("listener");
+        let address = listener.local_addr().expect("address").to_string();
+        let routes = targets.routes().merge(twin.routes());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let config = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n{}{}",
+            targets::config(&address),
+            twin::config(&address, "cluster")
+        );
+        Self {
+            reference: Twin::prometheus(folder, &address),
+            targets,
+            twin,
+            config,
+        }
+    }
+
+    fn watch(&self, cluster: &Cluster, seed: u64) -> Watch {
+        let stop = CancellationToken::new();
+        let queriers = || cluster.https("querier");
+        Watch {
+            targets: targets::watch(self.targets.clone(), queriers(), seed + 300, stop.clone()),
+            twin: self.reference.as_ref().map(|reference| {
+                let reference = reference.http.clone();
+                twin::compare(self.twin.clone(), queriers(), reference, seed + 400, stop.clone())
+            }),
+            stop,
+        }
+    }
+}
+
+/// Those who read what was scraped, all the time.
+struct Watch {
+    stop: CancellationToken,
+    targets: JoinHandle<Vec<String>>,
+    twin: Option<JoinHandle<Compared>>,
+}
+
+impl Watch {
+    async fn stop(self) -> (Vec<String>, Compared) {
+        self.stop.cancel();
+        let wrong = self.targets.await.expect("targets are watched");
+        let compared = match self.twin {
+            Some(twin) => twin.await.expect("seconds are compared"),
+            None => Compared::default(),
+        };
+        (wrong, compared)
+    }
 }

@@ -1,5 +1,5 @@
 //! Arrows point down: `model` <- `proto`, `promql`, `tsdb` <- `cluster` <- roles <- root package. Role crates never
-//! depend on each other, and the bottom crates do no I/O.
+//! depend on each other, and the bottom crates do no I/O. And pages name what is there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::path::Path;
 /// Crate, folder, and the highest layer-mates it may depend on.
 const LAYERS: &[(&str, &str, u8)] = &[
     ("gnomon-malloc", "lib/malloc", 0),
+    ("gnomon-chance", "lib/chance", 0),
     ("gnomon-model", "lib/model", 0),
     ("gnomon-proto", "proto", 1),
     ("gnomon-promql", "lib/promql", 1),
@@ -93,4 +94,60 @@ fn every_crate_has_its_layer() {
         LAYERS.len(),
         "a workspace member has no layer in this table: {members}"
     );
+}
+
+/// It stands in for the system's random numbers.
+#[test]
+fn no_program_takes_its_chance_from_a_seed() {
+    for (name, folder, _) in LAYERS {
+        let with_it = dependencies(folder)
+            .into_iter()
+            .filter(|d| d.ends_with(":gnomon-chance"));
+        let allowed: &[&str] = if *name == "gnomon-ingester" {
+            &["dev-dependencies:gnomon-chance"]
+        } else {
+            &[]
+        };
+        assert_eq!(with_it.collect::<Vec<_>>(), allowed, "{name}");
+    }
+}
+
+/// Rust files below a folder.
+fn sources(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn metrics_that_the_cluster_is_to_be_watched_by_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for (_, folder, _) in LAYERS {
+        sources(&root.join(folder).join("src"), &mut files);
+    }
+    let texts = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).expect("a source"));
+    let all: String = texts.collect();
+    let page = std::fs::read_to_string(root.join("docs/cluster.md")).expect("docs/cluster.md");
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = page
+        .split(|c| !is_of_name(c))
+        .filter(|word| word.starts_with("gnomon_"));
+    let mut looked = 0;
+    for name in names.filter(|name| !name.ends_with('_')) {
+        let name = name.strip_suffix("_bucket").unwrap_or(name);
+        assert!(
+            all.contains(&format!("\"{name}\"")),
+            "docs/cluster.md: there is no metric {name}"
+        );
+        looked += 1;
+    }
+    assert!(looked > 20, "{looked} metrics");
 }

@@ -8,6 +8,8 @@ mod harness;
 mod moves;
 #[path = "three_nodes/reads.rs"]
 mod reads;
+#[path = "three_nodes/recovery.rs"]
+mod recovery;
 
 use gnomon::flags::{self, Command, Settings};
 use gnomon::lifecycle::Lifecycle;

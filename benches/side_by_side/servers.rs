@@ -48,7 +48,8 @@ impl Server {
                 ],
                 http,
                 ready: "/-/ready",
-                query_more: "",
+                // Results are evaluated, each time.
+                query_more: "&nocache=1",
             },
             "prometheus" => Self {
                 name: "prometheus",

@@ -5,12 +5,14 @@ use crate::plan::Merge;
 use crate::{CompactorError, JOB_LEASE};
 use futures::TryStreamExt;
 use gnomon_cluster::deletes::{KnownDeletes, newest_revision};
-use gnomon_model::{BlockId, Clock, ClusterId, PartId, ShardId, TenantId, TimeRange, TimestampMs};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{BlockId, Clock, ClusterId, FeatureLevel, PartId, ShardId, TenantId, TimeRange, TimestampMs};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use gnomon_tsdb::bucket::block_path;
 use gnomon_tsdb::{
-    BlockMeta, BlockReader, BlockWriter, Bucket, Deletes, FinishedBlock, SeriesMerge, SeriesStream, UploadSink,
+    BlockMeta, BlockReader, BlockWriter, Bucket, Deletes, ExemplarFilter, ExemplarMerge, FinishedBlock, SeriesMerge,
+    SeriesStream, UploadSink,
 };
 use object_store::path::Path;
 use std::sync::Arc;
@@ -93,13 +95,14 @@ fn output_record(
     })
 }
 
-fn meta_of(record: &BlockRecord, id: BlockId, cluster: &str, epoch: u32) -> Result<BlockMeta, CompactorError> {
+fn meta_of(record: &BlockRecord, id: BlockId, state: &MetaState, epoch: u32) -> Result<BlockMeta, CompactorError> {
     let bad = |what: String| bad_record(&record.id, what);
-    let cluster: ClusterId = cluster.parse().map_err(|e| bad(format!("cluster id: {e}")))?;
+    let cluster: ClusterId = state.cluster_id.parse().map_err(|e| bad(format!("cluster id: {e}")))?;
     let tenant: TenantId = record.tenant.parse().map_err(|e| bad(format!("{e}")))?;
     let window = TimeRange::new(TimestampMs(record.start_ms), TimestampMs(record.end_ms));
     let mut meta = BlockMeta::new(id, cluster, tenant, ShardId(record.shard), window);
     meta.level = record.level;
+    meta.feature_level = FeatureLevel(state.feature_level.clamp(1, CURRENT_FEATURE_LEVEL.0));
     meta.epoch.0 = epoch;
     meta.tombstone_revision = record.tombstone_revision;
     meta.parts = record
@@ -156,7 +159,7 @@ impl Merger<'_> {
         let record = output_record(merge, inputs, id, reserved_bytes, newest_revision(state))?;
         let readers = self.open(state, inputs).await?;
         let epoch = readers.iter().map(|r| r.block.meta().epoch.0).max().unwrap_or(1);
-        let meta = meta_of(&record, id, &state.cluster_id, epoch)?;
+        let meta = meta_of(&record, id, state, epoch)?;
         self.catalogue.stage(record.clone(), self.cap_bytes).await?;
         let result = self.write_and_publish(record, meta, readers, lease).await;
         if result.is_err() {
@@ -240,7 +243,18 @@ impl Merger<'_> {
         let sink = UploadSink::within(store, path, record.bytes);
         let mut writer = BlockWriter::new(meta, sink).thorough();
         match self.copy(&mut writer, &readers, &record.id, lease).await {
-            Ok(()) => Ok(writer.finish().await?),
+            Ok(()) => {
+                let written = writer.finish().await?;
+                if written.exemplars_left_out > 0 {
+                    let (block, left_out) = (&record.id, written.exemplars_left_out);
+                    tracing::warn!(
+                        block,
+                        left_out,
+                        "a merged block has no room for all exemplars of its inputs"
+                    );
+                }
+                Ok(written)
+            }
             Err(error) => {
                 writer.abort().await;
                 Err(error)
@@ -297,6 +311,29 @@ impl Merger<'_> {
                 self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
             }
         }
-        Ok(())
+        copy_extras(writer, readers).await
     }
+}
+
+/// Exemplars that are not deleted, each once, and what the newest input says of each metric.
+async fn copy_extras(writer: &mut BlockWriter<UploadSink>, readers: &[Input]) -> Result<(), CompactorError> {
+    if !writer.keeps_extras() {
+        return Ok(());
+    }
+    let mut sources = Vec::with_capacity(readers.len());
+    for reader in readers {
+        let filter = ExemplarFilter {
+            deletes: reader.deletes.clone(),
+            ..ExemplarFilter::default()
+        };
+        sources.push(reader.block.exemplars(filter).await?);
+        for (metric, metadata) in reader.block.metadata(None).await? {
+            writer.add_metadata(&metric, metadata);
+        }
+    }
+    let mut merge = ExemplarMerge::new(sources).await?;
+    while let Some(series) = merge.next().await? {
+        writer.add_exemplars(series.labels.as_ref(), series.exemplars)?;
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The role against the real rules of the catalogue and a store that fails.
 
 mod deletes;
+mod extras;
 mod paused;
 
 use crate::plan::Policy;
@@ -10,6 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::meta::MetaMachine;
 use gnomon_cluster::retention::{Budget, Retention, charged_bytes, used_bytes};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{
     BlockId, Clock, ClusterId, Labels, ManualClock, NodeId, PartId, ShardId, TenantId, TimeRange, TimestampMs,
 };
@@ -99,7 +101,7 @@ impl World {
             id: 0,
             address: "a:1".into(),
             incarnation: 1,
-            feature_level: 2,
+            feature_level: CURRENT_FEATURE_LEVEL.0,
             ..Node::default()
         };
         let replicas = ShardReplicas {
@@ -217,6 +219,7 @@ impl World {
             }),
         )
         .await;
+        meta.feature_level.0 = self.state().feature_level;
         let mut writer = BlockWriter::new(meta, UploadSink::new(self.memory.clone(), path));
         for series in 0..100 {
             let mut page = FloatPageBuilder::new();
@@ -226,6 +229,7 @@ impl World {
             }
             writer.add_series(labels(series).as_ref(), page.page()).await.unwrap();
         }
+        extras::add(&mut writer, number, window_start + offset_ms);
         let written = writer.finish().await.unwrap();
         record.bytes = written.bytes;
         record.samples = written.meta.stats.samples;

@@ -4,8 +4,12 @@
 
 use bytes::Bytes;
 use futures::executor::block_on;
+use gnomon_model::ids::BLOCK_EXTRAS_FEATURE_LEVEL;
 use gnomon_model::{BlockId, ClusterId, Labels, MatchOp, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs};
-use gnomon_tsdb::{BlockError, BlockMeta, BlockReader, BlockWriter, FloatPageBuilder, MemorySink, Page};
+use gnomon_tsdb::{
+    BlockError, BlockMeta, BlockReader, BlockWriter, Exemplar, ExemplarFilter, FloatPageBuilder, MemorySink,
+    MetricMetadata, Page,
+};
 use libfuzzer_sys::fuzz_target;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -20,6 +24,7 @@ fn good() -> &'static [u8] {
         let shard = ShardId(1);
         let mut meta = BlockMeta::new(BlockId(7), ClusterId(1), TenantId::anonymous(), shard, window);
         meta.parts = vec![PartId { shard, number: 1 }];
+        meta.feature_level = BLOCK_EXTRAS_FEATURE_LEVEL;
         let mut writer = BlockWriter::new(meta, MemorySink::default()).thorough();
         block_on(async {
             // The pod implies the node; one series has neither.
@@ -33,12 +38,36 @@ fn good() -> &'static [u8] {
                 let mut page = FloatPageBuilder::new();
                 // Times of two targets, of which some series miss some; numbers that recur, and others.
                 for i in (0..40).filter(|i| n < 2 || (i + n) % 11 != 0) {
-                    let value = if n < 4 { (i * i / 9 % 5) as f64 } else { (i * n) as f64 / 3.0 };
+                    let value = if n < 4 {
+                        (i * i / 9 % 5) as f64
+                    } else {
+                        (i * n) as f64 / 3.0
+                    };
                     page.append(i * 15_000 + n % 2 + i * i % 7, value).expect("a sample");
                 }
                 let page = page.page().expect("a page");
-                let pages = vec![if n % 2 == 0 { page } else { page.closed().expect("a page") }];
+                let pages = vec![if n % 2 == 0 {
+                    page
+                } else {
+                    page.closed().expect("a page")
+                }];
                 writer.add_series(labels.as_ref(), pages).await.expect("a series");
+                let exemplar = |at: i64| Exemplar {
+                    timestamp_ms: at * at * 1000,
+                    value: at as f64 / 7.0,
+                    labels: Labels::from_pairs([("trace_id", format!("{:08x}", at * 7919))]),
+                };
+                let its = (0..n % 3 * 4).map(exemplar).collect();
+                writer.add_exemplars(labels.as_ref(), its).expect("exemplars");
+            }
+            for (metric, help) in [("m0", "What it is."), ("m1", ""), ("m2", "Another.")] {
+                let known = MetricMetadata {
+                    at_ms: 7_199_999,
+                    kind: "gauge".to_owned(),
+                    unit: String::new(),
+                    help: help.to_owned(),
+                };
+                writer.add_metadata(metric, known);
             }
             writer.finish().await.expect("a block").output.to_vec()
         })
@@ -58,6 +87,14 @@ async fn read(bytes: Vec<u8>) -> Result<(), BlockError> {
     ] {
         let _ = reader.label_names(&matchers).await;
         let _ = reader.label_values("node", &matchers).await;
+        let _ = reader.metadata(matchers.first().map(|_| "m1")).await;
+        let filter = ExemplarFilter {
+            sets: vec![matchers.clone()],
+            ..ExemplarFilter::default()
+        };
+        if let Ok(mut exemplars) = reader.exemplars(filter).await {
+            while let Ok(Some(_)) = exemplars.next().await {}
+        }
         let mut selection = reader.select(&matchers, 0, i64::MAX).await?;
         while let Some(series) = selection.next().await? {
             for page in series.pages {

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::assign::{Rules, has_replica, voters};
 use gnomon_cluster::clients::decide;
-use gnomon_cluster::node::GroupWishes;
+use gnomon_cluster::node::{GroupWishes, LastHeard};
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
 use gnomon_cluster::retention::Budget;
-use gnomon_model::{Clock, GroupId, NodeId, ShardId};
+use gnomon_model::{Clock, FeatureLevel, GroupId, NodeId, ShardId};
 use gnomon_promql::QueryMemory;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
@@ -68,6 +68,8 @@ pub struct IngesterOptions {
     pub read_memory: Arc<QueryMemory>,
     /// How long a shard's preferred leader has to have been there before it is handed over to.
     pub prefer_after: Duration,
+    /// What this node understands.
+    pub feature_level: FeatureLevel,
     pub stop: CancellationToken,
 }
 
@@ -116,6 +118,7 @@ impl Ingester {
             shards: shards.clone(),
             read_memory: options.read_memory,
             prefer_after: options.prefer_after,
+            feature_level: options.feature_level,
             tasks: tasks.clone(),
             stop: stop.clone(),
             running: Mutex::default(),
@@ -168,6 +171,7 @@ struct Opener {
     shards: Arc<Shards>,
     read_memory: Arc<QueryMemory>,
     prefer_after: Duration,
+    feature_level: FeatureLevel,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// What ends a shard's own tasks, and waits for them.
@@ -341,7 +345,9 @@ impl Opener {
     async fn open(&self, replicas: &ShardReplicas, founds: bool) -> Result<(), GroupError> {
         let shard = ShardId(replicas.shard);
         let started = self.clock.monotonic();
-        let machine = ShardMachine::new(shard).with_read_memory(Arc::clone(&self.read_memory));
+        let machine = ShardMachine::new(shard)
+            .understanding(self.feature_level)
+            .with_read_memory(Arc::clone(&self.read_memory));
         let machine = Arc::new(machine);
         let id = GroupId::of_shard(shard);
         let half_open = self.half_open.lock().remove(&shard);
@@ -362,6 +368,7 @@ impl Opener {
             meta: self.context.meta.clone(),
             clock: self.clock.clone(),
             rules: watch::channel(Rules::default()).1,
+            heard: LastHeard::default(),
             prefer_after: self.prefer_after,
         };
         tasks.spawn(keep_members(

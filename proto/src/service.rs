@@ -3,11 +3,11 @@
 
 use crate::ServiceError;
 use crate::v1::{
-    AppendRequest, AppendResponse, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch, EvaluateRequest,
-    ExemplarsRequest, ExemplarsResponse, GroupsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest,
-    LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaResponse, MetaState,
-    MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest, TargetMetadataRequest,
-    TargetMetadataResponse,
+    AppendRequest, AppendResponse, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch,
+    EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsResponse, HeadStatsRequest, HeadStatsResponse,
+    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaResponse, MetaState,
+    MetricMetadataRequest, MetricMetadataResponse, ResultGetRequest, ResultGetResponse, ResultPutRequest,
+    ResultPutResponse, SelectBatch, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -49,11 +49,23 @@ pub trait ShardReadService: Send + Sync + 'static {
 #[async_trait]
 pub trait BlockReadService: Send + Sync + 'static {
     /// # Errors
-    /// `NotFound` where the object is gone; `Unavailable` where this node reads as many as it can.
+    /// `NotFound` where the object is gone; `LimitExceeded` where this node reads as many as it can.
     async fn select(&self, request: BlockSelectRequest) -> Result<SelectStream, ServiceError>;
     /// # Errors
     /// As `select`.
     async fn labels(&self, request: BlockLabelsRequest) -> Result<LabelsResponse, ServiceError>;
+    /// # Errors
+    /// As `select`; `Invalid` where the fragment cannot be evaluated over a block alone.
+    async fn evaluate(&self, request: BlockEvaluateRequest) -> Result<EvaluateStream, ServiceError>;
+}
+
+/// Results that a querier keeps for all of them.
+#[async_trait]
+pub trait ResultsService: Send + Sync + 'static {
+    async fn get(&self, request: ResultGetRequest) -> Result<ResultGetResponse, ServiceError>;
+    /// # Errors
+    /// `Invalid` where it is malformed.
+    async fn put(&self, request: ResultPutRequest) -> Result<ResultPutResponse, ServiceError>;
 }
 
 /// The metadata group.

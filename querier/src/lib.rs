@@ -33,12 +33,13 @@ mod state;
 
 pub use error::{ApiError, ErrorType};
 pub use fanout::{
-    BlockReads, Fanout, FanoutPlan, FetchLimits, Queriers, Scope, Selection, SeriesStream, ServedBlocks, Skipped,
-    SpreadBlocks, StoredBlocks,
+    BlockAnswer, BlockReads, ExemplarStream, Fanout, FanoutPlan, FetchLimits, Queriers, Scope, Selection, SeriesStream,
+    ServedBlocks, Skipped, SpreadBlocks, StoredBlocks,
 };
 pub use instant::Rfc3339;
 pub use notifications::{Notifications, RELOAD_FAILED, STARTING, STOPPING};
 pub use params::time as parse_time;
+pub use results::ResultCache;
 pub use router::{ApiSetupError, api_router};
 pub use scrapers::scrapers_of;
 pub use state::{

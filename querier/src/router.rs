@@ -76,7 +76,10 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
             0 => None,
             most => Some(Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
         },
-        results: Results::new(state.query.result_cache_bytes, &state.registry)?,
+        results: match state.results.clone() {
+            Some(cache) => Some(Results::new(cache, &state.registry)?),
+            None => None,
+        },
         snapshots: tokio::sync::Mutex::default(),
         cors_origin: Regex::anchored(&state.web.cors_origin)?,
         state,

@@ -5,18 +5,24 @@
 //! that the view's blocks cover, and it is these blocks that are copied; where one has gone meanwhile, all begins anew.
 
 use crate::error::{ApiError, ErrorType};
-use crate::fanout::Fanout;
+use crate::fanout::{Fanout, exemplars_from_wire};
 use crate::instant::Rfc3339;
 use futures::TryStreamExt;
 use gnomon_cluster::deletes::newest_revision;
 use gnomon_cluster::meta::write_checkpoint;
 use gnomon_cluster::placement::epochs_in_force;
-use gnomon_model::{BlockId, LabelsRef, PartId, PlacementEpoch, ShardId, TimeRange, TimestampMs};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{BlockId, FeatureLevel, LabelsRef, PartId, PlacementEpoch, ShardId, TimeRange, TimestampMs};
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::block_record::State;
-use gnomon_proto::v1::{BlockRecord, HeadStatsRequest, MetaState, SelectRequest, TombstoneRecord, View};
+use gnomon_proto::v1::{
+    BlockRecord, ExemplarsRequest, HeadStatsRequest, MetaState, MetricMetadataRequest, SelectRequest, TombstoneRecord,
+    View,
+};
 use gnomon_tsdb::bucket::block_path;
-use gnomon_tsdb::{BlockMeta, BlockSink, BlockWriter, Bucket, Intervals, Page, UploadSink, deletes, merge_pages};
+use gnomon_tsdb::{
+    BlockMeta, BlockSink, BlockWriter, Bucket, Intervals, MetricMetadata, Page, UploadSink, deletes, merge_pages,
+};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use std::path::Path as FilePath;
@@ -277,6 +283,7 @@ impl Snapshot<'_> {
         let id = BlockId(rand::random());
         let cluster = state.cluster_id.parse().map_err(internal)?;
         let mut meta = BlockMeta::new(id, cluster, tenant.clone(), shard, window);
+        meta.feature_level = FeatureLevel(state.feature_level.clamp(1, CURRENT_FEATURE_LEVEL.0));
         let number = part;
         let epoch = state.epochs.iter().rfind(|epoch| epoch.shards.contains(&shard.0));
         meta.epoch = PlacementEpoch(epoch.map_or(1, |epoch| epoch.epoch));
@@ -317,6 +324,7 @@ impl Snapshot<'_> {
             writer.abort().await;
             return Ok(None);
         }
+        self.extras(shard, window, view, &mut writer).await?;
         let written = writer.finish().await.map_err(internal)?;
         let stats = written.meta.stats;
         record.bytes = written.bytes;
@@ -324,6 +332,49 @@ impl Snapshot<'_> {
         record.min_sample_ms = stats.min_sample.0;
         record.max_sample_ms = stats.max_sample.0;
         Ok(Some(record))
+    }
+
+    /// What a head has beside samples, of one window.
+    async fn extras(
+        &self,
+        shard: ShardId,
+        window: TimeRange,
+        view: &View,
+        writer: &mut BlockWriter<UploadSink>,
+    ) -> Result<(), Failed> {
+        if !writer.keeps_extras() {
+            return Ok(());
+        }
+        let tenant = self.fanout.tenant.to_string();
+        let exemplars = ExemplarsRequest {
+            tenant: tenant.clone(),
+            shard: shard.0,
+            start_ms: window.start.0,
+            end_ms: window.end.0 - 1,
+            placement_epoch: view.placement_epoch,
+            ..ExemplarsRequest::default()
+        };
+        for series in self.fanout.shards.exemplars(exemplars).await?.series {
+            let series = exemplars_from_wire(series)?;
+            let added = writer.add_exemplars(series.labels.as_ref(), series.exemplars);
+            added.map_err(internal)?;
+        }
+        let metadata = MetricMetadataRequest {
+            tenant,
+            shard: shard.0,
+            placement_epoch: view.placement_epoch,
+            ..MetricMetadataRequest::default()
+        };
+        for entry in self.fanout.shards.metric_metadata(metadata).await?.metadata {
+            let known = MetricMetadata {
+                at_ms: window.end.0 - 1,
+                kind: entry.r#type,
+                unit: entry.unit,
+                help: entry.help,
+            };
+            writer.add_metadata(&entry.metric, known);
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::fanout::{Fanout, FetchLimits};
 use crate::notifications::Notifications;
+use crate::results::ResultCache;
 use gnomon_model::relabel::RelabelConfig;
 use gnomon_model::{Clock, Labels};
 use gnomon_promql::{DEFAULT_LOOKBACK_MS, ParseOptions};
@@ -23,6 +24,8 @@ pub struct ApiState {
     pub node: Arc<dyn NodeInfo>,
     pub notifications: Arc<Notifications>,
     pub query: QueryOptions,
+    /// Of range queries; none where none are kept.
+    pub results: Option<ResultCache>,
     pub web: WebOptions,
     pub admin: AdminOptions,
     pub build: BuildInfo,
@@ -132,8 +135,6 @@ pub struct QueryOptions {
     pub use_start_times: bool,
     /// `--query.partial-response`: what could not be read is a warning unless a request says otherwise; else an error.
     pub partial_response: bool,
-    /// `--query.result-cache-size`; 0 is none.
-    pub result_cache_bytes: u64,
     pub fetch: FetchLimits,
     pub memory: MemoryLimits,
     pub remote_read: RemoteReadLimits,
@@ -193,7 +194,6 @@ impl Default for QueryOptions {
             apart_samples: 128 << 10,
             use_start_times: false,
             partial_response: true,
-            result_cache_bytes: 64 << 20,
             fetch: FetchLimits::default(),
             memory: MemoryLimits {
                 total_bytes: 0,

@@ -298,6 +298,9 @@ fn scraper(pool: &str, health: &str) -> Scraper {
                 health: health.into(),
                 scrape_interval_ms: 15_000,
                 scrape_timeout_ms: 10_000,
+                held_scrapes: 0,
+                held_since_ms: 0,
+                shed_samples: 0,
                 scraper: String::new(),
             }],
             dropped: vec![v1::DroppedTarget {

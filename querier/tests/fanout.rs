@@ -395,3 +395,162 @@ async fn whether_an_answer_may_be_partial_is_what_the_request_says_or_else_the_f
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
     assert!(body.contains("nothing could be read: shard 0"), "{body}");
 }
+
+fn exemplars_of(name: &str, all: &[(i64, f64)]) -> v1::SeriesExemplars {
+    v1::SeriesExemplars {
+        labels: labels(&[("__name__", name), ("job", "j")]).as_bytes().to_vec().into(),
+        exemplars: all
+            .iter()
+            .map(|(timestamp_ms, value)| v1::Exemplar {
+                labels: labels(&[("trace_id", &value.to_string())]).as_bytes().to_vec().into(),
+                value: *value,
+                timestamp_ms: *timestamp_ms,
+            })
+            .collect(),
+    }
+}
+
+/// Series with value and time of each exemplar, as the API gives them.
+async fn exemplars(cluster: &Cluster, query: &str) -> Vec<(String, Vec<(String, f64)>)> {
+    let body = cluster.ok(&format!("/api/v1/query_exemplars?{query}")).await;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert!(body.get("warnings").is_none(), "{body}");
+    let series = |s: &serde_json::Value| {
+        let name = s["seriesLabels"]["__name__"].as_str().unwrap().to_owned();
+        let its = s["exemplars"].as_array().unwrap().iter();
+        let its = its.map(|e| {
+            (
+                e["value"].as_str().unwrap().to_owned(),
+                e["timestamp"].as_f64().unwrap(),
+            )
+        });
+        (name, its.collect())
+    };
+    body["data"].as_array().unwrap().iter().map(series).collect()
+}
+
+fn found(all: &[(&str, &[(&str, f64)])]) -> Vec<(String, Vec<(String, f64)>)> {
+    let its = |its: &[(&str, f64)]| its.iter().map(|(value, at)| ((*value).to_owned(), *at)).collect();
+    all.iter()
+        .map(|(name, its_of)| ((*name).to_owned(), its(its_of)))
+        .collect()
+}
+
+#[tokio::test]
+async fn exemplars_of_heads_and_blocks_come_once() {
+    let cluster = Cluster::new(1);
+    let series = |name: &str| labels(&[("__name__", name), ("job", "j")]);
+    for name in ["a", "b"] {
+        cluster.add(0, 1, series(name), &[(0, 1.0), (100_000, 2.0)]);
+    }
+    cluster.with_head(0, |head| {
+        head.exemplars
+            .push(exemplars_of("a", &[(10_000, 1.5), (20_000, 2.5), (20_000, f64::NAN)]));
+        head.exemplars.push(exemplars_of("b", &[(30_000, 3.5)]));
+    });
+    let of_head = exemplars(&cluster, "query=a&start=0&end=200").await;
+    let path = cluster.publish(0, 1).await;
+    cluster.drop_part(0, 1);
+    cluster.tell();
+    // Both have them.
+    let expected = found(&[("a", &[("1.5", 10.0), ("2.5", 20.0), ("NaN", 20.0)])]);
+    assert_eq!(of_head, expected);
+    assert_eq!(exemplars(&cluster, "query=a&start=0&end=200").await, expected);
+    // The head has let go of some, and got another.
+    cluster.with_head(0, |head| {
+        head.exemplars = vec![exemplars_of("a", &[(20_000, 2.5), (150_000, 9.0)])]
+    });
+    let expected = found(&[("a", &[("1.5", 10.0), ("2.5", 20.0), ("NaN", 20.0), ("9", 150.0)])]);
+    assert_eq!(exemplars(&cluster, "query=a&start=0&end=200").await, expected);
+    // Ranges are inclusive, all selectors of the query count.
+    let expected = found(&[("a", &[("2.5", 20.0), ("NaN", 20.0)]), ("b", &[("3.5", 30.0)])]);
+    assert_eq!(exemplars(&cluster, "query=a%2Bb&start=20&end=30").await, expected);
+    assert_eq!(
+        exemplars(&cluster, "query=a%7Bjob%3D%22k%22%7D&start=0&end=200").await,
+        []
+    );
+    // A block that is damaged is said to be missing.
+    let mut bytes = cluster
+        .store
+        .get(&path.as_str().into())
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap()
+        .to_vec();
+    bytes.fill(0xaa);
+    cluster.store.put(&path.as_str().into(), bytes.into()).await.unwrap();
+    let (status, body) = cluster.get("/api/v1/query_exemplars?query=a&start=0&end=200").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert!(body.contains("warnings") && body.contains("damaged"), "{body}");
+}
+
+#[tokio::test]
+async fn deletes_mask_exemplars_of_blocks() {
+    let cluster = Cluster::new(1);
+    cluster.add(
+        0,
+        1,
+        labels(&[("__name__", "a"), ("job", "j")]),
+        &[(0, 1.0), (100_000, 2.0)],
+    );
+    cluster.with_head(0, |head| {
+        head.exemplars.push(exemplars_of("a", &[(10_000, 1.5), (20_000, 2.5)]))
+    });
+    cluster.publish(0, 1).await;
+    cluster.with_head(0, |head| head.exemplars.clear());
+    cluster.meta.state.lock().tombstones.push(v1::TombstoneRecord {
+        revision: 7,
+        tenant: "anonymous".into(),
+        series: gnomon_proto::matchers::sets_to_wire(&[vec![gnomon_model::Matcher::equal("__name__", "a")]]),
+        start_ms: 20_000,
+        end_ms: 30_000,
+        ..v1::TombstoneRecord::default()
+    });
+    // Of a view that does not know of it yet: what is acknowledged counts.
+    let expected = found(&[("a", &[("1.5", 10.0)])]);
+    assert_eq!(exemplars(&cluster, "query=a&start=0&end=200").await, expected);
+}
+
+#[tokio::test]
+async fn metadata_of_metrics_that_no_head_knows_is_that_of_the_newest_block() {
+    let cluster = Cluster::new(1);
+    let entry = |metric: &str, help: &str| v1::MetricMetadata {
+        metric: metric.into(),
+        r#type: "counter".into(),
+        help: help.into(),
+        unit: String::new(),
+    };
+    for (part, from, helps) in [(1, 0, ["old", "of a"]), (2, 500_000, ["new", "of a"])] {
+        for name in ["gone_total", "a"] {
+            cluster.add(
+                0,
+                part,
+                labels(&[("__name__", name)]),
+                &[(from, 1.0), (from + 1000, 2.0)],
+            );
+        }
+        cluster.with_head(0, |head| {
+            head.metadata = vec![entry("gone", helps[0]), entry("a", helps[1])]
+        });
+        cluster.publish(0, part).await;
+        cluster.drop_part(0, part);
+    }
+    cluster.tell();
+    cluster.with_head(0, |head| head.metadata = vec![entry("a", "of a head")]);
+    let known = |metric: &str, help: &str| format!(r#""{metric}":[{{"type":"counter","help":"{help}","unit":""}}]"#);
+    let (a, gone) = (known("a", "of a head"), known("gone", "new"));
+    for (path, data) in [
+        ("/api/v1/metadata", format!("{{{a},{gone}}}")),
+        ("/api/v1/metadata?metric=gone", format!("{{{gone}}}")),
+        ("/api/v1/metadata?metric=a", format!("{{{a}}}")),
+        ("/api/v1/metadata?metric=none", "{}".to_owned()),
+    ] {
+        assert_eq!(
+            cluster.ok(path).await,
+            format!(r#"{{"status":"success","data":{data}}}"#),
+            "{path}"
+        );
+    }
+}

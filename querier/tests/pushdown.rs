@@ -11,6 +11,7 @@ use gnomon_model::Labels;
 use gnomon_proto::{ServiceError, v1};
 use proptest::prelude::*;
 use random::Sample;
+use std::sync::atomic::Ordering;
 use support::{Cluster, Points, labels};
 
 /// How the samples of a case lie.
@@ -168,7 +169,7 @@ proptest! {
         layout in layout(),
         start in 0i64..400_000,
         step in 1i64..150,
-        steps in 0i64..6,
+        steps in 0i64..12,
         // A few series at a time, or all at once.
         apart_samples in prop_oneof![1u64..40, Just(u64::MAX)],
     ) {
@@ -222,6 +223,53 @@ async fn shards_evaluate_what_only_their_heads_have() {
         .ok("/api/v1/query_range?query=sum(rate(c_total%5B2m%5D))&start=300&end=900&step=60")
         .await;
     assert_eq!(*cluster.shards.evaluated.lock(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queriers_evaluate_what_only_their_blocks_have() {
+    let mut cluster = Cluster::new(2);
+    let (windows, each) = (6, 40);
+    for (shard, instance) in [(0, "a"), (1, "b"), (1, "c")] {
+        let series = labels(&[("__name__", "c_total"), ("job", "a"), ("instance", instance)]);
+        for i in 0..windows * each {
+            let value = (i * i) as f64 / 7.0 + f64::from(shard);
+            cluster.add(shard, (i / each) as u64 + 1, series.clone(), &[(i * 15_000, value)]);
+        }
+    }
+    for shard in 0..2 {
+        for part in 1..=windows as u64 {
+            cluster.publish(shard, part).await;
+        }
+    }
+    cluster.tell();
+    for (query, evaluated) in [
+        ("sum(rate(c_total[2m]))", true),
+        ("avg by (instance) (rate(c_total[3m] offset 1m))", true),
+        ("max(c_total)", true),
+        ("count(c_total > 900)", true),
+        // What comes back are columns.
+        ("topk(2, c_total)", false),
+        // Most steps look at two blocks.
+        ("sum(rate(c_total[9m]))", false),
+    ] {
+        let path = format!("/api/v1/query_range?query={}&start=60&end=3500&step=15", encoded(query));
+        cluster.spread = false;
+        let whole = cluster.ok(&path).await;
+        cluster.spread = true;
+        cluster.evaluated_elsewhere.store(0, Ordering::Relaxed);
+        assert_eq!(cluster.ok(&path).await, whole, "{query}");
+        let elsewhere = cluster.evaluated_elsewhere.load(Ordering::Relaxed);
+        assert_eq!(elsewhere > 0, evaluated, "{query}: {elsewhere}");
+    }
+    // A late sample that only a head has: its step is none of a block's alone.
+    let series = labels(&[("__name__", "c_total"), ("job", "a"), ("instance", "a")]);
+    cluster.add(0, windows as u64 + 1, series, &[(700_001, 5.0)]);
+    let path = "/api/v1/query_range?query=sum(rate(c_total%5B2m%5D))&start=60&end=3500&step=15";
+    cluster.evaluated_elsewhere.store(0, Ordering::Relaxed);
+    let spread = cluster.ok(path).await;
+    assert_eq!(cluster.evaluated_elsewhere.load(Ordering::Relaxed), 0);
+    cluster.spread = false;
+    assert_eq!(spread, cluster.ok(path).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,12 +21,13 @@ const SERIES: usize = 6;
 /// Samples lie in so many seconds.
 const SECONDS: i64 = 1200;
 
-const QUERIES: [&str; 9] = [
+const QUERIES: [&str; 10] = [
     "c_total",
     "sum(rate(c_total[2m]))",
     "sum by (instance) (increase(c_total[5m] offset 1m))",
     "max_over_time(g[1m]) - g offset -30s",
     "g @ 300 + g",
+    "g + end()",
     "topk(1, g)",
     "max_over_time(rate(c_total[1m])[3m:30s])",
     "count({job=\"a\"})",
@@ -54,6 +55,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let mut cluster = Cluster::new(SHARDS);
+        cluster.query.language = gnomon_promql::ParseOptions::everything();
         cluster.query.lookback_ms = 60_000;
         let api = cluster.router();
         Self {
@@ -306,7 +308,7 @@ async fn what_is_incomplete_or_noted_is_not_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_kept_where_that_is_switched_off() {
     let mut rig = Rig::new();
-    rig.cluster.query.result_cache_bytes = 0;
+    rig.cluster.results_bytes = 0;
     rig.cluster.registry = prometheus::Registry::new();
     rig.api = rig.cluster.router();
     for second in (0..1200).step_by(10) {

@@ -2,13 +2,14 @@
 //!
 //! [`Scraper::start`] runs it. A job of the configuration becomes a `pool`; its targets come from `discovery` through
 //! `target`, and the `ring` says which of them are this process'; each has a loop (`scrape`) that asks it (`client`),
-//! reads the answer (`parse`) and pushes one tick to the [`TickSink`].
+//! reads the answer (`parse`) and pushes one tick to the [`TickSink`]; what is not taken in time waits in the `buffer`.
 //!
 //! Invariant: whether a series or target is gone is decided by the shards, from complete ticks; nothing here writes
 //! staleness markers.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod buffer;
 mod client;
 pub mod config;
 mod discovery;
@@ -24,9 +25,10 @@ mod target;
 #[cfg(test)]
 mod testing;
 
+pub use buffer::BufferOptions;
 pub use client::ClientError;
 pub use discovery::{BadGroups, parse_groups};
-pub use ring::{Members, Ring};
+pub use ring::{Members, Ring, Terms};
 pub use scrape::TickSink;
 pub use scrape::body::{DEFAULT_BODY_LIMIT_BYTES, TOTAL_BODY_BYTES};
 pub use scrape::limits::DEFAULT_SAMPLE_LIMIT;

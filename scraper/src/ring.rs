@@ -18,6 +18,34 @@ pub struct Members {
     pub nodes: Vec<NodeId>,
 }
 
+/// Terms that are remembered.
+const MOST_TERMS: usize = 16;
+
+/// Until when a scraper is known to have been in the ring, for each term: nobody else scraped its targets then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms(Vec<(u64, i64)>);
+
+impl Terms {
+    /// The scraper renewed its lease at `at_ms`, and the ring has this term since then or earlier.
+    pub fn note(&mut self, term: u64, at_ms: i64) {
+        match self.0.iter_mut().find(|(known, _)| *known == term) {
+            Some((_, until)) => *until = at_ms.max(*until),
+            None => {
+                if self.0.len() == MOST_TERMS {
+                    self.0.remove(0);
+                }
+                self.0.push((term, at_ms));
+            }
+        }
+    }
+
+    /// Whether a scrape of that time, under that term, was made by nobody else.
+    #[must_use]
+    pub fn covers(&self, term: u64, at_ms: i64) -> bool {
+        self.0.iter().any(|(known, until)| *known == term && at_ms <= *until)
+    }
+}
+
 /// The same hash on every node and in every release.
 #[derive(Clone, Copy, Debug, Default)]
 struct StableHash;

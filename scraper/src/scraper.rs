@@ -1,5 +1,6 @@
 //! The role: pools made to agree with the configuration, the ring and discovery.
 
+use crate::buffer::{Buffer, BufferMetrics, BufferOptions};
 use crate::client::ClientError;
 use crate::config::ScrapeConfig;
 use crate::discovery::Discovery;
@@ -34,6 +35,8 @@ pub struct ScraperOptions {
     pub timestamp_tolerance: Option<Duration>,
     /// Stands for loopback addresses in `globalUrl`; none leaves them.
     pub external: Option<ExternalUrl>,
+    /// For scrapes whose shards are slow or away.
+    pub buffer: BufferOptions,
     /// Ends everything.
     pub cancel: CancellationToken,
 }
@@ -79,6 +82,7 @@ impl PreparedConfig {
 pub struct Scraper {
     apply: mpsc::Sender<Apply>,
     status: Arc<Status>,
+    buffer: Arc<Buffer>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -90,15 +94,23 @@ impl Scraper {
     /// When the registry has a scraper's metrics already.
     pub fn start(options: ScraperOptions) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(ScraperMetrics::register(&options.registry)?);
-        let status = Arc::new(Status::new(options.external));
         let cancel = options.cancel.child_token();
         let tasks = TaskTracker::new();
+        let buffer = Arc::new(Buffer::new(
+            options.buffer,
+            Arc::clone(&options.sink),
+            Arc::clone(&options.clock),
+            BufferMetrics::register(&options.registry)?,
+        ));
+        buffer.start(&cancel, &tasks);
+        let status = Arc::new(Status::new(options.external, Arc::clone(&buffer)));
         let (apply, applied) = mpsc::channel(1);
         let (changed, changes) = mpsc::unbounded_channel();
         let env = ScrapeEnv::new(
             options.clock,
             options.sink,
             Arc::clone(&metrics),
+            Arc::clone(&buffer),
             options.tenant,
             options.timestamp_tolerance,
         );
@@ -118,6 +130,7 @@ impl Scraper {
         Ok(Self {
             apply,
             status,
+            buffer,
             cancel,
             tasks,
         })
@@ -154,11 +167,12 @@ impl Scraper {
         Arc::clone(&self.status)
     }
 
-    /// Ends all loops; scrapes under way get two seconds.
+    /// Ends all loops; scrapes under way get two seconds. What waits for its shards goes to disk.
     pub async fn stop(&self) {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.buffer.close().await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the scraper tells about its targets: the body of the Targets service.
 
+use crate::buffer::Buffer;
 use crate::pool::PoolStatus;
 use crate::scrape::Metadata;
 use crate::target::Target;
@@ -103,17 +104,18 @@ impl ExternalUrl {
 }
 
 /// The pools as they are, by job; the manager writes, the service reads.
-#[derive(Default)]
 pub struct Status {
     pools: RwLock<BTreeMap<String, Arc<PoolStatus>>>,
     external: Option<ExternalUrl>,
+    buffer: Arc<Buffer>,
 }
 
 impl Status {
-    pub(crate) fn new(external: Option<ExternalUrl>) -> Self {
+    pub(crate) fn new(external: Option<ExternalUrl>, buffer: Arc<Buffer>) -> Self {
         Self {
             pools: RwLock::default(),
             external,
+            buffer,
         }
     }
 
@@ -152,6 +154,7 @@ impl Status {
             if request.active {
                 response.active.extend(pool.active.iter().map(|(spec, state)| {
                     let (target, last) = (&spec.target, state.last());
+                    let held = self.buffer.of(target.id);
                     ActiveTarget {
                         discovered_labels: target.discovered.as_bytes().to_vec().into(),
                         labels: target.labels.as_bytes().to_vec().into(),
@@ -165,6 +168,9 @@ impl Status {
                         scrape_interval_ms: u64::try_from(target.interval.as_millis()).unwrap_or(u64::MAX),
                         scrape_timeout_ms: u64::try_from(target.timeout.as_millis()).unwrap_or(u64::MAX),
                         scraper: String::new(),
+                        held_scrapes: held.ticks,
+                        held_since_ms: held.oldest_ms,
+                        shed_samples: held.shed_samples,
                     }
                 }));
             }

@@ -15,6 +15,7 @@ pub(crate) fn config(job: &str) -> ScrapeConfig {
         scheme: Scheme::Http,
         params: Default::default(),
         honor_labels: false,
+        zero_at_created: false,
         honor_timestamps: true,
         track_timestamps_staleness: false,
         scrape_protocols: ScrapeProtocol::DEFAULT.to_vec(),

@@ -1,6 +1,7 @@
 //! `gnomon block`: what is in a block, whether it is sound, and how two differ; blocks from and for other programs.
 
 pub mod export;
+mod extras;
 pub mod import;
 pub(crate) mod place;
 mod progress;
@@ -105,6 +106,13 @@ fn inspected(name: &str, block: &BlockReader) -> anyhow::Result<String> {
         "  samples      {} of {} series, in {} pages",
         stats.samples, stats.series, stats.pages
     )?;
+    if stats.exemplars + stats.metadata > 0 {
+        writeln!(
+            out,
+            "  beside them  {} exemplars, type, unit and help of {} metrics",
+            stats.exemplars, stats.metadata
+        )?;
+    }
     writeln!(
         out,
         "  first, last  {}, {}",
@@ -213,11 +221,13 @@ fn differences(sources: &[(usize, Vec<Page>)]) -> anyhow::Result<Vec<String>> {
     Ok(out)
 }
 
-/// Whether two blocks have other series or other samples; how they are written does not count.
+/// Whether two blocks have other series, samples, exemplars or metadata; how they are written does not count.
 async fn differ(what: &Block) -> anyhow::Result<bool> {
     let mut streams: Vec<SeriesStream<gnomon_tsdb::BlockError>> = Vec::new();
+    let mut blocks = Vec::new();
     for name in &what.blocks {
         let block = open(what.object_store.as_deref(), name).await?;
+        blocks.push(Arc::clone(&block));
         streams.push(block.select(&[], i64::MIN, i64::MAX).await?.into_stream());
     }
     let mut merge = SeriesMerge::new(streams);
@@ -229,6 +239,12 @@ async fn differ(what: &Block) -> anyhow::Result<bool> {
             if count <= TOLD {
                 say(&format!("{}: {difference}\n", next.labels));
             }
+        }
+    }
+    for difference in extras::differences(&blocks).await? {
+        count += 1;
+        if count <= TOLD {
+            say(&format!("{difference}\n"));
         }
     }
     if count > TOLD {

@@ -1,6 +1,6 @@
 //! `gnomon cluster`: what its tasks take.
 
-use super::Command;
+use super::{BucketCheck, Command};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 /// `gnomon cluster TASK`
@@ -12,6 +12,18 @@ pub struct Cluster {
     pub task: ClusterTask,
 }
 
+/// `gnomon cluster recover`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recover {
+    /// What is left: the bucket, or a node's data folder (`from_minority`).
+    pub bucket: BucketCheck,
+    pub from_minority: bool,
+    /// Without it nothing is changed.
+    pub confirm: bool,
+    /// Nodes that must not answer.
+    pub peers: Vec<String>,
+}
+
 /// What is to be shown or done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterTask {
@@ -21,6 +33,8 @@ pub enum ClusterTask {
     Rebalance,
     Replicas { replicas: u32 },
     Reshard { shards: u32 },
+    CancelReshard,
+    Forget { node: u64 },
 }
 
 /// `gnomon cluster`, as clap knows it.
@@ -71,12 +85,103 @@ pub(super) fn cluster() -> clap::Command {
         .subcommand(
             clap::Command::new("reshard")
                 .about("Change the number of shards, from a coming window on; no data moves.")
-                .arg(number("shards", "How many there are to be.").value_parser(value_parser!(u32))),
+                .arg(
+                    number("shards", "How many there are to be.")
+                        .value_parser(value_parser!(u32))
+                        .required(false)
+                        .required_unless_present("cancel"),
+                )
+                .arg(flag("cancel", "Call a change off that is not in force yet.").conflicts_with("shards")),
         )
+        .subcommand(recover())
+        .subcommand(
+            clap::Command::new("forget")
+                .about("Forget a node that is gone for good and has no replicas; its id is never used again.")
+                .arg(number("node", "Its id, as `status` shows it.")),
+        )
+}
+
+fn recover() -> clap::Command {
+    let text = |name: &'static str, long: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(long).value_name(value).help(help)
+    };
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    clap::Command::new("recover")
+        .about("Recover a cluster that has lost all of its ingesters, or a majority. Shows what there is, and changes nothing without --confirm.")
+        .arg(text(
+            "object-store",
+            "storage.object-store",
+            "URL",
+            "Where all data folders are lost: the bucket that is left, s3://bucket/prefix, gs://…, az://…, file:///folder.",
+        ))
+        .arg(
+            text(
+                "data",
+                "storage.tsdb.path",
+                "FOLDER",
+                "The data folder whose bucket it is; with --from-minority that of the ingester that is left.",
+            )
+            .default_value("data/"),
+        )
+        .arg(
+            text(
+                "shards",
+                "ingest.shards",
+                "N",
+                "How many shards the lost cluster had, if no copy of its catalogue is left.",
+            )
+            .conflicts_with("from-minority")
+            .value_parser(value_parser!(u32).range(1..=1024)),
+        )
+        .arg(
+            flag(
+                "from-minority",
+                "Go on with the replicas of one stopped ingester alone; the others are lost for good.",
+            )
+            .requires("peers"),
+        )
+        .arg(text(
+            "peers",
+            "cluster.peers",
+            "HOST:PORT,...",
+            "Nodes of the lost cluster: nothing is done if one of them answers.",
+        ))
+        .arg(flag("confirm", "Do it."))
+}
+
+fn recover_command(task: &ArgMatches) -> Command {
+    let text = |name: &str| task.get_one::<String>(name).cloned();
+    let confirm = task.get_flag("confirm");
+    let peers = text("peers").unwrap_or_default();
+    Command::Recover(Recover {
+        bucket: BucketCheck {
+            object_store: text("object-store"),
+            data_dir: text("data").unwrap_or_default().into(),
+            peers: Vec::new(),
+            tls: None,
+            shards: task.get_one("shards").copied(),
+            grace_ms: 0,
+            verify: false,
+            repair: confirm,
+            found_anew: confirm,
+            json: false,
+        },
+        from_minority: task.get_flag("from-minority"),
+        confirm,
+        peers: peers
+            .split(',')
+            .map(str::trim)
+            .filter(|peer| !peer.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    })
 }
 
 pub(super) fn cluster_command(cluster: &ArgMatches) -> Command {
     let (name, task) = cluster.subcommand().unwrap_or(("status", cluster));
+    if name == "recover" {
+        return recover_command(task);
+    }
     let id = |name: &str| task.get_one::<u64>(name).copied().unwrap_or_default();
     let small = |name: &str| task.get_one::<u32>(name).copied().unwrap_or_default();
     let flag = |name: &str| task.get_flag(name);
@@ -100,6 +205,8 @@ pub(super) fn cluster_command(cluster: &ArgMatches) -> Command {
             "replicas" => ClusterTask::Replicas {
                 replicas: small("replicas"),
             },
+            "forget" => ClusterTask::Forget { node: id("node") },
+            "reshard" if flag("cancel") => ClusterTask::CancelReshard,
             "reshard" => ClusterTask::Reshard {
                 shards: small("shards"),
             },

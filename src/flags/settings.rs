@@ -2,7 +2,7 @@
 
 use super::block::{Block, Export, Import};
 use super::bucket::BucketCheck;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Recover};
 use super::cluster_tls;
 use super::ha::ha_options;
 use crate::config::StorageConfig;
@@ -10,7 +10,9 @@ use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
 use gnomon_cluster::tls::TlsFiles;
 use gnomon_ingester::{HaOptions, SeriesLimits};
+use gnomon_model::FeatureLevel;
 use gnomon_model::duration::parse_duration_ms;
+use gnomon_model::ids::{BASE_FEATURE_LEVEL, CURRENT_FEATURE_LEVEL};
 use gnomon_model::size::parse_size_bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ pub enum Command {
     Block(Block),
     BucketCheck(BucketCheck),
     Cluster(Cluster),
+    Recover(Recover),
     Import(Import),
     Export(Box<Export>),
 }
@@ -171,6 +174,9 @@ pub struct Settings {
     /// None where HA pairs are not looked for.
     pub ha: Option<HaOptions>,
     pub cors_origin: String,
+    /// For scrapes that wait for their shards; 0 is none.
+    pub scrape_buffer_memory: u64,
+    pub scrape_buffer_disk: u64,
     pub lookback_ms: i64,
     pub query_timeout: Duration,
     pub query_max_concurrency: usize,
@@ -212,8 +218,14 @@ pub struct Settings {
     pub expect: u32,
     /// After what silence a node's replicas are made anew elsewhere.
     pub replace_after: Duration,
+    /// How long a node that nothing is needed of is remembered.
+    pub forget_after: Duration,
+    /// How long a node that is told to stop by SIGTERM gives its replicas away first; none: it stops.
+    pub drain_on_stop: Option<Duration>,
     /// How long a shard's preferred leader has to have been there before it leads.
     pub prefer_after: Duration,
+    /// What this node understands.
+    pub feature_level: FeatureLevel,
     pub log_level: String,
     pub log_json: bool,
 }
@@ -228,6 +240,7 @@ const FEATURES: &[&str] = &[
     "promql-binop-fill-modifiers",
     "promql-delayed-name-removal",
     "use-start-timestamps",
+    CREATED_ZERO,
     "search-api",
     "promql-per-step-stats",
     // Always on.
@@ -252,6 +265,8 @@ pub(super) fn why_ignored(feature: &str) -> &'static str {
 const REMOTE_WRITE: &str = "remote-write-receiver";
 /// The same of `--web.enable-otlp-receiver`.
 const OTLP_WRITE: &str = "otlp-write-receiver";
+/// A sample of 0 where a scraped series says that it began.
+pub(crate) const CREATED_ZERO: &str = "created-timestamp-zero-ingestion";
 const OTLP_DELTAS: &str = "otlp-native-delta-ingestion";
 
 pub(super) struct Values<'a>(&'a BTreeMap<String, String>);
@@ -311,6 +326,20 @@ impl Values<'_> {
             )),
             shards => Ok(shards),
         }
+    }
+
+    fn feature_level(&self) -> Result<FeatureLevel, String> {
+        let Some(text) = self.set("cluster.feature-level") else {
+            return Ok(CURRENT_FEATURE_LEVEL);
+        };
+        let level = text.parse::<u32>().ok().map(FeatureLevel);
+        level
+            .filter(|level| (BASE_FEATURE_LEVEL..=CURRENT_FEATURE_LEVEL).contains(level))
+            .ok_or_else(|| {
+                format!(
+                    "--cluster.feature-level: this build understands {BASE_FEATURE_LEVEL} to {CURRENT_FEATURE_LEVEL}, not {text:?}"
+                )
+            })
     }
 
     fn list(&self, name: &str) -> Vec<String> {
@@ -394,6 +423,10 @@ impl Settings {
             writers_listen_address: v.set("ingest.grpc-listen-address"),
             ha: ha_options(&v)?,
             cors_origin: v.text("web.cors.origin").to_owned(),
+            scrape_buffer_memory: parse_size_bytes(v.text("scrape.buffer-memory"))
+                .map_err(|e| format!("--scrape.buffer-memory: {e}"))?,
+            scrape_buffer_disk: parse_size_bytes(v.text("scrape.buffer-disk"))
+                .map_err(|e| format!("--scrape.buffer-disk: {e}"))?,
             lookback_ms: v.duration_ms("query.lookback-delta")?.unwrap_or(300_000),
             query_timeout: Duration::from_millis(
                 v.duration_ms("query.timeout")?
@@ -430,7 +463,14 @@ impl Settings {
             replicas,
             expect,
             replace_after: v.duration("cluster.replace-after")?,
+            forget_after: v.duration("cluster.forget-after")?,
+            drain_on_stop: v
+                .duration_ms("cluster.drain-on-stop")?
+                .and_then(|ms| u64::try_from(ms).ok())
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis),
             prefer_after: v.duration("cluster.prefer-after")?,
+            feature_level: v.feature_level()?,
             log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })

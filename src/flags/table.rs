@@ -38,6 +38,7 @@ pub struct Flag {
 const CONFIG: &str = "Configuration";
 const WEB: &str = "Web";
 const STORAGE: &str = "Storage";
+const SCRAPE: &str = "Scraping";
 const QUERY: &str = "Queries";
 const CLUSTER: &str = "Cluster (none of these is needed on one node)";
 const LOG: &str = "Log";
@@ -427,6 +428,22 @@ const FLAGS: &[Flag] = &[
         "values",
         "set metric_name_escaping_scheme in the file",
     ),
+    own(
+        SCRAPE,
+        "scrape.buffer-memory",
+        "GNOMON_SCRAPE_BUFFER_MEMORY",
+        One("BYTES"),
+        "64MB",
+        "Memory for scrapes whose shards are slow or away; 0: what cannot be pushed at once is lost.",
+    ),
+    own(
+        SCRAPE,
+        "scrape.buffer-disk",
+        "GNOMON_SCRAPE_BUFFER_DISK",
+        One("BYTES"),
+        "1GB",
+        "Disk below the data folder for those that do not fit there, and for what waits when the process stops; 0 for none.",
+    ),
     here(
         QUERY,
         "query.lookback-delta",
@@ -563,12 +580,35 @@ const FLAGS: &[Flag] = &[
         "10m",
         "A node that is silent for so long is given up, and its replicas are made anew elsewhere.",
     ),
+    own(
+        CLUSTER,
+        "cluster.forget-after",
+        "GNOMON_CLUSTER_FORGET_AFTER",
+        One("DURATION"),
+        "1d",
+        "A node without replicas that is silent for so long is forgotten: it does not come back as itself.",
+    ),
+    own(
+        CLUSTER,
+        "cluster.drain-on-stop",
+        "GNOMON_CLUSTER_DRAIN_ON_STOP",
+        One("DURATION"),
+        "0s",
+        "On SIGTERM the node's replicas go elsewhere first, for so long at most; a second signal ends that. 0: it stops at once.",
+    ),
     hidden(
         "cluster.prefer-after",
         "GNOMON_CLUSTER_PREFER_AFTER",
         One("DURATION"),
         "5s",
         "A shard's preferred leader leads once it has been there for so long.",
+    ),
+    hidden(
+        "cluster.feature-level",
+        "GNOMON_CLUSTER_FEATURE_LEVEL",
+        One("N"),
+        "",
+        "Understand no more than this, as an older build: the cluster's feature level stays there.",
     ),
     own(
         CLUSTER,

@@ -93,6 +93,8 @@ fn a_feature_that_the_file_turns_on_is_said_to_be_there() {
     };
     assert_eq!(flag, "enable-feature=native-histograms");
     assert!(why.contains("scrape_native_histograms"), "{why}");
+    let (settings, parsed) = run(&["--enable-feature=created-timestamp-zero-ingestion"]).unwrap();
+    assert!(parsed.without_effect.is_empty() && settings.features.contains(CREATED_ZERO));
 }
 
 #[test]

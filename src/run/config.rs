@@ -3,7 +3,7 @@
 use super::Process;
 use super::roles::{Running, write_limits};
 use crate::config::{self, Config};
-use crate::flags::retention_text;
+use crate::flags::{CREATED_ZERO, retention_text};
 use crate::lifecycle::Reload;
 use crate::logging::error_text;
 use anyhow::Context as _;
@@ -132,11 +132,21 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// What is scraped, as the flags have it.
+    fn jobs(&self, config: &Config) -> Vec<Arc<ScrapeConfig>> {
+        let jobs = config.scrape_configs.iter();
+        if self.settings.features.contains(CREATED_ZERO) {
+            jobs.map(|job| Arc::new(job.with_zero_at_created())).collect()
+        } else {
+            jobs.cloned().collect()
+        }
+    }
+
     /// Prepares it, so that nothing can go wrong any more; makes it a revision of the cluster; and switches to it at
     /// that commit.
     async fn take(&self, config: &Config, explicit: bool) -> anyhow::Result<()> {
         let prepared = match &self.scraper {
-            Some(scraper) => Some(scraper.prepare_config(config.scrape_configs.clone()).await?),
+            Some(scraper) => Some(scraper.prepare_config(self.jobs(config)).await?),
             None => None,
         };
         self.propose(config, explicit, self.clock.now().0).await;

@@ -1,8 +1,9 @@
 //! The gRPC listener: every service that has a body here, behind the layers of a server.
 
 use super::roles::Running;
-use super::{Process, web, writers};
+use super::{Process, writers};
 use crate::http as server;
+use crate::web::Web;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use axum::Router;
@@ -10,7 +11,7 @@ use axum::response::IntoResponse;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use gnomon_cluster::clients::{
-    block_read_server, meta_server, nodes_server, shard_read_server, shard_write_server, targets_server,
+    block_read_server, meta_server, nodes_server, results_server, shard_read_server, shard_write_server, targets_server,
 };
 use gnomon_cluster::layers::{Members, Membership, ServeLayer, ServeMetrics};
 use gnomon_cluster::node::{IngesterNode, NodeHandle};
@@ -18,7 +19,7 @@ use gnomon_cluster::raft::raft_server;
 use gnomon_cluster::tls::{HandshakeLimits, Offer, Secured, accept};
 use gnomon_model::Clock;
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{BlockReadService, MetaService};
+use gnomon_proto::service::{BlockReadService, MetaService, ResultsService};
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use rustls::ServerConfig;
 use std::sync::Arc;
@@ -126,10 +127,13 @@ impl Services {
         if let Some(blocks) = outside.blocks {
             routes = routes.add_service(layer.layer(block_read_server(blocks)));
         }
+        if let Some(results) = outside.results {
+            routes = routes.add_service(layer.layer(results_server(results)));
+        }
         match outside.writers {
             None => routes = writers::add(routes, process, running, &self.metrics).await?,
             Some(own) => {
-                let web = web::of_writers(process)?;
+                let web = outside.web;
                 writers::say_if_open(&own, web.as_deref());
                 let routes = writers::add(Routes::default(), process, running, &self.metrics).await?;
                 let routes = writers::guarded(routes.into_axum_router(), web.as_deref());
@@ -169,8 +173,12 @@ fn incoming(
 pub(super) struct Outside {
     /// Blocks, read for other queriers.
     pub(super) blocks: Option<Arc<dyn BlockReadService>>,
+    /// Results of queries, kept for other queriers.
+    pub(super) results: Option<Arc<dyn ResultsService>>,
     /// Where senders outside of the cluster call, if not where nodes do.
     pub(super) writers: Option<TcpListener>,
+    /// What the web configuration asks of them, as of those who come over HTTP.
+    pub(super) web: Option<Arc<Web>>,
 }
 
 /// Whoever reaches a port without TLS can read and write everything.

@@ -2,8 +2,9 @@
 
 use gnomon_model::NodeId;
 use gnomon_proto::v1::MetaState;
-use gnomon_scraper::Members;
+use gnomon_scraper::{Members, Terms};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,20 +16,46 @@ fn members(state: &MetaState) -> Members {
     })
 }
 
+/// How far the clocks of a scraper and of the metadata group's leader may differ, for what is concluded from a lease.
+const CLOCKS_DIFFER_MS: i64 = 1_000;
+
+/// Notes that this node renewed its lease, where it is in the ring as of this state.
+fn note_lease(terms: &mut Terms, state: &MetaState, node: NodeId, lease_ms: i64) {
+    let ring = state.scrapers.iter().find(|ring| ring.nodes.contains(&node.0));
+    let own = state.nodes.iter().find(|own| own.id == node.0);
+    if let (Some(ring), Some(own)) = (ring, own) {
+        let renewed_ms = own.lease_until_ms.saturating_sub(lease_ms);
+        terms.note(ring.term, renewed_ms.saturating_sub(CLOCKS_DIFFER_MS));
+    }
+}
+
+/// What a scraper is told of the ring.
+pub(super) struct Followed {
+    pub(super) members: watch::Receiver<Members>,
+    /// When this node was in it for sure.
+    pub(super) terms: watch::Receiver<Terms>,
+}
+
 /// Follows the state until told to stop.
 pub(super) fn follow(
     mut states: watch::Receiver<Arc<MetaState>>,
+    node: NodeId,
+    lease: Duration,
     stop: CancellationToken,
-) -> (watch::Receiver<Members>, impl Future<Output = ()> + Send) {
+) -> (Followed, impl Future<Output = ()> + Send) {
     let first = members(&states.borrow_and_update());
     let (sender, receiver) = watch::channel(first);
+    let (terms, told) = watch::channel(Terms::default());
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     let task = async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = states.changed() => if changed.is_err() { return },
             }
-            let now = members(&states.borrow_and_update());
+            let state = Arc::clone(&states.borrow_and_update());
+            terms.send_modify(|terms| note_lease(terms, &state, node, lease_ms));
+            let now = members(&state);
             sender.send_if_modified(|known| {
                 let changed = now.term > known.term;
                 if changed {
@@ -38,7 +65,11 @@ pub(super) fn follow(
             });
         }
     };
-    (receiver, task)
+    let followed = Followed {
+        members: receiver,
+        terms: told,
+    };
+    (followed, task)
 }
 
 #[cfg(test)]
@@ -60,7 +91,8 @@ mod tests {
     async fn the_ring_is_what_was_committed_and_terms_only_grow() {
         let (sender, states) = watch::channel(state(3, &[1, 2]));
         let stop = CancellationToken::new();
-        let (mut ring, task) = follow(states, stop.clone());
+        let (followed, task) = follow(states, NodeId(2), Duration::from_secs(15), stop.clone());
+        let mut ring = followed.members;
         let task = tokio::spawn(task);
         assert_eq!((ring.borrow().term, ring.borrow().nodes.len()), (3, 2));
         sender.send_replace(state(2, &[1]));
@@ -69,5 +101,27 @@ mod tests {
         assert_eq!((ring.borrow().term, ring.borrow().nodes.clone()), (4, vec![NodeId(2)]));
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[test]
+    fn a_lease_that_was_renewed_says_until_when_nobody_else_scraped() {
+        let renewed = |term: u64, nodes: &[u64], lease_until_ms: i64| MetaState {
+            nodes: vec![gnomon_proto::v1::Node {
+                id: 2,
+                lease_until_ms,
+                ..Default::default()
+            }],
+            ..(*state(term, nodes)).clone()
+        };
+        let mut terms = Terms::default();
+        note_lease(&mut terms, &renewed(3, &[1, 2], 115_000), NodeId(2), 15_000);
+        let sure_ms = 100_000 - CLOCKS_DIFFER_MS;
+        assert!(terms.covers(3, sure_ms) && !terms.covers(3, sure_ms + 1));
+        assert!(!terms.covers(2, sure_ms), "another term is another ring");
+        // It was taken out, and the other scraper has its targets: what it scraped meanwhile is not its own alone.
+        note_lease(&mut terms, &renewed(4, &[1], 115_000), NodeId(2), 15_000);
+        assert!(!terms.covers(4, 0) && terms.covers(3, sure_ms));
+        note_lease(&mut terms, &renewed(5, &[1, 2], 160_000), NodeId(2), 15_000);
+        assert!(terms.covers(5, 140_000) && !terms.covers(3, 140_000));
     }
 }

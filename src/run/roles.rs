@@ -6,7 +6,7 @@ use crate::flags::Settings;
 use anyhow::Context as _;
 use gnomon_cluster::assign::replicas_of;
 use gnomon_cluster::clients::LocalServices;
-use gnomon_cluster::node::{IngesterNode, NodeHandle};
+use gnomon_cluster::node::{IngesterNode, LEASE, NodeHandle};
 use gnomon_cluster::retention::Budget;
 use gnomon_cluster::router::{Router, RouterOptions};
 use gnomon_compactor::plan::Policy;
@@ -17,7 +17,7 @@ use gnomon_ingester::{DutyOptions, HaTracker, Ingester, IngesterOptions, Intake,
 use gnomon_model::{ShardId, TenantId};
 use gnomon_promql::QueryMemory;
 use gnomon_proto::service::TargetsService;
-use gnomon_scraper::{ExternalUrl, Scraper, ScraperOptions, TickSink};
+use gnomon_scraper::{BufferOptions, ExternalUrl, Scraper, ScraperOptions, TickSink};
 use gnomon_tsdb::bucket::Bucket;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -169,6 +169,7 @@ fn start_ingester(
         duties,
         read_memory,
         prefer_after: process.settings.prefer_after,
+        feature_level: process.settings.feature_level,
         stop: process.stop.clone(),
     };
     Ok(Ingester::start(options)?)
@@ -255,17 +256,23 @@ fn external_url(settings: &Settings) -> Option<ExternalUrl> {
 
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {
     let states = node.meta_watch.clone();
-    let (members, following) = members::follow(states, process.stop.clone());
+    let (ring, following) = members::follow(states, node.node_id, LEASE, process.stop.clone());
     process.tasks.spawn(following);
     let options = ScraperOptions {
         node: node.node_id,
         clock: Arc::clone(&process.clock),
         sink: Arc::clone(router) as Arc<dyn TickSink>,
         registry: process.registry.clone(),
-        members,
+        members: ring.members,
         tenant: TenantId::anonymous(),
         timestamp_tolerance: None,
         external: external_url(&process.settings),
+        buffer: BufferOptions {
+            memory_bytes: process.settings.scrape_buffer_memory,
+            folder: Some(process.settings.data_dir.join("scrape-buffer")),
+            disk_bytes: process.settings.scrape_buffer_disk,
+            terms: ring.terms,
+        },
         cancel: process.stop.clone(),
     };
     Scraper::start(options).context("metrics")

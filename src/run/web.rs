@@ -25,7 +25,7 @@ use gnomon_promql::ParseOptions;
 use gnomon_proto::service::BlockReadService;
 use gnomon_querier::{
     AdminOptions, ApiState, BlockReads, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits,
-    SearchOptions, ServedBlocks, SpreadBlocks, StoredBlocks, WebOptions, api_router, scrapers_of,
+    ResultCache, SearchOptions, ServedBlocks, SpreadBlocks, StoredBlocks, WebOptions, api_router, scrapers_of,
 };
 use gnomon_tsdb::CachedStore;
 use gnomon_tsdb::bucket::Bucket;
@@ -50,21 +50,6 @@ pub(super) fn open(process: &Process) -> anyhow::Result<Option<Arc<Web>>> {
         tracing::warn!(file = %file.display(), "{warning}");
     }
     tracing::info!(file = %file.display(), tls = web.is_secure(), "web configuration in force");
-    Ok(Some(web))
-}
-
-/// The same for the listener of senders: it follows the file by itself, and has a rate limit of its own.
-///
-/// # Errors
-/// When it cannot be used.
-pub(super) fn of_writers(process: &Process) -> anyhow::Result<Option<Arc<Web>>> {
-    let Some(file) = &process.settings.web_config_file else {
-        return Ok(None);
-    };
-    let (clock, handshakes) = (Arc::clone(&process.clock), process.handshakes.clone());
-    // The metrics of the other one have its names.
-    let unseen = prometheus::Registry::new();
-    let web = Web::open(file.clone(), handshakes, &unseen, clock).context("--web.config.file")?;
     Ok(Some(web))
 }
 
@@ -101,9 +86,18 @@ pub(super) fn blocks(process: &Process, bucket: &Bucket) -> anyhow::Result<Arc<S
     )?))
 }
 
-/// What a querier reads of blocks for others; an eighth of what queries may hold is for that.
+/// Results of range queries, shared by the queriers.
+pub(super) fn results(process: &Process, node: &NodeHandle) -> Option<ResultCache> {
+    let settings = &process.settings;
+    let build = crate::status::build_info();
+    let release = format!("{} {}", build.version, build.revision);
+    let cache = ResultCache::new(settings.result_cache_bytes, &release).filter(|_| settings.roles.querier)?;
+    Some(cache.shared(Arc::clone(&node.directory) as _, Arc::clone(&process.clock)))
+}
+
+/// What a querier reads of blocks for others; it may hold a quarter of what queries may.
 pub(super) fn served_blocks(process: &Process, blocks: &Arc<StoredBlocks>) -> Option<Arc<dyn BlockReadService>> {
-    let memory = query_memory(&process.settings).total_bytes / 8;
+    let memory = query_memory(&process.settings).total_bytes / 4;
     let serves = process.settings.roles.querier;
     serves.then(|| Arc::new(ServedBlocks::new(Arc::clone(blocks) as _, memory)) as _)
 }
@@ -115,10 +109,11 @@ pub(super) fn routes(
     bucket: &Bucket,
     running: &Running,
     blocks: &Arc<StoredBlocks>,
+    results: Option<ResultCache>,
     lifecycle: Lifecycle,
 ) -> anyhow::Result<Router> {
     let prefix = process.settings.route_prefix.trim_end_matches('/');
-    let api = api_router(api_state(process, node, bucket, blocks)?)?;
+    let api = api_router(api_state(process, node, bucket, blocks, results)?)?;
     let write = write_routes(process, running);
     let write = if prefix.is_empty() {
         write
@@ -233,6 +228,7 @@ fn api_state(
     node: &NodeHandle,
     bucket: &Bucket,
     blocks: &Arc<StoredBlocks>,
+    results: Option<ResultCache>,
 ) -> Result<ApiState, prometheus::Error> {
     let settings = &process.settings;
     let feature = |name: &str| settings.features.contains(name);
@@ -272,7 +268,6 @@ fn api_state(
             use_start_times: feature("use-start-timestamps"),
             per_step_stats: feature("promql-per-step-stats"),
             partial_response: settings.query_partial_response,
-            result_cache_bytes: settings.result_cache_bytes,
             memory: query_memory(settings),
             remote_read: RemoteReadLimits {
                 samples: settings.read_sample_limit,
@@ -285,6 +280,7 @@ fn api_state(
             },
             ..QueryOptions::default()
         },
+        results,
         web: WebOptions {
             cors_origin: settings.cors_origin.clone(),
             route_prefix: settings.route_prefix.clone(),

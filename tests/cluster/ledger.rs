@@ -1,5 +1,6 @@
 //! What was acknowledged, those who write it, and those who read it back all the time.
 
+use crate::clocks::Clocks;
 use crate::harness::{Http, PATIENCE, client, eventually, remote};
 use crate::members::Cluster;
 use parking_lot::Mutex;
@@ -16,8 +17,9 @@ const WRITERS: usize = 3;
 const READERS: usize = 2;
 /// Series of a writer; each request has one sample of each.
 const SERIES: usize = 10;
-/// Between two samples of a series. Sample time runs ahead of the clock, so that windows are cut and uploaded meanwhile.
-const STEP_MS: i64 = 5_000;
+/// When a writer's samples begin, before the cluster's clock, and the time between two of a series. The first are written
+/// faster than the clock goes, so that windows are cut and uploaded meanwhile; the last comes up with the clock.
+const PACES: [(i64, i64); WRITERS] = [(11 * 3_600_000, 5_000), (10 * 3_600_000, 5_000), (60_000, 500)];
 /// Steps that one query asks for at most.
 const PIECE: i64 = 200;
 /// A request that takes longer is made again, elsewhere.
@@ -35,7 +37,8 @@ struct Progress {
 }
 
 pub(crate) struct Ledger {
-    base_ms: i64,
+    clocks: Clocks,
+    begun_ms: i64,
     writers: [Mutex<Progress>; WRITERS],
 }
 
@@ -56,12 +59,23 @@ fn value(writer: usize, series: usize, step: i64) -> f64 {
 }
 
 impl Ledger {
-    pub(crate) fn new() -> Self {
-        let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    pub(crate) fn new(clocks: &Clocks) -> Self {
         Self {
-            base_ms: now_ms - 11 * 3_600_000,
+            clocks: clocks.clone(),
+            begun_ms: clocks.now_ms(),
             writers: Default::default(),
         }
+    }
+
+    /// Samples that are acknowledged, and those that may be there.
+    pub(crate) fn counts(&self) -> (i64, i64) {
+        let counts = self.writers.iter().map(|writer| {
+            let writer = writer.lock();
+            (writer.acknowledged, writer.attempted)
+        });
+        counts.fold((0, 0), |(sure, maybe), (a, b)| {
+            (sure + a * SERIES as i64, maybe + b * SERIES as i64)
+        })
     }
 
     pub(crate) fn progress(&self) -> String {
@@ -82,12 +96,19 @@ impl Ledger {
         }
     }
 
-    fn time_ms(&self, step: i64) -> i64 {
-        self.base_ms + step * STEP_MS
+    fn time_ms(&self, writer: usize, step: i64) -> i64 {
+        let (before_ms, step_ms) = PACES[writer];
+        self.begun_ms - before_ms + step * step_ms
+    }
+
+    /// Nothing is written before its time.
+    async fn until_due(&self, writer: usize, step: i64) {
+        let early_ms = self.time_ms(writer, step) - self.clocks.now_ms();
+        tokio::time::sleep(Duration::from_millis(u64::try_from(early_ms).unwrap_or(0))).await;
     }
 
     fn request(&self, writer: usize, step: i64) -> Vec<u8> {
-        let at = self.time_ms(step);
+        let at = self.time_ms(writer, step);
         let name = writer.to_string();
         let series = (0..SERIES).map(|i| {
             let n = i.to_string();
@@ -104,8 +125,8 @@ impl Ledger {
 
     /// Steps `from..to` of a writer, read through one querier: none where it failed.
     async fn read(&self, http: &Http, writer: usize, from: i64, to: i64) -> Read {
-        let range_ms = (to - from) * STEP_MS;
-        let end_ms = self.time_ms(to - 1);
+        let range_ms = (to - from) * PACES[writer].1;
+        let end_ms = self.time_ms(writer, to - 1);
         let query = format!("ledger{{writer=\"{writer}\"}}[{range_ms}ms]");
         let url = http.url(&format!(
             "/api/v1/query?query={}&time={}",
@@ -165,7 +186,7 @@ impl Ledger {
         let mut left = found.clone();
         for step in from..to {
             for series in 0..SERIES {
-                let at = self.time_ms(step);
+                let at = self.time_ms(writer, step);
                 match left.remove(&(series, at)) {
                     Some(read) if read != value(writer, series, step) || step >= maybe => {
                         return Some(format!(
@@ -234,13 +255,7 @@ impl Load {
     pub(crate) fn start(cluster: &Cluster, ledger: &Arc<Ledger>, seed: u64) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let servers = |role: &str| -> Vec<Http> {
-            cluster
-                .of(role)
-                .into_iter()
-                .map(|at| cluster.members[at].http.clone())
-                .collect()
-        };
+        let servers = |role: &str| cluster.https(role);
         for writer in 0..WRITERS {
             let (servers, ledger, stop) = (servers("ingester"), ledger.clone(), stop.clone());
             let rng = StdRng::seed_from_u64(seed + 100 + writer as u64);
@@ -281,6 +296,7 @@ async fn write(
     let mut server = writer % servers.len();
     for step in 0.. {
         let body = ledger.request(writer, step);
+        ledger.until_due(writer, step).await;
         ledger.writers[writer].lock().attempted = step + 1;
         let began = tokio::time::Instant::now();
         loop {

@@ -1,12 +1,26 @@
 //! The processes of the cluster: one on each host.
 
+use crate::clocks::Clocks;
+use crate::harness::disk::Disk;
 use crate::harness::{Http, Process, binary, eventually};
 use crate::net::Net;
-use std::path::{Path, PathBuf};
+use crate::store::Store;
+use crate::wire::{Relay, Trouble};
+use gnomon_cluster::clients::MetaClient;
+use gnomon_cluster::layers::{CallMetrics, ChannelOptions};
+use gnomon_cluster::meta::{Beginning, Reshard, reshard};
+use gnomon_model::{ManualClock, SystemClock, TimestampMs};
+use gnomon_proto::service::MetaService;
+use serde_json::Value;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const HTTP: u16 = 9090;
-const GRPC: u16 = 9095;
+/// Where a node listens, and where others reach it: at the relay before it.
+const OWN: u16 = 9095;
+const GRPC: u16 = 9096;
+/// What an ingester's disk has.
+const ROOM: u64 = 2 << 30;
 
 /// A host and its process, if it runs.
 pub(crate) struct Member {
@@ -14,34 +28,61 @@ pub(crate) struct Member {
     pub(crate) role: &'static str,
     pub(crate) http: Http,
     pub(crate) process: Option<Process>,
+    /// An ingester's data folder, where FUSE can be used. It goes after its process.
+    pub(crate) disk: Option<Disk>,
+    pub(crate) relay: Relay,
+    /// What its clock is read from.
+    pub(crate) clock: PathBuf,
+    /// It was drained, and does not come back.
+    pub(crate) is_gone: bool,
     folder: PathBuf,
 }
 
-pub(crate) struct Cluster {
+/// What all processes have in common.
+pub(crate) struct Surroundings {
     pub(crate) net: Net,
+    pub(crate) clocks: Clocks,
+    pub(crate) store: Store,
+    pub(crate) folder: PathBuf,
+    pub(crate) seed: u64,
+}
+
+pub(crate) struct Cluster {
     pub(crate) members: Vec<Member>,
+    pub(crate) net: Net,
+    pub(crate) clocks: Clocks,
+    pub(crate) store: Store,
     folder: PathBuf,
+    seed: u64,
     peers: String,
     expect: usize,
 }
 
 impl Cluster {
-    /// Ingesters first, then queriers, then a compactor; returns when all are ready.
-    pub(crate) async fn start(net: Net, folder: &Path, ingesters: usize, queriers: usize) -> Self {
+    /// Ingesters first, then the others; returns when all are ready.
+    pub(crate) async fn start(around: Surroundings, config: &str, roles: &[&'static str]) -> Self {
+        let Surroundings {
+            net,
+            clocks,
+            store,
+            folder,
+            seed,
+        } = around;
+        let ingesters = roles.iter().filter(|role| **role == "ingester").count();
         let peers: Vec<_> = (0..ingesters)
             .map(|host| format!("{}:{GRPC}", net.address(host)))
             .collect();
-        std::fs::write(folder.join("prometheus.yml"), "").expect("configuration");
+        std::fs::write(folder.join("prometheus.yml"), config).expect("configuration");
         let mut cluster = Self {
-            net,
             members: Vec::new(),
-            folder: folder.to_owned(),
+            net,
+            clocks,
+            store,
+            folder,
+            seed,
             peers: peers.join(","),
             expect: ingesters,
         };
-        let roles = std::iter::repeat_n("ingester", ingesters)
-            .chain(std::iter::repeat_n("querier", queriers))
-            .chain(["compactor"]);
         for role in roles {
             cluster.add(role);
         }
@@ -54,12 +95,20 @@ impl Cluster {
     /// Starts a process on the next host that has none.
     pub(crate) fn add(&mut self, role: &'static str) -> usize {
         let host = self.members.len();
+        let folder = self.folder.join(format!("{role}-{host}"));
+        let data = folder.join("data");
+        let disk = (role == "ingester").then(|| Disk::mount(&data, ROOM)).flatten();
+        std::fs::create_dir_all(&folder).expect("folder");
         self.members.push(Member {
             host,
             role,
             http: Http::new(&format!("http://{}:{HTTP}", self.net.address(host))),
             process: None,
-            folder: self.folder.join(format!("{role}-{host}")),
+            disk,
+            relay: Relay::start(&self.net, host, &folder, GRPC, OWN, self.seed),
+            clock: folder.join("clock"),
+            is_gone: false,
+            folder,
         });
         self.launch(host);
         host
@@ -67,8 +116,8 @@ impl Cluster {
 
     pub(crate) fn launch(&mut self, at: usize) {
         let member = &mut self.members[at];
-        std::fs::create_dir_all(&member.folder).expect("folder");
         let mut command = self.net.on(member.host);
+        self.clocks.run_by(&mut command, &member.clock);
         command
             .arg(binary())
             .arg(format!("--target={}", member.role))
@@ -77,12 +126,9 @@ impl Cluster {
                 self.folder.join("prometheus.yml").display()
             ))
             .arg(format!("--storage.tsdb.path={}", member.folder.join("data").display()))
-            .arg(format!(
-                "--storage.object-store=file://{}",
-                self.folder.join("bucket").display()
-            ))
+            .arg(format!("--storage.object-store={}", self.store.url))
             .arg(format!("--web.listen-address=0.0.0.0:{HTTP}"))
-            .arg(format!("--cluster.listen-address=0.0.0.0:{GRPC}"))
+            .arg(format!("--cluster.listen-address=0.0.0.0:{OWN}"))
             .arg(format!(
                 "--cluster.advertise-address={}:{GRPC}",
                 self.net.address(member.host)
@@ -90,7 +136,7 @@ impl Cluster {
             .arg(format!("--cluster.peers={}", self.peers))
             .arg(format!("--cluster.expect={}", self.expect))
             .args([
-                "--ingest.shards=2",
+                "--ingest.shards=4",
                 "--ingest.seal-quiet=500ms",
                 "--ingest.flush-bytes=256KiB",
             ])
@@ -99,7 +145,8 @@ impl Cluster {
                 "--web.enable-lifecycle",
                 "--web.enable-admin-api",
                 "--log.format=logfmt",
-            ]);
+            ])
+            .envs(self.store.environment.iter().map(|(name, value)| (name, value)));
         let name = format!("{} {at}", member.role);
         member.process = Some(Process::start(&name, &mut command, member.folder.join("log")));
     }
@@ -110,9 +157,17 @@ impl Cluster {
         eventually(&what, async || member.http.is_ready().await.then_some(())).await;
     }
 
+    /// Those that are not gone for good.
     pub(crate) fn of(&self, role: &str) -> Vec<usize> {
         let all = self.members.iter().enumerate();
-        all.filter(|(_, m)| m.role == role).map(|(at, _)| at).collect()
+        all.filter(|(_, m)| m.role == role && !m.is_gone)
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    pub(crate) fn https(&self, role: &str) -> Vec<Http> {
+        let all = self.of(role);
+        all.into_iter().map(|at| self.members[at].http.clone()).collect()
     }
 
     pub(crate) fn process(&self, at: usize) -> &Process {
@@ -122,67 +177,111 @@ impl Cluster {
     pub(crate) fn kill(&mut self, at: usize) {
         if let Some(mut process) = self.members[at].process.take() {
             process.kill();
+            self.clocks.forget(process.id());
+        }
+    }
+
+    /// It ends in good order.
+    pub(crate) async fn end(&mut self, at: usize) {
+        if let Some(mut process) = self.members[at].process.take() {
+            process.signal("-TERM");
+            process.ended().await;
+            self.clocks.forget(process.id());
         }
     }
 
     /// As an operator restarts a node.
     pub(crate) async fn restart(&mut self, at: usize) {
-        if let Some(mut process) = self.members[at].process.take() {
-            process.signal("-TERM");
-            process.ended().await;
-        }
+        self.end(at).await;
         self.launch(at);
         self.until_ready(at).await;
     }
 
-    /// All networks are whole, all processes run.
+    /// All networks, disks and clocks are in order, all processes run.
     pub(crate) async fn heal(&mut self) {
         self.net.heal();
+        self.store.heal();
         for at in 0..self.members.len() {
-            match &self.members[at].process {
+            let member = &self.members[at];
+            if member.is_gone {
+                continue;
+            }
+            if let Some(disk) = &member.disk {
+                disk.set_capacity(ROOM);
+                disk.set_sync_takes(Duration::ZERO);
+            }
+            member.relay.make(Trouble::default());
+            if self.clocks.can_be_set() {
+                self.clocks.set(&member.clock, 0);
+            }
+            match &member.process {
                 Some(process) => process.signal("-CONT"),
                 None => self.launch(at),
             }
         }
         for at in 0..self.members.len() {
-            self.until_ready(at).await;
+            if !self.members[at].is_gone {
+                self.until_ready(at).await;
+            }
         }
     }
 
-    /// The ingester that leads a shard, as the cluster says itself.
-    pub(crate) async fn leader(&self, shard: usize) -> Option<usize> {
-        for at in self.of("querier") {
-            let asked = tokio::time::timeout(
-                Duration::from_secs(3),
-                self.members[at]
-                    .http
-                    .client()
-                    .get(self.members[at].http.url("/api/v1/cluster/shards"))
-                    .send(),
-            );
-            let Ok(Ok(answer)) = asked.await else { continue };
-            let Ok(text) = answer.text().await else { continue };
-            let shown: serde_json::Value = serde_json::from_str(&text).ok()?;
-            let id = shown["data"]["shards"][shard]["leader"].as_u64()?;
-            let asked = self.members[at]
-                .http
-                .client()
-                .get(self.members[at].http.url("/api/v1/cluster/nodes"));
-            let text = asked.send().await.ok()?.text().await.ok()?;
-            let shown: serde_json::Value = serde_json::from_str(&text).ok()?;
-            let nodes = shown["data"]["nodes"].as_array()?;
-            let address = nodes.iter().find(|n| n["id"] == id)?["address"].as_str()?.to_owned();
-            return (0..self.members.len()).find(|at| address == format!("{}:{GRPC}", self.net.address(*at)));
+    /// `data` of an answer about the cluster, from whoever can give it soon.
+    pub(crate) async fn told(&self, what: &str) -> Option<Value> {
+        for at in self.of("querier").into_iter().chain(self.of("ingester")) {
+            let http = &self.members[at].http;
+            let asked = async {
+                let url = http.url(&format!("/api/v1/cluster/{what}"));
+                let text = http.client().get(url).send().await.ok()?.text().await.ok()?;
+                serde_json::from_str::<Value>(&text).ok()
+            };
+            if let Ok(Some(mut shown)) = tokio::time::timeout(Duration::from_secs(3), asked).await {
+                return Some(shown["data"].take());
+            }
         }
         None
     }
 
+    /// The ingester that leads a shard, as the cluster says itself.
+    pub(crate) async fn leader(&self, shard: usize) -> Option<usize> {
+        let id = self.told("shards").await?["shards"][shard]["leader"].as_u64()?;
+        let nodes = self.told("nodes").await?;
+        let mut nodes = nodes["nodes"].as_array()?.iter();
+        let address = nodes.find(|n| n["id"] == id)?["address"].as_str()?.to_owned();
+        (0..self.members.len()).find(|at| address == format!("{}:{GRPC}", self.net.address(*at)))
+    }
+
+    /// The number that the cluster knows a member by.
+    pub(crate) async fn number(&self, at: usize) -> Option<u64> {
+        let address = format!("{}:{GRPC}", self.net.address(at));
+        let nodes = self.told("nodes").await?;
+        let mut nodes = nodes["nodes"].as_array()?.iter();
+        nodes.find(|n| n["address"] == address.as_str())?["id"].as_u64()
+    }
+
+    /// From `from_ms` on there are so many shards; nothing may have come from then on.
+    pub(crate) async fn reshard(&self, shards: u32, from_ms: i64) -> Result<(), String> {
+        let peers: Vec<String> = self.peers.split(',').map(str::to_owned).collect();
+        let metrics = CallMetrics::register(&prometheus::Registry::new()).map_err(|e| e.to_string())?;
+        let channel = ChannelOptions::default();
+        let membership = channel.membership.clone();
+        let client = MetaClient::new(None, &peers, channel, metrics, SystemClock::shared());
+        let client = client.map_err(|e| e.to_string())?;
+        let state = client.read().await.map_err(|e| e.to_string())?;
+        membership.learn(state.cluster_id.parse().map_err(|_| "no cluster id")?);
+        let now = ManualClock::at(TimestampMs(self.clocks.now_ms()));
+        let wanted = Reshard {
+            shards,
+            spreads: None,
+            beginning: Beginning::At(from_ms),
+        };
+        let done = reshard(&client, &wanted, &now).await;
+        done.map(drop).map_err(|e| e.to_string())
+    }
+
     pub(crate) async fn stop(mut self) {
-        for member in self.members.iter_mut().rev() {
-            if let Some(process) = &mut member.process {
-                process.signal("-TERM");
-                process.ended().await;
-            }
+        for at in (0..self.members.len()).rev() {
+            self.end(at).await;
         }
     }
 }

@@ -1,24 +1,44 @@
-//! What goes wrong: one thing after another, and sometimes two at once, as a seed says.
+//! What goes wrong: one thing after another, and sometimes several at once, as a seed says.
 
+#[path = "faults/clock.rs"]
+mod clock;
+#[path = "faults/disk.rs"]
+mod disk;
+#[path = "faults/many.rs"]
+mod many;
+#[path = "faults/network.rs"]
+mod network;
+#[path = "faults/process.rs"]
+mod process;
+#[path = "faults/scraper.rs"]
+mod scraper;
+#[path = "faults/shape.rs"]
+mod shape;
+#[path = "faults/store.rs"]
+mod store;
+#[path = "faults/wire.rs"]
+mod wire;
+
+use crate::ledger::Ledger;
 use crate::members::Cluster;
+use crate::targets::Targets;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) struct Nemesis {
-    rng: StdRng,
-}
-
 /// What can happen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     KillIngester,
     KillLeader,
     KillQuerier,
     KillCompactor,
     KillAllIngesters,
+    KillAtQuery,
     StopIngester,
     StopQuerier,
+    StopCompactor,
     CutIngester,
     CutLeader,
     CutQuerier,
@@ -27,29 +47,111 @@ enum Fault {
     RestartOne,
     RestartAll,
     KillTwoCutOne,
+    KillScraper,
+    StopScraper,
+    CutScraper,
+    ClockOfIngester,
+    ClockOfOther,
+    PowerOfOne,
+    PowerOfAll,
+    DiskFull,
+    DiskSlow,
+    StoreFails,
+    StoreSlow,
+    StoreAway,
+    WireSlow,
+    WireStalls,
+    WireEnds,
+    Scale,
+    Reshard,
+    Many,
 }
 
-const FAULTS: [Fault; 15] = [
-    Fault::KillIngester,
-    Fault::KillLeader,
-    Fault::KillQuerier,
-    Fault::KillCompactor,
-    Fault::KillAllIngesters,
-    Fault::StopIngester,
-    Fault::StopQuerier,
-    Fault::CutIngester,
-    Fault::CutLeader,
-    Fault::CutQuerier,
-    Fault::LoseOneWay,
-    Fault::LoseBothWays,
-    Fault::RestartOne,
-    Fault::RestartAll,
-    Fault::KillTwoCutOne,
+/// Each with the word by which `GNOMON_NEMESIS_ONLY` names its kind, and whether it is over soon.
+const FAULTS: [(Fault, &str, bool); 35] = [
+    (Fault::KillIngester, "kill", true),
+    (Fault::KillLeader, "kill", true),
+    (Fault::KillQuerier, "kill", true),
+    (Fault::KillCompactor, "kill", true),
+    (Fault::KillAllIngesters, "kill", true),
+    (Fault::KillAtQuery, "kill", true),
+    (Fault::StopIngester, "stop", true),
+    (Fault::StopQuerier, "stop", true),
+    (Fault::StopCompactor, "compactor", false),
+    (Fault::CutIngester, "cut", true),
+    (Fault::CutLeader, "cut", true),
+    (Fault::CutQuerier, "cut", true),
+    (Fault::LoseOneWay, "cut", true),
+    (Fault::LoseBothWays, "cut", true),
+    (Fault::RestartOne, "restart", true),
+    (Fault::RestartAll, "restart", false),
+    (Fault::KillTwoCutOne, "many", true),
+    (Fault::KillScraper, "scraper", false),
+    (Fault::StopScraper, "scraper", true),
+    (Fault::CutScraper, "scraper", true),
+    (Fault::ClockOfIngester, "clock", true),
+    (Fault::ClockOfOther, "clock", true),
+    (Fault::PowerOfOne, "power", true),
+    (Fault::PowerOfAll, "power", true),
+    (Fault::DiskFull, "disk", true),
+    (Fault::DiskSlow, "disk", true),
+    (Fault::StoreFails, "store", true),
+    (Fault::StoreSlow, "store", true),
+    (Fault::StoreAway, "store", true),
+    (Fault::WireSlow, "wire", true),
+    (Fault::WireStalls, "wire", true),
+    (Fault::WireEnds, "wire", true),
+    (Fault::Scale, "scale", false),
+    (Fault::Reshard, "reshard", true),
+    (Fault::Many, "many", true),
 ];
 
+pub(crate) struct Nemesis {
+    rng: StdRng,
+    /// What it chooses from.
+    faults: Vec<Fault>,
+    /// Faults that last as long as leases do are among them.
+    has_time: bool,
+    ledger: Arc<Ledger>,
+    targets: Arc<Targets>,
+    /// The number of shards was changed already.
+    is_resharded: bool,
+}
+
 impl Nemesis {
-    pub(crate) fn new(rng: StdRng) -> Self {
-        Self { rng }
+    /// `only` names kinds of faults; none are all.
+    pub(crate) fn new(
+        rng: StdRng,
+        has_time: bool,
+        only: Option<&str>,
+        ledger: &Arc<Ledger>,
+        targets: &Arc<Targets>,
+    ) -> Self {
+        let kinds: Vec<&str> = only.into_iter().flat_map(|only| only.split(',')).collect();
+        let known = |kind: &&&str| FAULTS.iter().any(|(_, of, _)| of == *kind);
+        if let Some(unknown) = kinds.iter().find(|kind| !known(kind)) {
+            panic!("GNOMON_NEMESIS_ONLY: no faults are of kind {unknown:?}");
+        }
+        let is_wanted = |kind: &str, is_short: bool| match kinds.is_empty() {
+            true => is_short || has_time,
+            false => kinds.contains(&kind),
+        };
+        let wanted = FAULTS.iter().filter(|(_, kind, is_short)| is_wanted(kind, *is_short));
+        Self {
+            rng,
+            faults: wanted.map(|(fault, _, _)| *fault).collect(),
+            has_time,
+            ledger: ledger.clone(),
+            targets: targets.clone(),
+            is_resharded: false,
+        }
+    }
+
+    /// Unless there is nothing else.
+    fn never_again(&mut self, done: Fault) {
+        if self.faults.iter().any(|fault| *fault != done) {
+            self.faults.retain(|fault| *fault != done);
+        }
     }
 
     fn one_of(&mut self, among: &[usize]) -> usize {
@@ -63,87 +165,82 @@ impl Nemesis {
 
     /// Makes one thing go wrong for a while, and mends it; says what it was.
     pub(crate) async fn step(&mut self, cluster: &mut Cluster) -> String {
-        let fault = FAULTS[self.rng.random_range(0..FAULTS.len())];
+        // The window in which shards may change begins soon.
+        let is_time = self.faults.contains(&Fault::Reshard) && !self.is_resharded;
+        let left_ms = cluster.clocks.next_window_ms() - cluster.clocks.now_ms();
+        let any = self.faults[self.rng.random_range(0..self.faults.len())];
+        let fault = match any {
+            _ if is_time && left_ms < shape::SOON_MS => Fault::Reshard,
+            // Not yet: something else until then.
+            Fault::Reshard => Fault::KillLeader,
+            any => any,
+        };
+        let on = self.make(fault, cluster).await;
+        if self.is_resharded {
+            self.never_again(Fault::Reshard);
+        }
+        if !shape::may_grow(cluster) {
+            self.never_again(Fault::Scale);
+        }
+        cluster.heal().await;
+        format!("{fault:?} {on}")
+    }
+
+    async fn make(&mut self, fault: Fault, cluster: &mut Cluster) -> String {
         let ingesters = cluster.of("ingester");
         let ingester = self.one_of(&ingesters);
         let other = ingesters[(ingester + 1 + self.rng.random_range(0..ingesters.len() - 1)) % ingesters.len()];
-        let queriers = cluster.of("querier");
-        let querier = self.one_of(&queriers);
-        let leader = cluster.leader(self.rng.random_range(0..2)).await.unwrap_or(ingester);
-        let on = match fault {
+        let querier = self.one_of(&cluster.of("querier"));
+        let scraper = self.one_of(&cluster.of("scraper"));
+        let compactor = cluster.of("compactor");
+        let leader = cluster.leader(self.rng.random_range(0..4)).await.unwrap_or(ingester);
+        match fault {
             Fault::KillIngester => self.kill(cluster, &[ingester]).await,
             Fault::KillLeader => self.kill(cluster, &[leader]).await,
             Fault::KillQuerier => self.kill(cluster, &[querier]).await,
-            Fault::KillCompactor => {
-                let compactor = cluster.of("compactor");
-                self.kill(cluster, &compactor).await
-            }
+            Fault::KillCompactor => self.kill(cluster, &compactor).await,
             Fault::KillAllIngesters => self.kill(cluster, &ingesters).await,
+            Fault::KillAtQuery => self.kill_at_query(cluster, querier).await,
             Fault::StopIngester => self.pause(cluster, ingester).await,
             Fault::StopQuerier => self.pause(cluster, querier).await,
+            Fault::StopCompactor => self.pause_at_commit(cluster, compactor[0]).await,
             Fault::CutIngester => self.cut(cluster, ingester).await,
             Fault::CutLeader => self.cut(cluster, leader).await,
             Fault::CutQuerier => self.cut(cluster, querier).await,
-            Fault::LoseOneWay => {
-                cluster.net.lose(ingester, other);
-                self.for_a_while(2_000, 8_000).await;
-                cluster.net.heal();
-                vec![ingester, other]
-            }
-            Fault::LoseBothWays => {
-                cluster.net.lose(ingester, other);
-                cluster.net.lose(other, ingester);
-                self.for_a_while(2_000, 8_000).await;
-                cluster.net.heal();
-                vec![ingester, other]
-            }
+            Fault::LoseOneWay => self.lose(cluster, &[(ingester, other)]).await,
+            Fault::LoseBothWays => self.lose(cluster, &[(ingester, other), (other, ingester)]).await,
             Fault::RestartOne => {
                 cluster.restart(ingester).await;
-                vec![ingester]
+                ingester.to_string()
             }
-            Fault::RestartAll => {
-                let all: Vec<usize> = (0..cluster.members.len()).collect();
-                for at in &all {
-                    cluster.restart(*at).await;
-                }
-                all
-            }
+            Fault::RestartAll => self.restart_all(cluster).await,
             Fault::KillTwoCutOne => {
                 cluster.net.cut(ingester);
                 self.for_a_while(500, 2_000).await;
                 let two = self.kill(cluster, &[other, querier]).await;
-                cluster.net.heal();
-                two
+                format!("{ingester} cut, {two} killed")
             }
-        };
-        cluster.heal().await;
-        format!("{fault:?} {on:?}")
-    }
-
-    async fn kill(&mut self, cluster: &mut Cluster, which: &[usize]) -> Vec<usize> {
-        for at in which {
-            cluster.kill(*at);
+            Fault::KillScraper => self.kill_scraper(cluster, scraper).await,
+            Fault::StopScraper => self.pause(cluster, scraper).await,
+            Fault::CutScraper => self.cut(cluster, scraper).await,
+            Fault::ClockOfIngester => self.jump(cluster, ingester).await,
+            Fault::ClockOfOther => {
+                let at = self.one_of(&[querier, compactor[0]]);
+                self.jump(cluster, at).await
+            }
+            Fault::PowerOfOne => self.cut_power(cluster, &[ingester]).await,
+            Fault::PowerOfAll => self.cut_power(cluster, &ingesters).await,
+            Fault::DiskFull => self.fill_disk(cluster, ingester).await,
+            Fault::DiskSlow => self.slow_disk(cluster, ingester).await,
+            Fault::StoreFails => self.store_fails(cluster).await,
+            Fault::StoreSlow => self.store_slow(cluster).await,
+            Fault::StoreAway => self.store_away(cluster).await,
+            Fault::WireSlow => self.delay(cluster, ingester).await,
+            Fault::WireStalls => self.stall(cluster, ingester).await,
+            Fault::WireEnds => self.end_connections(cluster, ingester).await,
+            Fault::Scale => self.scale(cluster).await,
+            Fault::Reshard => self.reshard(cluster).await,
+            Fault::Many => self.many(cluster).await,
         }
-        self.for_a_while(500, 5_000).await;
-        for at in which {
-            cluster.launch(*at);
-        }
-        which.to_vec()
-    }
-
-    /// Past every lease at times: it wakes up as one that has been replaced.
-    async fn pause(&mut self, cluster: &Cluster, at: usize) -> Vec<usize> {
-        cluster.process(at).signal("-STOP");
-        let most_ms = if self.rng.random_bool(0.3) { 30_000 } else { 6_000 };
-        self.for_a_while(2_000, most_ms).await;
-        cluster.process(at).signal("-CONT");
-        vec![at]
-    }
-
-    async fn cut(&mut self, cluster: &Cluster, at: usize) -> Vec<usize> {
-        cluster.net.cut(at);
-        self.for_a_while(2_000, 8_000).await;
-        cluster.net.heal();
-        vec![at]
     }
 }

@@ -70,10 +70,20 @@ impl Net {
         format!("{}.{}", self.prefix, host + 1)
     }
 
-    /// Starts a program on a host: what it becomes has the process id of the command.
+    pub(crate) fn hosts(&self) -> usize {
+        self.hosts
+    }
+
+    /// Where hosts reach what runs outside of them: an object store, exporters.
+    pub(crate) fn outside(&self) -> String {
+        format!("{}.254", self.prefix)
+    }
+
+    /// Starts a program on a host: what it becomes has the process id of the command. It shares this process' mounts,
+    /// unlike with `ip netns exec`: a disk that is unmounted here is so for all.
     pub(crate) fn on(&self, host: usize) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name(host)]);
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name(host)));
         command
     }
 

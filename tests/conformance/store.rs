@@ -147,6 +147,7 @@ fn api(
     let registry = prometheus::Registry::new();
     let clock_of_notifications = Arc::clone(&clock);
     let state = ApiState {
+        results: None,
         clock: Arc::clone(&clock),
         registry: registry.clone(),
         fanout: Arc::new(Fanout {

@@ -369,6 +369,7 @@ fn api_state(world: &World, fanout: Fanout, bucket: Arc<dyn ObjectStore>, regist
     let clock: Arc<dyn Clock> = world.clock.clone();
     let none = String::new;
     ApiState {
+        results: None,
         registry,
         fanout: Arc::new(fanout),
         scrapers: Arc::new(Vec::new),

@@ -53,12 +53,32 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether it is not there any more. A mount namespace that another process has made meanwhile may hold on to it: it is
+    /// not waited for.
+    fn unmount(&mut self) -> bool {
+        let Some(mount) = self.mount.take() else { return true };
+        let ending = std::thread::spawn(move || mount.umount_and_join());
+        while self.is_mounted() {
+            if ending.is_finished() && self.is_mounted() {
+                return false;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn is_mounted(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let folder = self.folder.display().to_string();
+        mounts
+            .lines()
+            .any(|line| line.split(' ').nth(4) == Some(folder.as_str()))
+    }
+
     /// What was not synced is gone. Nobody may be using the disk.
     pub fn cut_power(&mut self) {
         // Unmounting empties the kernel's caches of it.
-        if let Some(mount) = self.mount.take() {
-            mount.umount_and_join().expect("unmount");
-        }
+        assert!(self.unmount(), "{} is in use", self.folder.display());
         self.files.lock().forget_unsynced();
         self.attach().expect("mount again");
     }
@@ -72,6 +92,11 @@ impl Disk {
         self.files.lock().used()
     }
 
+    /// From now on each sync takes so long, and whatever else is asked meanwhile waits for it.
+    pub fn set_sync_takes(&self, time: std::time::Duration) {
+        self.files.lock().sync_takes = time;
+    }
+
     /// From now on every change fails, as on a file system that was remounted read-only after an error.
     pub fn set_read_only(&self, read_only: bool) {
         self.files.lock().read_only = read_only;
@@ -80,8 +105,6 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if let Some(mount) = self.mount.take() {
-            let _ = mount.umount_and_join();
-        }
+        self.unmount();
     }
 }

@@ -22,6 +22,27 @@ pub fn find(package: &str, program: &str) -> Option<PathBuf> {
     found
 }
 
+/// Debian's libfaketime, which gives a process a clock of its own; none (with a word) where it is missing, a failure where
+/// CI runs.
+pub fn faketime() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
+    let unpacked = cache.or(home).map(|c| c.join("gnomon/peers/libfaketime/usr/lib"));
+    let folders = unpacked.into_iter().chain([PathBuf::from("/usr/lib")]);
+    let below = folders.flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+    let found = below
+        .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.is_file());
+    if found.is_none() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "libfaketime is missing: run `make peers`"
+        );
+        eprintln!("without clocks that jump: libfaketime is missing (`make peers` fetches it)");
+    }
+    found
+}
+
 /// A command that starts Debian's Alertmanager, to be given arguments. It reads its templates from /usr/share, where an
 /// unpacked package is not: it is shown them there, in a mount namespace of its own.
 pub fn alertmanager() -> Option<Command> {

@@ -2,10 +2,14 @@
 
 #[path = "four/blocks.rs"]
 mod blocks;
+#[path = "four/buffers.rs"]
+mod buffers;
 #[path = "four/cluster.rs"]
 mod cluster;
 #[path = "four/deaths.rs"]
 mod deaths;
+#[path = "four/leaving.rs"]
+mod leaving;
 #[path = "four/readme.rs"]
 mod readme;
 #[path = "four/scrapers.rs"]

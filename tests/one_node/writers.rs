@@ -2,11 +2,13 @@
 //! Prometheus servers.
 
 use crate::harness::reference::Prometheus;
-use crate::harness::{Node, client, eventually, free_port, peers};
+use crate::harness::{Node, Process, binary, client, eventually, free_port, peers};
+use base64::Engine;
 use futures::StreamExt;
 use gnomon_proto::v1::write_client::WriteClient;
 use gnomon_proto::v1::write_response::Outcome;
 use gnomon_proto::v1::{WriteRequest, WriteSample, WriteSeries};
+use std::process::Command;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -81,6 +83,52 @@ async fn what_is_not_enabled_says_how_to_enable_it() {
         let (code, text) = node.http.post(path, "application/json", b"{}".to_vec()).await;
         assert!(code == 404 && text.contains(flag), "{path}: {code} {text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_listener_of_senders_asks_for_the_passwords_of_the_web_configuration() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let hash = bcrypt::hash("wonder", 4).expect("a hash");
+    let web = folder.path().join("web.yml");
+    std::fs::write(&web, format!("basic_auth_users: {{alice: '{hash}'}}\n")).expect("web.yml");
+    let config = folder.path().join("prometheus.yml");
+    std::fs::write(&config, "").expect("configuration");
+    let port = free_port();
+    let mut command = Command::new(binary());
+    command
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        .arg(format!("--web.config.file={}", web.display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{}", free_port()))
+        .arg(format!("--cluster.listen-address=127.0.0.1:{}", free_port()))
+        .arg(format!("--ingest.grpc-listen-address=127.0.0.1:{port}"))
+        .arg("--web.enable-remote-write-receiver");
+    let mut server = Process::start("gnomon", &mut command, folder.path().join("log"));
+    let asked = async |password: Option<&str>| {
+        let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("an address");
+        let channel = endpoint.connect().await.ok()?;
+        let mut request = tonic::Request::new(HealthCheckRequest {
+            service: "gnomon.v1.Write".into(),
+        });
+        if let Some(password) = password {
+            let basic = base64::engine::general_purpose::STANDARD.encode(format!("alice:{password}"));
+            let value = format!("Basic {basic}").parse().expect("a header");
+            request.metadata_mut().insert("authorization", value);
+        }
+        Some(HealthClient::new(channel).check(request).await)
+    };
+    eventually("gRPC to be served", async || {
+        let answer = asked(Some("wonder")).await?;
+        answer
+            .is_ok_and(|a| a.into_inner().status() == ServingStatus::Serving)
+            .then_some(())
+    })
+    .await;
+    for password in [None, Some("wander")] {
+        let refused = asked(password).await.expect("a connection").expect_err("refused");
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{password:?}: {refused}");
+    }
+    assert_eq!(server.interrupt().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

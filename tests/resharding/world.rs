@@ -287,6 +287,7 @@ fn api(
 ) -> axum::Router {
     let registry = prometheus::Registry::new();
     let state = ApiState {
+        results: None,
         clock: Arc::clone(&clock),
         registry: registry.clone(),
         fanout: Arc::new(Fanout {

@@ -130,6 +130,15 @@ async fn a_node_that_joins_takes_its_share_and_one_that_is_drained_gives_it_away
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_disk_is_lost_comes_back_as_another_and_is_filled() {
+    comes_back_as_another("data").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_one_that_still_knows_who_it_was() {
+    comes_back_as_another("data/store").await;
+}
+
+async fn comes_back_as_another(without: &str) {
     let folder = tempfile::tempdir().expect("temp folder");
     let mut nodes = replicas(folder.path()).await;
     let mut ledger = Ledger::new();
@@ -138,7 +147,7 @@ async fn a_node_whose_disk_is_lost_comes_back_as_another_and_is_filled() {
     }
     let lost = nodes[1].id;
     let place = nodes.remove(1).kill().await;
-    std::fs::remove_dir_all(place.folder.join("data")).expect("its data");
+    std::fs::remove_dir_all(place.folder.join(without)).expect("its data");
     ledger.write(&nodes[0].http).await;
     let new = Running::start(place).await;
     assert!(new.id > nodes[1].id, "ids are never used again");

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 impl World {
     /// Records a delete that the log of the shard takes at once; gives its revision.
-    async fn delete(&self, metric: &str, start_ms: i64, end_ms: i64) -> u64 {
+    pub(super) async fn delete(&self, metric: &str, start_ms: i64, end_ms: i64) -> u64 {
         let revision = self.record_delete(metric, start_ms, end_ms).await;
         let told = TombstonesApplied { shard: 0, revision };
         propose(&self.meta, Command::TombstonesApplied(told)).await;
@@ -43,7 +43,7 @@ impl World {
     }
 
     /// After all graces.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         for _ in 0..3 {
             self.cycle().await.unwrap();
             self.clock.advance(Duration::from_secs(61));

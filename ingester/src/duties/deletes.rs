@@ -3,6 +3,7 @@
 use super::Duties;
 use crate::shard::entry::{Catalogue, Command};
 use gnomon_cluster::deletes::{from_record, newest_revision};
+use gnomon_model::ids::BLOCK_EXTRAS_FEATURE_LEVEL;
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::meta_command::Command as MetaChange;
 use gnomon_proto::v1::{MetaCommand, MetaState, TombstoneRecord, TombstonesApplied};
@@ -74,6 +75,7 @@ impl Duties {
         }
         let mut catalogue = Catalogue {
             revision: newest,
+            with_exemplars: state.feature_level >= BLOCK_EXTRAS_FEATURE_LEVEL.0,
             ..Catalogue::default()
         };
         let mut bytes = 0;
@@ -124,6 +126,7 @@ impl Duties {
                 revision: known,
                 first_part,
                 tombstones: Vec::new(),
+                with_exemplars: false,
             };
             if let Err(error) = self.propose_catalogue(catalogue).await {
                 tracing::warn!(shard, %error, "parts are not numbered after those of the catalogue yet");

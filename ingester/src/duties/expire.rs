@@ -2,6 +2,7 @@
 
 use super::Duties;
 use crate::shard::entry::{Command, SilentTarget};
+use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
 use std::time::Duration;
 
 /// Targets of one entry.
@@ -38,7 +39,12 @@ impl Duties {
             return;
         }
         let (shard, count) = (self.shard.id().0, targets.len());
-        match self.shard.propose(Command::ExpireTargets { targets }).await {
+        let is_understood = self.context.states.borrow().feature_level >= OPERATIONS_FEATURE_LEVEL.0;
+        let command = match is_understood {
+            true => Command::ExpireBetweenTicks { targets },
+            false => Command::ExpireTargets { targets },
+        };
+        match self.shard.propose(command).await {
             Ok(_) => {
                 self.context.metrics.targets_expired.inc_by(count as u64);
                 tracing::info!(shard, targets = count, "silent targets expired");

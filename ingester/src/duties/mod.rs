@@ -7,6 +7,7 @@
 mod deletes;
 mod epochs;
 mod expire;
+mod extras;
 mod seal;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,10 @@
 use super::Duties;
 use crate::head::window_of;
 use crate::shard::entry::Command;
+use gnomon_model::ids::BLOCK_EXTRAS_FEATURE_LEVEL;
 use gnomon_model::{TimeRange, TimestampMs};
+use gnomon_proto::ServiceError;
+use gnomon_proto::v1::{MetaCommand, RaiseFeatureLevel, meta_command::Command as MetaChange};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -60,9 +63,18 @@ impl Duties {
             w.range.end.0.saturating_add(seal_after_ms) <= time_ms || w.samples > options.max_window_samples
         };
         let due: Vec<_> = windows.into_iter().filter(is_due).collect();
-        for window in self.watched.ripe(&due, now, options.quiet, options.patience) {
-            let sealed = self.shard.propose(Command::Seal { window }).await;
-            let shard = self.shard.id().0;
+        let ripe = self.watched.ripe(&due, now, options.quiet, options.patience);
+        if ripe.is_empty() {
+            return;
+        }
+        let shard = self.shard.id().0;
+        let with_exemplars = self.keeps_extras().await.unwrap_or_else(|error| {
+            tracing::warn!(shard, %error, "blocks are written without exemplars and metadata for now");
+            false
+        });
+        for window in ripe {
+            let seal = Command::Seal { window, with_exemplars };
+            let sealed = self.shard.propose(seal).await;
             match sealed {
                 Ok(_) => tracing::info!(shard, window_start_ms = window.start.0, "window sealed"),
                 Err(error) => {
@@ -71,6 +83,36 @@ impl Duties {
                 }
             }
         }
+    }
+
+    /// Whether blocks are to have exemplars and metadata. The cluster's level is raised where there is something to keep and
+    /// all nodes understand it; there is no way back to older builds then.
+    async fn keeps_extras(&self) -> Result<bool, ServiceError> {
+        let level = BLOCK_EXTRAS_FEATURE_LEVEL.0;
+        let state = self.context.states.borrow().clone();
+        if state.feature_level >= level {
+            return Ok(true);
+        }
+        let has_extras = self.shard.machine.read(|state| {
+            let mut heads = state.tenants.values().map(|there| &there.head);
+            heads.any(|head| !head.metadata.is_empty() || head.exemplars.has_some())
+        });
+        if !has_extras || state.nodes.iter().any(|node| node.feature_level < level) {
+            return Ok(false);
+        }
+        let raise = MetaCommand {
+            command: Some(MetaChange::RaiseFeatureLevel(RaiseFeatureLevel { level })),
+            ..MetaCommand::default()
+        };
+        let answer = self.context.meta.propose(raise).await?;
+        if !answer.refused.is_empty() {
+            return Err(ServiceError::Invalid(answer.refused));
+        }
+        tracing::info!(
+            level,
+            "blocks have exemplars and metadata: the cluster's feature level is raised"
+        );
+        Ok(true)
     }
 
     fn open_windows(&self) -> (i64, Vec<Window>) {

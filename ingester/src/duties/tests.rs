@@ -1,4 +1,5 @@
 mod deletes;
+mod extras;
 mod golden;
 mod retention;
 

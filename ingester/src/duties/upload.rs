@@ -11,10 +11,12 @@
 //! condemned.
 
 use super::Duties;
+use super::extras::Extras;
 use crate::head::Head;
 use crate::service::Shard;
 use crate::shard::entry::Command;
 use crate::shard::select::stored_pages;
+use gnomon_cluster::blocking::blocking;
 use gnomon_cluster::retention::{Room, room_for};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{BlockId, FeatureLevel, LabelsRef, PartId, PlacementEpoch, SeriesRef, ShardId, TenantId, TimeRange};
@@ -102,24 +104,26 @@ impl Backoff {
 
 /// A part that waits for its upload.
 #[derive(Clone, Debug)]
-struct Waiting {
-    tenant: TenantId,
-    tenant_number: u32,
-    number: u64,
+pub(super) struct Waiting {
+    pub(super) tenant: TenantId,
+    pub(super) tenant_number: u32,
+    pub(super) number: u64,
     window: TimeRange,
     /// Newest sample.
-    max_ms: i64,
+    pub(super) max_ms: i64,
     bytes: u64,
     series: u64,
     /// What masks it, carried out in its block: up to this revision.
-    deletes: Deletes,
+    pub(super) deletes: Deletes,
     tombstone_revision: u64,
+    /// Read when it is uploaded.
+    pub(super) extras: Extras,
 }
 
 impl Waiting {
     /// What its block may take at most, by all likelihood; the upload ends where it would take more.
     fn reservation(&self, widenings: u32) -> u64 {
-        let likely = self.bytes + self.series * INDEX_BYTES_PER_SERIES + BLOCK_BYTES;
+        let likely = self.bytes + self.series * INDEX_BYTES_PER_SERIES + BLOCK_BYTES + self.extras.bytes();
         likely.saturating_mul(1 << widenings)
     }
 }
@@ -131,11 +135,11 @@ impl Duties {
             .0
             .retain(|part, _| waiting.iter().any(|w| w.number == *part));
         let shard = self.shard.id().0;
-        for part in waiting {
+        for mut part in waiting {
             if !self.uploads.is_due(part.number, now) || !self.shard.log.is_leader() {
                 continue;
             }
-            match self.publish(&part).await {
+            match self.publish(&mut part).await {
                 Ok(Outcome::Published) => {}
                 Ok(Outcome::Deleted) => tracing::info!(shard, part = part.number, "all of a part is deleted"),
                 Ok(Outcome::LetGo(why)) => {
@@ -164,11 +168,13 @@ impl Duties {
     }
 
     /// Sees to it that the part is in the catalogue, and tells the shard.
-    async fn publish(&self, part: &Waiting) -> Result<Outcome, UploadError> {
+    async fn publish(&self, part: &mut Waiting) -> Result<Outcome, UploadError> {
         let meta = &self.context.meta;
         let mut state = meta.read().await?;
         let mut outcome = Outcome::Published;
         if !is_covered(&state, self.shard.id(), part) {
+            part.extras = self.extras(part).await?;
+            let part = &*part;
             if let Some(why) = self.let_go_by(&state, part) {
                 outcome = Outcome::LetGo(why);
             } else {
@@ -355,7 +361,7 @@ impl Duties {
             let some: Vec<_> = rest.by_ref().take(READ_SERIES).collect();
             let shard = self.shard.clone();
             let (tenant_number, number) = (part.tenant_number, part.number);
-            let read = tokio::task::spawn_blocking(move || read_pages(&shard, tenant_number, number, some));
+            let read = blocking(move || read_pages(&shard, tenant_number, number, some));
             let read = read.await.map_err(|e| ServiceError::Internal(e.to_string()))??;
             for (labels, pages) in read {
                 let labels = LabelsRef::from_canonical(&labels);
@@ -366,6 +372,7 @@ impl Duties {
                 }
             }
         }
+        self.write_extras(writer, part)?;
         // The keys of a part go after it is dropped: what was read is whole if it is still there.
         let there = |h: &Head| h.sealed.contains_key(&part.number);
         let there = self
@@ -413,6 +420,7 @@ fn waiting(shard: &Shard) -> Vec<Waiting> {
                     series: p.members.len(),
                     deletes: there.head.deletes_of(p),
                     tombstone_revision: state.counters.tombstone_revision,
+                    extras: Extras::default(),
                 })
             })
             .collect();

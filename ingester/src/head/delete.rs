@@ -23,6 +23,7 @@ const SLICE_SERIES: u64 = 1024;
 #[derive(Debug)]
 pub(crate) struct Deletion {
     by: Arc<Tombstone>,
+    with_exemplars: bool,
     /// All series that it names.
     gone: RoaringBitmap,
     /// What is still to be done, the next one last: where, and in which series. All of `gone` come in the end.
@@ -39,7 +40,7 @@ enum Place {
 impl Head {
     /// Begins a delete that is newer than all before. Nothing else may change the head's samples until
     /// [`Self::delete_some`] says that it is done.
-    pub(crate) fn begin_delete(&self, tombstone: &Arc<Tombstone>) -> Deletion {
+    pub(crate) fn begin_delete(&self, tombstone: &Arc<Tombstone>, with_exemplars: bool) -> Deletion {
         let mut gone = RoaringBitmap::new();
         for set in &tombstone.sets {
             gone |= self.select(set, &Stop::default());
@@ -51,6 +52,7 @@ impl Head {
         }
         Deletion {
             by: Arc::clone(tombstone),
+            with_exemplars,
             gone,
             left,
         }
@@ -82,7 +84,18 @@ impl Head {
     }
 
     fn end_delete(&mut self, deletion: &Deletion) {
-        let Deletion { by, gone, .. } = deletion;
+        let Deletion {
+            by,
+            gone,
+            with_exemplars,
+            ..
+        } = deletion;
+        if *with_exemplars {
+            let by_ref = &self.by_ref;
+            let is_of = |series| by_ref.get(series).is_some_and(|ordinal| gone.contains(ordinal));
+            self.exemplars
+                .remove(|e| by.covers(e.timestamp_ms, e.timestamp_ms) && is_of(e.series));
+        }
         let is_masked = |part: &SealedPart| part.is_masked_by(by) && !part.members.is_disjoint(gone);
         if self.sealed.values().any(is_masked) {
             self.deletes.insert(by.revision, Arc::clone(by));
@@ -183,7 +196,8 @@ impl Head {
 
 impl SealedPart {
     pub(crate) fn is_masked_by(&self, tombstone: &Tombstone) -> bool {
-        self.tombstone_revision < tombstone.revision && tombstone.overlaps(self.min_ms, self.max_ms)
+        // Its exemplars may lie before its first sample, and behind its last one.
+        self.tombstone_revision < tombstone.revision && tombstone.overlaps(self.window.start.0, self.window.end.0 - 1)
     }
 }
 

@@ -272,6 +272,10 @@ impl Head {
         };
         let start_ms = window_of(timestamp_ms).start.0;
         if let Err(reason) = bounds.check(timestamp_ms, series.last_ms) {
+            // The newest of a window that is sealed: it was taken, and whoever sends it again has not heard so.
+            if timestamp_ms == series.sealed_last_ms && matches!(reason, Reason::TooOld | Reason::OutOfOrder) {
+                return Ok(Outcome::Duplicate);
+            }
             return self.refused(ordinal, timestamp_ms, &value, reason);
         }
         let window = self.windows.entry(start_ms).or_default();

@@ -1,7 +1,7 @@
 //! Sealing: a window's pages become a part, which leaves memory with the next flush and the shard once it is published.
 
 use super::arena::PageArena;
-use super::{BadPage, Head, Ordinal, PlacedPage, Room, WindowPages};
+use super::{BadPage, Exemplar, Head, Ordinal, PlacedPage, Room, WindowPages};
 use bytes::Bytes;
 use gnomon_model::TimeRange;
 use gnomon_model::labels::{get_uvarint, put_uvarint};
@@ -27,6 +27,8 @@ pub(crate) struct SealedPart {
     pub(crate) tombstone_revision: u64,
     /// None once they are durable.
     pub(crate) pages: Option<SealedPages>,
+    /// Of its series and window, ascending by time; none once they are durable.
+    pub(crate) exemplars: Vec<Exemplar>,
 }
 
 /// Pages of all series of a part, in one piece of memory.
@@ -147,6 +149,7 @@ impl Head {
             members: open.members.clone(),
             tombstone_revision,
             pages: None,
+            exemplars: Vec::new(),
         };
         let mut sealing = Sealing::new(part.members.len(), &open.room.closed);
         for ordinal in &part.members {
@@ -173,6 +176,21 @@ impl Head {
         Ok(true)
     }
 
+    /// Puts the window's exemplars of a new part's series into it: newer ones may take their place among those that are kept
+    /// before the part is in the bucket.
+    pub(crate) fn seal_exemplars(&mut self, number: u64) {
+        let Some(part) = self.sealed.get_mut(&number) else {
+            return;
+        };
+        let window = part.window;
+        let by_ref = &self.by_ref;
+        let of_part = |e: &&Exemplar| by_ref.get(e.series).is_some_and(|o| part.members.contains(o));
+        let within = self.exemplars.within(window.start.0, window.end.0 - 1);
+        let mut exemplars: Vec<_> = within.filter(of_part).cloned().collect();
+        exemplars.sort_by_key(|e| (e.timestamp_ms, e.series));
+        part.exemplars = exemplars;
+    }
+
     /// Drops a part that is in the bucket.
     pub(crate) fn drop_part(&mut self, number: u64) -> Option<SealedPart> {
         let part = self.sealed.remove(&number)?;
@@ -186,6 +204,7 @@ impl Head {
         for part in self.sealed.values_mut() {
             if !self.changes.new_parts.contains(&part.number) {
                 part.pages = None;
+                part.exemplars = Vec::new();
             }
         }
     }

@@ -38,8 +38,10 @@ pub(crate) struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Take,
-    /// An older term's or a repeated tick.
-    Refuse,
+    /// Another scraper owns the target by now.
+    OlderTerm,
+    /// This tick or a later one was there.
+    Repeated,
 }
 
 /// Ticks after which the home forgets another shard that got no more samples: the target's expiry there takes care of
@@ -50,14 +52,14 @@ impl Target {
     /// Decides on a piece, and opens its tick.
     pub(crate) fn begin(&mut self, header: &TickHeader, proposed_at_ms: i64) -> Verdict {
         if header.term < self.term {
-            return Verdict::Refuse;
+            return Verdict::OlderTerm;
         }
         self.term = header.term;
         if self.last_tick_ms.is_some_and(|last| header.tick_ms <= last) {
-            return Verdict::Refuse;
+            return Verdict::Repeated;
         }
         if self.open.as_ref().is_some_and(|open| header.tick_ms < open.tick_ms) {
-            return Verdict::Refuse;
+            return Verdict::Repeated;
         }
         self.heard_ms = proposed_at_ms;
         self.interval_ms = header.interval_ms;
@@ -129,11 +131,12 @@ impl Target {
         shards
     }
 
-    /// The target is gone: its series, and the time of their markers, one interval after the last tick, but where the
-    /// shard's time begins at the earliest: it may have been told of ticks before.
-    pub(crate) fn expire(&mut self, from_ms: i64) -> (i64, RoaringBitmap) {
+    /// The target is gone: its series, and the time of their markers, `early_ms` less than an interval after the last tick,
+    /// but where the shard's time begins at the earliest: it may have been told of ticks before.
+    pub(crate) fn expire(&mut self, from_ms: i64, early_ms: i64) -> (i64, RoaringBitmap) {
         self.abandon();
         let interval = i64::try_from(self.interval_ms).unwrap_or(0);
+        let interval = interval.saturating_sub(early_ms).max(1);
         let marked = self.last_tick_ms.unwrap_or(self.heard_ms).saturating_add(interval);
         let marked = marked.max(from_ms);
         self.last_tick_ms = Some(marked);

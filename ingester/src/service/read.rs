@@ -1,13 +1,14 @@
 //! Reading the heads of this node's shards.
 
 use super::{Shard, Shards, evaluate};
-use crate::head::{Head, Stop};
-use crate::shard::select::{self, Selected};
+use crate::head::{self, Head, SealedPart, Stop};
+use crate::shard::select::{self, Selected, stored_exemplars};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
+use gnomon_cluster::blocking;
 use gnomon_model::re2::is_costly;
-use gnomon_model::{LabelsRef, SeriesRef};
+use gnomon_model::{LabelsRef, SeriesRef, TenantId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{EvaluateStream, SelectStream, ShardReadService};
 use gnomon_proto::v1::{
@@ -18,6 +19,9 @@ use gnomon_proto::v1::{
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Sealed parts whose exemplars are in one answer, at most: each has no more than a head.
+const MOST_PARTS_OF_EXEMPLARS: usize = 16;
 
 #[async_trait]
 impl ShardReadService for Shards {
@@ -168,7 +172,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ServiceError> {
     let stop = Stop::default();
     let _stops = stop.on_drop();
-    tokio::task::spawn_blocking(move || work(&stop))
+    blocking::blocking(move || work(&stop))
         .await
         .map_err(|e| ServiceError::Internal(format!("reading a head: {e}")))?
 }
@@ -222,8 +226,37 @@ fn labels(shard: &Shard, request: &LabelsRequest, stop: &Stop) -> Result<LabelsR
     })
 }
 
+/// Exemplars of parts that wait for their upload, by part, which newer ones may have pushed out of memory.
+fn exemplars_of_parts(
+    shard: &Shard,
+    tenant: &TenantId,
+    request: &ExemplarsRequest,
+) -> Result<BTreeMap<u64, Vec<head::Exemplar>>, ServiceError> {
+    let (tenant_number, parts) = shard.machine.read(|state| {
+        let there = state.tenants.get(tenant);
+        let durable = there.into_iter().flat_map(|there| there.head.sealed.values());
+        let durable = durable.filter(|part| part.pages.is_none());
+        let in_time = |p: &&SealedPart| p.window.start.0 <= request.end_ms && request.start_ms < p.window.end.0;
+        // The newest, where there are very many: an answer is one message.
+        let numbers = durable.filter(in_time).map(|part| part.number).rev();
+        let numbers: Vec<u64> = numbers.take(MOST_PARTS_OF_EXEMPLARS).collect();
+        (there.map_or(0, |there| there.number), numbers)
+    });
+    let mut found = BTreeMap::new();
+    if parts.is_empty() {
+        return Ok(found);
+    }
+    let reader = shard.machine.reader();
+    let reader = reader.ok_or_else(|| ServiceError::Unavailable("the shard is starting".into()))?;
+    for part in parts {
+        found.insert(part, stored_exemplars(&reader, tenant_number, part)?);
+    }
+    Ok(found)
+}
+
 fn exemplars(shard: &Shard, request: &ExemplarsRequest, stop: &Stop) -> Result<ExemplarsResponse, ServiceError> {
     let tenant = select::tenant(&request.tenant)?;
+    let stored = exemplars_of_parts(shard, &tenant, request)?;
     shard.machine.read(|state| {
         state.check_map(request.placement_epoch, request.end_ms)?;
         let Some(head) = state.head(&tenant) else {
@@ -231,14 +264,28 @@ fn exemplars(shard: &Shard, request: &ExemplarsRequest, stop: &Stop) -> Result<E
         };
         let series = matching(head, &request.matchers, stop)?;
         let mut by_series: BTreeMap<SeriesRef, Vec<Exemplar>> = BTreeMap::new();
-        for exemplar in head.exemplars.within(request.start_ms, request.end_ms) {
-            if head.find_ref(exemplar.series).is_some_and(|o| series.contains(o)) {
+        let mut add = |exemplar: &head::Exemplar, part: Option<&SealedPart>| {
+            let Some(ordinal) = head.find_ref(exemplar.series).filter(|o| series.contains(*o)) else {
+                return;
+            };
+            let at_ms = exemplar.timestamp_ms;
+            let is_wanted = (request.start_ms..=request.end_ms).contains(&at_ms);
+            if is_wanted && part.is_none_or(|part| !head.deleted_in(part, ordinal).contains(at_ms)) {
                 by_series.entry(exemplar.series).or_default().push(Exemplar {
                     labels: exemplar.labels.to_vec().into(),
                     value: exemplar.value,
-                    timestamp_ms: exemplar.timestamp_ms,
+                    timestamp_ms: at_ms,
                 });
             }
+        };
+        for part in head.sealed.values() {
+            let stored = stored.get(&part.number).into_iter().flatten();
+            for exemplar in stored.chain(&part.exemplars) {
+                add(exemplar, Some(part));
+            }
+        }
+        for exemplar in head.exemplars.within(request.start_ms, request.end_ms) {
+            add(exemplar, None);
         }
         let mut rows: Vec<_> = by_series
             .into_iter()

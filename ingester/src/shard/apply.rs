@@ -7,7 +7,6 @@ use super::entry::{BadEntry, Bound, Catalogue, Command, Entry, Limits, SilentTar
 use super::state::{ShardState, TenantHead};
 use crate::head::{BadPage, Bounds, Deletion};
 use bytes::Bytes;
-use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{FeatureLevel, TenantId, TimeRange};
 use gnomon_proto::batch::{BadBatch, BatchView};
 use gnomon_proto::v1::AppendResponse;
@@ -22,10 +21,13 @@ pub(crate) enum ApplyError {
     #[error("log entry {index}: {source}")]
     Entry { index: u64, source: BadEntry },
     #[error(
-        "log entry {index} needs feature level {needed}; this build has up to {}",
-        CURRENT_FEATURE_LEVEL
+        "log entry {index} needs feature level {needed}, this build understands {understands} only: start a newer one"
     )]
-    FeatureLevel { index: u64, needed: FeatureLevel },
+    FeatureLevel {
+        index: u64,
+        needed: FeatureLevel,
+        understands: FeatureLevel,
+    },
     #[error("log entry {index}: {source}")]
     Page { index: u64, source: BadPage },
 }
@@ -37,6 +39,7 @@ pub(super) struct Deleting {
     revision: u64,
     /// In their order.
     left: VecDeque<Arc<Tombstone>>,
+    with_exemplars: bool,
     current: Option<Deletion>,
 }
 
@@ -54,16 +57,20 @@ impl ShardState {
     /// proposer then.
     pub(crate) fn begin(&mut self, index: u64, payload: &[u8]) -> Result<Bytes, ApplyError> {
         let entry = Entry::decode(payload).map_err(|source| ApplyError::Entry { index, source })?;
-        if entry.feature_level > CURRENT_FEATURE_LEVEL {
+        if entry.feature_level > self.understands {
             return Err(ApplyError::FeatureLevel {
                 index,
                 needed: entry.feature_level,
+                understands: self.understands,
             });
         }
         let proposed_at_ms = entry.proposed_at.0;
         let answer = match entry.command {
             Command::Batch { limits, batch } => self.apply_batch(index, limits, proposed_at_ms, batch),
-            Command::Seal { window } => self.apply_seal(window).map(|()| Bytes::new()),
+            Command::Seal { window, with_exemplars } => {
+                self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                self.apply_seal(window, with_exemplars).map(|()| Bytes::new())
+            }
             Command::Published {
                 part,
                 catalogue_revision,
@@ -71,7 +78,11 @@ impl ShardState {
                 self.apply_published(part, catalogue_revision);
                 Ok(Bytes::new())
             }
-            Command::ExpireTargets { targets } => self.apply_expiry(&targets, proposed_at_ms).map(|()| Bytes::new()),
+            Command::ExpireTargets { targets } => self.apply_expiry(&targets, 0, proposed_at_ms).map(|()| Bytes::new()),
+            Command::ExpireBetweenTicks { targets } => {
+                self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                self.apply_expiry(&targets, 1, proposed_at_ms).map(|()| Bytes::new())
+            }
             Command::FeatureLevel { level } => {
                 self.counters.feature_level = self.counters.feature_level.max(level);
                 Ok(Bytes::new())
@@ -156,12 +167,14 @@ impl ShardState {
         Ok(outcome)
     }
 
-    fn apply_seal(&mut self, window: TimeRange) -> Result<(), BadPage> {
+    fn apply_seal(&mut self, window: TimeRange, with_exemplars: bool) -> Result<(), BadPage> {
         for tenant in self.tenants.values_mut() {
-            let sealed = tenant
-                .head
-                .seal(window, self.counters.next_part, self.counters.tombstone_revision)?;
+            let number = self.counters.next_part;
+            let sealed = tenant.head.seal(window, number, self.counters.tombstone_revision)?;
             if sealed {
+                if with_exemplars {
+                    tenant.head.seal_exemplars(number);
+                }
                 self.counters.next_part += 1;
             }
             tenant.head.remove_unused(window.start.0);
@@ -196,11 +209,13 @@ impl ShardState {
                 .filter(|t| t.revision > known)
                 .cloned()
                 .collect(),
+            with_exemplars: catalogue.with_exemplars,
             current: None,
         });
     }
 
-    fn apply_expiry(&mut self, silent: &[SilentTarget], proposed_at_ms: i64) -> Result<(), BadPage> {
+    /// Markers are `early_ms` before the tick that would have followed the last one.
+    fn apply_expiry(&mut self, silent: &[SilentTarget], early_ms: i64, proposed_at_ms: i64) -> Result<(), BadPage> {
         for gone in silent {
             let Some(tenant) = self.tenants.get_mut(&gone.tenant) else {
                 continue;
@@ -213,7 +228,7 @@ impl ShardState {
             }
             let owned = self.counters.bounds;
             let handed_over = proposed_at_ms >= owned.until_ms && !target.is_overdue_at(owned.until_ms);
-            let (at_ms, series) = target.expire(owned.from_ms);
+            let (at_ms, series) = target.expire(owned.from_ms, early_ms);
             tenant.head.changes.targets.insert(gone.target);
             if handed_over {
                 // It was not silent: it is in the shards of the next epoch.
@@ -263,7 +278,9 @@ impl Deleting {
         let head = tenants.get_mut(&tombstone.tenant).map(|there| &mut there.head);
         let has_more = match head {
             Some(head) => {
-                let deletion = self.current.get_or_insert_with(|| head.begin_delete(tombstone));
+                let deletion = self
+                    .current
+                    .get_or_insert_with(|| head.begin_delete(tombstone, self.with_exemplars));
                 head.delete_some(deletion)?
             }
             None => false,

@@ -105,12 +105,14 @@ impl<'a, 'b> BatchRun<'a, 'b> {
                 self.refuse(self.bounds.not_owned(), &[], header.tick_ms);
             }
             self.response.ticks_taken.push(false);
+            self.response.ticks_repeated.push(false);
             return Ok(Ok(()));
         }
         match self.find_unknown(group) {
             Err(bad) => return Ok(Err(bad)),
             Ok(true) => {
                 self.response.ticks_taken.push(false);
+                self.response.ticks_repeated.push(false);
                 return Ok(Ok(()));
             }
             Ok(false) => {}
@@ -132,6 +134,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             }
         }
         self.response.ticks_taken.push(verdict == Verdict::Take);
+        self.response.ticks_repeated.push(verdict == Verdict::Repeated);
         self.head.targets.insert(header.target, target);
         self.head.changes.targets.insert(header.target);
         Ok(done)

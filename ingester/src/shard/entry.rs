@@ -4,7 +4,10 @@
 //! entry: limits in force, the time of the proposal, the feature level by which the entry is to be understood.
 
 use bytes::Bytes;
-use gnomon_model::ids::{BASE_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL, DELETES_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL};
+use gnomon_model::ids::{
+    BASE_FEATURE_LEVEL, BLOCK_EXTRAS_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL, DELETES_FEATURE_LEVEL,
+    METRIC_LIMIT_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL,
+};
 use gnomon_model::{FeatureLevel, MatchOp, Matcher, TargetId, TenantId, TimeRange, TimestampMs};
 use gnomon_tsdb::Tombstone;
 use std::sync::Arc;
@@ -24,6 +27,9 @@ const CATALOGUE: u8 = 6;
 const BATCH_WITH_METRIC_LIMIT: u8 = 7;
 const UNTIL: u8 = 8;
 const FROM: u8 = 9;
+const EXPIRE_BETWEEN_TICKS: u8 = 11;
+const SEAL_WITH_EXEMPLARS: u8 = 12;
+const CATALOGUE_WITH_EXEMPLARS: u8 = 13;
 
 /// What apply refuses by, as the leader had it configured when it proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +73,15 @@ pub struct SilentTarget {
 pub enum Command<B = Bytes> {
     /// Samples, in the bytes of `gnomon_proto::batch`.
     Batch { limits: Limits, batch: B },
-    /// Turns what the window holds into parts, one for each tenant.
-    Seal { window: TimeRange },
+    /// Turns what the window holds into parts, one for each tenant; with its exemplars, where all replicas know how.
+    Seal { window: TimeRange, with_exemplars: bool },
     /// A part is in the catalogue as of this revision of it: drop the samples.
     Published { part: u64, catalogue_revision: u64 },
     /// Markers for targets that are gone.
     ExpireTargets { targets: Vec<SilentTarget> },
+    /// The same, with markers a millisecond before the next tick was due: where the target was scraped all the same, and its
+    /// ticks come late, none of them is in their place.
+    ExpireBetweenTicks { targets: Vec<SilentTarget> },
     /// Entries from here on may need this level.
     FeatureLevel { level: FeatureLevel },
     /// What the catalogue says that a shard has to keep to.
@@ -102,6 +111,8 @@ pub struct Catalogue {
     pub first_part: u64,
     /// Those the shard does not know, ascending by revision.
     pub tombstones: Vec<Arc<Tombstone>>,
+    /// Whether they take exemplars too: where all replicas know how.
+    pub with_exemplars: bool,
 }
 
 /// A log entry; `B` is how it has a batch's bytes.
@@ -177,10 +188,15 @@ impl<B: AsRef<[u8]>> Command<B> {
         match self {
             Self::Batch { limits, .. } if limits.max_series_per_metric > 0 => BATCH_WITH_METRIC_LIMIT,
             Self::Batch { .. } => BATCH,
+            Self::Seal {
+                with_exemplars: true, ..
+            } => SEAL_WITH_EXEMPLARS,
             Self::Seal { .. } => SEAL,
             Self::Published { .. } => PUBLISHED,
             Self::ExpireTargets { .. } => EXPIRE_TARGETS,
+            Self::ExpireBetweenTicks { .. } => EXPIRE_BETWEEN_TICKS,
             Self::FeatureLevel { .. } => FEATURE_LEVEL,
+            Self::Catalogue(catalogue) if catalogue.with_exemplars => CATALOGUE_WITH_EXEMPLARS,
             Self::Catalogue(_) => CATALOGUE,
             Self::Until(_) => UNTIL,
             Self::From(_) => FROM,
@@ -191,8 +207,13 @@ impl<B: AsRef<[u8]>> Command<B> {
     pub(crate) fn feature_level(&self) -> FeatureLevel {
         match self {
             Self::Batch { limits, .. } if limits.max_series_per_metric > 0 => METRIC_LIMIT_FEATURE_LEVEL,
+            Self::Seal {
+                with_exemplars: true, ..
+            } => BLOCK_EXTRAS_FEATURE_LEVEL,
+            Self::Catalogue(catalogue) if catalogue.with_exemplars => BLOCK_EXTRAS_FEATURE_LEVEL,
             Self::Catalogue(_) => DELETES_FEATURE_LEVEL,
             Self::Until(_) | Self::From(_) => CLUSTER_FEATURE_LEVEL,
+            Self::ExpireBetweenTicks { .. } => OPERATIONS_FEATURE_LEVEL,
             _ => BASE_FEATURE_LEVEL,
         }
     }
@@ -213,7 +234,7 @@ impl<B: AsRef<[u8]>> Command<B> {
                 }
                 out.extend_from_slice(batch.as_ref());
             }
-            Self::Seal { window } => {
+            Self::Seal { window, .. } => {
                 out.extend_from_slice(&window.start.0.to_le_bytes());
                 out.extend_from_slice(&window.end.0.to_le_bytes());
             }
@@ -224,7 +245,7 @@ impl<B: AsRef<[u8]>> Command<B> {
                 out.extend_from_slice(&part.to_le_bytes());
                 out.extend_from_slice(&catalogue_revision.to_le_bytes());
             }
-            Self::ExpireTargets { targets } => {
+            Self::ExpireTargets { targets } | Self::ExpireBetweenTicks { targets } => {
                 out.extend_from_slice(&(targets.len() as u32).to_le_bytes());
                 for silent in targets {
                     let tenant = silent.tenant.as_str();
@@ -308,25 +329,29 @@ impl<'a> Command<&'a [u8]> {
                 },
                 batch: std::mem::take(&mut rest.0),
             },
-            SEAL => Self::Seal {
+            SEAL | SEAL_WITH_EXEMPLARS => Self::Seal {
                 window: TimeRange::new(TimestampMs(rest.i64("window")?), TimestampMs(rest.i64("window")?)),
+                with_exemplars: kind == SEAL_WITH_EXEMPLARS,
             },
             PUBLISHED => Self::Published {
                 part: rest.u64("part")?,
                 catalogue_revision: rest.u64("revision")?,
             },
-            EXPIRE_TARGETS => {
+            EXPIRE_TARGETS | EXPIRE_BETWEEN_TICKS => {
                 let count = rest.u32("targets")?;
                 let mut targets = Vec::new();
                 for _ in 0..count {
                     targets.push(rest.silent_target()?);
                 }
-                Self::ExpireTargets { targets }
+                match kind {
+                    EXPIRE_TARGETS => Self::ExpireTargets { targets },
+                    _ => Self::ExpireBetweenTicks { targets },
+                }
             }
             FEATURE_LEVEL => Self::FeatureLevel {
                 level: FeatureLevel(rest.u32("feature level")?),
             },
-            CATALOGUE => {
+            CATALOGUE | CATALOGUE_WITH_EXEMPLARS => {
                 let (revision, first_part) = (rest.u64("revision")?, rest.u64("part")?);
                 let mut tombstones = Vec::new();
                 for _ in 0..rest.u32("deletes")? {
@@ -336,6 +361,7 @@ impl<'a> Command<&'a [u8]> {
                     revision,
                     first_part,
                     tombstones,
+                    with_exemplars: kind == CATALOGUE_WITH_EXEMPLARS,
                 })
             }
             UNTIL => Self::Until(rest.bound()?),
@@ -445,12 +471,21 @@ mod tests {
             },
             Command::Seal {
                 window: TimeRange::window_of(TimestampMs(7_200_001), 7_200_000),
+                with_exemplars: false,
             },
             Command::Published {
                 part: 3,
                 catalogue_revision: 0x0102,
             },
             Command::ExpireTargets {
+                targets: vec![SilentTarget {
+                    tenant: TenantId::anonymous(),
+                    target: TargetId(0xfeed),
+                    term: 2,
+                    heard_ms: 15_000,
+                }],
+            },
+            Command::ExpireBetweenTicks {
                 targets: vec![SilentTarget {
                     tenant: TenantId::anonymous(),
                     target: TargetId(0xfeed),
@@ -469,6 +504,7 @@ mod tests {
                     start_ms: -1,
                     end_ms: 2,
                 })],
+                with_exemplars: false,
             }),
             Command::Batch {
                 limits: Limits {
@@ -487,6 +523,16 @@ mod tests {
                 at_ms: i64::MIN,
                 epoch: 0,
                 revision: 10,
+            }),
+            Command::Seal {
+                window: TimeRange::window_of(TimestampMs(7_200_001), 7_200_000),
+                with_exemplars: true,
+            },
+            Command::Catalogue(Catalogue {
+                revision: 9,
+                first_part: 4,
+                tombstones: Vec::new(),
+                with_exemplars: true,
             }),
         ];
         let entry = |command: Command| Entry {
@@ -509,6 +555,7 @@ mod tests {
                 "06" => 2,
                 "07" => 3,
                 "08" | "09" => 4,
+                "0b" | "0c" | "0d" => 5,
                 _ => 1,
             };
             format!("01{kind}0{level}0000000068e5cf8b010000")
@@ -518,6 +565,7 @@ mod tests {
             head("02") + "00dd6d0000000000 00badb0000000000",
             head("03") + "0300000000000000 0201000000000000",
             head("04") + "01000000 09 616e6f6e796d6f7573 edfe000000000000 0200000000000000 983a000000000000",
+            head("0b") + "01000000 09 616e6f6e796d6f7573 edfe000000000000 0200000000000000 983a000000000000",
             head("05") + "02000000",
             head("06")
                 + "0900000000000000 0400000000000000 01000000 0800000000000000 09000000 616e6f6e796d6f7573"
@@ -526,7 +574,10 @@ mod tests {
                 + "40771b000000000000 2e930200000000 c027090000000000 0700000000000000 0500000000000000 016261746368",
             head("08") + "00dd6d0000000000 02000000 0900000000000000",
             head("09") + "0000000000000080 00000000 0a00000000000000",
+            head("0c") + "00dd6d0000000000 00badb0000000000",
+            head("0d") + "0900000000000000 0400000000000000 00000000",
         ];
+        assert_eq!(examples().len(), golden.len());
         for (entry, golden) in examples().iter().zip(golden) {
             assert_eq!(hex(&entry.encode()), golden.replace(' ', ""));
         }

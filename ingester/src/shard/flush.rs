@@ -170,11 +170,16 @@ fn write_window(prefix: Vec<u8>, window: &WindowPages, room: &Room, sink: &mut d
 fn write_parts(tenant: u32, head: &Head, sink: &mut dyn StateSink) -> Result<(), BadPage> {
     for number in &head.changes.dropped_parts {
         sink.delete(&keys::part(tenant, *number));
+        sink.delete(&keys::part_exemplars(tenant, *number));
         let prefix = keys::part_pages(tenant, *number);
         sink.delete_range(&prefix, &keys::after(prefix.clone()));
     }
     for part in head.changes.new_parts.iter().filter_map(|n| head.sealed.get(n)) {
         sink.put(&keys::part(tenant, part.number), &records::part(part, head));
+        if !part.exemplars.is_empty() {
+            let key = keys::part_exemplars(tenant, part.number);
+            sink.put(&key, &records::exemplars(&part.exemplars));
+        }
         for series in part.pages.iter().flat_map(SealedPages::iter) {
             let (ordinal, pages) = series?;
             if let Some(series) = head.series(ordinal) {
@@ -209,6 +214,9 @@ fn write_rest(tenant: u32, head: &Head, sink: &mut dyn StateSink) {
     let (gone, new) = head.exemplars.unflushed();
     if !gone.is_empty() {
         sink.delete_range(&keys::exemplar(tenant, gone.start), &keys::exemplar(tenant, gone.end));
+    }
+    for number in head.exemplars.removed() {
+        sink.delete(&keys::exemplar(tenant, *number));
     }
     for (number, exemplar) in new {
         sink.put(&keys::exemplar(tenant, number), &records::exemplar(exemplar));

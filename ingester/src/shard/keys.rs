@@ -13,6 +13,7 @@ const TARGET: u8 = b't';
 const METADATA: u8 = b'm';
 const EXEMPLAR: u8 = b'x';
 const DELETE: u8 = b'g';
+const PART_EXEMPLARS: u8 = b'y';
 
 /// The page number of a window's tail: behind all closed pages.
 const TAIL: u32 = u32::MAX;
@@ -29,6 +30,7 @@ pub(crate) enum Key<'a> {
     Tail(u32, i64, SeriesRef),
     Part(u32, u64),
     PartPages(u32, u64, SeriesRef),
+    PartExemplars(u32, u64),
     Target(u32, TargetId),
     Metadata(u32, &'a str),
     Exemplar(u32, u64),
@@ -102,6 +104,12 @@ pub(crate) fn part_series(tenant: u32, number: u64, reference: SeriesRef) -> Vec
     key
 }
 
+pub(crate) fn part_exemplars(tenant: u32, number: u64) -> Vec<u8> {
+    let mut key = tenant_key(PART_EXEMPLARS, tenant);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
 pub(crate) fn target(tenant: u32, id: TargetId) -> Vec<u8> {
     let mut key = tenant_key(TARGET, tenant);
     key.extend_from_slice(&id.0.to_be_bytes());
@@ -155,6 +163,7 @@ pub(crate) fn parse(key: &[u8]) -> Option<Key<'_>> {
         TARGET => Key::Target(tenant, TargetId(number()?)),
         EXEMPLAR => Key::Exemplar(tenant, number()?),
         DELETE => Key::Delete(tenant, number()?),
+        PART_EXEMPLARS => Key::PartExemplars(tenant, number()?),
         METADATA => Key::Metadata(tenant, std::str::from_utf8(rest).ok()?),
         PART_PAGES => {
             let (part, rest) = rest.split_first_chunk::<8>()?;
@@ -196,6 +205,7 @@ mod tests {
             (metadata(7, "up"), Key::Metadata(7, "up")),
             (exemplar(7, 5), Key::Exemplar(7, 5)),
             (delete(7, 12), Key::Delete(7, 12)),
+            (part_exemplars(7, 9), Key::PartExemplars(7, 9)),
         ];
         for (bytes, key) in cases {
             assert_eq!(parse(&bytes), Some(key));

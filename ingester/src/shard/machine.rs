@@ -6,7 +6,8 @@ use super::keys;
 use super::state::ShardState;
 use bytes::Bytes;
 use gnomon_cluster::raft::{Applied, StateError, StateMachine, StateReader, StateWriter};
-use gnomon_model::ShardId;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{FeatureLevel, ShardId};
 use gnomon_promql::{MemoryBudget, QueryMemory};
 use parking_lot::{RwLock, RwLockWriteGuard};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// One replica of a shard.
 pub struct ShardMachine {
     shard: ShardId,
+    understands: FeatureLevel,
     state: RwLock<ShardState>,
     reader: RwLock<Option<Arc<dyn StateReader>>>,
     /// A part was sealed: flush, so that its pages leave memory.
@@ -32,6 +34,7 @@ impl ShardMachine {
     pub fn new(shard: ShardId) -> Self {
         Self {
             shard,
+            understands: CURRENT_FEATURE_LEVEL,
             state: RwLock::new(ShardState::new(shard)),
             reader: RwLock::new(None),
             wants_flush: AtomicBool::new(false),
@@ -40,6 +43,14 @@ impl ShardMachine {
             series: AtomicU64::new(0),
             read_memory: QueryMemory::unlimited(),
         }
+    }
+
+    /// As an older build, which understands no more than this.
+    #[must_use]
+    pub fn understanding(mut self, level: FeatureLevel) -> Self {
+        self.understands = level;
+        self.state.get_mut().understands = level;
+        self
     }
 
     /// Bounds what selections of this shard, and of others with the same memory, may hold.
@@ -150,7 +161,14 @@ impl StateMachine for ShardMachine {
 
     fn restore(&self, from: &dyn StateReader) -> Result<(), StateError> {
         let restored = ShardState::restore(self.shard, from.index(), &Source(from));
-        let restored = restored.map_err(|error| StateError::Corrupt(format!("shard {}: {error}", self.shard)))?;
+        let mut restored = restored.map_err(|error| StateError::Corrupt(format!("shard {}: {error}", self.shard)))?;
+        if restored.counters.feature_level > self.understands {
+            return Err(StateError::Newer {
+                found: restored.counters.feature_level,
+                understands: self.understands,
+            });
+        }
+        restored.understands = self.understands;
         self.sealed_bytes.store(restored.sealed_bytes(), Ordering::Relaxed);
         self.series.store(restored.series_count(), Ordering::Relaxed);
         *self.reader.write() = Some(from.share());

@@ -257,6 +257,7 @@ pub(crate) fn read_part(number: u64, bytes: &[u8], head: &Head) -> Result<Sealed
         tombstone_revision: if with_deletes { fields.u64()? } else { 0 },
         members: fields.refs(head)?,
         pages: None,
+        exemplars: Vec::new(),
     })
 }
 
@@ -345,6 +346,24 @@ pub(crate) fn exemplar(exemplar: &Exemplar) -> Vec<u8> {
     out.extend_from_slice(&exemplar.value.to_le_bytes());
     out.extend_from_slice(&exemplar.labels);
     out
+}
+
+/// Exemplars of a sealed part.
+pub(crate) fn exemplars(exemplars: &[Exemplar]) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    for one in exemplars {
+        put_bytes(&mut out, &exemplar(one));
+    }
+    out
+}
+
+pub(crate) fn read_exemplars(bytes: &[u8]) -> Result<Vec<Exemplar>, BadRecord> {
+    let mut fields = Fields::of(bytes, "exemplars of a part")?;
+    let mut out = Vec::new();
+    while !fields.rest.is_empty() {
+        out.push(read_exemplar(fields.bytes()?)?);
+    }
+    Ok(out)
 }
 
 pub(crate) fn read_exemplar(bytes: &[u8]) -> Result<Exemplar, BadRecord> {

@@ -7,7 +7,7 @@ use super::held::HeldBytes;
 use super::machine::ShardMachine;
 use super::state::{ShardState, TenantHead};
 use super::{keys, records};
-use crate::head::{BadPage, FEW_IN_ORDER, Head, Ordinal, PlacedPage, SealedPart, Stop, merge_pages};
+use crate::head::{BadPage, Exemplar, FEW_IN_ORDER, Head, Ordinal, PlacedPage, SealedPart, Stop, merge_pages};
 use bytes::Bytes;
 use gnomon_cluster::raft::StateReader;
 use gnomon_model::re2::is_costly;
@@ -544,6 +544,20 @@ pub(crate) fn stored_pages(
     let value = reader.get(&key).map_err(|e| ServiceError::Internal(e.to_string()))?;
     let pages = value.map(|v| records::read_pages(&v)).transpose();
     Ok(pages
+        .map_err(|e| ServiceError::Internal(e.to_string()))?
+        .unwrap_or_default())
+}
+
+/// A durable part's exemplars.
+pub(crate) fn stored_exemplars(
+    reader: &Arc<dyn StateReader>,
+    tenant_number: u32,
+    part: u64,
+) -> Result<Vec<Exemplar>, ServiceError> {
+    let value = reader.get(&keys::part_exemplars(tenant_number, part));
+    let value = value.map_err(|e| ServiceError::Internal(e.to_string()))?;
+    let exemplars = value.map(|v| records::read_exemplars(&v)).transpose();
+    Ok(exemplars
         .map_err(|e| ServiceError::Internal(e.to_string()))?
         .unwrap_or_default())
 }

@@ -2,6 +2,7 @@
 
 use super::apply::Deleting;
 use crate::head::{Head, SealedPart};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{FeatureLevel, ShardId, TenantId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -88,6 +89,8 @@ pub(crate) struct TenantHead {
 #[derive(Debug)]
 pub(crate) struct ShardState {
     pub(crate) shard: ShardId,
+    /// What this build understands; no entry of a later level is applied.
+    pub(crate) understands: FeatureLevel,
     /// Index of the last entry applied; 0 before any.
     pub(crate) applied: u64,
     pub(crate) counters: Counters,
@@ -102,6 +105,7 @@ impl ShardState {
     pub(crate) fn new(shard: ShardId) -> Self {
         Self {
             shard,
+            understands: CURRENT_FEATURE_LEVEL,
             applied: 0,
             counters: Counters::default(),
             tenants: BTreeMap::new(),

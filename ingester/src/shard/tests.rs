@@ -4,16 +4,20 @@
 mod counting;
 mod deleting;
 mod epochs;
+mod exemplars;
 mod hand_over;
 mod ordering;
 mod random_log;
 
+use super::ShardMachine;
 use super::apply::ApplyError;
 use super::entry::{Command, Entry, Limits, SilentTarget};
 use super::flush::{RestoreError, StateSink, StateSource, Visit};
 use super::state::ShardState;
 use crate::head::{Head, Stop, WINDOW_MS};
+use crate::testing::MemoryState;
 use bytes::Bytes;
+use gnomon_cluster::raft::{Applied, StateMachine};
 use gnomon_model::{
     FeatureLevel, Labels, LabelsRef, MatchOp, Matcher, PlacementEpoch, STALE_NAN, SeriesRef, ShardId, TargetId,
     TenantId, TimeRange, TimestampMs, is_stale_nan,
@@ -132,7 +136,10 @@ impl Rig {
 
     fn seal(&mut self, start_ms: i64) {
         let window = TimeRange::window_of(TimestampMs(start_ms), WINDOW_MS);
-        self.apply(Command::Seal { window });
+        self.apply(Command::Seal {
+            window,
+            with_exemplars: true,
+        });
     }
 }
 
@@ -316,6 +323,29 @@ fn time_rules() {
     assert_eq!(reasons(&rig.rows(&[(&a, now - 1, 3.0)])), [(Reason::OutOfOrder, 1)]);
 }
 
+/// Whoever has not heard that it was taken sends it again, after the window was sealed.
+#[test]
+fn a_late_sample_that_is_repeated_after_its_window_was_sealed_was_taken() {
+    let mut rig = Rig::new();
+    let (a, b) = (named("a"), named("b"));
+    let late = T0 + 1_000;
+    rig.now_ms = T0 + 5 * WINDOW_MS;
+    assert_eq!(rig.rows(&[(&a, T0 + 5 * WINDOW_MS, 1.0)]).samples_taken, 1);
+    assert_eq!(rig.rows(&[(&b, late - 5, 1.0), (&b, late, 2.0)]).samples_taken, 2);
+    rig.seal(T0);
+    rig.flush();
+    let again = rig.rows(&[(&b, late, 2.0)]);
+    assert_eq!((again.duplicates, reasons(&again)), (1, vec![]));
+    assert_eq!(rig.rows(&[(&b, late + WINDOW_MS, 3.0)]).samples_taken, 1);
+    assert_eq!(
+        rig.rows(&[(&b, late, 2.0)]).duplicates,
+        1,
+        "also when newer ones are there"
+    );
+    assert_eq!(reasons(&rig.rows(&[(&b, late + 1, 2.0)])), [(Reason::TooOld, 1)]);
+    assert_eq!(rig.values("b"), [(late - 5, 1.0), (late, 2.0), (late + WINDOW_MS, 3.0)]);
+}
+
 #[test]
 fn series_limit_is_for_new_series_only() {
     let mut rig = Rig::new();
@@ -487,6 +517,49 @@ fn a_silent_target_expires_unless_it_came_back() {
 }
 
 #[test]
+fn a_target_that_was_scraped_all_the_same_comes_late_with_every_tick() {
+    let mut rig = Rig::new();
+    rig.tick(&header(T0), &["a"]);
+    let silent = SilentTarget {
+        tenant: TenantId::anonymous(),
+        target: TargetId(7),
+        term: 1,
+        heard_ms: rig.now_ms,
+    };
+    rig.now_ms += 120_000;
+    rig.apply(Command::ExpireBetweenTicks { targets: vec![silent] });
+    // Its scraper was cut off, and held what it scraped.
+    for tick in 1..=8 {
+        let taken = rig.tick(&header(T0 + tick * 15_000), &["a"]).ticks_taken;
+        assert_eq!(taken, [true], "tick {tick}");
+    }
+    let values = rig.values("a");
+    let markers: Vec<_> = values.iter().filter(|v| is_stale_nan(v.1)).map(|v| v.0).collect();
+    assert_eq!(markers, [T0 + 14_999]);
+    let times: Vec<_> = values.iter().filter(|v| !is_stale_nan(v.1)).map(|v| v.0).collect();
+    assert_eq!(times, (0..=8).map(|tick| T0 + tick * 15_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refusal_says_whether_the_tick_was_there_or_another_owns_the_target() {
+    let mut rig = Rig::new();
+    let newer = TickHeader {
+        term: 3,
+        ..header(T0 + 15_000)
+    };
+    let first = rig.tick(&newer, &["a"]);
+    assert_eq!((first.ticks_taken, first.ticks_repeated), (vec![true], vec![false]));
+    let again = rig.tick(&newer, &["a"]);
+    assert_eq!((again.ticks_taken, again.ticks_repeated), (vec![false], vec![true]));
+    let older = TickHeader {
+        term: 2,
+        ..header(T0 + 30_000)
+    };
+    let older = rig.tick(&older, &["a"]);
+    assert_eq!((older.ticks_taken, older.ticks_repeated), (vec![false], vec![false]));
+}
+
+#[test]
 fn the_home_remembers_other_shards_for_some_ticks() {
     let mut rig = Rig::new();
     let mut home = header(T0);
@@ -549,6 +622,50 @@ fn entries_of_a_newer_build_stop_the_replica() {
     entry.feature_level = FeatureLevel(1);
     assert!(rig.state.apply(1, &entry.encode()).is_ok());
     assert!(rig.state.apply(2, b"\x02").is_err());
+}
+
+#[test]
+fn a_store_of_a_newer_level_is_refused_by_an_older_build() {
+    let newer = ShardMachine::new(ShardId(7));
+    let mut store = MemoryState::default();
+    newer.restore(&store).unwrap();
+    let entry = |level: u32| {
+        let entry: Entry = Entry {
+            feature_level: FeatureLevel(level),
+            proposed_at: TimestampMs(0),
+            command: Command::FeatureLevel {
+                level: FeatureLevel(level),
+            },
+        };
+        entry.encode()
+    };
+    let apply = |machine: &ShardMachine, index, level| {
+        let payload = entry(level);
+        let applied = Applied {
+            index,
+            term: 1,
+            payload: &payload,
+        };
+        let answers = machine.apply(&[applied]);
+        answers.len() == 1 && machine.is_sound()
+    };
+    let older = || ShardMachine::new(ShardId(7)).understanding(FeatureLevel(4));
+    assert!(apply(&newer, 1, 4));
+    newer.flush(&mut store).unwrap();
+    newer.flushed(1);
+    older().restore(&store).unwrap();
+    assert!(apply(&newer, 2, 5));
+    newer.flush(&mut store).unwrap();
+    let refused = older().restore(&store).unwrap_err().to_string();
+    assert!(
+        refused.contains("at feature level 5") && refused.contains("understands 4 only"),
+        "{refused}"
+    );
+    ShardMachine::new(ShardId(7)).restore(&store).unwrap();
+    // By the log it comes to the same.
+    let replica = older();
+    replica.restore(&MemoryState::default()).unwrap();
+    assert!(apply(&replica, 1, 4) && !apply(&replica, 2, 5));
 }
 
 #[test]

@@ -74,6 +74,7 @@ async fn start(backend: Arc<MemoryBackend>, flush_log_bytes: u64) -> Running {
         duties: DutyOptions::default(),
         read_memory: gnomon_promql::QueryMemory::unlimited(),
         prefer_after: gnomon_cluster::raft::PREFER_AFTER,
+        feature_level: gnomon_model::ids::CURRENT_FEATURE_LEVEL,
         stop: CancellationToken::new(),
     });
     Running {

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod assign;
+pub mod blocking;
 pub mod bounds;
 pub mod clients;
 pub mod deletes;

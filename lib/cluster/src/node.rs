@@ -9,29 +9,36 @@
 //! Invariant: a node id belongs to one data folder; a wiped folder is a new node.
 
 mod assigner;
+mod clocks;
 mod expiry;
 mod found;
 mod identity;
 mod lease;
+mod left;
+mod level;
 #[cfg(test)]
 mod tests;
 mod wishes;
 
+pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use identity::{ClusterMark, NodeIdentity};
-pub use wishes::GroupWishes;
+pub use left::LeftNode;
+pub use wishes::{GroupWishes, LastHeard};
 
 use crate::assign::{REPLACE_AFTER_MS, Rules};
+use crate::blocking::blocking;
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
-use crate::meta::{CheckpointError, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
+use crate::meta::{CheckpointError, FORGET_AFTER_MS, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
     Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, PREFER_AFTER, ProposeError,
-    RaftService, ReadError, StateMachine, keep_members,
+    RaftService, RaftTransport, ReadError, StateMachine, keep_members,
 };
 use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
 use async_trait::async_trait;
 use bytes::Bytes;
-use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_model::{Clock, ClusterId, FeatureLevel, GroupId, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
@@ -47,6 +54,9 @@ use tokio_util::task::TaskTracker;
 /// How long a node that stops tries to say so.
 const FAREWELL: Duration = Duration::from_millis(700);
 
+/// How long a node counts as alive after its last sign of life, unless its options say otherwise.
+pub const LEASE: Duration = Duration::from_secs(15);
+
 /// What a node is started with.
 pub struct NodeOptions {
     pub data_folder: PathBuf,
@@ -61,6 +71,8 @@ pub struct NodeOptions {
     pub peers: Vec<String>,
     pub zone: String,
     pub version: String,
+    /// What this node understands: less than the build does where it is to behave as an older one.
+    pub feature_level: FeatureLevel,
     /// Shards of a cluster that is founded now; none: one per core of the expected nodes. Frozen then.
     pub shards: Option<u32>,
     /// Replicas of each shard of a cluster that is founded now; none: three where so many ingesters are expected.
@@ -69,6 +81,8 @@ pub struct NodeOptions {
     pub expect: u32,
     /// After what silence a node's replicas are made anew elsewhere.
     pub replace_after: Duration,
+    /// How long a node that nothing is needed of is remembered after its last sign of life.
+    pub forget_after: Duration,
     /// How long the node counts as alive after its last sign of life.
     pub lease: Duration,
     /// How long to look for the cluster at the start.
@@ -76,6 +90,8 @@ pub struct NodeOptions {
     /// Between two copies of the catalogue in the bucket, which the leader of the metadata group makes.
     pub checkpoint_pause: Duration,
     pub store: StoreOptions,
+    /// The store itself, of a simulated node; none: it is opened in the data folder.
+    pub given_store: Option<Arc<NodeStore>>,
     /// A group's state is flushed, and its log becomes shorter, after this many bytes of log.
     pub flush_log_bytes: u64,
     pub channel: ChannelOptions,
@@ -109,14 +125,17 @@ impl NodeOptions {
             peers: Vec::new(),
             zone: String::new(),
             version: String::new(),
+            feature_level: CURRENT_FEATURE_LEVEL,
             shards: None,
             replicas: None,
             expect: 1,
             replace_after: Duration::from_millis(REPLACE_AFTER_MS.unsigned_abs()),
-            lease: Duration::from_secs(15),
+            forget_after: Duration::from_millis(FORGET_AFTER_MS.unsigned_abs()),
+            lease: LEASE,
             join_timeout: Duration::from_secs(60),
             checkpoint_pause: Duration::from_secs(30),
             store: StoreOptions::default(),
+            given_store: None,
             flush_log_bytes: FLUSH_LOG_BYTES,
             channel: ChannelOptions::default(),
             clock,
@@ -148,7 +167,7 @@ pub enum NodeError {
     #[error(
         "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
          Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \
-         bucket. Where its data folders are lost: gnomon bucket check --repair --found-anew"
+         bucket. Where its data folders are lost: gnomon cluster recover"
     )]
     Taken { bucket: String, found: ClusterId },
     #[error(
@@ -263,8 +282,10 @@ impl MetaLog for Group {
         Self::propose(self, entry).await
     }
 
+    /// Any replica will do: a node that looks for the leader may know the addresses of others only, and where the leader is
+    /// is in the state.
     async fn read_index(&self) -> Result<(), ReadError> {
-        Self::read_index(self).await.map(|_| ())
+        Self::read_index_here(self).await.map(|_| ())
     }
 }
 
@@ -310,7 +331,17 @@ impl Starting {
     async fn run(&self) -> Result<NodeHandle, NodeError> {
         let options = &self.options;
         let file = identity::IdentityFile::of(&options.data_folder);
+        let store = match options.is_ingester() {
+            true => Some(self.open_store().await?),
+            false => None,
+        };
         let mut identity = self.identity(&file).await?;
+        if let (Some(known), Some(store)) = (&identity, &store)
+            && self.has_lost_its_store(known, store).await?
+        {
+            file.remove()?;
+            identity = None;
+        }
         let mut client = None;
         if identity.is_none() {
             let joining = self.meta_client(None)?;
@@ -322,9 +353,9 @@ impl Starting {
         identity.incarnation += 1;
         file.write(&identity)?;
         let (states, meta_watch) = watch::channel(Arc::<MetaState>::default());
-        let ingester = match options.is_ingester() {
-            true => Some(self.open_ingester(&identity, &meta_watch).await?),
-            false => None,
+        let ingester = match store {
+            Some(store) => Some(self.open_ingester(&identity, store, &meta_watch).await?),
+            None => None,
         };
         if let (Some(own), Some(serve)) = (&ingester, &options.serve_groups) {
             serve(own);
@@ -346,6 +377,9 @@ impl Starting {
             node: identity.node_id,
             incarnation: identity.incarnation,
             lease: options.lease,
+            clock: options.clock.clone(),
+            states: meta_watch.clone(),
+            clock_off: lease::register(&options.registry)?,
         };
         self.tasks.spawn(lease.run(self.stop.child_token()));
         if let Some(own) = &ingester {
@@ -401,6 +435,8 @@ impl Starting {
             clock: options.clock.clone(),
             lease: options.lease,
             replace_after: options.replace_after,
+            forget_after: options.forget_after,
+            understands: options.feature_level,
             changes: assigner::register(&options.registry)?,
             rules,
             heard: assigner::Heard::default(),
@@ -413,6 +449,7 @@ impl Starting {
             meta: client.clone(),
             clock: options.clock.clone(),
             rules: judged_by,
+            heard: LastHeard::default(),
             prefer_after: PREFER_AFTER,
         };
         let (group, clock) = (own.meta_group.clone(), options.clock.clone());
@@ -427,22 +464,53 @@ impl Starting {
         Ok(())
     }
 
-    /// Opens the store and the groups' host, and the metadata group in it. Where nodes are is known from what is followed,
+    async fn open_store(&self) -> Result<Arc<NodeStore>, NodeError> {
+        let options = &self.options;
+        if let Some(store) = &options.given_store {
+            return Ok(store.clone());
+        }
+        let (folder, store_options) = (store_folder(&options.data_folder), options.store.clone());
+        let (clock, registry) = (options.clock.clone(), options.registry.clone());
+        let opening = blocking(move || NodeStore::open(&folder, store_options, clock, &registry));
+        let opened = opening.await.map_err(|e| NodeError::Folder {
+            path: options.data_folder.display().to_string(),
+            why: e.to_string(),
+        })?;
+        Ok(opened?)
+    }
+
+    /// Whether the folder says who the node is, and what it has stored as that is gone. Nobody knows for whom it voted and
+    /// what it has acknowledged: it must not vote again as itself, and joins as a new node. A node alone is told to its
+    /// user instead ([`Self::no_replica`]).
+    async fn has_lost_its_store(&self, identity: &NodeIdentity, store: &NodeStore) -> Result<bool, NodeError> {
+        if store.identity().is_some() || identity.founding || self.options.others().is_empty() {
+            return Ok(false);
+        }
+        self.options.channel.membership.learn(identity.cluster_id);
+        let client = self.meta_client(None)?;
+        let state = self.cluster_state(&client, |state| !state.epochs.is_empty()).await?;
+        let known = state.nodes.iter().find(|node| node.id == identity.node_id.0);
+        // One that was of other roles had none.
+        let is_lost = known.is_some_and(|node| node.roles.iter().any(|role| role == "ingester"));
+        if is_lost {
+            tracing::warn!(
+                node = %identity.node_id, store = %store_folder(&self.options.data_folder).display(),
+                "what this node had stored is gone: it joins as a new node, and its peers fill it"
+            );
+        }
+        Ok(is_lost)
+    }
+
+    /// Opens the groups' host in a store, and the metadata group in it. Where nodes are is known from what is followed,
     /// and before that from what the replica of the metadata group has stored.
     async fn open_ingester(
         &self,
         identity: &NodeIdentity,
+        store: Arc<NodeStore>,
         followed: &watch::Receiver<Arc<MetaState>>,
     ) -> Result<IngesterNode, NodeError> {
         let options = &self.options;
-        let (folder, store_options) = (store_folder(&options.data_folder), options.store.clone());
-        let (clock, registry) = (options.clock.clone(), options.registry.clone());
-        let opening = tokio::task::spawn_blocking(move || NodeStore::open(&folder, store_options, clock, &registry));
-        let store = opening.await.map_err(|e| NodeError::Folder {
-            path: options.data_folder.display().to_string(),
-            why: e.to_string(),
-        })??;
-        let machine = Arc::new(MetaMachine::default());
+        let machine = Arc::new(MetaMachine::understanding(options.feature_level));
         let sources = [followed.clone(), machine.watch()];
         let address = move |node: NodeId| {
             sources.iter().find_map(|states| {
@@ -451,6 +519,10 @@ impl Starting {
             })
         };
         let addresses: Arc<dyn Addresses> = Arc::new(address);
+        let transport: Arc<dyn RaftTransport> = match &options.channel.network {
+            Some(network) => network.raft(identity.node_id),
+            None => Arc::new(GrpcTransport::new(addresses, options.channel.tls.clone())),
+        };
         let host = GroupHost::new(HostOptions {
             flush_log_bytes: options.flush_log_bytes,
             ..HostOptions::new(
@@ -459,7 +531,7 @@ impl Starting {
                     node: identity.node_id,
                 },
                 store.clone(),
-                Arc::new(GrpcTransport::new(addresses, options.channel.tls.clone())),
+                transport,
                 options.clock.clone(),
                 options.registry.clone(),
             )
@@ -512,7 +584,7 @@ impl Starting {
             path: store_folder(&self.options.data_folder).display().to_string(),
             why: format!(
                 "the store of cluster {} is gone: restore it from a backup, or begin anew with another data folder and \
-                 another bucket (rebuilding a cluster from its bucket is not supported yet)",
+                 another bucket; gnomon cluster recover makes a cluster of what is in the bucket",
                 identity.cluster_id
             ),
         })

@@ -71,7 +71,7 @@ impl GroupId {
 }
 
 /// The newest feature level this build understands.
-pub const CURRENT_FEATURE_LEVEL: FeatureLevel = CLUSTER_FEATURE_LEVEL;
+pub const CURRENT_FEATURE_LEVEL: FeatureLevel = ROLLING_FEATURE_LEVEL;
 /// What every version understands.
 pub const BASE_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
 /// Deletes in the catalogue and in the logs of shards.
@@ -81,8 +81,17 @@ pub const METRIC_LIMIT_FEATURE_LEVEL: FeatureLevel = FeatureLevel(3);
 /// Several ingesters: who votes where is told to the metadata group, and replicas move; and what came with them: turns of
 /// HA pairs, several placement epochs.
 pub const CLUSTER_FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
+/// Nodes tell how far their clocks are off.
+pub const CLOCKS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
+/// Placement epochs are called off, nodes forgotten; targets that were silent expire a moment before their next tick.
+pub const OPERATIONS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
+/// A cluster comes to it by itself, once all of its nodes understand it; from then on older builds are refused by what they
+/// have stored, too.
+pub const ROLLING_FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
 /// Every call between nodes says which cluster it is for.
 pub const NAMED_CALLS_FEATURE_LEVEL: FeatureLevel = CLUSTER_FEATURE_LEVEL;
+/// Blocks of format version 4, which have exemplars and metadata; seals and deletes that mind exemplars.
+pub const BLOCK_EXTRAS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

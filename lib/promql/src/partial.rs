@@ -60,6 +60,45 @@ pub enum Partial {
     },
 }
 
+impl Partial {
+    /// The same piece as one of `total` steps, of which those it is of stand behind the first `before`.
+    #[must_use]
+    pub fn widened(self, before: usize, total: usize) -> Self {
+        fn widened<T: Copy>(cells: Vec<T>, before: usize, total: usize, nothing: T) -> Vec<T> {
+            let mut wide = vec![nothing; before];
+            wide.extend(cells);
+            wide.resize(total, nothing);
+            wide
+        }
+        match self {
+            Self::Group(mut group) => {
+                group.counts = widened(group.counts, before, total, 0);
+                group.numbers = match group.numbers {
+                    PartialNumbers::None => PartialNumbers::None,
+                    PartialNumbers::Extremes(best) => PartialNumbers::Extremes(widened(best, before, total, f64::NAN)),
+                    PartialNumbers::Sums { high, low, mut wide } => {
+                        for (step, _) in &mut wide {
+                            *step = step.saturating_add(before);
+                        }
+                        PartialNumbers::Sums {
+                            high: widened(high, before, total, 0.0),
+                            low: widened(low, before, total, 0.0),
+                            wide,
+                        }
+                    }
+                };
+                Self::Group(group)
+            }
+            Self::Column(mut column) => {
+                column.present = widened(column.present, before, total, false);
+                column.values = widened(column.values, before, total, f64::NAN);
+                Self::Column(column)
+            }
+            rest @ (Self::Note(_) | Self::Read { .. }) => rest,
+        }
+    }
+}
+
 /// Pieces of an answer, of all that have a share in it.
 pub trait PartialIter {
     /// The next piece; none at the end.

@@ -11,8 +11,8 @@ pub mod parquet;
 pub mod prometheus;
 
 pub use block::{
-    BlockCache, BlockError, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, FinishedBlock, MemorySink,
-    Selection, UploadSink,
+    BlockCache, BlockError, BlockExemplars, BlockMeta, BlockReader, BlockSink, BlockStats, BlockWriter, Exemplar,
+    ExemplarFilter, ExemplarMerge, FinishedBlock, MemorySink, MetricMetadata, Selection, SeriesExemplars, UploadSink,
 };
 pub use bucket::{Bucket, BucketError, Created};
 pub use deletes::{Deletes, Intervals, Tombstone};

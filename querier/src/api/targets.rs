@@ -108,6 +108,18 @@ struct Active<'a> {
     /// Not in Prometheus: which of several scrapers has it.
     #[serde(skip_serializing_if = "str::is_empty")]
     scraper: &'a str,
+    /// Nor these: scrapes that wait for their shards, and what was given up of them. Left out where there is nothing.
+    #[serde(skip_serializing_if = "is_zero")]
+    held_scrapes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_since: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    shed_samples: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize)]
@@ -135,6 +147,9 @@ fn active(target: &v1::ActiveTarget) -> Active<'_> {
         scrape_interval: milliseconds(target.scrape_interval_ms),
         scrape_timeout: milliseconds(target.scrape_timeout_ms),
         scraper: &target.scraper,
+        held_scrapes: target.held_scrapes,
+        held_since: (target.held_scrapes > 0).then(|| instant::or_zero_time(target.held_since_ms)),
+        shed_samples: target.shed_samples,
     }
 }
 

@@ -30,6 +30,16 @@ pub(super) struct Pieces {
     pub(super) held: Reserved,
 }
 
+/// Some steps of a fragment, among all that are evaluated apart.
+#[derive(Clone)]
+pub(super) struct Part {
+    /// The steps themselves.
+    pub(super) fragment: Fragment,
+    /// Steps before and all together.
+    pub(super) before: usize,
+    pub(super) total: usize,
+}
+
 /// Whether there are histograms among the samples, which have to be evaluated in one place.
 pub(super) fn has_histograms(series: &[MergedSeries]) -> bool {
     let mut pages = series.iter().flat_map(|series| series.runs.iter().flatten());
@@ -44,7 +54,7 @@ pub(super) fn has_histograms(series: &[MergedSeries]) -> bool {
 pub(super) fn evaluated(
     scope: &Scope,
     series: &[MergedSeries],
-    fragment: &Fragment,
+    part: &Part,
     pushes: &Pushes,
 ) -> Result<Pieces, ApiError> {
     let mut held = pushes.limits.memory.reserve(0)?;
@@ -53,7 +63,13 @@ pub(super) fn evaluated(
         series,
         failure: RefCell::new(None),
     };
+    let fragment = &part.fragment;
     let done = Engine::fragment(fragment, &source, &pushes.limits, &pushes.cancel, &mut |piece| {
+        let piece = if fragment.steps < part.total {
+            piece.widened(part.before, part.total)
+        } else {
+            piece
+        };
         held.grow(bytes_of(&piece))?;
         pieces.push(piece);
         Ok(())
@@ -72,7 +88,7 @@ pub(super) fn evaluated(
     }
 }
 
-fn bytes_of(piece: &Partial) -> u64 {
+pub(super) fn bytes_of(piece: &Partial) -> u64 {
     let bytes = match piece {
         // A count, and two numbers mostly, a step.
         Partial::Group(group) => {

@@ -1,14 +1,19 @@
 //! Reading blocks from the object store through a small cache of open readers.
 
+use super::block_parts::{BlockAnswer, evaluate_here};
 use super::cost::Skipped;
 use super::plan::Selection;
 use super::quarantine::Quarantine;
 use super::stream::SeriesStream;
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Clock, Matcher};
+use gnomon_promql::{Fragment, Limits};
 use gnomon_proto::{ServiceError, v1};
-use gnomon_tsdb::{BlockCache, BlockError, BlockReader, CachedStore, Deletes};
+use gnomon_tsdb::{
+    BlockCache, BlockError, BlockReader, CachedStore, Deletes, ExemplarFilter, MetricMetadata, SeriesExemplars,
+};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
@@ -39,7 +44,37 @@ pub trait BlockReads: Send + Sync + 'static {
         name: Option<&str>,
         sets: &[Vec<Matcher>],
     ) -> Result<Vec<String>, ServiceError>;
+
+    /// What comes of a fragment whose steps look at nothing beyond the block. `Invalid` where the samples have to be
+    /// looked at in one place; `LimitExceeded` where that takes more than `limits`.
+    async fn evaluate(
+        &self,
+        block: &v1::BlockRecord,
+        fragment: &Fragment,
+        deletes: Deletes,
+        limits: &Limits,
+    ) -> Result<BlockAnswer, ServiceError> {
+        evaluate_here(self, block, fragment, deletes, limits).await
+    }
+
+    /// Whether other nodes have blocks that they can evaluate fragments over.
+    fn is_spread(&self) -> bool {
+        false
+    }
+
+    /// Exemplars of a block that `filter` lets through, by series; one with many comes in several pieces.
+    async fn exemplars(&self, block: &v1::BlockRecord, filter: ExemplarFilter) -> Result<ExemplarStream, ServiceError>;
+
+    /// What a block knows of one metric, or of all.
+    async fn metadata(
+        &self,
+        block: &v1::BlockRecord,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError>;
 }
+
+/// Exemplars of one block, by series.
+pub type ExemplarStream = BoxStream<'static, Result<SeriesExemplars, ServiceError>>;
 
 /// Blocks in an object store. Readers stay open, and parts of indexes and of pages are kept, within bounds of memory; those not used
 /// for longest go first.
@@ -226,6 +261,27 @@ impl BlockReads for StoredBlocks {
             all.extend(found.map_err(|error| self.open.failed(block, error))?);
         }
         Ok(all.into_iter().collect())
+    }
+
+    async fn exemplars(&self, block: &v1::BlockRecord, filter: ExemplarFilter) -> Result<ExemplarStream, ServiceError> {
+        let reader = self.reader(block).await?;
+        let found = reader.exemplars(filter).await;
+        let found = found.map_err(|error| self.open.failed(block, error))?;
+        let (open, block) = (Arc::clone(&self.open), block.clone());
+        let pieces = futures::stream::try_unfold(found, |mut found| async move {
+            Ok(found.next().await?.map(|series| (series, found)))
+        });
+        Ok(pieces.map_err(move |error| open.failed(&block, error)).boxed())
+    }
+
+    async fn metadata(
+        &self,
+        block: &v1::BlockRecord,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
+        let reader = self.reader(block).await?;
+        let found = reader.metadata(metric).await;
+        found.map_err(|error| self.open.failed(block, error))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Fragments of a query: what shards evaluate, and the samples of the steps that they cannot.
 
+use super::block_parts::BlockParts;
 use super::open::{Replan, nothing_read, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
 use super::stream::{Merge, ended_early};
@@ -21,12 +22,22 @@ use std::time::Duration;
 pub(super) struct Opened {
     /// Steps before this one are for the engine to evaluate, from the samples.
     pub(super) from_step: usize,
-    /// Series for the steps before; none where there are no such steps.
-    pub(super) samples: Option<(Merge, Selection)>,
+    /// Of the steps before.
+    pub(super) early: Early,
     /// What shards make of the steps from it on.
     pub(super) partials: PartialMerge,
     /// A shard said that it cannot be evaluated apart.
     pub(super) is_whole: bool,
+}
+
+/// Who evaluates the steps that shards do not.
+pub(super) enum Early {
+    /// There are none.
+    Nobody,
+    /// This node, from samples.
+    Samples(Merge, Selection),
+    /// Those who have the blocks, and this node what lies between.
+    Stretches(BlockParts),
 }
 
 impl Fanout {
@@ -55,7 +66,7 @@ impl Fanout {
         let samples = self.select(scope, &selection).await?;
         Ok(Opened {
             from_step: fragment.steps,
-            samples: Some((samples, selection)),
+            early: Early::Samples(samples, selection),
             partials: PartialMerge::new(Vec::new(), Arc::clone(scope)),
             is_whole: true,
         })
@@ -84,21 +95,29 @@ impl Fanout {
                 return Err(nothing_read(scope).into());
             }
         }
-        let samples = match from_step.checked_sub(1) {
-            None => None,
+        let early = match from_step.checked_sub(1) {
+            None => Early::Nobody,
             Some(last) => {
                 let early = Selection {
                     end_ms: fragment.samples_of_step(last).1,
                     ..selection.clone()
                 };
                 let plan = plan.within(early.start_ms, early.end_ms);
-                let sources = self.open_all(scope, &early, plan).await?;
-                Some((Merge::new(sources, Arc::clone(scope)), early))
+                match self
+                    .open_stretches(scope, &fragment.first_steps(from_step), &early, &plan)
+                    .await?
+                {
+                    Some(stretches) => Early::Stretches(stretches),
+                    None => {
+                        let sources = self.open_all(scope, &early, plan).await?;
+                        Early::Samples(Merge::new(sources, Arc::clone(scope)), early)
+                    }
+                }
             }
         };
         Ok(Some(Opened {
             from_step,
-            samples,
+            early,
             partials: PartialMerge::new(shards, Arc::clone(scope)),
             is_whole: false,
         }))
@@ -143,6 +162,17 @@ impl Fanout {
         };
         join_all(plan.shards.iter().map(open)).await
     }
+}
+
+/// Whether another replica, or a newer view, may have what a source has not given.
+pub(super) const fn begins_anew(error: &ServiceError) -> bool {
+    matches!(
+        error,
+        ServiceError::NotFound(_)
+            | ServiceError::StaleView { .. }
+            | ServiceError::Unavailable(_)
+            | ServiceError::Unknown(_)
+    )
 }
 
 /// One shard's answer.
@@ -210,14 +240,7 @@ impl PartialSource {
                 Err(error) => {
                     // What came is of no use without the rest: the request is made anew, at another replica where one
                     // was lost.
-                    let begin_anew = matches!(
-                        error,
-                        ServiceError::NotFound(_)
-                            | ServiceError::StaleView { .. }
-                            | ServiceError::Unavailable(_)
-                            | ServiceError::Unknown(_)
-                    );
-                    if begin_anew {
+                    if begins_anew(&error) {
                         scope.note_moved();
                     }
                     ended_early(scope, &self.name, error)?;

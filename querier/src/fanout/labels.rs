@@ -1,4 +1,4 @@
-//! Label names and values, exemplars and metadata: small answers, gathered whole.
+//! Label names and values, statistics of heads: small answers, gathered whole.
 
 use super::open::{Replan, block_name, nothing_read, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
@@ -7,32 +7,12 @@ use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
-use gnomon_model::{Labels, LabelsRef, Matcher, ShardId};
+use gnomon_model::{Matcher, ShardId};
 use gnomon_proto::{ServiceError, matchers, v1};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Blocks that are asked at the same time.
-const BLOCKS_AT_ONCE: usize = 16;
-
-/// One exemplar, as a shard has it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Exemplar {
-    pub(crate) labels: Labels,
-    pub(crate) value: f64,
-    pub(crate) timestamp_ms: i64,
-}
-
-/// By series, each ascending by time.
-pub(crate) type Exemplars = BTreeMap<Labels, Vec<Exemplar>>;
-
-/// What is known of a metric.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub(crate) struct Metadata {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    pub(crate) help: String,
-    pub(crate) unit: String,
-}
+pub(super) const BLOCKS_AT_ONCE: usize = 16;
 
 impl Fanout {
     /// Names, or the values of one label, of series that match any of `sets` (all series if there is none).
@@ -118,7 +98,7 @@ impl Fanout {
     }
 
     /// Asks every shard at once, with the newest placement epoch that is known: once more where one knows of a later one.
-    async fn ask_all<'a, T>(
+    pub(super) async fn ask_all<'a, T>(
         &'a self,
         ask: impl Fn(u32, u32) -> BoxFuture<'a, Result<T, ServiceError>> + Send,
     ) -> Result<Vec<(ShardId, Result<T, ServiceError>)>, ApiError> {
@@ -140,86 +120,6 @@ impl Fanout {
         }
     }
 
-    /// Exemplars of series that match any of `sets`, from the shards (blocks have none).
-    pub(crate) async fn exemplars(
-        &self,
-        scope: &Scope,
-        sets: &[Vec<Matcher>],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Result<Exemplars, ApiError> {
-        let answers = self.ask_all(|shard, placement_epoch| {
-            self.shards.exemplars(v1::ExemplarsRequest {
-                tenant: self.tenant.to_string(),
-                shard,
-                matchers: matchers::sets_to_wire(sets),
-                start_ms,
-                end_ms,
-                any_replica: false,
-                placement_epoch,
-            })
-        });
-        let mut all = Exemplars::new();
-        let answers = answers.await?;
-        let (asked, mut answered) = (answers.len(), 0);
-        for (shard, answer) in answers {
-            let added = answer.and_then(|answer| {
-                let add = |series| add_exemplars(&mut all, series);
-                answer.series.into_iter().map(add).sum::<Result<u64, ServiceError>>()
-            });
-            match added {
-                Ok(bytes) => {
-                    answered += 1;
-                    scope.charge(bytes, 0)?;
-                }
-                Err(error) => ended_early(scope, &shard_name(shard, start_ms, end_ms), error)?,
-            }
-        }
-        if asked > 0 && answered == 0 {
-            return Err(nothing_read(scope));
-        }
-        for exemplars in all.values_mut() {
-            exemplars.sort_by_key(|e| e.timestamp_ms);
-            exemplars.dedup();
-        }
-        Ok(all)
-    }
-
-    /// Metadata by metric; of one metric if it is not empty.
-    pub(crate) async fn metadata(
-        &self,
-        scope: &Scope,
-        metric: &str,
-    ) -> Result<BTreeMap<String, BTreeSet<Metadata>>, ApiError> {
-        let answers = self.ask_all(|shard, placement_epoch| {
-            self.shards.metric_metadata(v1::MetricMetadataRequest {
-                tenant: self.tenant.to_string(),
-                shard,
-                metric: metric.to_owned(),
-                limit: 0,
-                any_replica: false,
-                placement_epoch,
-            })
-        });
-        let mut all = BTreeMap::<String, BTreeSet<Metadata>>::new();
-        for (shard, answer) in answers.await? {
-            match answer {
-                Ok(answer) => {
-                    for entry in answer.metadata {
-                        scope.charge((entry.metric.len() + entry.help.len()) as u64, 0)?;
-                        all.entry(entry.metric).or_default().insert(Metadata {
-                            kind: entry.r#type,
-                            help: entry.help,
-                            unit: entry.unit,
-                        });
-                    }
-                }
-                Err(error) => ended_early(scope, &format!("shard {shard} (metadata)"), error)?,
-            }
-        }
-        Ok(all)
-    }
-
     /// Statistics of every head that answers.
     pub(crate) async fn head_stats(&self, scope: &Scope, limit: u32) -> Result<Vec<v1::HeadStatsResponse>, ApiError> {
         let answers = self.ask_all(|shard, _| self.shards.head_stats(v1::HeadStatsRequest { shard, limit }));
@@ -232,23 +132,4 @@ impl Fanout {
         }
         Ok(all)
     }
-}
-
-/// About how many bytes were added.
-fn add_exemplars(all: &mut Exemplars, series: v1::SeriesExemplars) -> Result<u64, ServiceError> {
-    let checked = |bytes: &[u8]| match LabelsRef::checked(bytes) {
-        Ok(labels) => Ok(labels.to_owned()),
-        Err(error) => Err(ServiceError::Internal(error.to_string())),
-    };
-    let mut bytes = series.labels.len() as u64;
-    let entry = all.entry(checked(&series.labels)?).or_default();
-    for exemplar in series.exemplars {
-        bytes += 16 + exemplar.labels.len() as u64;
-        entry.push(Exemplar {
-            labels: checked(&exemplar.labels)?,
-            value: exemplar.value,
-            timestamp_ms: exemplar.timestamp_ms,
-        });
-    }
-    Ok(bytes)
 }

@@ -6,12 +6,15 @@
 //! lead to a fresh view and a new plan, before anything was given out.
 
 mod apart;
+mod block_parts;
 mod blocks;
 mod cost;
 mod count;
+mod exemplars;
 mod fragments;
 mod held;
 mod labels;
+mod metadata;
 mod open;
 mod plan;
 mod pump;
@@ -23,12 +26,15 @@ mod served;
 mod source;
 mod spread;
 mod stream;
+mod stretches;
 
 pub(crate) use apart::Pushes;
-pub use blocks::{BlockReads, StoredBlocks};
+pub use block_parts::BlockAnswer;
+pub use blocks::{BlockReads, ExemplarStream, StoredBlocks};
 pub use cost::Skipped;
 pub(crate) use cost::{Costs, SourceCost};
-pub(crate) use labels::Metadata;
+pub(crate) use exemplars::exemplars_from_wire;
+pub(crate) use metadata::Metadata;
 pub use plan::{FanoutPlan, Selection};
 pub(crate) use samples::{decode, whole_numbers};
 pub use scope::{FetchLimits, Scope};

@@ -1,13 +1,13 @@
 //! From merged streams of series to batches for the engine, one at a time where there is a place for it.
 
-use super::apart::{self, Pieces, Pushes};
+use super::apart::{self, Part, Pieces, Pushes};
 use super::fragments::PartialMerge;
 use super::samples::decode;
 use super::stream::{Merge, MergedSeries};
 use super::{Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use gnomon_promql::partial::Partial;
-use gnomon_promql::{Fragment, Reserved, Series};
+use gnomon_promql::{Reserved, Series};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -62,8 +62,12 @@ pub(super) fn decoded(series: &MergedSeries, start_ms: i64, end_ms: i64) -> Resu
     Ok((!samples.is_empty()).then_some(Series { labels, samples }))
 }
 
-/// Some series of the early steps of a fragment, being evaluated.
-pub(super) struct Apart(pub(super) JoinHandle<Result<Pieces, ApiError>>);
+/// What comes of early steps of a fragment.
+pub(super) enum Apart {
+    /// Over some series, which a thread is looking at.
+    Evaluating(JoinHandle<Result<Pieces, ApiError>>),
+    Evaluated(Pieces),
+}
 
 /// Some series on their way, still encoded.
 pub(super) struct Merged {
@@ -96,6 +100,18 @@ impl Merged {
 /// Gives batches until the streams end, and then none; a channel that closes without it was given up. A place comes first,
 /// so that no more is made than can wait.
 pub(super) async fn pump<T>(
+    make: impl FnMut(Vec<MergedSeries>, u64) -> Result<T, ApiError>,
+    merge: (Merge, Merged),
+    most_samples: u64,
+    sender: &mpsc::Sender<Option<T>>,
+) -> Result<(), ApiError> {
+    pump_some(make, merge, most_samples, sender).await?;
+    let _ = sender.send(None).await;
+    Ok(())
+}
+
+/// Gives batches until the streams end, and does not say that they have.
+pub(super) async fn pump_some<T>(
     mut make: impl FnMut(Vec<MergedSeries>, u64) -> Result<T, ApiError>,
     (mut merge, mut merged): (Merge, Merged),
     most_samples: u64,
@@ -116,7 +132,6 @@ pub(super) async fn pump<T>(
         if is_end {
             // What it took is told before the end is.
             drop(merge);
-            let _ = sender.send(None).await;
             return Ok(());
         }
         // What is read at once ends here: there is work for the engine.
@@ -152,15 +167,15 @@ pub(super) fn decoding<'s>(
 /// Has the early steps of a fragment evaluated, some series by each thread.
 pub(super) fn evaluating<'s>(
     scope: &'s Arc<Scope>,
-    fragment: Fragment,
+    part: Part,
     pushes: &'s Pushes,
 ) -> impl FnMut(Vec<MergedSeries>, u64) -> Result<Apart, ApiError> + use<'s> {
-    let fragment = Arc::new(fragment);
+    let part = Arc::new(part);
     move |series, _| {
         let held = scope.memory().reserve(series.iter().map(encoded_bytes).sum())?;
-        let (scope, fragment, pushes) = (Arc::clone(scope), Arc::clone(&fragment), pushes.clone());
-        Ok(Apart(spawn_blocking(move || {
-            let evaluated = apart::evaluated(&scope, &series, &fragment, &pushes);
+        let (scope, part, pushes) = (Arc::clone(scope), Arc::clone(&part), pushes.clone());
+        Ok(Apart::Evaluating(spawn_blocking(move || {
+            let evaluated = apart::evaluated(&scope, &series, &part, &pushes);
             // The series go before what they took is given back.
             drop(series);
             drop(held);

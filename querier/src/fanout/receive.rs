@@ -31,7 +31,10 @@ impl Batched for Apart {
     type Item = Partial;
 
     fn open(self, fetched: &Fetched) -> Result<(Vec<Partial>, Reserved), SourceError> {
-        let Pieces { pieces, held } = fetched.join(self.0, "evaluating a part of the query")?;
+        let Pieces { pieces, held } = match self {
+            Self::Evaluating(task) => fetched.join(task, "evaluating a part of the query")?,
+            Self::Evaluated(pieces) => pieces,
+        };
         Ok((pieces, held))
     }
 }

@@ -1,14 +1,17 @@
 //! What this querier reads of blocks for others.
 
+use super::block_parts::BlockAnswer;
 use super::blocks::BlockReads;
 use super::cost::Skipped;
 use super::plan::Selection;
 use async_trait::async_trait;
 use futures::StreamExt;
 use gnomon_cluster::deletes::KnownDeletes;
+use gnomon_cluster::fragments;
 use gnomon_model::Matcher;
 use gnomon_model::re2::is_costly;
-use gnomon_proto::service::{BlockReadService, SelectStream};
+use gnomon_promql::{Limits, QueryMemory};
+use gnomon_proto::service::{BlockReadService, EvaluateStream, SelectStream};
 use gnomon_proto::{ServiceError, matchers, v1};
 use gnomon_tsdb::SeriesPages;
 use std::sync::Arc;
@@ -24,6 +27,8 @@ pub struct ServedBlocks {
     blocks: Arc<dyn BlockReads>,
     deletes: KnownDeletes,
     places: Arc<Semaphore>,
+    /// Of what is evaluated.
+    memory: Arc<QueryMemory>,
 }
 
 impl ServedBlocks {
@@ -35,13 +40,15 @@ impl ServedBlocks {
             blocks,
             deletes: KnownDeletes::default(),
             places: Arc::new(Semaphore::new(places as usize)),
+            memory: QueryMemory::new(memory_bytes, 0, places as usize),
         }
     }
 
     fn place(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
         let place = Arc::clone(&self.places).try_acquire_owned();
-        place
-            .map_err(|_| ServiceError::Unavailable("this querier reads as many blocks for others as it can".to_owned()))
+        place.map_err(|_| {
+            ServiceError::LimitExceeded("this querier reads as many blocks for others as it can".to_owned())
+        })
     }
 }
 
@@ -118,9 +125,35 @@ impl BlockReadService for ServedBlocks {
         values.dedup();
         Ok(v1::LabelsResponse { values })
     }
+
+    async fn evaluate(&self, request: v1::BlockEvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let place = self.place()?;
+        let block = block(request.block)?;
+        let deletes = self.deletes.masking(&request.deletes, &block);
+        let deletes = deletes.map_err(|e| ServiceError::Invalid(e.to_string()))?;
+        let wire = request.matchers;
+        let matchers = compiled(are_costly(wire.iter()), move || matchers::from_wire(&wire)).await?;
+        let fragment = request.fragment;
+        let fragment =
+            fragment.ok_or_else(|| ServiceError::Invalid("a request to evaluate has no fragment".to_owned()))?;
+        let fragment = fragments::from_wire(&fragment, matchers)?;
+        let mut limits = Limits {
+            memory: self.memory.budget(),
+            ..Limits::default()
+        };
+        if request.max_samples > 0 {
+            limits.max_samples = limits.max_samples.min(request.max_samples);
+        }
+        let BlockAnswer { batches, held } = self.blocks.evaluate(&block, &fragment, deletes, &limits).await?;
+        let batches = batches.into_iter().map(move |batch| {
+            let _held = (&place, &held);
+            Ok(batch)
+        });
+        Ok(futures::stream::iter(batches).boxed())
+    }
 }
 
-fn to_wire(series: Vec<SeriesPages>, pages_skipped: u64) -> v1::SelectBatch {
+pub(super) fn to_wire(series: Vec<SeriesPages>, pages_skipped: u64) -> v1::SelectBatch {
     let page = |page: gnomon_tsdb::Page| v1::Page {
         coding: u32::from(page.coding.tag()),
         count: page.count,

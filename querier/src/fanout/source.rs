@@ -1,6 +1,8 @@
 //! The engine's source: streams that async tasks fill and the engine's thread empties, through bounded channels.
 
-use super::apart::{self, Pushes};
+use super::apart::{self, Part, Pushes};
+use super::block_parts::pump_stretches;
+use super::fragments::Early;
 use super::pump::{Apart, BATCH_SAMPLES, Batch, Merged, SAMPLE_BYTES, decoding, evaluating, pump, pump_partials};
 use super::receive::{InBatches, Receiving};
 use super::{Fanout, Scope, Selection};
@@ -203,19 +205,30 @@ impl Fetched {
                 let opened = fanout.open_fragment(&scope, &part, &fragment).await?;
                 let (from_step, is_whole) = (opened.from_step, opened.is_whole);
                 let samples = async {
-                    let Some((merge, selection)) = opened.samples else {
-                        let _ = say.send(Split {
-                            from_step,
-                            apart: false,
-                        });
-                        return Ok(());
+                    let (merge, selection) = match opened.early {
+                        Early::Samples(merge, selection) => (merge, selection),
+                        Early::Nobody => {
+                            let _ = say.send(Split {
+                                from_step,
+                                apart: false,
+                            });
+                            return Ok(());
+                        }
+                        Early::Stretches(stretches) => {
+                            let _ = say.send(Split { from_step, apart: true });
+                            return pump_stretches(&fanout, &scope, (&part, stretches), &pushes, &give_early).await;
+                        }
                     };
-                    let mut merge = merge.of(part);
+                    let mut merge = merge.of(part.clone());
                     let first = Merged::next(&mut merge, pushes.batch_samples).await?;
                     let apart = !first.is_end && !is_whole && !apart::has_histograms(&first.series);
                     let _ = say.send(Split { from_step, apart });
                     if apart {
-                        let early = fragment.first_steps(from_step);
+                        let early = Part {
+                            fragment: fragment.first_steps(from_step),
+                            before: 0,
+                            total: from_step,
+                        };
                         pump(
                             evaluating(&scope, early, &pushes),
                             (merge, first),

@@ -1,18 +1,21 @@
 //! Blocks spread over the queriers: each is read by the one that owns it, so that what is kept of it is kept once. Where
 //! that one is away, slow or busy, or breaks off, the block is read here; the series are the same.
 
-use super::blocks::BlockReads;
+use super::block_parts::BlockAnswer;
+use super::blocks::{BlockReads, ExemplarStream};
 use super::cost::Skipped;
 use super::plan::Selection;
 use super::stream::{SeriesStream, series_from_wire};
 use async_trait::async_trait;
 use futures::StreamExt;
 use gnomon_cluster::clients::Directory;
+use gnomon_cluster::fragments;
 use gnomon_cluster::owners::owner;
 use gnomon_model::{Clock, Labels, Matcher, NodeId};
-use gnomon_proto::service::{BlockReadService, SelectStream};
+use gnomon_promql::{Fragment, Limits};
+use gnomon_proto::service::{BlockReadService, ResultsService, SelectStream};
 use gnomon_proto::{ServiceError, matchers, v1};
-use gnomon_tsdb::{Deletes, SeriesPages};
+use gnomon_tsdb::{Deletes, ExemplarFilter, MetricMetadata, SeriesPages};
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::collections::HashMap;
@@ -21,17 +24,32 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower::retry::budget::{Budget, TpsBudget};
 
-/// After which a block is read here beside the querier that does not answer.
-const HEDGE_AFTER: Duration = Duration::from_millis(500);
 /// Blocks read twice so: a fifth of all at most, and ten a second always.
 const HEDGE_SHARE: f32 = 0.2;
 const HEDGES_PER_SECOND: u32 = 10;
 const HEDGE_WINDOW: Duration = Duration::from_secs(10);
-/// After which a block is read here anyway, and after which a stream that stands still is given up.
-const WAIT: Duration = Duration::from_secs(5);
+/// After which a stream that stands still is given up.
+const WAIT: Duration = READ.wait;
+const READ: Patience = Patience {
+    hedge_after: Duration::from_millis(500),
+    wait: Duration::from_secs(5),
+};
+/// What is evaluated comes all at once.
+const EVALUATED: Patience = Patience {
+    hedge_after: Duration::from_secs(3),
+    wait: Duration::from_secs(30),
+};
 /// For so long a querier that was away or slow, and one that has no such service, is not asked.
 const AWAY_FOR: Duration = Duration::from_secs(5);
 const UNABLE_FOR: Duration = Duration::from_secs(60);
+
+/// How long another querier is waited for.
+struct Patience {
+    /// After which the block is read here beside.
+    hedge_after: Duration,
+    /// After which it is read here anyway.
+    wait: Duration,
+}
 
 /// The queriers that there are.
 pub trait Queriers: Send + Sync + 'static {
@@ -41,6 +59,11 @@ pub trait Queriers: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` where the node is not known.
     fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError>;
+    /// # Errors
+    /// As `block_read`.
+    fn results(&self, _node: NodeId) -> Result<Arc<dyn ResultsService>, ServiceError> {
+        Err(ServiceError::Unavailable("results are not shared".to_owned()))
+    }
 }
 
 impl Queriers for Directory {
@@ -55,6 +78,10 @@ impl Queriers for Directory {
 
     fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError> {
         Self::block_read(self, node)
+    }
+
+    fn results(&self, node: NodeId) -> Result<Arc<dyn ResultsService>, ServiceError> {
+        Self::results(self, node)
     }
 }
 
@@ -157,19 +184,21 @@ impl SpreadBlocks {
     async fn hedged<T>(
         &self,
         node: NodeId,
+        patience: Patience,
         there: impl Future<Output = Result<T, ServiceError>> + Send,
         here: impl Future<Output = Result<T, ServiceError>> + Send,
     ) -> (bool, Result<T, ServiceError>) {
         self.budget.deposit();
         let there = async {
-            let answered = tokio::time::timeout(WAIT, there).await;
-            answered.unwrap_or_else(|_| Err(ServiceError::DeadlineExceeded(format!("no answer within {WAIT:?}"))))
+            let wait = patience.wait;
+            let answered = tokio::time::timeout(wait, there).await;
+            answered.unwrap_or_else(|_| Err(ServiceError::DeadlineExceeded(format!("no answer within {wait:?}"))))
         };
         let (mut there, mut here) = (pin!(there), pin!(here));
         let early = tokio::select! {
             biased;
             answer = &mut there => Some(answer),
-            () = tokio::time::sleep(HEDGE_AFTER) => None,
+            () = tokio::time::sleep(patience.hedge_after) => None,
         };
         let answer = match early {
             Some(answer) => answer,
@@ -232,7 +261,7 @@ impl BlockReads for SpreadBlocks {
         };
         let there = async { Ok(from_wire(service.select(request).await?, skipped.clone())) };
         let here = again.select();
-        let (elsewhere, opened) = self.hedged(node, there, here).await;
+        let (elsewhere, opened) = self.hedged(node, READ, there, here).await;
         let opened = opened?;
         if !elsewhere {
             return Ok(opened);
@@ -255,7 +284,63 @@ impl BlockReads for SpreadBlocks {
             matchers: matchers::sets_to_wire(sets),
         };
         let there = async { Ok(service.labels(request).await?.values) };
-        self.hedged(node, there, self.here.labels(block, name, sets)).await.1
+        let here = self.here.labels(block, name, sets);
+        self.hedged(node, READ, there, here).await.1
+    }
+
+    async fn evaluate(
+        &self,
+        block: &v1::BlockRecord,
+        fragment: &Fragment,
+        deletes: Deletes,
+        limits: &Limits,
+    ) -> Result<BlockAnswer, ServiceError> {
+        let Some((node, service)) = self.elsewhere(block) else {
+            return self.here.evaluate(block, fragment, deletes, limits).await;
+        };
+        let request = v1::BlockEvaluateRequest {
+            block: Some(block.clone()),
+            matchers: matchers::to_wire(&fragment.matchers),
+            fragment: Some(fragments::to_wire(fragment)),
+            deletes: deletes.iter().map(record).collect(),
+            max_samples: limits.max_samples,
+        };
+        let there = async {
+            let mut answer = BlockAnswer::new(limits)?;
+            let mut batches = service.evaluate(request).await.map_err(of_the_fragment)?;
+            while let Some(batch) = batches.next().await {
+                answer.add(batch.map_err(of_the_fragment)?)?;
+            }
+            Ok(answer)
+        };
+        let here = self.here.evaluate(block, fragment, deletes, limits);
+        self.hedged(node, EVALUATED, there, here).await.1
+    }
+
+    fn is_spread(&self) -> bool {
+        self.queriers.live().len() > 1
+    }
+
+    /// Read here: there are few, in a section of their own, and seldom are they asked for.
+    async fn exemplars(&self, block: &v1::BlockRecord, filter: ExemplarFilter) -> Result<ExemplarStream, ServiceError> {
+        self.here.exemplars(block, filter).await
+    }
+
+    /// As exemplars.
+    async fn metadata(
+        &self,
+        block: &v1::BlockRecord,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
+        self.here.metadata(block, metric).await
+    }
+}
+
+/// That a fragment cannot be evaluated there says nothing of reading blocks.
+fn of_the_fragment(error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Invalid(why) => ServiceError::Internal(why),
+        error => error,
     }
 }
 

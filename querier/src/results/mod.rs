@@ -8,6 +8,7 @@
 //! Invariant: an answer that is put together is the one that evaluating all steps would give, to the bit.
 
 mod fit;
+mod shared;
 mod steps;
 mod store;
 
@@ -17,34 +18,30 @@ use crate::router::Api;
 use crate::run::{Outcome, RunOptions};
 use gnomon_promql::{EvalParams, Expr, Plan, QueryResult, RangeSeries, Value};
 use gnomon_proto::v1::{self, block_record};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use std::sync::Arc;
 use steps::{Steps, cut, joined};
-use store::{Kept, Store};
+use store::Kept;
 use xxhash_rust::xxh3::Xxh3;
+
+pub use shared::ResultCache;
 
 /// Fewer steps than this are not worth a look.
 const FEWEST_STEPS: u64 = 8;
 
 /// What is kept of a process's queries.
 pub(crate) struct Results {
-    store: Store,
+    cache: ResultCache,
     lookups: IntCounterVec,
     steps: IntCounter,
-    bytes: IntGauge,
 }
 
 impl Results {
-    /// Within a bound of memory; none where that is 0.
-    ///
     /// # Errors
     /// When a name or label of a metric is not legal, or taken.
-    pub(crate) fn new(max_bytes: u64, registry: &Registry) -> Result<Option<Self>, prometheus::Error> {
-        if max_bytes == 0 {
-            return Ok(None);
-        }
+    pub(crate) fn new(cache: ResultCache, registry: &Registry) -> Result<Self, prometheus::Error> {
         let results = Self {
-            store: Store::new(max_bytes),
+            cache,
             lookups: IntCounterVec::new(
                 Opts::new(
                     "gnomon_result_cache_lookups_total",
@@ -56,7 +53,6 @@ impl Results {
                 "gnomon_result_cache_steps_total",
                 "Steps of range queries whose results were kept, and not evaluated again.",
             )?,
-            bytes: IntGauge::new("gnomon_result_cache_bytes", "Memory that kept results take.")?,
         };
         for kept in ["all", "some", "none"] {
             results.lookups.with_label_values(&[kept]);
@@ -66,19 +62,10 @@ impl Results {
             vec![
                 Box::new(results.lookups.clone()),
                 Box::new(results.steps.clone()),
-                Box::new(results.bytes.clone()),
+                Box::new(results.cache.bytes.clone()),
             ],
         );
-        Ok(Some(results))
-    }
-
-    fn put(&self, key: &str, kept: Kept) {
-        self.store.put(key, kept);
-        self.show();
-    }
-
-    fn show(&self) {
-        self.bytes.set(i64::try_from(self.store.bytes()).unwrap_or(i64::MAX));
+        Ok(results)
     }
 }
 
@@ -135,7 +122,7 @@ impl Api {
     ) -> Result<Outcome, ApiError> {
         let state = Arc::clone(&self.state.fanout.view.borrow());
         let asked = self.results.as_ref().and_then(|results| {
-            let asked = self.asked(query, expr, &plan, &state)?;
+            let asked = self.asked(results, query, expr, &plan, &state)?;
             Some((results, asked))
         });
         let Some((results, asked)) = asked else {
@@ -159,7 +146,14 @@ impl Api {
     }
 
     /// None where no results are looked for, nor kept.
-    fn asked<'q>(&self, query: &'q str, expr: &'q Expr, plan: &Plan, state: &v1::MetaState) -> Option<Asked<'q>> {
+    fn asked<'q>(
+        &self,
+        results: &Results,
+        query: &'q str,
+        expr: &'q Expr,
+        plan: &Plan,
+        state: &v1::MetaState,
+    ) -> Option<Asked<'q>> {
         let params = *plan.params();
         let all = Steps::of(params.start_ms, params.end_ms, params.step_ms)?;
         let end_ms = end_of_blocks(state, self.state.fanout.tenant.as_str())?;
@@ -182,8 +176,9 @@ impl Api {
         } = params;
         let phase_ms = all.first_ms.rem_euclid(step_ms);
         let tenant = &self.state.fanout.tenant;
+        let release = &results.cache.release;
         let key = format!(
-            "{tenant} {step_ms} {phase_ms} {lookback_ms} {subquery_step_ms} {delayed_name_removal} {use_start_times} {expr}"
+            "{release} {tenant} {step_ms} {phase_ms} {lookback_ms} {subquery_step_ms} {delayed_name_removal} {use_start_times} {expr}"
         );
         let asked = Asked {
             query,
@@ -249,7 +244,7 @@ impl Api {
         asked: &Asked<'_>,
         state: &v1::MetaState,
     ) -> Result<Option<Kept>, ApiError> {
-        let Some(kept) = results.store.get(&asked.key) else {
+        let Some(kept) = results.cache.get(&asked.key).await else {
             return Ok(None);
         };
         let Some(common) = kept.steps.common(&asked.old) else {
@@ -261,8 +256,6 @@ impl Api {
             return Ok(None);
         }
         if self.looked(asked, &kept.steps, state)?.sources != kept.sources {
-            results.store.remove(&asked.key);
-            results.show();
             return Ok(None);
         }
         let settled = self.is_settled(&self.looked(asked, &common, state)?).await;
@@ -342,14 +335,17 @@ impl Api {
         if looked.sources != before || !self.is_settled(&looked).await {
             return;
         }
-        results.put(
-            &asked.key,
-            Kept {
-                steps: asked.old,
-                sources: looked.sources,
-                series: Arc::new(cut(series, &asked.old)),
-            },
-        );
+        results
+            .cache
+            .put(
+                &asked.key,
+                Kept {
+                    steps: asked.old,
+                    sources: looked.sources,
+                    series: Arc::new(cut(series, &asked.old)),
+                },
+            )
+            .await;
     }
 }
 

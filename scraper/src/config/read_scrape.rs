@@ -51,6 +51,7 @@ impl ScrapeConfig {
             scheme: fields.read("scheme", scheme)?.unwrap_or_default(),
             params: fields.read("params", params)?.unwrap_or_default(),
             honor_labels: fields.flag("honor_labels", false)?,
+            zero_at_created: false,
             honor_timestamps: fields.flag("honor_timestamps", true)?,
             track_timestamps_staleness: fields.flag("track_timestamps_staleness", false)?,
             scrape_protocols: protocols(&mut fields, global, native)?,

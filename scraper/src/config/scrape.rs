@@ -23,6 +23,8 @@ pub struct ScrapeConfig {
     pub scheme: Scheme,
     pub params: BTreeMap<String, Vec<String>>,
     pub honor_labels: bool,
+    /// Puts a sample of 0 where a series says that it began: Prometheus' feature `created-timestamp-zero-ingestion`.
+    pub zero_at_created: bool,
     pub honor_timestamps: bool,
     pub track_timestamps_staleness: bool,
     /// Most wanted first; not empty, no duplicates.
@@ -102,6 +104,20 @@ pub enum ScrapeProtocol {
     PrometheusText1_0_0,
     OpenMetricsText0_0_1,
     OpenMetricsText1_0_0,
+}
+
+impl ScrapeConfig {
+    /// The same with [`Self::zero_at_created`]. Protobuf is asked for first, unless the file names protocols: it says when
+    /// series began.
+    #[must_use]
+    pub fn with_zero_at_created(&self) -> Self {
+        let mut config = self.clone();
+        config.zero_at_created = true;
+        if config.scrape_protocols == ScrapeProtocol::DEFAULT {
+            config.scrape_protocols.insert(0, ScrapeProtocol::PrometheusProto);
+        }
+        config
+    }
 }
 
 impl ScrapeProtocol {

@@ -172,3 +172,14 @@ fn mistakes_are_named_where_they_are() {
         assert_eq!(refusal(text), message);
     }
 }
+
+#[test]
+fn zeros_at_the_beginning_want_protobuf_unless_the_file_names_protocols() {
+    let mut config = crate::testing::config("j");
+    let zero = config.with_zero_at_created();
+    assert!(zero.zero_at_created && !config.zero_at_created);
+    assert_eq!(zero.scrape_protocols[0], ScrapeProtocol::PrometheusProto);
+    assert_eq!(zero.scrape_protocols[1..], ScrapeProtocol::DEFAULT);
+    config.scrape_protocols = vec![ScrapeProtocol::OpenMetricsText1_0_0];
+    assert_eq!(config.with_zero_at_created().scrape_protocols, config.scrape_protocols);
+}

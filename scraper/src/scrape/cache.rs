@@ -49,6 +49,8 @@ struct Series {
     labels: Option<Labels>,
     identity: SeriesIdentity,
     round: u32,
+    /// Hash of when it began, as it was noted last.
+    created: u32,
     /// Hash of the last exemplar sent.
     exemplar: u64,
 }
@@ -105,6 +107,7 @@ impl SeriesCache {
                 labels: Some(labels),
                 identity,
                 round: 0,
+                created: 0,
                 exemplar: 0,
             });
         }
@@ -180,6 +183,7 @@ impl SeriesCache {
             labels: Some(labels.to_owned()),
             identity,
             round: self.round,
+            created: 0,
             exemplar: 0,
         };
         let series = match self.free.pop() {
@@ -207,6 +211,15 @@ impl SeriesCache {
     pub(super) fn note_exemplar(&mut self, series: u32, hash: u64) -> bool {
         match self.series.get_mut(series as usize) {
             Some(known) => std::mem::replace(&mut known.exemplar, hash) != hash,
+            None => false,
+        }
+    }
+
+    /// Whether the series began at another time than was noted last.
+    pub(super) fn note_created(&mut self, series: u32, created_ms: i64) -> bool {
+        let hash = xxh3_64(&created_ms.to_le_bytes()) as u32;
+        match self.series.get_mut(series as usize) {
+            Some(known) => std::mem::replace(&mut known.created, hash) != hash,
             None => false,
         }
     }

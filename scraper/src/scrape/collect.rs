@@ -6,9 +6,13 @@ use super::limits::{self, Breach, DEFAULT_SAMPLE_LIMIT};
 use super::metadata::Metadata;
 use crate::config::{ScrapeConfig, ScrapeLimits};
 use crate::parse::{EntryKind, Format, Parser, parser_for};
-use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample};
+use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample, is_exemplar_kept};
+use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use gnomon_model::{Labels, LabelsBuilder, LabelsRef};
 use prost::Message;
+
+/// How far before a sample its series' beginning is still noted.
+const ZERO_REACH_MS: i64 = 60 * 60 * 1000;
 
 /// Buffers that are used again, whichever target's scrape comes next.
 #[derive(Default)]
@@ -171,6 +175,9 @@ impl Collector<'_> {
             return Ok(());
         }
         let timestamp_ms = own.unwrap_or(self.tick_ms);
+        if self.config.zero_at_created {
+            self.keep_zero(kind, parser, hit, timestamp_ms)?;
+        }
         match kind {
             EntryKind::Histogram => self.keep_histogram(parser, hit, timestamp_ms)?,
             _ => self.scratch.samples.push(TickSample {
@@ -181,6 +188,52 @@ impl Collector<'_> {
             }),
         }
         self.keep_exemplars(parser, hit, timestamp_ms)
+    }
+
+    /// Puts a 0 where the series began, once for each beginning. One that lies further back than the head of a Prometheus
+    /// takes samples is left out, as there.
+    fn keep_zero(
+        &mut self,
+        kind: EntryKind,
+        parser: &dyn Parser,
+        hit: SeriesHit,
+        before_ms: i64,
+    ) -> Result<(), Refusal> {
+        let reach = before_ms.saturating_sub(ZERO_REACH_MS)..before_ms;
+        let Some(created_ms) = parser.created_ms().filter(|at| reach.contains(at)) else {
+            return Ok(());
+        };
+        if !self.cache.note_created(hit.series, created_ms) {
+            return Ok(());
+        }
+        if kind != EntryKind::Histogram {
+            self.scratch.samples.push(TickSample {
+                identity: hit.identity,
+                series: hit.series,
+                timestamp_ms: created_ms,
+                value: 0.0,
+            });
+            return Ok(());
+        }
+        let Some(native) = parser.histogram()? else {
+            return Ok(());
+        };
+        // Of the same shape, so that it needs no page of its own.
+        let zero = FloatHistogram {
+            reset_hint: ResetHint::Reset,
+            schema: native.histogram.schema,
+            zero_threshold: native.histogram.zero_threshold,
+            custom_values: native.histogram.custom_values,
+            ..FloatHistogram::default()
+        };
+        let wire = gnomon_proto::histogram::to_wire(&zero, native.is_integer, created_ms);
+        self.scratch.histograms.push(TickHistogram {
+            identity: hit.identity,
+            series: hit.series,
+            timestamp_ms: created_ms,
+            encoded: wire.encode_to_vec(),
+        });
+        Ok(())
     }
 
     fn keep_histogram(&mut self, parser: &dyn Parser, hit: SeriesHit, timestamp_ms: i64) -> Result<(), Refusal> {
@@ -208,6 +261,9 @@ impl Collector<'_> {
             let Some(exemplar) = parser.exemplar(labels)? else {
                 return Ok(());
             };
+            if !is_exemplar_kept(LabelsRef::from_canonical(labels)) {
+                continue;
+            }
             let timestamp_ms = exemplar.timestamp_ms.unwrap_or(at);
             let end = labels.len();
             labels.extend_from_slice(&exemplar.value.to_bits().to_le_bytes());

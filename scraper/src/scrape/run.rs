@@ -7,6 +7,7 @@ use super::fetch::job_headers;
 use super::sink::TickSink;
 use super::timing;
 use super::worker::Worker;
+use crate::buffer::Buffer;
 use crate::client::{ClientError, HttpClient};
 use crate::config::ScrapeConfig;
 use crate::metrics::ScraperMetrics;
@@ -26,6 +27,8 @@ const MAX_SPARE_BODY_BYTES: usize = 4 << 20;
 const MAX_SPARE_SAMPLES: usize = 1 << 16;
 /// How long a scrape under way may go on after its loop was told to end.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long its push may: then it waits in the buffer, for whoever empties that.
+pub(super) const PUSH_GRACE: Duration = Duration::from_secs(1);
 
 /// What all loops share.
 pub(crate) struct ScrapeEnv {
@@ -33,6 +36,7 @@ pub(crate) struct ScrapeEnv {
     pub sink: Arc<dyn TickSink>,
     pub metrics: Arc<ScraperMetrics>,
     pub budget: Arc<BodyBudget>,
+    pub buffer: Arc<Buffer>,
     pub tenant: TenantId,
     /// A scrape that begins this little after its tick gets the tick's time.
     pub timestamp_tolerance: Duration,
@@ -52,6 +56,7 @@ impl ScrapeEnv {
         clock: Arc<dyn Clock>,
         sink: Arc<dyn TickSink>,
         metrics: Arc<ScraperMetrics>,
+        buffer: Arc<Buffer>,
         tenant: TenantId,
         timestamp_tolerance: Option<Duration>,
     ) -> Self {
@@ -60,6 +65,7 @@ impl ScrapeEnv {
             sink,
             metrics,
             budget: BodyBudget::new(TOTAL_BODY_BYTES),
+            buffer,
             tenant,
             timestamp_tolerance: timestamp_tolerance.unwrap_or(timing::DEFAULT_TOLERANCE),
             spares: Mutex::default(),
@@ -164,7 +170,7 @@ async fn run(
     state: Arc<TargetState>,
     cancel: CancellationToken,
 ) {
-    let mut worker = Worker::new(Arc::clone(&env), state, &specs.borrow().clone());
+    let mut worker = Worker::new(Arc::clone(&env), state, &specs.borrow().clone(), cancel.clone());
     loop {
         let spec = Arc::clone(&specs.borrow_and_update());
         let tick_ms = worker.next_tick(&spec);

@@ -1,7 +1,7 @@
 //! Where ticks go.
 
 use async_trait::async_trait;
-use gnomon_cluster::router::{Router, Tick, TickOutcome};
+use gnomon_cluster::router::{Router, Tick, TickOutcome, WriteOutcome};
 use gnomon_proto::ServiceError;
 use std::time::Duration;
 
@@ -11,11 +11,32 @@ pub trait TickSink: Send + Sync + 'static {
     /// # Errors
     /// When the tick was not taken in time, or may not have been. Pushing it again is harmless.
     async fn push_tick(&self, tick: &Tick<'_>, deadline: Duration) -> Result<TickOutcome, ServiceError>;
+
+    /// Hands in the samples of a tick as remote write's are: whether a series or the target is gone is not told by them,
+    /// and those that are there already are taken for what they are.
+    async fn push_rows(&self, tick: &Tick<'_>, deadline: Duration) -> WriteOutcome;
 }
 
 #[async_trait]
 impl TickSink for Router {
     async fn push_tick(&self, tick: &Tick<'_>, deadline: Duration) -> Result<TickOutcome, ServiceError> {
         Self::push_tick(self, tick, deadline).await
+    }
+
+    async fn push_rows(&self, tick: &Tick<'_>, deadline: Duration) -> WriteOutcome {
+        let mut batch = self.batch(tick.tenant, tick.labels);
+        for sample in tick.samples {
+            batch.series(sample.identity, sample.series);
+            batch.sample(sample.timestamp_ms, sample.value);
+        }
+        for histogram in tick.histograms {
+            batch.series(histogram.identity, histogram.series);
+            batch.histogram(histogram.timestamp_ms, &histogram.encoded);
+        }
+        for exemplar in tick.exemplars {
+            batch.series(exemplar.identity, exemplar.series);
+            batch.exemplar(exemplar.timestamp_ms, exemplar.value, exemplar.labels.as_ref());
+        }
+        batch.send(deadline).await
     }
 }

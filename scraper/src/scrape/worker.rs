@@ -5,20 +5,26 @@ use super::cache::SeriesCache;
 use super::collect::{Collector, Counts, Refusal, Scratch};
 use super::fetch::{Fetched, fetch};
 use super::report::{Extra, Report, report_series};
-use super::run::{LoopSpec, PoolOptions, ScrapeEnv, Spare};
+use super::run::{LoopSpec, PUSH_GRACE, PoolOptions, ScrapeEnv, Spare};
 use super::timing;
+use crate::buffer::{Why, may_succeed_later};
 use crate::client::FetchError;
 use crate::parse::content::{format_of_protocol, select_format};
 use crate::status::TargetState;
 use gnomon_cluster::router::{MetricInfo, Tick, TickOutcome};
 use gnomon_model::duration::format_duration_ms;
+use gnomon_proto::ServiceError;
 use gnomon_proto::v1::rejection::Reason;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 /// Larger bodies are read on a thread of their own, so that other scrapes are not held up.
 const LARGE_BODY_BYTES: usize = 256 << 10;
+
+/// What is left of the interval for what comes after a push that was given up: the next scrape must not be late for it.
+const MARGIN: Duration = Duration::from_millis(50);
 
 /// What a loop knows from tick to tick.
 pub(super) struct Worker {
@@ -31,6 +37,8 @@ pub(super) struct Worker {
     counted_series: i64,
     last_tick_ms: i64,
     last_began: Option<Duration>,
+    /// The loop was told to end.
+    cancel: CancellationToken,
 }
 
 /// A body to collect, with all that takes.
@@ -105,7 +113,12 @@ fn log_failure(spec: &LoopSpec, at_ms: i64, error: &str) {
 }
 
 impl Worker {
-    pub(super) fn new(env: Arc<ScrapeEnv>, state: Arc<TargetState>, spec: &LoopSpec) -> Self {
+    pub(super) fn new(
+        env: Arc<ScrapeEnv>,
+        state: Arc<TargetState>,
+        spec: &LoopSpec,
+        cancel: CancellationToken,
+    ) -> Self {
         Self {
             env,
             state,
@@ -114,6 +127,7 @@ impl Worker {
             counted_series: 0,
             last_tick_ms: i64::MIN,
             last_began: None,
+            cancel,
         }
     }
 
@@ -151,8 +165,9 @@ impl Worker {
         };
         report.add_to(&cache, at_ms, &mut spare.scratch);
         self.note(spec, at_ms, duration, &outcome);
-        // Until about the next tick; a push that cannot be done by then makes way for it.
-        let patience = interval.saturating_sub(duration).max(Duration::from_secs(1));
+        // Until shortly before the next tick; a push that cannot be done by then makes way for it.
+        let margin = MARGIN.max(interval / 50);
+        let patience = interval.saturating_sub(duration).saturating_sub(margin).max(MARGIN);
         self.push(spec, at_ms, &cache, &spare.scratch, patience).await;
         env.give_back(spare);
         self.count_series(cache.len());
@@ -258,15 +273,43 @@ impl Worker {
             metadata: &metadata,
             labels: cache,
         };
-        match self.env.sink.push_tick(&tick, patience).await {
+        // What waits goes first.
+        if self.env.buffer.holds(tick.target) {
+            self.env.buffer.hold(&tick);
+            return;
+        }
+        match self.try_push(&tick, patience).await {
             Ok(outcome) => {
                 self.state.metadata.mark_sent(&unsent);
                 self.note_pushed(spec, &outcome);
             }
+            Err(e) if may_succeed_later(&e) => {
+                self.env.metrics.pushes_failed.inc();
+                debug!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape held back");
+                self.env.buffer.hold(&tick);
+            }
             Err(e) => {
                 self.env.metrics.pushes_failed.inc();
                 warn!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape not stored");
+                let samples = (tick.samples.len() + tick.histograms.len()) as u64;
+                let name = spec.target.labels.as_bytes().into();
+                self.env.buffer.give_up(tick.target, &name, samples, Why::Refused);
             }
+        }
+    }
+
+    /// Within the time there is, which a loop that was told to end has less of.
+    async fn try_push(&self, tick: &Tick<'_>, patience: Duration) -> Result<TickOutcome, ServiceError> {
+        let ending = async {
+            self.cancel.cancelled().await;
+            tokio::time::sleep(PUSH_GRACE).await;
+        };
+        let late = || ServiceError::DeadlineExceeded(format!("the shards did not take it within {patience:?}"));
+        tokio::select! {
+            pushed = tokio::time::timeout(patience, self.env.sink.push_tick(tick, patience)) => {
+                pushed.unwrap_or_else(|_| Err(late()))
+            }
+            () = ending => Err(ServiceError::Cancelled),
         }
     }
 

@@ -38,6 +38,10 @@ impl Rig {
             tenant: TenantId::anonymous(),
             timestamp_tolerance: None,
             external: None,
+            buffer: BufferOptions {
+                memory_bytes: 1 << 20,
+                ..BufferOptions::none()
+            },
             cancel: CancellationToken::new(),
         })
         .unwrap();

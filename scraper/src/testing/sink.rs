@@ -2,7 +2,7 @@
 
 use crate::scrape::TickSink;
 use async_trait::async_trait;
-use gnomon_cluster::router::{Tick, TickOutcome};
+use gnomon_cluster::router::{Tick, TickOutcome, WriteOutcome};
 use gnomon_model::{LabelsRef, TargetId};
 use gnomon_proto::ServiceError;
 use parking_lot::Mutex;
@@ -85,6 +85,10 @@ impl TickSink for RecordingSink {
             samples_taken: tick.samples.len() as u64,
             ..TickOutcome::default()
         })
+    }
+
+    async fn push_rows(&self, _tick: &Tick<'_>, _deadline: Duration) -> WriteOutcome {
+        unreachable!("this sink refuses no tick")
     }
 }
 

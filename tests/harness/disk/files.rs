@@ -34,6 +34,8 @@ pub struct Files {
     used: u64,
     pub capacity: u64,
     pub read_only: bool,
+    /// What each sync takes besides.
+    pub sync_takes: std::time::Duration,
 }
 
 impl File {
@@ -67,6 +69,7 @@ impl Files {
             used: 0,
             capacity,
             read_only: false,
+            sync_takes: std::time::Duration::ZERO,
         }
     }
 

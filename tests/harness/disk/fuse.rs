@@ -174,6 +174,8 @@ impl Filesystem for Driver {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let takes = self.0.lock().sync_takes;
+        std::thread::sleep(takes);
         empty(self.0.lock().sync(ino.0), reply);
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Four {
     nodes: BTreeMap<String, Node>,
     yaml: String,
     ingester: u16,
+    /// For gRPC, by name.
+    ports: BTreeMap<String, u16>,
     /// Flags that every process is given besides.
     flags: Vec<String>,
 }
@@ -44,6 +46,7 @@ impl Four {
             nodes: BTreeMap::new(),
             yaml: yaml.to_owned(),
             ingester: free_port(),
+            ports: BTreeMap::new(),
             flags: Vec::new(),
         }
     }
@@ -64,7 +67,8 @@ impl Four {
         std::fs::create_dir_all(&folder).expect("folder");
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, &self.yaml).expect("configuration");
-        let port = if role == "ingester" { self.ingester } else { free_port() };
+        let port = if name == "ingester" { self.ingester } else { free_port() };
+        self.ports.insert(name.to_owned(), port);
         let mut args = vec![
             format!("--target={role}"),
             format!("--config.file={}", config.display()),
@@ -109,6 +113,11 @@ impl Four {
     /// One that has ended and is of no interest any more.
     pub(super) fn forget(&mut self, name: &str) {
         self.nodes.remove(name);
+    }
+
+    /// Where others reach a node.
+    pub(super) fn address(&self, name: &str) -> String {
+        format!("127.0.0.1:{}", self.ports[name])
     }
 
     /// The ingester's gRPC port.

@@ -4,7 +4,7 @@ use super::*;
 use gnomon_model::ShardId;
 
 /// One of each kind of record: a part that was dropped, one that waits, an open window with a histogram, out-of-order
-/// samples, a target within a tick, an exemplar, metadata.
+/// samples, a target within a tick, exemplars of a part that waits and of others, metadata.
 async fn filled() -> Rig {
     let mut rig = Rig::new(WriteOptions::default());
     rig.sample("dropped", NOW, 1.5).await.unwrap();
@@ -16,7 +16,12 @@ async fn filled() -> Rig {
     };
     rig.duties.context.bucket = Arc::new(FaultyStore::new(rig.bucket.clone(), 1, outage));
     let at = rig.node.clock.now().0;
-    rig.sample("waits", at, 2.5).await.unwrap();
+    let mut waits = builder();
+    waits.begin_rows();
+    let key = waits.new_series(Labels::from_pairs([("__name__", "waits")]).as_ref());
+    waits.sample(key, at, 2.5);
+    waits.exemplar(key, at, 2.5, Labels::from_pairs([("trace_id", "def")]).as_ref());
+    rig.append(waits).await.unwrap();
     rig.pass(Duration::from_millis(WINDOW_MS as u64 + 3_600_000)).await;
     assert_eq!(rig.sealed(), [2]);
     let at = rig.node.clock.now().0;
@@ -62,7 +67,7 @@ async fn the_bytes_of_the_durable_state_stay_as_they_are() {
     let kinds: std::collections::BTreeSet<char> = text.lines().filter_map(|l| l.chars().next()).collect();
     assert_eq!(
         kinds.into_iter().collect::<String>(),
-        "cdmnpqstwx",
+        "cdmnpqstwxy",
         "every kind of key that format.md names"
     );
     if std::env::var_os("GNOMON_WRITE_GOLDEN").is_some() {

@@ -24,6 +24,7 @@ impl Rig {
             revision,
             first_part: 0,
             tombstones: vec![Arc::new(tombstone)],
+            with_exemplars: true,
         }))
     }
 }
@@ -84,6 +85,7 @@ fn many_series_are_deleted_in_slices() {
             start_ms: T0,
             end_ms: T0,
         })],
+        with_exemplars: true,
     });
     let entry = rig.entry(delete);
     rig.state.begin(2, &entry).unwrap();
@@ -200,6 +202,7 @@ fn parts_are_numbered_after_those_that_are_taken() {
         revision: 0,
         first_part: 41,
         tombstones: Vec::new(),
+        with_exemplars: true,
     }));
     rig.seal(T0);
     assert_eq!(head(&rig.state).sealed.keys().copied().collect::<Vec<_>>(), [41]);

@@ -278,3 +278,25 @@ fn a_closed_shard_marks_only_what_was_silent_before_its_end() {
     assert_eq!(run(T - patience), [] as [i64; 0]);
     assert_eq!(run(T - 20_000), [] as [i64; 0]);
 }
+
+#[test]
+fn a_shard_takes_everything_again_once_the_epoch_after_it_is_called_off() {
+    let mut rig = Rig::new();
+    rig.until(T, 5);
+    assert_eq!(reasons(&rig.rows(&[(&named("a"), T, 1.0)])), [(Reason::Misrouted, 1)]);
+    rig.apply(Command::Until(Bound {
+        at_ms: i64::MAX,
+        epoch: 0,
+        revision: 6,
+    }));
+    // One that was on its way as the epoch was called off.
+    rig.until(T, 5);
+    assert_eq!(rig.bounds(), (i64::MIN, i64::MAX));
+    assert_eq!(rig.rows(&[(&named("a"), T, 1.0)]).samples_taken, 1);
+    let view = gnomon_proto::v1::View {
+        placement_epoch: 1,
+        ..gnomon_proto::v1::View::default()
+    };
+    let checked = rig.state.check_view(&TenantId::anonymous(), &view, i64::MIN, T);
+    assert_eq!(checked, Ok(()), "who never heard of it reads everything here");
+}

@@ -69,6 +69,7 @@ impl Cluster {
             node,
             incarnation: 1,
             lease_ms: LEASE_MS,
+            ..RenewLease::default()
         };
         self.commit(at_ms, Meta::RenewLease(renew))
     }

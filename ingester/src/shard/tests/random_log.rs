@@ -122,6 +122,7 @@ impl Rig {
                 let oldest = oldest.copied().unwrap_or(T0);
                 self.apply(Command::Seal {
                     window: TimeRange::window_of(TimestampMs(oldest), WINDOW_MS),
+                    with_exemplars: true,
                 })
             }
             Step::Publish => {

@@ -8,7 +8,9 @@ use crate::placement::Placement;
 use crate::router::{ShardWriter, ShardWriters};
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_proto::ServiceError;
-use gnomon_proto::service::{BlockReadService, NodesService, ShardReadService, ShardWriteService, TargetsService};
+use gnomon_proto::service::{
+    BlockReadService, NodesService, ResultsService, ShardReadService, ShardWriteService, TargetsService,
+};
 use gnomon_proto::v1::{MetaState, Node};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -150,10 +152,14 @@ impl Directory {
         self.placement.borrow().shards()
     }
 
-    fn remote(&self, node: NodeId) -> Result<Remote, ServiceError> {
+    fn address_of(&self, node: NodeId) -> Result<String, ServiceError> {
         let state = self.state();
         let known = state.nodes.iter().find(|n| n.id == node.0).map(|n| n.address.clone());
-        let address = known.ok_or_else(|| ServiceError::Unavailable("the node's address is not known yet".into()))?;
+        known.ok_or_else(|| ServiceError::Unavailable("the node's address is not known yet".into()))
+    }
+
+    fn remote(&self, node: NodeId) -> Result<Remote, ServiceError> {
+        let address = self.address_of(node)?;
         self.remote_at(&address)
             .map(|remote| remote.to_node(node))
             .map_err(|e| ServiceError::Unavailable(e.to_string()))
@@ -178,7 +184,10 @@ impl Directory {
     /// `Unavailable` where the node is not known, or is this one and has no such role.
     pub fn shard_write(&self, node: NodeId) -> Result<Arc<dyn ShardWriteService>, ServiceError> {
         if node != self.node_id {
-            return Ok(Arc::new(self.remote(node)?.shard_write()));
+            return Ok(match &self.channel.network {
+                Some(network) => network.shard_write(&self.address_of(node)?, node),
+                None => Arc::new(self.remote(node)?.shard_write()),
+            });
         }
         self.local.read().shard_write.clone().ok_or_else(|| no_role("ingester"))
     }
@@ -187,7 +196,10 @@ impl Directory {
     /// As [`Self::shard_write`].
     pub fn shard_read(&self, node: NodeId) -> Result<Arc<dyn ShardReadService>, ServiceError> {
         if node != self.node_id {
-            return Ok(Arc::new(self.remote(node)?.shard_read()));
+            return Ok(match &self.channel.network {
+                Some(network) => network.shard_read(&self.address_of(node)?, node),
+                None => Arc::new(self.remote(node)?.shard_read()),
+            });
         }
         self.local.read().shard_read.clone().ok_or_else(|| no_role("ingester"))
     }
@@ -218,6 +230,14 @@ impl Directory {
     /// `Unavailable` where the node is not known.
     pub fn block_read(&self, node: NodeId) -> Result<Arc<dyn BlockReadService>, ServiceError> {
         Ok(Arc::new(self.remote(node)?.block_read()))
+    }
+
+    /// What another querier keeps of results.
+    ///
+    /// # Errors
+    /// `Unavailable` where the node is not known.
+    pub fn results(&self, node: NodeId) -> Result<Arc<dyn ResultsService>, ServiceError> {
+        Ok(Arc::new(self.remote(node)?.results()))
     }
 
     /// Reading any shard: at its leader, and where that is slow or away at another replica.

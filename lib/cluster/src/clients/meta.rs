@@ -96,9 +96,14 @@ impl MetaClient {
         if let Some(at) = peers.all.iter().position(|(a, _)| a == address) {
             return Ok(at);
         }
-        let channel = connect_as(address, name, &self.channel, &self.metrics, &self.clock)?;
-        let remote = Remote::new(channel, self.retries.clone()).meta();
-        peers.all.push((address.to_owned(), Arc::new(remote)));
+        let peer: Arc<dyn MetaService> = match &self.channel.network {
+            Some(network) => network.meta(address),
+            None => {
+                let channel = connect_as(address, name, &self.channel, &self.metrics, &self.clock)?;
+                Arc::new(Remote::new(channel, self.retries.clone()).meta())
+            }
+        };
+        peers.all.push((address.to_owned(), peer));
         Ok(peers.all.len() - 1)
     }
 

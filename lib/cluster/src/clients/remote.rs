@@ -8,21 +8,22 @@ use futures::stream::BoxStream;
 use gnomon_model::NodeId;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{
-    BlockReadService, EvaluateStream, MetaService, NodesService, SelectStream, ShardReadService, ShardWriteService,
-    TargetsService,
+    BlockReadService, EvaluateStream, MetaService, NodesService, ResultsService, SelectStream, ShardReadService,
+    ShardWriteService, TargetsService,
 };
 use gnomon_proto::v1::block_read_client::BlockReadClient as BlockReadStub;
 use gnomon_proto::v1::meta_client::MetaClient as MetaStub;
 use gnomon_proto::v1::nodes_client::NodesClient as NodesStub;
+use gnomon_proto::v1::results_client::ResultsClient as ResultsStub;
 use gnomon_proto::v1::shard_read_client::ShardReadClient as ShardReadStub;
 use gnomon_proto::v1::shard_write_client::ShardWriteClient as ShardWriteStub;
 use gnomon_proto::v1::targets_client::TargetsClient as TargetsStub;
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, BlockLabelsRequest, BlockSelectRequest, EvaluateRequest, ExemplarsRequest,
-    ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest, HeadStatsResponse, LabelsRequest,
-    LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse, MetaState,
-    MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectRequest, TargetMetadataRequest,
-    TargetMetadataResponse,
+    AppendRequest, AppendResponse, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest, EvaluateRequest,
+    ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest, HeadStatsResponse,
+    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
+    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, ResultGetRequest, ResultGetResponse,
+    ResultPutRequest, ResultPutResponse, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Code, Status};
@@ -79,6 +80,12 @@ impl Remote {
     #[must_use]
     pub fn block_read(&self) -> RemoteBlockRead {
         RemoteBlockRead(sized!(BlockReadStub, self.channel))
+    }
+
+    /// Without retries: what is not there is evaluated.
+    #[must_use]
+    pub fn results(&self) -> RemoteResults {
+        RemoteResults(sized!(ResultsStub, self.channel))
     }
 
     #[must_use]
@@ -189,6 +196,27 @@ impl BlockReadService for RemoteBlockRead {
 
     async fn labels(&self, request: BlockLabelsRequest) -> Result<LabelsResponse, ServiceError> {
         let answer = self.0.clone().labels(request).await;
+        answer.map(tonic::Response::into_inner).map_err(from_wire)
+    }
+
+    async fn evaluate(&self, request: BlockEvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let stream = self.0.clone().evaluate(request).await.map_err(from_wire)?.into_inner();
+        Ok(stream.map(|item| item.map_err(from_wire)).boxed())
+    }
+}
+
+#[derive(Clone)]
+pub struct RemoteResults(ResultsStub<PeerChannel>);
+
+#[async_trait]
+impl ResultsService for RemoteResults {
+    async fn get(&self, request: ResultGetRequest) -> Result<ResultGetResponse, ServiceError> {
+        let answer = self.0.clone().get(request).await;
+        answer.map(tonic::Response::into_inner).map_err(from_wire)
+    }
+
+    async fn put(&self, request: ResultPutRequest) -> Result<ResultPutResponse, ServiceError> {
+        let answer = self.0.clone().put(request).await;
         answer.map(tonic::Response::into_inner).map_err(from_wire)
     }
 }

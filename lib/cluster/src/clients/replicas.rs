@@ -29,7 +29,10 @@ const SLOW_FOR: Duration = Duration::from_secs(5);
 
 /// Whether another replica may do better.
 pub(super) fn is_passing(error: &ServiceError) -> bool {
-    matches!(error, ServiceError::Unavailable(_) | ServiceError::Unknown(_))
+    matches!(
+        error,
+        ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::OtherCluster(_)
+    )
 }
 
 /// See the module.

@@ -6,19 +6,21 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{
-    BlockReadService, MetaService, NodesService, ShardReadService, ShardWriteService, TargetsService,
+    BlockReadService, MetaService, NodesService, ResultsService, ShardReadService, ShardWriteService, TargetsService,
 };
 use gnomon_proto::v1::block_read_server::{BlockRead, BlockReadServer};
 use gnomon_proto::v1::meta_server::{Meta, MetaServer};
 use gnomon_proto::v1::nodes_server::{Nodes, NodesServer};
+use gnomon_proto::v1::results_server::{Results, ResultsServer};
 use gnomon_proto::v1::shard_read_server::{ShardRead, ShardReadServer};
 use gnomon_proto::v1::shard_write_server::{ShardWrite, ShardWriteServer};
 use gnomon_proto::v1::targets_server::{Targets, TargetsServer};
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch, EvaluateRequest,
-    ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest, HeadStatsResponse,
-    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
-    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, SelectBatch, SelectRequest,
+    AppendRequest, AppendResponse, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch,
+    EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest,
+    HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand,
+    MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse,
+    ResultGetRequest, ResultGetResponse, ResultPutRequest, ResultPutResponse, SelectBatch, SelectRequest,
     TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
@@ -50,6 +52,10 @@ serve!(
 serve!(
     /// Reading blocks for other queriers.
     block_read_server, BlockReadService, BlockReadServer
+);
+serve!(
+    /// Results that are kept for other queriers.
+    results_server, ResultsService, ResultsServer
 );
 serve!(
     /// The metadata group, where this node has a replica of it.
@@ -124,6 +130,24 @@ impl BlockRead for Served<dyn BlockReadService> {
 
     async fn labels(&self, request: Request<BlockLabelsRequest>) -> Result<Response<LabelsResponse>, Status> {
         answer(self.0.labels(request.into_inner()).await)
+    }
+
+    type EvaluateStream = Stream<EvaluateBatch>;
+
+    async fn evaluate(&self, request: Request<BlockEvaluateRequest>) -> Result<Response<Self::EvaluateStream>, Status> {
+        let stream = self.0.evaluate(request.into_inner()).await?;
+        Ok(Response::new(stream.map(|item| item.map_err(Status::from)).boxed()))
+    }
+}
+
+#[async_trait]
+impl Results for Served<dyn ResultsService> {
+    async fn get(&self, request: Request<ResultGetRequest>) -> Result<Response<ResultGetResponse>, Status> {
+        answer(self.0.get(request.into_inner()).await)
+    }
+
+    async fn put(&self, request: Request<ResultPutRequest>) -> Result<Response<ResultPutResponse>, Status> {
+        answer(self.0.put(request.into_inner()).await)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A connection to one peer with its layers.
 
 use super::{CallMetrics, Membership, TraceLayer};
+use crate::clients::PeerNetwork;
 use crate::tls::{ClusterTls, lazily};
 use gnomon_model::Clock;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub struct ChannelOptions {
     pub tls: Option<Arc<ClusterTls>>,
     /// Calls say which cluster they are for, once that is known here.
     pub membership: Membership,
+    /// In a simulation, what the services of other nodes are reached by; none is gRPC.
+    pub network: Option<Arc<dyn PeerNetwork>>,
 }
 
 impl Default for ChannelOptions {
@@ -47,6 +50,7 @@ impl Default for ChannelOptions {
             keepalive_timeout: Duration::from_secs(5),
             tls: None,
             membership: Membership::default(),
+            network: None,
         }
     }
 }

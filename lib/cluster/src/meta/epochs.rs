@@ -5,6 +5,7 @@
 //! OPENED by all its shards      listed, the last of the epochs: who reads what is at or after its beginning asks its
 //!                               shards and those before; from now on these may close
 //! CLOSED by all before          in force: samples are placed by it, and readers ask its shards only
+//! AbortEpoch                    it was not in force, and is called off (`call_off.rs`)
 //! LATE, or not in force soon    it begins with a later window; all shards say anew that they keep to that
 //! ENDED by all of the first     the first epoch is forgotten
 //! ```
@@ -106,9 +107,16 @@ pub(super) fn next_shard(state: &MetaState) -> u32 {
         .max(behind)
 }
 
+/// The number of the next epoch: one behind all that were ever announced.
+pub(super) fn next_epoch(state: &MetaState) -> u32 {
+    let last = state.epochs.last().map_or(0, |last| last.epoch);
+    last.max(state.called_off_epoch).saturating_add(1)
+}
+
 fn check(state: &MetaState, last: &PlacementEpoch, wanted: &PlacementEpoch) -> Result<(), Refusal> {
-    if wanted.epoch != last.epoch.saturating_add(1) {
-        return Err(format!("the next placement epoch is {}, not {}", last.epoch + 1, wanted.epoch).into());
+    let next = next_epoch(state);
+    if wanted.epoch != next {
+        return Err(format!("the next placement epoch is {next}, not {}", wanted.epoch).into());
     }
     if state.epochs.len() >= MAX_EPOCHS {
         return Err(format!(

@@ -3,13 +3,18 @@
 //! Invariant: what apply does depends on the state and the command (its `proposed_at_ms` included), on no clock, no
 //! setting and no random number of this node.
 
-use super::{catalogue, config, epochs, ha, jobs, nodes, scrapers, tombstones};
+use super::{call_off, catalogue, config, epochs, forget, ha, jobs, nodes, scrapers, tombstones};
+use gnomon_model::FeatureLevel;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
 use prost::Message;
 use std::sync::Arc;
 use tokio::sync::watch;
+
+/// How often the state is shown while each node renews its lease once, and nothing else changes.
+const SHOWN_OF_EACH: usize = 4;
 
 /// Why a command was not taken, in words for whoever sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub(super) struct Effect {
     pub(super) changed: bool,
     /// Whether blocks or tombstones are.
     pub(super) catalogue_changed: bool,
+    /// Whether nobody waits to hear of it at once: one lease more that got longer.
+    pub(super) is_quiet: bool,
     pub(super) node_id: u64,
     pub(super) job_term: u64,
     pub(super) config_revision: u64,
@@ -44,6 +51,7 @@ impl Effect {
     pub(super) const NONE: Self = Self {
         changed: false,
         catalogue_changed: false,
+        is_quiet: false,
         node_id: 0,
         job_term: 0,
         config_revision: 0,
@@ -70,6 +78,8 @@ impl Effect {
 #[derive(Debug)]
 pub struct MetaMachine {
     pub(super) inner: Mutex<Inner>,
+    /// What this build understands.
+    pub(super) understands: FeatureLevel,
     published: watch::Sender<Arc<MetaState>>,
 }
 
@@ -79,18 +89,34 @@ pub(super) struct Inner {
     /// What the store holds, and what a flush under way will make it hold.
     pub(super) stored: Arc<MetaState>,
     pub(super) flushing: Option<Arc<MetaState>>,
+    /// Changes since the state was shown last of which nobody waits to hear; none is left out for ever.
+    unheard: usize,
+    /// There is one that is to be shown at once.
+    has_news: bool,
+    /// The cluster came to this level, which this build does not understand: nothing is applied any more.
+    pub(super) beyond: Option<FeatureLevel>,
 }
 
 impl Default for MetaMachine {
     fn default() -> Self {
         Self {
             inner: Mutex::default(),
+            understands: CURRENT_FEATURE_LEVEL,
             published: watch::Sender::new(Arc::default()),
         }
     }
 }
 
 impl MetaMachine {
+    /// As an older build, which understands no more than this.
+    #[must_use]
+    pub fn understanding(level: FeatureLevel) -> Self {
+        Self {
+            understands: level,
+            ..Self::default()
+        }
+    }
+
     /// The newest applied state, and a notice of each newer one.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<MetaState>> {
@@ -104,14 +130,19 @@ impl MetaMachine {
 
     /// Applies one command and shows the result. A refusal leaves the state as it was.
     pub fn apply_command(&self, command: &MetaCommand) -> MetaResponse {
-        let response = self.inner.lock().apply(command);
+        let mut inner = self.inner.lock();
+        let response = inner.apply(command);
+        inner.stop_beyond(self.understands);
+        drop(inner);
         self.publish();
         response
     }
 
-    /// Shows the state to those who watch, if it is newer than what they were shown.
+    /// Shows the state to those who watch, if it is newer than what they were shown, and to be shown now.
     pub(super) fn publish(&self) {
-        let state = self.state();
+        let Some(state) = self.inner.lock().take_news() else {
+            return;
+        };
         self.published.send_if_modified(|shown| {
             let newer = state.revision > shown.revision;
             if newer {
@@ -123,16 +154,53 @@ impl MetaMachine {
 }
 
 impl Inner {
+    pub(super) fn restored(state: Arc<MetaState>) -> Self {
+        Self {
+            stored: state.clone(),
+            state,
+            has_news: true,
+            ..Self::default()
+        }
+    }
+
+    /// Stops where the cluster has come to a level that this build does not understand: what follows may be meant
+    /// otherwise than it would be taken.
+    pub(super) fn stop_beyond(&mut self, understands: FeatureLevel) {
+        let level = FeatureLevel(self.state.feature_level);
+        if level > understands && self.beyond.replace(level).is_none() {
+            tracing::error!(
+                level = level.0,
+                understands = understands.0,
+                "the cluster has come to a feature level that this build does not understand: start a newer one; this \
+                 replica of the metadata group applies nothing any more"
+            );
+        }
+    }
+
+    /// The state, where it is to be shown. What is shown is copied by the next command, and sent to every node: with many
+    /// nodes, whose leases get longer all the time, it is shown after some of them.
+    fn take_news(&mut self) -> Option<Arc<MetaState>> {
+        if !self.has_news && self.unheard < (self.state.nodes.len() / SHOWN_OF_EACH).max(1) {
+            return None;
+        }
+        (self.unheard, self.has_news) = (0, false);
+        Some(self.state.clone())
+    }
+
     pub(super) fn apply_encoded(&mut self, command: &[u8]) -> MetaResponse {
+        if let Some(level) = self.beyond {
+            let why = format!("this build does not understand feature level {level}");
+            return self.response(0, Err(why.into()));
+        }
         match MetaCommand::decode(command) {
             Ok(command) => self.apply(&command),
-            Err(error) => self.response(Err(format!("not a metadata command: {error}").into())),
+            Err(error) => self.response(0, Err(format!("not a metadata command: {error}").into())),
         }
     }
 
     fn apply(&mut self, command: &MetaCommand) -> MetaResponse {
         let result = self.dispatch(command);
-        self.response(result)
+        self.response(command.proposed_at_ms, result)
     }
 
     fn dispatch(&mut self, command: &MetaCommand) -> Result<Effect, Refusal> {
@@ -171,15 +239,21 @@ impl Inner {
             Command::AddEpoch(c) => epochs::add(next, c, now_ms)?,
             Command::ShardStep(c) => epochs::step(next, c, now_ms)?,
             Command::PostponeEpoch(c) => epochs::postpone(next, c, now_ms),
+            Command::AbortEpoch(c) => call_off::abort(next, c)?,
+            Command::ForgetNode(c) => forget::forget(next, c, now_ms)?,
         };
         if effect.changed {
             next.revision += 1;
             next.catalogue_revision += u64::from(effect.catalogue_changed);
+            self.unheard += usize::from(effect.is_quiet);
+            self.has_news |= !effect.is_quiet;
         }
+        // Who is answered may wait for the answer's revision.
+        self.has_news |= self.unheard > 0 && !matches!(command, Command::RenewLease(_));
         Ok(effect)
     }
 
-    fn response(&self, result: Result<Effect, Refusal>) -> MetaResponse {
+    fn response(&self, proposed_at_ms: i64, result: Result<Effect, Refusal>) -> MetaResponse {
         let (effect, refused) = match result {
             Ok(effect) => (effect, String::new()),
             Err(Refusal(why)) => (Effect::NONE, why),
@@ -191,6 +265,7 @@ impl Inner {
             job_term: effect.job_term,
             config_revision: effect.config_revision,
             tombstone_revision: effect.tombstone_revision,
+            proposed_at_ms,
         }
     }
 }

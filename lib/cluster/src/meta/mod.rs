@@ -1,9 +1,11 @@
 //! The metadata group: what the whole cluster agrees on, and the rules by which it changes.
 
+mod call_off;
 mod catalogue;
 mod checkpoint;
 mod config;
 mod epochs;
+mod forget;
 mod ha;
 mod jobs;
 mod machine;
@@ -17,11 +19,14 @@ mod stored;
 mod tests;
 mod tombstones;
 
+pub use call_off::call_off;
 pub use checkpoint::{
     CheckpointError, keep_checkpoints, read_newest_checkpoint, remove_newer_checkpoints, write_checkpoint,
 };
 pub use config::MAX_CONFIG_BYTES;
 pub use epochs::{EPOCH_GUARD_MS, MAX_SHARDS};
+pub use forget::FORGET_AFTER_MS;
+pub(crate) use forget::forgettable;
 pub use ha::{MAX_HA_NAME_BYTES, MAX_HA_PAIRS};
 pub use machine::MetaMachine;
 pub(crate) use nodes::FOUNDER_ID;

@@ -3,8 +3,9 @@
 use super::machine::{Effect, Refusal};
 use super::scrapers;
 use crate::bounds::bounds_of;
+use crate::node::CLOCK_MAY_BE_OFF_MS;
 use crate::placement::Placement;
-use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::ids::{CLOCKS_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL};
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::{
     EndLease, GroupMembers, InitCluster, MetaState, Node, RegisterNode, RenewLease, SetDraining, SetShardReplicas,
@@ -96,7 +97,7 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
             .into());
         }
         Some(old) => *old = node,
-        None if id < state.next_node_id && id != FOUNDER_ID => {
+        None if id < state.next_node_id && (id != FOUNDER_ID || state.founder_forgotten) => {
             return Err(format!("node {id} is not a member any more, and its id is never used again").into());
         }
         None => state.nodes.push(node),
@@ -165,13 +166,26 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
         )
         .into());
     }
-    // Proposal times of two leaders may be out of order; a lease never gets shorter by that.
-    let longer = until > node.lease_until_ms;
-    node.lease_until_ms = node.lease_until_ms.max(until);
+    // Proposal times of two leaders may be out of order; a lease never gets shorter by that. One that is much too long was
+    // given by a clock that was wrong: it would outlast a node that ends now.
+    let knows_clocks = state.feature_level >= CLOCKS_FEATURE_LEVEL.0;
+    let was_wrong = knows_clocks && node.lease_until_ms > until.saturating_add(CLOCK_MAY_BE_OFF_MS);
+    let changes = until > node.lease_until_ms || was_wrong;
+    if changes {
+        node.lease_until_ms = until;
+    }
+    let clock_off_ms = if knows_clocks {
+        c.clock_off_ms
+    } else {
+        node.clock_off_ms
+    };
+    let is_news = node.clock_off_ms != clock_off_ms;
+    node.clock_off_ms = clock_off_ms;
     // One that was taken for dead and wakes up comes back under a new term.
     let back = scrapers::may_scrape(node) && scrapers::join(state, c.node, false);
     Ok(Effect {
-        changed: longer || back,
+        changed: changes || is_news || back,
+        is_quiet: !(was_wrong || is_news || back),
         ..Effect::NONE
     })
 }

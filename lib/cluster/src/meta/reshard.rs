@@ -1,6 +1,6 @@
 //! Changing the number of shards: the command that begins it, and how far it is.
 
-use super::epochs::{MAX_SHARDS, next_shard};
+use super::epochs::{MAX_SHARDS, next_epoch, next_shard};
 use crate::assign::assign;
 use crate::clients::decide;
 use crate::placement::{coming, epochs_in_force};
@@ -63,6 +63,8 @@ pub enum CannotReshard {
         from_ms: i64,
         waiting: usize,
     },
+    #[error("no change of the number of shards is on its way")]
+    NothingToCancel,
     #[error("no ingester is alive that could have the new shards")]
     NoIngester,
     #[error("the cluster did not take it: {0}")]
@@ -107,7 +109,7 @@ pub fn plan_reshard(state: &MetaState, wanted: &Reshard, now_ms: i64) -> Result<
     };
     Ok(AddEpoch {
         epoch: Some(PlacementEpoch {
-            epoch: last.epoch.saturating_add(1),
+            epoch: next_epoch(state),
             from_ms,
             shards,
             by_labels: last.by_labels.clone(),

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::WatchStream;
 pub trait MetaLog: Send + Sync + 'static {
     /// Commits an entry; the answer is what applying it gave.
     async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError>;
-    /// Returns once everything committed before the call is applied here.
+    /// Returns once everything committed before the call is applied here, whoever leads.
     async fn read_index(&self) -> Result<(), ReadError>;
 }
 

@@ -9,6 +9,7 @@
 use super::machine::{Inner, MetaMachine};
 use crate::raft::{Applied, StateError, StateMachine, StateReader, StateWriter};
 use bytes::Bytes;
+use gnomon_model::FeatureLevel;
 use gnomon_proto::v1::{BlockRecord, MetaState};
 use prost::Message;
 use std::cmp::Ordering;
@@ -23,10 +24,23 @@ fn block_key(id: &str) -> Vec<u8> {
     [BLOCK_PREFIX, id.as_bytes()].concat()
 }
 
+impl MetaMachine {
+    const fn newer(&self, found: FeatureLevel) -> StateError {
+        StateError::Newer {
+            found,
+            understands: self.understands,
+        }
+    }
+}
+
 impl StateMachine for MetaMachine {
     fn apply(&self, entries: &[Applied<'_>]) -> Vec<Bytes> {
         let mut inner = self.inner.lock();
-        let apply = |entry: &Applied<'_>| Bytes::from(inner.apply_encoded(entry.payload).encode_to_vec());
+        let apply = |entry: &Applied<'_>| {
+            let response = inner.apply_encoded(entry.payload);
+            inner.stop_beyond(self.understands);
+            Bytes::from(response.encode_to_vec())
+        };
         let responses = entries.iter().map(apply).collect();
         drop(inner);
         self.publish();
@@ -35,6 +49,9 @@ impl StateMachine for MetaMachine {
 
     fn flush(&self, out: &mut dyn StateWriter) -> Result<(), StateError> {
         let mut inner = self.inner.lock();
+        if let Some(level) = inner.beyond {
+            return Err(self.newer(level));
+        }
         let (old, new) = (inner.stored.clone(), inner.state.clone());
         if old.revision != new.revision {
             let without_blocks = MetaState {
@@ -62,6 +79,9 @@ impl StateMachine for MetaMachine {
                 MetaState::decode(bytes).map_err(|e| StateError::Corrupt(format!("metadata state record: {e}")))?
             }
         };
+        if state.feature_level > self.understands.0 {
+            return Err(self.newer(FeatureLevel(state.feature_level)));
+        }
         let mut bad = None;
         from.scan(
             BLOCK_PREFIX,
@@ -82,11 +102,7 @@ impl StateMachine for MetaMachine {
             return Err(StateError::Corrupt(bad));
         }
         let state = Arc::new(state);
-        *self.inner.lock() = Inner {
-            state: state.clone(),
-            stored: state,
-            flushing: None,
-        };
+        *self.inner.lock() = Inner::restored(state);
         self.publish();
         Ok(())
     }

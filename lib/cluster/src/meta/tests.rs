@@ -2,7 +2,10 @@
 
 mod deletes;
 mod epochs;
+mod forget;
 mod ha;
+mod large;
+mod levels;
 mod random;
 mod ring;
 
@@ -59,6 +62,7 @@ fn renew(node: u64, incarnation: u64, lease_ms: i64) -> Command {
         node,
         incarnation,
         lease_ms,
+        clock_off_ms: 0,
     })
 }
 
@@ -446,6 +450,51 @@ fn the_feature_level_waits_for_every_live_node_and_for_who_has_a_shard() {
         ],
     );
     assert_eq!(machine.state().feature_level, 2);
+}
+
+#[test]
+fn a_lease_that_a_wrong_clock_made_too_long_gets_shorter_and_how_far_clocks_are_off_is_noted() {
+    let machine = machine();
+    let off = |clock_off_ms| {
+        let Command::RenewLease(renewal) = renew(1, 2, 5000) else {
+            unreachable!("a renewal");
+        };
+        Command::RenewLease(RenewLease {
+            clock_off_ms,
+            ..renewal
+        })
+    };
+    let newer = |id: u64| {
+        let Command::RegisterNode(mut register) = node(id, 2) else {
+            unreachable!("a registration");
+        };
+        if let Some(node) = &mut register.node {
+            node.feature_level = 5;
+        }
+        Command::RegisterNode(register)
+    };
+    let told = |machine: &MetaMachine| {
+        let state = machine.state();
+        (state.nodes[0].lease_until_ms, state.nodes[0].clock_off_ms)
+    };
+    run(
+        &machine,
+        &[(100, newer(1), ""), (300_000, off(7), ""), (1000, off(7), "")],
+    );
+    assert_eq!(told(&machine), (305_000, 0), "before the level at which all know of it");
+    let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 5 });
+    run(
+        &machine,
+        &[(100, newer(2), ""), (1000, raise, ""), (1000, off(-300_000), "")],
+    );
+    assert_eq!(told(&machine), (6_000, -300_000));
+    run(&machine, &[(50, off(0), "")]);
+    assert_eq!(
+        told(&machine),
+        (6_000, 0),
+        "times of two leaders that are a little apart"
+    );
+    assert_eq!(machine.apply_command(&at(70, off(0))).proposed_at_ms, 70);
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! The leader of the metadata group places shards, and moves their replicas as nodes come and go.
 
+use super::clocks::CLOCK_MAY_BE_OFF_MS;
 use super::expiry::Judge;
+use super::level::to_raise;
 use crate::assign::{self, Change, Rules, Why};
+use crate::meta::forgettable;
 use crate::raft::Group;
-use gnomon_model::Clock;
-use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL};
+use gnomon_model::{Clock, FeatureLevel};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
+use gnomon_proto::v1::{ForgetNode, MetaCommand, MetaState, RaiseFeatureLevel, SetShardReplicas, ShardReplicas};
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +33,9 @@ pub(super) struct Assigner {
     /// How long a new leader waits before it takes a node for gone.
     pub(super) lease: Duration,
     pub(super) replace_after: Duration,
+    /// How long a node that nothing is needed of is remembered.
+    pub(super) forget_after: Duration,
+    pub(super) understands: FeatureLevel,
     pub(super) changes: IntCounterVec,
     /// What it judges by, for the metadata group's own voters.
     pub(super) rules: watch::Sender<Rules>,
@@ -41,11 +47,13 @@ pub(super) struct Assigner {
 pub(super) struct Heard(BTreeMap<u64, (i64, Duration)>);
 
 impl Heard {
-    fn look(&mut self, state: &MetaState, now: Duration) -> BTreeMap<u64, i64> {
+    pub(super) fn look(&mut self, state: &MetaState, now: Duration) -> BTreeMap<u64, i64> {
         self.0.retain(|id, _| state.nodes.iter().any(|node| node.id == *id));
         let ago = |node: &gnomon_proto::v1::Node| {
             let (lease, since) = self.0.entry(node.id).or_insert((node.lease_until_ms, now));
-            if node.lease_until_ms > *lease {
+            // One that got much shorter was given by a clock that was wrong.
+            let was_wrong = *lease > node.lease_until_ms.saturating_add(CLOCK_MAY_BE_OFF_MS);
+            if node.lease_until_ms > *lease || was_wrong {
                 (*lease, *since) = (node.lease_until_ms, now);
             }
             (
@@ -111,34 +119,62 @@ impl Assigner {
         if state.epochs.is_empty() {
             return;
         }
-        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
-            self.raise(&state).await;
-            return;
-        }
         let replace_after_ms = i64::try_from(self.replace_after.as_millis()).unwrap_or(i64::MAX);
         let rules = Rules {
             replace_after_ms: if may_replace { replace_after_ms } else { i64::MAX },
             heard_ms_ago: self.heard.look(&state, self.clock.monotonic()),
         };
         self.rules.send_replace(rules.clone());
+        if let Some(level) = to_raise(&state, self.understands, self.clock.now().0, &rules) {
+            self.raise(level).await;
+        }
+        // Until then there is nobody to give anything to.
+        if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
+            return;
+        }
         for change in assign::plan(&state, self.clock.now().0, &rules) {
             self.propose(change).await;
         }
+        if may_replace {
+            self.forget_nodes(&state, &rules).await;
+        }
     }
 
-    /// Once there is more than one ingester, and all nodes understand it.
-    async fn raise(&self, state: &MetaState) {
-        let level = CLUSTER_FEATURE_LEVEL.0;
-        let started = || state.nodes.iter().filter(|node| node.incarnation > 0);
-        let ingesters = started().filter(|node| node.roles.iter().any(|role| role == "ingester"));
-        if ingesters.count() < 2 || started().any(|node| node.feature_level < level) {
-            return;
+    /// Nodes that do not come back, one at a time: there are few.
+    async fn forget_nodes(&self, state: &MetaState, rules: &Rules) {
+        let after_ms = i64::try_from(self.forget_after.as_millis()).unwrap_or(i64::MAX);
+        let heard_ms_ago = |id: u64| rules.heard_ms_ago.get(&id).copied().unwrap_or(0);
+        let least_ms = after_ms.min(rules.replace_after_ms);
+        let goes = forgettable(state, self.clock.now().0, after_ms, heard_ms_ago, least_ms);
+        let Some(node) = goes.first().copied() else { return };
+        let level = OPERATIONS_FEATURE_LEVEL.0;
+        if state.feature_level < level {
+            if self.understands.0 < level {
+                return;
+            }
+            let is_behind = |n: &gnomon_proto::v1::Node| n.incarnation > 0 && n.feature_level < level;
+            // A node of an older build is away: it would not come back.
+            if state.nodes.iter().any(|n| is_behind(n) && !goes.contains(&n.id)) {
+                return;
+            }
+            let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+            if let Err(why) = self.decide(raise).await {
+                tracing::debug!(level, %why, "nodes that are gone are not forgotten yet");
+                return;
+            }
         }
+        match self.decide(Command::ForgetNode(ForgetNode { node })).await {
+            Ok(()) => tracing::info!(node, "a node was silent for so long that it is forgotten"),
+            Err(error) => tracing::debug!(node, %error, "a node that is gone is not forgotten"),
+        }
+    }
+
+    async fn raise(&self, level: u32) {
         match self
             .decide(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }))
             .await
         {
-            Ok(()) => tracing::info!(level, "several ingesters: the cluster's feature level is raised"),
+            Ok(()) => tracing::info!(level, "all nodes understand it: the cluster's feature level is raised"),
             Err(why) => tracing::warn!(level, %why, "the feature level was not raised"),
         }
     }
@@ -198,5 +234,11 @@ mod tests {
         assert_eq!(heard.look(&state(&[20, 10]), s(101)), [(1, 0), (2, 1000)].into());
         assert_eq!(heard.look(&state(&[20, 9]), s(103)), [(1, 2000), (2, 3000)].into());
         assert_eq!(heard.look(&state(&[20]), s(103)), [(1, 2000)].into());
+        assert_eq!(heard.look(&state(&[300_000]), s(104)), [(1, 0)].into());
+        assert_eq!(
+            heard.look(&state(&[20]), s(105)),
+            [(1, 0)].into(),
+            "the clock was set back"
+        );
     }
 }

@@ -40,6 +40,25 @@ impl Judge {
     }
 }
 
+/// Whether the clock was set: leases that end by that have not ended.
+#[derive(Debug, Default)]
+struct Jumps {
+    /// The wall clock less the one that does not jump, milliseconds.
+    apart_ms: Option<i64>,
+}
+
+impl Jumps {
+    /// By how much wall time may differ from time that passed and still count as the same.
+    const SLACK_MS: u64 = 1_000;
+
+    fn look(&mut self, wall_ms: i64, monotonic: Duration) -> bool {
+        let passed_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
+        let apart_ms = wall_ms.saturating_sub(passed_ms);
+        let before = self.apart_ms.replace(apart_ms);
+        before.is_some_and(|before| before.abs_diff(apart_ms) > Self::SLACK_MS)
+    }
+}
+
 /// Runs beside each replica of the metadata group; only its leader does something.
 pub(super) struct Expiry {
     /// The replica here: an expiry is decided by the leader's clock, or not at all.
@@ -53,10 +72,15 @@ pub(super) struct Expiry {
 impl Expiry {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut judge = Judge::new(self.lease);
+        let mut jumps = Jumps::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if jumps.look(self.clock.now().0, self.clock.monotonic()) {
+                // Nodes get the length of a lease to renew theirs by the new time.
+                judge = Judge::new(self.lease);
             }
             if !judge.may(self.group.is_leader(), self.clock.monotonic()) {
                 continue;
@@ -86,6 +110,16 @@ impl Expiry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_once() {
+        let s = Duration::from_secs;
+        let mut jumps = Jumps::default();
+        assert!(!jumps.look(1_000_000, s(5)));
+        assert!(!jumps.look(1_001_400, s(6)), "it goes a little faster");
+        assert!(jumps.look(1_302_000, s(7)) && !jumps.look(1_303_000, s(8)));
+        assert!(jumps.look(1_004_000, s(9)) && !jumps.look(1_005_000, s(10)));
+    }
 
     #[test]
     fn a_new_leader_waits_for_the_nodes_to_come_to_it() {

@@ -5,7 +5,6 @@ use super::{NodeError, Starting};
 use crate::clients::MetaClient;
 use crate::meta::{FOUNDER_ID, read_newest_checkpoint, shards_in_force};
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
-use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{ClusterId, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
@@ -272,9 +271,10 @@ impl Starting {
                 zone: options.zone.clone(),
                 lease_until_ms: 0,
                 incarnation,
-                feature_level: CURRENT_FEATURE_LEVEL.0,
+                feature_level: options.feature_level.0,
                 version: options.version.clone(),
                 draining: false,
+                clock_off_ms: 0,
             }),
             lease_ms: i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX),
         })
@@ -295,7 +295,7 @@ impl Starting {
     }
 
     /// The state, once it is as the caller needs it.
-    async fn cluster_state(
+    pub(super) async fn cluster_state(
         &self,
         client: &MetaClient,
         enough: impl Fn(&MetaState) -> bool + Copy,

@@ -1,5 +1,7 @@
 //! Who is to vote in a group, from the metadata state; and telling it who does.
 
+use super::assigner::Heard;
+use super::clocks::{known_off_ms, wrong_clocks};
 use crate::assign::{self, Rules};
 use crate::raft::{MemberWishes, Wish};
 use async_trait::async_trait;
@@ -8,9 +10,18 @@ use gnomon_model::{Clock, GroupId, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{GroupMembers, MetaCommand, MetaState, ReportMembers};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// A node that was heard of within this is alive, whatever this node's wall clock says of its lease.
+const HEARD_WITHIN_MS: i64 = 10_000;
+
+/// When each node was last heard of; empty at first.
+#[derive(Debug, Default)]
+pub struct LastHeard(Mutex<Heard>);
 
 /// The wishes for one group of this node.
 pub struct GroupWishes {
@@ -21,6 +32,7 @@ pub struct GroupWishes {
     pub clock: Arc<dyn Clock>,
     /// By what the metadata group's own voters are chosen.
     pub rules: watch::Receiver<Rules>,
+    pub heard: LastHeard,
     pub prefer_after: Duration,
 }
 
@@ -28,7 +40,15 @@ fn ids(nodes: &[u64]) -> Vec<NodeId> {
     nodes.iter().copied().map(NodeId).collect()
 }
 
-fn wish(state: &MetaState, group: GroupId, own: NodeId, now_ms: i64, rules: &Rules) -> Wish {
+/// `heard` is how long ago each node was heard of, milliseconds.
+fn wish(
+    state: &MetaState,
+    group: GroupId,
+    own: NodeId,
+    now_ms: i64,
+    heard: &BTreeMap<u64, i64>,
+    rules: &Rules,
+) -> Wish {
     let at = state.members.binary_search_by_key(&group.0, |m| m.group);
     let told = at.ok().map(|at| &state.members[at]);
     let voters = told.map_or(&[][..], |m| &m.voters);
@@ -48,12 +68,14 @@ fn wish(state: &MetaState, group: GroupId, own: NodeId, now_ms: i64, rules: &Rul
     }
     let is_live = |node: &u64| {
         let mut known = state.nodes.iter();
-        known.any(|n| n.id == *node && n.lease_until_ms >= now_ms && !n.draining)
+        let is_heard = heard.get(node).is_some_and(|ago| *ago <= HEARD_WITHIN_MS);
+        known.any(|n| n.id == *node && (n.lease_until_ms >= now_ms || is_heard) && !n.draining)
     };
     Wish {
         live: ids(&nodes.iter().copied().filter(is_live).collect::<Vec<_>>()),
         nodes: ids(&nodes),
         told: (ids(voters), told.map_or(0, |m| m.at_index)),
+        unfit: wrong_clocks(state, now_ms),
     }
 }
 
@@ -64,7 +86,10 @@ impl MemberWishes for GroupWishes {
         if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
             return Wish::default();
         }
-        wish(&state, self.group, self.node, self.clock.now().0, &self.rules.borrow())
+        let heard = self.heard.0.lock().look(&state, self.clock.monotonic());
+        // Leases are by another clock: where this one is known to be wrong it is put right.
+        let now_ms = self.clock.now().0.saturating_sub(known_off_ms(&state, self.node));
+        wish(&state, self.group, self.node, now_ms, &heard, &self.rules.borrow())
     }
 
     fn prefer_after(&self) -> Duration {
@@ -121,15 +146,20 @@ mod tests {
             }],
             ..MetaState::default()
         };
-        let of_shard = wish(&state, GroupId(1), NodeId(1), 50, &Rules::default());
+        let (silent, rules) = (BTreeMap::new(), Rules::default());
+        let of_shard = wish(&state, GroupId(1), NodeId(1), 50, &silent, &rules);
         assert_eq!(of_shard.nodes, [NodeId(2), NodeId(3), NodeId(1)]);
         assert_eq!(of_shard.live, [NodeId(2), NodeId(1)]);
         assert_eq!(of_shard.told, (vec![], 0));
         assert_eq!(
-            wish(&state, GroupId(9), NodeId(1), 50, &Rules::default()),
+            wish(&state, GroupId(9), NodeId(1), 50, &silent, &rules),
             Wish::default()
         );
-        let meta = wish(&state, GroupId::METADATA, NodeId(1), 50, &Rules::default());
+        // The clock is ahead of whose leases are by: who renews them is alive.
+        let heard = [(1, HEARD_WITHIN_MS + 1), (2, HEARD_WITHIN_MS)].into();
+        let ahead = wish(&state, GroupId(1), NodeId(1), 1_000_000, &heard, &rules);
+        assert_eq!(ahead.live, [NodeId(2)]);
+        let meta = wish(&state, GroupId::METADATA, NodeId(1), 50, &silent, &rules);
         assert_eq!(meta.nodes, [NodeId(1)], "three are there only when they live");
         assert_eq!(meta.told, (vec![NodeId(1)], 7));
     }

@@ -3,11 +3,12 @@
 use super::codec::{self, Tag};
 use super::group::{Group, GroupInner, GroupStatus};
 use super::metrics::HostMetrics;
-use super::state::{Machine, blocking};
+use super::state::Machine;
 use super::supervisor;
 use super::transport::{RaftService, RaftTransport};
 use super::{GroupError, StateMachine};
-use crate::store::{Backend, Identity, NodeStore, Space, StoreError};
+use crate::blocking::blocking;
+use crate::store::{Backend, Identity, NodeStore, Space, StoreError, Submission, Write};
 use async_trait::async_trait;
 use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
 use gnomon_proto::service::NodesService;
@@ -18,6 +19,7 @@ use prometheus::Registry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -202,9 +204,7 @@ impl GroupHost {
             inner.ended.cancelled().await;
             shared.groups.write().remove(&id);
         }
-        let store = shared.options.store.clone();
-        let removed = blocking(move || remove_stored(&store, id)).await;
-        removed.map_err(|error| GroupError::Unavailable(error.to_string()))??;
+        remove_stored(&shared.options.store, id).await?;
         shared.metrics.forget(id);
         Ok(())
     }
@@ -273,18 +273,28 @@ fn keys_of(id: GroupId) -> (Vec<u8>, Vec<u8>) {
     )
 }
 
-fn remove_stored(store: &NodeStore, id: GroupId) -> Result<(), StoreError> {
+/// Behind what the group has submitted and nobody waited for: were that written afterwards, there would be an index up to
+/// which the log is committed, and no log.
+async fn remove_stored(store: &NodeStore, id: GroupId) -> Result<(), StoreError> {
     let (from, to) = keys_of(id);
-    let mut batch = store.backend().batch()?;
-    batch.delete_range(Space::Log, &from, &to);
-    batch.delete_range(Space::State, &from, &to);
+    let mut writes = vec![
+        Write::DeleteRange(Space::Log, from.clone(), to.clone()),
+        Write::DeleteRange(Space::State, from, to),
+    ];
     for tag in [Tag::Committed, Tag::Purged, Tag::Generation] {
-        batch.delete(Space::Meta, &codec::meta_key(id, tag));
+        writes.push(Write::Delete(Space::Meta, codec::meta_key(id, tag)));
     }
-    store.write_durably(batch)
+    let (sender, written) = oneshot::channel();
+    let submission = Submission {
+        writes,
+        sync: true,
+        done: Box::new(move |result| drop(sender.send(result))),
+    };
+    store.submit(submission).await;
+    written.await.unwrap_or(Err(StoreError::Closed))
 }
 
-fn stored_groups(backend: &dyn Backend) -> Result<Vec<GroupId>, StoreError> {
+pub(super) fn stored_groups(backend: &dyn Backend) -> Result<Vec<GroupId>, StoreError> {
     let mut found = BTreeSet::new();
     for space in [Space::Log, Space::State] {
         let mut from = Some(GroupId::METADATA.0);

@@ -160,7 +160,7 @@ fn entry_name(group: GroupId, index: u64) -> String {
     format!("log entry {index} of group {group}")
 }
 
-fn index_of(key: &[u8]) -> Result<u64, StoreError> {
+pub(super) fn index_of(key: &[u8]) -> Result<u64, StoreError> {
     let index = key.last_chunk::<8>().filter(|_| key.len() == 12);
     index
         .map(|b| u64::from_be_bytes(*b))

@@ -88,6 +88,15 @@ pub enum StateError {
     /// What is stored is not what this build understands; says which key or record.
     #[error("stored state cannot be used: {0}")]
     Corrupt(String),
+    /// What is stored, or came by the log, is of a newer build.
+    #[error(
+        "it is at feature level {found}, which a newer build wrote; this build understands {understands} only: start the \
+         newer one, or one after it"
+    )]
+    Newer {
+        found: gnomon_model::FeatureLevel,
+        understands: gnomon_model::FeatureLevel,
+    },
     /// The machine failed in a way that concerns the whole group.
     #[error("{0}")]
     Failed(String),

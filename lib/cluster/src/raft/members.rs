@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! learner -> caught up -> voter -> the others are removed
+//! leader not fit (its clock is wrong): another leads, as soon as one can; it votes on
 //! leader not wished: it stays a voter until one of the wished leads, who removes it
 //! ```
 //! Only the group's leader does something, one step at a time, and looks again. A step that is left half done (a leader
@@ -21,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 const LAG: u64 = 200;
 /// A leader that another is preferred to waits this long before it hands over: the other has to have been there so long.
 pub const PREFER_AFTER: Duration = Duration::from_secs(5);
+/// A leader whose clock is wrong waits this long: after another leads the metadata group it takes a while until all clocks
+/// were measured against the new leader's.
+const YIELD_AFTER: Duration = Duration::from_secs(10);
 /// Between two attempts to hand over, which fail where the other is not up to date.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(3);
 /// How long a change of members may take before it is looked at again; it may be committed later.
@@ -35,6 +39,8 @@ pub struct Wish {
     pub live: Vec<NodeId>,
     /// What the group's leader has told last: voters, and the log index of that.
     pub told: (Vec<NodeId>, u64),
+    /// Nodes that are not to lead: their clocks are wrong.
+    pub unfit: Vec<NodeId>,
 }
 
 /// Whence a wish comes, and whereto is told what became of it.
@@ -61,6 +67,8 @@ enum Step {
     RemoveLearner(NodeId),
     /// Now: this node is not wished.
     LeaveTo(NodeId),
+    /// When this node has been unfit to lead for a while.
+    YieldTo(NodeId),
     /// When it is convenient.
     PreferTo(NodeId),
 }
@@ -102,12 +110,16 @@ fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
     if let Some(node) = status.learners.iter().find(|node| !wished.contains(node)) {
         return Step::RemoveLearner(*node);
     }
+    let is_fit = |node: &NodeId| !wish.unfit.contains(node);
     let mut heirs = wish
         .nodes
         .iter()
-        .filter(|node| **node != own && wish.live.contains(node) && is_up_to_date(node));
+        .filter(|node| **node != own && wish.live.contains(node) && is_up_to_date(node) && is_fit(node));
     if !wished.contains(&own) {
         return heirs.next().map_or(Step::Rest, |heir| Step::LeaveTo(*heir));
+    }
+    if !is_fit(&own) {
+        return heirs.next().map_or(Step::Rest, |heir| Step::YieldTo(*heir));
     }
     match heirs.next() {
         Some(heir) if wish.nodes.first() == Some(heir) => Step::PreferTo(*heir),
@@ -129,6 +141,7 @@ pub async fn keep_members(
         wishes,
         clock,
         preferred: None,
+        unfit_since: None,
         handed_over: None,
         waits_for: None,
     };
@@ -139,6 +152,7 @@ pub async fn keep_members(
         }
         if !keeper.group.is_leader() {
             keeper.preferred = None;
+            keeper.unfit_since = None;
             continue;
         }
         tokio::select! {
@@ -155,6 +169,8 @@ struct Keeper {
     clock: Arc<dyn Clock>,
     /// Who could lead instead, and since when.
     preferred: Option<(NodeId, Duration)>,
+    /// Since when this node is not to lead.
+    unfit_since: Option<Duration>,
     handed_over: Option<Duration>,
     /// Who was last said to be waited for.
     waits_for: Option<NodeId>,
@@ -175,6 +191,9 @@ impl Keeper {
         let step = next_step(self.own, &wish, &status);
         if !matches!(step, Step::PreferTo(_)) {
             self.preferred = None;
+        }
+        if !matches!(step, Step::YieldTo(_)) {
+            self.unfit_since = None;
         }
         let group = self.group.id();
         match step {
@@ -203,6 +222,14 @@ impl Keeper {
                 }
             }
             Step::LeaveTo(heir) => self.hand_over(heir).await,
+            Step::YieldTo(heir) => {
+                let now = self.clock.monotonic();
+                let since = *self.unfit_since.get_or_insert(now);
+                if now.saturating_sub(since) >= YIELD_AFTER && self.may_hand_over() {
+                    tracing::error!(%group, to = %heir, "this node's clock is wrong: it gives up leadership");
+                    self.hand_over(heir).await;
+                }
+            }
             Step::PreferTo(heir) => {
                 let now = self.clock.monotonic();
                 let since = match self.preferred {
@@ -225,15 +252,17 @@ impl Keeper {
         }
     }
 
-    async fn hand_over(&mut self, heir: NodeId) {
+    fn may_hand_over(&self) -> bool {
         let now = self.clock.monotonic();
-        if self
-            .handed_over
-            .is_some_and(|then| now.saturating_sub(then) < HAND_OVER_AGAIN)
-        {
+        self.handed_over
+            .is_none_or(|then| now.saturating_sub(then) >= HAND_OVER_AGAIN)
+    }
+
+    async fn hand_over(&mut self, heir: NodeId) {
+        if !self.may_hand_over() {
             return;
         }
-        self.handed_over = Some(now);
+        self.handed_over = Some(self.clock.monotonic());
         match self.group.transfer_leader(heir).await {
             Ok(()) => tracing::info!(group = %self.group.id(), to = %heir, "leadership handed over"),
             Err(error) => tracing::warn!(group = %self.group.id(), to = %heir, %error, "leadership not handed over"),
@@ -254,6 +283,7 @@ mod tests {
             nodes: n(nodes),
             live: n(nodes),
             told: (Vec::new(), 0),
+            unfit: Vec::new(),
         }
     }
 
@@ -290,6 +320,31 @@ mod tests {
         assert_eq!(step(status(&[1], &[2, 3], &[])), set(&[1, 2, 3]));
         assert_eq!(step(status(&[1, 2, 3], &[], &[])), Step::Rest);
         assert_eq!(step(status(&[1, 2, 3], &[4], &[])), Step::RemoveLearner(NodeId(4)));
+    }
+
+    #[test]
+    fn who_has_a_wrong_clock_does_not_lead() {
+        let of_three = status(&[1, 2, 3], &[], &[]);
+        let mut wish = wish(&[1, 2, 3]);
+        wish.unfit = n(&[1]);
+        assert_eq!(next_step(NodeId(1), &wish, &of_three), Step::YieldTo(NodeId(2)));
+        wish.unfit = n(&[1, 2]);
+        assert_eq!(next_step(NodeId(1), &wish, &of_three), Step::YieldTo(NodeId(3)));
+        wish.unfit = n(&[1, 2, 3]);
+        assert_eq!(
+            next_step(NodeId(1), &wish, &of_three),
+            Step::Rest,
+            "nobody would be better"
+        );
+        wish.unfit = n(&[2]);
+        wish.nodes = n(&[2, 1, 3]);
+        assert_eq!(
+            next_step(NodeId(1), &wish, &of_three),
+            Step::Rest,
+            "it is not preferred"
+        );
+        wish.unfit.clear();
+        assert_eq!(next_step(NodeId(1), &wish, &of_three), Step::PreferTo(NodeId(2)));
     }
 
     #[test]

@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// A follower that owes an answer for longer is given up and asked anew. A slow disk answers within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Before an append stream that could not be opened is tried again; doubles up to the second.
+const OPEN_AGAIN: Duration = Duration::from_millis(20);
+const OPEN_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// A snapshot's receiver that takes no chunk (or, after the last, does not answer) for longer is given up.
 const CHUNK_WITHIN: Duration = Duration::from_secs(60);
 
@@ -44,6 +47,8 @@ pub(crate) struct Client {
     heartbeats: bool,
     machine: Arc<Machine>,
     snapshots_sent: prometheus::IntCounter,
+    /// Append streams that could not be opened, one after the other.
+    unopened: u32,
 }
 
 impl Network {
@@ -60,6 +65,7 @@ impl Network {
             heartbeats,
             machine: self.machine.clone(),
             snapshots_sent: self.snapshots_sent.clone(),
+            unopened: 0,
         }
     }
 }
@@ -142,10 +148,16 @@ type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, Rpc>>;
 
 impl Client {
     /// One stream for all requests; answers are given up when one is owed for too long.
-    async fn append_stream<S>(&self, input: S) -> Result<Answers<'static>, Rpc>
+    ///
+    /// The library waits between attempts where it makes the requests, which nobody asks for before there is a connection:
+    /// where none can be made it is this that waits.
+    async fn append_stream<S>(&mut self, input: S) -> Result<Answers<'static>, Rpc>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        if self.unopened > 0 {
+            tokio::time::sleep(open_again_after(self.unopened)).await;
+        }
         let sent = Arc::new(AtomicU64::new(0));
         let (counter, header) = (sent.clone(), self.header.clone());
         let requests = input
@@ -155,10 +167,12 @@ impl Client {
             })
             .boxed();
         let answers = tokio::time::timeout(ANSWER_WITHIN, self.transport.append(self.to, requests)).await;
+        self.unopened += 1;
         let answers = match answers {
             Ok(answers) => answers.map_err(|error| rpc_error(&error))?,
             Err(_) => return Err(rpc_error(&late(self.to))),
         };
+        self.unopened = 0;
         Ok(stream::unfold(Some((answers, 0u64)), next_answer(self.to, sent)).boxed())
     }
 
@@ -171,6 +185,13 @@ impl Client {
             .map_err(|e| rpc_error(&e))?;
         answer_from(answer).map_err(|e| broken(&e))
     }
+}
+
+/// After so many streams that could not be opened.
+fn open_again_after(unopened: u32) -> Duration {
+    OPEN_AGAIN
+        .saturating_mul(1 << unopened.saturating_sub(1).min(8))
+        .min(OPEN_AGAIN_MAX)
 }
 
 fn late(node: NodeId) -> RpcError {

@@ -7,6 +7,7 @@
 
 use super::codec::{self, Malformed, Tag};
 use super::types::Head;
+use crate::blocking::is_at_once;
 use crate::store::{Batch, NodeStore, Space, StoreError};
 use bytes::Bytes;
 use gnomon_model::GroupId;
@@ -47,24 +48,48 @@ impl SnapshotSource {
     }
 
     /// Starts reading, as far ahead of the receiver as two chunks.
-    pub(crate) fn read(&self) -> mpsc::Receiver<Result<SnapshotPart, StoreError>> {
+    pub(crate) fn read(&self) -> mpsc::Receiver<Part> {
         let (sender, receiver) = mpsc::channel(2);
         let source = self.clone();
+        if is_at_once() {
+            tokio::spawn(source.send_gathered(sender));
+            return receiver;
+        }
         tokio::task::spawn_blocking(move || {
-            let mut reading = Reading {
-                sender,
-                rows: Vec::new(),
-                bytes: 0,
-                rows_total: 0,
-            };
-            if let Err(error) = source.read_into(&mut reading) {
-                drop(reading.sender.blocking_send(Err(error)));
-            }
+            let send = |part| sender.blocking_send(part).is_ok();
+            source.read_all(send);
         });
         receiver
     }
 
-    fn read_into(&self, reading: &mut Reading) -> Result<(), StoreError> {
+    /// All of it is in memory before it is sent: as only a simulation may.
+    async fn send_gathered(self, sender: mpsc::Sender<Part>) {
+        let mut parts = Vec::new();
+        self.read_all(|part| {
+            parts.push(part);
+            true
+        });
+        for part in parts {
+            if sender.send(part).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// `send` says whether somebody still listens.
+    fn read_all(&self, send: impl FnMut(Part) -> bool) {
+        let mut reading = Reading {
+            send,
+            rows: Vec::new(),
+            bytes: 0,
+            rows_total: 0,
+        };
+        if let Err(error) = self.read_into(&mut reading) {
+            (reading.send)(Err(error));
+        }
+    }
+
+    fn read_into<S: FnMut(Part) -> bool>(&self, reading: &mut Reading<S>) -> Result<(), StoreError> {
         let Some(generation) = read_generation(&self.store, self.group)? else {
             return Err(corrupt(self.group, "no snapshot was made yet"));
         };
@@ -92,17 +117,19 @@ impl SnapshotSource {
     }
 }
 
-struct Reading {
-    sender: mpsc::Sender<Result<SnapshotPart, StoreError>>,
+type Part = Result<SnapshotPart, StoreError>;
+
+struct Reading<S> {
+    send: S,
     rows: Vec<v1::RaftRow>,
     bytes: usize,
     rows_total: u64,
 }
 
-impl Reading {
+impl<S: FnMut(Part) -> bool> Reading<S> {
     /// Sends; false when nobody listens any more.
-    fn send(&self, part: SnapshotPart) -> bool {
-        self.sender.blocking_send(Ok(part)).is_ok()
+    fn send(&mut self, part: SnapshotPart) -> bool {
+        (self.send)(Ok(part))
     }
 
     fn head(&mut self, group: GroupId, value: &[u8]) -> Result<bool, StoreError> {

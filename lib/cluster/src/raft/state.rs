@@ -8,6 +8,7 @@ use super::metrics::GroupMetrics;
 use super::snapshot::{self, SnapshotData, SnapshotSource, Staging};
 use super::types::{Entry, Head, LogId, Snapshot, SnapshotMeta, StoredMembers, TypeConfig};
 use super::{Applied, StateError, StateMachine, StateReader, StateWriter};
+use crate::blocking::blocking;
 use crate::store::{Batch, NodeStore, SharedBackend, Space, StoreError};
 use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
@@ -166,12 +167,13 @@ impl Machine {
             return Ok(flushed.clone());
         }
         let this = self.clone();
-        let result = blocking(move || {
-            let result = this.flush_now(core);
+        // A task: it goes on by itself where the disk takes no writes and nobody waits for it any more.
+        let flushing = tokio::spawn(async move {
+            let result = this.flush_now(core).await;
             drop((turn, one));
             result
-        })
-        .await;
+        });
+        let result = flushing.await.map_err(io::Error::other);
         let result = result.and_then(|inner| inner.map_err(io::Error::other));
         if result.is_err() {
             // The machine believes it was flushed: it has to be restored.
@@ -180,8 +182,32 @@ impl Machine {
         result
     }
 
-    fn flush_now(self: &Arc<Self>, mut core: OwnedMutexGuard<Core>) -> Result<Head, StateError> {
+    async fn flush_now(self: &Arc<Self>, core: OwnedMutexGuard<Core>) -> Result<Head, StateError> {
         let start = self.clock.monotonic();
+        let this = self.clone();
+        let (batch, head, incarnation) = blocking(move || this.gather(core)).await??;
+        let bytes = batch.size_bytes();
+        // Apply goes on while the disk is busy, or takes no writes.
+        self.store.write_through(batch).await?;
+        let mut core = self.core.clone().lock_owned().await;
+        if core.incarnation != incarnation {
+            return Err(StoreError::Failed.into());
+        }
+        core.flushed = Some(head.clone());
+        self.flushed_index.store(head.index(), Ordering::Release);
+        let (this, index) = (self.clone(), head.index());
+        blocking(move || {
+            let _core = core;
+            guarded(|| this.machine.flushed(index))
+        })
+        .await??;
+        self.metrics
+            .flushed(bytes, self.clock.monotonic().saturating_sub(start));
+        Ok(head)
+    }
+
+    /// What has to be written for the state as it is now, which it is, and of which incarnation.
+    fn gather(&self, mut core: OwnedMutexGuard<Core>) -> Result<(Batch, Head, u64), StateError> {
         let mut writer = BatchWriter {
             batch: self.store.backend().batch()?,
             key: own_prefix(self.group, core.generation),
@@ -195,22 +221,8 @@ impl Machine {
         batch.put(Space::State, &key, &codec::head_to(&head).encode_to_vec());
         let pointer = codec::meta_key(self.group, Tag::Generation);
         batch.put(Space::Meta, &pointer, &core.generation.to_be_bytes());
-        let bytes = batch.size_bytes();
-        let incarnation = core.incarnation;
         core.unflushed_bytes = 0;
-        // Apply goes on while the disk is busy, or takes no writes.
-        drop(core);
-        self.store.write_durably(batch)?;
-        let mut core = self.core.blocking_lock();
-        if core.incarnation != incarnation {
-            return Err(StoreError::Failed.into());
-        }
-        core.flushed = Some(head.clone());
-        self.flushed_index.store(head.index(), Ordering::Release);
-        guarded(|| self.machine.flushed(head.index()))?;
-        self.metrics
-            .flushed(bytes, self.clock.monotonic().saturating_sub(start));
-        Ok(head)
+        Ok((batch, head, core.incarnation))
     }
 
     /// Applies what was gathered, in order, and answers.
@@ -351,11 +363,6 @@ impl From<io::Error> for StateError {
     fn from(error: io::Error) -> Self {
         Self::Failed(error.to_string())
     }
-}
-
-/// Runs where blocking is allowed.
-pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(call).await.map_err(io::Error::other)
 }
 
 fn own_prefix(group: GroupId, generation: u64) -> Vec<u8> {

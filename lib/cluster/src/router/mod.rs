@@ -25,7 +25,7 @@ pub use rows::RouterBatch;
 pub use send::{ShardWriter, ShardWriters};
 pub use types::{
     LabelSource, MetricInfo, Refused, SeriesIdentity, Tick, TickExemplar, TickHistogram, TickOutcome, TickSample,
-    WriteOutcome,
+    WriteOutcome, is_exemplar_kept,
 };
 
 use crate::placement::Placement;

@@ -5,7 +5,7 @@ use super::cache::{CacheKey, Known};
 use super::chunk::{ChunkWriter, ITEM_BYTES, MAX_ITEM_BYTES, NamedSeries};
 use super::reroute::no_place;
 use super::send::{Lane, add_refused};
-use super::types::{LabelSource, MetricInfo, Refused, SeriesIdentity, WriteOutcome};
+use super::types::{LabelSource, MetricInfo, Refused, SeriesIdentity, WriteOutcome, is_exemplar_kept};
 use crate::placement::{Owner, Placement, TenantSeed};
 use gnomon_model::{LabelsRef, PlacementEpoch, TenantId, TimestampMs};
 use gnomon_proto::ServiceError;
@@ -104,8 +104,11 @@ impl<'a> RouterBatch<'a> {
         }
     }
 
-    /// Placed with the samples of its time.
+    /// Placed with the samples of its time. One with longer labels than are kept is left out.
     pub fn exemplar(&mut self, timestamp_ms: i64, value: f64, labels: LabelsRef<'_>) {
+        if !is_exemplar_kept(labels) {
+            return;
+        }
         let bytes = labels.as_bytes().len();
         if bytes > MAX_ITEM_BYTES {
             self.refuse(Reason::InvalidLabels, timestamp_ms);

@@ -63,6 +63,8 @@ pub(super) struct Tally {
     pub(super) refused: Vec<Refused>,
     /// A tick group was refused as a whole.
     pub(super) tick_refused: bool,
+    /// It was, and not because it came twice.
+    pub(super) tick_of_older_term: bool,
     /// Batches with samples that the shard does not own. Of one that is a tick nothing was taken where `ticks_misrouted`
     /// counts it.
     pub(super) misrouted: Vec<Misrouted>,
@@ -159,7 +161,9 @@ impl Router {
         let shard = lane.shard;
         let mut tally = Tally::default();
         let mut last_error = None;
-        let sending = self.send_chunks(lane, labels, again, &mut tally, &mut last_error);
+        // One that does not answer is found out while there is time for another.
+        let attempt_timeout = self.options.attempt_timeout.min(deadline / 2);
+        let sending = self.send_chunks(lane, labels, again, attempt_timeout, &mut tally, &mut last_error);
         let result = tokio::time::timeout(deadline, sending).await;
         tally.error = match result {
             Ok(Ok(())) => None,
@@ -176,6 +180,7 @@ impl Router {
         lane: Lane,
         labels: &dyn LabelSource,
         again: bool,
+        attempt_timeout: Duration,
         tally: &mut Tally,
         last_error: &mut Option<ServiceError>,
     ) -> Result<(), ServiceError> {
@@ -185,7 +190,7 @@ impl Router {
             let Answer {
                 mut response,
                 after_unknown,
-            } = self.append(shard, &chunk, last_error).await?;
+            } = self.append(shard, &chunk, attempt_timeout, last_error).await?;
             self.learn(shard, &chunk, &response);
             let unknown = std::mem::take(&mut response.unknown_refs);
             let is_misrouted = response.rejections.iter().any(|r| r.reason() == Reason::Misrouted);
@@ -193,7 +198,13 @@ impl Router {
                 let no_tick = response.ticks_taken.contains(&false);
                 tally.ticks_misrouted += usize::from(no_tick && is_misrouted);
                 // A repeated tick after an attempt of unknown outcome is that attempt, which was carried out.
-                tally.tick_refused |= !(after_unknown || again || is_misrouted) && no_tick;
+                // Who says why it refuses one: an older term is none of the attempts before.
+                let says_why = response.ticks_repeated.len() == response.ticks_taken.len();
+                let is_repeated = response.ticks_repeated.contains(&true);
+                let may_be_ours = after_unknown && (is_repeated || !says_why);
+                let is_refused = no_tick && !(may_be_ours || again || is_misrouted);
+                tally.tick_refused |= is_refused;
+                tally.tick_of_older_term |= is_refused && !is_repeated;
                 tally.add(response);
                 if is_misrouted {
                     tally.misrouted.push(Misrouted { shard, chunk });
@@ -243,6 +254,7 @@ impl Router {
         &self,
         shard: ShardId,
         chunk: &Chunk,
+        attempt_timeout: Duration,
         last_error: &mut Option<ServiceError>,
     ) -> Result<Answer, ServiceError> {
         self.metrics.batches.inc();
@@ -252,7 +264,7 @@ impl Router {
         let mut backoff = FIRST_BACKOFF;
         let mut redirects = 0;
         loop {
-            let error = match self.attempt(shard, chunk).await {
+            let error = match self.attempt(shard, chunk, attempt_timeout).await {
                 Ok(response) => {
                     return Ok(Answer {
                         response,
@@ -272,7 +284,8 @@ impl Router {
                     }
                     "not-leader"
                 }
-                ServiceError::Unavailable(_) => "unavailable",
+                // Another node may have the address of a leader that is gone: its disk is new, say.
+                ServiceError::Unavailable(_) | ServiceError::OtherCluster(_) => "unavailable",
                 ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled => {
                     after_unknown = true;
                     "unknown"
@@ -299,13 +312,12 @@ impl Router {
         }
     }
 
-    async fn attempt(&self, shard: ShardId, chunk: &Chunk) -> Result<AppendResponse, ServiceError> {
+    async fn attempt(&self, shard: ShardId, chunk: &Chunk, timeout: Duration) -> Result<AppendResponse, ServiceError> {
         let writer = self.writers.leader(shard)?;
         let request = AppendRequest {
             shard: shard.0,
             batch: chunk.bytes.clone(),
         };
-        let timeout = self.options.attempt_timeout;
         let result = match tokio::time::timeout(timeout, writer.client.append(request)).await {
             Ok(result) => result,
             Err(_) => Err(ServiceError::Unknown(format!(
@@ -317,7 +329,7 @@ impl Router {
             Err(ServiceError::NotLeader { leader }) => {
                 self.writers.not_leader(shard, writer.node, leader.map(NodeId));
             }
-            Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_)) => {
+            Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::OtherCluster(_)) => {
                 self.writers.not_leader(shard, writer.node, None);
             }
             _ => {}

@@ -488,6 +488,7 @@ async fn push_once(
             _ => elsewhere = tally.misrouted.first().map(|first| first.shard),
         }
         outcome.taken &= !tally.tick_refused;
+        outcome.older_term |= tally.tick_of_older_term;
         outcome.samples_taken += tally.taken;
         outcome.duplicates += tally.duplicates;
         outcome.series_added += tally.series_added;

@@ -124,9 +124,42 @@ pub struct Tick<'a> {
 pub struct TickOutcome {
     /// False where a shard refused it as a whole: another scraper owns the target by now, or the tick came twice.
     pub taken: bool,
+    /// A shard refused it because another scraper owns the target by now; where it was refused and this is false, the tick
+    /// (or a later one) was there.
+    pub older_term: bool,
     pub samples_taken: u64,
     pub duplicates: u64,
     /// Series that had no live sample of this target before: `scrape_series_added`.
     pub series_added: u64,
     pub refused: Vec<Refused>,
+}
+
+/// Characters of names and values that the labels of an exemplar may have together: OpenMetrics 1.0 and Prometheus allow no
+/// more.
+const MAX_EXEMPLAR_CHARS: usize = 128;
+
+/// Whether an exemplar's labels are short enough to be kept.
+#[must_use]
+pub fn is_exemplar_kept(labels: LabelsRef<'_>) -> bool {
+    let chars = |text: &str| text.chars().count();
+    labels
+        .iter()
+        .map(|(name, value)| chars(name) + chars(value))
+        .sum::<usize>()
+        <= MAX_EXEMPLAR_CHARS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_model::Labels;
+
+    #[test]
+    fn labels_of_exemplars_are_measured_in_characters() {
+        for (value, kept) in [("", true), ("é", true), ("xy", false)] {
+            let trace = format!("{}{value}", "é".repeat(119));
+            let labels = Labels::from_pairs([("trace_id", trace.as_str())]);
+            assert_eq!(is_exemplar_kept(labels.as_ref()), kept, "{trace}");
+        }
+    }
 }

@@ -102,6 +102,45 @@ impl Gate {
         }
     }
 
+    /// As [`Self::write`], for a task where no thread may be blocked.
+    ///
+    /// # Errors
+    /// Only when the store is being closed.
+    pub(super) async fn write_in_task(
+        &self,
+        sync: bool,
+        make: &mut (dyn FnMut() -> Result<Batch, StoreError> + Send),
+    ) -> Result<(), StoreError> {
+        loop {
+            let bytes = match make() {
+                Ok(batch) => {
+                    let bytes = batch.size_bytes();
+                    if self.attempt(batch, bytes, sync).is_ok() {
+                        return Ok(());
+                    }
+                    bytes
+                }
+                Err(error) => {
+                    self.fail(&error, true);
+                    0
+                }
+            };
+            while let Some(trouble) = self.trouble() {
+                if self.state.lock().closing {
+                    return Err(StoreError::Waiting(trouble.to_string()));
+                }
+                tokio::time::sleep(TRY_EVERY).await;
+                let (is_over, engine_failed) = {
+                    let state = self.state.lock();
+                    (state.trouble.is_none() || state.closing, state.engine_failed)
+                };
+                if !is_over && self.recover(bytes, engine_failed).is_ok() {
+                    self.set_well(&mut self.state.lock());
+                }
+            }
+        }
+    }
+
     /// Writes once.
     ///
     /// # Errors

@@ -28,4 +28,4 @@ pub use gate::Trouble;
 pub use memory::{Faults, MemoryBackend};
 pub use node::{Identity, NodeStore, StoreOptions};
 pub use rocks::open_rocksdb;
-pub use writer::{Done, Submission, Write};
+pub use writer::{Done, Pace, Submission, Write};

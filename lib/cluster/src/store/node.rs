@@ -7,7 +7,8 @@ use super::gate::{Gate, Trouble};
 use super::held::HeldMemory;
 use super::metrics::StoreMetrics;
 use super::rocks::RocksBackend;
-use super::writer::{self, Message, Submission};
+use super::writer::{self, Message, Pace, Submission};
+use crate::blocking::{blocking, is_at_once};
 use gnomon_model::{Clock, ClusterId, NodeId};
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -112,6 +113,33 @@ impl NodeStore {
     /// When the engine fails.
     pub fn over(backend: SharedBackend, clock: Arc<dyn Clock>, registry: &Registry) -> Result<Arc<Self>, StoreError> {
         Self::build(backend, None, StoreMetrics::new(registry, clock)?)
+    }
+
+    /// As [`Self::over`], with a task of this runtime as its writer: for the simulation, on a thread where
+    /// [`crate::blocking::do_at_once_here`] was called. `pace` says how long each write takes.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn simulated(
+        backend: SharedBackend,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+        pace: Pace,
+    ) -> Result<Arc<Self>, StoreError> {
+        let metrics = StoreMetrics::new(registry, clock)?;
+        let gate = Arc::new(Gate::new(backend.clone(), None, metrics.clone()));
+        let identity = read_identity(backend.as_ref())?;
+        let queue = writer::spawn_task(backend.clone(), gate.clone(), metrics.clone(), pace);
+        Ok(Arc::new(Self {
+            backend,
+            gate,
+            metrics,
+            disk: None,
+            queue,
+            thread: Mutex::new(None),
+            identity: Mutex::new(identity),
+            flushes: Arc::new(Semaphore::new(1)),
+        }))
     }
 
     fn build(backend: SharedBackend, disk: Option<Arc<Disk>>, metrics: StoreMetrics) -> Result<Arc<Self>, StoreError> {
@@ -239,6 +267,25 @@ impl NodeStore {
         })
     }
 
+    /// As [`Self::write_durably`], for tasks: it blocks none of the runtime's threads.
+    ///
+    /// # Errors
+    /// When the store is closed meanwhile.
+    pub async fn write_through(self: &Arc<Self>, batch: Batch) -> Result<(), StoreError> {
+        if is_at_once() {
+            let saved = batch.saved();
+            let mut first = Some(batch);
+            let mut make = || match first.take() {
+                Some(batch) => Ok(batch),
+                None => self.backend.batch_of(&saved),
+            };
+            return self.gate.write_in_task(true, &mut make).await;
+        }
+        let store = Arc::clone(self);
+        let written = blocking(move || store.write_durably(batch)).await;
+        written.unwrap_or(Err(StoreError::Closed))
+    }
+
     /// Whether free space is below the watermark. Cheap.
     #[must_use]
     pub fn low_disk(&self) -> Option<LowDisk> {
@@ -260,7 +307,7 @@ impl NodeStore {
         }
         let thread = self.thread.lock().take();
         let backend = self.backend.clone();
-        let closing = tokio::task::spawn_blocking(move || {
+        let closing = blocking(move || {
             if let Some(thread) = thread
                 && thread.join().is_err()
             {

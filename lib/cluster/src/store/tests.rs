@@ -308,3 +308,50 @@ async fn a_damaged_log_opens_with_what_lies_before_the_damage() {
         assert_eq!(damaged, Some(f64::from(u8::from(!torn))));
     }
 }
+
+/// As a simulation has it: everything on one thread, which nothing may block.
+#[test]
+fn a_store_without_a_thread_waits_for_its_disk_as_one_with_a_thread_does() {
+    let simulation = std::thread::spawn(|| {
+        crate::blocking::do_at_once_here();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(without_a_thread());
+    });
+    simulation.join().unwrap();
+}
+
+async fn without_a_thread() {
+    let backend = Arc::new(MemoryBackend::new());
+    let pace: Pace = Arc::new(|| Duration::from_millis(3));
+    let store = NodeStore::simulated(backend.clone(), SystemClock::shared(), &Registry::new(), pace).unwrap();
+    engine_suite(&store).await;
+    let before = tokio::time::Instant::now();
+    write(&store, vec![put("a", "0")], true).await.unwrap();
+    assert!(before.elapsed() >= Duration::from_millis(3));
+    backend.set_faults(failing());
+    let first = submit(&store, vec![put("a", "1")], true).await;
+    store.in_trouble(Duration::ZERO).await;
+    let second = submit(&store, vec![put("a", "2")], true).await;
+    let mut batch = store.backend().batch().unwrap();
+    batch.put(Space::Meta, b"flush", b"x");
+    let flushing = tokio::spawn({
+        let store = store.clone();
+        async move { store.write_through(batch).await }
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!flushing.is_finished());
+    backend.set_faults(Faults::default());
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    flushing.await.unwrap().unwrap();
+    let get = |key: &str| text(store.backend().get(Space::Meta, key.as_bytes()).unwrap());
+    assert_eq!(get("a").as_deref(), Some("2"));
+    assert_eq!(get("flush").as_deref(), Some("x"));
+    assert_eq!(store.trouble(), None);
+    backend.set_faults(failing());
+    let waiting = submit(&store, vec![put("a", "3")], true).await;
+    store.in_trouble(Duration::ZERO).await;
+    store.close().await;
+    assert!(waiting.await.unwrap().is_err(), "given up");
+}

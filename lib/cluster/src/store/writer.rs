@@ -6,6 +6,7 @@ use super::gate::Gate;
 use super::metrics::StoreMetrics;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A batch is closed at this size; what waits longer goes into the next.
@@ -15,6 +16,9 @@ const QUEUE: usize = 4096;
 
 /// Told how a write ended.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// How long the next write takes: a simulated disk's.
+pub type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Writes of one group that happen together, in the order of submission.
 pub struct Submission {
@@ -79,6 +83,25 @@ pub(super) fn spawn(
     Ok((sender, thread))
 }
 
+/// As [`spawn`], as a task of the runtime that this is called in. Each round takes `pace` before it is written.
+pub(super) fn spawn_task(
+    backend: SharedBackend,
+    gate: Arc<Gate>,
+    metrics: StoreMetrics,
+    pace: Pace,
+) -> mpsc::Sender<Message> {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    let writer = Writer {
+        backend,
+        gate,
+        metrics,
+        queue,
+        scratch: Vec::new(),
+    };
+    tokio::spawn(writer.run_in_task(pace));
+    sender
+}
+
 /// What one round has gathered.
 #[derive(Default)]
 struct Round {
@@ -96,6 +119,21 @@ impl Writer {
             self.gather(first, &mut round);
             if !round.waiting.is_empty() {
                 self.commit(round.writes, round.sync, round.waiting);
+            }
+            if let Some(done) = round.close {
+                done(Ok(()));
+                return;
+            }
+        }
+    }
+
+    async fn run_in_task(mut self, pace: Pace) {
+        while let Some(first) = self.queue.recv().await {
+            let mut round = Round::default();
+            self.gather(first, &mut round);
+            if !round.waiting.is_empty() {
+                tokio::time::sleep(pace()).await;
+                self.commit_in_task(round.writes, round.sync, round.waiting).await;
             }
             if let Some(done) = round.close {
                 done(Ok(()));
@@ -137,17 +175,44 @@ impl Writer {
         } = self;
         let mut bytes = 0;
         let result = gate.write(sync, &mut || {
-            let mut batch = backend.batch()?;
-            for write in &writes {
-                add(&mut batch, write, scratch);
-            }
+            let batch = batch_of(backend, &writes, scratch)?;
             bytes = batch.size_bytes();
             Ok(batch)
         });
-        metrics.batch(bytes, waiting.len());
-        for done in waiting {
-            done(result.clone());
-        }
+        tell(metrics, bytes, waiting, &result);
+    }
+
+    async fn commit_in_task(&mut self, writes: Vec<Write>, sync: bool, waiting: Vec<Done>) {
+        let Self {
+            backend,
+            gate,
+            metrics,
+            scratch,
+            ..
+        } = self;
+        let mut bytes = 0;
+        let mut make = || {
+            let batch = batch_of(backend, &writes, scratch)?;
+            bytes = batch.size_bytes();
+            Ok(batch)
+        };
+        let result = gate.write_in_task(sync, &mut make).await;
+        tell(metrics, bytes, waiting, &result);
+    }
+}
+
+fn batch_of(backend: &SharedBackend, writes: &[Write], scratch: &mut Vec<u8>) -> Result<Batch, StoreError> {
+    let mut batch = backend.batch()?;
+    for write in writes {
+        add(&mut batch, write, scratch);
+    }
+    Ok(batch)
+}
+
+fn tell(metrics: &StoreMetrics, bytes: usize, waiting: Vec<Done>, result: &Result<(), StoreError>) {
+    metrics.batch(bytes, waiting.len());
+    for done in waiting {
+        done(result.clone());
     }
 }
 

@@ -385,6 +385,12 @@ impl Fragment {
         Ok(())
     }
 
+    /// Whether what comes back are groups, which merge to the same in any order.
+    #[must_use]
+    pub fn is_merging(&self) -> bool {
+        matches!(&self.root.kind, FragmentKind::Aggregate { op, param: None, .. } if merges(*op))
+    }
+
     /// Whether what comes back is one column a series.
     #[must_use]
     pub fn is_column(&self) -> bool {
@@ -448,6 +454,12 @@ impl Fragment {
             steps: self.steps.saturating_sub(first),
             ..self.clone()
         }
+    }
+
+    /// Some of the steps.
+    #[must_use]
+    pub fn some_steps(&self, steps: &std::ops::Range<usize>) -> Self {
+        self.first_steps(steps.end).from_step(steps.start)
     }
 
     /// The first `steps` steps.

@@ -1,6 +1,6 @@
 //! What a block says about itself, as JSON within it.
 
-use super::FORMAT_VERSION;
+use super::version_at;
 use gnomon_model::ids::BASE_FEATURE_LEVEL;
 use gnomon_model::{
     BlockId, ClusterId, FeatureLevel, PartId, PlacementEpoch, ShardId, TenantId, TimeRange, TimestampMs,
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockMeta {
     pub format_version: u32,
+    /// What all nodes that read it understand: the version of the format depends on it.
     pub feature_level: FeatureLevel,
     pub block: BlockId,
     pub cluster: ClusterId,
@@ -39,6 +40,16 @@ pub struct BlockStats {
     pub min_sample: TimestampMs,
     /// Last sample, **inclusive**; 0 in a block without samples.
     pub max_sample: TimestampMs,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub exemplars: u64,
+    /// Metrics whose type, unit and help it knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub metadata: u64,
+}
+
+/// What blocks of older versions do not say.
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl BlockMeta {
@@ -46,7 +57,7 @@ impl BlockMeta {
     #[must_use]
     pub fn new(block: BlockId, cluster: ClusterId, tenant: TenantId, shard: ShardId, window: TimeRange) -> Self {
         Self {
-            format_version: FORMAT_VERSION,
+            format_version: version_at(BASE_FEATURE_LEVEL),
             feature_level: BASE_FEATURE_LEVEL,
             block,
             cluster,

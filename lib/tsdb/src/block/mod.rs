@@ -2,16 +2,19 @@
 //!
 //! Invariant: every byte is under a CRC-32C that is checked before the byte is used.
 
+mod appendix;
 mod bloom;
 mod cache;
 mod dictionary;
 mod dictionary_view;
 mod directory;
+mod exemplars;
 mod grouping;
 mod labels;
 mod layout;
 mod matching;
 mod meta;
+mod metadata;
 mod pages;
 mod postings;
 mod reader;
@@ -28,7 +31,9 @@ mod writer;
 pub(crate) mod tests;
 
 pub use cache::BlockCache;
+pub use exemplars::{BlockExemplars, Exemplar, ExemplarFilter, ExemplarMerge, SeriesExemplars};
 pub use meta::{BlockMeta, BlockStats};
+pub use metadata::MetricMetadata;
 pub use reader::BlockReader;
 pub use select::Selection;
 pub use sink::{BlockSink, MemorySink, UploadSink};
@@ -36,11 +41,24 @@ pub use verify::VerifyReport;
 pub use writer::{BlockWriter, FinishedBlock};
 
 use crate::page::PageError;
-use gnomon_model::Labels;
+use gnomon_model::ids::BLOCK_EXTRAS_FEATURE_LEVEL;
+use gnomon_model::{FeatureLevel, Labels};
 use object_store::path::Path;
 
-/// The version of the format that is written; readers know all up to it.
-pub const FORMAT_VERSION: u32 = 3;
+/// The newest version of the format; readers know all up to it.
+pub const FORMAT_VERSION: u32 = 4;
+/// Since this version a block has exemplars and metadata; nothing else is new in it.
+const WITH_EXEMPLARS: u32 = 4;
+
+/// The version that is written where all nodes understand this level.
+#[must_use]
+pub fn version_at(level: FeatureLevel) -> u32 {
+    if level >= BLOCK_EXTRAS_FEATURE_LEVEL {
+        FORMAT_VERSION
+    } else {
+        WITH_EXEMPLARS - 1
+    }
+}
 
 /// Whether bytes have the checksum that is noted of them. For a fuzzer they always do: it would never get past
 /// it.

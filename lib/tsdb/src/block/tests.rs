@@ -220,11 +220,99 @@ async fn the_bytes_of_a_block_stay_as_they_are() {
     }
 }
 
+/// As [`the_bytes_of_a_block_stay_as_they_are`], of a block with exemplars and metadata.
+#[tokio::test]
+async fn the_bytes_of_exemplars_and_metadata_stay_as_they_are() {
+    let mut meta = meta();
+    meta.feature_level = gnomon_model::ids::BLOCK_EXTRAS_FEATURE_LEVEL;
+    let mut writer = BlockWriter::new(meta, MemorySink::default());
+    let series = example(3, 12);
+    for s in &series {
+        writer.add_series(s.labels.as_ref(), s.pages.clone()).await.unwrap();
+    }
+    let exemplar = |at: i64, value: f64| Exemplar {
+        timestamp_ms: at,
+        value,
+        labels: Labels::from_pairs([
+            ("span_id", format!("{at:x}")),
+            ("trace_id", format!("{:032x}", at * 7919)),
+        ]),
+    };
+    let with_exemplars = series.iter().step_by(5).map(|s| SeriesExemplars {
+        labels: s.labels.clone(),
+        exemplars: (0..6).map(|i| exemplar(i * i * 60_000 + 17, i as f64 / 3.0)).collect(),
+    });
+    let with_exemplars: Vec<_> = with_exemplars.collect();
+    for s in &with_exemplars {
+        writer.add_exemplars(s.labels.as_ref(), s.exemplars.clone()).unwrap();
+    }
+    let known = |metric: &str| MetricMetadata {
+        at_ms: 2 * HOUR_MS - 1,
+        kind: "gauge".to_owned(),
+        unit: "seconds".to_owned(),
+        help: format!("What {metric} is."),
+    };
+    for metric in ["metric_0", "metric_2", "none"] {
+        writer.add_metadata(metric, known(metric));
+    }
+    let block = writer.finish().await.unwrap();
+    if std::env::var_os("GNOMON_WRITE_GOLDEN").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/block/golden_4.gnb");
+        std::fs::write(path, &block.output).unwrap();
+        return;
+    }
+    let golden = include_bytes!("golden_4.gnb");
+    let same = block.output.iter().zip(golden).take_while(|(a, b)| a == b).count();
+    assert!(
+        block.output.as_ref() == golden,
+        "the format changed at byte {same} of {}: raise FORMAT_VERSION and keep reading the old one",
+        golden.len()
+    );
+    let reader = open(Bytes::from_static(golden)).await.unwrap();
+    assert_eq!(reader.verify().await.unwrap().stats, block.meta.stats);
+    let all = collect(reader.select(&[], 0, i64::MAX).await.unwrap()).await.unwrap();
+    assert_eq!(decoded(&all), decoded(&series));
+    let mut found = reader.exemplars(ExemplarFilter::default()).await.unwrap();
+    for expected in with_exemplars {
+        assert_eq!(found.next().await.unwrap(), Some(expected));
+    }
+    assert_eq!(found.next().await.unwrap(), None);
+    let expected = ["metric_0", "metric_2"].map(|metric| (metric.to_owned(), known(metric)));
+    assert_eq!(reader.metadata(None).await.unwrap(), expected);
+}
+
+/// A build that is older than the block says so.
+#[tokio::test]
+async fn a_block_of_a_newer_version_is_a_clear_error() {
+    let mut bytes = include_bytes!("golden_4.gnb").to_vec();
+    let footer = layout::Footer::read(&bytes, bytes.len() as u64).unwrap();
+    bytes.truncate(bytes.len() - layout::FOOTER_LEN);
+    let newer = layout::Footer {
+        version: FORMAT_VERSION + 1,
+        ..footer
+    };
+    bytes.extend(newer.write());
+    let error = open(bytes.into()).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "block b.gnb has format version 5, this build reads up to 4"
+    );
+}
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()
         .block_on(future)
+}
+
+/// A block with the same samples, as each version has them.
+fn golden(version: u32) -> &'static [u8] {
+    match version {
+        2 => include_bytes!("golden_2.gnb"),
+        3 => include_bytes!("golden.gnb"),
+        _ => include_bytes!("golden_4.gnb"),
+    }
 }
 
 async fn read_all(bytes: Bytes) -> Result<Vec<SeriesPages>, BlockError> {
@@ -233,6 +321,9 @@ async fn read_all(bytes: Bytes) -> Result<Vec<SeriesPages>, BlockError> {
     let found = collect(reader.select(&matchers, i64::MIN, i64::MAX).await?).await?;
     reader.label_names(&[]).await?;
     reader.label_values("instance", &matchers).await?;
+    reader.metadata(None).await?;
+    let mut exemplars = reader.exemplars(ExemplarFilter::default()).await?;
+    while exemplars.next().await?.is_some() {}
     for page in found.iter().flat_map(|s| &s.pages) {
         page.decode().map_err(|_| reader.damaged("page"))?;
     }
@@ -244,9 +335,9 @@ proptest! {
     #[test]
     fn a_damaged_block_is_an_error_or_the_same_data(
         flips in prop::collection::vec((any::<prop::sample::Index>(), 1..=255_u8), 0..3),
-        cut in prop::option::of(any::<prop::sample::Index>()), is_old in any::<bool>(),
+        cut in prop::option::of(any::<prop::sample::Index>()), version in 2..=4_u32,
     ) {
-        let golden = if is_old { &include_bytes!("golden_2.gnb")[..] } else { include_bytes!("golden.gnb") };
+        let golden = golden(version);
         let mut bytes = golden.to_vec();
         for (at, with) in &flips {
             let at = at.index(bytes.len());
@@ -268,9 +359,9 @@ proptest! {
     /// Footers that are sound by their checksum and wrong otherwise.
     #[test]
     fn forged_tables_never_panic(
-        section in 0..layout::SECTIONS, at in any::<prop::sample::Index>(), with in 1..=255_u8, is_old in any::<bool>(),
+        section in 0..layout::SECTIONS, at in any::<prop::sample::Index>(), with in 1..=255_u8, version in 2..=4_u32,
     ) {
-        let golden = if is_old { &include_bytes!("golden_2.gnb")[..] } else { include_bytes!("golden.gnb") };
+        let golden = golden(version);
         let mut bytes = golden.to_vec();
         let len = bytes.len() as u64;
         let mut footer = layout::Footer::read(&bytes, len).unwrap();

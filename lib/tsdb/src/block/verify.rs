@@ -48,6 +48,8 @@ impl BlockReader {
         let mut postings: HashMap<Vec<u8>, RoaringBitmap> = HashMap::new();
         self.verify_series(&mut stats, &mut postings, (&mut read, progress))
             .await?;
+        stats.exemplars = self.verify_exemplars().await?;
+        stats.metadata = self.metadata(None).await?.len() as u64;
         if stats != self.meta.stats {
             return Err(self.damaged(format!("meta says {:?}, there are {stats:?}", self.meta.stats)));
         }

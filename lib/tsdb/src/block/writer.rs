@@ -1,13 +1,15 @@
 //! Writing a block in one pass: pages go out as they come, the index follows.
 
 use super::dictionary::{ChunkLimits, Dictionary, Index};
+use super::exemplars::{Exemplar, ExemplarsWriter};
 use super::grouping::Grouping;
 use super::layout::{
     ChunkAt, FOOTER_LEN, Footer, HEADER_LEN, LABEL_BYTES_PER_CHUNK, MAX_CHUNK_LEN, MAX_LABELS_LEN, PAGES_PER_CHUNK,
     SECTIONS, Section, SectionAt, SeriesChunk, TIMES_BYTES_PER_CHUNK, TimesChunk, header, write_series_table,
 };
+use super::metadata::{MetadataWriter, MetricMetadata};
 use super::sink::BlockSink;
-use super::{BlockError, BlockMeta, BlockStats, FORMAT_VERSION, bloom};
+use super::{BlockError, BlockMeta, BlockStats, WITH_EXEMPLARS, bloom, version_at};
 use crate::page::{Effort, Page};
 use gnomon_model::{LabelsRef, TimestampMs};
 
@@ -20,6 +22,8 @@ pub struct FinishedBlock<T> {
     pub meta: BlockMeta,
     /// Length of the object.
     pub bytes: u64,
+    /// Exemplars that found no room in it.
+    pub exemplars_left_out: u64,
     /// What the sink left: the object's bytes for [`super::MemorySink`].
     pub output: T,
 }
@@ -43,6 +47,11 @@ pub struct BlockWriter<S: BlockSink> {
     /// Compressed directories of closed chunks.
     directories: Vec<u8>,
     dictionary: Dictionary,
+    exemplars: ExemplarsWriter,
+    /// Labels of the last series with exemplars; empty before the first.
+    last_exemplars: Vec<u8>,
+    metadata: MetadataWriter,
+    exemplars_left_out: u64,
     limits: ChunkLimits,
 }
 
@@ -59,7 +68,7 @@ impl<S: BlockSink> BlockWriter<S> {
         Self {
             sink,
             meta: BlockMeta {
-                format_version: FORMAT_VERSION,
+                format_version: version_at(meta.feature_level),
                 stats: BlockStats::default(),
                 ..meta
             },
@@ -74,6 +83,10 @@ impl<S: BlockSink> BlockWriter<S> {
             label_bytes: Vec::new(),
             directories: Vec::new(),
             dictionary: Dictionary::default(),
+            exemplars: ExemplarsWriter::default(),
+            last_exemplars: Vec::new(),
+            metadata: MetadataWriter::default(),
+            exemplars_left_out: 0,
             limits: ChunkLimits::default(),
         }
     }
@@ -96,7 +109,7 @@ impl<S: BlockSink> BlockWriter<S> {
         if !self.started {
             self.started = true;
             self.sections[Section::Pages as usize].offset = HEADER_LEN as u64;
-            self.sink.write(&header(FORMAT_VERSION)).await?;
+            self.sink.write(&header(self.meta.format_version)).await?;
         }
         Ok(())
     }
@@ -159,6 +172,53 @@ impl<S: BlockSink> BlockWriter<S> {
             return self.close_chunk().await;
         }
         Ok(())
+    }
+
+    /// Whether the block can have exemplars and metadata: not where older nodes read it.
+    #[must_use]
+    pub const fn keeps_extras(&self) -> bool {
+        self.meta.format_version >= WITH_EXEMPLARS
+    }
+
+    /// Adds exemplars of a series, in any order, each kept once; without effect where the block keeps none. Series come in
+    /// the order of their labels here too, each once, before, between or after those of [`Self::add_series`].
+    ///
+    /// # Errors
+    /// When the series does not come after the last one, or an exemplar is outside of the block's window.
+    pub fn add_exemplars(&mut self, labels: LabelsRef<'_>, mut exemplars: Vec<Exemplar>) -> Result<(), BlockError> {
+        if !self.keeps_extras() || exemplars.is_empty() {
+            return Ok(());
+        }
+        if self.exemplars.count > 0 && labels <= LabelsRef::from_canonical(&self.last_exemplars) {
+            return Err(BlockError::Unsorted {
+                last: LabelsRef::from_canonical(&self.last_exemplars).to_owned(),
+                next: labels.to_owned(),
+            });
+        }
+        let bad = |what| BlockError::BadSeries {
+            labels: labels.to_owned(),
+            what,
+        };
+        let is_too_long = |labels: LabelsRef<'_>| labels.as_bytes().len() > MAX_LABELS_LEN;
+        if is_too_long(labels) || exemplars.iter().any(|e| is_too_long(e.labels.as_ref())) {
+            return Err(bad("labels of the series or of an exemplar are longer than 1 MiB"));
+        }
+        let window = self.meta.window;
+        if !exemplars.iter().all(|e| window.contains(TimestampMs(e.timestamp_ms))) {
+            return Err(bad("exemplar is outside of the block's window"));
+        }
+        Exemplar::settle(&mut exemplars);
+        self.last_exemplars.clear();
+        self.last_exemplars.extend_from_slice(labels.as_bytes());
+        self.exemplars.add(labels, exemplars)
+    }
+
+    /// Adds what is known of a metric, in any order; of what differs the newest is kept. Without effect where the block keeps
+    /// none, or has no series of the metric in the end.
+    pub fn add_metadata(&mut self, metric: &str, metadata: MetricMetadata) {
+        if self.keeps_extras() {
+            self.metadata.add(metric, metadata);
+        }
     }
 
     fn count(&mut self, page: &Page) {
@@ -274,8 +334,12 @@ impl<S: BlockSink> BlockWriter<S> {
         let values = values_section(&mut index)?;
         self.write_section(Section::Values, &values).await?;
         self.write_section(Section::Postings, &[]).await?;
-        self.write_section(Section::Exemplars, &[]).await?;
-        self.write_section(Section::Metadata, &[]).await?;
+        let exemplars = std::mem::take(&mut self.exemplars);
+        (self.meta.stats.exemplars, self.exemplars_left_out) = (exemplars.count, exemplars.left_out);
+        self.write_section(Section::Exemplars, &exemplars.finish()?).await?;
+        let mut metadata = std::mem::take(&mut self.metadata);
+        self.meta.stats.metadata = metadata.keep(&index.metrics);
+        self.write_section(Section::Metadata, &metadata.finish()?).await?;
         let series_table = write_series_table(&self.chunks, &self.times);
         self.write_section(Section::SeriesTable, &series_table).await?;
         self.write_section(Section::ValueTable, &index.table.write()).await?;
@@ -285,7 +349,7 @@ impl<S: BlockSink> BlockWriter<S> {
         self.write_section(Section::Meta, &meta).await?;
         let footer = Footer {
             sections: self.sections,
-            version: FORMAT_VERSION,
+            version: self.meta.format_version,
             file_len: self.at + FOOTER_LEN as u64,
         };
         self.at = footer.file_len;
@@ -304,6 +368,7 @@ impl<S: BlockSink> BlockWriter<S> {
         Ok(FinishedBlock {
             meta: self.meta,
             bytes: self.at,
+            exemplars_left_out: self.exemplars_left_out,
             output: self.sink.finish().await?,
         })
     }
@@ -332,7 +397,7 @@ fn values_section(index: &mut Index) -> Result<Vec<u8>, BlockError> {
     Ok(section)
 }
 
-fn compress_to(section: &mut Vec<u8>, raw: &[u8]) -> Result<ChunkAt, BlockError> {
+pub(super) fn compress_to(section: &mut Vec<u8>, raw: &[u8]) -> Result<ChunkAt, BlockError> {
     if raw.len() as u64 > MAX_CHUNK_LEN {
         return Err(BlockError::Index("a chunk of it is longer than 16 MiB".to_owned()));
     }

@@ -24,7 +24,7 @@ pub use dense::Effort;
 pub use float::FloatPageBuilder;
 pub use histogram::HistogramPageBuilder;
 
-use bits::{unzigzag, zigzag};
+pub(crate) use bits::{unzigzag, zigzag};
 use bytes::Bytes;
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::labels::{get_uvarint, put_uvarint};

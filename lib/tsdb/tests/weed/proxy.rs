@@ -48,6 +48,10 @@ struct Shared {
     /// How often each fault came up, in the order of [`FAULTS`].
     counts: [AtomicU64; 6],
     requests: AtomicU64,
+    /// Before each request, milliseconds.
+    delay_ms: AtomicU64,
+    /// Connections end at once.
+    is_away: AtomicBool,
     stop: AtomicBool,
     /// Completions of uploads in parts keep their answers.
     keeps_what_is_read_once: bool,
@@ -62,8 +66,13 @@ pub struct Proxy {
 impl Proxy {
     /// Before a server, `http://host:port`.
     pub fn start(endpoint: &str, seed: u64, per_mille: u64, keeps_what_is_read_once: bool) -> Self {
+        Self::start_at("127.0.0.1", endpoint, seed, per_mille, keeps_what_is_read_once)
+    }
+
+    /// The same at another address of this machine.
+    pub fn start_at(host: &str, endpoint: &str, seed: u64, per_mille: u64, keeps_what_is_read_once: bool) -> Self {
         let server = endpoint.strip_prefix("http://").unwrap().parse().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             server,
@@ -71,6 +80,8 @@ impl Proxy {
             per_mille: AtomicU64::new(per_mille),
             counts: Default::default(),
             requests: AtomicU64::new(0),
+            delay_ms: AtomicU64::new(0),
+            is_away: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             keeps_what_is_read_once,
         });
@@ -95,7 +106,25 @@ impl Proxy {
 
     /// From now on nothing goes wrong.
     pub fn heal(&self) {
-        self.shared.per_mille.store(0, Ordering::Relaxed);
+        self.fail(0);
+        self.delay(Duration::ZERO);
+        self.go_away(false);
+    }
+
+    /// From now on so many of 1000 requests go wrong.
+    pub fn fail(&self, per_mille: u64) {
+        self.shared.per_mille.store(per_mille, Ordering::Relaxed);
+    }
+
+    /// From now on every request waits before it is made.
+    pub fn delay(&self, delay: Duration) {
+        let ms = u64::try_from(delay.as_millis()).unwrap();
+        self.shared.delay_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// From now on nobody is answered, or everybody again.
+    pub fn go_away(&self, away: bool) {
+        self.shared.is_away.store(away, Ordering::Relaxed);
     }
 
     /// How often each fault came up.
@@ -185,6 +214,10 @@ fn serve(shared: &Shared, mut client: TcpStream) {
             return;
         }
         body.extend_from_slice(&rest);
+        std::thread::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::Relaxed)));
+        if shared.is_away.load(Ordering::Relaxed) {
+            return;
+        }
         if !answer(shared, &mut client, &head, &body) {
             let _ = client.shutdown(Shutdown::Both);
             return;

@@ -2,7 +2,7 @@ use super::super::ServedBlocks;
 use super::*;
 use futures::TryStreamExt;
 use gnomon_model::{ManualClock, TenantId, TimestampMs};
-use gnomon_proto::service::BlockReadService;
+use gnomon_proto::service::{BlockReadService, EvaluateStream};
 use gnomon_tsdb::{FloatPageBuilder, Tombstone};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -62,6 +62,18 @@ impl BlockReads for Store {
         self.reads.fetch_add(1, Ordering::Relaxed);
         Ok(vec![name.unwrap_or("names").to_owned()])
     }
+
+    async fn exemplars(&self, _: &v1::BlockRecord, _: ExemplarFilter) -> Result<ExemplarStream, ServiceError> {
+        Ok(futures::stream::empty().boxed())
+    }
+
+    async fn metadata(
+        &self,
+        _: &v1::BlockRecord,
+        _: Option<&str>,
+    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Another querier.
@@ -104,6 +116,11 @@ impl BlockReadService for Other {
     async fn labels(&self, request: v1::BlockLabelsRequest) -> Result<v1::LabelsResponse, ServiceError> {
         self.may_answer().await?;
         self.served.labels(request).await
+    }
+
+    async fn evaluate(&self, request: v1::BlockEvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        self.may_answer().await?;
+        self.served.evaluate(request).await
     }
 }
 
@@ -318,11 +335,12 @@ async fn a_querier_reads_a_bounded_number_of_blocks_for_others() {
         }
     };
     assert_eq!(open.len(), 16);
-    assert!(matches!(refused, ServiceError::Unavailable(_)), "{refused:?}");
-    // Those that wait are read here.
+    assert!(matches!(refused, ServiceError::LimitExceeded(_)), "{refused:?}");
+    // What finds no place is read here, and the next is asked for there again.
     assert_eq!(rig.read().await, Ok(expected()));
     open.pop();
-    assert!(rig.known.other.served.select(request()).await.is_ok());
+    assert_eq!(rig.read().await, Ok(expected()));
+    assert_eq!(rig.counts(), [1, 17]);
     let unnamed = rig.known.other.served.select(v1::BlockSelectRequest::default()).await;
     assert!(matches!(unnamed, Err(ServiceError::Invalid(_))));
 }

@@ -116,3 +116,116 @@ fn more_series_than_the_limit_take_no_more_memory() {
     assert_eq!((result, counts.kept), (Err(Refusal::SampleLimit), 300_000));
     assert!(bench.cache.len() <= 1001, "{} series are remembered", bench.cache.len());
 }
+
+/// A delimited protobuf exposition of one counter and one native histogram that began then.
+fn since(created_ms: i64, value: f64) -> Vec<u8> {
+    use gnomon_proto::client::{BucketSpan, Counter, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+    let created = prost_types::Timestamp {
+        seconds: created_ms.div_euclid(1000),
+        nanos: (created_ms.rem_euclid(1000) * 1_000_000) as i32,
+    };
+    let label = vec![LabelPair {
+        name: Some("l".into()),
+        value: Some("v".into()),
+    }];
+    let counter = Metric {
+        label: label.clone(),
+        counter: Some(Counter {
+            value: Some(value),
+            created_timestamp: Some(created),
+            ..Counter::default()
+        }),
+        ..Metric::default()
+    };
+    let histogram = Metric {
+        label,
+        histogram: Some(Histogram {
+            sample_count: Some(value as u64),
+            sample_sum: Some(value),
+            schema: Some(3),
+            zero_threshold: Some(0.25),
+            positive_span: vec![BucketSpan {
+                offset: Some(1),
+                length: Some(1),
+            }],
+            positive_delta: vec![value as i64],
+            created_timestamp: Some(created),
+            ..Histogram::default()
+        }),
+        ..Metric::default()
+    };
+    let mut body = Vec::new();
+    for (name, kind, metric) in [
+        ("c_total", MetricType::Counter, counter),
+        ("h", MetricType::Histogram, histogram),
+    ] {
+        let family = MetricFamily {
+            name: Some(name.into()),
+            r#type: Some(kind as i32),
+            metric: vec![metric],
+            ..MetricFamily::default()
+        };
+        body.extend(family.encode_length_delimited_to_vec());
+    }
+    body
+}
+
+#[test]
+fn a_zero_stands_where_a_series_began_once_for_each_beginning() {
+    const NOW: i64 = 10_000_000;
+    let mut bench = Bench::new();
+    bench.config.scrape_native_histograms = true;
+    let mut scrape = |zero: bool, created_ms: i64, value: f64| {
+        bench.config.zero_at_created = zero;
+        bench.scratch.clear();
+        let mut collector = Collector {
+            config: &bench.config,
+            target: &Labels::from_pairs([("job", "j")]),
+            tick_ms: NOW,
+            cache: &mut bench.cache,
+            scratch: &mut bench.scratch,
+            metadata: &bench.metadata,
+            counts: Counts::default(),
+        };
+        collector.collect(Format::Protobuf, &since(created_ms, value)).unwrap();
+        assert_eq!(collector.counts.kept, 2);
+        let samples: Vec<_> = bench
+            .scratch
+            .samples
+            .iter()
+            .map(|s| (s.timestamp_ms, s.value))
+            .collect();
+        let histogram = |h: &TickHistogram| {
+            let wire = gnomon_proto::prometheus::Histogram::decode(&h.encoded[..]).unwrap();
+            let read = gnomon_proto::histogram::from_wire(&wire).unwrap();
+            let (schema, hint) = (read.histogram.schema, read.histogram.reset_hint);
+            assert_eq!((wire.timestamp, schema, read.is_integer), (h.timestamp_ms, 3, true));
+            (h.timestamp_ms, read.histogram.count, hint == ResetHint::Reset)
+        };
+        let histograms: Vec<_> = bench.scratch.histograms.iter().map(histogram).collect();
+        (samples, histograms)
+    };
+    let alone = |value: f64| (vec![(NOW, value)], vec![(NOW, value, false)]);
+    let with_zero = |at: i64, value: f64| {
+        (
+            vec![(at, 0.0), (NOW, value)],
+            vec![(at, 0.0, true), (NOW, value, false)],
+        )
+    };
+    assert_eq!(scrape(false, NOW - 5000, 1.0), alone(1.0));
+    assert_eq!(scrape(true, NOW - 5000, 1.0), with_zero(NOW - 5000, 1.0));
+    assert_eq!(scrape(true, NOW - 5000, 2.0), alone(2.0));
+    assert_eq!(
+        scrape(true, NOW - 1000, 3.0),
+        with_zero(NOW - 1000, 3.0),
+        "it began anew"
+    );
+    // Not before the sample, and longer ago than is taken.
+    for created_ms in [NOW, NOW + 1, NOW - ZERO_REACH_MS - 1] {
+        assert_eq!(scrape(true, created_ms, 4.0), alone(4.0), "{created_ms}");
+    }
+    assert_eq!(
+        scrape(true, NOW - ZERO_REACH_MS, 5.0),
+        with_zero(NOW - ZERO_REACH_MS, 5.0)
+    );
+}

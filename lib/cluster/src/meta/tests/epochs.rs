@@ -424,3 +424,99 @@ fn a_cluster_that_is_taken_over_has_all_epochs() {
     assert_eq!(placement.epoch_at(TimestampMs(T - 1)), Some(Number(1)));
     assert_eq!(placement.epoch_at(TimestampMs(T)), Some(Number(4)));
 }
+
+/// The same, at the level at which epochs are called off.
+fn newer_cluster() -> MetaMachine {
+    let machine = cluster();
+    for id in [1, 2] {
+        let node = Node {
+            id,
+            address: "127.0.0.1:9095".into(),
+            incarnation: 2,
+            feature_level: 5,
+            roles: vec!["ingester".into()],
+            ..Node::default()
+        };
+        let register = RegisterNode {
+            node: Some(node),
+            lease_ms: 600_000,
+        };
+        told(&machine, NOW, Command::RegisterNode(register)).unwrap();
+    }
+    told(
+        &machine,
+        NOW,
+        Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 5 }),
+    )
+    .unwrap();
+    machine
+}
+
+fn call_off(machine: &MetaMachine, epoch: u32) -> Result<MetaResponse, String> {
+    told(machine, NOW, Command::AbortEpoch(AbortEpoch { epoch }))
+}
+
+#[test]
+fn an_epoch_is_called_off_however_far_it_is_until_it_is_in_force() {
+    for far in 0..=6 {
+        let machine = newer_cluster();
+        add(&machine, NOW, &Reshard::to(3)).unwrap();
+        let members = GroupMembers {
+            group: 3,
+            voters: vec![1],
+            at_index: 1,
+        };
+        told(
+            &machine,
+            NOW,
+            Command::ReportMembers(ReportMembers { members: Some(members) }),
+        )
+        .unwrap();
+        let steps = [
+            (Step::Opened, 2),
+            (Step::Opened, 3),
+            (Step::Opened, 4),
+            (Step::Closed, 0),
+            (Step::Closed, 1),
+        ];
+        for (what, shard) in steps.into_iter().take(far) {
+            step(&machine, NOW, what, shard, T);
+        }
+        if far >= 5 {
+            let refused = call_off(&machine, 2).unwrap_err();
+            assert!(refused.contains("in force"), "{refused}");
+            assert_eq!(in_force(&machine), Some(Number(2)));
+            continue;
+        }
+        assert!(call_off(&machine, 3).unwrap_err().contains("epoch 2 is on its way"));
+        call_off(&machine, 2).unwrap();
+        let state = machine.state();
+        assert!(state.epoch_change.is_none() && state.members.is_empty());
+        assert_eq!(state.shards.iter().map(|r| r.shard).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(epochs(&machine), [(1, i64::MIN, vec![0, 1])]);
+        assert_eq!(in_force(&machine), Some(Number(1)));
+        // The shards that closed take everything again.
+        assert_eq!(bounds_of(&state, ShardId(0)).unwrap(), crate::bounds::ShardBounds::ALL);
+        assert_eq!(bounds_of(&state, ShardId(2)), None);
+        // What comes late of it has no effect, and neither number is used again.
+        let revision = state.revision;
+        step(&machine, NOW, Step::Closed, 1, T);
+        step(&machine, NOW, Step::Opened, 4, T);
+        assert_eq!(machine.state().revision, revision);
+        assert!(
+            call_off(&machine, 2)
+                .unwrap_err()
+                .contains("no placement epoch is on its way")
+        );
+        add(&machine, NOW, &Reshard::to(3)).unwrap();
+        let change = machine.state().epoch_change.clone().unwrap().epoch.unwrap();
+        assert_eq!((change.epoch, change.shards), (3, vec![5, 6, 7]));
+    }
+}
+
+#[test]
+fn nothing_is_called_off_before_all_understand_it() {
+    let machine = cluster();
+    add(&machine, NOW, &Reshard::to(3)).unwrap();
+    assert!(call_off(&machine, 2).unwrap_err().contains("feature level"));
+}

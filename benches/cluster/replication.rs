@@ -1,0 +1,76 @@
+//! What three replicas cost beside one, and whether the cost of a sample stays the same with more shards.
+
+use crate::nodes::Shape;
+use crate::written::{PER_REQUEST, Written, measure};
+
+type Row = (&'static str, usize, fn(&Written) -> f64);
+
+/// One replica on one node, and three on three, under the same load.
+pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
+    let Some(one) = measure(Shape::ingesters(1, shards, 1), series, rounds).await else {
+        return;
+    };
+    let Some(three) = measure(Shape::ingesters(3, shards, 3), series, rounds).await else {
+        return;
+    };
+    let rows: [Row; 8] = [
+        ("CPU s per million samples, all nodes", 2, Written::cpu_per_million),
+        ("bytes on the wire per sample, from senders to nodes", 1, |w| {
+            w.writing.from_outside_bytes / w.samples
+        }),
+        ("bytes on the wire per sample, between nodes", 1, |w| {
+            (w.writing.received_bytes - w.writing.from_outside_bytes) / w.samples
+        }),
+        ("bytes of log per sample, all nodes", 1, |w| {
+            w.writing.log_bytes / w.samples
+        }),
+        ("syncs of the log per million samples, all nodes", 0, |w| {
+            w.writing.fsyncs / w.samples * 1e6
+        }),
+        ("bytes uploaded per sample", 3, |w| w.all.uploaded_bytes / w.samples),
+        ("anonymous memory, KiB per series, all nodes", 2, |w| {
+            (w.loaded_kib - w.idle_kib) / w.series
+        }),
+        ("… per series and replica, bytes", 0, |w| {
+            (w.loaded_kib - w.idle_kib) / w.series * 1024.0
+        }),
+    ];
+    println!(
+        "Replication: {series} series, {rounds} samples of each, {PER_REQUEST} a request, {shards} shards, in one window that is \
+         sealed and uploaded:\n"
+    );
+    println!("| | 1 replica on 1 node | 3 replicas on 3 nodes | ratio |\n|---|---:|---:|---:|");
+    for (at, (what, digits, figure)) in rows.into_iter().enumerate() {
+        let replicas = if at == 7 { 3.0 } else { 1.0 };
+        let (a, b) = (figure(&one), figure(&three) / replicas);
+        // One node tells nobody anything.
+        let ratio = if a < 0.05 {
+            "-".to_owned()
+        } else {
+            format!("{:.2}", b / a)
+        };
+        println!("| {what} | {a:.digits$} | {b:.digits$} | {ratio} |");
+    }
+    println!();
+}
+
+/// One node with ever more shards.
+pub(crate) async fn by_shards(series: usize, rounds: usize) {
+    println!("Shards: 1 node, 1 replica, {series} series, {rounds} samples of each:\n");
+    println!("| shards | CPU s per million samples | bytes of log per sample | syncs per million samples |");
+    println!("|---:|---:|---:|---:|");
+    for shards in [1, 2, 4, 8] {
+        let Some(written) = measure(Shape::ingesters(1, shards, 1), series, rounds).await else {
+            return;
+        };
+        let (log, fsyncs) = (
+            written.writing.log_bytes / written.samples,
+            written.writing.fsyncs / written.samples * 1e6,
+        );
+        println!(
+            "| {shards} | {:.2} | {log:.1} | {fsyncs:.0} |",
+            written.cpu_per_million()
+        );
+    }
+    println!();
+}

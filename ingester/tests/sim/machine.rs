@@ -1,0 +1,322 @@
+//! A machine of the simulation: what it keeps over its lives, and the life it has now. A life is started by the functions
+//! that the process starts by.
+
+use super::bodies::{Peers, address};
+use super::clock::SimClock;
+use super::network::{Sender, Served, SimNetwork};
+use super::trace::Trace;
+use gnomon_cluster::clients::{LocalServices, PeerNetwork};
+use gnomon_cluster::layers::ChannelOptions;
+use gnomon_cluster::node::{IngesterNode, NodeHandle, NodeOptions, start_node};
+use gnomon_cluster::retention::{Budget, Retention};
+use gnomon_cluster::store::{Faults, MemoryBackend, NodeStore};
+use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WriteOptions};
+use gnomon_model::Clock;
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
+use gnomon_promql::QueryMemory;
+use object_store::ObjectStore;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// What all machines of one run have alike.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) seed: u64,
+    pub(crate) network: SimNetwork,
+    pub(crate) trace: Trace,
+    pub(crate) bucket: Arc<dyn ObjectStore>,
+    pub(crate) folder: PathBuf,
+    pub(crate) shards: u32,
+    pub(crate) flush_log_bytes: u64,
+    /// Ingesters that there are at first.
+    pub(crate) first: usize,
+}
+
+/// How long a node counts as alive after its last sign of life.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// After what silence a node's replicas are made anew elsewhere.
+pub(crate) const REPLACE_AFTER: Duration = Duration::from_secs(6);
+const PREFER_AFTER: Duration = Duration::from_secs(2);
+
+/// How slow a disk is.
+pub(crate) struct Disk {
+    random: Mutex<StdRng>,
+    /// The longest that a write takes, microseconds.
+    slowest_us: Mutex<u64>,
+}
+
+impl Disk {
+    pub(crate) const USUAL_US: u64 = 4_000;
+
+    fn takes(&self) -> Duration {
+        let slowest = *self.slowest_us.lock();
+        Duration::from_micros(self.random.lock().random_range(100..=slowest.max(100)))
+    }
+}
+
+pub(crate) struct Machine {
+    pub(crate) place: usize,
+    roles: Vec<String>,
+    pub(crate) clock: Arc<SimClock>,
+    disk: Arc<Disk>,
+    backend: Arc<MemoryBackend>,
+    /// Disks that it has had.
+    disks: u32,
+    around: Surroundings,
+    life: Option<Life>,
+}
+
+/// What runs on a machine, from its start on.
+struct Life {
+    stop: CancellationToken,
+    /// The groups, as soon as they are open.
+    groups: Arc<Mutex<Option<IngesterNode>>>,
+    running: Arc<Mutex<Option<Running>>>,
+}
+
+/// What is there once the node is a member.
+#[derive(Clone)]
+pub(crate) struct Running {
+    pub(crate) node: Arc<NodeHandle>,
+    pub(crate) ingester: Option<Arc<Ingester>>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        place: usize,
+        roles: &[&str],
+        drift_ppm: i64,
+        origin: tokio::time::Instant,
+        around: &Surroundings,
+    ) -> Self {
+        let seed = around.seed ^ (place as u64 + 1) << 32;
+        Self {
+            place,
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            clock: Arc::new(SimClock::new(origin, drift_ppm)),
+            disk: Arc::new(Disk {
+                random: Mutex::new(StdRng::seed_from_u64(seed)),
+                slowest_us: Mutex::new(Disk::USUAL_US),
+            }),
+            backend: Arc::default(),
+            disks: 0,
+            around: around.clone(),
+            life: None,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.life.is_some()
+    }
+
+    pub(crate) fn running(&self) -> Option<Running> {
+        self.life.as_ref()?.running.lock().clone()
+    }
+
+    /// The groups, also where the node is no member yet.
+    pub(crate) fn groups(&self) -> Option<IngesterNode> {
+        self.life.as_ref()?.groups.lock().clone()
+    }
+
+    pub(crate) fn set_slow(&self, slowest_us: u64) {
+        *self.disk.slowest_us.lock() = slowest_us;
+    }
+
+    pub(crate) fn set_failing(&self, fail_writes: bool) {
+        self.backend.set_faults(Faults {
+            fail_writes,
+            ..Faults::default()
+        });
+    }
+
+    fn options(&self, own: Sender, stop: &CancellationToken) -> NodeOptions {
+        let around = &self.around;
+        let folder = around.folder.join(format!("{}-{}", self.place, self.disks));
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let registry = prometheus::Registry::new();
+        let network: Arc<dyn PeerNetwork> = Arc::new(Peers {
+            network: around.network.clone(),
+            own,
+        });
+        NodeOptions {
+            peers: (0..around.first).map(address).collect(),
+            zone: format!("z{}", self.place % 3),
+            shards: Some(around.shards),
+            replicas: Some(3),
+            expect: 3,
+            replace_after: REPLACE_AFTER,
+            lease: LEASE,
+            join_timeout: Duration::from_secs(3600),
+            flush_log_bytes: around.flush_log_bytes,
+            channel: ChannelOptions {
+                network: Some(network),
+                ..ChannelOptions::default()
+            },
+            stop: stop.clone(),
+            ..NodeOptions::new(
+                folder,
+                around.bucket.clone(),
+                self.roles.clone(),
+                address(self.place),
+                clock,
+                registry,
+            )
+        }
+    }
+
+    /// Begins a life. It goes on by itself.
+    pub(crate) fn start(&mut self) {
+        assert!(self.life.is_none(), "one life at a time");
+        let (network, trace) = (self.around.network.clone(), self.around.trace.clone());
+        let own = network.begin(self.place);
+        let (stop, groups, running) = (CancellationToken::new(), Arc::default(), Arc::default());
+        self.life = Some(Life {
+            stop: stop.clone(),
+            groups: Arc::clone(&groups),
+            running: Arc::clone(&running),
+        });
+        let mut options = self.options(own, &stop);
+        let (disk, place) = (self.disk.clone(), self.place);
+        if self.roles.iter().any(|role| role == "ingester") {
+            let pace = Arc::new(move || disk.takes());
+            let (clock, registry) = (options.clock.clone(), options.registry.clone());
+            let store = NodeStore::simulated(self.backend.clone(), clock, &registry, pace);
+            match store {
+                Ok(store) => options.given_store = Some(store),
+                Err(error) => trace.fail(format!("machine {place}: its store does not open: {error}")),
+            }
+        }
+        let served = network.clone();
+        options.serve_groups = Some(Arc::new(move |opened: &IngesterNode| {
+            groups.lock().replace(opened.clone());
+            served.serve(own, of_groups(opened));
+        }));
+        tokio::spawn(run(options, own, network, trace, running));
+    }
+
+    /// Power is cut: what was not synced is lost but for the oldest `kept` writes.
+    pub(crate) fn crash(&mut self, kept: usize) {
+        let Some(life) = self.life.take() else { return };
+        self.around.network.begin(self.place);
+        self.backend = Arc::new(self.backend.after_power_cut(kept));
+        life.stop.cancel();
+        // What is left of it reaches neither a disk nor a machine; it only has to end.
+        tokio::spawn(bury(life));
+    }
+
+    /// A new disk, and so a new node.
+    pub(crate) fn wipe(&mut self) {
+        self.crash(0);
+        self.backend = Arc::default();
+        self.disks += 1;
+    }
+
+    /// As on SIGTERM; returns when the process would have ended.
+    pub(crate) async fn stop(&mut self) {
+        let Some(life) = self.life.take() else { return };
+        let running = life.running.lock().take();
+        if let Some(running) = &running {
+            if let Some(ingester) = &running.ingester {
+                ingester.shutdown().await;
+            }
+            running.node.shutdown().await;
+        }
+        self.around.network.begin(self.place);
+        self.backend = Arc::new(self.backend.after_power_cut(0));
+        life.stop.cancel();
+        tokio::spawn(bury(life));
+    }
+}
+
+fn of_groups(opened: &IngesterNode) -> Served {
+    Served {
+        node: opened.host.identity().node,
+        raft: Some(opened.raft_service()),
+        meta: Some(opened.meta_replica.clone()),
+        ..Served::default()
+    }
+}
+
+/// Starts the node and its role, and has them served.
+async fn run(
+    options: NodeOptions,
+    own: Sender,
+    network: SimNetwork,
+    trace: Trace,
+    running: Arc<Mutex<Option<Running>>>,
+) {
+    let place = own.place;
+    let (clock, registry, bucket, stop) = (
+        options.clock.clone(),
+        options.registry.clone(),
+        options.bucket.clone(),
+        options.stop.clone(),
+    );
+    let node = match start_node(options).await {
+        Ok(node) => node,
+        Err(error) => {
+            if !stop.is_cancelled() {
+                trace.fail(format!("machine {place} does not start: {error}"));
+            }
+            return;
+        }
+    };
+    let mut local = LocalServices::default();
+    let mut served = node.ingester.as_ref().map(of_groups).unwrap_or_default();
+    served.node = node.node_id;
+    let ingester = node.ingester.as_ref().map(|opened| IngesterOptions {
+        node: node.node_id,
+        host: opened.host.clone(),
+        meta: node.meta.clone(),
+        meta_watch: node.meta_watch.clone(),
+        bucket,
+        budget: Budget::fixed(Retention::default()),
+        clock,
+        registry,
+        write: WriteOptions::default(),
+        duties: DutyOptions::default(),
+        read_memory: QueryMemory::unlimited(),
+        prefer_after: PREFER_AFTER,
+        feature_level: CURRENT_FEATURE_LEVEL,
+        stop: stop.clone(),
+    });
+    let ingester = match ingester.map(Ingester::start).transpose() {
+        Ok(ingester) => ingester.map(Arc::new),
+        Err(error) => return trace.fail(format!("machine {place} has no ingester: {error}")),
+    };
+    if let Some(ingester) = &ingester {
+        local.shard_write = Some(ingester.shards());
+        local.shard_read = Some(ingester.shards());
+        served.shard_write = Some(ingester.shards());
+        served.shard_read = Some(ingester.shards());
+    }
+    node.directory.set_local(local);
+    if stop.is_cancelled() {
+        return;
+    }
+    network.serve(own, served);
+    trace.event(format!("machine {place} runs as node {}", node.node_id));
+    running.lock().replace(Running {
+        node: Arc::new(node),
+        ingester,
+    });
+}
+
+async fn bury(life: Life) {
+    let running = life.running.lock().take();
+    if let Some(running) = running {
+        if let Some(ingester) = &running.ingester {
+            ingester.shutdown().await;
+        }
+        running.node.shutdown().await;
+    }
+    let groups = life.groups.lock().take();
+    if let Some(groups) = groups {
+        groups.host.shutdown().await;
+    }
+}

@@ -1,0 +1,304 @@
+//! One run: a cluster from its founding through trouble to a state where all is well again, and what must hold then.
+
+use super::clients::{self, Sheet};
+use super::ledger::{self, Found, Ledger, Unread};
+use super::machine::{Machine, Surroundings};
+use super::nemesis::Nemesis;
+use super::network::SimNetwork;
+use super::trace::Trace;
+use super::watch::{Terms, by_node, newest, unsettled};
+use futures::StreamExt;
+use gnomon_cluster::clients::decide;
+use gnomon_model::{GroupId, ShardId};
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{MetaState, SetDraining};
+use object_store::memory::InMemory;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often what must always hold is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a new cluster may take until it writes, and one that is well again until all is as wished. A minute and a half
+/// is what an election, catching up and two moves one after the other take together, several times over.
+const WELL_WITHIN: Duration = Duration::from_secs(90);
+const WRITERS: usize = 3;
+/// Machines with clients; those with ingesters have the numbers before.
+const CLIENTS: [usize; 2] = [10, 11];
+
+/// What came of a run.
+pub(crate) struct Report {
+    pub(crate) hash: u64,
+    pub(crate) messages: u64,
+    pub(crate) acknowledged: usize,
+    pub(crate) lasted: Duration,
+    pub(crate) failure: Option<String>,
+    pub(crate) newest: Vec<String>,
+}
+
+struct Cluster {
+    machines: Vec<Machine>,
+    clients: Vec<Machine>,
+    around: Surroundings,
+    terms: Terms,
+}
+
+/// Runs a seed. To be called on a thread that the seed has (`gnomon_chance`), in a paused runtime.
+pub(crate) async fn run(seed: u64, is_told: bool) -> Report {
+    let trace = Trace::new(is_told);
+    let folder = tempfile::Builder::new()
+        .prefix("gnomon-sim")
+        .tempdir_in(memory_folder());
+    let sheet = match &folder {
+        Ok(folder) => simulate(seed, folder.path(), &trace).await,
+        Err(error) => {
+            trace.fail(format!("no temporary folder: {error}"));
+            None
+        }
+    };
+    let (hash, messages) = trace.sum();
+    Report {
+        hash,
+        messages,
+        acknowledged: sheet.map_or(0, |sheet| sheet.ledger.lock().acknowledged()),
+        lasted: trace.elapsed(),
+        failure: trace.failure(),
+        newest: trace.newest(),
+    }
+}
+
+/// Of the identities alone; syncing them need not wait for a disk.
+fn memory_folder() -> std::path::PathBuf {
+    let shared = std::path::PathBuf::from("/dev/shm");
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
+}
+
+async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<Sheet> {
+    let mut random = StdRng::seed_from_u64(seed ^ 0x0063_6c75);
+    let origin = Instant::now();
+    let around = Surroundings {
+        seed,
+        network: SimNetwork::new(seed, trace.clone()),
+        trace: trace.clone(),
+        bucket: Arc::new(InMemory::new()),
+        folder: folder.to_owned(),
+        shards: random.random_range(1..=3),
+        flush_log_bytes: [2 << 10, 16 << 10, 256 << 10][random.random_range(0..3)],
+        first: random.random_range(3..=4),
+    };
+    let (first, shards, flush) = (around.first, around.shards, around.flush_log_bytes);
+    trace.event(format!(
+        "{first} ingesters, {shards} shards, a flush after {flush} bytes of log"
+    ));
+    let mut machine =
+        |place: usize, role: &str| Machine::new(place, &[role], random.random_range(-200..=200), origin, &around);
+    let mut cluster = Cluster {
+        machines: (0..around.first).map(|place| machine(place, "ingester")).collect(),
+        clients: CLIENTS.iter().map(|place| machine(*place, "querier")).collect(),
+        around: around.clone(),
+        terms: Terms::default(),
+    };
+    for machine in cluster.machines.iter_mut().chain(&mut cluster.clients) {
+        machine.start();
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+    }
+    cluster.until_well("the cluster is founded").await?;
+    let sheet = Sheet {
+        seed,
+        origin,
+        trace: trace.clone(),
+        ledger: Arc::<Mutex<Ledger>>::default(),
+        shards,
+        enough: CancellationToken::new(),
+    };
+    let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
+    for (number, client) in cluster.clients.iter().enumerate() {
+        let running = client.running()?;
+        readers.spawn(clients::read(sheet.clone(), number, running.clone()));
+        let router = match clients::router(&running) {
+            Ok(router) => Arc::new(router),
+            Err(error) => {
+                trace.fail(format!("no router: {error}"));
+                return None;
+            }
+        };
+        for writer in (number..WRITERS).step_by(CLIENTS.len()) {
+            writers.spawn(clients::write(sheet.clone(), writer, router.clone()));
+        }
+    }
+    let lasting = Duration::from_secs(random.random_range(20..60));
+    cluster.suffer(lasting, origin).await?;
+    cluster.until_well("all is well again").await?;
+    sheet.enough.cancel();
+    let ended = async { while writers.join_next().await.is_some() {} };
+    if tokio::time::timeout(WELL_WITHIN, ended).await.is_err() {
+        trace.fail("a writer still waits for its acknowledgement");
+        return None;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.until_well("all is as wished").await?;
+    readers.shutdown().await;
+    cluster.compare_shards(&sheet).await;
+    cluster.compare_metadata().await;
+    Some(sheet)
+}
+
+impl Cluster {
+    fn look(&mut self) -> Option<()> {
+        self.terms.look(&self.machines, &self.around.trace);
+        self.around.trace.failure().is_none().then_some(())
+    }
+
+    /// Waits until every group is as it is to be. None where something failed.
+    async fn until_well(&mut self, what: &str) -> Option<()> {
+        let since = Instant::now();
+        loop {
+            self.look()?;
+            let lacks = match self.clients.iter().find(|client| client.running().is_none()) {
+                Some(client) => Some(format!("client {} does not run", client.place)),
+                None => unsettled(&self.machines),
+            };
+            let Some(lacks) = lacks else {
+                self.around.trace.event(what);
+                return Some(());
+            };
+            if since.elapsed() > WELL_WITHIN {
+                self.around
+                    .trace
+                    .fail(format!("after {WELL_WITHIN:?}, not yet: {what}: {lacks}"));
+                return None;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The nemesis, for some time; then everything is mended.
+    async fn suffer(&mut self, lasting: Duration, origin: Instant) -> Option<()> {
+        let mut nemesis = Nemesis::new(CLIENTS.to_vec(), self.around.clone(), origin);
+        let until = Instant::now() + lasting;
+        let mut next = Instant::now() + nemesis.pause();
+        while Instant::now() < until {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.look()?;
+            nemesis.mend(&mut self.machines);
+            if Instant::now() >= next {
+                nemesis.strike(&mut self.machines, &self.clients[0]).await;
+                next = Instant::now() + nemesis.pause();
+            }
+        }
+        nemesis.end(&mut self.machines).await;
+        for node in nemesis.take_draining() {
+            let undrain = Command::SetDraining(SetDraining { node, draining: false });
+            let client = self.clients[0].running()?;
+            let decided = tokio::time::timeout(WELL_WITHIN, async {
+                while decide(client.node.meta.as_ref(), undrain.clone()).await.is_err() {}
+            });
+            if decided.await.is_err() {
+                self.around.trace.fail("the metadata group decides nothing");
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// Every replica has what was acknowledged, once, and what the others have.
+    async fn compare_shards(&self, sheet: &Sheet) {
+        let nodes = by_node(&self.machines);
+        let state = newest(&nodes);
+        let expected = sheet.ledger.lock().expected(i64::MIN);
+        let mut all: Vec<Found> = vec![Found::new(); 3];
+        for shard in &state.shards {
+            for (at, node) in shard.nodes.iter().enumerate() {
+                let ingester = nodes
+                    .iter()
+                    .find(|(id, _)| id.0 == *node)
+                    .and_then(|(_, running)| running.ingester.clone());
+                let Some(ingester) = ingester else {
+                    return sheet
+                        .trace
+                        .fail(format!("shard {}: node {node} has no ingester", shard.shard));
+                };
+                let mut found = Found::new();
+                let read = ledger::read(ingester.shards().as_ref(), shard.shard, i64::MIN, true, &mut found).await;
+                match read {
+                    Ok(()) => all[at].extend(found),
+                    Err(Unread::NotNow(error)) => {
+                        let group = GroupId::of_shard(ShardId(shard.shard));
+                        return sheet
+                            .trace
+                            .fail(format!("group {group} cannot be read at node {node}: {error}"));
+                    }
+                    Err(Unread::Wrong(wrong)) => return sheet.trace.fail(format!("node {node}: {wrong}")),
+                }
+            }
+        }
+        for (at, found) in all.iter().enumerate() {
+            if let Some(wrong) = sheet.ledger.lock().judge(&expected, found) {
+                return sheet.trace.fail(format!("replicas {at} of all shards: {wrong}"));
+            }
+            if found != &all[0] {
+                return sheet.trace.fail(format!("replicas 0 and {at} of a shard differ"));
+            }
+        }
+        let (samples, acknowledged) = (all[0].len(), expected.len());
+        sheet.trace.event(format!(
+            "{samples} samples on three replicas, {acknowledged} acknowledged"
+        ));
+    }
+
+    /// Replicas of the metadata group that stand at the same revision have the same state.
+    async fn compare_metadata(&self) {
+        let trace = &self.around.trace;
+        let mut states: Vec<(u64, Arc<MetaState>)> = Vec::new();
+        let nodes = by_node(&self.machines);
+        let voters = newest(&nodes)
+            .members
+            .iter()
+            .find(|m| m.group == GroupId::METADATA.0)
+            .map(|m| m.voters.clone());
+        // Leases are renewed all the time: they are at one revision sooner or later.
+        for _ in 0..200 {
+            states.clear();
+            for (node, running) in &nodes {
+                let is_voter = voters.as_ref().is_some_and(|voters| voters.contains(&node.0));
+                let Some(own) = running.node.ingester.as_ref().filter(|_| is_voter) else {
+                    continue;
+                };
+                if let Ok(mut watch) = own.meta_replica.watch(0).await
+                    && let Some(Ok(state)) = watch.next().await
+                {
+                    states.push((node.0, state));
+                }
+            }
+            if states.len() >= 3 && states.iter().all(|(_, state)| state.revision == states[0].1.revision) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(37)).await;
+        }
+        let (Some((one, first)), true) = (states.first(), states.len() >= 3) else {
+            return trace.fail(format!(
+                "{} replicas of the metadata group show their state",
+                states.len()
+            ));
+        };
+        for (node, state) in &states {
+            if state.revision != first.revision {
+                return trace.fail(format!(
+                    "nodes {one} and {node} come to no common revision of the metadata"
+                ));
+            }
+            if state != first {
+                return trace.fail(format!(
+                    "nodes {one} and {node} differ in revision {} of the metadata",
+                    state.revision
+                ));
+            }
+        }
+        trace.event(format!("{} replicas of the metadata group are equal", states.len()));
+    }
+}

@@ -1,0 +1,134 @@
+//! Clocks that are wrong: each node measures its own against that of the metadata group's leader, and tells it with its
+//! lease. From all of them together follows whose clock is wrong: such a node does not lead, and says so.
+//!
+//! ```text
+//! RenewLease ->            proposed, committed; the answer has the leader's time of the proposal
+//! <- time                  own clock before the call and after it: by how much it is off for certain
+//! RenewLease(off) ->       from the next on, in the node's record
+//! ```
+//! The leader's own clock may be the wrong one. So it is not nearness to the leader that decides, but nearness to the middle
+//! of all ingesters.
+
+use gnomon_model::NodeId;
+use gnomon_model::ids::CLOCKS_FEATURE_LEVEL;
+use gnomon_proto::v1::MetaState;
+
+/// A clock may be so far from the others, milliseconds; one that is further is wrong.
+pub const CLOCK_MAY_BE_OFF_MS: i64 = 60_000;
+
+/// By how much a clock that showed `before_ms` and then `after_ms` is at least ahead of one that showed `theirs_ms` in
+/// between; negative where it is behind, 0 where it may be neither.
+pub(super) fn off_ms(before_ms: i64, after_ms: i64, theirs_ms: i64) -> i64 {
+    let (least, most) = (
+        before_ms.min(after_ms).saturating_sub(theirs_ms),
+        after_ms.max(before_ms).saturating_sub(theirs_ms),
+    );
+    if least > 0 {
+        least
+    } else if most < 0 {
+        most
+    } else {
+        0
+    }
+}
+
+/// What the cluster knows of a node's clock, milliseconds; 0 where nothing is known.
+pub(super) fn known_off_ms(state: &MetaState, node: NodeId) -> i64 {
+    let node = state.nodes.iter().find(|n| n.id == node.0);
+    node.map_or(0, |n| n.clock_off_ms)
+}
+
+/// Ingesters whose clocks are wrong, of those whose leases are not over at `now_ms` of the leader's clock.
+pub(super) fn wrong_clocks(state: &MetaState, now_ms: i64) -> Vec<NodeId> {
+    if state.feature_level < CLOCKS_FEATURE_LEVEL.0 {
+        return Vec::new();
+    }
+    let is_there = |n: &&gnomon_proto::v1::Node| {
+        n.incarnation > 0 && n.lease_until_ms >= now_ms && n.roles.iter().any(|role| role == "ingester")
+    };
+    let all: Vec<_> = state.nodes.iter().filter(is_there).collect();
+    let mut offs: Vec<i64> = all.iter().map(|n| n.clock_off_ms).collect();
+    offs.sort_unstable();
+    let middle = middle(&offs);
+    let is_wrong = |off: i64| off.abs_diff(middle) > CLOCK_MAY_BE_OFF_MS.unsigned_abs();
+    let wrong = all.iter().filter(|n| is_wrong(n.clock_off_ms));
+    wrong.map(|n| NodeId(n.id)).collect()
+}
+
+/// Of two in the middle it is the one that is nearer to the leader's clock; 0 of none.
+fn middle(sorted: &[i64]) -> i64 {
+    let upper = sorted.get(sorted.len() / 2).copied();
+    let lower = sorted.get(sorted.len().saturating_sub(1) / 2).copied();
+    match (lower, upper) {
+        (Some(lower), Some(upper)) if lower.unsigned_abs() < upper.unsigned_abs() => lower,
+        (_, upper) => upper.unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_proto::v1::Node;
+
+    #[test]
+    fn a_clock_is_off_by_what_is_certain() {
+        assert_eq!(off_ms(1000, 1500, 1200), 0);
+        assert_eq!(off_ms(1000, 1500, 900), 100);
+        assert_eq!(off_ms(1000, 1500, 1700), -200);
+        assert_eq!(off_ms(1500, 1000, 1200), 0, "it was set back meanwhile");
+        assert_eq!(off_ms(i64::MIN, i64::MAX, 0), 0);
+    }
+
+    fn state(offs: &[i64]) -> MetaState {
+        let node = |(id, clock_off_ms): (u64, &i64)| Node {
+            id,
+            incarnation: 1,
+            roles: vec!["ingester".into()],
+            lease_until_ms: 100,
+            clock_off_ms: *clock_off_ms,
+            ..Node::default()
+        };
+        MetaState {
+            feature_level: CLOCKS_FEATURE_LEVEL.0,
+            nodes: (1..).zip(offs).map(node).collect(),
+            ..MetaState::default()
+        }
+    }
+
+    const NOBODY: [u64; 0] = [];
+
+    fn ids(nodes: Vec<NodeId>) -> Vec<u64> {
+        nodes.into_iter().map(|node| node.0).collect()
+    }
+
+    fn wrong(offs: &[i64]) -> Vec<u64> {
+        ids(wrong_clocks(&state(offs), 50))
+    }
+
+    #[test]
+    fn whose_clock_is_wrong_is_decided_by_most_of_them() {
+        assert_eq!(wrong(&[0, 59_000, -59_000]), NOBODY);
+        assert_eq!(wrong(&[0, 300_000, 10]), [2]);
+        assert_eq!(wrong(&[0, -300_000, 10]), [2]);
+        assert_eq!(wrong(&[0, 300_000, 300_010]), [1], "the leader's own");
+        assert_eq!(wrong(&[0, -300_000, -300_010, 0, 5]), [2, 3]);
+        assert_eq!(wrong(&[0, 300_000]), [2], "of two the leader is right");
+        assert_eq!(wrong(&[0, -300_000, -300_000, 1]), [2, 3]);
+        assert_eq!(wrong(&[0]), NOBODY);
+        assert_eq!(wrong(&[]), NOBODY);
+    }
+
+    #[test]
+    fn who_is_not_there_is_not_asked() {
+        let mut state = state(&[0, 300_000, 300_000]);
+        assert_eq!(ids(wrong_clocks(&state, 50)), [1]);
+        state.nodes[1].lease_until_ms = 49;
+        assert_eq!(ids(wrong_clocks(&state, 50)), [3]);
+        state.nodes[2].roles = vec!["querier".into()];
+        assert_eq!(ids(wrong_clocks(&state, 50)), NOBODY);
+        state.nodes[1].lease_until_ms = 60;
+        assert_eq!(ids(wrong_clocks(&state, 50)), [2]);
+        state.feature_level = 4;
+        assert_eq!(ids(wrong_clocks(&state, 50)), NOBODY);
+    }
+}

@@ -1,0 +1,174 @@
+//! Sending what waits. A few at a time, and no faster than [`Pace`](super::pace::Pace) says.
+//!
+//! Half of the senders take only targets whose last scrape went well: shards that are still away, whose pushes take all
+//! the time they may, keep no others waiting.
+
+use super::queues::{Sent, Work};
+use super::tick::{self, HeldTick};
+use super::{Buffer, Place, Why};
+use gnomon_cluster::router::Refused;
+use gnomon_proto::ServiceError;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Pushes that may be under way.
+pub(super) const SENDERS: usize = 16;
+const OF_THEM_DOUBTFUL: usize = 8;
+/// How long one push may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After one that failed at once.
+const AFTER_FAILURE: Duration = Duration::from_millis(250);
+
+/// Whether a push that failed so may succeed later.
+pub(crate) fn may_succeed_later(error: &ServiceError) -> bool {
+    error.is_retryable() || matches!(error, ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled)
+}
+
+/// What became of a push.
+enum Pushed {
+    Taken,
+    Given(Why),
+    Failed(ServiceError),
+}
+
+impl Buffer {
+    /// One sender, until `stop`.
+    pub(super) async fn send_all(self: Arc<Self>, lane: usize, stop: CancellationToken) {
+        let doubtful = lane < OF_THEM_DOUBTFUL;
+        loop {
+            let more = self.work.notified();
+            tokio::pin!(more);
+            more.as_mut().enable();
+            let Some(work) = self.queues.lock().next(doubtful) else {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = more => continue,
+                }
+            };
+            let wait = self.pace.lock().take(work.held.samples, self.clock.monotonic());
+            let sending = async {
+                tokio::time::sleep(wait).await;
+                self.send(&work).await
+            };
+            let sent = tokio::select! {
+                // It stays where it is, and goes to disk with the rest.
+                () = stop.cancelled() => return,
+                sent = sending => sent,
+            };
+            let has_dead = {
+                let mut queues = self.queues.lock();
+                queues.sent(&work, sent);
+                queues.has_dead()
+            };
+            self.work.notify_waiters();
+            if has_dead {
+                self.chores.notify_one();
+            }
+            if sent == Sent::Later {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(AFTER_FAILURE) => {}
+                }
+            }
+        }
+    }
+
+    async fn send(self: &Arc<Self>, work: &Work) -> Sent {
+        let tick = match self.read(work).await {
+            Ok(tick) => tick,
+            Err(error) => {
+                // It may have been written to another segment while it was read.
+                let now = self.queues.lock().place_of(work.target, work.held.seq).cloned();
+                if now.as_ref() != Some(&work.held.place) {
+                    return Sent::Later;
+                }
+                let target = gnomon_model::LabelsRef::from_canonical(&work.name).to_string();
+                warn!(target, %error, "a held scrape does not read back");
+                return self.never(work, Why::Damaged);
+            }
+        };
+        let pushed = match tokio::time::timeout(PATIENCE, self.push(work, &tick)).await {
+            Ok(pushed) => pushed,
+            Err(_) => Pushed::Failed(ServiceError::DeadlineExceeded("the shards took too long".into())),
+        };
+        match pushed {
+            Pushed::Taken => {
+                self.metrics.sent.inc();
+                Sent::Done
+            }
+            Pushed::Given(why) => self.never(work, why),
+            Pushed::Failed(error) if may_succeed_later(&error) => {
+                debug!(%error, "a held scrape is not taken yet");
+                Sent::Later
+            }
+            Pushed::Failed(error) => {
+                let target = gnomon_model::LabelsRef::from_canonical(&work.name).to_string();
+                warn!(target, %error, "a held scrape will not be taken");
+                self.never(work, Why::Refused)
+            }
+        }
+    }
+
+    fn never(&self, work: &Work, why: Why) -> Sent {
+        self.say_lost(work.target, &work.name, 1, work.held.samples, why);
+        Sent::Never
+    }
+
+    async fn read(self: &Arc<Self>, work: &Work) -> Result<HeldTick, String> {
+        let folder = self.folder.clone();
+        let place = work.held.place.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let bytes = match (&place, &folder) {
+                (Place::Memory(bytes), _) => bytes.clone(),
+                (Place::Disk(spot), Some(folder)) => folder.read(spot).map_err(|e| e.to_string())?,
+                (Place::Disk(_), None) => return Err("there is no folder".to_owned()),
+            };
+            tick::read(&bytes).map_err(|e| e.to_string())
+        });
+        reading.await.map_err(|e| e.to_string())?
+    }
+
+    async fn push(&self, work: &Work, held: &HeldTick) -> Pushed {
+        let tick = held.as_tick();
+        let outcome = match self.sink.push_tick(&tick, PATIENCE).await {
+            Ok(outcome) => outcome,
+            Err(error) => return Pushed::Failed(error),
+        };
+        if outcome.taken {
+            self.note_refused(work, &outcome.refused);
+            return Pushed::Taken;
+        }
+        // A tick that was there, or a later one, is of this scraper, or of whoever had the target before it.
+        if outcome.older_term && !self.is_sole(&work.held) {
+            return Pushed::Given(Why::OtherOwner);
+        }
+        let rows = self.sink.push_rows(&tick, PATIENCE).await;
+        if let Some(error) = rows.retryable.or(rows.failed) {
+            return Pushed::Failed(error);
+        }
+        if rows.taken > 0 {
+            self.metrics.sent_as_rows.inc();
+        }
+        self.note_refused(work, &rows.refused);
+        Pushed::Taken
+    }
+
+    /// Samples that shards do not take are lost for the target.
+    fn note_refused(&self, work: &Work, refused: &[Refused]) {
+        let samples: u64 = refused.iter().map(|one| one.count).sum();
+        if samples == 0 {
+            return;
+        }
+        for one in refused {
+            debug!(
+                reason = one.reason.as_str_name(),
+                count = one.count,
+                "samples of a held scrape refused"
+            );
+        }
+        self.queues.lock().lost(work.target, samples);
+        self.say_lost(work.target, &work.name, 0, samples, Why::Refused);
+    }
+}

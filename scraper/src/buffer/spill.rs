@@ -1,0 +1,168 @@
+//! From memory to disk, and what else there is to do with files. Only one task does so.
+
+use super::queues::{Limits, Work};
+use super::{Buffer, Why};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Of a segment.
+const MOST_BYTES: u64 = 4 << 20;
+/// After a disk that did not take something.
+const WAIT_FOR_DISK: Duration = Duration::from_secs(5);
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// What one segment takes: some of them have to fit the disk's budget.
+pub(super) fn segment_bytes(limits: Limits) -> u64 {
+    MOST_BYTES
+        .min(limits.disk_bytes / 8)
+        .min(limits.memory_bytes / 4)
+        .max(1)
+}
+
+impl Buffer {
+    /// Takes over what an earlier process left.
+    pub(super) async fn load(self: &Arc<Self>) {
+        let Some(folder) = self.folder.clone() else { return };
+        let loaded = tokio::task::spawn_blocking(move || folder.load()).await;
+        match loaded.map_err(std::io::Error::other).and_then(|found| found) {
+            Ok(found) => {
+                for (file, why) in &found.damaged {
+                    self.metrics.damaged_files.inc();
+                    warn!(file = %file.display(), why, "a file of held scrapes is damaged: what is behind that is lost");
+                }
+                let ticks = found.held.len();
+                let shed = self.queues.lock().adopt(&found.segments, found.held);
+                self.count_shed(&shed);
+                tracing::info!(ticks, "scrapes of an earlier process wait for their shards");
+            }
+            Err(error) => {
+                self.metrics.disk_errors.inc();
+                warn!(%error, "scrapes that an earlier process left cannot be read");
+            }
+        }
+        self.is_loading.store(false, Ordering::Release);
+        self.chores.notify_one();
+    }
+
+    pub(super) async fn do_chores(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let now_ms = self.clock.now().0;
+            let (totals, mut is_busy) = {
+                let queues = self.queues.lock();
+                (queues.totals(), queues.wants_to_spill() || queues.has_dead())
+            };
+            self.metrics.show(&totals, now_ms);
+            while is_busy {
+                self.remove_dead().await;
+                let wants = self.queues.lock().wants_to_spill();
+                if wants && !self.spill_some().await {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(WAIT_FOR_DISK) => {}
+                    }
+                }
+                is_busy = wants && !stop.is_cancelled();
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.chores.notified() => {}
+                () = tokio::time::sleep(SHOW_EVERY) => {}
+            }
+        }
+    }
+
+    async fn remove_dead(self: &Arc<Self>) {
+        let dead = self.queues.lock().take_dead();
+        let Some(folder) = self.folder.clone().filter(|_| !dead.is_empty()) else {
+            return;
+        };
+        let removed = tokio::task::spawn_blocking(move || {
+            let failed = |id: &u64| folder.remove(*id).err().map(|e| (*id, e));
+            dead.iter().filter_map(failed).collect::<Vec<_>>()
+        });
+        for (segment, error) in removed.await.unwrap_or_default() {
+            self.metrics.disk_errors.inc();
+            warn!(segment, %error, "a file of scrapes that were sent cannot be removed");
+        }
+    }
+
+    /// Brings the oldest scrapes in memory to disk. Whether the disk took them.
+    async fn spill_some(self: &Arc<Self>) -> bool {
+        let works = self.queues.lock().oldest_in_memory(self.spill_bytes);
+        if works.is_empty() {
+            return true;
+        }
+        let bytes: u64 = works.iter().map(|work| self.cost(work)).sum();
+        let shed = self.queues.lock().make_disk_room(bytes);
+        self.count_shed(&shed);
+        // Each of these frees what was dead in a segment.
+        loop {
+            self.remove_dead().await;
+            let again = self.queues.lock().to_rewrite(bytes);
+            if again.is_empty() {
+                break;
+            }
+            if !self.put(again).await {
+                return false;
+            }
+        }
+        self.put(works).await
+    }
+
+    /// What a scrape takes in a segment, about.
+    fn cost(&self, work: &Work) -> u64 {
+        let bytes = match &work.held.place {
+            super::Place::Memory(bytes) => bytes.len() as u64,
+            super::Place::Disk(spot) => u64::from(spot.bytes),
+        };
+        bytes + work.name.len() as u64 + 64
+    }
+
+    /// Writes scrapes into a segment of their own. Whether that was done.
+    async fn put(self: &Arc<Self>, works: Vec<Work>) -> bool {
+        let Some(folder) = self.folder.clone() else {
+            return false;
+        };
+        let mut ready = Vec::with_capacity(works.len());
+        for mut work in works {
+            work.held.sole = self.is_sole(&work.held);
+            match self.bytes_of(&work.held.place).await {
+                Ok(bytes) => ready.push((work, bytes)),
+                Err(error) => {
+                    let target = gnomon_model::LabelsRef::from_canonical(&work.name).to_string();
+                    warn!(target, %error, "a held scrape does not read back");
+                    let was_there = self.queues.lock().drop_one(work.target, work.held.seq);
+                    if was_there {
+                        self.give_up(work.target, &work.name, work.held.samples, Why::Damaged);
+                    }
+                }
+            }
+        }
+        let segment = self.queues.lock().next_segment();
+        let written = tokio::task::spawn_blocking(move || folder.write(segment, &ready)).await;
+        match written.map_err(std::io::Error::other).and_then(|written| written) {
+            Ok((file_bytes, spots)) => {
+                self.queues.lock().moved(segment, file_bytes, &spots);
+                true
+            }
+            Err(error) => {
+                self.metrics.disk_errors.inc();
+                warn!(%error, "scrapes that wait for their shards cannot be written to disk");
+                false
+            }
+        }
+    }
+
+    /// Brings all that is in memory to disk.
+    pub(super) async fn save_all(self: &Arc<Self>) {
+        while self.folder.is_some() && self.queues.lock().has_memory() {
+            if !self.spill_some().await {
+                return;
+            }
+        }
+        self.remove_dead().await;
+    }
+}

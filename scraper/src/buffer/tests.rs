@@ -1,0 +1,283 @@
+//! The buffer with shards that are away, slow, or have another owner's scrapes.
+
+use super::tick::made::plain;
+use super::*;
+use async_trait::async_trait;
+use gnomon_cluster::router::{TickOutcome, WriteOutcome};
+use gnomon_model::SystemClock;
+use gnomon_proto::ServiceError;
+use std::collections::BTreeMap;
+use tempfile::TempDir;
+
+/// Shards as the buffer sees them: newest term and tick of each target, and what was taken.
+#[derive(Default)]
+struct Shards {
+    is_away: AtomicBool,
+    known: Mutex<BTreeMap<TargetId, (u64, i64)>>,
+    ticks: Mutex<Vec<(TargetId, i64)>>,
+    rows: Mutex<Vec<(TargetId, i64)>>,
+    asked: Notify,
+}
+
+#[async_trait]
+impl TickSink for Shards {
+    async fn push_tick(&self, tick: &Tick<'_>, _deadline: Duration) -> Result<TickOutcome, ServiceError> {
+        self.asked.notify_waiters();
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(ServiceError::Unavailable("away".into()));
+        }
+        let mut known = self.known.lock();
+        let (term, last) = known.entry(tick.target).or_insert((0, i64::MIN));
+        let mut outcome = TickOutcome::default();
+        if tick.term < *term {
+            outcome.older_term = true;
+        } else if tick.tick_ms > *last {
+            (*term, *last) = (tick.term, tick.tick_ms);
+            outcome.taken = true;
+            self.ticks.lock().push((tick.target, tick.tick_ms));
+        }
+        Ok(outcome)
+    }
+
+    async fn push_rows(&self, tick: &Tick<'_>, _deadline: Duration) -> WriteOutcome {
+        self.rows.lock().push((tick.target, tick.tick_ms));
+        WriteOutcome {
+            taken: tick.samples.len() as u64,
+            ..WriteOutcome::default()
+        }
+    }
+}
+
+struct Rig {
+    shards: Arc<Shards>,
+    buffer: Arc<Buffer>,
+    terms: watch::Sender<Terms>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Rig {
+    fn new(memory_bytes: u64, disk: Option<(&TempDir, u64)>) -> Self {
+        let shards = Arc::new(Shards::default());
+        shards.is_away.store(true, Ordering::Relaxed);
+        Self::with(shards, memory_bytes, disk)
+    }
+
+    fn with(shards: Arc<Shards>, memory_bytes: u64, disk: Option<(&TempDir, u64)>) -> Self {
+        let (terms, told) = watch::channel(Terms::default());
+        let options = BufferOptions {
+            memory_bytes,
+            folder: disk.map(|(folder, _)| folder.path().to_owned()),
+            disk_bytes: disk.map_or(0, |(_, bytes)| bytes),
+            terms: told,
+        };
+        let metrics = BufferMetrics::register(&prometheus::Registry::new()).unwrap();
+        let sink = Arc::clone(&shards) as Arc<dyn TickSink>;
+        let buffer = Arc::new(Buffer::new(options, sink, SystemClock::shared(), metrics));
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        buffer.start(&stop, &tasks);
+        Self {
+            shards,
+            buffer,
+            terms,
+            stop,
+            tasks,
+        }
+    }
+
+    fn hold(&self, target: u64, tick_ms: i64) {
+        self.buffer.hold(&plain(target, tick_ms, &["a", "b"]).as_tick());
+    }
+
+    fn come_back(&self) {
+        self.shards.is_away.store(false, Ordering::Relaxed);
+    }
+
+    async fn until(&self, what: &str, check: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !check(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let done = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        assert!(done.is_ok(), "{what}: {:?}", self.buffer.queues.lock().totals());
+    }
+
+    async fn until_empty(&self) {
+        self.until("nothing waits any more", |rig| {
+            rig.buffer.queues.lock().totals().ticks == 0
+        })
+        .await;
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.buffer.close().await;
+    }
+
+    fn shed(&self, why: Why) -> u64 {
+        self.buffer
+            .metrics
+            .shed_samples
+            .with_label_values(&[why.as_str()])
+            .get()
+    }
+}
+
+fn times(taken: &[(TargetId, i64)], target: u64) -> Vec<i64> {
+    let of = taken.iter().filter(|(of, _)| of.0 == target);
+    of.map(|(_, at)| *at).collect()
+}
+
+#[tokio::test]
+async fn what_could_not_be_pushed_goes_once_the_shards_are_back_in_order_each_once() {
+    let rig = Rig::new(1 << 20, None);
+    for tick in 0..20 {
+        for target in 1..=5 {
+            rig.hold(target, tick);
+        }
+    }
+    assert!(rig.buffer.holds(TargetId(3)) && !rig.buffer.holds(TargetId(9)));
+    let of = rig.buffer.of(TargetId(3));
+    assert_eq!((of.ticks, of.oldest_ms, of.shed_samples), (20, 0, 0));
+    rig.shards.asked.notified().await;
+    rig.come_back();
+    rig.until_empty().await;
+    let taken = rig.shards.ticks.lock().clone();
+    for target in 1..=5 {
+        assert_eq!(times(&taken, target), (0..20).collect::<Vec<_>>());
+    }
+    assert!(rig.shards.rows.lock().is_empty());
+    assert_eq!(rig.buffer.metrics.sent.get(), 100);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_memory_waits_on_disk_and_a_restart_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(80_000, Some((&dir, 1 << 20)));
+    for tick in 0..200 {
+        rig.hold(1 + tick as u64 % 3, tick);
+        if tick % 10 == 9 {
+            rig.until("memory is half empty again", |rig| {
+                !rig.buffer.queues.lock().wants_to_spill()
+            })
+            .await;
+        }
+    }
+    let before = rig.buffer.queues.lock().totals();
+    assert!(before.ticks == 200 && before.disk_bytes > 0, "{before:?}");
+    assert_eq!(rig.shed(Why::Budget), 0);
+    rig.stop().await;
+
+    let shards = Arc::new(Shards::default());
+    let rig = Rig::with(shards, 80_000, Some((&dir, 1 << 20)));
+    assert!(rig.buffer.holds(TargetId(77)), "until it is known what there is");
+    rig.until_empty_after_loading().await;
+    let taken = rig.shards.ticks.lock().clone();
+    assert_eq!(taken.len(), 200);
+    for target in 1..=3 {
+        assert!(times(&taken, target).is_sorted());
+    }
+    rig.until("files are removed", |_| {
+        std::fs::read_dir(dir.path()).unwrap().next().is_none()
+    })
+    .await;
+    rig.stop().await;
+}
+
+impl Rig {
+    async fn until_empty_after_loading(&self) {
+        self.until("it is read", |rig| !rig.buffer.is_loading.load(Ordering::Acquire))
+            .await;
+        self.until_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_on_disk_costs_what_is_in_it_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(20_000, Some((&dir, 1 << 20)));
+    for tick in 0..5 {
+        rig.hold(1, tick);
+    }
+    rig.stop().await;
+    let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let rig = Rig::with(Arc::new(Shards::default()), 20_000, Some((&dir, 1 << 20)));
+    rig.until_empty_after_loading().await;
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [0, 1, 2, 3]);
+    assert_eq!(rig.buffer.metrics.damaged_files.get(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn budgets_that_are_too_small_shed_and_what_is_missing_is_what_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    for disk in [None, Some((&dir, 4_000))] {
+        let rig = Rig::new(4_000, disk);
+        for tick in 0..100 {
+            rig.hold(1, tick);
+            rig.hold(2, tick);
+            tokio::task::yield_now().await;
+        }
+        rig.come_back();
+        rig.until_empty().await;
+        let taken = rig.shards.ticks.lock().len() as u64;
+        assert!(taken > 0 && taken < 200);
+        assert_eq!(rig.shed(Why::Budget), 2 * (200 - taken), "two samples each");
+        let of = |target| rig.buffer.of(TargetId(target)).shed_samples;
+        assert_eq!(of(1) + of(2), 2 * (200 - taken));
+        assert!(times(&rig.shards.ticks.lock(), 1).ends_with(&[99]), "the newest stay");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_another_scraper_may_have_scraped_too_is_given_up_and_counted() {
+    let rig = Rig::new(1 << 20, None);
+    // Another has had the target since 5, under term 2.
+    rig.shards.known.lock().insert(TargetId(1), (2, 50));
+    for tick in 0..10 {
+        rig.hold(1, tick);
+    }
+    // As of 4 this one was in the ring for sure.
+    rig.terms.send_modify(|terms| terms.note(1, 4));
+    rig.come_back();
+    rig.until_empty().await;
+    assert!(rig.shards.ticks.lock().is_empty());
+    let mut rows = times(&rig.shards.rows.lock(), 1);
+    rows.sort_unstable();
+    assert_eq!(rows, [0, 1, 2, 3, 4]);
+    assert_eq!(rig.shed(Why::OtherOwner), 2 * 5);
+    assert_eq!(rig.buffer.of(TargetId(1)).shed_samples, 2 * 5);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_tick_that_may_have_been_taken_before_is_offered_as_samples() {
+    let rig = Rig::new(1 << 20, None);
+    rig.shards.known.lock().insert(TargetId(1), (1, 3));
+    for tick in 3..6 {
+        rig.hold(1, tick);
+    }
+    rig.come_back();
+    rig.until_empty().await;
+    assert_eq!(times(&rig.shards.rows.lock(), 1), [3]);
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [4, 5]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_budget_everything_is_lost_at_once_and_counted() {
+    let rig = Rig::new(0, None);
+    rig.hold(1, 0);
+    assert!(!rig.buffer.holds(TargetId(1)));
+    assert_eq!((rig.shed(Why::Budget), rig.buffer.of(TargetId(1)).shed_samples), (2, 2));
+    rig.stop().await;
+}

@@ -1,0 +1,50 @@
+//! A process' clock that jumps by five minutes, forward or back, and later back again.
+
+use super::Nemesis;
+use crate::harness::eventually;
+use crate::members::Cluster;
+use rand::RngExt;
+
+const JUMP_S: i64 = 300;
+
+impl Nemesis {
+    pub(super) async fn jump(&mut self, cluster: &Cluster, at: usize) -> String {
+        if !cluster.clocks.can_be_set() {
+            return "not possible here".into();
+        }
+        let by_s = if self.rng.random_bool(0.5) { JUMP_S } else { -JUMP_S };
+        cluster.clocks.set(&cluster.members[at].clock, by_s);
+        // The library reads it once a second.
+        self.for_a_while(3_000, if self.has_time { 20_000 } else { 5_000 })
+            .await;
+        let is_ingester = cluster.members[at].role == "ingester";
+        let said = match is_ingester && self.has_time && self.rng.random_bool(0.5) {
+            true => until_it_follows(cluster, at).await,
+            false => String::new(),
+        };
+        cluster.clocks.set(&cluster.members[at].clock, 0);
+        self.for_a_while(1_000, 2_000).await;
+        format!("{at} by {by_s} s{said}")
+    }
+}
+
+/// Waits until the node leads nothing: its clock is wrong.
+async fn until_it_follows(cluster: &Cluster, at: usize) -> String {
+    let began = tokio::time::Instant::now();
+    let id = eventually("a number", async || cluster.number(at).await).await;
+    eventually(
+        &format!("ingester {at}, whose clock is wrong, to lead nothing"),
+        async || {
+            let told = cluster.told("shards").await?;
+            let groups = told["shards"].as_array()?.iter().chain([&told["metadata"]]);
+            groups.into_iter().all(|group| group["leader"] != id).then_some(())
+        },
+    )
+    .await;
+    let log = cluster.process(at).log();
+    assert!(
+        log.contains("this node's clock is more than a minute from"),
+        "ingester {at} does not say that its clock is wrong"
+    );
+    format!(", it led nothing after {:.1?} more", began.elapsed())
+}

@@ -1,0 +1,307 @@
+//! One exporter that the cluster and a real Prometheus scrape, and queries that both have to answer alike, every second.
+//!
+//! The two scrape at different moments, and the cluster misses some while things go wrong. So the exporter gives samples
+//! with their times, one each second, and repeats those of the last [`REPEATED_S`] seconds: whoever has a second has all
+//! before it. What was taken before is not taken again. The cluster's clock is ahead of Prometheus' by a multiple of ten
+//! seconds; so are the times that it is given, and is asked for.
+
+use crate::clocks::Clocks;
+use crate::harness::reference::Prometheus;
+use crate::harness::{Http, client, eventually, peers};
+use crate::targets::ask;
+use axum::Router;
+use axum::extract::{Path as Segments, State};
+use axum::routing::get;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const INSTANCES: usize = 4;
+const REPEATED_S: i64 = 90;
+/// Of an instance: a counter with resets, a gauge, a histogram of three buckets.
+const SERIES: usize = 5;
+/// How long the cluster may take to have what it has in part: a scrape goes to several shards.
+const WHOLE_WITHIN: Duration = Duration::from_secs(30);
+/// Seconds that one query asks for at most.
+const PIECE: i64 = 600;
+
+/// Asked at half seconds, so that no sample lies at the end of a range, where this Prometheus' ranges differ from newer ones'.
+const QUERIES: [&str; 9] = [
+    "replay_total",
+    "rate(replay_total[30s])",
+    "sum by (instance) (increase(replay_total[2m]))",
+    "max_over_time(replay_gauge[45s])",
+    "avg(replay_gauge)",
+    "quantile_over_time(0.3, replay_gauge[20s])",
+    "count_over_time(replay_bucket[1m])",
+    "histogram_quantile(0.7, sum by (le) (rate(replay_bucket[15s])))",
+    "avg_over_time(sum(rate(replay_total[10500ms]))[40s:5s])",
+];
+
+fn machine_s() -> i64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs() as i64
+}
+
+/// Series by labels, each with its values by second.
+type Answers = BTreeMap<String, BTreeMap<i64, f64>>;
+
+pub(crate) struct Twin {
+    begun_s: i64,
+    ahead_s: i64,
+}
+
+/// The scrape configuration; `who` is `cluster` or `prometheus`.
+pub(crate) fn config(address: &str, who: &str) -> String {
+    let mut yaml = String::from("- job_name: replay\n  static_configs:\n");
+    for n in 0..INSTANCES {
+        let _ = writeln!(
+            yaml,
+            "  - {{targets: ['{address}'], labels: {{__metrics_path__: /replay/{who}/{n}, instance: replay-{n}}}}}"
+        );
+    }
+    yaml
+}
+
+/// The exposition's lines of one second.
+fn lines(text: &mut [String; 3], n: usize, second: i64, at_ms: i64) {
+    let since = second.rem_euclid(1_000_000);
+    let n = n as i64;
+    let counter = (since * (n + 1)).rem_euclid(977) as f64 * 0.1;
+    let gauge = ((since * 7919 + n * 104_729) % 1_000) as f64 / 7.0;
+    let _ = writeln!(text[0], "replay_total {counter} {at_ms}");
+    let _ = writeln!(text[1], "replay_gauge {gauge} {at_ms}");
+    for (le, share) in [("1", 1), ("5", 3), ("+Inf", 4)] {
+        let count = since * share + (since % 5) * (share - 1);
+        let _ = writeln!(text[2], "replay_bucket{{le=\"{le}\"}} {count} {at_ms}");
+    }
+}
+
+async fn answer(State(twin): State<Arc<Twin>>, Segments((who, n)): Segments<(String, usize)>) -> String {
+    let now_s = machine_s();
+    let shift_s = if who == "cluster" { twin.ahead_s } else { 0 };
+    let mut text = [
+        "# TYPE replay_total counter\n".to_owned(),
+        "# TYPE replay_gauge gauge\n".to_owned(),
+        "# TYPE replay_bucket untyped\n".to_owned(),
+    ];
+    for second in (now_s - REPEATED_S).max(twin.begun_s)..=now_s {
+        lines(&mut text, n, second, (second + shift_s) * 1000);
+    }
+    text.concat()
+}
+
+impl Twin {
+    pub(crate) fn new(clocks: &Clocks) -> Arc<Self> {
+        Arc::new(Self {
+            begun_s: machine_s(),
+            ahead_s: clocks.ahead_ms / 1000,
+        })
+    }
+
+    pub(crate) fn routes(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/replay/{who}/{n}", get(answer))
+            .with_state(self.clone())
+    }
+
+    /// A Prometheus that scrapes the exporter at `address`; none where there is none.
+    pub(crate) fn prometheus(folder: &Path, address: &str) -> Option<Prometheus> {
+        let program = peers::find("prometheus", "prometheus")?;
+        let yaml = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n{}",
+            config(address, "prometheus")
+        );
+        Some(Prometheus::launch(
+            &program,
+            folder,
+            "reference",
+            &yaml,
+            &["--log.level=error"],
+        ))
+    }
+
+    /// The newest second that a server has all of; none where it has not.
+    async fn newest(&self, http: &Http, shift_s: i64) -> Option<i64> {
+        // A target's series come with one scrape.
+        let query = format!(
+            "min(timestamp(replay_total)) and on () (count({{__name__=~\"replay_.+\"}}) == {})",
+            INSTANCES * SERIES
+        );
+        let path = format!(
+            "/api/v1/query?query={}&time={}",
+            client::encode(&query),
+            machine_s() + shift_s
+        );
+        let answer = ask(http, &path).await.ok()?;
+        let text = answer["data"]["result"][0]["value"][1].as_str()?;
+        Some(text.parse::<f64>().ok()? as i64 - shift_s)
+    }
+
+    async fn range(http: &Http, query: &str, shift_s: i64, (from, to): (i64, i64)) -> Result<Answers, String> {
+        let path = format!(
+            "/api/v1/query_range?query={}&start={}.5&end={}.5&step=1",
+            client::encode(query),
+            from + shift_s,
+            to + shift_s
+        );
+        let answer = ask(http, &path).await?;
+        if answer["warnings"].as_array().is_some_and(|w| !w.is_empty()) {
+            return Err(format!("partial: {}", answer["warnings"]));
+        }
+        let mut found = Answers::new();
+        for row in answer["data"]["result"].as_array().into_iter().flatten() {
+            let one = |pair: &Value| {
+                let second = pair[0].as_f64().unwrap_or_default().floor() as i64 - shift_s;
+                let value = pair[1].as_str().and_then(|v| v.parse().ok());
+                (second, value.unwrap_or(f64::NAN))
+            };
+            let values = row["values"].as_array().into_iter().flatten().map(one).collect();
+            if found.insert(row["metric"].to_string(), values).is_some() {
+                return Err(format!("twice in one answer: {}", row["metric"]));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether all queries have one answer of these seconds: what differs, or why that cannot be said.
+    async fn same(&self, querier: &Http, reference: &Http, span: (i64, i64)) -> Result<(), String> {
+        for query in QUERIES {
+            let theirs = Self::range(reference, query, 0, span).await?;
+            let ours = Self::range(querier, query, self.ahead_s, span).await?;
+            if let Some(differs) = difference(&ours, &theirs) {
+                return Err(format!("{query} from {} to {}: {differs}", span.0, span.1));
+            }
+        }
+        Ok(())
+    }
+
+    /// From the beginning, at each querier, once all is in order.
+    pub(crate) async fn check_all(&self, queriers: &[Http], reference: &Http) -> i64 {
+        let wanted = machine_s();
+        for http in queriers {
+            eventually("the cluster to have what Prometheus has", async || {
+                let newest = self.newest(http, self.ahead_s).await?;
+                (newest >= wanted).then_some(())
+            })
+            .await;
+            let mut from = self.begun_s + 1;
+            while from < wanted {
+                let to = (from + PIECE).min(wanted - 1);
+                self.until_same(http, reference, (from, to))
+                    .await
+                    .expect("the same answers at the end");
+                from = to + 1;
+            }
+        }
+        wanted - self.begun_s
+    }
+
+    async fn until_same(&self, querier: &Http, reference: &Http, span: (i64, i64)) -> Result<(), String> {
+        let began = tokio::time::Instant::now();
+        loop {
+            match self.same(querier, reference, span).await {
+                Err(why) if began.elapsed() > WHOLE_WITHIN => return Err(why),
+                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+}
+
+fn difference(ours: &Answers, theirs: &Answers) -> Option<String> {
+    if let Some(only) = ours.keys().find(|labels| !theirs.contains_key(*labels)) {
+        return Some(format!("only the cluster has {only}"));
+    }
+    for (labels, expected) in theirs {
+        let Some(found) = ours.get(labels) else {
+            return Some(format!("only Prometheus has {labels}"));
+        };
+        for (second, value) in expected {
+            let near = |other: &f64| {
+                other == value || (other.is_nan() && value.is_nan()) || (other - value).abs() <= 1e-12 * value.abs()
+            };
+            match found.get(second) {
+                Some(other) if near(other) => {}
+                other => {
+                    return Some(format!(
+                        "{labels} at {second}: Prometheus {value}, the cluster {other:?}"
+                    ));
+                }
+            }
+        }
+        if let Some(second) = found.keys().find(|second| !expected.contains_key(*second)) {
+            return Some(format!("{labels} at {second}: Prometheus has nothing"));
+        }
+    }
+    None
+}
+
+/// What the comparison of each second came to.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    pub(crate) seconds: i64,
+    pub(crate) wrong: Vec<String>,
+}
+
+/// Compares second after second, as soon as both have it, until it is stopped.
+pub(crate) fn compare(
+    twin: Arc<Twin>,
+    queriers: Vec<Http>,
+    reference: Http,
+    seed: u64,
+    stop: CancellationToken,
+) -> JoinHandle<Compared> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    tokio::spawn(async move {
+        let mut compared = Compared::default();
+        let mut next = twin.begun_s + 1;
+        while !stop.is_cancelled() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let querier = &queriers[rng.random_range(0..queriers.len())];
+            let (Some(ours), Some(theirs)) = (
+                twin.newest(querier, twin.ahead_s).await,
+                twin.newest(&reference, 0).await,
+            ) else {
+                continue;
+            };
+            // Of the newest second the other half is still to come.
+            let to = (ours.min(theirs) - 1).min(next + PIECE);
+            if to < next {
+                continue;
+            }
+            let mut began = tokio::time::Instant::now();
+            let mut why = String::new();
+            // While something is wrong another querier may be asked, and the answer may be partial.
+            while !stop.is_cancelled() {
+                let querier = &queriers[rng.random_range(0..queriers.len())];
+                match twin.same(querier, &reference, (next, to)).await {
+                    Ok(()) => {
+                        compared.seconds += to + 1 - next;
+                        next = to + 1;
+                        why.clear();
+                        break;
+                    }
+                    Err(text) => why = text,
+                }
+                let is_difference = QUERIES.iter().any(|query| why.starts_with(query));
+                if !is_difference {
+                    began = tokio::time::Instant::now();
+                } else if began.elapsed() > WHOLE_WITHIN {
+                    println!("{why}");
+                    compared.wrong.push(why.clone());
+                    next = to + 1;
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+        compared
+    })
+}

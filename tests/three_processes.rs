@@ -1,0 +1,10 @@
+//! Three ingesters as processes on loopback: what needs other builds, or real servers that write to several of them.
+
+mod harness;
+
+#[path = "three_processes/ha_pairs.rs"]
+mod ha_pairs;
+#[path = "three_processes/trio.rs"]
+mod trio;
+#[path = "three_processes/upgrade.rs"]
+mod upgrade;

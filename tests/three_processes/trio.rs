@@ -1,0 +1,141 @@
+//! The three processes; each takes samples and answers queries.
+
+use crate::harness::{Http, Node, eventually, free_port};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub(crate) const NODES: usize = 3;
+
+pub(crate) fn now_ms() -> i64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64
+}
+
+/// Three processes, of which some run.
+pub(crate) struct Trio {
+    folder: PathBuf,
+    http_ports: Vec<u16>,
+    peers: Vec<String>,
+    flags: Vec<String>,
+    nodes: Vec<Option<Node>>,
+}
+
+impl Trio {
+    /// None runs yet; all are to be started with these flags.
+    pub(crate) fn new(folder: &Path, flags: &[&str]) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            http_ports: (0..NODES).map(|_| free_port()).collect(),
+            peers: (0..NODES).map(|_| format!("127.0.0.1:{}", free_port())).collect(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            nodes: (0..NODES).map(|_| None).collect(),
+        }
+    }
+
+    /// Starts all, each with one flag more, and waits until they are ready and every shard is led.
+    pub(crate) async fn start(&mut self, flag: Option<&str>) {
+        for at in 0..NODES {
+            self.launch(at, flag);
+        }
+        for at in 0..NODES {
+            self.until_ready(at).await;
+        }
+        self.until_whole().await;
+    }
+
+    fn arguments(&self, folder: &Path, http_port: u16, grpc: &str) -> Vec<String> {
+        std::fs::create_dir_all(folder).expect("folder");
+        let config = folder.join("prometheus.yml");
+        std::fs::write(&config, "").expect("configuration");
+        let mut args = vec![
+            "--target=ingester,querier".to_owned(),
+            format!("--config.file={}", config.display()),
+            format!("--storage.tsdb.path={}", folder.join("data").display()),
+            format!("--storage.object-store=file://{}", self.folder.join("bucket").display()),
+            format!("--web.listen-address=127.0.0.1:{http_port}"),
+            format!("--cluster.listen-address={grpc}"),
+            format!("--cluster.peers={}", self.peers.join(",")),
+            format!("--cluster.expect={NODES}"),
+            "--ingest.shards=2".to_owned(),
+            "--web.enable-remote-write-receiver".to_owned(),
+        ];
+        args.extend(self.flags.iter().cloned());
+        args
+    }
+
+    /// Starts one, with one flag more, and does not wait.
+    pub(crate) fn launch(&mut self, at: usize, flag: Option<&str>) {
+        let folder = self.folder.join(format!("node-{at}"));
+        let mut args = self.arguments(&folder, self.http_ports[at], &self.peers[at]);
+        args.extend(flag.map(str::to_owned));
+        self.nodes[at] = Some(Node::launch(&folder, args));
+    }
+
+    /// A fourth one, with a data folder of its own.
+    pub(crate) fn launch_another(&self, flag: &str) -> Node {
+        let folder = self.folder.join("another");
+        let mut args = self.arguments(&folder, free_port(), &format!("127.0.0.1:{}", free_port()));
+        args.push(flag.to_owned());
+        Node::launch(&folder, args)
+    }
+
+    pub(crate) fn node(&mut self, at: usize) -> &mut Node {
+        self.nodes[at].as_mut().expect("it runs")
+    }
+
+    pub(crate) fn http(&self, at: usize) -> Http {
+        Http::new(&format!("http://127.0.0.1:{}", self.http_ports[at]))
+    }
+
+    pub(crate) async fn until_ready(&mut self, at: usize) {
+        self.node(at).until_ready().await;
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self, at: usize) {
+        if let Some(mut node) = self.nodes[at].take() {
+            node.process.kill();
+        }
+    }
+
+    /// In good order; it is over when this returns.
+    pub(crate) async fn stop(&mut self, at: usize) {
+        if let Some(mut node) = self.nodes[at].take() {
+            node.process.signal("-TERM");
+            node.process.ended().await;
+        }
+    }
+
+    async fn cluster(&self, path: &str) -> Option<Value> {
+        let asked = (0..NODES).find(|at| self.nodes[*at].is_some())?;
+        let http = self.http(asked);
+        let asked = async { http.client().get(http.url(path)).send().await.ok()?.text().await.ok() };
+        let text = tokio::time::timeout(Duration::from_secs(5), asked).await.ok()??;
+        let answer: Value = serde_json::from_str(&text).ok()?;
+        Some(answer["data"].clone())
+    }
+
+    /// The feature level that the cluster has come to.
+    pub(crate) async fn level(&self) -> Option<u64> {
+        self.cluster("/api/v1/cluster/nodes").await?["featureLevel"].as_u64()
+    }
+
+    /// Every replica that there is to be votes, and each group is led.
+    async fn is_whole(&self) -> Option<()> {
+        let shown = self.cluster("/api/v1/cluster/shards").await?;
+        let shards = shown["shards"].as_array()?;
+        let mut groups = shards.iter().chain([&shown["metadata"]]);
+        let is_whole = |group: &Value| {
+            let there = group["members"].as_array().map_or(0, Vec::len);
+            there == NODES && group["leader"].is_u64() && group["voters"].as_array().is_some_and(|v| v.len() == NODES)
+        };
+        (!shards.is_empty() && groups.all(is_whole)).then_some(())
+    }
+
+    pub(crate) async fn until_whole(&self) {
+        eventually("every group to have three voters and a leader", async || {
+            self.is_whole().await
+        })
+        .await;
+    }
+}
