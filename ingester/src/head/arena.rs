@@ -90,6 +90,12 @@ impl PageArena {
         self.dead > FEW_DEAD_BYTES && self.dead > self.used / 2
     }
 
+    /// Memory of it, in bytes.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.pieces.iter().map(Vec::capacity).sum()
+    }
+
     /// Bytes of all records, those that nobody needs included.
     pub(crate) const fn used(&self) -> usize {
         self.used

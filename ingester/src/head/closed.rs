@@ -98,8 +98,22 @@ impl ClosedPages {
         Ok((self.flushed as usize, self.newest(self.count - self.flushed, arena)?))
     }
 
-    pub(crate) const fn set_flushed(&mut self) {
-        self.flushed = self.count;
+    /// All are durable but the newest `but`.
+    pub(crate) const fn set_flushed(&mut self, but: usize) {
+        self.flushed = self.count.saturating_sub(but as u32);
+    }
+
+    /// Takes the newest one out, which is not one of those that are durable.
+    pub(crate) fn pop(&mut self, arena: &mut PageArena) -> Result<Option<Page>, PageError> {
+        if self.count == 0 {
+            return Ok(None);
+        }
+        let (before, bytes) = arena.get(self.last)?;
+        let page = Page::parse(Bytes::copy_from_slice(bytes))?;
+        arena.release(page.bytes.len());
+        self.last = before;
+        self.count -= 1;
+        Ok(Some(page))
     }
 
     pub(crate) fn first_ms(&self, arena: &PageArena) -> Option<i64> {
@@ -174,7 +188,7 @@ mod tests {
         let mut arena = PageArena::default();
         let pages = [page(-7_000, 120), page(1_800_000, 1), page(1_900_000, 300)];
         let mut closed = ClosedPages::of(&pages[..1], &mut arena).unwrap();
-        closed.set_flushed();
+        closed.set_flushed(0);
         // Somebody else's lie between them.
         let mut other = ClosedPages::of(&pages, &mut arena).unwrap();
         closed.push(&pages[1], &mut arena).unwrap();
@@ -184,7 +198,7 @@ mod tests {
         assert_eq!((before, to_pages(new)), (1, pages[1..].to_vec()));
         let figures = (closed.len(), closed.samples(&arena), closed.first_ms(&arena));
         assert_eq!(figures, (3, 421, Some(-7_000)));
-        closed.set_flushed();
+        closed.set_flushed(0);
         let (before, new) = closed.not_flushed(&arena).unwrap();
         assert!(before == 3 && new.is_empty());
         let within = |from, to| closed.within(from, to, &arena).map(|p| p.unwrap().to_page());

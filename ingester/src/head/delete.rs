@@ -3,7 +3,7 @@
 //!
 //! Invariant: what a delete takes depends on the log alone: on what was taken before its entry.
 
-use super::{BadPage, Head, Ordinal, PageArena, SealedPart, Stop, WINDOW_MS, WindowPages};
+use super::{BadPage, Head, Ordinal, Room, SealedPart, Stop, WINDOW_MS, WindowPages};
 use gnomon_model::LabelsRef;
 use gnomon_tsdb::{Deletes, Intervals, Tombstone};
 use roaring::RoaringBitmap;
@@ -111,10 +111,10 @@ impl Head {
         let mut intervals = Intervals::default();
         intervals.add(by.start_ms, by.end_ms);
         for ordinal in slice.iter().copied() {
-            let Some((pages, arena)) = window.pages_mut(ordinal) else {
+            let Some((pages, room)) = window.pages_mut(ordinal) else {
                 continue;
             };
-            match delete_from(pages, &intervals, arena)? {
+            match delete_from(pages, &intervals, room)? {
                 Left::AsItWas => continue,
                 Left::Less(taken) => {
                     pages.dirty = true;
@@ -201,15 +201,15 @@ impl SealedPart {
     }
 }
 
-fn delete_from(window: &mut WindowPages, deleted: &Intervals, arena: &mut PageArena) -> Result<Left, BadPage> {
-    let (first_ms, before) = (window.first_ms(arena), window.sample_count(arena));
+fn delete_from(window: &mut WindowPages, deleted: &Intervals, room: &mut Room) -> Result<Left, BadPage> {
+    let (first_ms, before) = (window.first_ms(room), window.sample_count(room));
     if !deleted.overlaps(first_ms, window.last_ms) {
         return Ok(Left::AsItWas);
     }
-    if deleted.covers(first_ms, window.last_ms) || !window.remove(deleted, arena)? {
+    if deleted.covers(first_ms, window.last_ms) || !window.remove(deleted, room)? {
         return Ok(Left::Nothing(before));
     }
-    Ok(match before - window.sample_count(arena) {
+    Ok(match before - window.sample_count(room) {
         0 => Left::AsItWas,
         taken => Left::Less(taken),
     })

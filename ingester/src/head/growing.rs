@@ -64,6 +64,23 @@ impl GrowingPage {
         }
     }
 
+    /// Memory beside this struct, in bytes.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Float(page) => page.memory_bytes() - size_of::<FloatPageBuilder>(),
+            Self::Histogram(page) => size_of_val(&**page),
+        }
+    }
+
+    /// None of histograms.
+    pub(super) fn last_value(&self) -> Option<f64> {
+        match self {
+            Self::Float(page) => page.last_value(),
+            Self::Histogram(_) => None,
+        }
+    }
+
     pub(super) fn first_ms(&self) -> i64 {
         self.header().map_or(i64::MAX, |header| header.min_ts)
     }

@@ -101,6 +101,9 @@ struct Name {
     pairs: Vec<PairId>,
 }
 
+/// Odd, with bits everywhere: a product has what a factor says in its upper half.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The pairs, by name and value.
 #[derive(Debug)]
 pub(crate) struct LabelIndex {
@@ -133,8 +136,17 @@ impl LabelIndex {
         xxh3_64_with_seed(value.as_bytes(), seed ^ (u64::from(name) << 32))
     }
 
-    pub(crate) fn hash_labels(&self, labels: &[u8]) -> u64 {
-        xxh3_64_with_seed(labels, self.seed)
+    /// Of the pairs of a series: no text is looked at.
+    pub(crate) fn hash_pairs(&self, pairs: &[PairId]) -> u64 {
+        pairs.iter().fold(self.seed, |hash, pair| {
+            let mixed = (hash ^ u64::from(*pair)).wrapping_mul(SPREAD);
+            mixed ^ (mixed >> 32)
+        })
+    }
+
+    /// The pairs of labels; none where one of them is not there, so that no series has them all.
+    pub(crate) fn find_pairs(&self, labels: LabelsRef<'_>) -> Option<Vec<PairId>> {
+        labels.iter().map(|(name, value)| self.find(name, value)).collect()
     }
 
     pub(crate) fn find(&self, name: &str, value: &str) -> Option<PairId> {
@@ -182,6 +194,19 @@ impl LabelIndex {
             .iter()
             .filter(|n| !n.pairs.is_empty())
             .map(|n| (&*n.text, &*n.pairs))
+    }
+
+    /// Memory of texts and tables, and of postings, in bytes.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> [usize; 2] {
+        let pairs = || self.pairs.iter().flatten();
+        let tables = self.pairs.capacity() * size_of::<Option<Pair>>() + self.lookup.allocation_size();
+        let texts: usize = pairs().map(|pair| pair.value.len() + 16).sum();
+        let sets = pairs().map(|pair| match &pair.series {
+            Postings::One(_) => 0,
+            Postings::Many(set) => set.serialized_size(),
+        });
+        [tables + texts, sets.sum::<usize>() + self.all.serialized_size()]
     }
 
     pub(crate) fn pair_count(&self) -> usize {
@@ -318,12 +343,6 @@ impl LabelIndex {
         }
     }
 
-    /// Whether a series' labels are these.
-    pub(crate) fn labels_are(&self, pairs: &[PairId], labels: LabelsRef<'_>) -> bool {
-        let mut left = labels.iter();
-        pairs.iter().all(|id| left.next() == Some(self.text(*id))) && left.next().is_none()
-    }
-
     /// The value of a label of a series, or the empty text.
     pub(crate) fn value_of(&self, pairs: &[PairId], name: &str) -> &str {
         pairs
@@ -331,5 +350,27 @@ impl LabelIndex {
             .map(|id| self.text(*id))
             .find(|(n, _)| *n == name)
             .map_or("", |(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn hashes_of_pairs_are_spread() {
+        let index = LabelIndex::new();
+        let (mut whole, mut low, mut high) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for number in 0..100_000_u32 {
+            // As series of targets have them: most pairs are those of many others.
+            let hash = index.hash_pairs(&[number % 1_000, 2_000 + number % 8, 3_000 + number / 1_000, 4_000]);
+            whole.insert(hash);
+            low.insert(hash % (1 << 17));
+            high.insert(hash >> 57);
+        }
+        // Random ones would be in some 70,000 of the 131,072 places.
+        assert_eq!((whole.len(), high.len()), (100_000, 128));
+        assert!(low.len() > 60_000, "{} places", low.len());
     }
 }

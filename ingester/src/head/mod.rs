@@ -10,9 +10,12 @@ mod exemplars;
 mod growing;
 mod index;
 mod matching;
+#[cfg(test)]
+mod memory;
 mod open;
 mod order;
 mod refs;
+mod room;
 mod seal;
 mod series;
 mod stats;
@@ -21,12 +24,12 @@ mod targets;
 mod value;
 mod window;
 
-pub(crate) use arena::PageArena;
 pub(crate) use delete::Deletion;
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
 pub(crate) use index::{Ordinal, PairId};
 pub(crate) use open::OpenWindow;
+pub(crate) use room::Room;
 pub(crate) use seal::{SealedPages, SealedPart};
 pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use stop::Stop;
@@ -145,13 +148,9 @@ impl Head {
     }
 
     pub(crate) fn find_labels(&self, labels: LabelsRef<'_>) -> Option<Ordinal> {
-        let same = |o: &Ordinal| {
-            self.series(*o)
-                .is_some_and(|s| self.index.labels_are(&s.labels, labels))
-        };
-        self.by_labels
-            .find(self.index.hash_labels(labels.as_bytes()), same)
-            .copied()
+        let pairs = self.index.find_pairs(labels)?;
+        let same = |o: &Ordinal| self.series(*o).is_some_and(|s| *s.labels == *pairs);
+        self.by_labels.find(self.index.hash_pairs(&pairs), same).copied()
     }
 
     /// How many series have the metric name of these labels; none where they have no name.
@@ -172,18 +171,18 @@ impl Head {
             }
         };
         let pairs = self.index.insert(ordinal, labels);
-        let hash = self.index.hash_labels(labels.as_bytes());
+        let hash = self.index.hash_pairs(&pairs);
         self.slots[ordinal as usize] = Some(Series::new(reference, pairs));
         let (slots, index) = (&self.slots, &self.index);
-        let series = |o: &Ordinal| slots.get(*o as usize).and_then(Option::as_ref);
+        let pairs = |o: &Ordinal| {
+            slots
+                .get(*o as usize)
+                .and_then(Option::as_ref)
+                .map(|series| &*series.labels)
+        };
         self.by_ref.insert(reference, ordinal);
-        self.by_labels.insert_unique(hash, ordinal, |o| {
-            let mut bytes = Vec::with_capacity(256);
-            if let Some(series) = series(o) {
-                index.write_labels(&series.labels, &mut bytes);
-            }
-            index.hash_labels(&bytes)
-        });
+        self.by_labels
+            .insert_unique(hash, ordinal, |o| index.hash_pairs(pairs(o).unwrap_or_default()));
         self.order.get_mut().insert(ordinal);
         self.changes.series.insert(ordinal);
         ordinal
@@ -191,14 +190,12 @@ impl Head {
 
     /// Takes a series out of everything.
     pub(crate) fn remove_series(&mut self, ordinal: Ordinal) {
-        let mut bytes = Vec::new();
-        self.write_labels(ordinal, &mut bytes);
         let Some(series) = self.slots.get_mut(ordinal as usize).and_then(Option::take) else {
             return;
         };
         self.by_ref.remove(series.reference);
         let same = |o: &Ordinal| *o == ordinal;
-        if let Ok(entry) = self.by_labels.find_entry(self.index.hash_labels(&bytes), same) {
+        if let Ok(entry) = self.by_labels.find_entry(self.index.hash_pairs(&series.labels), same) {
             entry.remove();
         }
         self.index.remove(ordinal, &series.labels);
@@ -282,16 +279,18 @@ impl Head {
             return self.refused(ordinal, timestamp_ms, &value, reason);
         }
         let window = self.windows.entry(start_ms).or_default();
+        let mut goes_on = false;
         let is_dirty = match window.pages_mut(ordinal) {
-            Some((pages, arena)) => match pages.put(timestamp_ms, value, arena)? {
+            Some((pages, room)) => match pages.put(timestamp_ms, value, room)? {
                 Put::Taken => std::mem::replace(&mut pages.dirty, true),
                 Put::Duplicate => return Ok(Outcome::Duplicate),
                 Put::Conflict => return Ok(Outcome::Refused(Reason::DuplicateTimestamp)),
             },
             None => {
-                let mut pages = WindowPages::new(timestamp_ms, &value)?;
+                let mut pages = WindowPages::new(timestamp_ms, &value, &mut window.room)?;
                 pages.dirty = true;
                 window.add(ordinal, pages);
+                goes_on = timestamp_ms > series.last_ms;
                 false
             }
         };
@@ -301,6 +300,14 @@ impl Head {
             self.changes.pages.entry(start_ms).or_default().insert(ordinal);
         }
         window.tidy()?;
+        let before_ms = start_ms.saturating_sub(WINDOW_MS);
+        // Nothing is expected to come there any more.
+        if goes_on
+            && let Some(before) = self.windows.get_mut(&before_ms)
+            && before.put_by(ordinal)?
+        {
+            self.changes.pages.entry(before_ms).or_default().insert(ordinal);
+        }
         Ok(Outcome::Taken)
     }
 
@@ -308,7 +315,7 @@ impl Head {
     fn refused(&self, ordinal: Ordinal, timestamp_ms: i64, value: &Value, reason: Reason) -> Result<Outcome, BadPage> {
         let window = self.windows.get(&window_of(timestamp_ms).start.0);
         let known = match window.and_then(|w| Some((w, w.pages_of(ordinal)?))) {
-            Some((window, pages)) if reason != Reason::TooFarInFuture => pages.value_at(timestamp_ms, &window.arena)?,
+            Some((window, pages)) if reason != Reason::TooFarInFuture => pages.value_at(timestamp_ms, &window.room)?,
             _ => None,
         };
         let same = known.is_some_and(|known| known.is_same(value));
@@ -331,9 +338,9 @@ impl Head {
         if last_ms < start_ms {
             return Newest::None;
         }
-        let newest = self.open_pages(ordinal).next_back().map(|(_, pages)| pages);
-        let newest = newest.filter(|pages| pages.last_ms == last_ms && last_ms <= end_ms);
-        match newest.and_then(WindowPages::ends_stale) {
+        let newest = self.open_pages(ordinal).next_back();
+        let newest = newest.filter(|(_, pages)| pages.last_ms == last_ms && last_ms <= end_ms);
+        match newest.and_then(|(window, pages)| pages.ends_stale(&window.room)) {
             Some(true) => Newest::None,
             Some(false) => Newest::Sample,
             None => Newest::Unknown,
@@ -347,7 +354,7 @@ impl Head {
                 continue;
             }
             let newest = self.open_pages(ordinal).next_back();
-            let is_histogram = newest.is_some_and(|(_, pages)| pages.ends_with_histogram());
+            let is_histogram = newest.is_some_and(|(window, pages)| pages.ends_with_histogram(&window.room));
             let marker = if is_histogram {
                 stale_histogram()
             } else {
@@ -390,11 +397,11 @@ impl Head {
         tail: &[Page],
     ) -> Result<(), BadPage> {
         let window = self.windows.entry(start_ms).or_default();
-        let pages = WindowPages::restore(closed, tail, &mut window.arena)?;
+        let pages = WindowPages::restore(closed, tail, &mut window.room)?;
         if let Some(Some(series)) = self.slots.get_mut(ordinal as usize) {
             series.last_ms = series.last_ms.max(pages.last_ms);
         }
-        window.samples += pages.sample_count(&window.arena);
+        window.samples += pages.sample_count(&window.room);
         window.add(ordinal, pages);
         Ok(())
     }

@@ -5,10 +5,11 @@
 
 use super::arena::PageArena;
 use super::index::Ordinal;
+use super::room::Room;
 use super::window::{BadPage, WindowPages};
 use roaring::RoaringBitmap;
 
-/// Series of a piece: 64 KiB.
+/// Series of a piece: 20 KiB.
 const PIECE: usize = 512;
 /// Of series that are not in the window.
 const NOWHERE: u32 = u32::MAX;
@@ -18,8 +19,8 @@ pub(crate) struct OpenWindow {
     /// Series with samples in it.
     pub(crate) members: RoaringBitmap,
     pub(crate) samples: u64,
-    /// Their closed pages.
-    pub(crate) arena: PageArena,
+    /// Where their pages are.
+    pub(crate) room: Room,
     /// The place of each, by ordinal.
     places: Vec<u32>,
     pieces: Vec<Vec<Option<WindowPages>>>,
@@ -42,12 +43,20 @@ impl OpenWindow {
         self.pieces.get(piece)?.get(at)?.as_ref()
     }
 
-    /// With the arena that goes with them.
+    /// With the room that goes with them.
     #[inline]
-    pub(crate) fn pages_mut(&mut self, ordinal: Ordinal) -> Option<(&mut WindowPages, &mut PageArena)> {
+    pub(crate) fn pages_mut(&mut self, ordinal: Ordinal) -> Option<(&mut WindowPages, &mut Room)> {
         let (piece, at) = self.place(ordinal)?;
         let pages = self.pieces.get_mut(piece)?.get_mut(at)?.as_mut()?;
-        Some((pages, &mut self.arena))
+        Some((pages, &mut self.room))
+    }
+
+    /// Closes the page of a series that grows, if it has one; whether its window is one more that has changed.
+    pub(crate) fn put_by(&mut self, ordinal: Ordinal) -> Result<bool, BadPage> {
+        let Some((pages, room)) = self.pages_mut(ordinal) else {
+            return Ok(false);
+        };
+        Ok(pages.put_by(room)? && !std::mem::replace(&mut pages.dirty, true))
     }
 
     /// Enters a series that is not in it.
@@ -81,8 +90,17 @@ impl OpenWindow {
         self.free
             .push(std::mem::replace(&mut self.places[ordinal as usize], NOWHERE));
         if let Some(pages) = self.pieces[piece][at].take() {
-            pages.release(&mut self.arena);
+            pages.release(&mut self.room);
         }
+    }
+
+    /// Memory of where series are, and of their state, in bytes; the room is apart.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> [usize; 2] {
+        let places = self.places.capacity() * size_of::<u32>() + self.members.serialized_size();
+        let pieces: usize = self.pieces.iter().map(Vec::capacity).sum();
+        let late: usize = self.all_pages().map(WindowPages::heap_bytes).sum();
+        [places, pieces * size_of::<Option<WindowPages>>() + late]
     }
 
     pub(crate) fn all_pages(&self) -> impl Iterator<Item = &WindowPages> {
@@ -91,14 +109,14 @@ impl OpenWindow {
 
     /// Gives back the memory of pages that were rewritten or deleted, where that is much.
     pub(crate) fn tidy(&mut self) -> Result<(), BadPage> {
-        if !self.arena.is_wasteful() {
+        if !self.room.closed.is_wasteful() {
             return Ok(());
         }
         let mut tidied = PageArena::default();
         for pages in self.pieces.iter_mut().flatten().flatten() {
-            pages.move_to(&self.arena, &mut tidied)?;
+            pages.move_to(&self.room.closed, &mut tidied)?;
         }
-        self.arena = tidied;
+        self.room.closed = tidied;
         Ok(())
     }
 }
@@ -111,20 +129,23 @@ mod tests {
     #[test]
     fn series_are_found_where_they_were_put() {
         let mut window = OpenWindow::default();
-        let pages = |ordinal: Ordinal| WindowPages::new(i64::from(ordinal), &Value::Float(0.0)).unwrap();
+        let add = |window: &mut OpenWindow, ordinal: Ordinal| {
+            let pages = WindowPages::new(i64::from(ordinal), &Value::Float(0.0), &mut window.room);
+            window.add(ordinal, pages.unwrap());
+        };
         let ordinals = |window: &OpenWindow| {
             let of = |ordinal| window.pages_of(ordinal).map(|p| (ordinal, p.last_ms));
             (0..5_000).filter_map(of).collect::<Vec<_>>()
         };
         for ordinal in (0..3_000).rev() {
-            window.add(ordinal, pages(ordinal));
+            add(&mut window, ordinal);
         }
         for ordinal in (0..3_000).filter(|o| o % 3 == 0) {
             window.remove(ordinal);
             window.remove(ordinal);
         }
         for ordinal in 4_000..4_500 {
-            window.add(ordinal, pages(ordinal));
+            add(&mut window, ordinal);
         }
         let expected = (0..3_000).filter(|o| o % 3 > 0).chain(4_000..4_500);
         assert_eq!(

@@ -74,6 +74,12 @@ impl Order {
         }
     }
 
+    /// Memory of it, in bytes.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        (self.rank.capacity() + self.sorted.capacity() + self.new.capacity()) * size_of::<Ordinal>()
+    }
+
     fn rank_of(&self, ordinal: Ordinal) -> Option<u32> {
         let rank = *self.rank.get(ordinal as usize)?;
         (rank != NO_RANK).then_some(rank)

@@ -57,6 +57,12 @@ impl RefTable {
         (ordinal != NONE).then_some(ordinal)
     }
 
+    /// Memory of it, in bytes.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.pages.len() * (size_of::<Page>() + 8) + self.pages.allocation_size()
+    }
+
     /// `reference` is not there yet.
     pub(super) fn insert(&mut self, reference: SeriesRef, ordinal: Ordinal) {
         let (page, at) = place(reference);

@@ -1,6 +1,7 @@
 //! Sealing: a window's pages become a part, which leaves memory with the next flush and the shard once it is published.
 
-use super::{BadPage, Exemplar, Head, Ordinal, PageArena, PlacedPage, WindowPages};
+use super::arena::PageArena;
+use super::{BadPage, Exemplar, Head, Ordinal, PlacedPage, Room, WindowPages};
 use bytes::Bytes;
 use gnomon_model::TimeRange;
 use gnomon_model::labels::{get_uvarint, put_uvarint};
@@ -96,10 +97,10 @@ impl Sealing {
     }
 
     /// Takes the next series' window; gives its pages.
-    fn add(&mut self, ordinal: Ordinal, window: &WindowPages, arena: &PageArena) -> Result<&[PlacedPage], BadPage> {
+    fn add(&mut self, ordinal: Ordinal, window: &WindowPages, room: &Room) -> Result<&[PlacedPage], BadPage> {
         self.placed.clear();
         self.written.clear();
-        window.place_pages(i64::MIN, i64::MAX, arena, &mut self.placed, &mut self.written)?;
+        window.place_pages(i64::MIN, i64::MAX, room, &mut self.placed, &mut self.written)?;
         for page in &self.placed {
             let page = page.within(&self.written);
             put_uvarint(&mut self.bytes, page.len() as u64);
@@ -150,14 +151,14 @@ impl Head {
             pages: None,
             exemplars: Vec::new(),
         };
-        let mut sealing = Sealing::new(part.members.len(), &open.arena);
+        let mut sealing = Sealing::new(part.members.len(), &open.room.closed);
         for ordinal in &part.members {
             let series = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut);
             let Some((series, pages)) = series.zip(open.pages_of(ordinal)) else {
                 continue;
             };
             series.sealed_last_ms = series.sealed_last_ms.max(pages.last_ms);
-            for page in sealing.add(ordinal, pages, &open.arena)? {
+            for page in sealing.add(ordinal, pages, &open.room)? {
                 let header = page.header();
                 part.min_ms = part.min_ms.min(header.min_ts);
                 part.max_ms = part.max_ms.max(header.max_ts);

@@ -38,7 +38,7 @@ impl Head {
     /// First and last sample of the open windows and sealed parts, inclusive.
     pub(crate) fn time_bounds(&self) -> Option<(i64, i64)> {
         let open = self.windows.values().flat_map(|window| {
-            let bounds = |pages: &WindowPages| (pages.first_ms(&window.arena), pages.last_ms);
+            let bounds = |pages: &WindowPages| (pages.first_ms(&window.room), pages.last_ms);
             window.all_pages().map(bounds)
         });
         let sealed = self.sealed.values().map(|p| (p.min_ms, p.max_ms));

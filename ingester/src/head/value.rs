@@ -1,6 +1,7 @@
 //! A sample's value.
 
 use gnomon_model::histogram::FloatHistogram;
+use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
 
 /// A float, or a histogram of either kind.
@@ -11,6 +12,14 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// Whether it is a stale marker.
+    pub(super) fn ends_series(&self) -> bool {
+        match self {
+            Self::Float(value) => is_stale_nan(*value),
+            Self::Histogram(value) => is_stale_nan(value.histogram.sum),
+        }
+    }
+
     /// Equal to the bit.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -1,19 +1,22 @@
-//! The samples of one series in one window: closed pages, one page that grows, and the few samples that came out of
-//! order since.
+//! The samples of one series in one window: closed pages, one page that grows unless it was put by, and the few samples
+//! that came out of order since.
 
 use super::arena::PageArena;
 use super::closed::{ClosedPage, ClosedPages};
 use super::growing::GrowingPage;
+use super::room::Room;
 use super::value::Value;
-use bytes::Bytes;
-use gnomon_model::is_stale_nan;
 use gnomon_proto::histogram::Decoded;
 use gnomon_tsdb::page::{AppendError, Page, PageError, PageHeader, PageSamples};
 use gnomon_tsdb::{Intervals, deletes};
-use std::ops::Range;
 
+mod newest;
+mod placed;
 #[cfg(test)]
 mod tests;
+
+use newest::NewestPage;
+pub(crate) use placed::PlacedPage;
 
 /// Out-of-order samples that wait before they are worked into the pages.
 const LATE_SAMPLES: usize = 48;
@@ -36,59 +39,15 @@ struct Late(Vec<(i64, Value)>);
 pub(crate) struct WindowPages {
     /// Newest sample.
     pub(crate) last_ms: i64,
-    /// All before the open page.
+    /// All before the page that grows.
     closed: ClosedPages,
-    open: GrowingPage,
+    newest: NewestPage,
     /// Most windows have none.
     late: Option<Box<Late>>,
     /// Whether it is in its head's list of windows that changed since the last flush.
     pub(crate) dirty: bool,
     /// Whether pages that are durable are not the window's any more.
     rewritten: bool,
-}
-
-/// A page in bytes that many share.
-#[derive(Clone, Debug)]
-pub(crate) struct PlacedPage {
-    header: PageHeader,
-    bytes: Range<usize>,
-}
-
-impl PlacedPage {
-    pub(crate) fn page(&self, shared: &Bytes) -> Page {
-        self.header.of(shared.slice(self.bytes.clone()))
-    }
-
-    pub(crate) const fn header(&self) -> PageHeader {
-        self.header
-    }
-
-    /// Its bytes, where those of many are.
-    pub(crate) fn within<'a>(&self, shared: &'a [u8]) -> &'a [u8] {
-        shared.get(self.bytes.clone()).unwrap_or_default()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(crate) fn samples(&self) -> u64 {
-        self.header.count.into()
-    }
-
-    pub(crate) const fn is_of_histograms(&self) -> bool {
-        !self.header.coding.is_of_floats()
-    }
-
-    /// Copies a page to where others are.
-    fn copy(header: PageHeader, page: &[u8], shared: &mut Vec<u8>) -> Self {
-        let from = shared.len();
-        shared.extend_from_slice(page);
-        Self {
-            header,
-            bytes: from..shared.len(),
-        }
-    }
 }
 
 /// Pages of a window that cannot be read, or a sample that its page did not take: damage, or a defect.
@@ -169,24 +128,29 @@ fn build(samples: &[(i64, Value)]) -> Result<Vec<Page>, BadPage> {
 }
 
 impl WindowPages {
-    pub(crate) fn new(timestamp_ms: i64, value: &Value) -> Result<Self, BadPage> {
-        Ok(Self {
+    pub(crate) fn new(timestamp_ms: i64, value: &Value, room: &mut Room) -> Result<Self, BadPage> {
+        let open = GrowingPage::new(timestamp_ms, value)?;
+        let mut pages = Self {
             last_ms: timestamp_ms,
             closed: ClosedPages::default(),
-            open: GrowingPage::new(timestamp_ms, value)?,
+            newest: NewestPage::Grows(room.growing.insert(open)),
             late: None,
             dirty: false,
             rewritten: false,
-        })
+        };
+        if value.ends_series() {
+            pages.put_by(room)?;
+        }
+        Ok(pages)
     }
 
-    /// Takes a sample of the window, in any order. The arena is the window's, here and below.
-    pub(crate) fn put(&mut self, timestamp_ms: i64, value: Value, arena: &mut PageArena) -> Result<Put, BadPage> {
+    /// Takes a sample of the window, in any order. The room is the window's, here and below.
+    pub(crate) fn put(&mut self, timestamp_ms: i64, value: Value, room: &mut Room) -> Result<Put, BadPage> {
         if timestamp_ms > self.last_ms {
-            self.push(timestamp_ms, &value, arena)?;
+            self.push(timestamp_ms, &value, room)?;
             return Ok(Put::Taken);
         }
-        if let Some(there) = self.value_at(timestamp_ms, arena)? {
+        if let Some(there) = self.value_at(timestamp_ms, room)? {
             let same = there.is_same(&value);
             return Ok(if same { Put::Duplicate } else { Put::Conflict });
         }
@@ -194,59 +158,74 @@ impl WindowPages {
         let at = late.partition_point(|(t, _)| *t < timestamp_ms);
         late.insert(at, (timestamp_ms, value));
         if late.len() >= LATE_SAMPLES {
-            self.rewrite(arena)?;
+            self.rewrite(room)?;
         }
         Ok(Put::Taken)
     }
 
-    fn push(&mut self, timestamp_ms: i64, value: &Value, arena: &mut PageArena) -> Result<(), BadPage> {
-        if !self.open.takes(value) {
-            if let Some(page) = self.open.page() {
-                self.closed.push(&page.closed()?, arena)?;
+    fn push(&mut self, timestamp_ms: i64, value: &Value, room: &mut Room) -> Result<(), BadPage> {
+        let slot = self.grow(room)?;
+        let open = room.growing.get_mut(slot).ok_or(BadPage::NoTail)?;
+        if !open.takes(value) {
+            if let Some(page) = open.page() {
+                self.closed.push(&page.closed()?, &mut room.closed)?;
             }
-            self.open.restart(value);
+            open.restart(value);
         }
-        self.open.append(timestamp_ms, value)?;
+        open.append(timestamp_ms, value)?;
         self.last_ms = timestamp_ms;
+        if value.ends_series() {
+            self.put_by(room)?;
+        }
         Ok(())
     }
 
     /// The value at exactly this time.
-    pub(crate) fn value_at(&self, timestamp_ms: i64, arena: &PageArena) -> Result<Option<Value>, BadPage> {
+    pub(crate) fn value_at(&self, timestamp_ms: i64, room: &Room) -> Result<Option<Value>, BadPage> {
+        let open = self.growing(room);
         if timestamp_ms == self.last_ms
-            && let GrowingPage::Float(page) = &self.open
-            && let Some(value) = page.last_value()
+            && let Some(value) = open.and_then(GrowingPage::last_value)
         {
             return Ok(Some(Value::Float(value)));
         }
         if let Ok(at) = self.late().binary_search_by_key(&timestamp_ms, |(t, _)| *t) {
             return Ok(Some(self.late()[at].1.clone()));
         }
-        if let Some(page) = self.closed.within(timestamp_ms, timestamp_ms, arena).next() {
+        if let Some(page) = self.closed.within(timestamp_ms, timestamp_ms, &room.closed).next() {
             return Ok(find(&page?.to_page(), timestamp_ms)?);
         }
-        if timestamp_ms < self.open.first_ms() {
-            return Ok(None);
-        }
-        Ok(self.open.page().map_or(Ok(None), |page| find(&page, timestamp_ms))?)
+        let open = open.filter(|open| timestamp_ms >= open.first_ms());
+        let page = open.and_then(GrowingPage::page);
+        Ok(page.map_or(Ok(None), |page| find(&page, timestamp_ms))?)
     }
 
     /// Works the out-of-order samples into the pages.
-    fn rewrite(&mut self, arena: &mut PageArena) -> Result<(), BadPage> {
-        let pages = self.merged(arena)?;
-        self.replace(pages, arena).map(drop)
+    fn rewrite(&mut self, room: &mut Room) -> Result<(), BadPage> {
+        let pages = self.merged(room)?;
+        self.replace(pages, room).map(drop)
     }
 
     /// Takes out what is deleted; false where nothing is left, and the window is to go. Pages of which nothing is
     /// deleted stay as they are.
-    pub(crate) fn remove(&mut self, deleted: &Intervals, arena: &mut PageArena) -> Result<bool, BadPage> {
-        if self.late().iter().any(|(t, _)| deleted.contains(*t)) {
-            self.rewrite(arena)?;
+    pub(crate) fn remove(&mut self, deleted: &Intervals, room: &mut Room) -> Result<bool, BadPage> {
+        let was_put_by = self.is_put_by();
+        let is_left = self.remove_growing(deleted, room)?;
+        if is_left && was_put_by {
+            self.put_by(room)?;
         }
+        Ok(is_left)
+    }
+
+    /// As [`Self::remove`]; the newest page grows afterwards.
+    fn remove_growing(&mut self, deleted: &Intervals, room: &mut Room) -> Result<bool, BadPage> {
+        if self.late().iter().any(|(t, _)| deleted.contains(*t)) {
+            self.rewrite(room)?;
+        }
+        let slot = self.grow(room)?;
         let overlaps = |header: &PageHeader| deleted.overlaps(header.min_ts, header.max_ts);
         let mut closed = Vec::with_capacity(self.closed.len());
         let mut is_changed = false;
-        for page in self.closed.all(arena)? {
+        for page in self.closed.all(&room.closed)? {
             if overlaps(&page.header) {
                 is_changed = true;
                 let left = deletes::remove_from(page.to_page(), deleted)?;
@@ -255,64 +234,66 @@ impl WindowPages {
                 closed.push(page.to_page());
             }
         }
-        let open = self
-            .open
-            .page()
-            .filter(|page| deleted.overlaps(page.min_ts, page.max_ts));
-        if let Some(page) = open {
+        let open = room.growing.get_mut(slot).ok_or(BadPage::NoTail)?;
+        let grown = open.page().filter(|page| deleted.overlaps(page.min_ts, page.max_ts));
+        if let Some(page) = grown {
             is_changed = true;
             // Where nothing of it is left, the last page before it grows again.
             let Some(last) = deletes::remove_from(page, deleted)?.or_else(|| closed.pop()) else {
-                return self.keep_late(arena);
+                return self.keep_late(room);
             };
-            self.open = GrowingPage::resume(&last)?;
+            *open = GrowingPage::resume(&last)?;
             self.last_ms = last.max_ts;
         }
         if is_changed {
-            let closed = ClosedPages::of(&closed, arena)?;
-            std::mem::replace(&mut self.closed, closed).release(arena);
+            let closed = ClosedPages::of(&closed, &mut room.closed)?;
+            std::mem::replace(&mut self.closed, closed).release(&mut room.closed);
             self.rewritten = true;
         }
         // Nothing out of order is newer than the page that grows.
         if self.late().last().is_some_and(|(t, _)| *t > self.last_ms) {
-            self.rewrite(arena)?;
+            self.rewrite(room)?;
         }
         Ok(true)
     }
 
     /// There is no page any more: what came out of order, if anything did, is all that is left.
-    fn keep_late(&mut self, arena: &mut PageArena) -> Result<bool, BadPage> {
+    fn keep_late(&mut self, room: &mut Room) -> Result<bool, BadPage> {
         let late = build(self.late())?;
-        self.replace(late, arena)
+        self.replace(late, room)
     }
 
     /// Puts other pages (ascending) in the place of all; without effect, and false, where there is none.
-    fn replace(&mut self, mut pages: Vec<Page>, arena: &mut PageArena) -> Result<bool, BadPage> {
+    fn replace(&mut self, mut pages: Vec<Page>, room: &mut Room) -> Result<bool, BadPage> {
         let Some(last) = pages.pop() else {
             return Ok(false);
         };
-        self.open = GrowingPage::resume(&last)?;
+        let open = GrowingPage::resume(&last)?;
+        if let NewestPage::Grows(slot) = self.newest {
+            room.growing.take(slot);
+        }
+        self.newest = NewestPage::Grows(room.growing.insert(open));
         self.last_ms = last.max_ts;
         let pages = pages.into_iter().map(Page::closed).collect::<Result<Vec<_>, _>>()?;
-        let closed = ClosedPages::of(&pages, arena)?;
-        std::mem::replace(&mut self.closed, closed).release(arena);
+        let closed = ClosedPages::of(&pages, &mut room.closed)?;
+        std::mem::replace(&mut self.closed, closed).release(&mut room.closed);
         self.late = None;
         self.rewritten = true;
         Ok(true)
     }
 
     /// All pages with the out-of-order samples worked in.
-    fn merged(&self, arena: &PageArena) -> Result<Vec<Page>, BadPage> {
-        build(&self.samples(arena)?)
+    fn merged(&self, room: &Room) -> Result<Vec<Page>, BadPage> {
+        build(&self.samples(room)?)
     }
 
     /// All samples, ascending.
-    fn samples(&self, arena: &PageArena) -> Result<Vec<(i64, Value)>, BadPage> {
+    fn samples(&self, room: &Room) -> Result<Vec<(i64, Value)>, BadPage> {
         let mut samples = Vec::new();
-        for page in self.closed.all(arena)? {
+        for page in self.closed.all(&room.closed)? {
             read_page(&page.to_page(), &mut samples)?;
         }
-        if let Some(page) = self.open.page() {
+        if let Some(page) = self.growing(room).and_then(GrowingPage::page) {
             read_page(&page, &mut samples)?;
         }
         samples.extend_from_slice(self.late());
@@ -321,8 +302,11 @@ impl WindowPages {
     }
 
     /// Nobody needs it any more.
-    pub(crate) fn release(self, arena: &mut PageArena) {
-        self.closed.release(arena);
+    pub(crate) fn release(self, room: &mut Room) {
+        if let NewestPage::Grows(slot) = self.newest {
+            room.growing.take(slot);
+        }
+        self.closed.release(&mut room.closed);
     }
 
     /// Copies its closed pages to the arena that takes the place of the window's.
@@ -336,10 +320,10 @@ impl WindowPages {
 
     /// Pages that overlap the range (inclusive bounds), ascending and not overlapping each other.
     #[cfg(test)]
-    pub(crate) fn pages(&self, start_ms: i64, end_ms: i64, arena: &PageArena) -> Result<Vec<Page>, BadPage> {
+    pub(crate) fn pages(&self, start_ms: i64, end_ms: i64, room: &Room) -> Result<Vec<Page>, BadPage> {
         let (mut placed, mut shared) = (Vec::new(), Vec::new());
-        self.place_pages(start_ms, end_ms, arena, &mut placed, &mut shared)?;
-        let shared = Bytes::from(shared);
+        self.place_pages(start_ms, end_ms, room, &mut placed, &mut shared)?;
+        let shared = bytes::Bytes::from(shared);
         Ok(placed.iter().map(|page| page.page(&shared)).collect())
     }
 
@@ -348,22 +332,25 @@ impl WindowPages {
         &self,
         start_ms: i64,
         end_ms: i64,
-        arena: &PageArena,
+        room: &Room,
         placed: &mut Vec<PlacedPage>,
     ) -> Result<(), BadPage> {
         let header = if self.late().is_empty() {
-            let open = self.open.header().filter(|page| page.overlaps(start_ms, end_ms));
+            let open = self
+                .growing(room)
+                .and_then(GrowingPage::header)
+                .filter(|page| page.overlaps(start_ms, end_ms));
             match open {
                 Some(open) => Some(open),
                 None => self
                     .closed
-                    .within(start_ms, end_ms, arena)
+                    .within(start_ms, end_ms, &room.closed)
                     .next()
                     .transpose()?
                     .map(|page| page.header),
             }
         } else {
-            let pages = self.merged(arena)?;
+            let pages = self.merged(room)?;
             let mut overlapping = pages.iter().filter(|page| page.overlaps(start_ms, end_ms));
             overlapping.next().map(Page::header)
         };
@@ -377,12 +364,12 @@ impl WindowPages {
         &self,
         start_ms: i64,
         end_ms: i64,
-        arena: &PageArena,
+        room: &Room,
         placed: &mut Vec<PlacedPage>,
         shared: &mut Vec<u8>,
     ) -> Result<(), BadPage> {
         if !self.late().is_empty() {
-            let mut pages = self.merged(arena)?;
+            let mut pages = self.merged(room)?;
             pages.retain(|page| page.overlaps(start_ms, end_ms));
             placed.extend(
                 pages
@@ -392,16 +379,19 @@ impl WindowPages {
             return Ok(());
         }
         let first = placed.len();
-        for page in self.closed.within(start_ms, end_ms, arena) {
+        for page in self.closed.within(start_ms, end_ms, &room.closed) {
             let ClosedPage { header, bytes } = page?;
             placed.push(PlacedPage::copy(header, bytes, shared));
         }
         placed[first..].reverse();
-        let Some(header) = self.open.header().filter(|page| page.overlaps(start_ms, end_ms)) else {
+        let Some(open) = self.growing(room) else {
+            return Ok(());
+        };
+        let Some(header) = open.header().filter(|page| page.overlaps(start_ms, end_ms)) else {
             return Ok(());
         };
         let from = shared.len();
-        match &self.open {
+        match open {
             GrowingPage::Float(open) => open.write_to(shared),
             GrowingPage::Histogram(open) => shared.extend(open.page().iter().flat_map(|page| &page.bytes[..])),
         }
@@ -412,44 +402,42 @@ impl WindowPages {
         Ok(())
     }
 
-    /// Whether the newest sample is a stale marker; none where it is a histogram, whose page would have to be read.
-    pub(crate) fn ends_stale(&self) -> Option<bool> {
-        match &self.open {
-            GrowingPage::Float(page) => page.last_value().map(is_stale_nan),
-            GrowingPage::Histogram(_) => None,
-        }
-    }
-
-    pub(crate) fn ends_with_histogram(&self) -> bool {
-        matches!(self.open, GrowingPage::Histogram(_))
-    }
-
     /// First sample.
-    pub(crate) fn first_ms(&self, arena: &PageArena) -> i64 {
+    pub(crate) fn first_ms(&self, room: &Room) -> i64 {
         let late = self.late().first().map(|(t, _)| *t);
-        [self.closed.first_ms(arena), late]
-            .into_iter()
-            .flatten()
-            .fold(self.open.first_ms(), i64::min)
+        let open = self.growing(room).map(GrowingPage::first_ms);
+        let begins = [self.closed.first_ms(&room.closed), open, late].into_iter().flatten();
+        begins.fold(i64::MAX, i64::min)
     }
 
-    pub(crate) fn sample_count(&self, arena: &PageArena) -> u64 {
-        self.closed.samples(arena) + (self.open.len() + self.late().len()) as u64
+    pub(crate) fn sample_count(&self, room: &Room) -> u64 {
+        let open = self.growing(room).map_or(0, GrowingPage::len);
+        self.closed.samples(&room.closed) + (open + self.late().len()) as u64
     }
 
-    pub(crate) const fn page_count(&self) -> usize {
-        1 + self.closed.len()
+    /// Memory of late samples, in bytes.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.late.as_ref().map_or(0, |late| size_of_val(&late.0[..]))
+    }
+
+    pub(crate) fn page_count(&self) -> usize {
+        self.closed.len() + usize::from(!self.is_put_by())
     }
 
     /// What a flush has to write: whether older pages of the window have to go first, closed pages with their numbers,
     /// and the tail, which is replaced each time.
-    pub(crate) fn unflushed<'a>(&self, arena: &'a PageArena) -> Result<Unflushed<'a>, BadPage> {
-        let (first_number, closed) = self.closed.not_flushed(arena)?;
+    pub(crate) fn unflushed<'a>(&self, room: &'a Room) -> Result<Unflushed<'a>, BadPage> {
+        let (first_number, mut closed) = self.closed.not_flushed(&room.closed)?;
+        let newest = match self.newest {
+            NewestPage::Grows(slot) => room.growing.get(slot).and_then(GrowingPage::page),
+            NewestPage::PutBy(_) => closed.pop().map(ClosedPage::to_page),
+        };
         Ok(Unflushed {
             replace: self.rewritten,
             closed,
             first_number,
-            tail: self.open.page().into_iter().chain(build(self.late())?).collect(),
+            tail: newest.into_iter().chain(build(self.late())?).collect(),
         })
     }
 
@@ -458,22 +446,23 @@ impl WindowPages {
     pub(crate) fn set_flushed(&mut self) {
         self.dirty = false;
         self.rewritten = false;
-        self.closed.set_flushed();
+        self.closed.set_flushed(usize::from(self.is_put_by()));
     }
 
-    /// The window from what was flushed: closed pages in order, then the tail.
-    pub(crate) fn restore(closed: &[Page], tail: &[Page], arena: &mut PageArena) -> Result<Self, BadPage> {
+    /// The window from what was flushed: closed pages in order, then the tail, whose first page is the newest.
+    pub(crate) fn restore(closed: &[Page], tail: &[Page], room: &mut Room) -> Result<Self, BadPage> {
         let (open, late_pages) = tail.split_first().ok_or(BadPage::NoTail)?;
         let mut late = Vec::new();
         for page in late_pages {
             read_page(page, &mut late)?;
         }
-        let mut closed = ClosedPages::of(closed, arena)?;
-        closed.set_flushed();
+        let mut closed = ClosedPages::of(closed, &mut room.closed)?;
+        closed.set_flushed(0);
+        let newest = NewestPage::restore(open, &mut closed, room)?;
         Ok(Self {
             last_ms: open.max_ts,
             closed,
-            open: GrowingPage::resume(open)?,
+            newest,
             late: (!late.is_empty()).then(|| Box::new(Late(late))),
             dirty: false,
             rewritten: false,

@@ -4,7 +4,7 @@
 use super::keys::{self, Key};
 use super::records::{self, BadRecord};
 use super::state::{ShardState, TenantHead};
-use crate::head::{BadPage, Head, Ordinal, PageArena, SealedPages, WindowPages};
+use crate::head::{BadPage, Head, Ordinal, Room, SealedPages, WindowPages};
 use gnomon_model::{LabelsRef, SeriesRef, ShardId, TenantId};
 use gnomon_tsdb::page::Page;
 use std::collections::BTreeMap;
@@ -145,20 +145,15 @@ fn write_pages(tenant: u32, head: &Head, sink: &mut dyn StateSink) -> Result<(),
         for ordinal in ordinals {
             if let Some((series, pages)) = head.series(ordinal).zip(window.pages_of(ordinal)) {
                 let prefix = keys::window_series(tenant, *start_ms, series.reference);
-                write_window(prefix, pages, &window.arena, sink)?;
+                write_window(prefix, pages, &window.room, sink)?;
             }
         }
     }
     Ok(())
 }
 
-fn write_window(
-    prefix: Vec<u8>,
-    window: &WindowPages,
-    arena: &PageArena,
-    sink: &mut dyn StateSink,
-) -> Result<(), BadPage> {
-    let unflushed = window.unflushed(arena)?;
+fn write_window(prefix: Vec<u8>, window: &WindowPages, room: &Room, sink: &mut dyn StateSink) -> Result<(), BadPage> {
+    let unflushed = window.unflushed(room)?;
     if unflushed.replace {
         sink.delete_range(&prefix, &keys::after(prefix.clone()));
     }

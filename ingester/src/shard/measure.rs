@@ -3,7 +3,7 @@
 use super::entry::{Command, Entry, Limits};
 use super::state::ShardState;
 use super::tests::MemoryStore;
-use crate::head::Head;
+use crate::head::{Bounds, Head, Value};
 use gnomon_model::{
     Clock, FeatureLevel, LabelsBuilder, PlacementEpoch, SeriesRef, ShardId, SystemClock, TenantId, TimestampMs,
 };
@@ -94,6 +94,59 @@ fn measure_the_head() {
         restored.series_count(),
         clock.monotonic() - started
     );
+}
+
+/// Where memory is, of series as `benches/ingest` writes them: a third constant, a third counting, a third moving.
+#[test]
+#[ignore = "a measurement"]
+fn measure_the_memory_of_a_head() {
+    let (series, rounds) = (100_000_u64, 480_i64);
+    let t0 = 1_700_006_400_000i64;
+    let before = resident_kib();
+    let mut head = Head::new();
+    let bounds = Bounds {
+        limits: Limits::default(),
+        proposed_at_ms: t0 + rounds * 15_000,
+        newest_ms: i64::MIN,
+        from_ms: i64::MIN,
+        until_ms: i64::MAX,
+    };
+    let ordinals: Vec<_> = (0..series)
+        .map(|i| {
+            let mut labels = LabelsBuilder::default();
+            let n = i % 1_000;
+            labels.set("__name__", &format!("node_metric_{}_total", n / 10));
+            labels.set("cpu", &(i % 8).to_string());
+            labels.set("device", &format!("dev{}", n % 10));
+            labels.set("instance", &format!("10.0.{}.{}:9100", i / 250_000, i / 1_000 % 250));
+            labels.set("job", "node");
+            labels.set(
+                "mode",
+                ["idle", "iowait", "irq", "nice", "softirq", "user"][(i % 6) as usize],
+            );
+            head.add_series(SeriesRef(i + 1), labels.build().as_ref())
+        })
+        .collect();
+    for round in 0..rounds {
+        for (i, ordinal) in (0_i64..).zip(&ordinals) {
+            let value = match i % 3 {
+                0 => i as f64,
+                1 => (round * (i % 97 + 1)) as f64,
+                _ => ((i * 31 + round * 17) % 1009) as f64 / 8.0,
+            };
+            let offset = (i / 1_000 * 7_919) % 15_000;
+            let put = head.put(*ordinal, t0 + round * 15_000 + offset, Value::Float(value), &bounds);
+            assert!(put.is_ok(), "sample {round} of series {i}");
+        }
+    }
+    let mut all = 0;
+    for (what, bytes) in head.memory() {
+        println!("{:8.1} {what}", bytes as f64 / series as f64);
+        all += bytes;
+    }
+    println!("{:8.1} all of it", all as f64 / series as f64);
+    let used = resident_kib().saturating_sub(before) * 1024;
+    println!("{:8.1} by the system's count", used as f64 / series as f64);
 }
 
 #[test]

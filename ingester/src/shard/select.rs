@@ -407,12 +407,12 @@ impl Selected {
         let first = self.open.len();
         for (window, pages) in head.open_pages(ordinal) {
             let placed = if self.labels_only {
-                pages.place_header(self.start_ms, self.end_ms, &window.arena, &mut self.open)
+                pages.place_header(self.start_ms, self.end_ms, &window.room, &mut self.open)
             } else {
                 pages.place_pages(
                     self.start_ms,
                     self.end_ms,
-                    &window.arena,
+                    &window.room,
                     &mut self.open,
                     &mut self.written,
                 )

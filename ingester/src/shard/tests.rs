@@ -177,7 +177,7 @@ fn read(state: &ShardState, labels: &Labels, store: &MemoryStore) -> Vec<(i64, u
         pages.extend(gnomon_tsdb::deletes::remove(of_part, &head.deleted_in(part, ordinal)).unwrap());
     }
     for (window, open) in head.open_pages(ordinal) {
-        pages.extend(open.pages(i64::MIN, i64::MAX, &window.arena).unwrap());
+        pages.extend(open.pages(i64::MIN, i64::MAX, &window.room).unwrap());
     }
     let mut samples: BTreeMap<i64, u64> = BTreeMap::new();
     for page in pages {
@@ -236,7 +236,7 @@ fn dump(state: &ShardState) -> MemoryStore {
                     continue;
                 };
                 record.extend_from_slice(format!(" {start_ms}:").as_bytes());
-                let pages = open.pages(i64::MIN, i64::MAX, &window.arena).unwrap();
+                let pages = open.pages(i64::MIN, i64::MAX, &window.room).unwrap();
                 record.extend_from_slice(&super::records::pages(pages.iter().map(|p| &p.bytes[..])));
             }
             assert_eq!(head.find_labels(LabelsRef::from_canonical(&labels)), Some(ordinal));

@@ -1,6 +1,7 @@
 //! One scrape of one target: usually one shard and one batch.
 
 use super::Router;
+use super::cache::{CacheKey, Known};
 use super::chunk::{Chunk, ChunkWriter, ITEM_BYTES, MAX_ITEM_BYTES, NamedSeries};
 use super::reroute::no_place;
 use super::rows::cache_key;
@@ -114,8 +115,12 @@ impl Resolver<'_> {
         if tick.samples.iter().any(|s| s.timestamp_ms != tick.tick_ms) {
             self.sample_bytes += TIME_BYTES;
         }
-        for sample in tick.samples {
-            self.resolve(sample.identity, sample.series, sample.timestamp_ms, self.sample_bytes)?;
+        // All at once: looked up one by one, each would wait for memory by itself.
+        let keys = tick.samples.iter().map(|s| self.key(s.identity, s.timestamp_ms));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let found = self.router.cache.get_many(&keys);
+        for (sample, known) in tick.samples.iter().zip(found) {
+            self.place(known, sample.series, sample.timestamp_ms, self.sample_bytes)?;
         }
         for h in tick.histograms {
             if h.encoded.len() > MAX_ITEM_BYTES {
@@ -161,15 +166,29 @@ impl Resolver<'_> {
         self.scratch.slots.push(Slot { lane: 0, place });
     }
 
-    #[inline]
-    fn resolve(&mut self, identity: SeriesIdentity, series: u32, at: i64, bytes: usize) -> Result<(), ServiceError> {
+    fn epoch_of(&self, at: i64) -> Result<PlacementEpoch, ServiceError> {
         let placed_at = self.as_of.unwrap_or(TimestampMs(at));
-        let epoch = self.placement.epoch_at(placed_at).ok_or_else(no_shards)?;
-        let Some(known) = self.router.cache.get(cache_key(identity, self.seed, epoch)) else {
+        self.placement.epoch_at(placed_at).ok_or_else(no_shards)
+    }
+
+    #[inline]
+    fn key(&self, identity: SeriesIdentity, at: i64) -> Result<CacheKey, ServiceError> {
+        Ok(cache_key(identity, self.seed, self.epoch_of(at)?))
+    }
+
+    fn resolve(&mut self, identity: SeriesIdentity, series: u32, at: i64, bytes: usize) -> Result<(), ServiceError> {
+        let known = self.router.cache.get(self.key(identity, at)?);
+        self.place(known, series, at, bytes)
+    }
+
+    /// Where an item goes, by what the cache knows of its series.
+    #[inline]
+    fn place(&mut self, known: Option<Known>, series: u32, at: i64, bytes: usize) -> Result<(), ServiceError> {
+        let Some(known) = known else {
             return self.resolve_new(series, at, bytes);
         };
         self.hits += 1;
-        let shard = known.shard;
+        let (epoch, shard) = (self.epoch_of(at)?, known.shard);
         let lane = self.lane(Owner { epoch, shard });
         self.scratch.lanes[lane as usize].bytes += bytes;
         let place = Place::Known(known.reference);
