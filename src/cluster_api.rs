@@ -12,14 +12,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use gnomon_cluster::assign::{self, Rules};
 use gnomon_cluster::clients::{Directory, decide};
-use gnomon_cluster::meta::{CannotReshard, Reshard, call_off, reshard};
-use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
+use gnomon_cluster::meta::{CannotForget, CannotReshard, Reshard, call_off, forget_node, reshard};
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{
-    ForgetNode, GroupStatus, MetaState, RaiseFeatureLevel, SetDraining, SetReplication, SetShardReplicas, ShardReplicas,
-};
+use gnomon_proto::v1::{GroupStatus, MetaState, SetDraining, SetReplication, SetShardReplicas, ShardReplicas};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -268,14 +265,12 @@ struct Forget {
 
 async fn forget(State(api): Api, Query(wanted): Query<Forget>) -> Answer {
     api.require_admin()?;
-    let level = OPERATIONS_FEATURE_LEVEL.0;
-    if api.state().await?.feature_level < level {
-        api.decide(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }))
-            .await?;
+    api.require_cluster()?;
+    match forget_node(api.meta.as_ref(), wanted.node, api.clock.now().0).await {
+        Ok(()) => success(json!({"node": wanted.node})),
+        Err(CannotForget::Refused(why)) => Err(Failed::bad(why)),
+        Err(error @ CannotForget::Meta(_)) => Err(Failed::unavailable(error.to_string())),
     }
-    api.decide(Command::ForgetNode(ForgetNode { node: wanted.node }))
-        .await?;
-    success(json!({"node": wanted.node}))
 }
 
 #[derive(Deserialize)]
@@ -322,11 +317,16 @@ impl ClusterApi {
         self.decide(Command::SetDraining(SetDraining { node, draining })).await
     }
 
-    async fn decide(&self, command: Command) -> Result<(), Failed> {
+    fn require_cluster(&self) -> Result<(), Failed> {
         let level = self.states.borrow().feature_level;
         if level < gnomon_model::ids::CLUSTER_FEATURE_LEVEL.0 {
             return Err(Failed::bad("there is one ingester only: nothing can be moved"));
         }
+        Ok(())
+    }
+
+    async fn decide(&self, command: Command) -> Result<(), Failed> {
+        self.require_cluster()?;
         let answer = decide(self.meta.as_ref(), command).await;
         let answer = answer.map_err(|e| Failed::unavailable(format!("the metadata group cannot be asked: {e}")))?;
         if answer.refused.is_empty() {

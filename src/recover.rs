@@ -11,19 +11,22 @@ use crate::bucket;
 use crate::flags::Recover;
 use anyhow::{Context, bail};
 use gnomon_cluster::meta::read_newest_checkpoint;
-use gnomon_cluster::node::LeftNode;
+use gnomon_cluster::node::{ClusterMark, LeftNode};
 use gnomon_cluster::raft::LeftGroup;
-use gnomon_model::{GroupId, SystemClock};
-use gnomon_tsdb::bucket::checkpoint_path;
+use gnomon_model::{ClusterId, GroupId, SystemClock};
+use gnomon_tsdb::bucket::{CLUSTER_MARKER, checkpoint_path};
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long a node may take to answer a knock.
 const KNOCK: Duration = Duration::from_secs(2);
-/// A cluster that runs and takes blocks writes a copy of its catalogue more often.
+/// A copy of the catalogue that is newer has a writer. An older one says nothing: copies are written only when the
+/// catalogue changes, which may take hours, so that the peers and the cluster's id are asked for as well.
 const QUIET_MS: i64 = 60_000;
 
 /// Runs the command: 0 where it is done, or would be; 1 where it cannot be.
@@ -45,7 +48,7 @@ pub fn run(what: &Recover) -> ExitCode {
 
 async fn recover(what: &Recover) -> anyhow::Result<ExitCode> {
     for peer in &what.peers {
-        if answers(peer).await {
+        if answers(peer, what.gone.contains(peer)).await? {
             bail!(
                 "something answers at {peer}: a cluster of which a node runs is not recovered. Stop all of its nodes, and \
                  see that those which are lost stay so"
@@ -55,18 +58,26 @@ async fn recover(what: &Recover) -> anyhow::Result<ExitCode> {
     if what.from_minority {
         return from_minority(what).await.map(|()| ExitCode::SUCCESS);
     }
+    let owner = check_owner(what).await?;
     check_quiet(what).await?;
     let changed = bucket::check(&what.bucket).await?;
     let next = match what.confirm {
         true => {
             "\nthe bucket is free: start an ingester with an empty data folder, and it founds a cluster with this catalogue\n"
+                .to_owned()
         }
         false => {
-            "\nnothing was changed; with --confirm this becomes the catalogue of a new cluster. What the lost data folders \
-                  had and the bucket has not is lost\n"
+            let (whose, confirm) = match owner {
+                Some(owner) => (format!("the bucket is that of cluster {owner}"), format!("--confirm={owner}")),
+                None => ("the bucket has no cluster's mark".to_owned(), "--confirm".to_owned()),
+            };
+            format!(
+                "\n{whose}\nnothing was changed; with {confirm} this becomes the catalogue of a new cluster. What the lost \
+                 data folders had and the bucket has not is lost\n"
+            )
         }
     };
-    say(next);
+    say(&next);
     Ok(match changed || !what.confirm {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -78,11 +89,63 @@ fn say(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
-async fn answers(peer: &str) -> bool {
-    matches!(
-        tokio::time::timeout(KNOCK, tokio::net::TcpStream::connect(peer)).await,
-        Ok(Ok(_))
+/// Whether a node answers. One whose name is not known cannot be asked, which is no silence.
+async fn answers(peer: &str, is_gone: bool) -> anyhow::Result<bool> {
+    let addresses: Vec<SocketAddr> = match tokio::time::timeout(KNOCK, tokio::net::lookup_host(peer)).await {
+        Ok(Ok(found)) => found.collect(),
+        _ if is_gone => return Ok(false),
+        Ok(Err(error)) => return Err(error).with_context(|| unknown(peer)),
+        Err(_) => bail!("{}: no answer from the name service", unknown(peer)),
+    };
+    if addresses.is_empty() && !is_gone {
+        bail!(unknown(peer));
+    }
+    for address in addresses {
+        let knock = tokio::net::TcpStream::connect(address);
+        if matches!(tokio::time::timeout(KNOCK, knock).await, Ok(Ok(_))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn unknown(peer: &str) -> String {
+    format!(
+        "the address of {peer} cannot be found, so that it cannot be asked. If it is gone for good, leave it out of \
+         --cluster.peers or add --peer-is-gone={peer}"
     )
+}
+
+/// Whose bucket it is, by its mark; none where no cluster has it. It is taken only from the cluster that was named: one
+/// that runs somewhere else would lose what it writes.
+async fn check_owner(what: &Recover) -> anyhow::Result<Option<ClusterId>> {
+    let bucket = bucket::open(&what.bucket)?;
+    let name = format!("{}/{CLUSTER_MARKER}", bucket.url());
+    let found = match bucket.store().get(&Path::from(CLUSTER_MARKER)).await {
+        Ok(found) => found.bytes().await.with_context(|| name.clone())?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error).context(name),
+    };
+    let mark = serde_json::from_slice::<ClusterMark>(&found);
+    let owner = mark.with_context(|| format!("{name} is no cluster's mark"))?.cluster_id;
+    if what.confirm {
+        check_named(what, owner, &format!("the bucket {}", bucket.url()), true)?;
+    }
+    Ok(Some(owner))
+}
+
+/// Whether it was confirmed for that cluster.
+fn check_named(what: &Recover, owner: ClusterId, place: &str, is_required: bool) -> anyhow::Result<()> {
+    match &what.cluster_id {
+        Some(named) if *named != owner.to_string() => {
+            bail!("{place} is that of cluster {owner}, and --confirm names {named}")
+        }
+        None if is_required => bail!(
+            "{place} is that of cluster {owner}: see that none of its nodes runs, wherever it is, and name it, \
+             --confirm={owner}"
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// A copy of the catalogue that was just written has a writer.
@@ -120,6 +183,7 @@ fn go_on_alone(what: &Recover, left: &LeftNode) -> anyhow::Result<()> {
     let folder = what.bucket.data_dir.display();
     let groups = left.groups()?;
     let (cluster, node) = (left.identity().cluster_id, left.identity().node_id);
+    check_named(what, cluster, &format!("the data folder {folder}"), false)?;
     let mut text = format!("node {node} of cluster {cluster}, data folder {folder}\n\n");
     text.push_str(&table(&groups));
     if !groups
@@ -183,4 +247,64 @@ fn table(groups: &[LeftGroup]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::BucketCheck;
+
+    const ID: &str = "0000000000000000000000000000002a";
+
+    fn wanted(data_dir: &std::path::Path, peer: &str, confirm: Option<&str>) -> Recover {
+        Recover {
+            bucket: BucketCheck {
+                object_store: None,
+                data_dir: data_dir.into(),
+                peers: Vec::new(),
+                tls: None,
+                shards: Some(1),
+                grace_ms: 0,
+                verify: false,
+                repair: confirm.is_some(),
+                found_anew: confirm.is_some(),
+                json: false,
+            },
+            from_minority: false,
+            confirm: confirm.is_some(),
+            cluster_id: confirm.filter(|id| !id.is_empty()).map(str::to_owned),
+            peers: vec![peer.to_owned()],
+            gone: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bucket_is_taken_from_the_cluster_that_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("bucket").join(CLUSTER_MARKER);
+        std::fs::create_dir_all(folder.path().join("bucket")).unwrap();
+        let text = format!(r#"{{"format":1,"cluster_id":"{ID}","created_ms":0}}"#);
+        std::fs::write(&mark, text).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap().to_string();
+        let refused = recover(&wanted(folder.path(), &peer, Some(ID))).await.unwrap_err();
+        assert!(refused.to_string().contains("answers at"), "{refused:#}");
+        drop(listener);
+        for (confirm, words) in [("", format!("--confirm={ID}")), ("2b", "names 2b".to_owned())] {
+            let refused = recover(&wanted(folder.path(), &peer, Some(confirm))).await.unwrap_err();
+            assert!(refused.to_string().contains(&words), "{refused:#}");
+        }
+        let shown = recover(&wanted(folder.path(), &peer, None)).await.unwrap();
+        assert_eq!((shown, mark.exists()), (ExitCode::SUCCESS, true));
+        let done = recover(&wanted(folder.path(), &peer, Some(ID))).await.unwrap();
+        assert_eq!((done, mark.exists()), (ExitCode::SUCCESS, false));
+    }
+
+    #[tokio::test]
+    async fn a_peer_whose_name_is_not_known_is_not_taken_for_silent() {
+        let peer = "ingester-1.invalid:9095";
+        let refused = answers(peer, false).await.unwrap_err();
+        assert!(refused.to_string().contains(peer), "{refused:#}");
+        assert!(!answers(peer, true).await.unwrap());
+    }
 }

@@ -178,8 +178,10 @@ pub(crate) async fn run(kills: usize, shards: usize) {
         tokio::time::sleep(AHEAD).await;
         killed.cancel();
         let began = Instant::now();
-        writers.await_next();
         cluster.kill(host);
+        // Only now: what it acknowledges while it dies is none of its successor's.
+        let to_kill = began.elapsed();
+        writers.await_next();
         let after = eventually("writes to all shards after a kill", async || writers.all_after()).await;
         let flow_again = began.elapsed();
         stop.cancel();
@@ -195,7 +197,8 @@ pub(crate) async fn run(kills: usize, shards: usize) {
             answers.failed += failed;
             answers.wrong.extend(wrong);
         }
-        let longest = concerned(host, &leaders).into_iter().map(|shard| after[shard]).max();
+        let concerned = concerned(host, &leaders).into_iter();
+        let longest = concerned.map(|shard| to_kill + after[shard]).max();
         let longest = longest.unwrap_or(flow_again);
         if leaders.metadata == host {
             metadata.push(longest);

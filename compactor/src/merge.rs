@@ -292,14 +292,8 @@ impl Merger<'_> {
             if !series.is_multiple_of(SERIES_PER_TURN) {
                 continue;
             }
-            if self.stop.is_cancelled() {
-                return Err(CompactorError::Stopped);
-            }
-            tokio::task::yield_now().await;
-            let now = self.clock.monotonic();
-            if now.saturating_sub(last) >= PROGRESS_EVERY {
-                last = now;
-                let rate = samples as f64 / now.saturating_sub(start).as_secs_f64().max(1e-9);
+            if self.keep_going(&mut last, lease).await? {
+                let rate = samples as f64 / last.saturating_sub(start).as_secs_f64().max(1e-9);
                 tracing::info!(
                     block,
                     series,
@@ -308,32 +302,59 @@ impl Merger<'_> {
                     samples_per_second = rate as u64,
                     "merging blocks"
                 );
-                self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
             }
         }
-        copy_extras(writer, readers).await
+        self.copy_extras(writer, readers, lease).await
     }
-}
 
-/// Exemplars that are not deleted, each once, and what the newest input says of each metric.
-async fn copy_extras(writer: &mut BlockWriter<UploadSink>, readers: &[Input]) -> Result<(), CompactorError> {
-    if !writer.keeps_extras() {
-        return Ok(());
-    }
-    let mut sources = Vec::with_capacity(readers.len());
-    for reader in readers {
-        let filter = ExemplarFilter {
-            deletes: reader.deletes.clone(),
-            ..ExemplarFilter::default()
-        };
-        sources.push(reader.block.exemplars(filter).await?);
-        for (metric, metadata) in reader.block.metadata(None).await? {
-            writer.add_metadata(&metric, metadata);
+    /// Exemplars that are not deleted, each once, and what the newest input says of each metric.
+    async fn copy_extras(
+        &self,
+        writer: &mut BlockWriter<UploadSink>,
+        readers: &[Input],
+        lease: &Lease,
+    ) -> Result<(), CompactorError> {
+        if !writer.keeps_extras() {
+            return Ok(());
         }
+        // Who else gets the job takes the output for abandoned.
+        self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
+        let mut last = self.clock.monotonic();
+        let mut sources = Vec::with_capacity(readers.len());
+        for reader in readers {
+            let filter = ExemplarFilter {
+                deletes: reader.deletes.clone(),
+                ..ExemplarFilter::default()
+            };
+            sources.push(reader.block.exemplars(filter).await?);
+            for (metric, metadata) in reader.block.metadata(None).await? {
+                writer.add_metadata(&metric, metadata);
+            }
+            self.keep_going(&mut last, lease).await?;
+        }
+        let mut merge = ExemplarMerge::new(sources).await?;
+        while let Some(series) = merge.next().await? {
+            writer.add_exemplars(series.labels.as_ref(), series.exemplars)?;
+            self.keep_going(&mut last, lease).await?;
+        }
+        Ok(())
     }
-    let mut merge = ExemplarMerge::new(sources).await?;
-    while let Some(series) = merge.next().await? {
-        writer.add_exemplars(series.labels.as_ref(), series.exemplars)?;
+
+    /// Lets other tasks have their turn, and renews the lease every so often: whether it did so now, which `last` tells.
+    ///
+    /// # Errors
+    /// `Stopped`; or when the lease cannot be renewed.
+    async fn keep_going(&self, last: &mut Duration, lease: &Lease) -> Result<bool, CompactorError> {
+        if self.stop.is_cancelled() {
+            return Err(CompactorError::Stopped);
+        }
+        tokio::task::yield_now().await;
+        let now = self.clock.monotonic();
+        let is_due = now.saturating_sub(*last) >= PROGRESS_EVERY;
+        if is_due {
+            *last = now;
+            self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
+        }
+        Ok(is_due)
     }
-    Ok(())
 }

@@ -273,11 +273,14 @@ impl Opener {
         for shard in self.here(state).await {
             // Only a membership that is newer than its own says that it is no member any more.
             let is_over = match self.host.group(GroupId::of_shard(shard)) {
-                Some(group) => is_removed(state, shard, self.node, group.status().members_at),
+                // While it is starting again it cannot say what it knows.
+                Some(group) => group
+                    .members_known_at()
+                    .is_some_and(|at| is_removed(state, shard, self.node, at)),
                 None => !state.shards.iter().any(|s| s.shard == shard.0),
             };
             if is_over {
-                failed |= !self.remove_or_tell(shard).await;
+                failed |= !self.remove_or_tell(state, shard).await;
             }
         }
         failed
@@ -311,7 +314,7 @@ impl Opener {
     }
 
     /// Whether the shard is gone from here.
-    async fn remove_or_tell(&self, shard: ShardId) -> bool {
+    async fn remove_or_tell(&self, state: &MetaState, shard: ShardId) -> bool {
         self.shards.remove(shard);
         self.opened.send_if_modified(|open| open.remove(&shard));
         let tasks = self.running.lock().get(&shard).cloned();
@@ -320,8 +323,22 @@ impl Opener {
             tasks.close();
             tasks.wait().await;
         }
-        match self.host.remove(GroupId::of_shard(shard)).await {
-            Ok(()) => {
+        let group = GroupId::of_shard(shard);
+        // A shard that is over has nobody to ask.
+        let is_over = !state.shards.iter().any(|s| s.shard == shard.0);
+        let ask: Vec<NodeId> = match is_over {
+            true => Vec::new(),
+            false => voters(state, group).iter().copied().map(NodeId).collect(),
+        };
+        match self.host.remove(group, &ask).await {
+            Ok(false) => {
+                // It is looked for, and opened, with what else is stored here.
+                self.running.lock().remove(&shard);
+                self.is_tidy.store(false, Ordering::Relaxed);
+                tracing::info!(%shard, "no leader says that the shard is not of this node any more; its replica stays");
+                false
+            }
+            Ok(true) => {
                 self.running.lock().remove(&shard);
                 tracing::info!(%shard, "the shard is not of this node any more; its replica here is removed");
                 true

@@ -85,7 +85,8 @@ fn one_seed() {
     }
     assert!(
         !PANICKED.load(Ordering::SeqCst),
-        "seed {seed}: something panicked, see above"
+        "seed {seed}: something panicked, see above\n{}",
+        report.newest.join("\n")
     );
 }
 

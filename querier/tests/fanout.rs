@@ -554,3 +554,25 @@ async fn metadata_of_metrics_that_no_head_knows_is_that_of_the_newest_block() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exemplars_are_charged_for_what_they_hold() {
+    let mut cluster = Cluster::new(1);
+    let series = labels(&[("__name__", "a"), ("job", "j")]);
+    cluster.add(0, 1, series, &[(0, 1.0), (100_000, 2.0)]);
+    let all: Vec<_> = (0..200).map(|i| (i * 100, i as f64)).collect();
+    cluster.with_head(0, |head| head.exemplars.push(exemplars_of("a", &all)));
+    let query = "query=a&start=0&end=200";
+    for of in ["the head", "a block"] {
+        cluster.query.memory.query_bytes = 4000;
+        let (status, body) = cluster.get(&format!("/api/v1/query_exemplars?{query}")).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{of}: {body}");
+        assert!(body.contains("--query.max-bytes"), "{of}: {body}");
+        cluster.query.memory.query_bytes = 0;
+        assert_eq!(exemplars(&cluster, query).await[0].1.len(), all.len(), "{of}");
+        if of == "the head" {
+            cluster.publish(0, 1).await;
+            cluster.with_head(0, |head| head.exemplars.clear());
+        }
+    }
+}

@@ -20,8 +20,12 @@ pub struct Recover {
     pub from_minority: bool,
     /// Without it nothing is changed.
     pub confirm: bool,
+    /// The cluster that it was confirmed for, as it was written.
+    pub cluster_id: Option<String>,
     /// Nodes that must not answer.
     pub peers: Vec<String>,
+    /// Those of them whose names may be unknown by now.
+    pub gone: Vec<String>,
 }
 
 /// What is to be shown or done.
@@ -133,26 +137,58 @@ fn recover() -> clap::Command {
             .conflicts_with("from-minority")
             .value_parser(value_parser!(u32).range(1..=1024)),
         )
-        .arg(
-            flag(
-                "from-minority",
-                "Go on with the replicas of one stopped ingester alone; the others are lost for good.",
-            )
-            .requires("peers"),
-        )
-        .arg(text(
-            "peers",
-            "cluster.peers",
-            "HOST:PORT,...",
-            "Nodes of the lost cluster: nothing is done if one of them answers.",
+        .arg(flag(
+            "from-minority",
+            "Go on with the replicas of one stopped ingester alone; the others are lost for good.",
         ))
-        .arg(flag("confirm", "Do it."))
+        .arg(
+            text(
+                "peers",
+                "cluster.peers",
+                "HOST:PORT,...",
+                "Nodes of the lost cluster: nothing is done if one of them answers, or its name is not known.",
+            )
+            .required(true)
+            .value_delimiter(',')
+            .value_parser(host_port),
+        )
+        .arg(
+            text(
+                "gone",
+                "peer-is-gone",
+                "HOST:PORT,...",
+                "Of --cluster.peers, those whose names went with them.",
+            )
+            .value_delimiter(',')
+            .value_parser(host_port),
+        )
+        .arg(
+            text(
+                "confirm",
+                "confirm",
+                "CLUSTER-ID",
+                "Do it. A bucket is taken from the cluster of that id only; without this flag the id is shown.",
+            )
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value(""),
+        )
+}
+
+/// A node's address: one without a port, or without a name, would be taken for a node that does not answer.
+fn host_port(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is not HOST:PORT")),
+    }
 }
 
 fn recover_command(task: &ArgMatches) -> Command {
     let text = |name: &str| task.get_one::<String>(name).cloned();
-    let confirm = task.get_flag("confirm");
-    let peers = text("peers").unwrap_or_default();
+    let confirmed = text("confirm");
+    let confirm = confirmed.is_some();
+    let nodes = |name: &str| task.get_many::<String>(name).into_iter().flatten().cloned().collect();
     Command::Recover(Recover {
         bucket: BucketCheck {
             object_store: text("object-store"),
@@ -168,12 +204,9 @@ fn recover_command(task: &ArgMatches) -> Command {
         },
         from_minority: task.get_flag("from-minority"),
         confirm,
-        peers: peers
-            .split(',')
-            .map(str::trim)
-            .filter(|peer| !peer.is_empty())
-            .map(str::to_owned)
-            .collect(),
+        cluster_id: confirmed.filter(|id| !id.is_empty()),
+        peers: nodes("peers"),
+        gone: nodes("gone"),
     })
 }
 

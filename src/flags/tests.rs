@@ -323,6 +323,41 @@ fn blocks_come_in_and_go_out() {
 }
 
 #[test]
+fn a_cluster_is_recovered_by_peers_that_can_be_asked_and_its_id() {
+    let recover = |args: &str| {
+        parse(
+            format!("gnomon cluster recover {args}")
+                .split_whitespace()
+                .map(str::to_owned),
+        )
+    };
+    let wanted = |args: &str| match recover(args).unwrap().command {
+        Command::Recover(recover) => recover,
+        other => panic!("{other:?}"),
+    };
+    let shown = wanted("--cluster.peers=a:1,b:2 --peer-is-gone=b:2");
+    assert!(shown.peers == ["a:1", "b:2"] && shown.gone == ["b:2"]);
+    assert_eq!(
+        (shown.confirm, shown.bucket.found_anew, shown.cluster_id),
+        (false, false, None)
+    );
+    let confirmed = wanted("--cluster.peers=a:1 --confirm=2a");
+    assert_eq!((confirmed.confirm, confirmed.bucket.found_anew), (true, true));
+    assert_eq!(confirmed.cluster_id.as_deref(), Some("2a"));
+    let minority = wanted("--from-minority --cluster.peers=a:1 --confirm");
+    assert_eq!((minority.confirm, minority.cluster_id), (true, None));
+    for wrong in [
+        "",
+        "--from-minority",
+        "--cluster.peers=a",
+        "--cluster.peers=:1",
+        "--cluster.peers=a:1,b",
+    ] {
+        assert!(recover(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn the_table_is_sound() {
     command().debug_assert();
 }

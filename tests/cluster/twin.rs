@@ -57,6 +57,14 @@ pub(crate) struct Twin {
     ahead_s: i64,
 }
 
+/// Why two answers are not the same.
+#[derive(Debug)]
+enum Unlike {
+    /// There is no whole answer to compare.
+    NotYet(String),
+    Differs(String),
+}
+
 /// The scrape configuration; `who` is `cluster` or `prometheus`.
 pub(crate) fn config(address: &str, who: &str) -> String {
     let mut yaml = String::from("- job_name: replay\n  static_configs:\n");
@@ -144,16 +152,16 @@ impl Twin {
         Some(text.parse::<f64>().ok()? as i64 - shift_s)
     }
 
-    async fn range(http: &Http, query: &str, shift_s: i64, (from, to): (i64, i64)) -> Result<Answers, String> {
+    async fn range(http: &Http, query: &str, shift_s: i64, (from, to): (i64, i64)) -> Result<Answers, Unlike> {
         let path = format!(
             "/api/v1/query_range?query={}&start={}.5&end={}.5&step=1",
             client::encode(query),
             from + shift_s,
             to + shift_s
         );
-        let answer = ask(http, &path).await?;
+        let answer = ask(http, &path).await.map_err(Unlike::NotYet)?;
         if answer["warnings"].as_array().is_some_and(|w| !w.is_empty()) {
-            return Err(format!("partial: {}", answer["warnings"]));
+            return Err(Unlike::NotYet(format!("partial: {}", answer["warnings"])));
         }
         let mut found = Answers::new();
         for row in answer["data"]["result"].as_array().into_iter().flatten() {
@@ -164,19 +172,21 @@ impl Twin {
             };
             let values = row["values"].as_array().into_iter().flatten().map(one).collect();
             if found.insert(row["metric"].to_string(), values).is_some() {
-                return Err(format!("twice in one answer: {}", row["metric"]));
+                let what = format!("{query} from {from} to {to}: twice in one answer: {}", row["metric"]);
+                return Err(Unlike::Differs(what));
             }
         }
         Ok(found)
     }
 
-    /// Whether all queries have one answer of these seconds: what differs, or why that cannot be said.
-    async fn same(&self, querier: &Http, reference: &Http, span: (i64, i64)) -> Result<(), String> {
+    /// Whether all queries have one answer of these seconds.
+    async fn same(&self, querier: &Http, reference: &Http, span: (i64, i64)) -> Result<(), Unlike> {
         for query in QUERIES {
             let theirs = Self::range(reference, query, 0, span).await?;
             let ours = Self::range(querier, query, self.ahead_s, span).await?;
             if let Some(differs) = difference(&ours, &theirs) {
-                return Err(format!("{query} from {} to {}: {differs}", span.0, span.1));
+                let what = format!("{query} from {} to {}: {differs}", span.0, span.1);
+                return Err(Unlike::Differs(what));
             }
         }
         Ok(())
@@ -207,7 +217,7 @@ impl Twin {
         let began = tokio::time::Instant::now();
         loop {
             match self.same(querier, reference, span).await {
-                Err(why) if began.elapsed() > WHOLE_WITHIN => return Err(why),
+                Err(Unlike::NotYet(why) | Unlike::Differs(why)) if began.elapsed() > WHOLE_WITHIN => return Err(why),
                 Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
                 Ok(()) => return Ok(()),
             }
@@ -276,8 +286,8 @@ pub(crate) fn compare(
             if to < next {
                 continue;
             }
-            let mut began = tokio::time::Instant::now();
-            let mut why = String::new();
+            // Since when it differs. What cannot be compared in between does not make it better.
+            let mut began = None;
             // While something is wrong another querier may be asked, and the answer may be partial.
             while !stop.is_cancelled() {
                 let querier = &queriers[rng.random_range(0..queriers.len())];
@@ -285,19 +295,18 @@ pub(crate) fn compare(
                     Ok(()) => {
                         compared.seconds += to + 1 - next;
                         next = to + 1;
-                        why.clear();
                         break;
                     }
-                    Err(text) => why = text,
-                }
-                let is_difference = QUERIES.iter().any(|query| why.starts_with(query));
-                if !is_difference {
-                    began = tokio::time::Instant::now();
-                } else if began.elapsed() > WHOLE_WITHIN {
-                    println!("{why}");
-                    compared.wrong.push(why.clone());
-                    next = to + 1;
-                    break;
+                    Err(Unlike::NotYet(_)) => {}
+                    Err(Unlike::Differs(why)) => {
+                        let began = began.get_or_insert_with(tokio::time::Instant::now);
+                        if began.elapsed() > WHOLE_WITHIN {
+                            println!("{why}");
+                            compared.wrong.push(why);
+                            next = to + 1;
+                            break;
+                        }
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

@@ -21,7 +21,9 @@ async fn recovered(place: &Place, peers: &[&Place], confirm: bool) -> ExitCode {
         },
         from_minority: true,
         confirm,
+        cluster_id: None,
         peers: peers.iter().map(|peer| format!("127.0.0.1:{}", peer.grpc)).collect(),
+        gone: Vec::new(),
     };
     let done = tokio::task::spawn_blocking(move || recover::run(&what)).await;
     done.expect("no panic")

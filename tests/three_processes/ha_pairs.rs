@@ -58,13 +58,11 @@ async fn samples(http: &Http, end_ms: i64) -> Vec<(i64, f64)> {
 /// The newest sample is of after the moment.
 async fn until_later(what: &str, http: &Http, ms: i64) {
     eventually(what, async || {
-        let (code, text) = http
-            .get(&format!(
-                "/api/v1/query?query=timestamp(clock_ms)&time={}",
-                now_ms() as f64 / 1e3
-            ))
-            .await;
-        let answer: serde_json::Value = serde_json::from_str(&text).ok().filter(|_| code == 200)?;
+        let time = now_ms() as f64 / 1e3;
+        let url = http.url(&format!("/api/v1/query?query=timestamp(clock_ms)&time={time}"));
+        // It may be starting.
+        let answer = http.client().get(url).send().await.ok()?.error_for_status().ok()?;
+        let answer: serde_json::Value = serde_json::from_str(&answer.text().await.ok()?).ok()?;
         let at: f64 = answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()?;
         (at * 1000.0 > ms as f64).then_some(())
     })

@@ -33,7 +33,7 @@ pub(crate) use room::Room;
 pub(crate) use seal::{SealedPages, SealedPart};
 pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use stop::Stop;
-pub(crate) use targets::{OpenTick, Target, Verdict};
+pub(crate) use targets::{MarkerPlace, OpenTick, Target, Verdict};
 pub(crate) use value::Value;
 pub use window::BadPage;
 use window::Put;

@@ -44,6 +44,15 @@ pub(crate) enum Verdict {
     Repeated,
 }
 
+/// Where the markers of a target that is gone stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkerPlace {
+    /// An interval after its last tick.
+    NextTick,
+    /// Half an interval after it: the next tick stands on the grid and may come, and the last one may have been late.
+    BetweenTicks,
+}
+
 /// Ticks after which the home forgets another shard that got no more samples: the target's expiry there takes care of
 /// whatever was left.
 const REMEMBERED_TICKS: i64 = 3;
@@ -131,13 +140,16 @@ impl Target {
         shards
     }
 
-    /// The target is gone: its series, and the time of their markers, `early_ms` less than an interval after the last tick,
-    /// but where the shard's time begins at the earliest: it may have been told of ticks before.
-    pub(crate) fn expire(&mut self, from_ms: i64, early_ms: i64) -> (i64, RoaringBitmap) {
+    /// The target is gone: its series, and the time of their markers, but where the shard's time begins at the earliest: it
+    /// may have been told of ticks before.
+    pub(crate) fn expire(&mut self, from_ms: i64, place: MarkerPlace) -> (i64, RoaringBitmap) {
         self.abandon();
         let interval = i64::try_from(self.interval_ms).unwrap_or(0);
-        let interval = interval.saturating_sub(early_ms).max(1);
-        let marked = self.last_tick_ms.unwrap_or(self.heard_ms).saturating_add(interval);
+        let after = match place {
+            MarkerPlace::NextTick => interval,
+            MarkerPlace::BetweenTicks => (interval / 2).max(1),
+        };
+        let marked = self.last_tick_ms.unwrap_or(self.heard_ms).saturating_add(after);
         let marked = marked.max(from_ms);
         self.last_tick_ms = Some(marked);
         self.others.clear();

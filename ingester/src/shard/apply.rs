@@ -5,7 +5,7 @@
 use super::batch_run::BatchRun;
 use super::entry::{BadEntry, Bound, Catalogue, Command, Entry, Limits, SilentTarget};
 use super::state::{ShardState, TenantHead};
-use crate::head::{BadPage, Bounds, Deletion};
+use crate::head::{BadPage, Bounds, Deletion, MarkerPlace};
 use bytes::Bytes;
 use gnomon_model::{FeatureLevel, TenantId, TimeRange};
 use gnomon_proto::batch::{BadBatch, BatchView};
@@ -78,10 +78,16 @@ impl ShardState {
                 self.apply_published(part, catalogue_revision);
                 Ok(Bytes::new())
             }
-            Command::ExpireTargets { targets } => self.apply_expiry(&targets, 0, proposed_at_ms).map(|()| Bytes::new()),
+            Command::ExpireTargets { targets } => {
+                let place = MarkerPlace::NextTick;
+                self.apply_expiry(&targets, place, proposed_at_ms)
+                    .map(|()| Bytes::new())
+            }
             Command::ExpireBetweenTicks { targets } => {
                 self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
-                self.apply_expiry(&targets, 1, proposed_at_ms).map(|()| Bytes::new())
+                let place = MarkerPlace::BetweenTicks;
+                self.apply_expiry(&targets, place, proposed_at_ms)
+                    .map(|()| Bytes::new())
             }
             Command::FeatureLevel { level } => {
                 self.counters.feature_level = self.counters.feature_level.max(level);
@@ -214,8 +220,12 @@ impl ShardState {
         });
     }
 
-    /// Markers are `early_ms` before the tick that would have followed the last one.
-    fn apply_expiry(&mut self, silent: &[SilentTarget], early_ms: i64, proposed_at_ms: i64) -> Result<(), BadPage> {
+    fn apply_expiry(
+        &mut self,
+        silent: &[SilentTarget],
+        place: MarkerPlace,
+        proposed_at_ms: i64,
+    ) -> Result<(), BadPage> {
         for gone in silent {
             let Some(tenant) = self.tenants.get_mut(&gone.tenant) else {
                 continue;
@@ -228,7 +238,7 @@ impl ShardState {
             }
             let owned = self.counters.bounds;
             let handed_over = proposed_at_ms >= owned.until_ms && !target.is_overdue_at(owned.until_ms);
-            let (at_ms, series) = target.expire(owned.from_ms, early_ms);
+            let (at_ms, series) = target.expire(owned.from_ms, place);
             tenant.head.changes.targets.insert(gone.target);
             if handed_over {
                 // It was not silent: it is in the shards of the next epoch.

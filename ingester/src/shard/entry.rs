@@ -79,8 +79,8 @@ pub enum Command<B = Bytes> {
     Published { part: u64, catalogue_revision: u64 },
     /// Markers for targets that are gone.
     ExpireTargets { targets: Vec<SilentTarget> },
-    /// The same, with markers a millisecond before the next tick was due: where the target was scraped all the same, and its
-    /// ticks come late, none of them is in their place.
+    /// The same, with markers half an interval after the last tick: where the target was scraped all the same, and its ticks
+    /// come late, none of them is in their place.
     ExpireBetweenTicks { targets: Vec<SilentTarget> },
     /// Entries from here on may need this level.
     FeatureLevel { level: FeatureLevel },

@@ -221,6 +221,9 @@ fn write_rest(tenant: u32, head: &Head, sink: &mut dyn StateSink) {
     for (number, exemplar) in new {
         sink.put(&keys::exemplar(tenant, number), &records::exemplar(exemplar));
     }
+    if let Some(ends) = head.exemplars.unflushed_ends() {
+        sink.put(&keys::exemplar_ends(tenant), &records::exemplar_ends(ends));
+    }
 }
 
 fn restore_head(tenant: u32, source: &dyn StateSource) -> Result<Head, RestoreError> {
@@ -270,6 +273,10 @@ fn restore_head(tenant: u32, source: &dyn StateSource) -> Result<Head, RestoreEr
         }
         Ok(())
     })?;
+    if let Some(ends) = source.get(&keys::exemplar_ends(tenant))? {
+        let (first, next) = records::read_exemplar_ends(&ends)?;
+        head.exemplars.restore_ends(first, next);
+    }
     Ok(head)
 }
 

@@ -14,6 +14,7 @@ const METADATA: u8 = b'm';
 const EXEMPLAR: u8 = b'x';
 const DELETE: u8 = b'g';
 const PART_EXEMPLARS: u8 = b'y';
+const EXEMPLAR_ENDS: u8 = b'r';
 
 /// The page number of a window's tail: behind all closed pages.
 const TAIL: u32 = u32::MAX;
@@ -34,6 +35,8 @@ pub(crate) enum Key<'a> {
     Target(u32, TargetId),
     Metadata(u32, &'a str),
     Exemplar(u32, u64),
+    /// Where the ring of exemplars begins and ends.
+    ExemplarEnds(u32),
     /// By the delete's revision.
     Delete(u32, u64),
 }
@@ -128,6 +131,10 @@ pub(crate) fn exemplar(tenant: u32, number: u64) -> Vec<u8> {
     key
 }
 
+pub(crate) fn exemplar_ends(tenant: u32) -> Vec<u8> {
+    tenant_key(EXEMPLAR_ENDS, tenant)
+}
+
 pub(crate) fn delete(tenant: u32, revision: u64) -> Vec<u8> {
     let mut key = tenant_key(DELETE, tenant);
     key.extend_from_slice(&revision.to_be_bytes());
@@ -158,6 +165,7 @@ pub(crate) fn parse(key: &[u8]) -> Option<Key<'_>> {
     let number = || rest.try_into().ok().map(u64::from_be_bytes);
     Some(match tag {
         TENANT if rest.is_empty() => Key::Tenant(tenant),
+        EXEMPLAR_ENDS if rest.is_empty() => Key::ExemplarEnds(tenant),
         SERIES => Key::Series(tenant, SeriesRef(number()?)),
         PART => Key::Part(tenant, number()?),
         TARGET => Key::Target(tenant, TargetId(number()?)),
@@ -204,6 +212,7 @@ mod tests {
             (target(7, TargetId(5)), Key::Target(7, TargetId(5))),
             (metadata(7, "up"), Key::Metadata(7, "up")),
             (exemplar(7, 5), Key::Exemplar(7, 5)),
+            (exemplar_ends(7), Key::ExemplarEnds(7)),
             (delete(7, 12), Key::Delete(7, 12)),
             (part_exemplars(7, 9), Key::PartExemplars(7, 9)),
         ];

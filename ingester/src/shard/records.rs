@@ -348,6 +348,19 @@ pub(crate) fn exemplar(exemplar: &Exemplar) -> Vec<u8> {
     out
 }
 
+/// The first number of the ring of exemplars, and the one behind its last.
+pub(crate) fn exemplar_ends((first, next): (u64, u64)) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_uvarint(&mut out, first);
+    put_uvarint(&mut out, next);
+    out
+}
+
+pub(crate) fn read_exemplar_ends(bytes: &[u8]) -> Result<(u64, u64), BadRecord> {
+    let mut fields = Fields::of(bytes, "ring of exemplars")?;
+    Ok((fields.u64()?, fields.u64()?))
+}
+
 /// Exemplars of a sealed part.
 pub(crate) fn exemplars(exemplars: &[Exemplar]) -> Vec<u8> {
     let mut out = vec![VERSION];

@@ -14,7 +14,7 @@ use super::apply::ApplyError;
 use super::entry::{Command, Entry, Limits, SilentTarget};
 use super::flush::{RestoreError, StateSink, StateSource, Visit};
 use super::state::ShardState;
-use crate::head::{Head, Stop, WINDOW_MS};
+use crate::head::{Head, MarkerPlace, Stop, WINDOW_MS};
 use crate::testing::MemoryState;
 use bytes::Bytes;
 use gnomon_cluster::raft::{Applied, StateMachine};
@@ -263,6 +263,8 @@ fn dump(state: &ShardState) -> MemoryStore {
             key.extend_from_slice(&exemplar.timestamp_ms.to_be_bytes());
             all.put(&key, &super::records::exemplar(exemplar));
         }
+        let ends = super::records::exemplar_ends(head.exemplars.ends());
+        all.put(&super::keys::exemplar_ends(tenant.number), &ends);
         let windows: Vec<_> = head
             .windows
             .iter()
@@ -535,9 +537,38 @@ fn a_target_that_was_scraped_all_the_same_comes_late_with_every_tick() {
     }
     let values = rig.values("a");
     let markers: Vec<_> = values.iter().filter(|v| is_stale_nan(v.1)).map(|v| v.0).collect();
-    assert_eq!(markers, [T0 + 14_999]);
+    assert_eq!(markers, [T0 + 7_500]);
     let times: Vec<_> = values.iter().filter(|v| !is_stale_nan(v.1)).map(|v| v.0).collect();
     assert_eq!(times, (0..=8).map(|tick| T0 + tick * 15_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_next_tick_is_taken_after_the_marker_of_one_that_began_late() {
+    let mut rig = Rig::new();
+    rig.tick(&header(T0 + 7_000), &["a"]);
+    let silent = SilentTarget {
+        tenant: TenantId::anonymous(),
+        target: TargetId(7),
+        term: 1,
+        heard_ms: rig.now_ms,
+    };
+    rig.now_ms += 120_000;
+    rig.apply(Command::ExpireBetweenTicks { targets: vec![silent] });
+    let taken = rig.tick(&header(T0 + 15_000), &["a"]).ticks_taken;
+    assert_eq!(taken, [true], "the tick on the grid");
+    let times: Vec<_> = rig.values("a").iter().map(|v| (v.0, is_stale_nan(v.1))).collect();
+    assert_eq!(times, [(T0 + 7_000, false), (T0 + 14_500, true), (T0 + 15_000, false)]);
+}
+
+/// Logs of earlier builds have such an entry: its effect stays what it was.
+#[test]
+fn an_old_entry_marks_at_the_last_tick_where_the_interval_is_not_known() {
+    let target = || crate::head::Target {
+        last_tick_ms: Some(T0),
+        ..crate::head::Target::default()
+    };
+    assert_eq!(target().expire(i64::MIN, MarkerPlace::NextTick).0, T0);
+    assert_eq!(target().expire(i64::MIN, MarkerPlace::BetweenTicks).0, T0 + 1);
 }
 
 #[test]

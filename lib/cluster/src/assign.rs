@@ -16,6 +16,7 @@ mod count;
 #[cfg(test)]
 mod tests;
 
+use crate::node::CLOCK_MAY_BE_OFF_MS;
 use count::Loads;
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::{MetaState, Node, ShardReplicas};
@@ -122,8 +123,13 @@ pub fn standing(state: &MetaState, node: &Node, now_ms: i64, rules: &Rules) -> S
         let mut others = state.nodes.iter();
         others.any(|n| n.id > node.id && is_ingester(n) && n.address == node.address)
     };
-    let heard_ms_ago = rules.heard_ms_ago.get(&node.id).copied().unwrap_or(i64::MAX);
-    if silent_ms.min(heard_ms_ago) > rules.replace_after_ms || (silent_ms > 0 && is_succeeded()) {
+    let heard_ms_ago = rules.heard_ms_ago.get(&node.id).copied();
+    // A lease may be by a clock that was wrong: who is not heard of for long is gone whatever it says. (That of one who is
+    // there may stand still for a minute, after its clock was set back.)
+    let after_ms = rules.replace_after_ms;
+    let is_unheard = after_ms < i64::MAX && heard_ms_ago.is_some_and(|ago| ago > after_ms.max(CLOCK_MAY_BE_OFF_MS));
+    let is_silent = silent_ms.min(heard_ms_ago.unwrap_or(i64::MAX)) > after_ms;
+    if is_unheard || is_silent || (silent_ms > 0 && is_succeeded()) {
         Standing::Gone
     } else if node.draining {
         Standing::Draining

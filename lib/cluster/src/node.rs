@@ -490,8 +490,8 @@ impl Starting {
         let client = self.meta_client(None)?;
         let state = self.cluster_state(&client, |state| !state.epochs.is_empty()).await?;
         let known = state.nodes.iter().find(|node| node.id == identity.node_id.0);
-        // One that was of other roles had none.
-        let is_lost = known.is_some_and(|node| node.roles.iter().any(|role| role == "ingester"));
+        // One that was of other roles had none; one that is forgotten would not be let in.
+        let is_lost = known.is_none_or(|node| node.roles.iter().any(|role| role == "ingester"));
         if is_lost {
             tracing::warn!(
                 node = %identity.node_id, store = %store_folder(&self.options.data_folder).display(),

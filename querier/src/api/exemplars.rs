@@ -31,7 +31,7 @@ pub(super) async fn exemplars(State(api): State<Arc<Api>>, form: Form) -> Result
         .state
         .fanout
         .exemplars(&scope, &sets, window.start_ms, window.end_ms);
-    let found = api.gather(found).await?;
+    let (found, held) = api.gather(found).await?;
     let write = move |json: &mut Json| {
         json.raw("[");
         for (i, (labels, exemplars)) in found.iter().filter(|(_, list)| !list.is_empty()).enumerate() {
@@ -57,5 +57,5 @@ pub(super) async fn exemplars(State(api): State<Arc<Api>>, form: Form) -> Result
         Ok(())
     };
     let answer = Answer::new(true, Box::new(write));
-    Ok(answer.with_warnings(api.said(&scope)).into_response())
+    Ok(answer.holding(held).with_warnings(api.said(&scope)).into_response())
 }

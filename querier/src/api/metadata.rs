@@ -31,7 +31,7 @@ pub(super) async fn of_metrics(State(api): State<Arc<Api>>, form: Form) -> Resul
     let limit = lenient_limit(&form, "limit")?;
     let per_metric = lenient_limit(&form, "limit_per_metric")?.filter(|limit| *limit > 0);
     let scope = api.scope(&form)?;
-    let found = api
+    let (found, held) = api
         .gather(api.state.fanout.metadata(&scope, form.get("metric")))
         .await?;
     let cut: BTreeMap<_, Vec<_>> = found
@@ -44,7 +44,7 @@ pub(super) async fn of_metrics(State(api): State<Arc<Api>>, form: Form) -> Resul
             )
         })
         .collect();
-    Ok(Answer::of(&cut)?.with_warnings(api.said(&scope)))
+    Ok(Answer::of(&cut)?.holding(held).with_warnings(api.said(&scope)))
 }
 
 #[derive(Serialize)]

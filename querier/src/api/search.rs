@@ -16,6 +16,7 @@ use crate::router::Api;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use gnomon_model::METRIC_NAME;
+use gnomon_promql::Reserved;
 use score::{Algorithm, Search};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -196,9 +197,9 @@ pub(super) async fn metric_names(State(api): State<Arc<Api>>, form: Form) -> Res
     let described = boolean(&form, "include_metadata", false)?;
     let metadata = if described {
         let scope = api.scope(&form)?;
-        api.gather(api.state.fanout.metadata(&scope, "")).await?
+        Some(api.gather(api.state.fanout.metadata(&scope, "")).await?)
     } else {
-        BTreeMap::new()
+        None
     };
     found(&api, &form, request, Some(METRIC_NAME), metadata).await
 }
@@ -207,7 +208,7 @@ pub(super) async fn metric_names(State(api): State<Arc<Api>>, form: Form) -> Res
 pub(super) async fn label_names(State(api): State<Arc<Api>>, form: Form) -> Result<Response, ApiError> {
     enabled(&api)?;
     let request = Request::read(&api, &form, "label_names")?;
-    found(&api, &form, request, None, BTreeMap::new()).await
+    found(&api, &form, request, None, None).await
 }
 
 /// `/search/label_values`.
@@ -218,7 +219,7 @@ pub(super) async fn label_values(State(api): State<Arc<Api>>, form: Form) -> Res
     if label.is_empty() {
         return Err(bad("missing required parameter \"label\""));
     }
-    found(&api, &form, request, Some(label), BTreeMap::new()).await
+    found(&api, &form, request, Some(label), None).await
 }
 
 fn enabled(api: &Api) -> Result<(), ApiError> {
@@ -233,7 +234,7 @@ async fn found(
     form: &Form,
     request: Request,
     label: Option<&str>,
-    metadata: BTreeMap<String, BTreeSet<Metadata>>,
+    metadata: Option<(BTreeMap<String, BTreeSet<Metadata>>, Reserved)>,
 ) -> Result<Response, ApiError> {
     let sets = api.matcher_sets(form).await?.map_err(ApiError::bad_data)?;
     let scope = api.scope(form)?;
@@ -255,9 +256,11 @@ async fn found(
     let has_more = scored.len() > request.limit;
     scored.truncate(request.limit);
     let warnings = api.said(&scope);
+    let (metadata, described) = metadata.unzip();
+    let metadata = metadata.unwrap_or_default();
     let write = move |out: &mut Json| {
         write(out, &scored, &request, &metadata, &warnings, has_more)?;
-        drop(held);
+        drop((held, described));
         Ok(())
     };
     Ok(text_response(CONTENT_TYPE, Box::new(write)).into_response())

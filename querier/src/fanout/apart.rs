@@ -24,10 +24,14 @@ pub(crate) struct Pushes {
     pub(crate) batch_samples: u64,
 }
 
-/// Pieces of an answer, and what they occupy.
+/// Pieces of an answer, and what they occupy. They are of some steps only as long as they wait: many wait, and all steps
+/// may be many more.
 pub(super) struct Pieces {
     pub(super) pieces: Vec<Partial>,
     pub(super) held: Reserved,
+    /// Steps before theirs, and all together.
+    pub(super) before: usize,
+    pub(super) total: usize,
 }
 
 /// Some steps of a fragment, among all that are evaluated apart.
@@ -65,11 +69,6 @@ pub(super) fn evaluated(
     };
     let fragment = &part.fragment;
     let done = Engine::fragment(fragment, &source, &pushes.limits, &pushes.cancel, &mut |piece| {
-        let piece = if fragment.steps < part.total {
-            piece.widened(part.before, part.total)
-        } else {
-            piece
-        };
         held.grow(bytes_of(&piece))?;
         pieces.push(piece);
         Ok(())
@@ -78,7 +77,12 @@ pub(super) fn evaluated(
         return Err(failure);
     }
     match done {
-        Ok(()) => Ok(Pieces { pieces, held }),
+        Ok(()) => Ok(Pieces {
+            pieces,
+            held,
+            before: part.before,
+            total: part.total,
+        }),
         Err(FragmentError::Eval(error)) => Err(error.into()),
         Err(FragmentError::Unfit(why)) => {
             scope.note_whole();
@@ -88,18 +92,32 @@ pub(super) fn evaluated(
     }
 }
 
+/// What a step of a group takes: a count, and two numbers mostly.
+const GROUP_STEP: usize = 20;
+const COLUMN_STEP: usize = 9;
+
 pub(super) fn bytes_of(piece: &Partial) -> u64 {
     let bytes = match piece {
-        // A count, and two numbers mostly, a step.
         Partial::Group(group) => {
-            group.labels.as_bytes().len() + group.origin.as_bytes().len() + 20 * group.counts.len()
+            group.labels.as_bytes().len() + group.origin.as_bytes().len() + GROUP_STEP * group.counts.len()
         }
         Partial::Column(column) => {
-            column.labels.as_bytes().len() + column.origin.as_bytes().len() + 9 * column.values.len()
+            column.labels.as_bytes().len() + column.origin.as_bytes().len() + COLUMN_STEP * column.values.len()
         }
         Partial::Note(_) | Partial::Read { .. } => 0,
     };
     (bytes + size_of::<Partial>()) as u64
+}
+
+/// What a piece takes beside once it is one of `total` steps; 0 where it is that already.
+pub(super) fn widening_bytes(piece: &Partial, total: usize) -> u64 {
+    let (steps, each) = match piece {
+        Partial::Group(group) => (group.counts.len(), GROUP_STEP),
+        Partial::Column(column) => (column.values.len(), COLUMN_STEP),
+        Partial::Note(_) | Partial::Read { .. } => return 0,
+    };
+    // What it was made of is there until it is made.
+    if steps < total { (each * total) as u64 } else { 0 }
 }
 
 struct SomeSeries<'s> {

@@ -22,11 +22,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 /// Parts that are asked for at a time, for one fragment.
 const PARTS_AT_ONCE: usize = 16;
+
+/// Blocks that this process evaluates fragments over at the same time. Each keeps a thread that waits for reads, which
+/// take threads of the same pool: were all of them waiting, no read would ever be done.
+static EVALUATIONS: Semaphore = Semaphore::const_new(64);
 
 /// What comes of a fragment over a block.
 pub struct BlockAnswer {
@@ -60,12 +65,16 @@ impl BlockAnswer {
     }
 }
 
-/// Ends an evaluation that nobody waits for any more.
-struct Canceling(CancelFlag);
+/// Ends an evaluation that nobody waits for any more: between two looks at the flag, or while it waits for the store.
+struct Canceling {
+    flag: CancelFlag,
+    waits: CancellationToken,
+}
 
 impl Drop for Canceling {
     fn drop(&mut self) {
-        self.0.cancel();
+        self.flag.cancel();
+        self.waits.cancel();
     }
 }
 
@@ -84,15 +93,29 @@ pub(super) async fn evaluate_here(
         end_ms,
         labels_only: false,
     };
+    // Closed never.
+    let place = EVALUATIONS.acquire().await;
     let mut series = blocks.select(block, &selection, deletes, &Skipped::default()).await?;
-    let cancel = CancelFlag::new();
-    let _canceling = Canceling(cancel.clone());
+    let (cancel, gone) = (CancelFlag::new(), CancellationToken::new());
+    let _canceling = Canceling {
+        flag: cancel.clone(),
+        waits: gone.clone(),
+    };
     let (runtime, fragment, limits) = (Handle::current(), fragment.clone(), limits.clone());
     let evaluating = spawn_blocking(move || {
+        // The thread may live longer than who waits for it.
+        let _place = place;
         let mut answer = BlockAnswer::new(&limits)?;
         let mut no_room = None;
         let source = PageSource::new(|| {
-            let Some(batch) = runtime.block_on(series.next()).transpose()? else {
+            let next = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = gone.cancelled() => Some(Err(ServiceError::Cancelled)),
+                    batch = series.next() => batch,
+                }
+            });
+            let Some(batch) = next.transpose()? else {
                 return Ok(None);
             };
             let mut pages = batch.iter().flat_map(|series| &series.pages);
@@ -226,7 +249,6 @@ impl Fanout {
             let partials = fragments::partials_from_wire(batch, steps.len());
             let partials = partials.map_err(|e| ApiError::new(ErrorType::Internal, format!("{}: {e}", cost.source)))?;
             for piece in partials {
-                let piece = piece.widened(steps.start, fragment.steps);
                 held.grow(bytes_of(&piece))?;
                 pieces.push(piece);
             }
@@ -235,7 +257,12 @@ impl Fanout {
         if let Some(costs) = scope.costs() {
             costs.add(since, cost);
         }
-        Ok(Some(Pieces { pieces, held }))
+        Ok(Some(Pieces {
+            pieces,
+            held,
+            before: steps.start,
+            total: fragment.steps,
+        }))
     }
 }
 

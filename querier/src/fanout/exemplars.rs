@@ -10,6 +10,7 @@ use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use gnomon_model::{Labels, LabelsRef, Matcher};
+use gnomon_promql::Reserved;
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::{ServiceError, matchers, v1};
 use gnomon_tsdb::{Exemplar, ExemplarFilter, SeriesExemplars};
@@ -19,8 +20,17 @@ use std::sync::Arc;
 /// What an exemplar takes beside its labels.
 const EXEMPLAR_BYTES: u64 = 24;
 
+/// What the allocator takes of its own for each set of labels.
+const ALLOCATION_BYTES: u64 = 16;
+
 /// By series, each ascending by time.
 pub(crate) type Exemplars = BTreeMap<Labels, Vec<Exemplar>>;
+
+/// What was found until now, and what it occupies.
+struct Found {
+    all: Exemplars,
+    held: Reserved,
+}
 
 /// What is asked for: series that match any of `sets`, times inclusive.
 struct Wanted<'a> {
@@ -30,27 +40,30 @@ struct Wanted<'a> {
 }
 
 impl Fanout {
-    /// Exemplars of series that match any of `sets`.
+    /// Exemplars of series that match any of `sets`, and what they occupy: to be kept as long as they are.
     pub(crate) async fn exemplars(
         &self,
         scope: &Scope,
         sets: &[Vec<Matcher>],
         start_ms: i64,
         end_ms: i64,
-    ) -> Result<Exemplars, ApiError> {
+    ) -> Result<(Exemplars, Reserved), ApiError> {
         let wanted = Wanted { sets, start_ms, end_ms };
-        let mut all = Exemplars::new();
-        let (mut asked, mut answered) = self.exemplars_of_shards(scope, &wanted, &mut all).await?;
-        let (of_blocks, read) = self.exemplars_of_blocks(scope, &wanted, &mut all).await?;
+        let mut found = Found {
+            all: Exemplars::new(),
+            held: scope.memory().reserve(0)?,
+        };
+        let (mut asked, mut answered) = self.exemplars_of_shards(scope, &wanted, &mut found).await?;
+        let (of_blocks, read) = self.exemplars_of_blocks(scope, &wanted, &mut found).await?;
         asked += of_blocks;
         answered += read;
         if asked > 0 && answered == 0 {
             return Err(nothing_read(scope));
         }
-        for exemplars in all.values_mut() {
+        for exemplars in found.all.values_mut() {
             Exemplar::settle(exemplars);
         }
-        Ok(all)
+        Ok((found.all, found.held))
     }
 
     /// How many shards were asked, and how many have answered.
@@ -58,7 +71,7 @@ impl Fanout {
         &self,
         scope: &Scope,
         wanted: &Wanted<'_>,
-        all: &mut Exemplars,
+        found: &mut Found,
     ) -> Result<(usize, usize), ApiError> {
         let answers = self.ask_all(|shard, placement_epoch| {
             self.shards.exemplars(v1::ExemplarsRequest {
@@ -82,7 +95,7 @@ impl Fanout {
                 Ok(series) => {
                     answered += 1;
                     for series in series {
-                        add(scope, all, series)?;
+                        found.add(scope, series)?;
                     }
                 }
                 Err(error) => ended_early(scope, &shard_name(shard, wanted.start_ms, wanted.end_ms), error)?,
@@ -96,7 +109,7 @@ impl Fanout {
         &self,
         scope: &Scope,
         wanted: &Wanted<'_>,
-        all: &mut Exemplars,
+        found: &mut Found,
     ) -> Result<(usize, usize), ApiError> {
         for attempt in 1.. {
             // Not older than what was acknowledged: a delete, a part that has become a block.
@@ -113,7 +126,7 @@ impl Fanout {
             let reads = blocks.into_iter().map(|block| {
                 let state = Arc::clone(&state);
                 async move {
-                    let read = self.exemplars_of_block(&state, &block, wanted);
+                    let read = self.exemplars_of_block(scope, &state, &block, wanted);
                     (within(OPEN_TIMEOUT, read).await, block)
                 }
                 .boxed()
@@ -124,10 +137,12 @@ impl Fanout {
             let mut has_gone = false;
             while let Some((read, block)) = reads.next().await {
                 match read {
-                    Ok(series) => {
+                    Ok((series, mut held)) => {
                         answered += 1;
                         for series in series {
-                            add(scope, all, series)?;
+                            // It passes to what is held of all.
+                            held.shrink(held_bytes(&series));
+                            found.add(scope, series)?;
                         }
                     }
                     Err(ServiceError::NotFound(_)) if attempt < MAX_REPLANS => {
@@ -153,28 +168,49 @@ impl Fanout {
         state.blocks.iter().filter(is_wanted).cloned().collect()
     }
 
+    /// Of one block, and what that occupies: charged piece by piece, since a block may have a great many.
     async fn exemplars_of_block(
         &self,
+        scope: &Scope,
         state: &v1::MetaState,
         block: &v1::BlockRecord,
         wanted: &Wanted<'_>,
-    ) -> Result<Vec<SeriesExemplars>, ServiceError> {
+    ) -> Result<(Vec<SeriesExemplars>, Reserved), ServiceError> {
         let deletes = self.deletes.masking(&state.tombstones, block);
         let filter = ExemplarFilter {
             sets: wanted.sets.to_vec(),
             range_ms: Some((wanted.start_ms, wanted.end_ms)),
             deletes: deletes.map_err(|e| ServiceError::Internal(e.to_string()))?,
         };
-        self.blocks.exemplars(block, filter).await?.try_collect().await
+        let over = |error: gnomon_promql::OverBudget| ServiceError::LimitExceeded(error.to_string());
+        let mut held = scope.memory().reserve(0).map_err(over)?;
+        let mut pieces = self.blocks.exemplars(block, filter).await?;
+        let mut all = Vec::new();
+        while let Some(series) = pieces.try_next().await? {
+            held.grow(held_bytes(&series)).map_err(over)?;
+            all.push(series);
+        }
+        Ok((all, held))
     }
 }
 
-fn add(scope: &Scope, all: &mut Exemplars, mut series: SeriesExemplars) -> Result<(), ApiError> {
-    let of_exemplar = |e: &Exemplar| EXEMPLAR_BYTES + e.labels.as_bytes().len() as u64;
-    let bytes: u64 = series.exemplars.iter().map(of_exemplar).sum();
-    scope.charge(series.labels.as_bytes().len() as u64 + bytes, 0)?;
-    all.entry(series.labels).or_default().append(&mut series.exemplars);
-    Ok(())
+impl Found {
+    fn add(&mut self, scope: &Scope, mut series: SeriesExemplars) -> Result<(), ApiError> {
+        let of_exemplar = |e: &Exemplar| EXEMPLAR_BYTES + e.labels.as_bytes().len() as u64;
+        let bytes: u64 = series.exemplars.iter().map(of_exemplar).sum();
+        scope.charge(series.labels.as_bytes().len() as u64 + bytes, 0)?;
+        self.held.grow(held_bytes(&series))?;
+        self.all.entry(series.labels).or_default().append(&mut series.exemplars);
+        Ok(())
+    }
+}
+
+/// What exemplars of a series occupy.
+fn held_bytes(series: &SeriesExemplars) -> u64 {
+    let of_labels = |labels: &Labels| labels.as_bytes().len() as u64 + ALLOCATION_BYTES;
+    let of_exemplar = |e: &Exemplar| size_of::<Exemplar>() as u64 + of_labels(&e.labels);
+    let exemplars: u64 = series.exemplars.iter().map(of_exemplar).sum();
+    size_of::<SeriesExemplars>() as u64 + of_labels(&series.labels) + exemplars
 }
 
 /// Exemplars of a series as a shard gives them.

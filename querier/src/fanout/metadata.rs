@@ -7,12 +7,16 @@ use super::stream::ended_early;
 use super::{Fanout, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
 use futures::{FutureExt, StreamExt};
+use gnomon_promql::{OverBudget, Reserved};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::MetricMetadata;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Blocks that are asked, the newest: with merged ones that is about a month of a few shards.
 const MOST_BLOCKS: usize = 64;
+
+/// What an entry takes beside its texts.
+const ENTRY_BYTES: u64 = 160;
 
 /// What is known of a metric.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -27,8 +31,8 @@ pub(crate) struct Metadata {
 pub(crate) type AllMetadata = BTreeMap<String, BTreeSet<Metadata>>;
 
 impl Fanout {
-    /// Metadata by metric; of one metric if it is not empty.
-    pub(crate) async fn metadata(&self, scope: &Scope, metric: &str) -> Result<AllMetadata, ApiError> {
+    /// Metadata by metric, of one metric if it is not empty; and what it occupies: to be kept as long as it is.
+    pub(crate) async fn metadata(&self, scope: &Scope, metric: &str) -> Result<(AllMetadata, Reserved), ApiError> {
         let answers = self.ask_all(|shard, placement_epoch| {
             self.shards.metric_metadata(v1::MetricMetadataRequest {
                 tenant: self.tenant.to_string(),
@@ -40,11 +44,14 @@ impl Fanout {
             })
         });
         let mut all = AllMetadata::new();
+        let mut held = scope.memory().reserve(0)?;
         for (shard, answer) in answers.await? {
             match answer {
                 Ok(answer) => {
                     for entry in answer.metadata {
-                        scope.charge((entry.metric.len() + entry.help.len()) as u64, 0)?;
+                        let bytes = (entry.metric.len() + entry.help.len()) as u64;
+                        scope.charge(bytes, 0)?;
+                        held.grow(bytes + ENTRY_BYTES)?;
                         all.entry(entry.metric).or_default().insert(Metadata {
                             kind: entry.r#type,
                             help: entry.help,
@@ -56,32 +63,48 @@ impl Fanout {
             }
         }
         if metric.is_empty() || all.is_empty() {
-            self.add_from_blocks(scope, metric, &mut all).await?;
+            self.add_from_blocks(scope, metric, &mut all, &mut held).await?;
         }
-        Ok(all)
+        Ok((all, held))
     }
 
     /// Adds metrics that no shard knows; of each what the newest block says.
-    async fn add_from_blocks(&self, scope: &Scope, metric: &str, all: &mut AllMetadata) -> Result<(), ApiError> {
+    async fn add_from_blocks(
+        &self,
+        scope: &Scope,
+        metric: &str,
+        all: &mut AllMetadata,
+        held: &mut Reserved,
+    ) -> Result<(), ApiError> {
         let mut blocks = self.live_blocks().await?;
         blocks.sort_by_key(|block| std::cmp::Reverse((block.end_ms, block.start_ms)));
         blocks.truncate(MOST_BLOCKS);
         let metric = Some(metric).filter(|metric| !metric.is_empty());
         let reads = blocks.iter().map(|block| {
-            let read = within(OPEN_TIMEOUT, self.blocks.metadata(block, metric));
-            async move { (read.await, block) }.boxed()
+            // Those that have been read wait for the ones before.
+            let read = async move {
+                let entries = self.blocks.metadata(block, metric).await?;
+                let bytes: u64 = entries.iter().map(entry_bytes).sum();
+                let over = |error: OverBudget| ServiceError::LimitExceeded(error.to_string());
+                Ok::<_, ServiceError>((entries, scope.memory().reserve(bytes).map_err(over)?))
+            };
+            async move { (within(OPEN_TIMEOUT, read).await, block) }.boxed()
         });
         let reads: Vec<_> = reads.collect();
         let mut reads = futures::stream::iter(reads).buffered(BLOCKS_AT_ONCE);
         let mut newest: HashMap<String, MetricMetadata> = HashMap::new();
         while let Some((read, block)) = reads.next().await {
             match read {
-                Ok(entries) => {
-                    for (metric, metadata) in entries {
+                Ok((entries, mut of_block)) => {
+                    for entry in entries {
+                        let bytes = entry_bytes(&entry);
+                        of_block.shrink(bytes);
+                        let (metric, metadata) = entry;
                         if all.contains_key(&metric) || newest.get(&metric).is_some_and(|there| *there >= metadata) {
                             continue;
                         }
                         scope.charge((metric.len() + metadata.help.len()) as u64, 0)?;
+                        held.grow(bytes)?;
                         newest.insert(metric, metadata);
                     }
                 }
@@ -96,4 +119,9 @@ impl Fanout {
         }
         Ok(())
     }
+}
+
+/// What a block's entry of a metric occupies.
+fn entry_bytes((metric, metadata): &(String, MetricMetadata)) -> u64 {
+    (metric.len() + metadata.help.len()) as u64 + ENTRY_BYTES
 }

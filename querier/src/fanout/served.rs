@@ -32,9 +32,11 @@ pub struct ServedBlocks {
 }
 
 impl ServedBlocks {
-    /// Streams hold about so many bytes together.
+    /// Streams, and what is evaluated, hold about so many bytes together.
     #[must_use]
     pub fn new(blocks: Arc<dyn BlockReads>, memory_bytes: u64) -> Self {
+        // Half for pages that travel, half for what is evaluated. 0 is no bound: nothing is made 0 that is not.
+        let memory_bytes = memory_bytes.div_ceil(2);
         let places = (memory_bytes / STREAM_BYTES).clamp(*STREAMS.start(), *STREAMS.end());
         Self {
             blocks,

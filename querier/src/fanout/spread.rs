@@ -7,7 +7,7 @@ use super::cost::Skipped;
 use super::plan::Selection;
 use super::stream::{SeriesStream, series_from_wire};
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::{StreamExt, TryFutureExt};
 use gnomon_cluster::clients::Directory;
 use gnomon_cluster::fragments;
 use gnomon_cluster::owners::owner;
@@ -305,16 +305,26 @@ impl BlockReads for SpreadBlocks {
             deletes: deletes.iter().map(record).collect(),
             max_samples: limits.max_samples,
         };
-        let there = async {
+        let evaluate = async {
             let mut answer = BlockAnswer::new(limits)?;
-            let mut batches = service.evaluate(request).await.map_err(of_the_fragment)?;
+            let mut batches = service.evaluate(request).await?;
             while let Some(batch) = batches.next().await {
-                answer.add(batch.map_err(of_the_fragment)?)?;
+                answer.add(batch?)?;
             }
-            Ok(answer)
+            Ok::<_, ServiceError>(answer)
         };
-        let here = self.here.evaluate(block, fragment, deletes, limits);
-        self.hedged(node, EVALUATED, there, here).await.1
+        let there = async {
+            match evaluate.await {
+                Ok(answer) => Ok(Ok(answer)),
+                // It is unfit here as well, and says nothing of reading blocks; an older build cannot, and then the query
+                // is evaluated whole too.
+                Err(ServiceError::Invalid(why)) => Ok(Err(why)),
+                Err(error) => Err(error),
+            }
+        };
+        let here = self.here.evaluate(block, fragment, deletes, limits).map_ok(Ok);
+        let (_, evaluated) = self.hedged(node, EVALUATED, there, here).await;
+        evaluated?.map_err(ServiceError::Invalid)
     }
 
     fn is_spread(&self) -> bool {
@@ -333,14 +343,6 @@ impl BlockReads for SpreadBlocks {
         metric: Option<&str>,
     ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
         self.here.metadata(block, metric).await
-    }
-}
-
-/// That a fragment cannot be evaluated there says nothing of reading blocks.
-fn of_the_fragment(error: ServiceError) -> ServiceError {
-    match error {
-        ServiceError::Invalid(why) => ServiceError::Internal(why),
-        error => error,
     }
 }
 

@@ -8,7 +8,9 @@ use std::ops::Range;
 
 /// Asking for more evaluations than this takes longer than they save.
 const MOST_OF_BLOCKS: usize = 256;
-const MOST_MERGED: usize = 64;
+/// All of them are opened at once, and read one after the other: the streams of the later ones hold places of who serves
+/// them, and what was read ahead, until it is their turn.
+const MOST_MERGED: usize = 8;
 
 /// Every step is in one of `merged`, or what it looks at is in those of `blocks` that have it, a series in one of them.
 #[derive(Debug, PartialEq, Eq)]

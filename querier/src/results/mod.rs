@@ -335,17 +335,14 @@ impl Api {
         if looked.sources != before || !self.is_settled(&looked).await {
             return;
         }
-        results
-            .cache
-            .put(
-                &asked.key,
-                Kept {
-                    steps: asked.old,
-                    sources: looked.sources,
-                    series: Arc::new(cut(series, &asked.old)),
-                },
-            )
-            .await;
+        results.cache.put(
+            &asked.key,
+            Kept {
+                steps: asked.old,
+                sources: looked.sources,
+                series: Arc::new(cut(series, &asked.old)),
+            },
+        );
     }
 }
 

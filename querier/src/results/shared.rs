@@ -14,13 +14,18 @@ use prometheus::IntGauge;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
-/// How long a query waits for what another querier has kept, and for its taking something.
+/// How long a query waits for what another querier has kept.
 const WAIT: Duration = Duration::from_millis(250);
+/// How long another querier may take to take something: nobody waits for that.
+const WAIT_TO_PUT: Duration = Duration::from_secs(5);
+/// Results on their way to others at a time. What finds no place stays here.
+const MOST_PUTS: usize = 16;
 /// For so long a querier that did not answer is not asked.
 const AWAY_FOR: Duration = Duration::from_secs(10);
-/// Results with more points stay here.
-const MOST_POINTS: usize = 1 << 20;
+/// Results that take about so much to send stay where they are.
+const MOST_BYTES: usize = 4 << 20;
 
 /// What this querier keeps, for itself and for others. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +43,14 @@ struct Others {
     clock: Arc<dyn Clock>,
     /// Queriers that are not asked, until when by the monotonic clock.
     away: Mutex<HashMap<NodeId, Duration>>,
+    puts: Arc<Semaphore>,
+}
+
+/// A querier that a query belongs to.
+struct Owner {
+    node: NodeId,
+    service: Arc<dyn ResultsService>,
+    others: Arc<Others>,
 }
 
 impl ResultCache {
@@ -61,6 +74,7 @@ impl ResultCache {
             queriers,
             clock,
             away: Mutex::default(),
+            puts: Arc::new(Semaphore::new(MOST_PUTS)),
         }));
         self
     }
@@ -72,27 +86,36 @@ impl ResultCache {
     }
 
     pub(super) async fn get(&self, key: &str) -> Option<Kept> {
-        if let Some((node, service, others)) = self.elsewhere(key) {
+        if let Some(Owner { node, service, others }) = self.elsewhere(key) {
             let request = v1::ResultGetRequest { key: key.to_owned() };
-            match others.within(node, service.get(request)).await {
-                Some(answer) => return from_wire(answer.result?),
-                None => return self.store.get(key),
+            let answer = within(WAIT, service.get(request)).await;
+            // Who does not answer in time would keep the next query waiting as well.
+            let answer = others.noted(node, answer, |error| matches!(error, ServiceError::DeadlineExceeded(_)));
+            let there = answer.and_then(|answer| answer.result).and_then(from_wire);
+            if there.is_some() {
+                return there;
             }
         }
+        // What the owner has not may have stayed here.
         self.store.get(key)
     }
 
-    pub(super) async fn put(&self, key: &str, kept: Kept) {
-        if let Some((node, service, others)) = self.elsewhere(key)
-            && let Some(result) = to_wire(&kept)
+    /// Keeps results, here or where they belong; does not wait for that.
+    pub(super) fn put(&self, key: &str, kept: Kept) {
+        // The others have as much room, mostly.
+        if self.store.takes(key, &kept)
+            && is_sent(&kept)
+            && let Some(owner) = self.elsewhere(key)
+            && let Ok(place) = Arc::clone(&owner.others.puts).try_acquire_owned()
         {
-            let request = v1::ResultPutRequest {
-                key: key.to_owned(),
-                result: Some(result),
-            };
-            if others.within(node, service.put(request)).await.is_some() {
-                return;
-            }
+            let (cache, key) = (self.clone(), key.to_owned());
+            tokio::spawn(async move {
+                let _place = place;
+                if !owner.takes(&key, &kept).await {
+                    cache.put_here(&key, kept);
+                }
+            });
+            return;
         }
         self.put_here(key, kept);
     }
@@ -103,15 +126,33 @@ impl ResultCache {
     }
 
     /// Whom a query belongs to, if not to this querier.
-    fn elsewhere(&self, key: &str) -> Option<(NodeId, Arc<dyn ResultsService>, &Others)> {
-        let others = self.others.as_deref()?;
+    fn elsewhere(&self, key: &str) -> Option<Owner> {
+        let others = self.others.as_ref()?;
         let node = owner(key.as_bytes(), &others.queriers.live())?;
         if node == others.queriers.own() || others.is_away(node) {
             return None;
         }
         let service = others.queriers.results(node).ok()?;
-        Some((node, service, others))
+        let others = Arc::clone(others);
+        Some(Owner { node, service, others })
     }
+}
+
+impl Owner {
+    /// Whether it keeps them.
+    async fn takes(&self, key: &str, kept: &Kept) -> bool {
+        let request = v1::ResultPutRequest {
+            key: key.to_owned(),
+            result: to_wire(kept),
+        };
+        let taken = within(WAIT_TO_PUT, self.service.put(request)).await;
+        self.others.noted(self.node, taken, |_| false).is_some()
+    }
+}
+
+async fn within<T>(wait: Duration, answer: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
+    let answered = tokio::time::timeout(wait, answer).await;
+    answered.unwrap_or_else(|_| Err(ServiceError::DeadlineExceeded(format!("no answer within {wait:?}"))))
 }
 
 impl Others {
@@ -122,14 +163,23 @@ impl Others {
         away.contains_key(&node)
     }
 
-    async fn within<T>(&self, node: NodeId, answer: impl Future<Output = Result<T, ServiceError>>) -> Option<T> {
-        let why = match tokio::time::timeout(WAIT, answer).await {
-            Ok(Ok(answer)) => return Some(answer),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {WAIT:?}"),
+    /// What a querier has answered. One that cannot be reached, or has no such service (an older build), is not asked for
+    /// a while; nor is one that fails in a way that `also` says.
+    fn noted<T>(
+        &self,
+        node: NodeId,
+        answer: Result<T, ServiceError>,
+        also: impl FnOnce(&ServiceError) -> bool,
+    ) -> Option<T> {
+        let error = match answer {
+            Ok(answer) => return Some(answer),
+            Err(error) => error,
         };
-        tracing::debug!(%node, why, "results are not asked of another querier for a while");
-        self.away.lock().insert(node, self.clock.monotonic() + AWAY_FOR);
+        let is_away = matches!(error, ServiceError::Unavailable(_) | ServiceError::Invalid(_)) || also(&error);
+        tracing::debug!(%node, %error, is_away, "another querier did not give, or take, results");
+        if is_away {
+            self.away.lock().insert(node, self.clock.monotonic() + AWAY_FOR);
+        }
         None
     }
 }
@@ -151,10 +201,17 @@ impl ResultsService for Served {
     }
 }
 
-/// None where there are histograms, or too much.
+/// Whether results are sent: not where there are histograms, or too much.
+fn is_sent(kept: &Kept) -> bool {
+    // A time and a value.
+    let bytes = |series: &RangeSeries| series.labels.as_bytes().len() + 16 * series.floats.len();
+    let all: usize = kept.series.iter().map(bytes).sum();
+    all <= MOST_BYTES && kept.series.iter().all(|series| series.histograms.is_empty())
+}
+
+/// None where they are not sent.
 fn to_wire(kept: &Kept) -> Option<v1::KeptResult> {
-    let points: usize = kept.series.iter().map(|series| series.floats.len()).sum();
-    if points > MOST_POINTS || kept.series.iter().any(|series| !series.histograms.is_empty()) {
+    if !is_sent(kept) {
         return None;
     }
     let series = kept.series.iter().map(|series| v1::KeptSeries {
@@ -264,6 +321,11 @@ mod tests {
         }
     }
 
+    /// Time goes on once all tasks wait.
+    async fn until_put() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
     fn cache(own: u64, other: Option<ResultCache>) -> ResultCache {
         let clock = Arc::new(ManualClock::at(TimestampMs(0)));
         let cache = ResultCache::new(1 << 20, "a").unwrap();
@@ -276,7 +338,8 @@ mod tests {
         let first = cache(1, Some(second.clone()));
         for key in 0..20 {
             let key = key.to_string();
-            first.put(&key, kept()).await;
+            first.put(&key, kept());
+            until_put().await;
             let found = first.get(&key).await.unwrap();
             assert_eq!(
                 (found.steps, found.sources, found.series),
@@ -294,10 +357,53 @@ mod tests {
         for key in 0..20 {
             let key = key.to_string();
             assert!(alone.get(&key).await.is_none());
-            alone.put(&key, kept()).await;
+            alone.put(&key, kept());
+            until_put().await;
             assert!(alone.get(&key).await.is_some());
         }
         assert!(began.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_sent_stays_here_and_is_found_again() {
+        let mut histograms = kept();
+        Arc::get_mut(&mut histograms.series).unwrap()[0]
+            .histograms
+            .push((20, Arc::default()));
+        let mut long = kept();
+        Arc::get_mut(&mut long.series).unwrap()[0].floats = (0..300_000).map(|time| (time, 0.5)).collect();
+        for (wanted, bytes) in [(histograms, 1 << 20), (long, 64 << 20)] {
+            let second = ResultCache::new(bytes, "a").unwrap();
+            let clock = Arc::new(ManualClock::at(TimestampMs(0)));
+            let known = Known {
+                own: 1,
+                other: Some(second.clone()),
+            };
+            let first = ResultCache::new(bytes, "a").unwrap().shared(Arc::new(known), clock);
+            for key in 0..20 {
+                let key = key.to_string();
+                first.put(&key, wanted.clone());
+                until_put().await;
+                let found = first.get(&key).await.unwrap();
+                assert_eq!((found.steps, found.series), (wanted.steps, wanted.series.clone()));
+                assert!(second.store.get(&key).is_none());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_more_than_an_eighth_of_the_cache_takes_is_kept_nowhere() {
+        let second = cache(2, None);
+        let first = cache(1, Some(second.clone()));
+        let mut large = kept();
+        Arc::get_mut(&mut large.series).unwrap()[0].floats = (0..10_000).map(|time| (time, 0.5)).collect();
+        for key in 0..20 {
+            let key = key.to_string();
+            first.put(&key, large.clone());
+            until_put().await;
+            assert!(first.get(&key).await.is_none());
+            assert!(second.store.get(&key).is_none());
+        }
     }
 
     #[test]

@@ -62,12 +62,18 @@ impl Store {
         Some(entry.kept.clone())
     }
 
-    /// Keeps results in the place of what there was; none that take more than an eighth of all.
+    /// Whether results are kept at all: those that take more than an eighth of all are not.
+    pub(super) fn takes(&self, key: &str, kept: &Kept) -> bool {
+        kept.bytes(key) <= self.max_bytes / 8
+    }
+
+    /// Keeps results in the place of what there was, where it takes them.
     pub(super) fn put(&self, key: &str, kept: Kept) {
+        let is_taken = self.takes(key, &kept);
         let bytes = kept.bytes(key);
         let mut inner = self.inner.lock();
         inner.remove(key);
-        if bytes > self.max_bytes / 8 {
+        if !is_taken {
             return;
         }
         inner.uses += 1;

@@ -1,10 +1,12 @@
 //! Sending what waits. A few at a time, and no faster than [`Pace`](super::pace::Pace) says.
 //!
-//! Half of the senders take only targets whose last scrape went well: shards that are still away, whose pushes take all
-//! the time they may, keep no others waiting.
+//! Half of the senders take only targets whose shard answers; the others also ask shards of which that is not known, each
+//! by one push at a time (`lines.rs`): shards that are still away, whose pushes take all the time they may, keep no others
+//! waiting.
 
 use super::queues::{Sent, Work};
-use super::tick::{self, HeldTick};
+use super::segment::is_damage;
+use super::tick::{self, BadTick, HeldTick};
 use super::{Buffer, Place, Why};
 use gnomon_cluster::router::Refused;
 use gnomon_proto::ServiceError;
@@ -33,6 +35,33 @@ enum Pushed {
     Failed(ServiceError),
 }
 
+/// Why a held scrape cannot be read.
+enum Unread {
+    /// It may be another time.
+    Later(String),
+    /// By a build that knows its version.
+    Newer(String),
+    Damaged(String),
+}
+
+impl From<std::io::Error> for Unread {
+    fn from(error: std::io::Error) -> Self {
+        match is_damage(&error) {
+            true => Self::Damaged(error.to_string()),
+            false => Self::Later(error.to_string()),
+        }
+    }
+}
+
+impl From<BadTick> for Unread {
+    fn from(error: BadTick) -> Self {
+        match error {
+            BadTick::Newer(_) => Self::Newer(error.to_string()),
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
 impl Buffer {
     /// One sender, until `stop`.
     pub(super) async fn send_all(self: Arc<Self>, lane: usize, stop: CancellationToken) {
@@ -57,6 +86,9 @@ impl Buffer {
                 () = stop.cancelled() => return,
                 sent = sending => sent,
             };
+            if !matches!(sent, Sent::Done | Sent::Never) {
+                self.pace.lock().give_back(work.held.samples);
+            }
             let has_dead = {
                 let mut queues = self.queues.lock();
                 queues.sent(&work, sent);
@@ -66,7 +98,7 @@ impl Buffer {
             if has_dead {
                 self.chores.notify_one();
             }
-            if sent == Sent::Later {
+            if matches!(sent, Sent::Later | Sent::Unread) {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(AFTER_FAILURE) => {}
@@ -78,17 +110,13 @@ impl Buffer {
     async fn send(self: &Arc<Self>, work: &Work) -> Sent {
         let tick = match self.read(work).await {
             Ok(tick) => tick,
-            Err(error) => {
-                // It may have been written to another segment while it was read.
-                let now = self.queues.lock().place_of(work.target, work.held.seq).cloned();
-                if now.as_ref() != Some(&work.held.place) {
-                    return Sent::Later;
-                }
-                let target = gnomon_model::LabelsRef::from_canonical(&work.name).to_string();
-                warn!(target, %error, "a held scrape does not read back");
-                return self.never(work, Why::Damaged);
-            }
+            Err(unread) => return self.note_unread(work, unread),
         };
+        // What an earlier process left, or the map has changed since.
+        let home = self.sink.home(&tick.as_tick());
+        if home.is_some() && home != work.pass.home {
+            return Sent::Moves(home);
+        }
         let pushed = match tokio::time::timeout(PATIENCE, self.push(work, &tick)).await {
             Ok(pushed) => pushed,
             Err(_) => Pushed::Failed(ServiceError::DeadlineExceeded("the shards took too long".into())),
@@ -111,23 +139,48 @@ impl Buffer {
         }
     }
 
+    fn note_unread(&self, work: &Work, unread: Unread) -> Sent {
+        // It may have been written to another segment while it was read.
+        let now = self.queues.lock().place_of(work.target, work.held.seq).cloned();
+        if now.as_ref() != Some(&work.held.place) {
+            return Sent::Unread;
+        }
+        let target = gnomon_model::LabelsRef::from_canonical(&work.name).to_string();
+        match unread {
+            Unread::Later(error) => {
+                self.metrics.disk_errors.inc();
+                debug!(target, error, "a held scrape cannot be read now");
+                Sent::Unread
+            }
+            Unread::Newer(error) => {
+                warn!(target, error, "a held scrape is left where it is");
+                Sent::Aside
+            }
+            Unread::Damaged(error) => {
+                warn!(target, error, "a held scrape does not read back");
+                self.never(work, Why::Damaged);
+                Sent::Lost
+            }
+        }
+    }
+
     fn never(&self, work: &Work, why: Why) -> Sent {
         self.say_lost(work.target, &work.name, 1, work.held.samples, why);
         Sent::Never
     }
 
-    async fn read(self: &Arc<Self>, work: &Work) -> Result<HeldTick, String> {
+    async fn read(self: &Arc<Self>, work: &Work) -> Result<HeldTick, Unread> {
         let folder = self.folder.clone();
         let place = work.held.place.clone();
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = tokio::task::spawn_blocking(move || -> Result<HeldTick, Unread> {
             let bytes = match (&place, &folder) {
                 (Place::Memory(bytes), _) => bytes.clone(),
-                (Place::Disk(spot), Some(folder)) => folder.read(spot).map_err(|e| e.to_string())?,
-                (Place::Disk(_), None) => return Err("there is no folder".to_owned()),
+                (Place::Disk(spot), Some(folder)) => folder.read(spot)?,
+                (Place::Disk(_), None) => return Err(Unread::Later("there is no folder".to_owned())),
             };
-            tick::read(&bytes).map_err(|e| e.to_string())
+            Ok(tick::read(&bytes)?)
         });
-        reading.await.map_err(|e| e.to_string())?
+        reading.await.map_err(|e| Unread::Later(e.to_string()))?
     }
 
     async fn push(&self, work: &Work, held: &HeldTick) -> Pushed {

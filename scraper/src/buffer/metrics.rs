@@ -105,7 +105,7 @@ impl BufferMetrics {
             )?,
             disk_errors: counter(
                 "gnomon_scrape_buffer_disk_errors_total",
-                "Times that held scrapes could not be written to disk, or a file not be removed.",
+                "Times that held scrapes could not be written to disk or read from it, or a file not be removed.",
             )?,
         })
     }

@@ -10,6 +10,7 @@
 //! where nobody else can have scraped the target then ([`Terms`]).
 
 mod drain;
+mod lines;
 mod metrics;
 mod pace;
 mod queues;
@@ -181,9 +182,10 @@ impl Buffer {
             sole: false,
             place: Place::Memory(bytes),
         };
+        let home = self.sink.home(tick);
         let (shed, spills) = {
             let mut queues = self.queues.lock();
-            let shed = queues.add(tick.target, &name, held);
+            let shed = queues.add(tick.target, &name, home, held);
             (shed, queues.wants_to_spill() || queues.has_dead())
         };
         self.count_shed(&shed);

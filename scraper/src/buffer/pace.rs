@@ -60,6 +60,11 @@ impl Pace {
         self.left -= samples as f64;
         Duration::from_secs_f64(wait)
     }
+
+    /// What was taken did not go.
+    pub(super) fn give_back(&mut self, samples: u64) {
+        self.left = (self.left + samples as f64).min(BURST.as_secs_f64() * self.per_second());
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +89,17 @@ mod tests {
         let mut pace = Pace::new(start);
         let gone = goes(&mut pace, start, 10);
         assert!((1_090_000..1_110_000).contains(&gone), "{gone}");
+    }
+
+    #[test]
+    fn what_does_not_go_costs_the_others_nothing() {
+        let start = Duration::from_secs(1_000);
+        let mut pace = Pace::new(start);
+        for _ in 0..1_000 {
+            assert_eq!(pace.take(50_000, start), Duration::ZERO);
+            pace.give_back(50_000);
+        }
+        assert!((1_090_000..1_110_000).contains(&goes(&mut pace, start, 10)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which scrapes are held, in what order they go, and which are given up: decisions only, no I/O.
 //!
 //! ```text
-//! add -> memory -> (half full) a segment on disk -> sent, oldest first for each target, targets in turn
+//! add -> memory -> (a quarter full) a segment on disk -> sent, oldest first for each target, targets in turn
 //!            \-> shed where a budget is full: the oldest of the target that holds most
 //! ```
 //!
@@ -9,6 +9,9 @@
 //! Invariant: what is in memory, the places of what is on disk included, takes no more than `memory_bytes`; segments take
 //! no more than `disk_bytes`.
 
+mod room;
+
+use super::lines::{Home, Lines, Pass};
 use bytes::Bytes;
 use gnomon_model::TargetId;
 use hashbrown::HashMap;
@@ -19,8 +22,6 @@ use std::sync::Arc;
 const ENTRY_BYTES: u64 = 192;
 /// What one on disk takes in memory.
 const PLACE_BYTES: u64 = 128;
-/// Of the disk's budget, what live scrapes may take; the rest is for those that are gone, whose segment is not.
-const LIVE_OF_DISK: (u64, u64) = (3, 4);
 /// Targets of which it is remembered how much was shed.
 const MAX_SHED_TARGETS: usize = 200_000;
 
@@ -40,8 +41,15 @@ pub(super) struct Spot {
     pub(super) bytes: u32,
 }
 
-/// A scrape in a segment: whose it is, its number, and where it lies.
-pub(super) type Written = (TargetId, u64, Spot);
+/// A scrape in a segment: whose it is, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub(super) target: TargetId,
+    pub(super) seq: u64,
+    /// As of [`Held`], when it was written.
+    pub(super) sole: bool,
+    pub(super) spot: Spot,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {
@@ -81,17 +89,6 @@ impl Held {
 /// A target's labels, as log lines name it.
 pub(super) type Name = Arc<[u8]>;
 
-/// When a target's next scrape may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// The last one went well.
-    Ready,
-    /// The last one did not, or there was none.
-    Doubtful,
-    /// One is being sent.
-    Sending,
-}
-
 #[derive(Debug)]
 struct Queue {
     name: Name,
@@ -99,7 +96,10 @@ struct Queue {
     held: VecDeque<Held>,
     memory: u64,
     disk: u64,
-    turn: Turn,
+    /// In which line it stands.
+    home: Home,
+    /// One is being sent.
+    is_sending: bool,
 }
 
 impl Queue {
@@ -112,6 +112,21 @@ impl Queue {
 struct Segment {
     file_bytes: u64,
     live_bytes: u64,
+    /// It has something of a newer build and is not removed.
+    is_kept: bool,
+}
+
+impl Segment {
+    fn of_file(file_bytes: u64) -> Self {
+        Self {
+            file_bytes,
+            ..Self::default()
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.live_bytes == 0 && !self.is_kept
+    }
 }
 
 /// Scrapes that were given up.
@@ -129,6 +144,8 @@ pub(super) struct Work {
     pub(super) target: TargetId,
     pub(super) name: Name,
     pub(super) held: Held,
+    /// Where it is to be sent.
+    pub(super) pass: Pass,
 }
 
 /// What became of one that was sent.
@@ -140,6 +157,14 @@ pub(super) enum Sent {
     Never,
     /// It may be taken later.
     Later,
+    /// It could not be read, and may be later: that says nothing about its shard.
+    Unread,
+    /// It does not read back: it counts as shed.
+    Lost,
+    /// A newer build wrote it: it is left for one.
+    Aside,
+    /// It was not sent: it belongs into another line.
+    Moves(Home),
 }
 
 /// What is held of one target.
@@ -174,13 +199,14 @@ pub(super) struct Queues {
     segments: BTreeMap<u64, Segment>,
     /// Segments of which nothing is held any more.
     dead: Vec<u64>,
-    ready: VecDeque<TargetId>,
-    doubtful: VecDeque<TargetId>,
+    lines: Lines,
     shed: HashMap<TargetId, u64>,
     next_seq: u64,
     memory: u64,
     live_disk: u64,
     files: u64,
+    /// Of files that are not removed.
+    kept: u64,
     on_disk: u64,
     ticks: u64,
     samples: u64,
@@ -197,13 +223,13 @@ impl Queues {
             in_memory: BTreeMap::new(),
             segments: BTreeMap::new(),
             dead: Vec::new(),
-            ready: VecDeque::new(),
-            doubtful: VecDeque::new(),
+            lines: Lines::default(),
             shed: HashMap::new(),
             next_seq: first_seq,
             memory: 0,
             live_disk: 0,
             files: 0,
+            kept: 0,
             on_disk: 0,
             ticks: 0,
             samples: 0,
@@ -242,10 +268,10 @@ impl Queues {
     }
 
     /// Holds a scrape in memory; what had to go for it.
-    pub(super) fn add(&mut self, target: TargetId, name: &Name, mut held: Held) -> Vec<Shed> {
+    pub(super) fn add(&mut self, target: TargetId, name: &Name, home: Home, mut held: Held) -> Vec<Shed> {
         held.seq = self.next_seq;
         self.next_seq += 1;
-        self.insert(target, name, held);
+        self.insert(target, name, home, held);
         let mut shed = Vec::new();
         while self.memory_used() > self.limits.memory_bytes {
             if !self.shed_one(true, &mut shed) {
@@ -255,36 +281,43 @@ impl Queues {
         shed
     }
 
-    /// Takes over what was found on disk: it is older than all that is held.
-    pub(super) fn adopt(&mut self, segments: &[(u64, u64)], mut found: Vec<(TargetId, Name, Held)>) -> Vec<Shed> {
+    /// Takes over what was found on disk: it is older than all that is held. `newest` is the largest number of a file.
+    pub(super) fn adopt(
+        &mut self,
+        segments: &[(u64, u64)],
+        newest: u64,
+        mut found: Vec<(TargetId, Name, Held)>,
+    ) -> Vec<Shed> {
         for (segment, file_bytes) in segments {
-            let (file_bytes, live_bytes) = (*file_bytes, 0);
-            self.segments.insert(*segment, Segment { file_bytes, live_bytes });
+            self.segments.insert(*segment, Segment::of_file(*file_bytes));
             self.files += file_bytes;
         }
         found.sort_by_key(|(_, _, held)| held.seq);
-        let newest = found.last().map_or(0, |(_, _, held)| held.seq);
-        self.next_seq = self.next_seq.max(newest + 1);
+        // Segments and scrapes are numbered alike, and a file that cannot be read has its number all the same.
+        let newest = found.last().map_or(newest, |(_, _, held)| held.seq.max(newest));
+        self.next_seq = self.next_seq.max(newest.saturating_add(1));
         for (target, name, held) in found {
-            self.insert(target, &name, held);
+            // Its home is told by the scrape itself, once that is read.
+            self.insert(target, &name, None, held);
         }
-        let idle = self.segments.iter().filter(|(_, segment)| segment.live_bytes == 0);
+        let idle = self.segments.iter().filter(|(_, segment)| segment.is_dead());
         self.dead.extend(idle.map(|(id, _)| *id));
         self.make_disk_room(0)
     }
 
-    fn insert(&mut self, target: TargetId, name: &Name, held: Held) {
+    fn insert(&mut self, target: TargetId, name: &Name, home: Home, held: Held) {
         self.count(target, &held, true);
         self.ticks += 1;
         self.samples += held.samples;
         let queue = self.targets.entry(target).or_insert_with(|| {
-            self.doubtful.push_back(target);
+            self.lines.doubt(home, target);
             Queue {
                 name: Arc::clone(name),
                 held: VecDeque::new(),
                 memory: 0,
                 disk: 0,
-                turn: Turn::Doubtful,
+                home,
+                is_sending: false,
             }
         });
         let (memory, disk) = (held.memory(), held.disk());
@@ -315,7 +348,7 @@ impl Queues {
                 change(&mut self.on_disk, 1);
                 if let Some(segment) = self.segments.get_mut(&spot.segment) {
                     change(&mut segment.live_bytes, held.disk());
-                    if segment.live_bytes == 0 {
+                    if segment.is_dead() {
                         self.dead.push(spot.segment);
                     }
                 }
@@ -359,7 +392,7 @@ impl Queues {
         let order = if in_memory { &self.by_memory } else { &self.by_disk };
         let found = order.iter().rev().find_map(|(_, target)| {
             let queue = self.targets.get(target)?;
-            let from = usize::from(queue.turn == Turn::Sending);
+            let from = usize::from(queue.is_sending);
             let is_there = |held: &Held| matches!(held.place, Place::Memory(_)) == in_memory;
             let at = queue.held.iter().skip(from).position(is_there)? + from;
             Some((*target, Arc::clone(&queue.name), at))
@@ -396,11 +429,6 @@ impl Queues {
         }
     }
 
-    /// Whether memory is half full and there is a disk.
-    pub(super) fn wants_to_spill(&self) -> bool {
-        self.limits.disk_bytes > 0 && self.memory_used() > self.limits.memory_bytes / 2 && self.memory > 0
-    }
-
     /// The oldest scrapes in memory, of all targets, up to so many bytes (one at least). They stay where they are until
     /// [`Self::moved`] says where they are now.
     pub(super) fn oldest_in_memory(&self, most_bytes: u64) -> Vec<Work> {
@@ -421,71 +449,36 @@ impl Queues {
                 target: *target,
                 name: Arc::clone(&queue.name),
                 held: held.clone(),
+                pass: Pass::default(),
             });
         }
         oldest
     }
 
-    /// Gives up scrapes on disk until so many bytes more fit, live ones and their places in memory alike.
-    pub(super) fn make_disk_room(&mut self, bytes: u64) -> Vec<Shed> {
-        let live = self.limits.disk_bytes / LIVE_OF_DISK.1 * LIVE_OF_DISK.0;
-        let places = self.limits.memory_bytes / 2;
-        let mut shed = Vec::new();
-        while self.live_disk + bytes > live || self.on_disk * PLACE_BYTES > places {
-            if !self.shed_one(false, &mut shed) {
-                break;
-            }
-        }
-        shed
-    }
-
-    /// Where files leave no room for so many bytes: the live scrapes of the segment that has most of others, to be written
-    /// again.
-    pub(super) fn to_rewrite(&self, bytes: u64) -> Vec<Work> {
-        if self.files + bytes <= self.limits.disk_bytes {
-            return Vec::new();
-        }
-        let dead = |segment: &Segment| segment.file_bytes.saturating_sub(segment.live_bytes);
-        let all = self.segments.iter().filter(|(_, segment)| dead(segment) > 0);
-        let Some((emptiest, _)) = all.max_by_key(|(_, segment)| dead(segment)) else {
-            return Vec::new();
-        };
-        let of_it = |held: &&Held| matches!(&held.place, Place::Disk(spot) if spot.segment == *emptiest);
-        let all = self.targets.iter().flat_map(|(target, queue)| {
-            let held = queue.held.iter().filter(of_it);
-            held.map(|held| Work {
-                target: *target,
-                name: Arc::clone(&queue.name),
-                held: held.clone(),
-            })
-        });
-        all.collect()
-    }
-
     /// Scrapes are in a segment now. Those that went meanwhile are dead there.
     pub(super) fn moved(&mut self, segment: u64, file_bytes: u64, spots: &[Written]) {
         self.files += file_bytes;
-        let live_bytes = 0;
-        self.segments.insert(segment, Segment { file_bytes, live_bytes });
-        for (target, seq, spot) in spots {
-            let Some(queue) = self.targets.get_mut(target) else {
+        self.segments.insert(segment, Segment::of_file(file_bytes));
+        for written in spots {
+            let target = written.target;
+            let Some(queue) = self.targets.get_mut(&target) else {
                 continue;
             };
-            let Some(at) = queue.position(*seq) else { continue };
+            let Some(at) = queue.position(written.seq) else {
+                continue;
+            };
             let before = queue.held[at].clone();
             let mut now = before.clone();
-            now.place = Place::Disk(*spot);
+            now.place = Place::Disk(written.spot);
+            // What is known once stays known, whatever terms are forgotten since.
+            now.sole |= written.sole;
             queue.held[at] = now.clone();
-            self.count(*target, &before, false);
-            self.count(*target, &now, true);
+            self.count(target, &before, false);
+            self.count(target, &now, true);
             let by = |after: u64, before: u64| after as i64 - before as i64;
-            self.weigh(
-                *target,
-                by(now.memory(), before.memory()),
-                by(now.disk(), before.disk()),
-            );
+            self.weigh(target, by(now.memory(), before.memory()), by(now.disk(), before.disk()));
         }
-        if self.segments.get(&segment).is_some_and(|s| s.live_bytes == 0) {
+        if self.segments.get(&segment).is_some_and(Segment::is_dead) {
             self.dead.push(segment);
         }
     }
@@ -496,7 +489,7 @@ impl Queues {
         dead.sort_unstable();
         dead.dedup();
         // One that was begun anew meanwhile is not.
-        dead.retain(|id| self.segments.get(id).is_some_and(|s| s.live_bytes == 0));
+        dead.retain(|id| self.segments.get(id).is_some_and(Segment::is_dead));
         for id in &dead {
             if let Some(segment) = self.segments.remove(id) {
                 self.files = self.files.saturating_sub(segment.file_bytes);
@@ -530,28 +523,31 @@ impl Queues {
         at.is_some_and(|at| self.remove(target, at).is_some())
     }
 
-    /// The oldest scrape of the target whose turn it is. `doubtful` also takes those of which the last one failed.
+    /// The oldest scrape of the target whose turn it is. `doubtful` also takes those of which it is not known whether their
+    /// shard takes them.
     pub(super) fn next(&mut self, doubtful: bool) -> Option<Work> {
         loop {
-            let target = match doubtful {
-                true => self.doubtful.pop_front().or_else(|| self.ready.pop_front()),
-                false => self.ready.pop_front(),
-            }?;
-            // It may have been given up whole since it was put in line.
-            let Some(queue) = self.targets.get_mut(&target) else {
+            let (target, pass) = self.lines.next(doubtful)?;
+            // It may have been given up whole since it was put in line, and come back under another home.
+            let Some(queue) = self.targets.get_mut(&target).filter(|queue| !queue.is_sending) else {
+                self.lines.ended(&pass);
                 continue;
             };
-            if queue.turn == Turn::Sending {
+            if queue.home != pass.home {
+                self.lines.ended(&pass);
+                self.lines.doubt(queue.home, target);
                 continue;
             }
             let Some(held) = queue.held.front().cloned() else {
+                self.lines.ended(&pass);
                 continue;
             };
-            queue.turn = Turn::Sending;
+            queue.is_sending = true;
             return Some(Work {
                 target,
                 name: Arc::clone(&queue.name),
                 held,
+                pass,
             });
         }
     }
@@ -565,28 +561,50 @@ impl Queues {
     /// What became of what [`Self::next`] gave.
     pub(super) fn sent(&mut self, work: &Work, sent: Sent) {
         let target = work.target;
+        match sent {
+            Sent::Done | Sent::Never => self.lines.answered(&work.pass),
+            Sent::Later => self.lines.failed(&work.pass),
+            Sent::Unread | Sent::Lost | Sent::Aside | Sent::Moves(_) => self.lines.ended(&work.pass),
+        }
         let Some(queue) = self.targets.get_mut(&target) else {
             return;
         };
-        let at = queue.position(work.held.seq);
-        match sent {
-            Sent::Later => {
-                queue.turn = Turn::Doubtful;
-                self.doubtful.push_back(target);
-            }
-            Sent::Done | Sent::Never => {
-                queue.turn = Turn::Ready;
-                if let Some(at) = at {
-                    self.remove(target, at);
-                }
-                if sent == Sent::Never {
-                    self.lost(target, work.held.samples);
-                }
-                if self.targets.contains_key(&target) {
-                    self.ready.push_back(target);
-                }
-            }
+        queue.is_sending = false;
+        if let Sent::Moves(home) = sent {
+            queue.home = home;
         }
+        let home = queue.home;
+        let at = queue.position(work.held.seq);
+        match (sent, at) {
+            (Sent::Aside, Some(at)) => self.set_aside(target, at),
+            (Sent::Done | Sent::Never | Sent::Lost, Some(at)) => {
+                self.remove(target, at);
+            }
+            _ => {}
+        }
+        if matches!(sent, Sent::Never | Sent::Lost) {
+            self.lost(target, work.held.samples);
+        }
+        if !self.holds(target) {
+            return;
+        }
+        match sent {
+            Sent::Done | Sent::Never => self.lines.trust(home, target),
+            _ => self.lines.doubt(home, target),
+        }
+    }
+
+    /// Holds a scrape no more, and leaves it where it is on disk for a build that can read it.
+    fn set_aside(&mut self, target: TargetId, at: usize) {
+        let held = self.targets.get(&target).and_then(|queue| queue.held.get(at));
+        if let Some(Place::Disk(spot)) = held.map(|held| &held.place)
+            && let Some(segment) = self.segments.get_mut(&spot.segment)
+            && !segment.is_kept
+        {
+            segment.is_kept = true;
+            self.kept += segment.file_bytes;
+        }
+        self.remove(target, at);
     }
 }
 

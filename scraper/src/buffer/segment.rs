@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Nothing that is in a segment was acknowledged: files are not synced. A record that is cut short or damaged ends its
-//! file; those before it are good.
+//! file; those before it are good. A file of a newer version is left alone.
 
 use super::queues::{Held, Name, Place, Spot, Work, Written};
 use gnomon_model::TargetId;
@@ -18,12 +18,18 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"GNSBUF01";
+/// What files of every version begin with; two digits follow.
+const ANY_MAGIC: &[u8] = b"GNSBUF";
+/// Of a file, what is no record.
+pub(super) const EMPTY_BYTES: u64 = MAGIC.len() as u64;
 const FRAME_BYTES: usize = 12;
 const HEAD_BYTES: usize = 5 * 8 + 1 + 4;
 const SOLE: u8 = 1;
 const SUFFIX: &str = ".scrapes";
 /// Files that are larger were not written here.
 const MAX_FILE_BYTES: u64 = 2 << 30;
+/// Nor were those with a larger number: there is always one that is larger still.
+const MAX_NUMBER: u64 = 1 << 62;
 
 /// The folder of segments.
 #[derive(Clone, Debug)]
@@ -34,9 +40,19 @@ pub(super) struct Folder(PathBuf);
 pub(super) struct Found {
     /// Each with the bytes of its file.
     pub(super) segments: Vec<(u64, u64)>,
+    /// The largest number that a file has, whether it can be read or not.
+    pub(super) newest: u64,
     pub(super) held: Vec<(TargetId, Name, Held)>,
     /// Files with something that does not read back, and why.
     pub(super) damaged: Vec<(PathBuf, String)>,
+    /// Files of a version that is not known here.
+    pub(super) newer: Vec<PathBuf>,
+}
+
+/// Whether what could not be read will not be, however often it is tried: else the file may be whole.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
 }
 
 fn put_record(out: &mut Vec<u8>, work: &Work, tick: &[u8]) {
@@ -113,7 +129,7 @@ impl Folder {
     /// Writes a segment; the bytes of its file, and where its records are.
     ///
     /// # Errors
-    /// When it cannot be written whole: then nothing of it is there.
+    /// When there is one of that number, which stays as it is; or it cannot be written whole: then nothing of it is there.
     pub(super) fn write(&self, segment: u64, works: &[(Work, bytes::Bytes)]) -> io::Result<(u64, Vec<Written>)> {
         let mut out = MAGIC.to_vec();
         let mut spots = Vec::with_capacity(works.len());
@@ -122,11 +138,16 @@ impl Folder {
             put_record(&mut out, work, tick);
             let bytes = (out.len() as u64 - offset) as u32;
             let spot = Spot { segment, offset, bytes };
-            spots.push((work.target, work.held.seq, spot));
+            spots.push(Written {
+                target: work.target,
+                seq: work.held.seq,
+                sole: work.held.sole,
+                spot,
+            });
         }
         let path = self.file(segment);
-        let written = File::create_new(&path).and_then(|mut file| file.write_all(&out));
-        if let Err(error) = written {
+        let mut file = File::create_new(&path)?;
+        if let Err(error) = file.write_all(&out) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
@@ -174,7 +195,8 @@ impl Folder {
         for entry in std::fs::read_dir(&self.0)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-            segments.extend(number.and_then(|number| number.parse::<u64>().ok()));
+            let number = number.and_then(|number| number.parse::<u64>().ok());
+            segments.extend(number.filter(|number| *number <= MAX_NUMBER));
         }
         segments.sort_unstable();
         Ok(segments)
@@ -187,12 +209,14 @@ impl Folder {
     pub(super) fn load(&self) -> io::Result<Found> {
         let mut found = Found::default();
         for segment in self.list()? {
+            found.newest = segment.max(found.newest);
             let path = self.file(segment);
             let bytes = std::fs::metadata(&path).and_then(|about| match about.len() <= MAX_FILE_BYTES {
                 true => std::fs::read(&path),
                 false => Err(io::Error::other("it is larger than any segment")),
             });
             match bytes {
+                Ok(bytes) if is_newer(&bytes) => found.newer.push(path),
                 Ok(bytes) => {
                     found.segments.push((segment, bytes.len() as u64));
                     if let Err(why) = scan(segment, &bytes, &mut found.held) {
@@ -204,6 +228,13 @@ impl Folder {
         }
         Ok(found)
     }
+}
+
+/// Whether a file is of a version that is not known here. It is not taken for one of ours: then it would be removed.
+fn is_newer(bytes: &[u8]) -> bool {
+    let version = bytes.strip_prefix(ANY_MAGIC).and_then(|rest| rest.get(..2));
+    let known = &MAGIC[ANY_MAGIC.len()..];
+    version.is_some_and(|version| version.iter().all(u8::is_ascii_digit) && version > known)
 }
 
 /// Notes the records of a file, up to one that is damaged.
@@ -229,6 +260,7 @@ fn scan(segment: u64, bytes: &[u8], held: &mut Vec<(TargetId, Name, Held)>) -> R
 
 #[cfg(test)]
 mod tests {
+    use super::super::lines::Pass;
     use super::*;
     use bytes::Bytes;
 
@@ -245,6 +277,7 @@ mod tests {
             target: TargetId(target),
             name: Arc::from(text.as_bytes()),
             held,
+            pass: Pass::default(),
         };
         (work, Bytes::from(format!("tick {seq}")))
     }
@@ -258,11 +291,17 @@ mod tests {
         assert!(!folder.has_segments());
         let (bytes, spots) = folder.write(7, &[work(1, 10, "a"), work(2, 11, "bb")]).unwrap();
         folder.write(8, &[work(3, 10, "a")]).unwrap();
-        assert!(folder.write(8, &[]).is_err(), "a segment is written once");
-        assert_eq!(&*folder.read(&spots[1].2).unwrap(), b"tick 2");
+        let error = folder.write(8, &[]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "a segment is written once");
+        assert_eq!(&*folder.read(&spots[1].spot).unwrap(), b"tick 2");
         let found = Folder::open(&folder.0).unwrap().load().unwrap();
         assert_eq!(found.segments.len(), 2);
-        assert_eq!(found.segments[0], (7, bytes));
+        assert_eq!((found.segments[0], found.newest), ((7, bytes), 8));
+        assert_eq!(
+            found.held.len(),
+            3,
+            "what was there stays when it cannot be written anew"
+        );
         assert!(found.damaged.is_empty());
         let (target, name, held) = &found.held[1];
         assert_eq!((*target, &**name), (TargetId(11), &b"bb"[..]));
@@ -271,11 +310,28 @@ mod tests {
             (2, 4, -5, 3, false)
         );
         assert!(found.held[0].2.sole);
-        assert_eq!(held.place, Place::Disk(spots[1].2));
+        assert_eq!(held.place, Place::Disk(spots[1].spot));
+        assert_eq!((spots[0].sole, spots[1].sole), (true, false));
         folder.remove(7).unwrap();
         folder.remove(7).unwrap();
-        let error = folder.read(&spots[1].2).unwrap_err();
+        let error = folder.read(&spots[1].spot).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(is_damage(&error));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_or_are_of_a_newer_build_stay_and_keep_their_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        folder.write(3, &[work(1, 10, "a")]).unwrap();
+        std::fs::write(folder.file(5), b"GNSBUF02 and more").unwrap();
+        std::fs::create_dir(folder.file(9)).unwrap();
+        std::fs::write(folder.file(u64::MAX), b"").unwrap();
+        let found = folder.load().unwrap();
+        assert_eq!((found.segments.len(), found.held.len(), found.newest), (1, 1, 9));
+        assert_eq!((found.damaged.len(), found.newer.len()), (1, 1));
+        assert!(folder.write(9, &[]).is_err());
+        assert!(folder.file(9).is_dir());
     }
 
     #[test]
@@ -288,16 +344,17 @@ mod tests {
         folder.write(2, &[work(4, 13, "d")]).unwrap();
         let path = folder.file(1);
         let good = std::fs::read(&path).unwrap();
-        let second = spots[1].2.offset as usize;
+        let second = spots[1].spot.offset as usize;
         for at in 0..good.len() {
             let mut bytes = good.clone();
             bytes[at] ^= 0x10;
             std::fs::write(&path, &bytes).unwrap();
             let found = folder.load().unwrap();
             assert_eq!(found.damaged.len(), 1, "byte {at}");
+            assert_eq!(found.segments.len(), 2, "byte {at}");
             let before = spots
                 .iter()
-                .filter(|s| s.2.offset as usize + s.2.bytes as usize <= at)
+                .filter(|s| s.spot.offset as usize + s.spot.bytes as usize <= at)
                 .count();
             assert_eq!(
                 found.held.len(),
@@ -308,7 +365,7 @@ mod tests {
         std::fs::write(&path, &good[..second + 20]).unwrap();
         let found = folder.load().unwrap();
         assert_eq!(found.held.len(), 2);
-        let error = folder.read(&spots[1].2).unwrap_err();
+        let error = folder.read(&spots[1].spot).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

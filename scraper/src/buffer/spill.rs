@@ -1,6 +1,7 @@
 //! From memory to disk, and what else there is to do with files. Only one task does so.
 
 use super::queues::{Limits, Work};
+use super::segment::{self, EMPTY_BYTES};
 use super::{Buffer, Why};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,15 @@ pub(super) fn segment_bytes(limits: Limits) -> u64 {
         .max(1)
 }
 
+/// What a scrape takes in a segment, at most about.
+fn cost(work: &Work) -> u64 {
+    let bytes = match &work.held.place {
+        super::Place::Memory(bytes) => bytes.len() as u64,
+        super::Place::Disk(spot) => u64::from(spot.bytes),
+    };
+    bytes + work.name.len() as u64 + 64
+}
+
 impl Buffer {
     /// Takes over what an earlier process left.
     pub(super) async fn load(self: &Arc<Self>) {
@@ -33,8 +43,11 @@ impl Buffer {
                     self.metrics.damaged_files.inc();
                     warn!(file = %file.display(), why, "a file of held scrapes is damaged: what is behind that is lost");
                 }
+                for file in &found.newer {
+                    warn!(file = %file.display(), "a newer build wrote this file of held scrapes: it is left for one");
+                }
                 let ticks = found.held.len();
-                let shed = self.queues.lock().adopt(&found.segments, found.held);
+                let shed = self.queues.lock().adopt(&found.segments, found.newest, found.held);
                 self.count_shed(&shed);
                 tracing::info!(ticks, "scrapes of an earlier process wait for their shards");
             }
@@ -91,11 +104,12 @@ impl Buffer {
 
     /// Brings the oldest scrapes in memory to disk. Whether the disk took them.
     async fn spill_some(self: &Arc<Self>) -> bool {
-        let works = self.queues.lock().oldest_in_memory(self.spill_bytes);
+        let oldest = self.queues.lock().oldest_in_memory(self.spill_bytes);
+        let works = self.fitting(oldest);
         if works.is_empty() {
             return true;
         }
-        let bytes: u64 = works.iter().map(|work| self.cost(work)).sum();
+        let bytes = EMPTY_BYTES + works.iter().map(cost).sum::<u64>();
         let shed = self.queues.lock().make_disk_room(bytes);
         self.count_shed(&shed);
         // Each of these frees what was dead in a segment.
@@ -109,16 +123,38 @@ impl Buffer {
                 return false;
             }
         }
+        self.join_small().await;
         self.put(works).await
     }
 
-    /// What a scrape takes in a segment, about.
-    fn cost(&self, work: &Work) -> u64 {
-        let bytes = match &work.held.place {
-            super::Place::Memory(bytes) => bytes.len() as u64,
-            super::Place::Disk(spot) => u64::from(spot.bytes),
-        };
-        bytes + work.name.len() as u64 + 64
+    /// Makes one segment of several, where there are many: that can wait if it does not succeed.
+    async fn join_small(self: &Arc<Self>) {
+        loop {
+            let again = self.queues.lock().to_join();
+            if again.is_empty() || !self.put(again).await {
+                return;
+            }
+            self.remove_dead().await;
+        }
+    }
+
+    /// The first of these, as many as the disk takes together. One that it does not take by itself is given up before
+    /// everything else there would be for it.
+    fn fitting(&self, works: Vec<Work>) -> Vec<Work> {
+        let most = self.queues.lock().live_share().saturating_sub(EMPTY_BYTES);
+        let (mut fitting, too_large): (Vec<_>, Vec<_>) = works.into_iter().partition(|work| cost(work) <= most);
+        for work in too_large {
+            let was_there = self.queues.lock().drop_one(work.target, work.held.seq);
+            if was_there {
+                self.give_up(work.target, &work.name, work.held.samples, Why::Budget);
+            }
+        }
+        let mut bytes = 0;
+        fitting.retain(|work| {
+            bytes += cost(work);
+            bytes <= most
+        });
+        fitting
     }
 
     /// Writes scrapes into a segment of their own. Whether that was done.
@@ -131,6 +167,12 @@ impl Buffer {
             work.held.sole = self.is_sole(&work.held);
             match self.bytes_of(&work.held.place).await {
                 Ok(bytes) => ready.push((work, bytes)),
+                // The file may be whole: this is tried again.
+                Err(error) if !segment::is_damage(&error) => {
+                    self.metrics.disk_errors.inc();
+                    warn!(%error, "scrapes that wait on disk cannot be read now");
+                    return false;
+                }
                 Err(error) => {
                     let target = gnomon_model::LabelsRef::from_canonical(&work.name).to_string();
                     warn!(target, %error, "a held scrape does not read back");
@@ -140,6 +182,9 @@ impl Buffer {
                     }
                 }
             }
+        }
+        if ready.is_empty() {
+            return true;
         }
         let segment = self.queues.lock().next_segment();
         let written = tokio::task::spawn_blocking(move || folder.write(segment, &ready)).await;

@@ -7,22 +7,55 @@ use gnomon_cluster::router::{TickOutcome, WriteOutcome};
 use gnomon_model::SystemClock;
 use gnomon_proto::ServiceError;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
 use tempfile::TempDir;
 
 /// Shards as the buffer sees them: newest term and tick of each target, and what was taken.
 #[derive(Default)]
 struct Shards {
     is_away: AtomicBool,
+    /// One that does not answer, and how many pushes to it were under way at most.
+    hangs: Option<u32>,
+    hanging: Hanging,
     known: Mutex<BTreeMap<TargetId, (u64, i64)>>,
     ticks: Mutex<Vec<(TargetId, i64)>>,
     rows: Mutex<Vec<(TargetId, i64)>>,
     asked: Notify,
 }
 
+#[derive(Default)]
+struct Hanging {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Hanging {
+    async fn forever(&self) {
+        struct Ends<'a>(&'a AtomicUsize);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        let _ends = Ends(&self.now);
+        self.most.fetch_max(now, Ordering::Relaxed);
+        std::future::pending::<()>().await;
+    }
+}
+
 #[async_trait]
 impl TickSink for Shards {
+    /// A hundred targets each.
+    fn home(&self, tick: &Tick<'_>) -> Option<u32> {
+        Some((tick.target.0 / 100) as u32)
+    }
+
     async fn push_tick(&self, tick: &Tick<'_>, _deadline: Duration) -> Result<TickOutcome, ServiceError> {
         self.asked.notify_waiters();
+        if self.hangs.is_some() && self.hangs == self.home(tick) {
+            self.hanging.forever().await;
+        }
         if self.is_away.load(Ordering::Relaxed) {
             return Err(ServiceError::Unavailable("away".into()));
         }
@@ -279,5 +312,102 @@ async fn without_a_budget_everything_is_lost_at_once_and_counted() {
     rig.hold(1, 0);
     assert!(!rig.buffer.holds(TargetId(1)));
     assert_eq!((rig.shed(Why::Budget), rig.buffer.of(TargetId(1)).shed_samples), (2, 2));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_shard_that_hangs_keeps_those_of_another_waiting_for_nothing() {
+    let shards = Shards {
+        hangs: Some(1),
+        ..Shards::default()
+    };
+    let rig = Rig::with(Arc::new(shards), 1 << 20, None);
+    for tick in 0..5 {
+        for target in (100..200).chain(0..20) {
+            rig.hold(target, tick);
+        }
+    }
+    rig.until("the other shard has its own", |rig| {
+        (0..20).all(|target| !rig.buffer.holds(TargetId(target)))
+    })
+    .await;
+    assert_eq!(rig.shards.ticks.lock().len(), 100);
+    assert!((100..200).all(|target| rig.buffer.holds(TargetId(target))));
+    assert_eq!(
+        rig.shards.hanging.most.load(Ordering::Relaxed),
+        1,
+        "it is asked by one at a time"
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn homes_of_what_an_earlier_process_left_are_found_and_asked_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(1 << 20, Some((&dir, 1 << 20)));
+    for target in (100..150).chain(0..20) {
+        rig.hold(target, 7);
+    }
+    rig.stop().await;
+    let shards = Shards {
+        hangs: Some(1),
+        ..Shards::default()
+    };
+    let rig = Rig::with(Arc::new(shards), 1 << 20, Some((&dir, 1 << 20)));
+    rig.until("the other shard has its own", |rig| {
+        (0..20).all(|target| !rig.buffer.holds(TargetId(target)))
+    })
+    .await;
+    assert_eq!(rig.shards.hanging.most.load(Ordering::Relaxed), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_scrape_that_the_disk_never_takes_is_given_up_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(40_000, Some((&dir, 8_000)));
+    for tick in 0..5 {
+        rig.hold(1, tick);
+    }
+    let names: Vec<String> = (0..1_500).map(|n| format!("n{:x}", n * 7_919 % 65_537)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let large = plain(2, 0, &names);
+    let bytes = tick::write(&large.as_tick()).unwrap().len();
+    assert!(
+        (10_000..35_000).contains(&bytes),
+        "{bytes} bytes: more than the disk, less than memory"
+    );
+    rig.buffer.hold(&large.as_tick());
+    rig.until("it is given up", |rig| rig.shed(Why::Budget) > 0).await;
+    assert_eq!(rig.shed(Why::Budget), 1_500);
+    assert_eq!(rig.buffer.of(TargetId(1)).ticks, 5);
+    rig.come_back();
+    rig.until_empty().await;
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [0, 1, 2, 3, 4]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_now_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(20_000, Some((&dir, 1 << 20)));
+    for tick in 0..5 {
+        rig.hold(1, tick);
+    }
+    rig.buffer.save_all().await;
+    let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let aside = dir.path().join("aside");
+    std::fs::hard_link(&file, &aside).unwrap();
+    // A link to itself in its place, at once: opening that fails, and is neither damage nor absence.
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    std::fs::rename(&link, &file).unwrap();
+    rig.come_back();
+    rig.until("it is tried", |rig| rig.buffer.metrics.disk_errors.get() > 0)
+        .await;
+    std::fs::rename(&aside, &file).unwrap();
+    rig.until_empty().await;
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [0, 1, 2, 3, 4]);
+    assert_eq!(rig.shed(Why::Damaged), 0);
     rig.stop().await;
 }

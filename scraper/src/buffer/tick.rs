@@ -35,6 +35,8 @@ pub(crate) enum BadTick {
     TooLarge(usize),
     #[error("a held scrape cannot be packed: {0}")]
     Pack(String),
+    #[error("a held scrape is of version {0}, which a newer build wrote")]
+    Newer(u8),
     #[error("a held scrape cannot be read: {0}")]
     Read(String),
 }
@@ -230,8 +232,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<HeldTick, BadTick> {
     let body = zstd::bulk::decompress(head.0, raw).map_err(|e| BadTick::Read(e.to_string()))?;
     let mut rest = Rest(&body);
     let version = rest.byte("its version")?;
-    if version != VERSION {
-        return Err(BadTick::Read(format!("version {version} is not known ({VERSION} is)")));
+    match version {
+        VERSION => {}
+        0 => return Err(bad("its version")),
+        newer => return Err(BadTick::Newer(newer)),
     }
     let tenant = std::str::from_utf8(rest.text("the tenant")?).map_err(|_| bad("the tenant"))?;
     let tenant = tenant.parse().map_err(|_| bad("the tenant"))?;
@@ -356,6 +360,17 @@ mod tests {
             }
             let _ = read(&pack(&body[..at]).unwrap()).unwrap_err();
         }
+    }
+
+    #[test]
+    fn one_of_a_newer_build_is_told_from_one_that_is_damaged() {
+        let bytes = write(&plain(7, 1000, &["a"]).as_tick()).unwrap();
+        let raw = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+        let mut body = zstd::bulk::decompress(&bytes[4..], raw).unwrap();
+        body[0] = VERSION + 1;
+        assert_eq!(read(&pack(&body).unwrap()), Err(BadTick::Newer(VERSION + 1)));
+        body[0] = 0;
+        assert!(matches!(read(&pack(&body).unwrap()), Err(BadTick::Read(_))));
     }
 
     #[test]

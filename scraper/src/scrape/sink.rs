@@ -15,6 +15,11 @@ pub trait TickSink: Send + Sync + 'static {
     /// Hands in the samples of a tick as remote write's are: whether a series or the target is gone is not told by them,
     /// and those that are there already are taken for what they are.
     async fn push_rows(&self, tick: &Tick<'_>, deadline: Duration) -> WriteOutcome;
+
+    /// The shard without which the tick is not taken, where that is known: ticks of one shard fail together.
+    fn home(&self, _tick: &Tick<'_>) -> Option<u32> {
+        None
+    }
 }
 
 #[async_trait]
@@ -38,5 +43,9 @@ impl TickSink for Router {
             batch.exemplar(exemplar.timestamp_ms, exemplar.value, exemplar.labels.as_ref());
         }
         batch.send(deadline).await
+    }
+
+    fn home(&self, tick: &Tick<'_>) -> Option<u32> {
+        Self::home(self, tick).map(|shard| shard.0)
     }
 }

@@ -26,6 +26,17 @@ const LARGE_BODY_BYTES: usize = 256 << 10;
 /// What is left of the interval for what comes after a push that was given up: the next scrape must not be late for it.
 const MARGIN: Duration = Duration::from_millis(50);
 
+/// What a push gets at least (of short intervals: half of one), also after a target that took all of its interval.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a push may take after a scrape that took `duration`: until shortly before the next tick, and then it makes way
+/// for that.
+fn patience(interval: Duration, duration: Duration) -> Duration {
+    let margin = MARGIN.max(interval / 50);
+    let left = interval.saturating_sub(duration).saturating_sub(margin);
+    left.max(LEAST_PATIENCE.min(interval / 2))
+}
+
 /// What a loop knows from tick to tick.
 pub(super) struct Worker {
     env: Arc<ScrapeEnv>,
@@ -165,9 +176,7 @@ impl Worker {
         };
         report.add_to(&cache, at_ms, &mut spare.scratch);
         self.note(spec, at_ms, duration, &outcome);
-        // Until shortly before the next tick; a push that cannot be done by then makes way for it.
-        let margin = MARGIN.max(interval / 50);
-        let patience = interval.saturating_sub(duration).saturating_sub(margin).max(MARGIN);
+        let patience = patience(interval, duration);
         self.push(spec, at_ms, &cache, &spare.scratch, patience).await;
         env.give_back(spare);
         self.count_series(cache.len());
@@ -397,5 +406,20 @@ impl Worker {
 
     pub(super) fn forget(&mut self) {
         self.count_series(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_makes_way_for_the_next_scrape_and_has_some_time_after_one_that_timed_out() {
+        let ms = Duration::from_millis;
+        assert_eq!(patience(ms(15_000), ms(100)), ms(14_600));
+        assert_eq!(patience(ms(15_000), ms(15_000)), ms(1_000));
+        assert_eq!(patience(ms(1_000), ms(20)), ms(930));
+        assert_eq!(patience(ms(1_000), ms(1_000)), ms(500));
+        assert_eq!(patience(ms(100), ms(200)), ms(50));
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 
 impl Rig {
     /// A sample and exemplars of one series.
-    fn with_exemplars(&mut self, name: &str, exemplars: &[(i64, f64)]) {
+    pub(super) fn with_exemplars(&mut self, name: &str, exemplars: &[(i64, f64)]) -> AppendResponse {
         let mut batch = builder();
         batch.begin_rows();
         let key = batch.new_series(named(name).as_ref());
@@ -13,7 +13,7 @@ impl Rig {
             let trace = Labels::from_pairs([("trace_id", format!("{name}-{value}"))]);
             batch.exemplar(key, *at, *value, trace.as_ref());
         }
-        self.append(batch);
+        self.append(batch)
     }
 }
 
@@ -50,6 +50,38 @@ fn deleted_ones_are_gone_here_and_after_a_restart() {
     assert_eq!(ring(&rig.state), left);
     rig.flush();
     assert_eq!(ring(&rig.restored()), left);
+}
+
+/// The live replica and one that started again take and keep the same from then on.
+#[test]
+fn after_a_delete_a_restarted_replica_has_the_same_ring() {
+    let mut rig = Rig::new();
+    rig.with_exemplars("a", &[(T0, 1.0), (T0 + 1, 2.0), (T0 + 5, 3.0)]);
+    rig.with_exemplars("b", &[(T0, 4.0)]);
+    rig.flush();
+    // The newest of one series, and the last of the ring.
+    rig.delete("a", T0 + 5, T0 + 5);
+    rig.delete("b", T0, T0);
+    rig.flush();
+    let mut again = Rig {
+        state: rig.restored(),
+        store: rig.store.clone(),
+        ..Rig::new()
+    };
+    for one in [&mut rig, &mut again] {
+        assert_eq!(head(&one.state).exemplars.ends(), (0, 4));
+        one.with_exemplars("a", &[(T0 + 1, 5.0), (T0 + 2, 6.0)]);
+        assert_eq!(ring(&one.state), [(T0, 1.0), (T0 + 1, 2.0), (T0 + 2, 6.0)]);
+        one.flush();
+    }
+    assert_eq!(dump(&rig.state), dump(&again.state));
+    // All of them: what is left is where they were.
+    rig.delete("a", T0, T0 + 5);
+    rig.flush();
+    assert_eq!(dump(&rig.restored()), dump(&rig.state));
+    // A store of an earlier build says nothing of it.
+    rig.store.0.remove(&super::super::keys::exemplar_ends(1));
+    assert_eq!(head(&rig.restored()).exemplars.ends(), (0, 0));
 }
 
 #[test]

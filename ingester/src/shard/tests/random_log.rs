@@ -17,6 +17,8 @@ enum Step {
         last: bool,
         names_only: bool,
     },
+    /// Of one series: how long ago, and the value.
+    Exemplars(u8, Vec<(i64, u8)>),
     /// The end or the beginning of the shard's time, so far from now.
     Until(i64),
     From(i64),
@@ -44,12 +46,14 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(target, series, term, [first, last], names_only)| {
                 Step::Tick { target, series, term, first, last, names_only }
             }),
+        2 => (0..3u8, proptest::collection::vec((-60_000..1i64, 0..3u8), 1..5))
+            .prop_map(|(series, exemplars)| Step::Exemplars(series, exemplars)),
         1 => (-60_000..900_000i64).prop_map(Step::Until),
         1 => (-4_000_000..60_000i64).prop_map(Step::From),
         1 => Just(Step::Seal),
         1 => Just(Step::Publish),
         1 => Just(Step::Expire),
-        2 => (prop_oneof![Just('s'), Just('t')], proptest::option::of(0..12u8), any::<bool>(), 0..6_000_000i64, -700_000..6_000_000i64)
+        2 => (prop_oneof![Just('s'), Just('t'), Just('e')], proptest::option::of(0..12u8), any::<bool>(), 0..6_000_000i64, -700_000..6_000_000i64)
             .prop_map(|(kind, number, all, from_ago, to_ago)| Step::Delete {
                 kind,
                 number,
@@ -103,6 +107,14 @@ impl Rig {
                 let names: Vec<_> = series.iter().map(|s| format!("t{s}")).collect();
                 let names: Vec<_> = names.iter().map(String::as_str).collect();
                 self.tick(&header, &names).encode_to_vec().into()
+            }
+            Step::Exemplars(series, exemplars) => {
+                let now_ms = self.now_ms;
+                let at: Vec<_> = exemplars
+                    .iter()
+                    .map(|(ago, value)| (now_ms + ago, f64::from(*value)))
+                    .collect();
+                self.with_exemplars(&format!("e{series}"), &at).encode_to_vec().into()
             }
             Step::Until(ahead) => {
                 let (at_ms, epoch, revision) = (self.now_ms + ahead, 2, self.now_ms as u64);

@@ -185,7 +185,8 @@ impl<'a> Loads<'a> {
                 Some(next) => to.push(next),
                 // Who leaves does so if another has the data; with one that is gone, nothing would be better.
                 None if self.is_busy(members) || !self.can_decide(&to) => continue,
-                None if standing == Standing::Draining || self.survives_more(members) => {}
+                // Where more than wanted are there, one that is gone is no loss.
+                None if standing == Standing::Draining || members.len() > wanted || self.survives_more(members) => {}
                 None => continue,
             }
             return Some(change(to, why));

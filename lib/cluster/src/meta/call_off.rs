@@ -12,7 +12,7 @@ use gnomon_model::GroupId;
 use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{AbortEpoch, MetaState, RaiseFeatureLevel};
+use gnomon_proto::v1::{AbortEpoch, MetaState, PlacementEpoch, RaiseFeatureLevel};
 
 /// Refused once the epoch is in force: then samples may be in its shards.
 pub(super) fn abort(state: &mut MetaState, c: &AbortEpoch) -> Result<Effect, Refusal> {
@@ -23,23 +23,8 @@ pub(super) fn abort(state: &mut MetaState, c: &AbortEpoch) -> Result<Effect, Ref
         )
         .into());
     }
-    let Some(epoch) = coming(state).cloned() else {
-        return Err(match epochs_in_force(state).last() {
-            Some(last) if last.epoch == c.epoch => format!(
-                "placement epoch {} is in force: it cannot be called off any more, another can follow it",
-                c.epoch
-            ),
-            _ => "no placement epoch is on its way".to_owned(),
-        }
-        .into());
-    };
-    if epoch.epoch != c.epoch {
-        return Err(format!("placement epoch {} is on its way, not {}", epoch.epoch, c.epoch).into());
-    }
+    let epoch = check(state, c.epoch)?.clone();
     let is_its = |shard: u32| epoch.shards.contains(&shard);
-    if let Some(block) = state.blocks.iter().find(|block| is_its(block.shard)) {
-        return Err(format!("block {} is of shard {} of that epoch", block.id, block.shard).into());
-    }
     if state.epochs.last().is_some_and(|last| last.epoch == epoch.epoch) {
         state.epochs.pop();
     }
@@ -56,6 +41,25 @@ pub(super) fn abort(state: &mut MetaState, c: &AbortEpoch) -> Result<Effect, Ref
     Ok(Effect::catalogue(true))
 }
 
+/// The epoch of that number, where it may be called off, whatever the feature level.
+fn check(state: &MetaState, number: u32) -> Result<&PlacementEpoch, String> {
+    let Some(epoch) = coming(state) else {
+        return Err(match epochs_in_force(state).last() {
+            Some(last) if last.epoch == number => {
+                format!("placement epoch {number} is in force: it cannot be called off any more, another can follow it")
+            }
+            _ => "no placement epoch is on its way".to_owned(),
+        });
+    };
+    if epoch.epoch != number {
+        return Err(format!("placement epoch {} is on its way, not {number}", epoch.epoch));
+    }
+    match state.blocks.iter().find(|block| epoch.shards.contains(&block.shard)) {
+        Some(block) => Err(format!("block {} is of shard {} of that epoch", block.id, block.shard)),
+        None => Ok(epoch),
+    }
+}
+
 /// Calls the change of shards off that is on its way, raising the feature level where it has to be. Gives the number of
 /// the epoch.
 ///
@@ -67,6 +71,8 @@ pub async fn call_off(meta: &dyn MetaService) -> Result<u32, super::CannotReshar
     let epoch = coming(&state).map(|epoch| epoch.epoch).ok_or(NothingToCancel)?;
     let level = OPERATIONS_FEATURE_LEVEL.0;
     if state.feature_level < level {
+        // A level is never taken back: it is not raised for what would be refused.
+        check(&state, epoch).map_err(Refused)?;
         let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
         let refused = decide(meta, raise).await?.refused;
         if !refused.is_empty() {

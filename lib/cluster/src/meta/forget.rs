@@ -6,11 +6,24 @@ use super::machine::{Effect, Refusal};
 use super::nodes::FOUNDER_ID;
 use super::scrapers;
 use crate::assign::replicas_of;
+use crate::clients::decide;
 use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
-use gnomon_proto::v1::{ForgetNode, MetaState, Node};
+use gnomon_proto::ServiceError;
+use gnomon_proto::service::MetaService;
+use gnomon_proto::v1::meta_command::Command;
+use gnomon_proto::v1::{ForgetNode, MetaResponse, MetaState, Node, RaiseFeatureLevel};
 
 /// How long a node that others need nothing of is remembered after its last sign of life, if no flag says otherwise.
 pub const FORGET_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Why a node was not forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotForget {
+    #[error("{0}")]
+    Refused(String),
+    #[error("the metadata group cannot be asked: {0}")]
+    Meta(#[from] ServiceError),
+}
 
 pub(super) fn forget(state: &mut MetaState, c: &ForgetNode, now_ms: i64) -> Result<Effect, Refusal> {
     if state.feature_level < OPERATIONS_FEATURE_LEVEL.0 {
@@ -20,20 +33,53 @@ pub(super) fn forget(state: &mut MetaState, c: &ForgetNode, now_ms: i64) -> Resu
         )
         .into());
     }
-    let Some(node) = state.nodes.iter().find(|node| node.id == c.node) else {
-        return Err(format!("there is no node {}", c.node).into());
-    };
-    if node.lease_until_ms >= now_ms {
-        return Err(format!("node {} ({}) is alive: stop it first", node.id, node.address).into());
-    }
-    if let Some(why) = needed(state, node.id) {
-        return Err(format!("node {} ({}) {why}", node.id, node.address).into());
-    }
-    let id = node.id;
+    check_forget(state, c.node, now_ms)?;
+    let id = c.node;
     scrapers::leave(state, &[id]);
     state.nodes.retain(|node| node.id != id);
     state.founder_forgotten |= id == FOUNDER_ID;
     Ok(Effect::changed())
+}
+
+/// Whether a node may be forgotten, whatever the feature level.
+///
+/// # Errors
+/// Why it may not: there is none, it is alive, or the cluster needs it.
+pub fn check_forget(state: &MetaState, node: u64, now_ms: i64) -> Result<(), String> {
+    let found = state.nodes.iter().find(|n| n.id == node);
+    let Some(found) = found else {
+        return Err(format!("there is no node {node}"));
+    };
+    if found.lease_until_ms >= now_ms {
+        return Err(format!("node {node} ({}) is alive: stop it first", found.address));
+    }
+    match needed(state, node) {
+        Some(why) => Err(format!("node {node} ({}) {why}", found.address)),
+        None => Ok(()),
+    }
+}
+
+/// Has a node forgotten, raising the feature level where it has to be: a level is never taken back, so that it is not
+/// raised for what would be refused. `now_ms` is the time of whoever asks.
+///
+/// # Errors
+/// When it may not be forgotten, or the metadata group does not answer.
+pub async fn forget_node(meta: &dyn MetaService, node: u64, now_ms: i64) -> Result<(), CannotForget> {
+    let state = meta.read().await?;
+    let level = OPERATIONS_FEATURE_LEVEL.0;
+    if state.feature_level < level {
+        check_forget(&state, node, now_ms).map_err(CannotForget::Refused)?;
+        let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+        refused(decide(meta, raise).await?)?;
+    }
+    refused(decide(meta, Command::ForgetNode(ForgetNode { node })).await?)
+}
+
+fn refused(answer: MetaResponse) -> Result<(), CannotForget> {
+    match answer.refused.is_empty() {
+        true => Ok(()),
+        false => Err(CannotForget::Refused(answer.refused)),
+    }
 }
 
 /// Why the cluster still needs a node; none where it does not.

@@ -7,7 +7,7 @@ use super::{call_off, catalogue, config, epochs, forget, ha, jobs, nodes, scrape
 use gnomon_model::FeatureLevel;
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
+use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState, Node};
 use parking_lot::Mutex;
 use prost::Message;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use tokio::sync::watch;
 
 /// How often the state is shown while each node renews its lease once, and nothing else changes.
 const SHOWN_OF_EACH: usize = 4;
+/// A node whose lease ends so much earlier than the newest is not one that renews it.
+const RENEWS_WITHIN_MS: i64 = 60_000;
 
 /// Why a command was not taken, in words for whoever sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +155,14 @@ impl MetaMachine {
     }
 }
 
+/// How many nodes renew their leases. Records of those that are gone stay for a day, and would make the others' leases
+/// look ended before they are shown.
+fn renewing(nodes: &[Node]) -> usize {
+    let newest = nodes.iter().map(|node| node.lease_until_ms).max();
+    let oldest = newest.unwrap_or(i64::MIN).saturating_sub(RENEWS_WITHIN_MS);
+    nodes.iter().filter(|node| node.lease_until_ms >= oldest).count()
+}
+
 impl Inner {
     pub(super) fn restored(state: Arc<MetaState>) -> Self {
         Self {
@@ -180,7 +190,7 @@ impl Inner {
     /// The state, where it is to be shown. What is shown is copied by the next command, and sent to every node: with many
     /// nodes, whose leases get longer all the time, it is shown after some of them.
     fn take_news(&mut self) -> Option<Arc<MetaState>> {
-        if !self.has_news && self.unheard < (self.state.nodes.len() / SHOWN_OF_EACH).max(1) {
+        if !self.has_news && self.unheard < (renewing(&self.state.nodes) / SHOWN_OF_EACH).max(1) {
             return None;
         }
         (self.unheard, self.has_news) = (0, false);

@@ -14,6 +14,8 @@ use gnomon_proto::v1::{
 
 /// Longest lease a node may ask for, milliseconds.
 pub const MAX_LEASE_MS: i64 = 10 * 60 * 1000;
+/// A clock that has gone away by so much since it was told of last is news; by less it always has.
+const CLOCK_NEWS_MS: u64 = 1000;
 const MAX_NODES: usize = 10_000;
 const MAX_SHARDS: usize = 4096;
 const MAX_TEXT_BYTES: usize = 1024;
@@ -179,15 +181,22 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
     } else {
         node.clock_off_ms
     };
-    let is_news = node.clock_off_ms != clock_off_ms;
+    let is_off_otherwise = node.clock_off_ms != clock_off_ms;
+    let is_news = is_clock_news(node.clock_off_ms, clock_off_ms);
     node.clock_off_ms = clock_off_ms;
     // One that was taken for dead and wakes up comes back under a new term.
     let back = scrapers::may_scrape(node) && scrapers::join(state, c.node, false);
     Ok(Effect {
-        changed: changes || is_news || back,
+        changed: changes || is_off_otherwise || back,
         is_quiet: !(was_wrong || is_news || back),
         ..Effect::NONE
     })
+}
+
+/// Whether somebody waits to hear that a clock is off otherwise than before.
+fn is_clock_news(before_ms: i64, now_ms: i64) -> bool {
+    let is_wrong = |off_ms: i64| off_ms.unsigned_abs() > CLOCK_MAY_BE_OFF_MS.unsigned_abs();
+    is_wrong(before_ms) != is_wrong(now_ms) || before_ms.abs_diff(now_ms) > CLOCK_NEWS_MS
 }
 
 /// Ends the lease of the life that asks; an earlier life has none to end.

@@ -7,6 +7,7 @@ mod ha;
 mod large;
 mod levels;
 mod random;
+mod refused;
 mod ring;
 
 use super::MetaMachine;

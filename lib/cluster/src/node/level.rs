@@ -8,14 +8,15 @@ use gnomon_proto::v1::{MetaState, Node};
 /// ingester only: what is alone is raised by what it uses, and may go back to an older build until then.
 ///
 /// A node that is silent counts until it is given up: it would be refused when it comes back. So does for ever one that is
-/// to have a shard.
+/// to have a shard, or votes in a group.
 pub(super) fn to_raise(state: &MetaState, understands: FeatureLevel, now_ms: i64, rules: &Rules) -> Option<u32> {
     let started = || state.nodes.iter().filter(|node| node.incarnation > 0);
     let ingesters = started().filter(|node| node.roles.iter().any(|role| role == "ingester"));
     if ingesters.count() < 2 {
         return None;
     }
-    let has_shard = |node: &Node| state.shards.iter().any(|shard| shard.nodes.contains(&node.id));
+    let votes = |node: &Node| state.members.iter().any(|group| group.voters.contains(&node.id));
+    let has_shard = |node: &Node| votes(node) || state.shards.iter().any(|shard| shard.nodes.contains(&node.id));
     let counts = |node: &&Node| standing(state, node, now_ms, rules) != Standing::Gone || has_shard(node);
     let common = started().filter(counts).map(|node| node.feature_level).min()?;
     let level = common.min(understands.0);
@@ -25,7 +26,7 @@ pub(super) fn to_raise(state: &MetaState, understands: FeatureLevel, now_ms: i64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_proto::v1::ShardReplicas;
+    use gnomon_proto::v1::{GroupMembers, ShardReplicas};
 
     const NOW_MS: i64 = 1_000_000;
 
@@ -77,6 +78,14 @@ mod tests {
             nodes: vec![1, 3],
         }];
         assert_eq!(raised(&with_shard, 5), None);
+        // One that votes in the metadata group has no shard.
+        let mut with_vote = silent(61_000);
+        with_vote.members = vec![GroupMembers {
+            group: 0,
+            voters: vec![1, 2, 3],
+            at_index: 1,
+        }];
+        assert_eq!(raised(&with_vote, 5), None);
         // One that never started is not there.
         let mut never = silent(0);
         never.nodes[2].incarnation = 0;

@@ -280,11 +280,20 @@ impl GroupInner {
             }
             let replaced = async { leadership.wait_for(|now| now.leader != Some(leader)).await.is_ok() };
             let index = tokio::select! {
-                index = self.index_of(leader) => index?,
+                index = self.index_of(leader) => index,
                 true = replaced => continue,
                 else => return Err(ReadError::Closed),
             };
-            return self.until_applied(index).await;
+            match index {
+                Ok(index) => return self.until_applied(index).await,
+                Err(error) => {
+                    // One that leads no more says so, mostly, a moment before this node hears of the next.
+                    let next = leadership.wait_for(|now| now.leader != Some(leader));
+                    if !matches!(tokio::time::timeout(NEXT_WITHIN, next).await, Ok(Ok(_))) {
+                        return Err(error);
+                    }
+                }
+            }
         }
     }
 
@@ -318,6 +327,9 @@ fn leads_alone(raft: &GroupRaft) -> bool {
     let sets = members.get_joint_config();
     metrics.state.is_leader() && sets.len() == 1 && sets[0].len() == 1 && sets[0].contains(&metrics.id)
 }
+
+/// How long a replica waits for news where the leader that it knows does not confirm.
+const NEXT_WITHIN: Duration = Duration::from_millis(50);
 
 enum Absent {
     Starting,
@@ -510,6 +522,15 @@ impl Group {
                 .map(|(id, upto)| (NodeId(*id), upto.map_or(0, |id| id.index)))
                 .collect(),
         }
+    }
+
+    /// The log index of the membership that it knows, 0 where it knows none; none while it is starting again.
+    #[must_use]
+    pub fn members_known_at(&self) -> Option<u64> {
+        let running = self.inner.running()?;
+        let receiver = running.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        Some(metrics.membership_config.log_id().map_or(0, |id| id.index))
     }
 
     /// Makes the state durable as it is now.

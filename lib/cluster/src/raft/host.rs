@@ -192,21 +192,53 @@ impl GroupHost {
         }
     }
 
-    /// Ends a group here and removes what is stored of it: this node is no member any more. Only its vote is kept, so that
-    /// a node that comes back as a member does not vote twice in a term. A group that is not open is removed all the same.
+    /// Ends a group here, and removes what is stored of it once one of `ask` leads it and says that this node is no member;
+    /// with nobody to ask, at once. Only its vote is kept, so that a node that comes back as a member does not vote twice in a
+    /// term. Whether it is gone: else it may be a member, or nobody can say, and is to be opened again.
+    ///
+    /// The order is what makes it safe: what was acknowledged here counts for the leader as long as this node is a member, and
+    /// after its end nothing is acknowledged. A leader that takes it in again begins at nothing.
     ///
     /// # Errors
     /// When the store cannot be written; what is left is removed by the next attempt.
-    pub async fn remove(&self, id: GroupId) -> Result<(), GroupError> {
+    pub async fn remove(&self, id: GroupId, ask: &[NodeId]) -> Result<bool, GroupError> {
         let shared = &self.shared;
+        if !ask.is_empty() && !self.is_no_member(id, ask).await {
+            return Ok(false);
+        }
         if let Some(inner) = shared.group(id) {
             inner.closed.cancel();
             inner.ended.cancelled().await;
+            inner.machine.until_flushed().await;
             shared.groups.write().remove(&id);
+            if !ask.is_empty() && !self.is_no_member(id, ask).await {
+                return Ok(false);
+            }
         }
         remove_stored(&shared.options.store, id).await?;
         shared.metrics.forget(id);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether a node that leads the group, as a quorum confirms, says that this one has no part in it.
+    async fn is_no_member(&self, id: GroupId, ask: &[NodeId]) -> bool {
+        let options = &self.shared.options;
+        for node in ask.iter().filter(|node| **node != options.node) {
+            let header = v1::RaftHeader {
+                cluster_id: options.cluster.0.to_be_bytes().to_vec().into(),
+                from: options.node.0,
+                to: node.0,
+                group: id.0,
+            };
+            let request = v1::RaftReadIndexRequest { header: Some(header) };
+            match options.transport.read_index(*node, request).await {
+                Ok(answer) if !answer.members.is_empty() => return !answer.members.contains(&options.node.0),
+                // Of an older build, which does not say.
+                Ok(_) => {}
+                Err(error) => tracing::debug!(group = %id, %node, %error, "does not say who the members are"),
+            }
+        }
+        false
     }
 
     /// Groups of which something is stored here besides a vote, ascending.

@@ -84,17 +84,22 @@ fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
     if wished.is_empty() {
         return Step::Rest;
     }
+    let mut waits_for = None;
     for node in wish.nodes.iter().filter(|node| !votes(node)) {
-        if !status.learners.contains(node) {
-            return if wish.live.contains(node) {
-                Step::AddLearner(*node)
-            } else {
-                Step::WaitFor(*node)
-            };
+        let is_learner = status.learners.contains(node);
+        match (wish.live.contains(node), is_learner) {
+            (true, false) => return Step::AddLearner(*node),
+            // One at a time is brought up to date.
+            (true, true) if !is_up_to_date(node) => return Step::WaitFor(*node),
+            (false, _) if !is_learner || !is_up_to_date(node) => {
+                waits_for.get_or_insert(*node);
+            }
+            _ => {}
         }
-        if !is_up_to_date(node) {
-            return Step::WaitFor(*node);
-        }
+    }
+    if let Some(absent) = waits_for {
+        let others = status.learners.iter().find(|node| !wished.contains(node));
+        return others.map_or(Step::WaitFor(absent), |node| Step::RemoveLearner(*node));
     }
     let mut voters = wished.clone();
     voters.insert(own);
@@ -355,6 +360,19 @@ mod tests {
             next_step(NodeId(1), &wish, &status(&[1], &[], &[])),
             Step::WaitFor(NodeId(2))
         );
+    }
+
+    #[test]
+    fn who_is_not_there_keeps_no_other_from_coming_and_going() {
+        let mut wish = wish(&[1, 2, 3]);
+        wish.live = n(&[1, 3]);
+        let of = |learners: &[u64]| status(&[1], learners, &[2]);
+        assert_eq!(next_step(NodeId(1), &wish, &of(&[2])), Step::AddLearner(NodeId(3)));
+        assert_eq!(
+            next_step(NodeId(1), &wish, &of(&[2, 3, 4])),
+            Step::RemoveLearner(NodeId(4))
+        );
+        assert_eq!(next_step(NodeId(1), &wish, &of(&[2, 3])), Step::WaitFor(NodeId(2)));
     }
 
     #[test]

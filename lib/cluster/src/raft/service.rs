@@ -175,9 +175,16 @@ impl RaftService for HostShared {
 
     async fn read_index(&self, request: v1::RaftReadIndexRequest) -> Result<v1::RaftReadIndexResponse, RpcError> {
         let (inner, _) = self.addressed(request.header.as_ref())?;
-        let confirmed = Group { inner }.read_index().await;
+        let group = Group { inner };
+        let confirmed = group.read_index().await;
         let index = confirmed.map_err(|error| RpcError::Refused(error.to_string()))?;
-        Ok(v1::RaftReadIndexResponse { index })
+        // After the confirmation: who is told that it is no member ended before it asked.
+        let status = group.status();
+        let members = status.voters.iter().chain(&status.learners).map(|node| node.0);
+        Ok(v1::RaftReadIndexResponse {
+            index,
+            members: members.collect(),
+        })
     }
 }
 

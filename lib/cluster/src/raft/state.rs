@@ -109,6 +109,11 @@ impl Machine {
         })
     }
 
+    /// Waits until nothing is being flushed: a flush goes on by itself where nobody waits for it.
+    pub(crate) async fn until_flushed(&self) {
+        let _one = self.flushing.lock().await;
+    }
+
     fn load(self: &Arc<Self>, core: &mut Core) -> Result<(), StateError> {
         let stored = snapshot::read_generation(&self.store, self.group)?;
         core.generation = stored.unwrap_or(0);

@@ -37,6 +37,8 @@ pub trait ShardWriters: Send + Sync + 'static {
 const MAX_RESENDS: u8 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// A leader that works may take so long: who has less patience learns nothing of it from its silence.
+const LEAST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Redirects that are followed at once; then they wait like any other retry.
 const QUICK_REDIRECTS: u32 = 3;
 
@@ -162,7 +164,7 @@ impl Router {
         let mut tally = Tally::default();
         let mut last_error = None;
         // One that does not answer is found out while there is time for another.
-        let attempt_timeout = self.options.attempt_timeout.min(deadline / 2);
+        let attempt_timeout = self.options.attempt_timeout.min((deadline / 2).max(LEAST_ATTEMPT));
         let sending = self.send_chunks(lane, labels, again, attempt_timeout, &mut tally, &mut last_error);
         let result = tokio::time::timeout(deadline, sending).await;
         tally.error = match result {

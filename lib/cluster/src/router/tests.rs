@@ -257,6 +257,10 @@ impl Fixture {
     }
 
     async fn write(&self, labels: &[Labels], at: i64) -> WriteOutcome {
+        self.write_within(labels, at, DEADLINE).await
+    }
+
+    async fn write_within(&self, labels: &[Labels], at: i64, deadline: Duration) -> WriteOutcome {
         let tenant = TenantId::anonymous();
         let mut batch = self.router.batch(&tenant, &labels);
         for (i, set) in labels.iter().enumerate() {
@@ -264,7 +268,7 @@ impl Fixture {
             batch.sample(at, i as f64);
             batch.sample(at + 1, i as f64);
         }
-        batch.send(DEADLINE).await
+        batch.send(deadline).await
     }
 
     async fn push(&self, labels: &[Labels], at: i64, complete: bool) -> Result<TickOutcome, ServiceError> {
@@ -408,6 +412,20 @@ async fn an_unknown_outcome_is_asked_again_and_nothing_doubles() {
     assert!(tick.taken, "a repeated tick after an unknown outcome was taken");
     let repeated = f.push(&of_target(3), 10, true).await.unwrap();
     assert!(!repeated.taken);
+}
+
+/// Silence that is shorter than a leader may need moves nobody's idea of who leads.
+#[tokio::test(start_paused = true)]
+async fn a_push_of_little_patience_asks_once() {
+    let f = fixture(1);
+    f.shard(0).faults.push_back(Fault::Hang);
+    let outcome = f.write_within(&many(1, 1), 5, Duration::from_millis(50)).await;
+    assert!(
+        matches!(outcome.retryable, Some(ServiceError::DeadlineExceeded(_))),
+        "{:?}",
+        outcome.retryable
+    );
+    assert_eq!(f.shard(0).requests, 1);
 }
 
 #[tokio::test(start_paused = true)]

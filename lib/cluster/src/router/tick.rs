@@ -553,6 +553,15 @@ fn learn_shards(
 }
 
 impl Router {
+    /// The home shard of a tick's target, by the map as it is now; none while there are no shards.
+    #[must_use]
+    pub fn home(&self, tick: &Tick<'_>) -> Option<ShardId> {
+        let placement = self.placement.borrow().clone();
+        let seed = TenantSeed::of(tick.tenant);
+        let home = placement.owner(seed, tick.target_labels, TimestampMs(tick.tick_ms))?;
+        Some(home.shard)
+    }
+
     fn take_scratch(&self) -> TickScratch {
         self.scratches.lock().pop().unwrap_or_default()
     }

@@ -14,6 +14,8 @@ struct Store {
     reads: AtomicUsize,
     /// The object store is away.
     fails: AtomicBool,
+    /// It gives nothing, for ever.
+    hangs: AtomicBool,
 }
 
 fn series(i: usize) -> SeriesPages {
@@ -40,6 +42,9 @@ impl BlockReads for Store {
         self.reads.fetch_add(1, Ordering::Relaxed);
         if self.fails.load(Ordering::Relaxed) {
             return Err(ServiceError::Unavailable("the store is away".into()));
+        }
+        if self.hangs.load(Ordering::Relaxed) {
+            return Ok(futures::stream::pending().boxed());
         }
         let all = (0..SERIES).map(series);
         let wanted = all.filter(|series| {
@@ -343,4 +348,49 @@ async fn a_querier_reads_a_bounded_number_of_blocks_for_others() {
     assert_eq!(rig.counts(), [1, 17]);
     let unnamed = rig.known.other.served.select(v1::BlockSelectRequest::default()).await;
     assert!(matches!(unnamed, Err(ServiceError::Invalid(_))));
+}
+
+fn fragment() -> Fragment {
+    let expr = gnomon_promql::parse("sum(m)", &gnomon_promql::ParseOptions::default()).unwrap();
+    let params = gnomon_promql::EvalParams {
+        end_ms: 4000,
+        step_ms: 1000,
+        ..gnomon_promql::EvalParams::instant(0)
+    };
+    let plan = gnomon_promql::Plan::new("sum(m)", &expr, params).unwrap();
+    plan.pushed().next().unwrap().0.clone()
+}
+
+#[tokio::test]
+async fn what_cannot_be_evaluated_apart_is_said_and_not_tried_here() {
+    let rig = rig();
+    let (fragment, limits) = (fragment(), Limits::default());
+    *rig.known.other.refuses.lock() = Some(ServiceError::Invalid("histograms".into()));
+    let evaluated = rig.spread.evaluate(&block("b"), &fragment, deletes(), &limits).await;
+    assert!(matches!(evaluated, Err(ServiceError::Invalid(_))));
+    assert_eq!(rig.counts(), [0, 0]);
+    // That says nothing of its reading blocks.
+    *rig.known.other.refuses.lock() = None;
+    assert_eq!(rig.read().await, Ok(expected()));
+    assert_eq!(rig.counts(), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_holds_no_places_of_evaluations_that_nobody_waits_for() {
+    let rig = rig();
+    let (fragment, limits, block) = (fragment(), Limits::default(), block("b"));
+    rig.here.hangs.store(true, Ordering::Relaxed);
+    for _ in 0..5 {
+        let all = (0..40).map(|_| {
+            let evaluating = rig.here.evaluate(&block, &fragment, deletes(), &limits);
+            tokio::time::timeout(Duration::from_millis(50), evaluating)
+        });
+        let all = futures::future::join_all(all).await;
+        assert!(all.iter().all(Result::is_err));
+    }
+    rig.here.hangs.store(false, Ordering::Relaxed);
+    let evaluated = rig.here.evaluate(&block, &fragment, deletes(), &limits);
+    let evaluated = tokio::time::timeout(Duration::from_secs(60), evaluated).await;
+    let batches = evaluated.unwrap().map(|answer| answer.batches);
+    assert!(!batches.unwrap().is_empty());
 }

@@ -1,3 +1,4 @@
+use super::super::segment::EMPTY_BYTES;
 use super::*;
 
 fn held(tick_ms: i64, bytes: usize) -> Held {
@@ -26,7 +27,7 @@ fn queues(memory_bytes: u64, disk_bytes: u64) -> Queues {
 }
 
 fn add(queues: &mut Queues, target: u64, tick_ms: i64, bytes: usize) -> Vec<Shed> {
-    queues.add(TargetId(target), &name(), held(tick_ms, bytes))
+    queues.add(TargetId(target), &name(), Some(0), held(tick_ms, bytes))
 }
 
 /// Times of what is sent, one after the other, all of it taken.
@@ -49,13 +50,17 @@ fn spill(queues: &mut Queues, segment: u64, most_bytes: u64) -> Vec<Shed> {
 }
 
 fn put(queues: &mut Queues, segment: u64, works: &[Work]) {
-    let mut offset = 0;
+    let mut offset = EMPTY_BYTES;
     let mut spots = Vec::new();
     for work in works {
         let bytes = (work.held.memory() + work.held.disk()) as u32;
-        let spot = Spot { segment, offset, bytes };
+        spots.push(Written {
+            target: work.target,
+            seq: work.held.seq,
+            sole: work.held.sole,
+            spot: Spot { segment, offset, bytes },
+        });
         offset += u64::from(bytes);
-        spots.push((work.target, work.held.seq, spot));
     }
     queues.moved(segment, offset, &spots);
 }
@@ -207,7 +212,9 @@ fn what_an_earlier_process_held_goes_before_what_came_since() {
         (TargetId(2), name(), old(2, 91)),
         (TargetId(1), name(), old(3, 95)),
     ];
-    assert_eq!(queues.adopt(&[(3, 200), (4, 8)], found), []);
+    let newest = 1 << 41;
+    assert_eq!(queues.adopt(&[(3, 200), (4, 8)], newest, found), []);
+    assert!(queues.next_segment() > newest, "files that cannot be read have theirs");
     assert_eq!(queues.take_dead(), [4], "nothing is in it");
     assert_eq!(queues.totals().ticks, 4);
     let sent = drain(&mut queues);
@@ -225,4 +232,120 @@ fn one_that_is_never_taken_counts_as_shed_and_the_next_follows() {
     queues.sent(&work, Sent::Never);
     assert_eq!(queues.of(TargetId(1)).shed_samples, 10);
     assert_eq!(drain(&mut queues), [(1, 1)]);
+}
+
+/// Brings all in memory to disk, so many bytes at a time; the number of the last segment.
+fn spill_all(queues: &mut Queues, mut segment: u64, most_bytes: u64) -> u64 {
+    while queues.has_memory() {
+        segment += 1;
+        assert_eq!(spill(queues, segment, most_bytes), []);
+    }
+    segment
+}
+
+#[test]
+fn places_of_what_is_on_disk_do_not_make_each_scrape_a_file() {
+    let mut queues = queues(100_000, 1 << 24);
+    for tick in 0..390 {
+        add(&mut queues, 1, tick, 10);
+    }
+    let mut segment = spill_all(&mut queues, 0, 4_000);
+    assert!(queues.on_disk() * PLACE_BYTES > 49_000, "half of the memory");
+    let before = segment;
+    for tick in 390..890 {
+        assert_eq!(add(&mut queues, 1, tick, 308), []);
+        while queues.wants_to_spill() {
+            segment += 1;
+            spill(&mut queues, segment, 4_000);
+        }
+    }
+    assert!((30..=60).contains(&(segment - before)), "{} segments", segment - before);
+}
+
+#[test]
+fn many_small_segments_become_few_and_nothing_of_them_is_lost() {
+    let mut queues = queues(1 << 20, 1 << 24);
+    for tick in 0..1_100 {
+        add(&mut queues, 1 + tick as u64 % 2, tick, 10);
+    }
+    let mut segment = spill_all(&mut queues, 0, 1);
+    assert_eq!(queues.segments.len(), 1_100);
+    let mut joins = 0;
+    loop {
+        let works = queues.to_join();
+        if works.is_empty() {
+            break;
+        }
+        joins += 1;
+        segment += 1;
+        put(&mut queues, segment, &works);
+        queues.take_dead();
+    }
+    assert_eq!((joins, queues.segments.len()), (1, 1));
+    let sent = drain(&mut queues);
+    for target in [1, 2] {
+        let times: Vec<_> = sent.iter().filter(|s| s.0 == target).map(|s| s.1).collect();
+        assert!(times.len() == 550 && times.is_sorted());
+    }
+}
+
+#[test]
+fn a_segment_that_is_whole_is_not_written_again_whatever_room_is_wanted() {
+    let mut queues = queues(1 << 20, 40_000);
+    for tick in 0..10 {
+        add(&mut queues, 1, tick, 2_000);
+    }
+    spill_all(&mut queues, 0, 1 << 20);
+    assert!(queues.to_rewrite(1 << 20).is_empty(), "what is no record is not dead");
+    let sent = |queues: &mut Queues| {
+        let work = queues.next(true).unwrap();
+        queues.sent(&work, Sent::Done);
+    };
+    sent(&mut queues);
+    sent(&mut queues);
+    assert!(queues.to_rewrite(1 << 20).is_empty(), "a fifth is");
+    sent(&mut queues);
+    let works = queues.to_rewrite(1 << 20);
+    assert_eq!(works.len(), 7);
+    put(&mut queues, 100, &works);
+    assert_eq!(queues.take_dead(), [1]);
+    assert!(queues.to_rewrite(1 << 20).is_empty());
+}
+
+#[test]
+fn what_is_known_when_it_is_written_is_known_afterwards() {
+    let mut queues = queues(1 << 20, 1 << 20);
+    add(&mut queues, 1, 5, 10);
+    let mut works = queues.oldest_in_memory(1 << 20);
+    works[0].held.sole = true;
+    put(&mut queues, 1, &works);
+    assert!(queues.next(true).unwrap().held.sole);
+}
+
+#[test]
+fn what_a_newer_build_wrote_is_passed_over_and_its_file_stays() {
+    let mut queues = queues(1 << 20, 1 << 20);
+    add(&mut queues, 1, 5, 10);
+    add(&mut queues, 1, 6, 10);
+    spill_all(&mut queues, 0, 1 << 20);
+    let live_share = queues.live_share();
+    let work = queues.next(true).unwrap();
+    queues.sent(&work, Sent::Aside);
+    assert_eq!(drain(&mut queues), [(1, 6)]);
+    assert_eq!(queues.take_dead(), [0; 0]);
+    assert!(queues.totals().disk_bytes > 0 && queues.live_share() < live_share);
+    assert_eq!(queues.of(TargetId(1)).shed_samples, 0);
+}
+
+#[test]
+fn one_that_belongs_into_another_line_is_sent_from_there() {
+    let mut queues = queues(1 << 20, 0);
+    add(&mut queues, 1, 0, 10);
+    add(&mut queues, 2, 0, 10);
+    let work = queues.next(true).unwrap();
+    queues.sent(&work, Sent::Moves(Some(7)));
+    let both = [queues.next(true).unwrap(), queues.next(true).unwrap()];
+    let mut of: Vec<_> = both.iter().map(|work| (work.target.0, work.pass.home)).collect();
+    of.sort_unstable();
+    assert_eq!(of, [(1, Some(7)), (2, Some(0))]);
 }

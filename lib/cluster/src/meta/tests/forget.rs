@@ -19,7 +19,7 @@ fn newer(id: u64, incarnation: u64) -> Command {
 }
 
 /// Nodes 1 (which has the shards), 2 and 3, alive until 1000.
-fn cluster(level: u32) -> MetaMachine {
+pub(super) fn cluster(level: u32) -> MetaMachine {
     let machine = MetaMachine::default();
     let apply = |command| {
         let answer = machine.apply_command(&at(0, command));

@@ -126,6 +126,54 @@ fn leases_of_many_nodes_are_shown_together_and_everything_else_at_once() {
     assert!(shown.has_changed().unwrap());
 }
 
+#[test]
+fn nodes_that_are_gone_make_nobody_wait_for_the_leases_of_the_others() {
+    let mut state = large(63, 4, 0);
+    for gone in &mut state.nodes[3..] {
+        gone.lease_until_ms = LEASE_MS - 100_000;
+    }
+    let machine = holding(&state);
+    let mut shown = machine.watch();
+    shown.borrow_and_update();
+    for node in 1..=3 {
+        run(&machine, &[(1, renew(node, 1, LEASE_MS), "")]);
+        assert!(shown.has_changed().unwrap(), "node {node}");
+        shown.borrow_and_update();
+    }
+}
+
+#[test]
+fn a_clock_that_wanders_a_little_is_noted_and_shown_with_the_next() {
+    let mut state = large(40, 4, 0);
+    state.feature_level = 5;
+    for node in &mut state.nodes {
+        node.feature_level = 5;
+    }
+    let machine = holding(&state);
+    let mut shown = machine.watch();
+    shown.borrow_and_update();
+    // A step of a second, and one across a minute, from which a clock counts as wrong.
+    let told = [
+        (900, false),
+        (1_500, false),
+        (3_000, true),
+        (59_900, true),
+        (60_100, true),
+    ];
+    for (clock_off_ms, is_news) in told {
+        let renewal = RenewLease {
+            node: 1,
+            incarnation: 1,
+            lease_ms: LEASE_MS,
+            clock_off_ms,
+        };
+        run(&machine, &[(1, Command::RenewLease(renewal), "")]);
+        assert_eq!(machine.state().nodes[0].clock_off_ms, clock_off_ms);
+        assert_eq!(shown.has_changed().unwrap(), is_news, "{clock_off_ms} ms");
+        shown.borrow_and_update();
+    }
+}
+
 /// The least of some runs, milliseconds.
 fn least_ms(mut what: impl FnMut()) -> f64 {
     let once = |_| {
