@@ -638,12 +638,19 @@ impl Cluster {
 
     /// The shard drops a published part.
     pub fn drop_part(&self, shard: u32, part: u64) {
-        let revision = self.meta.state.lock().catalogue_revision;
+        let (revision, of_block) = {
+            let state = self.meta.state.lock();
+            let mut blocks = state.blocks.iter();
+            let block = blocks.find(|block| block.shard == shard && block.parts.contains(&part));
+            let times = block.map(|block| (block.start_ms, block.end_ms - 1));
+            (state.catalogue_revision, times)
+        };
         self.with_head(shard, |head| {
             let series = head.parts.remove(&part).unwrap_or_default();
             let times = || series.values().flatten().map(|(t, _)| *t);
-            if let (Some(min), Some(max)) = (times().min(), times().max()) {
-                head.dropped_ms.insert(part, (min, max));
+            // All that it had may have been deleted since.
+            if let Some(times) = times().min().zip(times().max()).or(of_block) {
+                head.dropped_ms.insert(part, times);
             }
             head.dropped.insert(part, revision);
         });
