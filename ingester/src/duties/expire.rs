@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Targets of one entry.
 const MOST: usize = 1000;
+/// A leader of less has heard of no target yet that its scraper, or the next one, holds for it: as long as a scraper's lease.
+const LEAST_LEADING_MS: u64 = 15_000;
 /// So long after a shard was closed its targets are in the shards of the next epoch, if anywhere: it lets go of them.
 const HANDED_OVER_MS: i64 = 10 * 60 * 1000;
 
@@ -24,7 +26,9 @@ impl Duties {
                 let silent = there.head.targets.iter().filter(|(_, t)| {
                     let silent_ms = u64::try_from(now_ms.saturating_sub(t.heard_ms)).unwrap_or(0);
                     let is_ours = !is_closed || is_handed_over || t.is_overdue_at(until_ms);
-                    !t.is_idle() && silent_ms.min(leading_ms) > t.patience_ms() && is_ours
+                    let patience_ms = t.patience_ms();
+                    let could_hear = leading_ms > patience_ms.max(LEAST_LEADING_MS);
+                    !t.is_idle() && silent_ms > patience_ms && could_hear && is_ours
                 });
                 silent.map(|(id, target)| SilentTarget {
                     tenant: tenant.clone(),

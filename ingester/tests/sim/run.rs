@@ -7,7 +7,6 @@ use super::nemesis::Nemesis;
 use super::network::SimNetwork;
 use super::trace::Trace;
 use super::watch::{Terms, by_node, newest, unsettled};
-use futures::StreamExt;
 use gnomon_cluster::clients::decide;
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::meta_command::Command;
@@ -269,11 +268,7 @@ impl Cluster {
                 let Some(own) = running.node.ingester.as_ref().filter(|_| is_voter) else {
                     continue;
                 };
-                if let Ok(mut watch) = own.meta_replica.watch(0).await
-                    && let Some(Ok(state)) = watch.next().await
-                {
-                    states.push((node.0, state));
-                }
+                states.push((node.0, own.meta_machine.state()));
             }
             if states.len() >= 3 && states.iter().all(|(_, state)| state.revision == states[0].1.revision) {
                 break;

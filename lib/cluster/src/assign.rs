@@ -256,6 +256,10 @@ pub fn meta_voters(state: &MetaState, now: &[u64], now_ms: i64, rules: &Rules) -
         loads.carry_out(&change);
         voters.nodes = change.to;
     }
+    // A voter is never forgotten, and called for ever.
+    while let Some(gone) = loads.gone_beyond(&voters.nodes, wanted) {
+        voters.nodes.retain(|node| *node != gone);
+    }
     voters.nodes.sort_unstable();
     voters.nodes
 }

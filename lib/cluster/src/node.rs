@@ -234,6 +234,8 @@ pub struct IngesterNode {
     pub store: Arc<NodeStore>,
     /// The local replica of the metadata group, to be served to other nodes.
     pub meta_replica: Arc<dyn MetaService>,
+    /// Its state, as far as it is applied here.
+    pub meta_machine: Arc<MetaMachine>,
     pub meta_group: Group,
 }
 
@@ -547,11 +549,12 @@ impl Starting {
             self.stop.child_token(),
         ));
         let log = Arc::new(meta_group.clone());
-        let meta_replica = Arc::new(MetaNode::new(log, machine, options.clock.clone()));
+        let meta_replica = Arc::new(MetaNode::new(log, machine.clone(), options.clock.clone()));
         Ok(IngesterNode {
             host,
             store,
             meta_replica,
+            meta_machine: machine,
             meta_group,
         })
     }

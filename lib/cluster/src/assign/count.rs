@@ -185,8 +185,7 @@ impl<'a> Loads<'a> {
                 Some(next) => to.push(next),
                 // Who leaves does so if another has the data; with one that is gone, nothing would be better.
                 None if self.is_busy(members) || !self.can_decide(&to) => continue,
-                // Where more than wanted are there, one that is gone is no loss.
-                None if standing == Standing::Draining || members.len() > wanted || self.survives_more(members) => {}
+                None if standing == Standing::Draining || self.survives_more(members) => {}
                 None => continue,
             }
             return Some(change(to, why));
@@ -265,6 +264,15 @@ impl<'a> Loads<'a> {
         let left = members.len() - gone;
         let with = ((members.len() - 1) / 2).saturating_sub(gone);
         left > 0 && (left - 1) / 2 > with
+    }
+
+    /// One that is gone, of more than three members and more than are wanted: without it as many may be lost as with it.
+    pub(super) fn gone_beyond(&self, members: &[u64], wanted: usize) -> Option<u64> {
+        let mut gone = members
+            .iter()
+            .copied()
+            .filter(|node| self.standing(*node) == Standing::Gone);
+        gone.next().filter(|_| members.len() > wanted.max(3))
     }
 
     fn is_idle(&self) -> bool {
