@@ -108,7 +108,9 @@ async fn answer(State(twin): State<Arc<Twin>>, Segments((who, n)): Segments<(Str
 impl Twin {
     pub(crate) fn new(clocks: &Clocks) -> Arc<Self> {
         Arc::new(Self {
-            begun_s: machine_s(),
+            // The buckets fall every five seconds: not at the second sample, where this Prometheus extrapolates to zero and
+            // newer ones by half a second.
+            begun_s: machine_s().div_euclid(5) * 5,
             ahead_s: clocks.ahead_ms / 1000,
         })
     }
