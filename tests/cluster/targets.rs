@@ -184,9 +184,10 @@ impl Targets {
             let longest = ticks.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap_or(0);
             gaps.push((missed, longest));
         }
-        self.no_false_markers(&queriers[0], &whole).await;
+        let between = self.no_false_markers(&queriers[0], &whole).await;
         format!(
-            "{} scrapes of {TARGETS} targets, {} ticks missed, {} at most one after the other",
+            "{} scrapes of {TARGETS} targets, {} ticks missed, {} at most one after the other, for {between} quarters of a second \
+             a marker between two scrapes",
             whole.len(),
             gaps.iter().map(|(missed, _)| missed).sum::<i64>(),
             gaps.iter().map(|(_, longest)| longest).max().unwrap_or(&0)
@@ -194,8 +195,10 @@ impl Targets {
     }
 
     /// Wherever a target's series is not there it was scraped and did not answer, or nobody scraped it for so long that its
-    /// shard takes it for gone.
-    async fn no_false_markers(&self, http: &Http, scraped: &Samples) {
+    /// shard takes it for gone. Or its shard heard nothing for so long, of scrapes that waited in the scraper: then its marker
+    /// stands between two scrapes, and the series is there again from the next one on. At how many instants that was so.
+    async fn no_false_markers(&self, http: &Http, scraped: &Samples) -> usize {
+        let mut between = 0;
         const STEP_MS: i64 = 250;
         const STEPS: i64 = 4_000;
         let Some((first, last)) = bounds(scraped) else {
@@ -222,15 +225,23 @@ impl Targets {
                         .unwrap_or(begins);
                     let silent_ms = times.get(next).copied().unwrap_or(i64::MAX).saturating_sub(before);
                     let is_there = series.contains(&(n, at)) || at <= begins || down.contains(&(n, at));
-                    assert!(
-                        is_there || silent_ms > SILENT_MS,
-                        "target {n} has a marker between {before} and {at}, and was neither down nor silent"
-                    );
+                    if !is_there && silent_ms <= SILENT_MS {
+                        let again = times.get(next).map_or(to, |scraped| {
+                            from + (scraped - from + STEP_MS - 1).div_euclid(STEP_MS) * STEP_MS
+                        });
+                        assert!(
+                            again >= to || series.contains(&(n, again)) || down.contains(&(n, again)),
+                            "target {n} has a marker between {before} and {at}, was neither down nor silent, and is not there \
+                             after its scrape at {again}"
+                        );
+                        between += 1;
+                    }
                     at += STEP_MS;
                 }
             }
             from = to;
         }
+        between
     }
 }
 
