@@ -315,6 +315,17 @@ impl Opener {
 
     /// Whether the shard is gone from here.
     async fn remove_or_tell(&self, state: &MetaState, shard: ShardId) -> bool {
+        let group = GroupId::of_shard(shard);
+        // A shard that is over has nobody to ask.
+        let is_over = !state.shards.iter().any(|s| s.shard == shard.0);
+        let ask: Vec<NodeId> = match is_over {
+            true => Vec::new(),
+            false => voters(state, group).iter().copied().map(NodeId).collect(),
+        };
+        // Before anything is closed that may have to be opened again.
+        if !ask.is_empty() && !self.host.is_no_member(group, &ask).await {
+            return false;
+        }
         self.shards.remove(shard);
         self.opened.send_if_modified(|open| open.remove(&shard));
         let tasks = self.running.lock().get(&shard).cloned();
@@ -323,13 +334,6 @@ impl Opener {
             tasks.close();
             tasks.wait().await;
         }
-        let group = GroupId::of_shard(shard);
-        // A shard that is over has nobody to ask.
-        let is_over = !state.shards.iter().any(|s| s.shard == shard.0);
-        let ask: Vec<NodeId> = match is_over {
-            true => Vec::new(),
-            false => voters(state, group).iter().copied().map(NodeId).collect(),
-        };
         match self.host.remove(group, &ask).await {
             Ok(false) => {
                 // It is looked for, and opened, with what else is stored here.

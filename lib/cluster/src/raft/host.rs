@@ -203,17 +203,14 @@ impl GroupHost {
     /// When the store cannot be written; what is left is removed by the next attempt.
     pub async fn remove(&self, id: GroupId, ask: &[NodeId]) -> Result<bool, GroupError> {
         let shared = &self.shared;
-        if !ask.is_empty() && !self.is_no_member(id, ask).await {
-            return Ok(false);
-        }
         if let Some(inner) = shared.group(id) {
             inner.closed.cancel();
             inner.ended.cancelled().await;
             inner.machine.until_flushed().await;
             shared.groups.write().remove(&id);
-            if !ask.is_empty() && !self.is_no_member(id, ask).await {
-                return Ok(false);
-            }
+        }
+        if !ask.is_empty() && !self.is_no_member(id, ask).await {
+            return Ok(false);
         }
         remove_stored(&shared.options.store, id).await?;
         shared.metrics.forget(id);
@@ -221,7 +218,7 @@ impl GroupHost {
     }
 
     /// Whether a node that leads the group, as a quorum confirms, says that this one has no part in it.
-    async fn is_no_member(&self, id: GroupId, ask: &[NodeId]) -> bool {
+    pub async fn is_no_member(&self, id: GroupId, ask: &[NodeId]) -> bool {
         let options = &self.shared.options;
         for node in ask.iter().filter(|node| **node != options.node) {
             let header = v1::RaftHeader {
