@@ -16,11 +16,18 @@ const T: i64 = 1000 * EPOCH_STEP_MS;
 fn cluster() -> MetaMachine {
     let machine = MetaMachine::default();
     told(&machine, NOW, init()).unwrap();
-    for _ in 0..2 {
+    all_understand(&machine, [0, 0], 1, 4);
+    machine
+}
+
+/// Two ingesters begin their lives with builds of a level, which the cluster comes to; id 0 is a new node.
+fn all_understand(machine: &MetaMachine, ids: [u64; 2], incarnation: u64, level: u32) {
+    for id in ids {
         let node = Node {
+            id,
             address: "127.0.0.1:9095".into(),
-            incarnation: 1,
-            feature_level: 4,
+            incarnation,
+            feature_level: level,
             roles: vec!["ingester".into()],
             ..Node::default()
         };
@@ -28,15 +35,9 @@ fn cluster() -> MetaMachine {
             node: Some(node),
             lease_ms: 600_000,
         };
-        told(&machine, NOW, Command::RegisterNode(register)).unwrap();
+        told(machine, NOW, Command::RegisterNode(register)).unwrap();
     }
-    told(
-        &machine,
-        NOW,
-        Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 4 }),
-    )
-    .unwrap();
-    machine
+    told(machine, NOW, Command::RaiseFeatureLevel(RaiseFeatureLevel { level })).unwrap();
 }
 
 fn told(machine: &MetaMachine, now_ms: i64, command: Command) -> Result<MetaResponse, String> {
@@ -428,27 +429,7 @@ fn a_cluster_that_is_taken_over_has_all_epochs() {
 /// The same, at the level at which epochs are called off.
 fn newer_cluster() -> MetaMachine {
     let machine = cluster();
-    for id in [1, 2] {
-        let node = Node {
-            id,
-            address: "127.0.0.1:9095".into(),
-            incarnation: 2,
-            feature_level: 5,
-            roles: vec!["ingester".into()],
-            ..Node::default()
-        };
-        let register = RegisterNode {
-            node: Some(node),
-            lease_ms: 600_000,
-        };
-        told(&machine, NOW, Command::RegisterNode(register)).unwrap();
-    }
-    told(
-        &machine,
-        NOW,
-        Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 5 }),
-    )
-    .unwrap();
+    all_understand(&machine, [1, 2], 2, 5);
     machine
 }
 
