@@ -28,7 +28,8 @@ as_this_release_has_them() {
   for package in "$@"; do
     case $package in
       librocksdb-dev)
-        if apt-cache policy librocksdb-dev | grep -q 'Candidate: 7\.'; then
+        # No pipe: one that is read in part only fails where the rest is written after.
+        if [[ $(apt-cache policy librocksdb-dev) == *'Candidate: 7.'* ]]; then
           echo "$package"
         else
           echo "setup: this release has no RocksDB 7: the bundled one is compiled (20 minutes more)" >&2
