@@ -7,6 +7,9 @@ const MIN_HEAPS: usize = 8;
 const MAPPED_APART_BYTES: i32 = 32 << 20;
 /// Free memory at a heap's end that is kept.
 const KEPT_BYTES: i32 = 32 << 20;
+/// Pieces up to this size wait in lists of their own, which are emptied whenever a large piece is freed: with every request,
+/// that is. Each thread keeps a few small pieces anyway.
+const LISTED_APART_BYTES: i32 = 0;
 
 /// Has glibc keep few heaps and give back what is free at their ends. What the environment says (`MALLOC_ARENA_MAX` and
 /// its like, `GLIBC_TUNABLES`) is left as it is; other systems' allocators are too. To be called before threads are started.
@@ -20,6 +23,8 @@ pub fn keep_little() {
         ("MALLOC_ARENA_MAX", Setting::Heaps(heaps)),
         ("MALLOC_MMAP_THRESHOLD_", Setting::MappedApart(MAPPED_APART_BYTES)),
         ("MALLOC_TRIM_THRESHOLD_", Setting::Kept(KEPT_BYTES)),
+        // No variable sets it alone.
+        ("GLIBC_TUNABLES", Setting::ListedApart(LISTED_APART_BYTES)),
     ] {
         if std::env::var_os(variable).is_none() {
             set(setting);
@@ -38,6 +43,7 @@ enum Setting {
     Heaps(i32),
     MappedApart(i32),
     Kept(i32),
+    ListedApart(i32),
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -46,6 +52,7 @@ fn set(setting: Setting) {
         Setting::Heaps(value) => (libc::M_ARENA_MAX, value),
         Setting::MappedApart(value) => (libc::M_MMAP_THRESHOLD, value),
         Setting::Kept(value) => (libc::M_TRIM_THRESHOLD, value),
+        Setting::ListedApart(value) => (libc::M_MXFAST, value),
     };
     // What is refused stays as it was, which is how it would be without.
     #[expect(unsafe_code, reason = "docs/decisions/0005-few-heaps.md")]
