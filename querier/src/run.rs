@@ -16,9 +16,6 @@ const MAX_WAITING: i64 = 1000;
 /// How often a query is made in all, where what it read moved away meanwhile.
 const MOVED_ATTEMPTS: u32 = 4;
 
-/// Steps of a plan's nodes together that may be evaluated by the thread of the request.
-const QUICK_STEPS: usize = 2048;
-
 /// How a query is to be run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunOptions {
@@ -155,8 +152,8 @@ impl Api {
         let mut attempt = 1;
         let mut way = Way {
             pushes: self.state.query.push_down,
-            // A plan whose own work is long is not.
-            may_be_quick: !plan.is_costly() && plan.steps().is_some_and(|steps| steps <= QUICK_STEPS),
+            // Not where expressions take long by themselves.
+            may_be_quick: !plan.is_costly(),
         };
         let (result, scope) = loop {
             let elapsed = self.state.clock.monotonic().saturating_sub(began);
@@ -222,8 +219,8 @@ impl Api {
             batch_samples: self.state.query.apart_samples,
         });
         let mut fetched = Fetched::start(&self.state.fanout, &scope, plan, pushes.as_ref());
-        let steps = plan.steps().filter(|_| way.may_be_quick);
-        let quick = steps.is_some_and(|steps| fetched.is_quick(steps));
+        let effort = plan.effort().filter(|_| way.may_be_quick);
+        let quick = effort.is_some_and(|effort| fetched.is_quick(effort));
         let work = Work {
             plan: Arc::clone(plan),
             fetched,

@@ -52,7 +52,8 @@ pub use memory::{MemoryBudget, OverBudget, QueryMemory, Reserved};
 pub(crate) use parser::literal::parse_float;
 pub use parser::{MAX_PATTERN_BYTES, ParseError, ParseOptions, parse, parse_selector};
 pub use plan::{
-    BadFragment, DEFAULT_LOOKBACK_MS, EvalParams, Fragment, FragmentKind, FragmentNode, Plan, PlanError, PlanLine,
+    BadFragment, DEFAULT_LOOKBACK_MS, Effort, EvalParams, Fragment, FragmentKind, FragmentNode, Plan, PlanError,
+    PlanLine,
 };
 pub use source::{
     MemorySource, ReadySeries, Samples, SelectHints, SelectRequest, Series, SeriesIter, SeriesSource, SourceError,

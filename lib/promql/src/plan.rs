@@ -2,11 +2,13 @@
 
 mod build;
 mod duration;
+mod effort;
 mod explain;
 mod fragment;
 mod rewrite;
 mod tree;
 
+pub use effort::Effort;
 pub use explain::PlanLine;
 pub use fragment::{BadFragment, Fragment, FragmentKind, FragmentNode};
 pub(crate) use fragment::{drops_names, merges};
@@ -289,34 +291,6 @@ impl Plan {
     #[must_use]
     pub fn is_costly(&self) -> bool {
         gnomon_model::re2::is_costly(&self.query)
-    }
-
-    /// Steps of all nodes together, a measure of the work for one series; none where that says little: there are
-    /// subqueries, whose steps are looked at many times, labels made of labels that were made, or so many nodes that they
-    /// nest deeply.
-    #[must_use]
-    pub fn steps(&self) -> Option<usize> {
-        const MOST_NODES: usize = 64;
-        fn of(node: &Node, nodes: &mut usize, labels_made: &mut usize) -> Option<usize> {
-            *nodes += 1;
-            let subquery = match &node.kind {
-                NodeKind::Window(window) => matches!(window.input, WindowInput::Subquery(_)),
-                NodeKind::Call { func, .. } => {
-                    *labels_made += usize::from(matches!(func, FunctionId::LabelReplace | FunctionId::LabelJoin));
-                    false
-                }
-                _ => false,
-            };
-            if *nodes > MOST_NODES || *labels_made > 1 || subquery {
-                return None;
-            }
-            let mut steps = node.grid.n;
-            for child in node.children() {
-                steps = steps.saturating_add(of(child, nodes, labels_made)?);
-            }
-            Some(steps)
-        }
-        of(&self.root, &mut 0, &mut 0)
     }
 
     pub(crate) fn request_uses(&self) -> &[usize] {

@@ -8,6 +8,7 @@ use super::fragments::begins_anew;
 use super::open::{Replan, block_name};
 use super::plan::{FanoutPlan, Selection};
 use super::pump::{Apart, Merged, evaluating, pump_some};
+use super::scope::Amount;
 use super::served::to_wire;
 use super::stream::{Merge, ended_early};
 use super::stretches::Stretches;
@@ -253,7 +254,11 @@ impl Fanout {
                 pieces.push(piece);
             }
         }
-        scope.charge(cost.bytes, cost.samples)?;
+        scope.charge(Amount {
+            samples: cost.samples,
+            series: pieces.len() as u64,
+            ..Amount::of_bytes(cost.bytes)
+        })?;
         if let Some(costs) = scope.costs() {
             costs.add(since, cost);
         }

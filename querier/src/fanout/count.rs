@@ -3,6 +3,7 @@
 use super::open::{Replan, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
 use super::samples::decode;
+use super::scope::Amount;
 use super::stream::series_from_wire;
 use super::{Costs, Fanout, OPEN_TIMEOUT, Scope, SourceCost};
 use crate::error::ApiError;
@@ -91,7 +92,10 @@ impl Fanout {
         };
         let groups = counts.iter().flatten();
         let bytes: usize = groups.map(|(labels, _)| labels.as_bytes().len() + 8).sum();
-        scope.charge(bytes as u64, counts.as_ref().map_or(0, Vec::len) as u64)?;
+        scope.charge(Amount {
+            samples: counts.as_ref().map_or(0, Vec::len) as u64,
+            ..Amount::of_bytes(bytes as u64)
+        })?;
         Ok(counts)
     }
 }

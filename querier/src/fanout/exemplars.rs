@@ -5,6 +5,7 @@
 
 use super::labels::BLOCKS_AT_ONCE;
 use super::open::{block_name, nothing_read, shard_name, within};
+use super::scope::Amount;
 use super::stream::ended_early;
 use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
@@ -198,7 +199,7 @@ impl Found {
     fn add(&mut self, scope: &Scope, mut series: SeriesExemplars) -> Result<(), ApiError> {
         let of_exemplar = |e: &Exemplar| EXEMPLAR_BYTES + e.labels.as_bytes().len() as u64;
         let bytes: u64 = series.exemplars.iter().map(of_exemplar).sum();
-        scope.charge(series.labels.as_bytes().len() as u64 + bytes, 0)?;
+        scope.charge(Amount::of_bytes(series.labels.as_bytes().len() as u64 + bytes))?;
         self.held.grow(held_bytes(&series))?;
         self.all.entry(series.labels).or_default().append(&mut series.exemplars);
         Ok(())

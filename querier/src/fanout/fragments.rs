@@ -3,6 +3,7 @@
 use super::block_parts::BlockParts;
 use super::open::{Replan, nothing_read, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
+use super::scope::Amount;
 use super::stream::{Merge, ended_early};
 use super::{Costs, Fanout, OPEN_TIMEOUT, Scope, SourceCost};
 use crate::error::ApiError;
@@ -182,8 +183,8 @@ struct PartialSource {
     steps: usize,
     waiting: VecDeque<Partial>,
     read: SourceCost,
-    /// Bytes and samples that came and are not charged yet.
-    uncharged: (u64, u64),
+    /// What came and is not charged yet.
+    uncharged: Amount,
     since: Duration,
 }
 
@@ -196,7 +197,7 @@ impl PartialSource {
             steps,
             waiting: VecDeque::new(),
             read: SourceCost::default(),
-            uncharged: (0, 0),
+            uncharged: Amount::default(),
             since: scope.costs().map_or(Duration::ZERO, Costs::now),
         };
         if let Some(Some(batch)) = source.stream.next().now_or_never() {
@@ -210,9 +211,11 @@ impl PartialSource {
         self.read.samples += batch.samples;
         let bytes = prost::Message::encoded_len(&batch) as u64;
         self.read.bytes += bytes;
-        self.uncharged.0 += bytes;
-        self.uncharged.1 += batch.samples;
+        self.uncharged.bytes += bytes;
+        self.uncharged.samples += batch.samples;
+        let waiting = self.waiting.len();
         self.waiting.extend(fragments::partials_from_wire(batch, self.steps)?);
+        self.uncharged.series += (self.waiting.len() - waiting) as u64;
         Ok(())
     }
 
@@ -253,8 +256,7 @@ impl PartialSource {
     }
 
     fn charge(&mut self, scope: &Scope) -> Result<(), ApiError> {
-        let (bytes, samples) = std::mem::take(&mut self.uncharged);
-        scope.charge(bytes, samples)
+        scope.charge(std::mem::take(&mut self.uncharged))
     }
 }
 

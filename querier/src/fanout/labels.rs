@@ -2,6 +2,7 @@
 
 use super::open::{Replan, block_name, nothing_read, shard_name, shard_result, view, within};
 use super::plan::{FanoutPlan, Selection};
+use super::scope::Amount;
 use super::stream::ended_early;
 use super::{Fanout, MAX_REPLANS, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
@@ -58,7 +59,7 @@ impl Fanout {
                 answered += 1;
                 for value in values {
                     if !all.contains(&value) {
-                        scope.charge(value.len() as u64, 0)?;
+                        scope.charge(Amount::of_bytes(value.len() as u64))?;
                         all.insert(value);
                     }
                 }

@@ -3,6 +3,7 @@
 
 use super::labels::BLOCKS_AT_ONCE;
 use super::open::{block_name, within};
+use super::scope::Amount;
 use super::stream::ended_early;
 use super::{Fanout, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
@@ -50,7 +51,7 @@ impl Fanout {
                 Ok(answer) => {
                     for entry in answer.metadata {
                         let bytes = (entry.metric.len() + entry.help.len()) as u64;
-                        scope.charge(bytes, 0)?;
+                        scope.charge(Amount::of_bytes(bytes))?;
                         held.grow(bytes + ENTRY_BYTES)?;
                         all.entry(entry.metric).or_default().insert(Metadata {
                             kind: entry.r#type,
@@ -103,7 +104,7 @@ impl Fanout {
                         if all.contains_key(&metric) || newest.get(&metric).is_some_and(|there| *there >= metadata) {
                             continue;
                         }
-                        scope.charge((metric.len() + metadata.help.len()) as u64, 0)?;
+                        scope.charge(Amount::of_bytes((metric.len() + metadata.help.len()) as u64))?;
                         held.grow(bytes)?;
                         newest.insert(metric, metadata);
                     }

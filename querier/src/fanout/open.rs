@@ -143,7 +143,7 @@ impl Fanout {
         selection: &Selection,
         plan: FanoutPlan,
     ) -> Result<Vec<Source>, Replan> {
-        if !plan.blocks.is_empty() {
+        if !plan.blocks.is_empty() && scope.has_others() {
             // What is read at once ends here: indexes of blocks are long, and several selectors can look at theirs at
             // the same time.
             tokio::task::yield_now().await;

@@ -15,10 +15,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 /// A batch is closed at so many series, or so many samples.
 const BATCH_SERIES: usize = 1024;
 pub(super) const BATCH_SAMPLES: u64 = 64 << 10;
-/// Fewer samples than this are decoded by the engine's thread: handing them over would take longer. Of the only batch
-/// there is more, since the engine would do nothing but wait for it.
+/// Fewer samples than this are decoded by the engine's thread: handing them over would take longer. So is the only batch,
+/// since the engine would do nothing but wait for it.
 const FEW_SAMPLES: u64 = 4 << 10;
-const FEW_SAMPLES_OF_ALL: u64 = 32 << 10;
 
 /// What a decoded sample takes: a time and a value.
 pub(super) const SAMPLE_BYTES: u64 = 16;
@@ -147,7 +146,6 @@ pub(super) fn decoding<'s>(
     is_all: bool,
 ) -> impl FnMut(Vec<MergedSeries>, u64) -> Result<Batch, ApiError> + use<'s> {
     let (start_ms, end_ms) = (selection.start_ms, selection.end_ms);
-    let few = if is_all { FEW_SAMPLES_OF_ALL } else { FEW_SAMPLES };
     move |series, samples| {
         let held = scope.memory().reserve(batch_bytes(&series, samples))?;
         let encoded = Encoded {
@@ -155,7 +153,7 @@ pub(super) fn decoding<'s>(
             start_ms,
             end_ms,
         };
-        let series = if samples < few {
+        let series = if is_all || samples < FEW_SAMPLES {
             Work::Encoded(encoded)
         } else {
             Work::Decoding(spawn_blocking(move || encoded.decoded()))

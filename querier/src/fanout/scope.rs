@@ -17,6 +17,16 @@ pub struct FetchLimits {
     pub max_samples: u64,
 }
 
+impl Amount {
+    /// What is no samples.
+    pub(crate) fn of_bytes(bytes: u64) -> Self {
+        Self {
+            bytes,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for FetchLimits {
     fn default() -> Self {
         Self {
@@ -24,6 +34,20 @@ impl Default for FetchLimits {
             max_samples: 0,
         }
     }
+}
+
+/// What a request has fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Amount {
+    /// As encoded.
+    pub(crate) bytes: u64,
+    /// Those that sources looked at, too.
+    pub(crate) samples: u64,
+    /// What this node has to look at: samples, those of them that are histograms,
+    pub(crate) here: u64,
+    pub(crate) histograms: u64,
+    /// series of each source, and groups of what sources evaluated.
+    pub(crate) series: u64,
 }
 
 /// One request.
@@ -36,6 +60,9 @@ pub struct Scope {
     limits: FetchLimits,
     bytes: AtomicU64,
     samples: AtomicU64,
+    here: AtomicU64,
+    histograms: AtomicU64,
+    series: AtomicU64,
     warnings: Mutex<BTreeSet<String>>,
     moved: AtomicBool,
     /// Something that was pushed down has to be evaluated here after all.
@@ -45,6 +72,8 @@ pub struct Scope {
     memory: MemoryBudget,
     /// Where costs are asked for.
     costs: Option<Costs>,
+    /// Something else of the request is opened at the same time.
+    others: AtomicBool,
 }
 
 impl Scope {
@@ -56,12 +85,16 @@ impl Scope {
             limits,
             bytes: AtomicU64::new(0),
             samples: AtomicU64::new(0),
+            here: AtomicU64::new(0),
+            histograms: AtomicU64::new(0),
+            series: AtomicU64::new(0),
             warnings: Mutex::default(),
             moved: AtomicBool::new(false),
             whole: AtomicBool::new(false),
             failure: Mutex::default(),
             memory: MemoryBudget::default(),
             costs: None,
+            others: AtomicBool::new(false),
         }
     }
 
@@ -88,12 +121,12 @@ impl Scope {
     }
 
     /// Counts what was fetched.
-    pub(crate) fn charge(&self, bytes: u64, samples: u64) -> Result<(), ApiError> {
-        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let samples = self
-            .samples
-            .fetch_add(samples, Ordering::Relaxed)
-            .saturating_add(samples);
+    pub(crate) fn charge(&self, more: Amount) -> Result<(), ApiError> {
+        let add = |to: &AtomicU64, more: u64| to.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        let (bytes, samples) = (add(&self.bytes, more.bytes), add(&self.samples, more.samples));
+        add(&self.here, more.here);
+        add(&self.histograms, more.histograms);
+        add(&self.series, more.series);
         let FetchLimits { max_bytes, max_samples } = self.limits;
         if max_bytes > 0 && bytes > max_bytes {
             return Err(ApiError::new(
@@ -123,6 +156,15 @@ impl Scope {
         }
         self.warnings.lock().insert(what);
         Ok(())
+    }
+
+    /// Notes that several things are opened at the same time, each by a task of its own.
+    pub(crate) fn note_others(&self) {
+        self.others.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_others(&self) -> bool {
+        self.others.load(Ordering::Relaxed)
     }
 
     /// Notes that a source went away while it was read, for another that has its samples: the request had better be
@@ -159,8 +201,15 @@ impl Scope {
         self.failure.lock().clone()
     }
 
-    pub(crate) fn fetched_samples(&self) -> u64 {
-        self.samples.load(Ordering::Relaxed)
+    pub(crate) fn fetched(&self) -> Amount {
+        let read = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        Amount {
+            bytes: read(&self.bytes),
+            samples: read(&self.samples),
+            here: read(&self.here),
+            histograms: read(&self.histograms),
+            series: read(&self.series),
+        }
     }
 
     pub(crate) fn fetched_bytes(&self) -> u64 {

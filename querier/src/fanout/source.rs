@@ -3,15 +3,16 @@
 use super::apart::{self, Part, Pushes};
 use super::block_parts::pump_stretches;
 use super::fragments::Early;
-use super::pump::{Apart, BATCH_SAMPLES, Batch, Merged, SAMPLE_BYTES, decoding, evaluating, pump, pump_partials};
+use super::pump::{Apart, BATCH_SAMPLES, Batch, Merged, decoding, evaluating, pump, pump_partials};
 use super::receive::{InBatches, Receiving};
+use super::scope::Amount;
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use futures::FutureExt;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_model::Labels;
 use gnomon_promql::partial::{FragmentAnswer, Partial, PartialIter};
-use gnomon_promql::{Fragment, Plan, SelectRequest, SeriesIter, SeriesSource, SourceError};
+use gnomon_promql::{Effort, Fragment, Plan, SelectRequest, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -25,11 +26,16 @@ use tokio::task::JoinHandle;
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Pieces of answers to a fragment between a task and the engine.
 const PARTIALS_IN_FLIGHT: usize = 32;
-/// What is looked at in less time than it takes to hand it to another thread: samples, their bytes (histograms are long)
-/// and samples times steps.
-const QUICK_SAMPLES: u64 = 8 << 10;
-const QUICK_BYTES: u64 = 256 << 10;
-const QUICK_VALUES: u64 = 64 << 10;
+/// What the thread of the request may take for evaluating, in nanoseconds: threads that hand work to each other, and are
+/// woken for it, take some hundred microseconds more.
+const QUICK_NS: u64 = 1_000_000;
+/// About what is taken, by a profile: for a sample that is decoded and looked at, each further time that it is looked at,
+/// a histogram (which has a few dozen buckets), a series and each of its values.
+const SAMPLE_NS: u64 = 4;
+const AGAIN_NS: u64 = 2;
+const HISTOGRAM_NS: u64 = 1000;
+const SERIES_NS: u64 = 500;
+const VALUE_NS: u64 = 10;
 /// Selectors that are fetched before the engine asks for them; what they have in flight is held meanwhile.
 const FETCHED_AHEAD: usize = 16;
 /// A fragment on its way: what of it is evaluated elsewhere.
@@ -90,6 +96,9 @@ impl Fetched {
             would_wait: AtomicBool::new(false),
             waits: true,
         };
+        if plan.selectors().len() > 1 {
+            scope.note_others();
+        }
         let mut streams: Vec<Option<mpsc::Receiver<Option<Batch>>>> = plan.selectors().iter().map(|_| None).collect();
         // Where steps are counted the samples have to be seen.
         if let Some(pushes) = pushes.filter(|_| !plan.params().count_steps) {
@@ -121,12 +130,10 @@ impl Fetched {
         fetched
     }
 
-    /// Whether all is here, and little, so that it may be evaluated by a thread that must not wait. `steps` are those of
-    /// the plan's nodes together. [`Self::would_have_waited`] tells if there was something to wait for after all.
-    pub(crate) fn is_quick(&mut self, steps: usize) -> bool {
-        let (samples, bytes) = (self.scope.fetched_samples(), self.scope.fetched_bytes());
-        let values = samples.max(bytes / SAMPLE_BYTES).saturating_mul(steps as u64);
-        let quick = self.complete && samples <= QUICK_SAMPLES && bytes <= QUICK_BYTES && values <= QUICK_VALUES;
+    /// Whether all is here, and little, so that it may be evaluated by a thread that must not wait.
+    /// [`Self::would_have_waited`] tells if there was something to wait for after all.
+    pub(crate) fn is_quick(&mut self, effort: Effort) -> bool {
+        let quick = self.complete && evaluation_ns(self.scope.fetched(), effort) <= QUICK_NS;
         self.waits = !quick;
         quick
     }
@@ -317,6 +324,21 @@ impl Fetched {
         let _runtime = self.runtime.enter();
         Ok(self.fetch(request).0)
     }
+}
+
+/// About how long it takes to evaluate what was fetched.
+fn evaluation_ns(of: Amount, effort: Effort) -> u64 {
+    let again = effort.overlap.saturating_sub(1);
+    let each_float = SAMPLE_NS.saturating_add(AGAIN_NS.saturating_mul(again));
+    let each_histogram = HISTOGRAM_NS.saturating_mul(effort.overlap);
+    let each_series = SERIES_NS.saturating_add(VALUE_NS.saturating_mul(effort.steps));
+    let terms = [
+        of.here.saturating_mul(each_float),
+        of.histograms.saturating_mul(each_histogram),
+        // A plan without series has values too.
+        of.series.max(1).saturating_mul(each_series),
+    ];
+    terms.into_iter().fold(0, u64::saturating_add)
 }
 
 fn selection(request: &SelectRequest) -> Selection {

@@ -1,6 +1,6 @@
 //! Sorted streams of series from shards and blocks, checked as they come in, and their merge by labels.
 
-use super::scope::Scope;
+use super::scope::{Amount, Scope};
 use super::{Costs, Skipped, SourceCost};
 use crate::error::{ApiError, ErrorType};
 use futures::stream::BoxStream;
@@ -223,15 +223,23 @@ impl Merge {
         let source = &mut self.sources[at];
         if let Some(current) = &mut source.next {
             let pages = std::mem::take(&mut current.pages);
-            let bytes: usize = pages.iter().map(|p| p.bytes.len()).sum();
-            let samples = pages.iter().map(|p| u64::from(p.count)).sum();
+            let mut amount = Amount {
+                series: 1,
+                ..Amount::of_bytes(series.labels.as_bytes().len() as u64)
+            };
+            for page in &pages {
+                let count = u64::from(page.count);
+                amount.bytes += page.bytes.len() as u64;
+                amount.samples += count;
+                amount.histograms += if page.coding.is_of_floats() { 0 } else { count };
+            }
+            amount.here = amount.samples;
             let read = &mut source.read;
             read.series += 1;
-            read.samples += samples;
-            read.bytes += (bytes + series.labels.as_bytes().len()) as u64;
+            read.samples += amount.samples;
+            read.bytes += amount.bytes;
             read.pages += pages.len() as u64;
-            self.scope
-                .charge((bytes + series.labels.as_bytes().len()) as u64, samples)?;
+            self.scope.charge(amount)?;
             series.runs.push(pages);
         }
         match source.advance().await {

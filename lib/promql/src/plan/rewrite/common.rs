@@ -19,6 +19,10 @@ struct Numbers {
 }
 
 pub(super) fn share(mut plan: Plan) -> Plan {
+    // What is shared reads, and is there twice.
+    if readers(&plan.root) < 2 {
+        return plan;
+    }
     let mut numbers = Numbers::default();
     number(&plan.root, &plan, &mut numbers);
     let mut at = numbers.of_nodes.len();
@@ -102,6 +106,12 @@ fn own_text(node: &Node, plan: &Plan) -> String {
         NodeKind::Info { request: id, shift, .. } => format!("info {:?} {shift:?}", request(*id)),
     };
     format!("{kind} {:?} {:?}", node.grid, node.value_type)
+}
+
+/// Nodes that read samples themselves.
+fn readers(node: &Node) -> usize {
+    let below = node.children().into_iter().map(readers).sum::<usize>();
+    below + usize::from(node.request().is_some())
 }
 
 fn reads(node: &Node) -> bool {
