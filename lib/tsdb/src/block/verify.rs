@@ -226,7 +226,7 @@ impl BlockReader {
             let mut symbols = view.resolver(table);
             for (_, name, places) in table.names_in(at) {
                 for place in places {
-                    let symbol = symbols.symbol(place).ok_or_else(|| self.damaged("dictionary"))?;
+                    let symbol = symbols.symbol(place).ok_or_else(|| self.bad_symbol(table, place))?;
                     let found = expected.remove(&value_key(&name.text, symbol.text));
                     let is_listed = |found: &RoaringBitmap| found.iter().eq(symbol.chunks.iter().copied());
                     if found.is_none_or(|found| !symbol.chunks.is_empty() && !is_listed(&found)) {
