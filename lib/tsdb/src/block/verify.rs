@@ -171,11 +171,9 @@ impl BlockReader {
     }
 
     fn verify_page(&self, page: &crate::Page, labels: &Labels, stats: &mut BlockStats) -> Result<(), BlockError> {
-        let decoded = page.decode().map_err(|source| BlockError::Page {
-            path: self.path.clone(),
-            labels: labels.clone(),
-            source,
-        })?;
+        let decoded = page.decode().map_err(|source| self.bad_page(labels, source))?;
+        let starts = page.starts().map_err(|source| self.bad_page(labels, source))?;
+        stats.starts += starts.known(page.count);
         let count = match decoded {
             PageSamples::Floats { timestamps, .. } => timestamps.len(),
             PageSamples::Histograms(samples) => samples.len(),
