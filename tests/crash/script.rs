@@ -328,6 +328,7 @@ async fn append(running: &Running, ledger: &mut Ledger, samples: &[(Place, f64)]
     let request = AppendRequest {
         shard: 0,
         batch: batch.finish(),
+        starts_left_out: false,
     };
     ledger.sent(samples);
     let answer = running.shards.append(request).await.map_err(|e| e.to_string())?;
