@@ -21,7 +21,9 @@ mod verify;
 
 use futures::StreamExt;
 use gnomon_model::{Clock, SystemClock};
+use gnomon_tsdb::block::PART_BYTES;
 use injector::{Case, Class, Kind, Point};
+use node::Setting;
 use std::collections::BTreeMap;
 
 /// Every how manyeth case is run; `make test-crash` runs each.
@@ -52,14 +54,14 @@ fn cases(counts: &BTreeMap<(&'static str, Class), u32>) -> Vec<Case> {
 }
 
 /// Runs some of the cases and prints how many of them, by step and kind.
-async fn matrix(title: &str, power_cuts: bool, kinds: &[Kind], classes: impl Fn(Class) -> bool) {
+async fn matrix(title: &str, setting: Setting, kinds: &[Kind], classes: impl Fn(Class) -> bool) {
     // With RUST_LOG: what the node says.
     let said = std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into());
     let filter = tracing_subscriber::EnvFilter::new(said);
     let _ = tracing_subscriber::fmt().with_env_filter(filter).try_init();
     let clock = SystemClock::new();
     let begun = clock.monotonic();
-    let counts = script::run(None, power_cuts).await.counts;
+    let counts = script::run(None, setting).await.counts;
     let wanted = |case: &Case| kinds.contains(&case.kind) && classes(case.point.class);
     let all: Vec<Case> = cases(&counts).into_iter().filter(wanted).collect();
     let mut tried: BTreeMap<(&str, Kind), usize> = BTreeMap::new();
@@ -67,7 +69,7 @@ async fn matrix(title: &str, power_cuts: bool, kinds: &[Kind], classes: impl Fn(
     let chosen: Vec<Case> = all.iter().copied().step_by(stride()).collect();
     let runs = chosen.into_iter().map(|case| async move {
         // A case that fails does not hold up the others.
-        (case, tokio::spawn(script::run(Some(case), power_cuts)).await)
+        (case, tokio::spawn(script::run(Some(case), setting)).await)
     });
     let mut runs = futures::stream::iter(runs).buffer_unordered(AT_ONCE);
     while let Some((case, outcome)) = runs.next().await {
@@ -100,17 +102,40 @@ async fn matrix(title: &str, power_cuts: bool, kinds: &[Kind], classes: impl Fn(
     assert!(fired > 0 && missed * 2 <= fired, "{missed} faults did not come up");
 }
 
+/// Blocks of the script are one request.
+const WHOLE: Setting = Setting {
+    power_cuts: false,
+    part_bytes: PART_BYTES,
+};
+
+/// Some hundred bytes each, so that every block has several.
+const SMALL_PART_BYTES: usize = 512;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_doubled_whatever_fails_once() {
-    matrix("RocksDB and a folder", false, &Kind::ALL, |_| true).await;
+    matrix("RocksDB and a folder", WHOLE, &Kind::ALL, |_| true).await;
 }
 
 /// The same, with an engine that loses what was not synced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_by_a_power_cut() {
     let kinds = [Kind::CrashBefore, Kind::CrashAfter];
-    matrix("power cuts", true, &kinds, |class| {
+    let setting = Setting {
+        power_cuts: true,
+        ..WHOLE
+    };
+    matrix("power cuts", setting, &kinds, |class| {
         class == Class::Write || class == Class::Put
     })
     .await;
+}
+
+/// Blocks are uploaded in parts: an upload that began, each part, its end, and giving it up can fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_by_an_upload_in_parts() {
+    let setting = Setting {
+        part_bytes: SMALL_PART_BYTES,
+        ..WHOLE
+    };
+    matrix("uploads in parts", setting, &Kind::ALL, |class| class == Class::Upload).await;
 }

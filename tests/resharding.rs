@@ -142,6 +142,7 @@ async fn scrape(world: &World, target: &Target, tick_ms: i64) -> u64 {
     let samples: Vec<TickSample> = (0u32..)
         .zip(&all)
         .map(|(series, (labels, value))| TickSample {
+            start_ms: 0,
             identity: identity(labels),
             series,
             timestamp_ms: tick_ms,

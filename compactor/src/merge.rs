@@ -28,6 +28,7 @@ const RESERVATIONS: u32 = 4;
 
 /// What one merge needs of its surroundings.
 pub(crate) struct Merger<'a> {
+    pub(crate) part_bytes: usize,
     pub(crate) catalogue: &'a Catalogue,
     pub(crate) bucket: &'a Bucket,
     pub(crate) clock: &'a Arc<dyn Clock>,
@@ -240,7 +241,7 @@ impl Merger<'_> {
         lease: &Lease,
     ) -> Result<FinishedBlock<()>, CompactorError> {
         let (store, path) = (self.bucket.store().clone(), Path::from(record.path.as_str()));
-        let sink = UploadSink::within(store, path, record.bytes);
+        let sink = UploadSink::within(store, path, record.bytes).in_parts_of(self.part_bytes);
         let mut writer = BlockWriter::new(meta, sink).thorough();
         match self.copy(&mut writer, &readers, &record.id, lease).await {
             Ok(()) => {

@@ -27,6 +27,8 @@ pub struct Settings {
     pub grace: Grace,
     /// Between two cycles.
     pub interval: Duration,
+    /// Larger objects are uploaded in parts of so many bytes.
+    pub part_bytes: usize,
 }
 
 /// Merges, retention and garbage collection of one node. Several nodes may run it: each takes what it gets a lease for.
@@ -311,6 +313,7 @@ impl Compactor {
         stop: &CancellationToken,
     ) -> Result<(), CompactorError> {
         let merger = Merger {
+            part_bytes: self.settings.part_bytes,
             catalogue: &self.catalogue,
             bucket: &self.bucket,
             clock: &self.clock,

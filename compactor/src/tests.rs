@@ -85,6 +85,7 @@ fn settings() -> Settings {
             staged_ms: H,
         },
         interval: Duration::from_millis(1),
+        part_bytes: gnomon_tsdb::block::PART_BYTES,
     }
 }
 

@@ -4,11 +4,11 @@
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use gnomon_model::ids::BLOCK_EXTRAS_FEATURE_LEVEL;
+use gnomon_model::ids::START_TIMES_FEATURE_LEVEL;
 use gnomon_model::{BlockId, ClusterId, Labels, MatchOp, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs};
 use gnomon_tsdb::{
     BlockError, BlockMeta, BlockReader, BlockWriter, Exemplar, ExemplarFilter, FloatPageBuilder, MemorySink,
-    MetricMetadata, Page,
+    MetricMetadata, Page, Starts,
 };
 use libfuzzer_sys::fuzz_target;
 use object_store::memory::InMemory;
@@ -24,7 +24,7 @@ fn good() -> &'static [u8] {
         let shard = ShardId(1);
         let mut meta = BlockMeta::new(BlockId(7), ClusterId(1), TenantId::anonymous(), shard, window);
         meta.parts = vec![PartId { shard, number: 1 }];
-        meta.feature_level = BLOCK_EXTRAS_FEATURE_LEVEL;
+        meta.feature_level = START_TIMES_FEATURE_LEVEL;
         let mut writer = BlockWriter::new(meta, MemorySink::default()).thorough();
         block_on(async {
             // The pod implies the node; one series has neither.
@@ -46,6 +46,12 @@ fn good() -> &'static [u8] {
                     page.append(i * 15_000 + n % 2 + i * i % 7, value).expect("a sample");
                 }
                 let page = page.page().expect("a page");
+                let starts = Starts::of((0..page.count).map(|at| match n % 4 {
+                    0 => 0,
+                    1 => -1_000,
+                    _ => i64::from(at / 13) * 200_000,
+                }));
+                let page = page.with_starts(&starts).expect("a page");
                 let pages = vec![if n % 2 == 0 {
                     page
                 } else {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use gnomon_model::{Labels, TimeRange, TimestampMs};
-use gnomon_tsdb::page::PageSamples;
+use gnomon_tsdb::page::{PageSamples, Starts};
 use gnomon_tsdb::prometheus::{TsdbBlock, TsdbError, TsdbWriter, Ulid, decode_chunk};
 use libfuzzer_sys::fuzz_target;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,8 @@ fn good() -> &'static (PathBuf, Vec<Vec<u8>>) {
                 timestamps: (0..130).map(|i| i * 15_000 + n).collect(),
                 values: (0..130).map(|i| (i * n) as f64 / 3.0).collect(),
             };
-            writer.add_series(labels.as_ref(), &[samples]).expect("a series");
+            let starts = Starts::of((0..130).map(|i| if n == 1 { i / 50 * 700_000 } else { 0 }));
+            writer.add_series(labels.as_ref(), &[(samples, starts)]).expect("a series");
         }
         let block = writer.finish(0, 7_200_000).expect("a block").folder;
         let files = FILES.map(|name| std::fs::read(block.join(name)).expect("a file"));

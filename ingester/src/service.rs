@@ -10,13 +10,14 @@ use crate::shard::entry::{Command, Entry, Limits};
 use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::raft::{ProposeError, ReadError};
-use gnomon_model::ids::{BASE_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL};
-use gnomon_model::{Clock, NodeId, ShardId, TimestampMs};
+use gnomon_model::ids::{BASE_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL, START_TIMES_FEATURE_LEVEL};
+use gnomon_model::{Clock, FeatureLevel, NodeId, ShardId, TimestampMs};
 use gnomon_proto::ServiceError;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use tokio::sync::Notify;
 
 /// The replicated log of a shard: a Raft group.
 #[async_trait]
@@ -129,6 +130,10 @@ pub struct Shards {
     appends: tokio::sync::Semaphore,
     /// The cluster's: what all replicas understand.
     feature_level: AtomicU32,
+    /// Whoever writes has start timestamps.
+    has_starts: AtomicBool,
+    /// Told when a higher feature level is wanted.
+    pub(crate) level_wanted: Notify,
 }
 
 impl Shards {
@@ -141,6 +146,8 @@ impl Shards {
             appends: tokio::sync::Semaphore::new(options.max_appends),
             limits: RwLock::new(options.limits),
             feature_level: AtomicU32::new(BASE_FEATURE_LEVEL.0),
+            has_starts: AtomicBool::new(false),
+            level_wanted: Notify::new(),
             options,
         }
     }
@@ -154,11 +161,30 @@ impl Shards {
         self.feature_level.store(level, Ordering::Relaxed);
     }
 
-    /// The feature level that what is configured needs, where the cluster is not at it.
-    pub(crate) fn wanted_feature_level(&self) -> Option<u32> {
-        let needed = METRIC_LIMIT_FEATURE_LEVEL.0;
-        let is_below = self.feature_level.load(Ordering::Relaxed) < needed;
-        (self.options.series.of_metric > 0 && is_below).then_some(needed)
+    /// The feature level that is needed by what is configured and by what comes, where the cluster is not at it, and what it
+    /// is needed for.
+    pub(crate) fn wanted_feature_level(&self) -> Option<(u32, &'static str)> {
+        let has_starts = self.has_starts.load(Ordering::Relaxed);
+        let starts = (START_TIMES_FEATURE_LEVEL.0, "start timestamps");
+        let limit = (METRIC_LIMIT_FEATURE_LEVEL.0, "--ingest.max-series-per-metric");
+        let wanted = [(self.options.series.of_metric > 0, limit), (has_starts, starts)];
+        let mut wanted = wanted
+            .into_iter()
+            .filter(|(is_wanted, _)| *is_wanted)
+            .map(|(_, level)| level);
+        wanted.find(|(level, _)| !self.is_at(FeatureLevel(*level)))
+    }
+
+    /// Whether all replicas understand what is of this level.
+    pub(crate) fn is_at(&self, level: FeatureLevel) -> bool {
+        self.feature_level.load(Ordering::Relaxed) >= level.0
+    }
+
+    /// Notes that somebody has start timestamps, and leaves them out while the cluster is not at their level.
+    pub(crate) fn want_starts(&self) {
+        if !self.has_starts.swap(true, Ordering::Relaxed) {
+            self.level_wanted.notify_one();
+        }
     }
 
     /// For a batch of a shard.
@@ -174,7 +200,7 @@ impl Shards {
         };
         limits.max_series = series.of_batch(shard.machine.series_count(), all);
         // Replicas of an older version would not understand it.
-        if self.wanted_feature_level().is_none() {
+        if self.is_at(METRIC_LIMIT_FEATURE_LEVEL) {
             limits.max_series_per_metric = series.of_metric;
         }
         limits

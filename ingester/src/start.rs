@@ -197,15 +197,16 @@ impl Opener {
             };
             tokio::select! {
                 () = self.stop.cancelled() => return,
+                () = self.shards.level_wanted.notified() => {}
                 changed = states.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(OPEN_AGAIN), if failed || !raised => {}
             }
         }
     }
 
-    /// Whether the cluster is at the feature level that what is configured needs, or will be once this is decided.
+    /// Whether the cluster is at the feature level that is wanted, or will be once this is decided.
     async fn raise_feature_level(&self, state: &MetaState, waits_for: &mut Option<u64>) -> bool {
-        let Some(level) = self.shards.wanted_feature_level() else {
+        let Some((level, what)) = self.shards.wanted_feature_level() else {
             return true;
         };
         // The next change of a node is heard of.
@@ -216,7 +217,7 @@ impl Opener {
                     node,
                     understands,
                     level,
-                    "--ingest.max-series-per-metric is in force once all nodes understand it: start newer builds"
+                    "{what}: in force once all nodes understand it; start newer builds"
                 );
             }
             return true;
@@ -228,7 +229,7 @@ impl Opener {
                 tracing::warn!(
                     level,
                     refused = answer.refused,
-                    "a limit is not in force before all nodes understand it"
+                    "{what}: not in force before all nodes understand it"
                 );
                 false
             }

@@ -2,7 +2,7 @@
 //! what lies in the Raft log and what every replica applies. Encoded once, never re-encoded on the way.
 //!
 //! ```text
-//! batch  = version:u8(=1) tenant:text epoch:uvarint new:uvarint {labels:text}{new} group*
+//! batch  = version:u8(1, or 2 where there is an item of kind 7) tenant:text epoch:uvarint new:uvarint {labels:text}{new} group*
 //! group  = kind:u8 (1 tick, 2 rows) length:u32le [tick-header] item*      length counts what follows it
 //! tick-header = target:u64le term:uvarint tick_ms:svarint interval_ms:uvarint flags:u8 others:uvarint {shard:uvarint}
 //!               flags: 1 first, 2 last, 4 home, 8 track timestamps' staleness, 16 complete, 32 names only
@@ -14,11 +14,13 @@
 //!          4 histogram              key:uvarint time:svarint length:uvarint prometheus.Histogram   key = ref<<1 | index<<1+1
 //!          5 exemplar               key:uvarint time:svarint value:f64le labels:text
 //!          6 metadata               metric:text type:text unit:text help:text
+//!          7 start                  ms - ms of the start before:svarint       of the samples and histograms after it
 //! value  = 0x01 f64le | 0x03 (staleness marker) | uvarint(zigzag(v) << 1) where v is an integer, |v| < 2^53, not -0
 //! text   = length:uvarint bytes;  svarint = uvarint of the zigzag form
 //! ```
 //!
-//! In a group the time before the first item is `tick_ms` for a tick and 0 for rows. Labels are canonical
+//! In a group the time before the first item is `tick_ms` for a tick and 0 for rows, and the start before the first is 0,
+//! which is one that is not known. Labels are canonical
 //! (`gnomon_model::labels`).
 
 mod read;
@@ -31,6 +33,8 @@ use crate::prometheus;
 use gnomon_model::{LabelsRef, SeriesRef, ShardId, TargetId};
 
 const VERSION: u8 = 1;
+/// Of a batch with start timestamps. Needs feature level 6.
+const WITH_STARTS: u8 = 2;
 const KIND_TICK: u8 = 1;
 const KIND_ROWS: u8 = 2;
 
@@ -76,12 +80,16 @@ pub enum Item<'a> {
     Sample {
         key: SeriesKey,
         timestamp_ms: i64,
+        /// Since when its counter counts, in milliseconds; 0 where that is not known.
+        start_ms: i64,
         value: f64,
     },
-    /// The histogram in remote write's protobuf; `timestamp` within it is not used.
+    /// The histogram in remote write's protobuf; the times within it are not used.
     Histogram {
         key: SeriesKey,
         timestamp_ms: i64,
+        /// As a sample's.
+        start_ms: i64,
         encoded: &'a [u8],
     },
     Exemplar {
@@ -96,6 +104,12 @@ pub enum Item<'a> {
         unit: &'a str,
         help: &'a str,
     },
+}
+
+/// Whether a batch has start timestamps: who takes it needs feature level 6.
+#[must_use]
+pub fn has_starts(batch: &[u8]) -> bool {
+    batch.first() == Some(&WITH_STARTS)
 }
 
 impl Item<'_> {

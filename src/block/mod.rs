@@ -10,7 +10,7 @@ mod stop;
 use crate::flags::{Block, BlockTask};
 use anyhow::{Context, bail};
 use gnomon_querier::Rfc3339;
-use gnomon_tsdb::page::{Page, PageSamples};
+use gnomon_tsdb::page::{HistogramSample, Page, PageSamples};
 use gnomon_tsdb::{BlockReader, Bucket, SeriesMerge, SeriesStream};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -113,6 +113,9 @@ fn inspected(name: &str, block: &BlockReader) -> anyhow::Result<String> {
             stats.exemplars, stats.metadata
         )?;
     }
+    if stats.starts > 0 {
+        writeln!(out, "  starts       of {} samples", stats.starts)?;
+    }
     writeln!(
         out,
         "  first, last  {}, {}",
@@ -184,17 +187,20 @@ async fn verify_all(what: &Block) -> anyhow::Result<bool> {
 fn samples(pages: &[Page]) -> anyhow::Result<BTreeMap<i64, String>> {
     let mut all = BTreeMap::new();
     for page in pages {
+        let starts = page.starts()?;
+        let mut starts = starts.iter(page.count);
+        let mut started = |text: String| match starts.next() {
+            None | Some(0) => text,
+            Some(start_ms) => format!("{text} since {start_ms}"),
+        };
         match page.decode()? {
             PageSamples::Floats { timestamps, values } => {
-                let text = |value: f64| format!("{value} ({:016x})", value.to_bits());
+                let text = |value: f64| started(format!("{value} ({:016x})", value.to_bits()));
                 all.extend(timestamps.into_iter().zip(values.into_iter().map(text)));
             }
             PageSamples::Histograms(histograms) => {
-                all.extend(
-                    histograms
-                        .into_iter()
-                        .map(|h| (h.timestamp_ms, format!("{:?}", (h.is_integer, h.histogram)))),
-                );
+                let text = |h: HistogramSample| (h.timestamp_ms, started(format!("{:?}", (h.is_integer, h.histogram))));
+                all.extend(histograms.into_iter().map(text));
             }
         }
     }

@@ -75,6 +75,8 @@ pub struct Export {
     pub matchers: Vec<Vec<Matcher>>,
     /// Width of an exported block's window, milliseconds.
     pub width_ms: i64,
+    /// Whether blocks of Prometheus' get start timestamps.
+    pub with_starts: bool,
 }
 
 const DEFAULT_DATA_DIR: &str = "data/";
@@ -250,6 +252,12 @@ fn export() -> clap::Command {
                 .value_parser(width)
                 .help("Time that one exported block or file covers, 1m to 31d."),
         )
+        .arg(
+            Arg::new("start-timestamps")
+                .long("start-timestamps")
+                .action(ArgAction::SetTrue)
+                .help("prometheus: keep start timestamps of floats, in XOR2 chunks, which newer releases read. parquet has them."),
+        )
 }
 
 /// `gnomon block`, as clap knows it.
@@ -328,5 +336,6 @@ fn export_of(matches: &ArgMatches) -> Result<Export, String> {
         end_ms: matches.get_one("end").copied().unwrap_or(i64::MAX),
         matchers: matches.get_many("match").into_iter().flatten().cloned().collect(),
         width_ms: matches.get_one("width").copied().unwrap_or(2 * 3_600_000),
+        with_starts: matches.get_flag("start-timestamps"),
     })
 }

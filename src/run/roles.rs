@@ -224,6 +224,7 @@ fn start_compactor(
                 ..Grace::default()
             },
             interval: process.settings.compactor_interval,
+            part_bytes: gnomon_tsdb::block::PART_BYTES,
         };
         let (meta, clock) = (Arc::clone(&node.meta), Arc::clone(&process.clock));
         let (bucket, budget) = (bucket.clone(), budget.clone());

@@ -44,17 +44,29 @@ pub struct World {
     pub injector: Arc<Injector>,
     /// In its stead, where crashes are power cuts: what was not synced is lost.
     memory: Option<parking_lot::Mutex<Arc<MemoryBackend>>>,
+    /// Larger objects are uploaded in parts.
+    part_bytes: usize,
+}
+
+/// How nodes of a matrix are.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Crashes are power cuts: what was not synced is lost.
+    pub power_cuts: bool,
+    /// Larger objects are uploaded in parts of so many bytes.
+    pub part_bytes: usize,
 }
 
 impl World {
-    pub fn new(injector: Injector, power_cuts: bool) -> Self {
+    pub fn new(injector: Injector, setting: Setting) -> Self {
         // Whole windows before now: files of the bucket have the real time.
         let now = SystemClock::new().now().0 / (6 * HOUR_MS) * (6 * HOUR_MS) + 6 * HOUR_MS;
         Self {
             folder: tempfile::tempdir().unwrap(),
             clock: Arc::new(ManualClock::at(TimestampMs(now))),
             injector: Arc::new(injector),
-            memory: power_cuts.then(parking_lot::Mutex::default),
+            memory: setting.power_cuts.then(parking_lot::Mutex::default),
+            part_bytes: setting.part_bytes,
         }
     }
 
@@ -148,6 +160,7 @@ impl Running {
         let context = DutyContext {
             options: DutyOptions {
                 quiet: Duration::ZERO,
+                part_bytes: world.part_bytes,
                 ..DutyOptions::default()
             },
             meta: meta.clone(),
@@ -158,7 +171,15 @@ impl Running {
             metrics,
         };
         let shared = Bucket::from_store(bucket.clone(), "bucket");
-        let compactor = Compactor::new(meta.clone(), NODE, shared, clock.clone(), settings(), budget, &registry);
+        let compactor = Compactor::new(
+            meta.clone(),
+            NODE,
+            shared,
+            clock.clone(),
+            settings(&world),
+            budget,
+            &registry,
+        );
         let blocks = StoredBlocks::new(bucket.clone(), 1 << 20, clock.clone(), &registry).unwrap();
         let fanout = Fanout {
             tenant: TenantId::anonymous(),
@@ -330,7 +351,7 @@ async fn found(meta: &MetaNode) {
     }
 }
 
-fn settings() -> Settings {
+fn settings(world: &World) -> Settings {
     Settings {
         policy: Policy {
             window_ms: 2 * HOUR_MS,
@@ -346,6 +367,7 @@ fn settings() -> Settings {
             staged_ms: HOUR_MS,
         },
         interval: Duration::from_millis(1),
+        part_bytes: world.part_bytes,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::injector::Case;
 use crate::injector::Injector;
 use crate::ledger::{Ledger, Place};
-use crate::node::{HOUR_MS, Running, World};
+use crate::node::{HOUR_MS, Running, Setting, World};
 use crate::verify;
 use gnomon_cluster::meta::write_checkpoint;
 use gnomon_model::{Clock, Labels, PlacementEpoch, TenantId};
@@ -124,8 +124,8 @@ pub struct Outcome {
 }
 
 /// Runs the script with one fault, or none, and looks whether everything is as it should be.
-pub async fn run(case: Option<Case>, power_cuts: bool) -> Outcome {
-    let world = Arc::new(World::new(Injector::new(case), power_cuts));
+pub async fn run(case: Option<Case>, setting: Setting) -> Outcome {
+    let world = Arc::new(World::new(Injector::new(case), setting));
     let begin_ms = world.clock.now().0;
     let mut run = Run {
         begin_ms,
@@ -328,6 +328,7 @@ async fn append(running: &Running, ledger: &mut Ledger, samples: &[(Place, f64)]
     let request = AppendRequest {
         shard: 0,
         batch: batch.finish(),
+        starts_left_out: false,
     };
     ledger.sent(samples);
     let answer = running.shards.append(request).await.map_err(|e| e.to_string())?;

@@ -219,6 +219,57 @@ async fn grpc_has_health_and_reflection_on_a_listener_of_its_own() {
     );
 }
 
+/// A sample with its start, by gRPC.
+fn started(at_ms: i64, start_ms: i64) -> WriteRequest {
+    WriteRequest {
+        symbols: ["", "__name__", "started_total"].map(str::to_owned).to_vec(),
+        timeseries: vec![WriteSeries {
+            labels_refs: vec![1, 2],
+            samples: vec![WriteSample {
+                value: 1.0,
+                timestamp: at_ms,
+                start_timestamp: start_ms,
+            }],
+            ..WriteSeries::default()
+        }],
+        ..WriteRequest::default()
+    }
+}
+
+/// The first samples come before the cluster is at the feature level that they raise it to; from then on starts stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_timestamps_are_kept_and_survive_a_kill() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let port = free_port();
+    let address = format!("--ingest.grpc-listen-address=127.0.0.1:{port}");
+    let flags = ["--web.enable-remote-write-receiver", &address];
+    let node = Node::start(folder.path(), "", &flags).await;
+    let mut write = WriteClient::new(channel(port).await);
+    let begin = now_ms();
+    let mut sent = 0;
+    let (at, start) = eventually("a start that is kept", async || {
+        let at = begin + sent;
+        sent += 1;
+        let answer = write.write(started(at, begin - 5_000)).await.expect("an answer");
+        assert_eq!(answer.into_inner().outcome(), Outcome::Taken);
+        let found = node
+            .http
+            .query("start_timestamp(started_total)", at as f64 / 1000.0)
+            .await;
+        let start = found["result"][0]["value"][1].as_str().expect("a number").to_owned();
+        (start != "0").then_some((at, start))
+    })
+    .await;
+    let expected = (begin - 5_000) as f64 / 1000.0;
+    assert_eq!(start.parse::<f64>().expect("a number"), expected);
+    let (node, _) = node.kill_and_restart().await;
+    let found = node
+        .http
+        .query("start_timestamp(started_total)", at as f64 / 1000.0)
+        .await;
+    assert_eq!(found["result"][0]["value"][1].as_str(), Some(start.as_str()));
+}
+
 /// Two real Prometheus servers that scrape the same and write the same; one of them dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_real_ha_pair_one_is_taken_and_the_other_when_it_dies() {

@@ -22,6 +22,7 @@ use gnomon_cluster::retention::Budget;
 use gnomon_model::Clock;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::MetaState;
+use gnomon_tsdb::block::PART_BYTES;
 use object_store::ObjectStore;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct DutyOptions {
     pub max_window_samples: u64,
     /// After a failed upload; doubled with each further failure, up to 32 times.
     pub retry_after: Duration,
+    /// Larger objects are uploaded in parts of so many bytes.
+    pub part_bytes: usize,
 }
 
 impl Default for DutyOptions {
@@ -53,6 +56,7 @@ impl Default for DutyOptions {
             patience: Duration::from_secs(15 * 60),
             max_window_samples: 500_000_000,
             retry_after: Duration::from_secs(2),
+            part_bytes: PART_BYTES,
         }
     }
 }

@@ -2,6 +2,7 @@ mod deletes;
 mod extras;
 mod golden;
 mod retention;
+mod starts;
 
 use super::*;
 use crate::head::WINDOW_MS;
@@ -139,6 +140,7 @@ impl Rig {
         let request = AppendRequest {
             shard: 0,
             batch: batch.finish(),
+            starts_left_out: false,
         };
         self.node.shards.append(request).await
     }

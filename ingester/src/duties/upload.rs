@@ -314,7 +314,8 @@ impl Duties {
         };
         self.change(MetaChange::StageBlock(staged)).await?;
         let meta = block_meta(state, block, shard, part)?;
-        let sink = UploadSink::within(self.context.bucket.clone(), path, record.bytes);
+        let sink = UploadSink::within(self.context.bucket.clone(), path, record.bytes)
+            .in_parts_of(self.context.options.part_bytes);
         let writer = BlockWriter::new(meta, sink);
         let finished = self.write(writer, part).await?;
         record.bytes = finished.bytes;

@@ -150,6 +150,11 @@ impl<R> Counting<'_, R> {
 
 impl<R: Rows> Rows for Counting<'_, R> {
     #[inline]
+    fn since(&mut self, start_ms: i64) {
+        self.inner.since(start_ms);
+    }
+
+    #[inline]
     fn sample(&mut self, timestamp_ms: i64, value: f64) {
         match self.counts(timestamp_ms) {
             true => self.inner.sample(timestamp_ms, value),

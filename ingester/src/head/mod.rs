@@ -34,7 +34,7 @@ pub(crate) use seal::{SealedPages, SealedPart};
 pub(crate) use series::{Bounds, Newest, Outcome, Series};
 pub(crate) use stop::Stop;
 pub(crate) use targets::{MarkerPlace, OpenTick, Target, Verdict};
-pub(crate) use value::Value;
+pub(crate) use value::{Sample, Value};
 pub use window::BadPage;
 use window::Put;
 pub(crate) use window::{PlacedPage, WindowPages, merge_pages};
@@ -264,9 +264,10 @@ impl Head {
         &mut self,
         ordinal: Ordinal,
         timestamp_ms: i64,
-        value: Value,
+        sample: impl Into<Sample>,
         bounds: &Bounds,
     ) -> Result<Outcome, BadPage> {
+        let sample = sample.into();
         let Some(series) = self.slots.get_mut(ordinal as usize).and_then(Option::as_mut) else {
             return Ok(Outcome::Duplicate);
         };
@@ -276,18 +277,18 @@ impl Head {
             if timestamp_ms == series.sealed_last_ms && matches!(reason, Reason::TooOld | Reason::OutOfOrder) {
                 return Ok(Outcome::Duplicate);
             }
-            return self.refused(ordinal, timestamp_ms, &value, reason);
+            return self.refused(ordinal, timestamp_ms, &sample.value, reason);
         }
         let window = self.windows.entry(start_ms).or_default();
         let mut goes_on = false;
         let is_dirty = match window.pages_mut(ordinal) {
-            Some((pages, room)) => match pages.put(timestamp_ms, value, room)? {
+            Some((pages, room)) => match pages.put(timestamp_ms, sample, room)? {
                 Put::Taken => std::mem::replace(&mut pages.dirty, true),
                 Put::Duplicate => return Ok(Outcome::Duplicate),
                 Put::Conflict => return Ok(Outcome::Refused(Reason::DuplicateTimestamp)),
             },
             None => {
-                let mut pages = WindowPages::new(timestamp_ms, &value, &mut window.room)?;
+                let mut pages = WindowPages::new(timestamp_ms, &sample, &mut window.room)?;
                 pages.dirty = true;
                 window.add(ordinal, pages);
                 goes_on = timestamp_ms > series.last_ms;

@@ -130,7 +130,7 @@ mod tests {
     fn series_are_found_where_they_were_put() {
         let mut window = OpenWindow::default();
         let add = |window: &mut OpenWindow, ordinal: Ordinal| {
-            let pages = WindowPages::new(i64::from(ordinal), &Value::Float(0.0), &mut window.room);
+            let pages = WindowPages::new(i64::from(ordinal), &Value::Float(0.0).into(), &mut window.room);
             window.add(ordinal, pages.unwrap());
         };
         let ordinals = |window: &OpenWindow| {

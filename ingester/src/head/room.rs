@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn places_are_used_again_and_go_with_the_last_page() {
         let mut pages = GrowingPages::default();
-        let page = |at: i64| GrowingPage::new(at, &Value::Float(0.0)).unwrap();
+        let page = |at: i64| GrowingPage::new(at, &Value::Float(0.0).into()).unwrap();
         let mut slots: Vec<Slot> = (0..1_200).map(|at| pages.insert(page(at))).collect();
         for slot in slots.drain(..600) {
             assert!(pages.take(slot).is_some() && pages.get(slot).is_none() && pages.take(slot).is_none());

@@ -37,12 +37,18 @@ impl Head {
 
     /// First and last sample of the open windows and sealed parts, inclusive.
     pub(crate) fn time_bounds(&self) -> Option<(i64, i64)> {
-        let open = self.windows.values().flat_map(|window| {
-            let bounds = |pages: &WindowPages| (pages.first_ms(&window.room), pages.last_ms);
-            window.all_pages().map(bounds)
+        // Windows follow each other: no sample of a later one is older, and only those of the first are looked through.
+        let first = self.windows.values().find_map(|window| {
+            let all = window.all_pages();
+            all.map(|pages: &WindowPages| pages.first_ms(&window.room)).min()
         });
+        let mut newest_first = self.windows.values().rev();
+        let last = newest_first.find_map(|window| window.all_pages().map(|pages| pages.last_ms).max());
+        let open = first.zip(last);
         let sealed = self.sealed.values().map(|p| (p.min_ms, p.max_ms));
-        open.chain(sealed).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        open.into_iter()
+            .chain(sealed)
+            .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A sample's value.
+//! A sample's value, and since when its counter counts.
 
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::is_stale_nan;
@@ -9,6 +9,21 @@ use gnomon_proto::histogram::Decoded;
 pub(crate) enum Value {
     Float(f64),
     Histogram(Box<Decoded>),
+}
+
+/// What a series has at an instant.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub(crate) value: Value,
+    /// Since when its counter counts, in milliseconds; 0 where that is not known.
+    pub(crate) start_ms: i64,
+}
+
+impl From<Value> for Sample {
+    /// Without a start.
+    fn from(value: Value) -> Self {
+        Self { value, start_ms: 0 }
+    }
 }
 
 impl Value {

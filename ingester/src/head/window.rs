@@ -5,7 +5,7 @@ use super::arena::PageArena;
 use super::closed::{ClosedPage, ClosedPages};
 use super::growing::GrowingPage;
 use super::room::Room;
-use super::value::Value;
+use super::value::{Sample, Value};
 use gnomon_proto::histogram::Decoded;
 use gnomon_tsdb::page::{AppendError, Page, PageError, PageHeader, PageSamples};
 use gnomon_tsdb::{Intervals, deletes};
@@ -33,7 +33,7 @@ pub(crate) enum Put {
 
 /// Out-of-order samples, ascending by time; none of the times is in a page.
 #[derive(Debug, Default)]
-struct Late(Vec<(i64, Value)>);
+struct Late(Vec<(i64, Sample)>);
 
 #[derive(Debug)]
 pub(crate) struct WindowPages {
@@ -64,17 +64,22 @@ pub enum BadPage {
 }
 
 /// Appends the samples of a page.
-fn read_page(page: &Page, samples: &mut Vec<(i64, Value)>) -> Result<(), PageError> {
+fn read_page(page: &Page, samples: &mut Vec<(i64, Sample)>) -> Result<(), PageError> {
+    let starts = page.starts()?;
+    let mut starts = starts.iter(page.count);
+    let mut started = |value| Sample {
+        value,
+        start_ms: starts.next().unwrap_or(0),
+    };
     match page.decode()? {
         PageSamples::Floats { timestamps, values } => {
-            samples.extend(timestamps.into_iter().zip(values.into_iter().map(Value::Float)));
+            let values = values.into_iter().map(|value| started(Value::Float(value)));
+            samples.extend(timestamps.into_iter().zip(values));
         }
         PageSamples::Histograms(histograms) => samples.extend(histograms.into_iter().map(|h| {
             let (histogram, is_integer) = (h.histogram, h.is_integer);
-            (
-                h.timestamp_ms,
-                Value::Histogram(Box::new(Decoded { histogram, is_integer })),
-            )
+            let value = Value::Histogram(Box::new(Decoded { histogram, is_integer }));
+            (h.timestamp_ms, started(value))
         })),
     }
     Ok(())
@@ -87,7 +92,7 @@ fn find(page: &Page, timestamp_ms: i64) -> Result<Option<Value>, PageError> {
     let mut samples = Vec::new();
     read_page(page, &mut samples)?;
     let found = samples.binary_search_by_key(&timestamp_ms, |(t, _)| *t);
-    Ok(found.ok().map(|at| samples.swap_remove(at).1))
+    Ok(found.ok().map(|at| samples.swap_remove(at).1.value))
 }
 
 /// One series' pages from several sources, made ascending and not overlapping; of samples at one time the one of the
@@ -111,15 +116,15 @@ pub(crate) fn merge_pages(mut pages: Vec<Page>) -> Result<Vec<Page>, BadPage> {
 }
 
 /// Pages of samples that ascend in time.
-fn build(samples: &[(i64, Value)]) -> Result<Vec<Page>, BadPage> {
+fn build(samples: &[(i64, Sample)]) -> Result<Vec<Page>, BadPage> {
     let mut pages = Vec::new();
     let mut open: Option<GrowingPage> = None;
-    for (timestamp_ms, value) in samples {
+    for (timestamp_ms, sample) in samples {
         match &mut open {
-            Some(page) if page.takes(value) => page.append(*timestamp_ms, value)?,
+            Some(page) if page.takes(&sample.value) => page.append(*timestamp_ms, sample)?,
             _ => {
                 pages.extend(open.take().and_then(|full| full.page()));
-                open = Some(GrowingPage::new(*timestamp_ms, value)?);
+                open = Some(GrowingPage::new(*timestamp_ms, sample)?);
             }
         }
     }
@@ -128,8 +133,8 @@ fn build(samples: &[(i64, Value)]) -> Result<Vec<Page>, BadPage> {
 }
 
 impl WindowPages {
-    pub(crate) fn new(timestamp_ms: i64, value: &Value, room: &mut Room) -> Result<Self, BadPage> {
-        let open = GrowingPage::new(timestamp_ms, value)?;
+    pub(crate) fn new(timestamp_ms: i64, sample: &Sample, room: &mut Room) -> Result<Self, BadPage> {
+        let open = GrowingPage::new(timestamp_ms, sample)?;
         let mut pages = Self {
             last_ms: timestamp_ms,
             closed: ClosedPages::default(),
@@ -138,32 +143,34 @@ impl WindowPages {
             dirty: false,
             rewritten: false,
         };
-        if value.ends_series() {
+        if sample.value.ends_series() {
             pages.put_by(room)?;
         }
         Ok(pages)
     }
 
-    /// Takes a sample of the window, in any order. The room is the window's, here and below.
-    pub(crate) fn put(&mut self, timestamp_ms: i64, value: Value, room: &mut Room) -> Result<Put, BadPage> {
+    /// Takes a sample of the window, in any order; of two with the same time and value the first one's start counts. The
+    /// room is the window's, here and below.
+    pub(crate) fn put(&mut self, timestamp_ms: i64, sample: Sample, room: &mut Room) -> Result<Put, BadPage> {
         if timestamp_ms > self.last_ms {
-            self.push(timestamp_ms, &value, room)?;
+            self.push(timestamp_ms, &sample, room)?;
             return Ok(Put::Taken);
         }
         if let Some(there) = self.value_at(timestamp_ms, room)? {
-            let same = there.is_same(&value);
+            let same = there.is_same(&sample.value);
             return Ok(if same { Put::Duplicate } else { Put::Conflict });
         }
         let Late(late) = &mut **self.late.get_or_insert_default();
         let at = late.partition_point(|(t, _)| *t < timestamp_ms);
-        late.insert(at, (timestamp_ms, value));
+        late.insert(at, (timestamp_ms, sample));
         if late.len() >= LATE_SAMPLES {
             self.rewrite(room)?;
         }
         Ok(Put::Taken)
     }
 
-    fn push(&mut self, timestamp_ms: i64, value: &Value, room: &mut Room) -> Result<(), BadPage> {
+    fn push(&mut self, timestamp_ms: i64, sample: &Sample, room: &mut Room) -> Result<(), BadPage> {
+        let value = &sample.value;
         let slot = self.grow(room)?;
         let open = room.growing.get_mut(slot).ok_or(BadPage::NoTail)?;
         if !open.takes(value) {
@@ -172,7 +179,7 @@ impl WindowPages {
             }
             open.restart(value);
         }
-        open.append(timestamp_ms, value)?;
+        open.append(timestamp_ms, sample)?;
         self.last_ms = timestamp_ms;
         if value.ends_series() {
             self.put_by(room)?;
@@ -189,7 +196,7 @@ impl WindowPages {
             return Ok(Some(Value::Float(value)));
         }
         if let Ok(at) = self.late().binary_search_by_key(&timestamp_ms, |(t, _)| *t) {
-            return Ok(Some(self.late()[at].1.clone()));
+            return Ok(Some(self.late()[at].1.value.clone()));
         }
         if let Some(page) = self.closed.within(timestamp_ms, timestamp_ms, &room.closed).next() {
             return Ok(find(&page?.to_page(), timestamp_ms)?);
@@ -288,7 +295,7 @@ impl WindowPages {
     }
 
     /// All samples, ascending.
-    fn samples(&self, room: &Room) -> Result<Vec<(i64, Value)>, BadPage> {
+    fn samples(&self, room: &Room) -> Result<Vec<(i64, Sample)>, BadPage> {
         let mut samples = Vec::new();
         for page in self.closed.all(&room.closed)? {
             read_page(&page.to_page(), &mut samples)?;
@@ -314,7 +321,7 @@ impl WindowPages {
         self.closed.move_to(from, to)
     }
 
-    fn late(&self) -> &[(i64, Value)] {
+    fn late(&self) -> &[(i64, Sample)] {
         self.late.as_ref().map_or(&[], |late| late.0.as_slice())
     }
 
@@ -391,10 +398,7 @@ impl WindowPages {
             return Ok(());
         };
         let from = shared.len();
-        match open {
-            GrowingPage::Float(open) => open.write_to(shared),
-            GrowingPage::Histogram(open) => shared.extend(open.page().iter().flat_map(|page| &page.bytes[..])),
-        }
+        open.write_to(shared);
         placed.push(PlacedPage {
             header,
             bytes: from..shared.len(),

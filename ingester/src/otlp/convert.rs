@@ -174,6 +174,7 @@ impl<'a, 's> Resource<'a, 's> {
             return Ok(());
         };
         let series = out.series(&labels, "target_info", None)?;
+        out.start_ms = 0;
         let step_ms = (self.rules.lookback_ms / 2).max(1);
         let mut at_ms = first_ms.max(last_ms.saturating_sub(step_ms.saturating_mul(MAX_TARGET_INFO - 1)));
         while at_ms < last_ms {
@@ -349,6 +350,11 @@ impl<'a> MetricOf<'_, 'a, '_> {
             return Ok(());
         };
         let at_ms = number.point.time_ms();
+        // What a gauge shows has not begun at any time.
+        self.out.start_ms = match data.kind {
+            DataKind::Sum => number.point.start_ms(),
+            _ => 0,
+        };
         self.seen(at_ms);
         let series = self.out.series(&labels, name, None)?;
         self.out.sample(series, at_ms, value)?;
@@ -378,6 +384,7 @@ impl<'a> MetricOf<'_, 'a, '_> {
             return Ok(());
         };
         let at_ms = point.point.time_ms();
+        self.out.start_ms = point.point.start_ms();
         self.seen(at_ms);
         let marked = |value: f64| {
             if point.point.no_recorded_value {
@@ -413,6 +420,7 @@ impl<'a> MetricOf<'_, 'a, '_> {
         let point = HistogramPoint::of(bytes)?;
         let histogram = histogram::of_explicit(&point, data.temporality == 1);
         let at_ms = point.point.time_ms();
+        self.out.start_ms = point.point.start_ms();
         let fields = (
             HistogramPoint::NAME,
             HistogramPoint::ATTRIBUTES,
@@ -425,6 +433,7 @@ impl<'a> MetricOf<'_, 'a, '_> {
         let point = ExponentialPoint::of(bytes)?;
         let histogram = histogram::of_exponential(&point, data.temporality == 1);
         let at_ms = point.point.time_ms();
+        self.out.start_ms = point.point.start_ms();
         let fields = (
             ExponentialPoint::NAME,
             ExponentialPoint::ATTRIBUTES,
@@ -464,6 +473,7 @@ impl<'a> MetricOf<'_, 'a, '_> {
             return Ok(());
         };
         let at_ms = point.point.time_ms();
+        self.out.start_ms = point.point.start_ms();
         self.seen(at_ms);
         let marked = |value: f64| {
             if point.point.no_recorded_value {

@@ -16,10 +16,12 @@ type Span = (u32, u32);
 pub(super) enum Item {
     Sample {
         timestamp_ms: i64,
+        start_ms: i64,
         value: f64,
     },
     Histogram {
         timestamp_ms: i64,
+        start_ms: i64,
         encoded: Span,
     },
     Exemplar {
@@ -76,6 +78,8 @@ pub(super) struct Converted<'a> {
     room: usize,
     most: usize,
     pub(super) ha: Option<HaOptions>,
+    /// Of the samples and histograms that come, in milliseconds; 0 where it is not known.
+    pub(super) start_ms: i64,
 }
 
 impl<'a> Converted<'a> {
@@ -92,6 +96,7 @@ impl<'a> Converted<'a> {
             room: most,
             most,
             ha: None,
+            start_ms: 0,
         }
     }
 
@@ -172,7 +177,12 @@ impl<'a> Converted<'a> {
     }
 
     pub(super) fn sample(&mut self, series: u32, timestamp_ms: i64, value: f64) -> Result<(), BadOtlp> {
-        self.items.push((series, Item::Sample { timestamp_ms, value }));
+        let item = Item::Sample {
+            timestamp_ms,
+            start_ms: self.start_ms,
+            value,
+        };
+        self.items.push((series, item));
         self.charge(size_of::<(u32, Item)>())
     }
 
@@ -180,7 +190,12 @@ impl<'a> Converted<'a> {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(encoded);
         let encoded = self.since(start);
-        self.items.push((series, Item::Histogram { timestamp_ms, encoded }));
+        let item = Item::Histogram {
+            timestamp_ms,
+            start_ms: self.start_ms,
+            encoded,
+        };
+        self.items.push((series, item));
         self.charge(self.bytes.len() - start + size_of::<(u32, Item)>())
     }
 

@@ -215,6 +215,7 @@ mod tests {
         let mut exponential = point(2, 0, &[1]);
         exponential.point = Point {
             time_nanos: 1,
+            start_nanos: 0,
             no_recorded_value: true,
         };
         let h = of_exponential(&exponential, false).unwrap();

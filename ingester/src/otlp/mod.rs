@@ -287,11 +287,21 @@ impl Otlp {
             }
             let mut rows = verdicts.rows(*series, &mut batch);
             match *item {
-                Item::Sample { timestamp_ms, value } => {
+                Item::Sample {
+                    timestamp_ms,
+                    start_ms,
+                    value,
+                } => {
+                    rows.since(start_ms);
                     rows.sample(timestamp_ms, value);
                     samples += 1;
                 }
-                Item::Histogram { timestamp_ms, encoded } => {
+                Item::Histogram {
+                    timestamp_ms,
+                    start_ms,
+                    encoded,
+                } => {
+                    rows.since(start_ms);
                     rows.histogram(timestamp_ms, converted.encoded(encoded));
                     samples += 1;
                 }

@@ -117,6 +117,8 @@ const fn zigzag(value: u64) -> i64 {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Point {
     pub(super) time_nanos: u64,
+    /// 0 where it is not known.
+    pub(super) start_nanos: u64,
     pub(super) no_recorded_value: bool,
 }
 
@@ -124,6 +126,11 @@ impl Point {
     /// Milliseconds since the epoch.
     pub(super) const fn time_ms(self) -> i64 {
         (self.time_nanos / 1_000_000) as i64
+    }
+
+    /// Since when it counts, in milliseconds since the epoch; 0 where that is not known.
+    pub(super) const fn start_ms(self) -> i64 {
+        (self.start_nanos / 1_000_000) as i64
     }
 }
 
@@ -143,6 +150,7 @@ impl NumberPoint {
         let mut fields = Fields::of(Self::NAME, bytes);
         while let Some((field, value)) = fields.next()? {
             match field {
+                2 => found.point.start_nanos = fields.fixed64(field, value)?,
                 3 => found.point.time_nanos = fields.fixed64(field, value)?,
                 4 => found.value = Some(fields.double(field, value)?),
                 6 => found.value = Some(fields.fixed64(field, value)? as i64 as f64),
@@ -173,6 +181,7 @@ impl HistogramPoint {
         let mut fields = Fields::of(Self::NAME, bytes);
         while let Some((field, value)) = fields.next()? {
             match field {
+                2 => found.point.start_nanos = fields.fixed64(field, value)?,
                 3 => found.point.time_nanos = fields.fixed64(field, value)?,
                 4 => found.count = fields.fixed64(field, value)?,
                 5 => found.sum = Some(fields.double(field, value)?),
@@ -229,6 +238,7 @@ impl ExponentialPoint {
         let mut fields = Fields::of(Self::NAME, bytes);
         while let Some((field, value)) = fields.next()? {
             match field {
+                2 => found.point.start_nanos = fields.fixed64(field, value)?,
                 3 => found.point.time_nanos = fields.fixed64(field, value)?,
                 4 => found.count = fields.fixed64(field, value)?,
                 5 => found.sum = Some(fields.double(field, value)?),
@@ -262,6 +272,7 @@ impl SummaryPoint {
         let mut fields = Fields::of(Self::NAME, bytes);
         while let Some((field, value)) = fields.next()? {
             match field {
+                2 => found.point.start_nanos = fields.fixed64(field, value)?,
                 3 => found.point.time_nanos = fields.fixed64(field, value)?,
                 4 => found.count = fields.fixed64(field, value)?,
                 5 => found.sum = fields.double(field, value)?,

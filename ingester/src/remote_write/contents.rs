@@ -20,6 +20,8 @@ pub struct Contents {
 }
 
 impl Rows for Contents {
+    fn since(&mut self, _: i64) {}
+
     fn sample(&mut self, _: i64, _: f64) {
         self.samples += 1;
     }

@@ -257,6 +257,35 @@ pub(crate) fn sample(bytes: &[u8]) -> Result<(i64, f64), BadBody> {
     Ok((timestamp_ms, number))
 }
 
+/// As [`sample`], of version 2.0, and the start timestamp (ms), 0 where there is none.
+pub(crate) fn started_sample(bytes: &[u8]) -> Result<(i64, f64, i64), BadBody> {
+    let (mut timestamp_ms, mut number, mut start_ms) = (0, 0.0, 0);
+    let mut fields = Fields::of("Sample", bytes);
+    while let Some((field, value)) = fields.next()? {
+        match field {
+            1 => number = fields.double(field, value)?,
+            2 => timestamp_ms = fields.varint(field, value)? as i64,
+            3 => start_ms = fields.varint(field, value)? as i64,
+            _ => {}
+        }
+    }
+    Ok((timestamp_ms, number, start_ms))
+}
+
+/// Timestamp and start timestamp (ms) of a histogram of version 2.0; its other fields are checked where it is decoded.
+pub(crate) fn histogram_times(bytes: &[u8]) -> Result<(i64, i64), BadBody> {
+    let (mut timestamp_ms, mut start_ms) = (0, 0);
+    let mut fields = Fields::of("Histogram", bytes);
+    while let Some((field, value)) = fields.next()? {
+        match field {
+            15 => timestamp_ms = fields.varint(field, value)? as i64,
+            17 => start_ms = fields.varint(field, value)? as i64,
+            _ => {}
+        }
+    }
+    Ok((timestamp_ms, start_ms))
+}
+
 /// Timestamp (ms) of a histogram; its other fields are checked where it is decoded.
 pub(crate) fn histogram_time(bytes: &[u8]) -> Result<i64, BadBody> {
     let mut timestamp_ms = 0;

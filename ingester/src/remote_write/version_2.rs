@@ -148,13 +148,16 @@ impl<'a> Request<'a> {
         while let Some((field, value)) = fields.next()? {
             match field {
                 2 => {
-                    let (timestamp_ms, value) = scan::sample(fields.bytes(field, value)?)?;
+                    let (timestamp_ms, value, start_ms) = scan::started_sample(fields.bytes(field, value)?)?;
+                    rows.since(start_ms);
                     rows.sample(timestamp_ms, value);
                     written.samples += 1;
                 }
                 3 => {
                     let encoded = fields.bytes(field, value)?;
-                    rows.histogram(scan::histogram_time(encoded)?, encoded);
+                    let (timestamp_ms, start_ms) = scan::histogram_times(encoded)?;
+                    rows.since(start_ms);
+                    rows.histogram(timestamp_ms, encoded);
                     written.histograms += 1;
                 }
                 4 => {

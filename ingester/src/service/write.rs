@@ -3,8 +3,9 @@
 use super::{Shard, Shards};
 use crate::shard::entry::Command;
 use async_trait::async_trait;
+use gnomon_model::ids::START_TIMES_FEATURE_LEVEL;
 use gnomon_proto::ServiceError;
-use gnomon_proto::batch::{BatchView, MAX_BATCH_BYTES};
+use gnomon_proto::batch::{BatchView, MAX_BATCH_BYTES, has_starts};
 use gnomon_proto::service::ShardWriteService;
 use gnomon_proto::v1::{AppendRequest, AppendResponse};
 use prost::Message;
@@ -36,6 +37,14 @@ impl Shards {
         })?;
         self.check_sealed(&shard)?;
         check_batch(&request.batch)?;
+        if request.starts_left_out {
+            self.want_starts();
+        }
+        if has_starts(&request.batch) && !self.is_at(START_TIMES_FEATURE_LEVEL) {
+            // Whoever sends it knows a newer state of the metadata group: it comes here in a moment, too.
+            let text = "start timestamps are taken once this node knows that all others understand them";
+            return Err(ServiceError::Unavailable(text.to_owned()));
+        }
         let command = Command::Batch {
             limits: self.limits_of(&shard),
             batch: &request.batch[..],

@@ -8,7 +8,7 @@ use super::state::{ShardState, TenantHead};
 use crate::head::{BadPage, Bounds, Deletion, MarkerPlace};
 use bytes::Bytes;
 use gnomon_model::{FeatureLevel, TenantId, TimeRange};
-use gnomon_proto::batch::{BadBatch, BatchView};
+use gnomon_proto::batch::{BadBatch, BatchView, has_starts};
 use gnomon_proto::v1::AppendResponse;
 use gnomon_tsdb::Tombstone;
 use prost::Message;
@@ -66,7 +66,13 @@ impl ShardState {
         }
         let proposed_at_ms = entry.proposed_at.0;
         let answer = match entry.command {
-            Command::Batch { limits, batch } => self.apply_batch(index, limits, proposed_at_ms, batch),
+            Command::Batch { limits, batch } => {
+                // What is stored of it older builds do not read.
+                if has_starts(batch) {
+                    self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
+                }
+                self.apply_batch(index, limits, proposed_at_ms, batch)
+            }
             Command::Seal { window, with_exemplars } => {
                 self.counters.feature_level = self.counters.feature_level.max(entry.feature_level);
                 self.apply_seal(window, with_exemplars).map(|()| Bytes::new())

@@ -1,7 +1,7 @@
 //! One batch on its way into a head.
 
 use super::state::Counters;
-use crate::head::{BadPage, Bounds, Exemplar, Head, MetricInfo, Ordinal, Outcome, Target, Value, Verdict};
+use crate::head::{BadPage, Bounds, Exemplar, Head, MetricInfo, Ordinal, Outcome, Sample, Target, Value, Verdict};
 use crate::shard::entry::Limits;
 use gnomon_model::{LabelsRef, SeriesRef, is_stale_nan};
 use gnomon_proto::batch::{BadBatch, BatchView, Group, Item, SeriesKey, TickHeader};
@@ -170,13 +170,18 @@ impl<'a, 'b> BatchRun<'a, 'b> {
                 Item::Sample {
                     key,
                     timestamp_ms,
+                    start_ms,
                     value,
-                } => self.sample(key, timestamp_ms, Value::Float(value), &mut tick)?,
+                } => {
+                    let value = Value::Float(value);
+                    self.sample(key, timestamp_ms, Sample { value, start_ms }, &mut tick)?;
+                }
                 Item::Histogram {
                     key,
                     timestamp_ms,
+                    start_ms,
                     encoded,
-                } => self.histogram(key, timestamp_ms, encoded, &mut tick)?,
+                } => self.histogram(key, (timestamp_ms, start_ms), encoded, &mut tick)?,
                 Item::Exemplar {
                     key,
                     timestamp_ms,
@@ -223,7 +228,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         &mut self,
         key: SeriesKey,
         timestamp_ms: i64,
-        value: Value,
+        sample: Sample,
         tick: &mut Option<(&TickHeader, &mut Target)>,
     ) -> Result<(), BadPage> {
         let names_only = tick.as_ref().is_some_and(|(header, _)| header.names_only);
@@ -241,7 +246,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
                 }
             },
         };
-        let is_marker = matches!(value, Value::Float(value) if is_stale_nan(value));
+        let is_marker = matches!(sample.value, Value::Float(value) if is_stale_nan(value));
         if names_only {
             if let Some((header, target)) = tick
                 && (timestamp_ms == header.tick_ms || header.track_timestamps_staleness)
@@ -251,7 +256,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             }
             return Ok(());
         }
-        let outcome = self.head.put(ordinal, timestamp_ms, value, &self.bounds)?;
+        let outcome = self.head.put(ordinal, timestamp_ms, sample, &self.bounds)?;
         match outcome {
             Outcome::Taken => {
                 self.response.samples_taken += 1;
@@ -317,7 +322,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
     fn histogram(
         &mut self,
         key: SeriesKey,
-        timestamp_ms: i64,
+        (timestamp_ms, start_ms): (i64, i64),
         encoded: &[u8],
         tick: &mut Option<(&TickHeader, &mut Target)>,
     ) -> Result<(), BadPage> {
@@ -325,7 +330,10 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             .ok()
             .and_then(|wire| from_wire(&wire).ok());
         match decoded {
-            Some(decoded) => self.sample(key, timestamp_ms, Value::Histogram(Box::new(decoded)), tick),
+            Some(decoded) => {
+                let value = Value::Histogram(Box::new(decoded));
+                self.sample(key, timestamp_ms, Sample { value, start_ms }, tick)
+            }
             None => {
                 let mut labels = Vec::new();
                 match self.place(key) {

@@ -6,9 +6,10 @@
 use bytes::Bytes;
 use gnomon_model::ids::{
     BASE_FEATURE_LEVEL, BLOCK_EXTRAS_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL, DELETES_FEATURE_LEVEL,
-    METRIC_LIMIT_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL,
+    METRIC_LIMIT_FEATURE_LEVEL, OPERATIONS_FEATURE_LEVEL, START_TIMES_FEATURE_LEVEL,
 };
 use gnomon_model::{FeatureLevel, MatchOp, Matcher, TargetId, TenantId, TimeRange, TimestampMs};
+use gnomon_proto::batch::has_starts;
 use gnomon_tsdb::Tombstone;
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ const FROM: u8 = 9;
 const EXPIRE_BETWEEN_TICKS: u8 = 11;
 const SEAL_WITH_EXEMPLARS: u8 = 12;
 const CATALOGUE_WITH_EXEMPLARS: u8 = 13;
+const BATCH_WITH_STARTS: u8 = 14;
 
 /// What apply refuses by, as the leader had it configured when it proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +188,7 @@ impl<'a> Entry<&'a [u8]> {
 impl<B: AsRef<[u8]>> Command<B> {
     fn kind(&self) -> u8 {
         match self {
+            Self::Batch { batch, .. } if has_starts(batch.as_ref()) => BATCH_WITH_STARTS,
             Self::Batch { limits, .. } if limits.max_series_per_metric > 0 => BATCH_WITH_METRIC_LIMIT,
             Self::Batch { .. } => BATCH,
             Self::Seal {
@@ -206,6 +209,7 @@ impl<B: AsRef<[u8]>> Command<B> {
     /// What a replica has to understand.
     pub(crate) fn feature_level(&self) -> FeatureLevel {
         match self {
+            Self::Batch { batch, .. } if has_starts(batch.as_ref()) => START_TIMES_FEATURE_LEVEL,
             Self::Batch { limits, .. } if limits.max_series_per_metric > 0 => METRIC_LIMIT_FEATURE_LEVEL,
             Self::Seal {
                 with_exemplars: true, ..
@@ -229,7 +233,7 @@ impl<B: AsRef<[u8]>> Command<B> {
                 ] {
                     out.extend_from_slice(&limit.to_le_bytes());
                 }
-                if limits.max_series_per_metric > 0 {
+                if self.kind() != BATCH {
                     out.extend_from_slice(&limits.max_series_per_metric.to_le_bytes());
                 }
                 out.extend_from_slice(batch.as_ref());
@@ -316,7 +320,7 @@ pub(crate) fn read_tombstone(bytes: &[u8]) -> Result<Tombstone, BadEntry> {
 impl<'a> Command<&'a [u8]> {
     fn read(kind: u8, rest: &mut Rest<'a>) -> Result<Self, BadEntry> {
         Ok(match kind {
-            BATCH | BATCH_WITH_METRIC_LIMIT => Self::Batch {
+            BATCH | BATCH_WITH_METRIC_LIMIT | BATCH_WITH_STARTS => Self::Batch {
                 limits: Limits {
                     out_of_order_ms: rest.u64("limits")?,
                     late_ms: rest.u64("limits")?,
@@ -534,6 +538,13 @@ mod tests {
                 tombstones: Vec::new(),
                 with_exemplars: true,
             }),
+            Command::Batch {
+                limits: Limits {
+                    max_series: 7,
+                    ..Limits::default()
+                },
+                batch: Bytes::from_static(b"\x02batch"),
+            },
         ];
         let entry = |command: Command| Entry {
             feature_level: command.feature_level(),
@@ -556,6 +567,7 @@ mod tests {
                 "07" => 3,
                 "08" | "09" => 4,
                 "0b" | "0c" | "0d" => 5,
+                "0e" => 6,
                 _ => 1,
             };
             format!("01{kind}0{level}0000000068e5cf8b010000")
@@ -576,6 +588,8 @@ mod tests {
             head("09") + "0000000000000080 00000000 0a00000000000000",
             head("0c") + "00dd6d0000000000 00badb0000000000",
             head("0d") + "0900000000000000 0400000000000000 00000000",
+            head("0e")
+                + "40771b000000000000 2e930200000000 c027090000000000 0700000000000000 0000000000000000 026261746368",
         ];
         assert_eq!(examples().len(), golden.len());
         for (entry, golden) in examples().iter().zip(golden) {

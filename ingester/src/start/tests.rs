@@ -95,6 +95,7 @@ impl Running {
         let request = AppendRequest {
             shard: 0,
             batch: batch.finish(),
+            starts_left_out: false,
         };
         let acknowledged = async {
             loop {

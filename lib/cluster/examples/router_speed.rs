@@ -174,6 +174,7 @@ impl Bench {
         for (at, identities) in self.identities.iter().enumerate() {
             samples.clear();
             samples.extend(identities.iter().enumerate().map(|(i, identity)| TickSample {
+                start_ms: 0,
                 identity: *identity,
                 series: i as u32,
                 timestamp_ms: tick_ms,

@@ -11,6 +11,7 @@
 //!
 //! Invariant: data is where this function says; a change of it loses series. The golden test holds it in place.
 
+use gnomon_model::ids::START_TIMES_FEATURE_LEVEL;
 use gnomon_model::labels::put_uvarint;
 use gnomon_model::{LabelsRef, PlacementEpoch, ShardId, TenantId, TimestampMs};
 use gnomon_proto::v1;
@@ -27,6 +28,7 @@ pub const DEFAULT_PLACEMENT_LABELS: [&str; 2] = ["job", "instance"];
 pub struct Placement {
     /// Ascending by `from_ms`.
     epochs: Vec<Epoch>,
+    keeps_starts: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +97,10 @@ impl Placement {
             }
             epochs.push(Epoch::from_record(record)?);
         }
-        Ok(Self { epochs })
+        Ok(Self {
+            epochs,
+            keeps_starts: false,
+        })
     }
 
     /// The epochs that samples are placed by: those in force.
@@ -103,7 +108,20 @@ impl Placement {
     /// # Errors
     /// As [`Self::from_records`].
     pub fn in_force(state: &v1::MetaState) -> Result<Self, BadEpoch> {
-        Self::from_records(epochs_in_force(state))
+        let keeps_starts = state.feature_level >= START_TIMES_FEATURE_LEVEL.0;
+        Self::from_records(epochs_in_force(state)).map(|placed| placed.with_starts(keeps_starts))
+    }
+
+    /// The same where shards take start timestamps, or do not.
+    #[must_use]
+    pub fn with_starts(self, keeps_starts: bool) -> Self {
+        Self { keeps_starts, ..self }
+    }
+
+    /// Whether all replicas of all shards understand start timestamps.
+    #[must_use]
+    pub const fn keeps_starts(&self) -> bool {
+        self.keeps_starts
     }
 
     /// Whether there is an epoch at all, which is so once the cluster is initialized.

@@ -2,12 +2,13 @@
 //! its index. `cargo run --release -p gnomon-tsdb --example density [folder with *.scr.zst]`; the default folder is
 //! `$GNOMON_SHARED/realdata`, or `shared/realdata` beside the repository.
 
+use gnomon_model::ids::START_TIMES_FEATURE_LEVEL;
 use gnomon_model::{
     BlockId, ClusterId, Labels, LabelsBuilder, MatchOp, Matcher, ShardId, TenantId, TimeRange, TimestampMs,
 };
 use gnomon_tsdb::{
     BlockCache, BlockMeta, BlockReader, BlockWriter, Coding, Effort, FloatPageBuilder, MemorySink, Page, SeriesPages,
-    decode_into,
+    Starts, decode_into,
 };
 use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
@@ -84,10 +85,68 @@ fn report(series: &Series) -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     for effort in [Effort::Cheap, Effort::Thorough] {
-        let block = Arc::new(runtime.block_on(block_of(series, effort))?);
+        let block = Arc::new(runtime.block_on(block_of(series, effort, false))?);
         report_block(&block, effort, samples, series.len());
         runtime.block_on(report_reads(&block, series))?;
+        let started = runtime.block_on(block_of(series, effort, true))?;
+        println!(
+            "    with the start of its process at each sample: {} bytes more, {:.2} a series",
+            started.len_bytes() - block.len_bytes(),
+            (started.len_bytes() - block.len_bytes()) as f64 / series.len() as f64,
+        );
+        report_statistics(series, &block)?;
     }
+    Ok(())
+}
+
+/// What statistics of each page would take, in columns and compressed as a directory is: of pages of one value everything
+/// is known without.
+fn report_statistics(series: &Series, block: &BlockReader) -> Result<(), Box<dyn Error>> {
+    let (mut pages, mut constant, mut bytes) = (0, 0, [0; 5]);
+    let all: Vec<&Vec<(i64, f64)>> = series.values().collect();
+    for chunk in all.chunks(1024) {
+        let mut columns: [Vec<u8>; 5] = Default::default();
+        for samples in chunk.iter().flat_map(|samples| samples.chunks(480)) {
+            let values = || samples.iter().map(|(_, value)| *value);
+            let (first, last) = (values().next().unwrap_or(0.0), values().last().unwrap_or(0.0));
+            pages += 1;
+            if values().all(|value| value.to_bits() == first.to_bits()) {
+                constant += 1;
+                continue;
+            }
+            let (least, most) = (
+                values().fold(f64::INFINITY, f64::min),
+                values().fold(f64::NEG_INFINITY, f64::max),
+            );
+            let falls = samples.windows(2).filter(|pair| pair[1].1 < pair[0].1).count();
+            // Each as what it differs from one that is known.
+            let numbers = [
+                first.to_bits().swap_bytes(),
+                (last.to_bits() ^ first.to_bits()).swap_bytes(),
+                (least.to_bits() ^ first.to_bits()).swap_bytes(),
+                (most.to_bits() ^ last.to_bits()).swap_bytes(),
+                falls as u64,
+            ];
+            for (column, number) in columns.iter_mut().zip(numbers) {
+                gnomon_model::labels::put_uvarint(column, number);
+            }
+        }
+        for (column, bytes) in columns.iter().zip(&mut bytes) {
+            *bytes += zstd::bulk::compress(column, 9)?.len();
+        }
+    }
+    let share = |bytes: usize| bytes as f64 * 100.0 / block.len_bytes() as f64;
+    println!(
+        "    statistics of {} of {pages} pages: {} bytes, {:.1} % of the block (first {:.1}, last {:.1}, least {:.1}, most {:.1}, resets {:.1} %)",
+        pages - constant,
+        bytes.iter().sum::<usize>(),
+        share(bytes.iter().sum()),
+        share(bytes[0]),
+        share(bytes[1]),
+        share(bytes[2]),
+        share(bytes[3]),
+        share(bytes[4]),
+    );
     Ok(())
 }
 
@@ -217,11 +276,12 @@ fn decode_rate(pages: &[Page], samples: usize) -> Result<f64, Box<dyn Error>> {
     Ok(rate(samples * PASSES, start, cpu_seconds()?))
 }
 
-async fn block_of(series: &Series, effort: Effort) -> Result<BlockReader, Box<dyn Error>> {
+async fn block_of(series: &Series, effort: Effort, with_starts: bool) -> Result<BlockReader, Box<dyn Error>> {
     let times = || series.values().flatten().map(|(ts, _)| *ts);
     let end = times().max().unwrap_or(0) + 1;
     let window = TimeRange::new(TimestampMs(times().min().unwrap_or(0)), TimestampMs(end));
-    let meta = BlockMeta::new(BlockId(1), ClusterId(1), TenantId::anonymous(), ShardId(0), window);
+    let mut meta = BlockMeta::new(BlockId(1), ClusterId(1), TenantId::anonymous(), ShardId(0), window);
+    meta.feature_level = START_TIMES_FEATURE_LEVEL;
     let mut writer = BlockWriter::new(meta, MemorySink::default());
     if effort == Effort::Thorough {
         writer = writer.thorough();
@@ -231,7 +291,17 @@ async fn block_of(series: &Series, effort: Effort) -> Result<BlockReader, Box<dy
             labels: labels.clone(),
             pages: pages_of(samples, 480)
                 .into_iter()
-                .map(Page::closed)
+                .map(|page| {
+                    // One for each target.
+                    let job = labels.get("job").map_or(0, str::len) as i64;
+                    let start = if with_starts {
+                        1_690_000_000_000 + job * 77_777
+                    } else {
+                        0
+                    };
+                    let starts = Starts::of((0..page.count).map(|_| start));
+                    page.closed()?.with_starts(&starts)
+                })
                 .collect::<Result<_, _>>()?,
         };
         writer.add_series(series.labels.as_ref(), series.pages).await?;

@@ -20,7 +20,8 @@ pub use disk_cache::{CachedStore, DiskCacheError};
 pub use merge::{MergedSeries, SeriesMerge, SeriesStream, merge_pages};
 pub use page::{
     AppendError, Coding, Effort, FloatPageBuilder, HistogramPageBuilder, HistogramSample, MAX_PAGE_SAMPLES, Page,
-    PageError, PageHeader, PageSamples, decode_histograms_into, decode_into, decode_within,
+    PageError, PageHeader, PageSamples, Starts, decode_histograms_into, decode_into, decode_started_within,
+    decode_within,
 };
 
 use gnomon_model::Labels;

@@ -2,7 +2,9 @@
 //! taken, so sources are given in the order of their parts (the lowest log index wins).
 
 use crate::SeriesPages;
-use crate::page::{AppendError, HistogramPageBuilder, HistogramSample, Page, PageError, PageSamples, decode_into};
+use crate::page::{
+    AppendError, HistogramPageBuilder, HistogramSample, Page, PageError, PageSamples, Starts, decode_into,
+};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_model::Labels;
@@ -139,7 +141,7 @@ pub fn merge_pages(mut sources: Vec<Vec<Page>>) -> Result<Vec<Page>, PageError> 
         group.push((source, page));
     }
     out.add_group(group)?;
-    Ok(out.finish())
+    out.finish()
 }
 
 fn is_full(page: &Page) -> bool {
@@ -152,23 +154,34 @@ enum Sample {
     Histogram(Box<HistogramSample>),
 }
 
-fn decode(page: &Page, source: usize, out: &mut Vec<(i64, usize, Sample)>) -> Result<(), PageError> {
+/// A sample of one of the sources.
+struct Found {
+    ts: i64,
+    source: usize,
+    /// 0 where it is not known.
+    start_ms: i64,
+    sample: Sample,
+}
+
+fn decode(page: &Page, source: usize, out: &mut Vec<Found>) -> Result<(), PageError> {
+    let starts = page.starts()?;
+    let mut starts = starts.iter(page.count);
+    let mut found = |ts, sample| Found {
+        ts,
+        source,
+        start_ms: starts.next().unwrap_or(0),
+        sample,
+    };
     match page.decode()? {
         PageSamples::Floats { timestamps, values } => {
-            out.extend(
-                timestamps
-                    .into_iter()
-                    .zip(values)
-                    .map(|(ts, v)| (ts, source, Sample::Float(v))),
-            );
+            let samples = timestamps.into_iter().zip(values);
+            out.extend(samples.map(|(ts, v)| found(ts, Sample::Float(v))));
         }
-        PageSamples::Histograms(samples) => {
-            out.extend(
-                samples
-                    .into_iter()
-                    .map(|h| (h.timestamp_ms, source, Sample::Histogram(Box::new(h)))),
-            );
-        }
+        PageSamples::Histograms(samples) => out.extend(
+            samples
+                .into_iter()
+                .map(|h| found(h.timestamp_ms, Sample::Histogram(Box::new(h)))),
+        ),
     }
     Ok(())
 }
@@ -180,19 +193,30 @@ struct PageChunker {
     timestamps: Vec<i64>,
     values: Vec<f64>,
     histograms: HistogramPageBuilder,
+    /// Of the samples of the open page; empty where no start is known.
+    starts: Vec<i64>,
 }
 
 impl PageChunker {
     fn is_empty(&self) -> bool {
-        self.values.is_empty() && self.histograms.is_empty()
+        self.len() == 0
     }
 
-    fn close(&mut self) {
-        self.pages.extend(Page::of_floats(&self.timestamps, &self.values));
-        self.pages.extend(self.histograms.page());
+    /// Samples of the open page.
+    fn len(&self) -> usize {
+        self.values.len() + self.histograms.len()
+    }
+
+    fn close(&mut self) -> Result<(), PageError> {
+        let starts = Starts::of(self.starts.drain(..));
+        for page in [Page::of_floats(&self.timestamps, &self.values), self.histograms.page()] {
+            self.pages
+                .extend(page.map(|page| page.with_starts(&starts)).transpose()?);
+        }
         self.timestamps.clear();
         self.values.clear();
         self.histograms = HistogramPageBuilder::new();
+        Ok(())
     }
 
     /// Pages that overlap each other, directly or through others, and none outside of the group.
@@ -200,7 +224,7 @@ impl PageChunker {
         if let [(_, page)] = group.as_slice()
             && is_full(page)
         {
-            self.close();
+            self.close()?;
             self.pages.push(page.clone());
             return Ok(());
         }
@@ -214,11 +238,11 @@ impl PageChunker {
             decode(page, *source, &mut samples)?;
         }
         if group.len() > 1 {
-            samples.sort_by_key(|(ts, source, _)| (*ts, *source));
-            samples.dedup_by_key(|(ts, _, _)| *ts);
+            samples.sort_by_key(|found| (found.ts, found.source));
+            samples.dedup_by_key(|found| found.ts);
         }
-        for (ts, _, sample) in &samples {
-            self.push(*ts, sample);
+        for found in &samples {
+            self.push(found.ts, found.start_ms, &found.sample)?;
         }
         Ok(())
     }
@@ -226,57 +250,75 @@ impl PageChunker {
     /// A page that comes after all before.
     fn add_floats(&mut self, page: &Page) -> Result<(), PageError> {
         if !self.histograms.is_empty() {
-            self.close();
+            self.close()?;
         }
         if self.timestamps.last().is_some_and(|last| *last >= page.min_ts) {
             return Err(PageError::Corrupt("samples lie outside of their page's time range"));
         }
+        let before = self.values.len();
         decode_into(&page.bytes, &mut self.timestamps, &mut self.values)?;
         if self.timestamps.last() != Some(&page.max_ts) {
             return Err(PageError::Corrupt("samples lie outside of their page's time range"));
+        }
+        if page.has_starts() {
+            self.starts.resize(before, 0);
+            self.starts.extend(page.starts()?.iter(page.count));
+        } else if !self.starts.is_empty() {
+            self.starts.resize(self.values.len(), 0);
         }
         while self.values.len() > TARGET_PAGE_SAMPLES {
             let (timestamps, values) = (
                 &self.timestamps[..TARGET_PAGE_SAMPLES],
                 &self.values[..TARGET_PAGE_SAMPLES],
             );
-            self.pages.extend(Page::of_floats(timestamps, values));
+            let page = Page::of_floats(timestamps, values);
+            let starts = Starts::of(self.starts.drain(..TARGET_PAGE_SAMPLES.min(self.starts.len())));
+            self.pages
+                .extend(page.map(|page| page.with_starts(&starts)).transpose()?);
             self.timestamps.drain(..TARGET_PAGE_SAMPLES);
             self.values.drain(..TARGET_PAGE_SAMPLES);
         }
         Ok(())
     }
 
-    fn push(&mut self, ts: i64, sample: &Sample) {
+    fn push(&mut self, ts: i64, start_ms: i64, sample: &Sample) -> Result<(), PageError> {
         let has_room = match sample {
             Sample::Float(_) => self.histograms.is_empty() && self.values.len() < TARGET_PAGE_SAMPLES,
             Sample::Histogram(_) => self.values.is_empty() && self.histograms.len() < TARGET_PAGE_SAMPLES,
         };
         if !has_room {
-            self.close();
+            self.close()?;
         }
-        if self.try_push(ts, sample).is_err() && !self.is_empty() {
+        if self.try_push(ts, start_ms, sample).is_err() && !self.is_empty() {
             // Samples ascend, so only a full page refuses one; an empty page takes any.
-            self.close();
-            let _ = self.try_push(ts, sample);
+            self.close()?;
+            let _ = self.try_push(ts, start_ms, sample);
         }
+        Ok(())
     }
 
-    fn try_push(&mut self, ts: i64, sample: &Sample) -> Result<(), AppendError> {
+    fn try_push(&mut self, ts: i64, start_ms: i64, sample: &Sample) -> Result<(), AppendError> {
+        let place = self.len();
         match sample {
-            Sample::Float(_) if self.timestamps.last().is_some_and(|last| ts <= *last) => Err(AppendError::OutOfOrder),
+            Sample::Float(_) if self.timestamps.last().is_some_and(|last| ts <= *last) => {
+                return Err(AppendError::OutOfOrder);
+            }
             Sample::Float(value) => {
                 self.timestamps.push(ts);
                 self.values.push(*value);
-                Ok(())
             }
-            Sample::Histogram(h) => self.histograms.append(ts, &h.histogram, h.is_integer),
+            Sample::Histogram(h) => self.histograms.append(ts, &h.histogram, h.is_integer)?,
         }
+        if start_ms != 0 || !self.starts.is_empty() {
+            self.starts.resize(place, 0);
+            self.starts.push(start_ms);
+        }
+        Ok(())
     }
 
-    fn finish(mut self) -> Vec<Page> {
-        self.close();
-        self.pages
+    fn finish(mut self) -> Result<Vec<Page>, PageError> {
+        self.close()?;
+        Ok(self.pages)
     }
 }
 
@@ -290,9 +332,15 @@ mod tests {
     /// What a sample is, to the bit.
     type Value = (bool, u64);
 
+    /// The counters of these tests began anew each 500 ms, and what came after 1 s has no start.
+    fn start_of(ts: i64) -> i64 {
+        if ts < 1_000 { 1 + ts / 500 * 500 } else { 0 }
+    }
+
     fn samples_of(pages: &[Page]) -> Vec<(i64, Value)> {
         let mut out = Vec::new();
         for page in pages {
+            let (from, starts) = (out.len(), page.starts().unwrap());
             match page.decode().unwrap() {
                 PageSamples::Floats { timestamps, values } => {
                     out.extend(timestamps.into_iter().zip(values.iter().map(|v| (false, v.to_bits()))));
@@ -305,6 +353,8 @@ mod tests {
                     );
                 }
             }
+            let expected = out[from..].iter().map(|(ts, _): &(i64, Value)| start_of(*ts));
+            assert!(starts.iter(page.count).eq(expected));
         }
         assert!(out.windows(2).all(|w| w[0].0 < w[1].0), "samples ascend over all pages");
         out
@@ -315,11 +365,12 @@ mod tests {
         let mut chunker = PageChunker::default();
         for (i, (ts, (is_histogram, bits))) in samples.iter().enumerate() {
             if i % per_page == 0 {
-                chunker.close();
+                chunker.close().unwrap();
             }
             let value = f64::from_bits(*bits);
-            chunker.push(
+            let pushed = chunker.push(
                 *ts,
+                start_of(*ts),
                 &if *is_histogram {
                     let histogram = FloatHistogram {
                         sum: value,
@@ -334,8 +385,9 @@ mod tests {
                     Sample::Float(value)
                 },
             );
+            pushed.unwrap();
         }
-        pages.append(&mut chunker.finish());
+        pages.append(&mut chunker.finish().unwrap());
         pages
     }
 

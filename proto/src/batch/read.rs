@@ -1,6 +1,6 @@
 //! Reading a batch without copying it.
 
-use super::{Item, KIND_ROWS, KIND_TICK, SeriesKey, TickHeader, VERSION, unzigzag};
+use super::{Item, KIND_ROWS, KIND_TICK, SeriesKey, TickHeader, VERSION, WITH_STARTS, unzigzag};
 use gnomon_model::labels::{BadLabels, get_uvarint};
 use gnomon_model::{LabelsRef, PlacementEpoch, STALE_NAN, SeriesRef, ShardId, TargetId, TenantId};
 
@@ -9,7 +9,7 @@ use gnomon_model::{LabelsRef, PlacementEpoch, STALE_NAN, SeriesRef, ShardId, Tar
 pub enum BadBatch {
     #[error("batch ends within its {0}")]
     Truncated(&'static str),
-    #[error("batch version {0} is not known (1 is)")]
+    #[error("batch version {0} is not known (1 and 2 are)")]
     Version(u8),
     #[error("batch tenant: {0}")]
     Tenant(#[from] gnomon_model::ids::BadTenantId),
@@ -28,6 +28,7 @@ pub enum BadBatch {
 /// A batch whose head was checked; groups and items are checked as they are read.
 #[derive(Clone, Debug)]
 pub struct BatchView<'a> {
+    with_starts: bool,
     tenant: TenantId,
     epoch: PlacementEpoch,
     new_series: Vec<LabelsRef<'a>>,
@@ -39,7 +40,7 @@ impl<'a> BatchView<'a> {
     /// When the head is not well formed. Allocates in proportion to `bytes` at most.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BadBatch> {
         let (&version, rest) = bytes.split_first().ok_or(BadBatch::Truncated("version"))?;
-        if version != VERSION {
+        if !matches!(version, VERSION | WITH_STARTS) {
             return Err(BadBatch::Version(version));
         }
         let (tenant, rest) = take_text(rest, "tenant")?;
@@ -61,6 +62,7 @@ impl<'a> BatchView<'a> {
             rest = after;
         }
         Ok(Self {
+            with_starts: version == WITH_STARTS,
             tenant,
             epoch,
             new_series,
@@ -88,6 +90,7 @@ impl<'a> BatchView<'a> {
     pub fn groups(&self) -> Groups<'a> {
         Groups {
             rest: self.groups,
+            with_starts: self.with_starts,
             new_count: self.new_series.len(),
         }
     }
@@ -110,6 +113,7 @@ impl<'a> BatchView<'a> {
 #[derive(Clone, Debug)]
 pub struct Groups<'a> {
     rest: &'a [u8],
+    with_starts: bool,
     new_count: usize,
 }
 
@@ -119,6 +123,7 @@ pub struct Group<'a> {
     /// None for rows.
     pub tick: Option<TickHeader>,
     items: &'a [u8],
+    with_starts: bool,
     new_count: usize,
 }
 
@@ -127,9 +132,11 @@ impl<'a> Group<'a> {
     pub fn items(&self) -> Items<'a> {
         Items {
             rest: self.items,
+            with_starts: self.with_starts,
             new_count: self.new_count,
             last_ref: 0,
             last_ms: self.tick.as_ref().map_or(0, |t| t.tick_ms),
+            start_ms: 0,
         }
     }
 }
@@ -166,6 +173,7 @@ impl<'a> Groups<'a> {
         Ok(Group {
             tick,
             items,
+            with_starts: self.with_starts,
             new_count: self.new_count,
         })
     }
@@ -212,9 +220,12 @@ fn take_tick(body: &[u8]) -> Result<(TickHeader, &[u8]), BadBatch> {
 #[derive(Clone, Debug)]
 pub struct Items<'a> {
     rest: &'a [u8],
+    with_starts: bool,
     new_count: usize,
     last_ref: u64,
     last_ms: i64,
+    /// Of the samples that come.
+    start_ms: i64,
 }
 
 impl<'a> Iterator for Items<'a> {
@@ -236,7 +247,12 @@ impl<'a> Iterator for Items<'a> {
 impl<'a> Items<'a> {
     #[inline]
     fn take(&mut self) -> Result<Item<'a>, BadBatch> {
-        let head = self.uvarint("item")?;
+        let mut head = self.uvarint("item")?;
+        while self.with_starts && head & 7 == 7 {
+            let step = unzigzag(self.uvarint("start")?);
+            self.start_ms = self.start_ms.wrapping_add(step);
+            head = self.uvarint("item")?;
+        }
         match (head & 7) as u8 {
             kind @ 0..=3 => {
                 let key = if kind & 2 == 0 {
@@ -252,6 +268,7 @@ impl<'a> Items<'a> {
                 Ok(Item::Sample {
                     key,
                     timestamp_ms: self.last_ms,
+                    start_ms: self.start_ms,
                     value,
                 })
             }
@@ -261,6 +278,7 @@ impl<'a> Items<'a> {
                 Ok(Item::Histogram {
                     key,
                     timestamp_ms,
+                    start_ms: self.start_ms,
                     encoded: self.text("histogram")?,
                 })
             }

@@ -53,6 +53,7 @@ fn what_goes_in_comes_out() {
             Item::Sample {
                 key,
                 timestamp_ms,
+                start_ms: 0,
                 value,
             } => (key, timestamp_ms, value.to_bits()),
             other => panic!("{other:?}"),
@@ -91,16 +92,60 @@ fn what_goes_in_comes_out() {
     ));
 }
 
+/// Two groups with starts: of the process, of one series, unknown, at the ends of time.
+fn started_batch() -> bytes::Bytes {
+    let mut batch = BatchBuilder::new(&TenantId::anonymous(), PlacementEpoch(1));
+    let known = |r| SeriesKey::Known(SeriesRef(r));
+    batch.begin_tick(&tick());
+    batch.since(1_699_000_000_000);
+    batch.sample(known(1), 1_700_000_000_000, 1.0);
+    batch.sample(known(2), 1_700_000_000_000, 2.0);
+    batch.since(1_699_000_001_000);
+    batch.histogram(known(3), 1_700_000_000_000, &[0x18, 0]);
+    batch.since(0);
+    batch.sample(known(4), 1_700_000_000_000, 4.0);
+    batch.begin_rows();
+    for (number, start_ms) in (5..).zip([i64::MAX, i64::MIN, -1]) {
+        batch.since(start_ms);
+        batch.sample(known(number), 7, 5.0);
+    }
+    batch.finish()
+}
+
+#[test]
+fn samples_have_the_starts_that_were_said() {
+    let bytes = started_batch();
+    assert!(has_starts(&bytes) && !has_starts(&sample_batch()) && !has_starts(&[]));
+    let view = BatchView::parse(&bytes).unwrap();
+    let items = view
+        .groups()
+        .flat_map(|group| group.unwrap().items().collect::<Vec<_>>());
+    let starts = items.map(|item| match item.unwrap() {
+        Item::Sample { start_ms, .. } | Item::Histogram { start_ms, .. } => start_ms,
+        other => panic!("{other:?}"),
+    });
+    let process = 1_699_000_000_000;
+    let expected = [process, process, process + 1_000, 0, i64::MAX, i64::MIN, -1];
+    assert_eq!(starts.collect::<Vec<_>>(), expected);
+}
+
 /// The log of every existing data folder is in these bytes: a change needs a new version, not a new golden text.
 #[test]
 fn the_bytes_do_not_change() {
     let hex: String = sample_batch().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(hex, include_str!("golden.hex").trim());
+    let hex: String = started_batch().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(hex, include_str!("golden_starts.hex").trim());
 }
 
 #[test]
 fn damaged_bytes_are_refused_or_read_but_never_panic() {
-    let bytes = sample_batch();
+    for bytes in [sample_batch(), started_batch()] {
+        damage(&bytes);
+    }
+}
+
+fn damage(bytes: &[u8]) {
     for cut in 0..bytes.len() {
         if let Ok(view) = BatchView::parse(&bytes[..cut]) {
             let _ = view.check();

@@ -1,6 +1,6 @@
 //! Building a batch.
 
-use super::{KIND_ROWS, KIND_TICK, SeriesKey, TickHeader, VERSION, zigzag};
+use super::{KIND_ROWS, KIND_TICK, SeriesKey, TickHeader, VERSION, WITH_STARTS, zigzag};
 use bytes::Bytes;
 use gnomon_model::labels::put_uvarint;
 use gnomon_model::{LabelsRef, PlacementEpoch, STALE_NAN, SeriesRef, TenantId};
@@ -17,6 +17,11 @@ pub struct BatchBuilder {
     open: Option<usize>,
     last_ref: u64,
     last_ms: i64,
+    /// Of the samples that come.
+    start_ms: i64,
+    /// The last one that was written in the group.
+    last_start_ms: i64,
+    with_starts: bool,
     items: usize,
 }
 
@@ -32,6 +37,9 @@ impl BatchBuilder {
             open: None,
             last_ref: 0,
             last_ms: 0,
+            start_ms: 0,
+            last_start_ms: 0,
+            with_starts: false,
             items: 0,
         }
     }
@@ -76,6 +84,7 @@ impl BatchBuilder {
         self.groups.extend_from_slice(&[0; 4]);
         self.last_ref = 0;
         self.last_ms = ms;
+        self.last_start_ms = 0;
     }
 
     fn end_group(&mut self) {
@@ -91,9 +100,28 @@ impl BatchBuilder {
         }
     }
 
+    /// Says since when the counters of the samples and histograms count that are added from now on, in milliseconds; 0 where
+    /// that is not known, as it is at first. Another one than that needs feature level 6.
+    #[inline]
+    pub const fn since(&mut self, start_ms: i64) {
+        self.start_ms = start_ms;
+    }
+
+    #[inline]
+    fn put_start(&mut self) {
+        if self.start_ms != self.last_start_ms {
+            put_uvarint(&mut self.groups, 7);
+            let step = self.start_ms.wrapping_sub(self.last_start_ms);
+            put_uvarint(&mut self.groups, zigzag(step));
+            self.last_start_ms = self.start_ms;
+            self.with_starts = true;
+        }
+    }
+
     /// Adds a float sample. Without a group begun it opens one of rows.
     pub fn sample(&mut self, key: SeriesKey, timestamp_ms: i64, value: f64) {
         self.ensure_group();
+        self.put_start();
         let same_time = timestamp_ms == self.last_ms;
         let kind = u64::from(!same_time);
         match key {
@@ -115,6 +143,7 @@ impl BatchBuilder {
     /// Adds a histogram sample; `encoded` is remote write's `prometheus.Histogram`.
     pub fn histogram(&mut self, key: SeriesKey, timestamp_ms: i64, encoded: &[u8]) {
         self.ensure_group();
+        self.put_start();
         put_uvarint(&mut self.groups, 4);
         self.put_key(key);
         self.put_time(timestamp_ms);
@@ -175,7 +204,7 @@ impl BatchBuilder {
     pub fn finish(mut self) -> Bytes {
         self.end_group();
         let mut out = Vec::with_capacity(self.encoded_len());
-        out.push(VERSION);
+        out.push(if self.with_starts { WITH_STARTS } else { VERSION });
         put_text(&mut out, self.tenant.as_str().as_bytes());
         put_uvarint(&mut out, u64::from(self.epoch.0));
         put_uvarint(&mut out, u64::from(self.new_count));

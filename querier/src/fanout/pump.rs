@@ -8,6 +8,7 @@ use super::{Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use gnomon_promql::partial::Partial;
 use gnomon_promql::{Reserved, Series};
+use gnomon_tsdb::Page;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -21,6 +22,8 @@ const FEW_SAMPLES: u64 = 4 << 10;
 
 /// What a decoded sample takes: a time and a value.
 pub(super) const SAMPLE_BYTES: u64 = 16;
+/// Its start, where there are some.
+const START_BYTES: u64 = 8;
 
 /// Series in the order of their labels, and what they occupy, encoded and decoded.
 pub(super) struct Batch {
@@ -199,7 +202,13 @@ pub(super) async fn pump_partials(
 fn batch_bytes(series: &[MergedSeries], samples: u64) -> u64 {
     let several = series.iter().any(|series| series.runs.len() > 1);
     let copies = if several { 2 } else { 1 };
-    samples * SAMPLE_BYTES * copies + series.iter().map(encoded_bytes).sum::<u64>()
+    let has_starts = series
+        .iter()
+        .flat_map(|series| &series.runs)
+        .flatten()
+        .any(Page::has_starts);
+    let sample = SAMPLE_BYTES + if has_starts { START_BYTES } else { 0 };
+    samples * sample * copies + series.iter().map(encoded_bytes).sum::<u64>()
 }
 
 fn encoded_bytes(series: &MergedSeries) -> u64 {

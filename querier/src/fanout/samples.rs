@@ -2,7 +2,7 @@
 
 use gnomon_promql::Samples;
 use gnomon_promql::buffers::samples_of;
-use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_into, decode_within};
+use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_started_within};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ fn decode_ascending(runs: &[Vec<Page>], start_ms: i64, end_ms: i64) -> Result<Op
     let mut samples = samples_of(count);
     for page in pages() {
         let (timestamps, values) = (&mut samples.timestamps, &mut samples.values);
-        decode_within(&page.bytes, start_ms, end_ms, timestamps, values)?;
+        decode_started_within(page, (start_ms, end_ms), timestamps, values, &mut samples.start_times)?;
     }
     Ok(Some(samples))
 }
@@ -77,7 +77,8 @@ fn decode_page(page: &Page, into: &mut Samples) -> Result<(), PageError> {
     }
     match page.coding {
         Coding::Float | Coding::Columns | Coding::Dense => {
-            decode_into(&page.bytes, &mut into.timestamps, &mut into.values)?;
+            let (timestamps, values) = (&mut into.timestamps, &mut into.values);
+            decode_started_within(page, (i64::MIN, i64::MAX), timestamps, values, &mut into.start_times)?;
             if !into.histograms.is_empty() {
                 into.histograms.resize(into.timestamps.len(), None);
             }
@@ -100,6 +101,10 @@ fn cut(samples: &mut Samples, start_ms: i64, end_ms: i64) {
     samples.timestamps.drain(..from);
     samples.values.truncate(to);
     samples.values.drain(..from);
+    if !samples.start_times.is_empty() {
+        samples.start_times.truncate(to);
+        samples.start_times.drain(..from);
+    }
     if !samples.histograms.is_empty() {
         samples.histograms.truncate(to);
         samples.histograms.drain(..from);
@@ -138,6 +143,11 @@ fn joined(mut first: Samples, second: &Samples) -> Samples {
     if first.histograms.is_empty() && second.histograms.is_empty() {
         first.timestamps.extend_from_slice(&second.timestamps);
         first.values.extend_from_slice(&second.values);
+        if !first.start_times.is_empty() || !second.start_times.is_empty() {
+            first.start_times.resize(first.len() - second.len(), 0);
+            first.start_times.extend_from_slice(&second.start_times);
+            first.start_times.resize(first.len(), 0);
+        }
     } else {
         for at in 0..second.len() {
             push(&mut first, second, at);
@@ -150,6 +160,11 @@ fn push(into: &mut Samples, from: &Samples, at: usize) {
     match from.histogram(at) {
         Some(histogram) => into.push_histogram(from.timestamps[at], Arc::clone(histogram)),
         None => into.push_float(from.timestamps[at], from.values[at]),
+    }
+    let start_ms = from.start_time(at);
+    if start_ms != 0 {
+        into.start_times.resize(into.len() - 1, 0);
+        into.start_times.push(start_ms);
     }
 }
 
@@ -181,6 +196,29 @@ mod tests {
             merge(floats(&[(5, 1.0)]), floats(&[(2, 2.0)])),
             floats(&[(2, 2.0), (5, 1.0)])
         );
+    }
+
+    #[test]
+    fn samples_come_with_their_starts() {
+        let started = |points: &[(i64, f64)], starts: &[i64]| Samples {
+            start_times: starts.to_vec(),
+            ..floats(points)
+        };
+        let first = started(&[(1, 1.0), (3, 3.0)], &[0, 7]);
+        let merged = merge(first.clone(), floats(&[(2, 2.0), (3, 30.0)]));
+        assert_eq!(merged, started(&[(1, 1.0), (2, 2.0), (3, 3.0)], &[0, 0, 7]));
+        let joined = merge(floats(&[(0, 0.0)]), first);
+        assert_eq!(joined, started(&[(0, 0.0), (1, 1.0), (3, 3.0)], &[0, 0, 7]));
+        let mut page = gnomon_tsdb::FloatPageBuilder::new();
+        (0..10).for_each(|at| page.append(at, at as f64).unwrap());
+        let page = page.page().unwrap();
+        let starts = gnomon_tsdb::Starts::of((0..10).map(|at| at / 5 * 40));
+        let page = page.with_starts(&starts).unwrap();
+        let expected = started(&[(4, 4.0), (5, 5.0)], &[0, 40]);
+        let run = [page.clone()];
+        assert_eq!(decode(&[run.to_vec()], 4, 5).unwrap(), expected);
+        // As it is read where pages of several runs overlap.
+        assert_eq!(decode(&[run.to_vec(), run.to_vec()], 4, 5).unwrap(), expected);
     }
 
     #[test]

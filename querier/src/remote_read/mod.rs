@@ -1,7 +1,6 @@
 //! Prometheus' remote read: `POST /api/v1/read`, a snappy block of protobuf; answered with samples or, where the reader
 //! asks for it, with a stream of chunks.
 
-mod bits;
 mod chunks;
 
 use crate::answer::json_response;
@@ -322,9 +321,12 @@ async fn stream_query(
         let decoded = decode_series(&series, selection)?;
         let labels = with_external(&series.labels, external);
         let of_labels: usize = labels.iter().map(Message::encoded_len).sum();
-        let mut chunks = chunks::chunks(&decoded.samples, |time| decoded.whole.contains(&time))
-            .into_iter()
-            .peekable();
+        let chunks = chunks::chunks(&decoded.samples, |time| decoded.whole.contains(&time));
+        let chunks = chunks.map_err(|what| {
+            let text = format!("series {}: {what}", series.labels);
+            ApiError::new(ErrorType::Internal, text)
+        })?;
+        let mut chunks = chunks.into_iter().peekable();
         let mut waiting = Vec::new();
         let mut left = most_bytes.saturating_sub(of_labels);
         while let Some(chunk) = chunks.next() {

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! tick      = raw:u32le zstd(body)                    raw = bytes of the body
-//! body      = version:u8(=1) tenant:text target:u64le term:uvarint tick_ms:svarint interval_ms:uvarint flags:u8
+//! body      = version:u8(1, or 2 with starts) tenant:text target:u64le term:uvarint tick_ms:svarint interval_ms:uvarint flags:u8
 //!             labels:text  series:uvarint {labels:text}
 //!             samples:uvarint {series:uvarint time:svarint value:f64le}
 //!             histograms:uvarint {series:uvarint time:svarint prometheus.Histogram:text}
 //!             exemplars:uvarint {series:uvarint time:svarint value:f64le labels:text}
+//!             [ { items:uvarint start:svarint } ]                      version 2: of all samples, then of all histograms
 //! flags     = 1 complete, 2 timestamps' staleness is tracked;  time = ms - tick_ms;  series = its place in the list
 //! text      = length:uvarint bytes;  svarint = uvarint of the zigzag form
 //! ```
@@ -21,6 +22,8 @@ use hashbrown::HashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 const VERSION: u8 = 1;
+/// Of a body with start timestamps.
+const WITH_STARTS: u8 = 2;
 const COMPLETE: u8 = 1;
 const TRACK: u8 = 2;
 /// Of a body; a larger one is not held. A scrape's own limits (2 million samples) keep it far below.
@@ -132,7 +135,14 @@ pub(crate) fn write(tick: &Tick<'_>) -> Result<Bytes, BadTick> {
         items.extend_from_slice(&exemplar.value.to_bits().to_le_bytes());
         put_text(&mut items, exemplar.labels.as_bytes());
     }
-    let mut body = vec![VERSION];
+    let starts = starts(tick);
+    if !starts.is_empty() {
+        for (count, start_ms) in &starts {
+            put_uvarint(&mut items, *count);
+            put_signed(&mut items, *start_ms);
+        }
+    }
+    let mut body = vec![if starts.is_empty() { VERSION } else { WITH_STARTS }];
     put_text(&mut body, tick.tenant.as_str().as_bytes());
     body.extend_from_slice(&tick.target.0.to_le_bytes());
     put_uvarint(&mut body, tick.term);
@@ -150,6 +160,23 @@ pub(crate) fn write(tick: &Tick<'_>) -> Result<Bytes, BadTick> {
     }
     body.append(&mut items);
     pack(&body)
+}
+
+/// Starts of samples, then of histograms, and of how many one after another; none where none is known.
+fn starts(tick: &Tick<'_>) -> Vec<(u64, i64)> {
+    let samples = tick.samples.iter().map(|sample| sample.start_ms);
+    let histograms = tick.histograms.iter().map(|histogram| histogram.start_ms);
+    let mut runs: Vec<(u64, i64)> = Vec::new();
+    for start_ms in samples.chain(histograms) {
+        match runs.last_mut() {
+            Some((count, last)) if *last == start_ms => *count += 1,
+            _ => runs.push((1, start_ms)),
+        }
+    }
+    if runs.iter().all(|(_, start_ms)| *start_ms == 0) {
+        runs.clear();
+    }
+    runs
 }
 
 fn pack(body: &[u8]) -> Result<Bytes, BadTick> {
@@ -233,7 +260,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<HeldTick, BadTick> {
     let mut rest = Rest(&body);
     let version = rest.byte("its version")?;
     match version {
-        VERSION => {}
+        VERSION | WITH_STARTS => {}
         0 => return Err(bad("its version")),
         newer => return Err(BadTick::Newer(newer)),
     }
@@ -263,6 +290,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<HeldTick, BadTick> {
         tick.series.push(rest.labels("labels of a series")?);
     }
     read_items(&mut rest, &mut tick)?;
+    if version == WITH_STARTS {
+        read_starts(&mut rest, &mut tick)?;
+    }
     match rest.0.len() {
         0 => Ok(tick),
         more => Err(BadTick::Read(format!("{more} bytes too many"))),
@@ -285,6 +315,7 @@ fn read_items(rest: &mut Rest<'_>, tick: &mut HeldTick) -> Result<(), BadTick> {
             identity,
             series,
             timestamp_ms,
+            start_ms: 0,
             value: f64::from_bits(rest.word("a value")?),
         });
     }
@@ -294,6 +325,7 @@ fn read_items(rest: &mut Rest<'_>, tick: &mut HeldTick) -> Result<(), BadTick> {
             identity,
             series,
             timestamp_ms,
+            start_ms: 0,
             encoded: rest.text("a histogram")?.to_vec(),
         });
     }
@@ -308,6 +340,24 @@ fn read_items(rest: &mut Rest<'_>, tick: &mut HeldTick) -> Result<(), BadTick> {
         });
     }
     Ok(())
+}
+
+fn read_starts(rest: &mut Rest<'_>, tick: &mut HeldTick) -> Result<(), BadTick> {
+    let (mut left, mut start) = (0, 0);
+    let samples = tick.samples.iter_mut().map(|sample| &mut sample.start_ms);
+    let histograms = tick.histograms.iter_mut().map(|histogram| &mut histogram.start_ms);
+    for start_ms in samples.chain(histograms) {
+        if left == 0 {
+            left = rest.number("the number of starts")?;
+            start = rest.signed("a start")?;
+        }
+        left = left.checked_sub(1).ok_or_else(|| bad("the number of starts"))?;
+        *start_ms = start;
+    }
+    match left {
+        0 => Ok(()),
+        _ => Err(bad("the number of starts")),
+    }
 }
 
 #[cfg(test)]
@@ -325,6 +375,7 @@ mod tests {
             identity: series.identity,
             series: series.series,
             timestamp_ms: 1001,
+            start_ms: -4,
             encoded: vec![1, 2, 3],
         });
         given.exemplars.push(TickExemplar {
@@ -345,8 +396,29 @@ mod tests {
     }
 
     #[test]
+    fn starts_are_held_and_a_tick_without_is_as_it_was_before_there_were_some() {
+        let mut tick = plain(7, 1000, &["a", "b", "c"]);
+        let version = |tick: &HeldTick| {
+            let bytes = write(&tick.as_tick()).unwrap();
+            assert_eq!(read(&bytes).as_ref(), Ok(tick));
+            zstd::bulk::decompress(&bytes[4..], 1 << 20).unwrap()[0]
+        };
+        assert_eq!(version(&tick), VERSION);
+        tick.samples[1].start_ms = 77;
+        tick.samples[2].start_ms = 77;
+        assert_eq!(version(&tick), WITH_STARTS);
+    }
+
+    #[test]
     fn damage_anywhere_is_an_error_or_a_tick_and_never_a_panic() {
-        let bytes = write(&plain(7, 1000, &["a", "b", "c"]).as_tick()).unwrap();
+        let tick = plain(7, 1000, &["a", "b", "c"]);
+        damage(&write(&tick.as_tick()).unwrap());
+        let mut started = tick;
+        started.samples[1].start_ms = 1 << 40;
+        damage(&write(&started.as_tick()).unwrap());
+    }
+
+    fn damage(bytes: &[u8]) {
         for end in 0..bytes.len() {
             assert!(read(&bytes[..end]).is_err(), "{end} bytes");
         }
@@ -367,8 +439,8 @@ mod tests {
         let bytes = write(&plain(7, 1000, &["a"]).as_tick()).unwrap();
         let raw = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
         let mut body = zstd::bulk::decompress(&bytes[4..], raw).unwrap();
-        body[0] = VERSION + 1;
-        assert_eq!(read(&pack(&body).unwrap()), Err(BadTick::Newer(VERSION + 1)));
+        body[0] = WITH_STARTS + 1;
+        assert_eq!(read(&pack(&body).unwrap()), Err(BadTick::Newer(WITH_STARTS + 1)));
         body[0] = 0;
         assert!(matches!(read(&pack(&body).unwrap()), Err(BadTick::Read(_))));
     }
@@ -397,6 +469,7 @@ pub(crate) mod made {
             identity: xxh3_128(labels.as_bytes()),
             series,
             timestamp_ms: tick_ms,
+            start_ms: 0,
             value: f64::from(series) + 0.5,
         });
         HeldTick {

@@ -184,6 +184,7 @@ impl Collector<'_> {
                 identity: hit.identity,
                 series: hit.series,
                 timestamp_ms,
+                start_ms: parser.created_ms().unwrap_or(0),
                 value: parser.value(),
             }),
         }
@@ -211,6 +212,7 @@ impl Collector<'_> {
                 identity: hit.identity,
                 series: hit.series,
                 timestamp_ms: created_ms,
+                start_ms: created_ms,
                 value: 0.0,
             });
             return Ok(());
@@ -231,6 +233,7 @@ impl Collector<'_> {
             identity: hit.identity,
             series: hit.series,
             timestamp_ms: created_ms,
+            start_ms: created_ms,
             encoded: wire.encode_to_vec(),
         });
         Ok(())
@@ -248,6 +251,7 @@ impl Collector<'_> {
             identity: hit.identity,
             series: hit.series,
             timestamp_ms,
+            start_ms: parser.created_ms().unwrap_or(0),
             encoded: wire.encode_to_vec(),
         });
         Ok(())

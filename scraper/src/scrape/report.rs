@@ -68,6 +68,7 @@ impl Report {
                 identity: cache.fixed_identity(series),
                 series,
                 timestamp_ms: tick_ms,
+                start_ms: 0,
                 value,
             });
         }

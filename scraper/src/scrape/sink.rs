@@ -32,10 +32,12 @@ impl TickSink for Router {
         let mut batch = self.batch(tick.tenant, tick.labels);
         for sample in tick.samples {
             batch.series(sample.identity, sample.series);
+            batch.since(sample.start_ms);
             batch.sample(sample.timestamp_ms, sample.value);
         }
         for histogram in tick.histograms {
             batch.series(histogram.identity, histogram.series);
+            batch.since(histogram.start_ms);
             batch.histogram(histogram.timestamp_ms, &histogram.encoded);
         }
         for exemplar in tick.exemplars {

@@ -5,6 +5,7 @@ use super::window::{SERIES_PER_TURN, for_each_series, len};
 use crate::block::progress::Progress;
 use crate::block::stop::check;
 use gnomon_model::{SystemClock, TimeRange, TimestampMs};
+use gnomon_tsdb::Starts;
 use gnomon_tsdb::prometheus::{TsdbWriter, Ulid, WrittenBlock};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
@@ -46,8 +47,16 @@ async fn window(
     drop(symbols);
     let mut samples = 0;
     let added = for_each_series(source, first_ms, last_ms, stop, |labels, pages| {
-        let count: u64 = pages.iter().map(len).sum();
-        writer.add_series(labels, pages)?;
+        let count: u64 = pages.iter().map(|(samples, _)| len(samples)).sum();
+        if source.what.with_starts {
+            writer.add_series(labels, pages)?;
+        } else {
+            let plain: Vec<_> = pages
+                .iter()
+                .map(|(samples, _)| (samples.clone(), Starts::default()))
+                .collect();
+            writer.add_series(labels, &plain)?;
+        }
         samples += count;
         progress.add(count);
         Ok(())

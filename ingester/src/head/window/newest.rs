@@ -90,7 +90,7 @@ impl WindowPages {
 
     pub(crate) fn ends_with_histogram(&self, room: &Room) -> bool {
         match self.newest {
-            NewestPage::Grows(slot) => matches!(room.growing.get(slot), Some(GrowingPage::Histogram(_))),
+            NewestPage::Grows(slot) => room.growing.get(slot).is_some_and(GrowingPage::is_of_histograms),
             NewestPage::PutBy(last) => last == LastValue::Histogram,
         }
     }

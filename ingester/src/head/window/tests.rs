@@ -1,11 +1,13 @@
 use super::*;
 use gnomon_model::STALE_NAN;
+use gnomon_model::histogram::FloatHistogram;
+use gnomon_tsdb::FloatPageBuilder;
 
 fn filled(samples: i64, value: impl Fn(i64) -> f64) -> (WindowPages, Room) {
     let mut room = Room::default();
-    let mut window = WindowPages::new(0, &Value::Float(value(0)), &mut room).unwrap();
+    let mut window = WindowPages::new(0, &Value::Float(value(0)).into(), &mut room).unwrap();
     for at in 1..samples {
-        let put = window.put(at * 1000, Value::Float(value(at)), &mut room);
+        let put = window.put(at * 1000, Value::Float(value(at)).into(), &mut room);
         assert_eq!(put.unwrap(), Put::Taken);
     }
     (window, room)
@@ -37,7 +39,10 @@ fn pages_of_which_nothing_is_deleted_stay_as_they_are() {
     deleted.add(470_000, i64::MAX);
     assert!(window.remove(&deleted, &mut room).unwrap());
     assert_eq!((window.last_ms, window.sample_count(&room)), (469_000, 470 - 11 - 28));
-    assert_eq!(window.put(470_000, Value::Float(1.0), &mut room).unwrap(), Put::Taken);
+    assert_eq!(
+        window.put(470_000, Value::Float(1.0).into(), &mut room).unwrap(),
+        Put::Taken
+    );
     deleted.add(i64::MIN, i64::MAX);
     assert!(!window.remove(&deleted, &mut room).unwrap());
 }
@@ -82,7 +87,10 @@ fn measures_a_delete_over_a_part_of_a_window() {
 fn late_samples_are_deleted_and_kept_beside_pages() {
     let late = |window: &mut WindowPages, room: &mut Room| {
         for at in [1_500, 60_500, 90_500] {
-            assert_eq!(window.put(at, Value::Float(at as f64), room).unwrap(), Put::Taken);
+            assert_eq!(
+                window.put(at, Value::Float(at as f64).into(), room).unwrap(),
+                Put::Taken
+            );
         }
     };
     for (start_ms, end_ms) in [
@@ -110,7 +118,10 @@ fn late_samples_are_deleted_and_kept_beside_pages() {
     }
     // Late samples alone are left.
     let (mut window, mut room) = filled(10, |at| at as f64);
-    assert_eq!(window.put(1_500, Value::Float(3.0), &mut room).unwrap(), Put::Taken);
+    assert_eq!(
+        window.put(1_500, Value::Float(3.0).into(), &mut room).unwrap(),
+        Put::Taken
+    );
     let mut deleted = Intervals::default();
     deleted.add(0, 1_499);
     deleted.add(1_501, 9_000);
@@ -126,7 +137,7 @@ fn placed_pages_are_those_of_the_range() {
     for (mut window, mut room) in [filled(300, |at| (at as f64).sqrt()), filled(300, |_| 5.0)] {
         for late in [false, true] {
             if late {
-                let put = window.put(1_500, Value::Float(7.0), &mut room);
+                let put = window.put(1_500, Value::Float(7.0).into(), &mut room);
                 assert_eq!(put.unwrap(), Put::Taken);
             }
             let all = window.pages(i64::MIN, i64::MAX, &room).unwrap();
@@ -151,7 +162,7 @@ fn what_is_rewritten_leaves_its_place_to_others() {
     let (mut window, mut room) = filled(300, |at| (at as f64).sqrt());
     let before = window.closed.samples(&room.closed);
     for at in 0..LATE_SAMPLES as i64 {
-        window.put(at * 1000 + 1, Value::Float(1.0), &mut room).unwrap();
+        window.put(at * 1000 + 1, Value::Float(1.0).into(), &mut room).unwrap();
     }
     assert!(window.late().is_empty());
     let pages = window.pages(i64::MIN, i64::MAX, &room).unwrap();
@@ -168,7 +179,7 @@ fn a_page_that_was_put_by_grows_again() {
     let (mut window, mut room) = filled(100, |at| at as f64 / 3.0);
     let samples = |window: &WindowPages, room: &Room| {
         let samples = window.samples(room).unwrap().into_iter();
-        let floats = samples.map(|(t, value)| match value {
+        let floats = samples.map(|(t, sample)| match sample.value {
             Value::Float(value) => (t, value.to_bits()),
             Value::Histogram(_) => panic!("a histogram at {t}"),
         });
@@ -183,7 +194,7 @@ fn a_page_that_was_put_by_grows_again() {
         assert_eq!((window.first_ms(&room), window.last_ms), (0, 99_000));
         assert_eq!(samples(&window, &room), before);
     }
-    let mut put = |t, value| window.put(t, Value::Float(value), &mut room).unwrap();
+    let mut put = |t, value| window.put(t, Value::Float(value).into(), &mut room).unwrap();
     assert_eq!(put(99_000, 33.0), Put::Duplicate);
     assert_eq!(put(98_000, 33.0), Put::Conflict);
     assert_eq!(put(98_500, 7.0), Put::Taken);
@@ -216,7 +227,7 @@ fn a_page_that_was_put_by_is_flushed_as_the_newest() {
             (closed.len(), tail[0].count)
         };
         assert_eq!(flush(&mut window, &room), (3, 4));
-        window.put(100_000, Value::Float(last), &mut room).unwrap();
+        window.put(100_000, Value::Float(last).into(), &mut room).unwrap();
         window.put_by(&mut room).unwrap();
         assert_eq!(flush(&mut window, &room), (3, 5));
         let (written, newest) = (closed.clone(), tail.clone());
@@ -229,11 +240,101 @@ fn a_page_that_was_put_by_is_flushed_as_the_newest() {
         // Both go on in the same way.
         for (window, room) in [(&mut window, &mut room), (&mut restored, &mut other)] {
             for at in 101..140 {
-                window.put(at * 1000, Value::Float((at as f64).sin()), room).unwrap();
+                window
+                    .put(at * 1000, Value::Float((at as f64).sin()).into(), room)
+                    .unwrap();
             }
             let unflushed = window.unflushed(room).unwrap();
             assert_eq!((unflushed.first_number, unflushed.closed.len()), (3, 1));
             assert_eq!(window.sample_count(room), 140);
         }
     }
+}
+
+/// Times and starts of all samples.
+fn starts(window: &WindowPages, room: &Room) -> Vec<(i64, i64)> {
+    let samples = window.samples(room).unwrap().into_iter();
+    samples.map(|(t, sample)| (t, sample.start_ms)).collect()
+}
+
+#[test]
+fn samples_keep_their_starts_whatever_becomes_of_their_pages() {
+    let start_of = |at: i64| match at {
+        ..100 => 0,
+        100..400 => -5_000,
+        _ => 400_000,
+    };
+    let started = |at: i64, value: f64| Sample {
+        value: Value::Float(value),
+        start_ms: start_of(at),
+    };
+    let mut room = Room::default();
+    let mut window = WindowPages::new(0, &started(0, 0.0), &mut room).unwrap();
+    let mut expected = vec![(0, 0)];
+    for at in (1..700).filter(|at| at % 10 != 5) {
+        // Pages that grow, that are closed, that were put by and grow again.
+        if at % 90 == 0 {
+            window.put_by(&mut room).unwrap();
+        }
+        let put = window.put(at * 1000, started(at, (at as f64).sin()), &mut room);
+        assert_eq!(put.unwrap(), Put::Taken);
+        expected.push((at * 1000, start_of(at)));
+    }
+    assert_eq!(starts(&window, &room), expected);
+    // Late ones, which are worked in after a while.
+    for at in (1..700).filter(|at| at % 10 == 5) {
+        let put = window.put(at * 1000, started(at, 7.0), &mut room);
+        assert_eq!(put.unwrap(), Put::Taken);
+        expected.push((at * 1000, start_of(at)));
+    }
+    expected.sort_unstable();
+    assert_eq!(starts(&window, &room), expected);
+    // The same sample with another start is the same sample.
+    let again = Sample {
+        value: Value::Float(7.0),
+        start_ms: 1,
+    };
+    assert_eq!(window.put(405_000, again, &mut room).unwrap(), Put::Duplicate);
+    // What is stored.
+    let unflushed = window.unflushed(&room).unwrap();
+    let closed: Vec<Page> = unflushed.closed.iter().map(|page| page.to_page()).collect();
+    let mut other = Room::default();
+    let restored = WindowPages::restore(&closed, &unflushed.tail, &mut other).unwrap();
+    assert_eq!(starts(&restored, &other), expected);
+    // What is sealed, and read.
+    let pages = window.pages(i64::MIN, i64::MAX, &room).unwrap();
+    let sealed = pages
+        .iter()
+        .flat_map(|page| page.starts().unwrap().iter(page.count).collect::<Vec<_>>());
+    assert!(sealed.eq(expected.iter().map(|(_, start)| *start)));
+    let mut deleted = Intervals::default();
+    deleted.add(95_000, 399_000);
+    assert!(window.remove(&deleted, &mut room).unwrap());
+    expected.retain(|(t, _)| !deleted.contains(*t));
+    assert_eq!(starts(&window, &room), expected);
+}
+
+#[test]
+fn histograms_keep_their_starts_and_a_page_without_any_takes_no_room_for_them() {
+    let histogram = |count: f64, start_ms: i64| Sample {
+        value: Value::Histogram(Box::new(Decoded {
+            histogram: FloatHistogram {
+                count,
+                ..FloatHistogram::default()
+            },
+            is_integer: true,
+        })),
+        start_ms,
+    };
+    let mut room = Room::default();
+    let mut window = WindowPages::new(0, &histogram(0.0, 0), &mut room).unwrap();
+    for at in 1..10 {
+        window.put(at, histogram(at as f64, at / 5 * 5), &mut room).unwrap();
+    }
+    assert!(window.ends_with_histogram(&room));
+    let expected: Vec<_> = (0..10).map(|at| (at, at / 5 * 5)).collect();
+    assert_eq!(starts(&window, &room), expected);
+    window.put_by(&mut room).unwrap();
+    assert_eq!(starts(&window, &room), expected);
+    assert_eq!(size_of::<GrowingPage>(), size_of::<FloatPageBuilder>());
 }

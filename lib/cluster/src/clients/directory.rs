@@ -102,7 +102,7 @@ impl Directory {
                 self.placement.send_if_modified(|shown| {
                     let changed = **shown != placement;
                     if changed {
-                        if shown.is_ready() {
+                        if shown.is_ready() && shown.newest() != placement.newest() {
                             tracing::info!(epoch = ?placement.newest(), "another placement epoch is in force");
                         }
                         *shown = Arc::new(placement);

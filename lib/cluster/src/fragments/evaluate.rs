@@ -9,7 +9,7 @@ use gnomon_promql::{
     SourceError,
 };
 use gnomon_proto::{ServiceError, v1};
-use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_within};
+use gnomon_tsdb::{Coding, Page, PageError, decode_histograms_into, decode_started_within};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -95,7 +95,8 @@ fn decoded(series: &v1::Series, start_ms: i64, end_ms: i64) -> Result<Series, Pa
         match page.coding {
             Coding::Float | Coding::Columns | Coding::Dense => {
                 let (timestamps, values) = (&mut samples.timestamps, &mut samples.values);
-                decode_within(&page.bytes, start_ms, end_ms, timestamps, values)?;
+                let starts = &mut samples.start_times;
+                decode_started_within(&page, (start_ms, end_ms), timestamps, values, starts)?;
                 if !samples.histograms.is_empty() {
                     samples.histograms.resize(samples.timestamps.len(), None);
                 }

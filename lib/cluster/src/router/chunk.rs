@@ -9,8 +9,8 @@ use gnomon_proto::batch::{BatchBuilder, MAX_BATCH_BYTES, SeriesKey, TickHeader};
 pub(super) const CHUNK_BYTES: usize = 900 * 1024;
 /// The largest text (label set, histogram) that is tried at all: two of them fit a batch.
 pub const MAX_ITEM_BYTES: usize = 480 * 1024;
-/// What an item costs at most besides its texts: head 10, key 10, time 10, value 9, two lengths 5 each.
-pub(super) const ITEM_BYTES: usize = 49;
+/// What an item costs at most besides its texts: start 11, head 10, key 10, time 10, value 9, two lengths 5 each.
+pub(super) const ITEM_BYTES: usize = 60;
 
 /// A series that a batch names by reference.
 #[derive(Clone, Copy, Debug)]

@@ -35,6 +35,7 @@ use gnomon_proto::ServiceError;
 use metrics::RouterMetrics;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tick::{TargetShards, TickScratch};
 use tokio::sync::watch;
@@ -71,6 +72,8 @@ pub struct Router {
     scratches: Mutex<Vec<TickScratch>>,
     budget: TpsBudget,
     metrics: RouterMetrics,
+    /// Somebody gave start timestamps.
+    has_starts: AtomicBool,
 }
 
 impl Router {
@@ -88,6 +91,7 @@ impl Router {
             scratches: Mutex::default(),
             budget: TpsBudget::new(Duration::from_secs(10), options.retries_per_second, 0.2),
             metrics: RouterMetrics::register(registry)?,
+            has_starts: AtomicBool::new(false),
             options,
             placement,
             writers,
@@ -108,6 +112,20 @@ impl Router {
     /// same tick again is harmless, so is going on with the next.
     pub async fn push_tick(&self, tick: &Tick<'_>, deadline: Duration) -> Result<TickOutcome, ServiceError> {
         tick::push(self, tick, deadline).await
+    }
+
+    /// Notes that there are start timestamps.
+    #[inline]
+    fn saw_start(&self) {
+        // Read mostly: whoever writes the flag anew would take the line from all others.
+        if !self.has_starts.load(Ordering::Relaxed) {
+            self.has_starts.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there were start timestamps, and they are left out.
+    fn leaves_out_starts(&self) -> bool {
+        self.has_starts.load(Ordering::Relaxed) && !self.placement.borrow().keeps_starts()
     }
 
     fn count(&self, hits: u64, misses: u64) {

@@ -186,8 +186,14 @@ impl Moving<'_> {
         let key = moved_key(named.key, self.view.epoch(), owner.epoch);
         let key = writer.new_series(key, named.series, labels);
         match item {
-            Item::Sample { value, .. } => writer.items().sample(key, at_ms, *value),
-            Item::Histogram { encoded, .. } => writer.items().histogram(key, at_ms, encoded),
+            Item::Sample { start_ms, value, .. } => {
+                writer.items().since(*start_ms);
+                writer.items().sample(key, at_ms, *value);
+            }
+            Item::Histogram { start_ms, encoded, .. } => {
+                writer.items().since(*start_ms);
+                writer.items().histogram(key, at_ms, encoded);
+            }
             Item::Exemplar { value, labels, .. } => writer.items().exemplar(key, at_ms, *value, *labels),
             Item::Metadata { .. } => {}
         }

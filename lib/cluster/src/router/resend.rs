@@ -148,16 +148,28 @@ impl Resend<'_> {
         match (item, key) {
             (
                 Item::Sample {
-                    timestamp_ms, value, ..
+                    timestamp_ms,
+                    start_ms,
+                    value,
+                    ..
                 },
                 Some(key),
-            ) => writer.items().sample(key, *timestamp_ms, *value),
+            ) => {
+                writer.items().since(*start_ms);
+                writer.items().sample(key, *timestamp_ms, *value);
+            }
             (
                 Item::Histogram {
-                    timestamp_ms, encoded, ..
+                    timestamp_ms,
+                    start_ms,
+                    encoded,
+                    ..
                 },
                 Some(key),
-            ) => writer.items().histogram(key, *timestamp_ms, encoded),
+            ) => {
+                writer.items().since(*start_ms);
+                writer.items().histogram(key, *timestamp_ms, encoded);
+            }
             (
                 Item::Exemplar {
                     timestamp_ms,

@@ -27,6 +27,8 @@ pub struct RouterBatch<'a> {
     announced: (Option<PlacementEpoch>, Vec<Option<Known>>),
     identity: SeriesIdentity,
     series: u32,
+    /// Of the samples that come; 0 where it is not known.
+    start_ms: i64,
     current: Current,
     scratch: Vec<u8>,
     refused: Vec<Refused>,
@@ -62,6 +64,7 @@ impl<'a> RouterBatch<'a> {
             announced: (None, Vec::new()),
             identity: 0,
             series: 0,
+            start_ms: 0,
             current: Current::Refused,
             scratch: Vec::new(),
             refused: Vec::new(),
@@ -85,21 +88,36 @@ impl<'a> RouterBatch<'a> {
     pub fn series(&mut self, identity: SeriesIdentity, series: u32) {
         self.identity = identity;
         self.series = series;
+        self.start_ms = 0;
         self.current = Current::Unresolved;
+    }
+
+    /// Says since when the counters of the samples and histograms count that follow, in milliseconds; 0 where that is not
+    /// known, as it is at the begin of each series. It is left out while the cluster has nodes that do not understand it.
+    #[inline]
+    pub fn since(&mut self, start_ms: i64) {
+        if start_ms != 0 {
+            self.router.saw_start();
+        }
+        self.start_ms = if self.placement.keeps_starts() { start_ms } else { 0 };
     }
 
     #[inline]
     pub fn sample(&mut self, timestamp_ms: i64, value: f64) {
+        let start_ms = self.start_ms;
         if let Some((writer, key)) = self.place(timestamp_ms, ITEM_BYTES) {
+            writer.items().since(start_ms);
             writer.items().sample(key, timestamp_ms, value);
         }
     }
 
-    /// `encoded` is remote write's `prometheus.Histogram`; the timestamp within is not used.
+    /// `encoded` is remote write's `prometheus.Histogram`; the times within are not used.
     pub fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]) {
+        let start_ms = self.start_ms;
         if encoded.len() > MAX_ITEM_BYTES {
             self.refuse(Reason::InvalidHistogram, timestamp_ms);
         } else if let Some((writer, key)) = self.place(timestamp_ms, ITEM_BYTES + encoded.len()) {
+            writer.items().since(start_ms);
             writer.items().histogram(key, timestamp_ms, encoded);
         }
     }

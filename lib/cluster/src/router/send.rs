@@ -319,6 +319,7 @@ impl Router {
         let request = AppendRequest {
             shard: shard.0,
             batch: chunk.bytes.clone(),
+            starts_left_out: self.leaves_out_starts(),
         };
         let result = match tokio::time::timeout(timeout, writer.client.append(request)).await {
             Ok(result) => result,

@@ -315,6 +315,7 @@ fn identity(labels: &Labels) -> u128 {
 
 fn sample(labels: &Labels, i: usize, timestamp_ms: i64) -> TickSample {
     TickSample {
+        start_ms: 0,
         identity: identity(labels),
         series: i as u32,
         timestamp_ms,

@@ -25,6 +25,8 @@ const MAX_SCRATCH_SLOTS: usize = 1 << 20;
 /// What a sample costs at most: head, value, and the time where samples of the tick have times of their own.
 const SAMPLE_BYTES: usize = 19;
 const TIME_BYTES: usize = 10;
+/// Its start, where the tick has some.
+const START_BYTES: usize = 11;
 
 /// Which shards of an epoch besides its home hold series of a target; only targets that have such.
 #[derive(Default)]
@@ -258,10 +260,18 @@ struct Encoder<'a> {
     writers: Vec<ChunkWriter>,
     /// Which series there are is all that matters: histograms stand there as numbers, exemplars do not.
     names_only: bool,
+    /// Whether all nodes understand start timestamps.
+    keeps_starts: bool,
 }
 
 impl<'a> Encoder<'a> {
-    fn new(tick: &'a Tick<'a>, seed: TenantSeed, scratch: &'a TickScratch, names_only: bool) -> Self {
+    fn new(
+        tick: &'a Tick<'a>,
+        seed: TenantSeed,
+        scratch: &'a TickScratch,
+        names_only: bool,
+        keeps_starts: bool,
+    ) -> Self {
         let home = scratch.lanes[0].owner;
         let others: Vec<ShardId> = scratch.tick_shards(home).filter(|s| *s != home.shard).collect();
         // A series that is in the tick by a sample of another epoch is not missing from it.
@@ -283,6 +293,7 @@ impl<'a> Encoder<'a> {
             scratch,
             writers: scratch.lanes.iter().map(writer).collect(),
             names_only,
+            keeps_starts,
         }
     }
 
@@ -315,9 +326,11 @@ impl<'a> Encoder<'a> {
     fn run(mut self, sample_bytes: usize) -> Vec<Vec<Chunk>> {
         let tick = self.tick;
         let scratch = self.scratch;
+        let keeps_starts = self.keeps_starts;
         let mut slots = scratch.slots.iter().copied();
         for (sample, slot) in tick.samples.iter().zip(&mut slots) {
             if let Some((writer, key)) = self.key(slot, sample.identity, sample.series, sample_bytes) {
+                writer.items().since(if keeps_starts { sample.start_ms } else { 0 });
                 writer.items().sample(key, sample.timestamp_ms, sample.value);
             }
         }
@@ -328,6 +341,7 @@ impl<'a> Encoder<'a> {
                     writer.items().sample(key, h.timestamp_ms, 0.0);
                 }
             } else if let Some((writer, key)) = self.key(slot, h.identity, h.series, ITEM_BYTES + h.encoded.len()) {
+                writer.items().since(if keeps_starts { h.start_ms } else { 0 });
                 writer.items().histogram(key, h.timestamp_ms, &h.encoded);
             }
         }
@@ -379,6 +393,13 @@ fn encode(
     let home = placement
         .owner(seed, tick.target_labels, as_of.unwrap_or(TimestampMs(tick.tick_ms)))
         .ok_or_else(no_shards)?;
+    let starts = tick.samples.iter().map(|sample| sample.start_ms);
+    let mut starts = starts.chain(tick.histograms.iter().map(|histogram| histogram.start_ms));
+    let has_starts = starts.any(|start_ms| start_ms != 0);
+    if has_starts {
+        router.saw_start();
+    }
+    let keeps_starts = has_starts && placement.keeps_starts();
     let mut resolver = Resolver {
         router,
         placement,
@@ -387,7 +408,7 @@ fn encode(
         as_of,
         scratch: router.take_scratch(),
         refused: Vec::new(),
-        sample_bytes: SAMPLE_BYTES,
+        sample_bytes: SAMPLE_BYTES + if keeps_starts { START_BYTES } else { 0 },
         hits: 0,
         misses: 0,
     };
@@ -410,7 +431,7 @@ fn encode(
         ..
     } = resolver;
     router.count(hits, misses);
-    let chunks = Encoder::new(tick, seed, &scratch, as_of.is_some()).run(sample_bytes);
+    let chunks = Encoder::new(tick, seed, &scratch, as_of.is_some(), keeps_starts).run(sample_bytes);
     let shards = scratch.lanes.iter().map(|lane| lane.owner.shard);
     let lanes = shards
         .zip(chunks)

@@ -64,6 +64,8 @@ pub struct TickSample {
     pub series: u32,
     /// [`Tick::tick_ms`], or the sample's own time.
     pub timestamp_ms: i64,
+    /// Since when its counter counts, in milliseconds; 0 where that is not known.
+    pub start_ms: i64,
     pub value: f64,
 }
 
@@ -73,7 +75,9 @@ pub struct TickHistogram {
     pub identity: SeriesIdentity,
     pub series: u32,
     pub timestamp_ms: i64,
-    /// Remote write's `prometheus.Histogram`, encoded; the timestamp within is not used.
+    /// As a sample's.
+    pub start_ms: i64,
+    /// Remote write's `prometheus.Histogram`, encoded; the times within are not used.
     pub encoded: Vec<u8>,
 }
 

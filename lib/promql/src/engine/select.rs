@@ -211,7 +211,12 @@ impl Exec<'_> {
             Ok(())
         };
         match &window.input {
-            WindowInput::Request(request) => self.each_series(*request, &mut |series| give(Points::of_series(series))),
+            WindowInput::Request(request) => self.each_series(*request, &mut |mut series| {
+                if !self.plan.params.use_start_times {
+                    series.samples.start_times = Vec::new();
+                }
+                give(Points::of_series(series))
+            }),
             WindowInput::Subquery(node) => self.each_subquery(node, &mut give),
         }
     }

@@ -6,6 +6,7 @@ use super::postings::Entry;
 use super::rows::Rows;
 use super::symbols::SymbolChunk;
 use super::times::Column;
+use crate::page::Starts;
 use bytes::Bytes;
 use gnomon_model::Labels;
 use parking_lot::Mutex;
@@ -93,13 +94,16 @@ impl SeriesPart {
     }
 }
 
-/// Of parts of columns of times, each of which several pages may share.
+/// Of parts of columns of times, and of starts, each of which several pages may share.
 fn slice_bytes(pages: &[PageAt]) -> usize {
     let slices = pages.iter().filter_map(|page| match &page.times {
         Times::Of(slice) => Some((Arc::as_ptr(slice), slice.memory_bytes())),
         Times::Within | Times::Even => None,
     });
-    slices.collect::<HashMap<_, _>>().into_values().sum()
+    let slices: usize = slices.collect::<HashMap<_, _>>().into_values().sum();
+    let starts = pages.iter().filter_map(|page| page.starts.as_ref());
+    let starts = starts.map(|starts| (Arc::as_ptr(starts), size_of::<Starts>() + starts.memory_bytes()));
+    slices + starts.collect::<HashMap<_, _>>().into_values().sum::<usize>()
 }
 
 /// One part of a block.

@@ -188,22 +188,42 @@ impl Dictionary {
         sources.sort_by_key(|name| std::cmp::Reverse(table.names[*name as usize].values));
         sources.truncate(MAX_SOURCES);
         let mut found: Vec<(u32, Vec<u32>)> = Vec::new();
+        let counts = self.series_of_names(table.names.len());
+        let mut is_source = vec![false; table.names.len()];
         for source in sources {
             if table.names[source as usize].source.is_some() {
                 continue;
             }
-            for name in &names {
-                let is_free = *name != source
-                    && table.names[*name as usize].source.is_none()
-                    && table.names.iter().all(|other| other.source != Some(*name));
-                if is_free && let Some(numbers) = self.implied(source, *name, table.names[source as usize].values) {
-                    table.names[*name as usize].source = Some(source);
-                    found.push((*name, numbers));
+            let values = table.names[source as usize].values;
+            // Names may be many, and to look at one takes all series.
+            let is_frequent = |name: u32| counts[name as usize] >= least_series(values);
+            for name in names.iter().copied().filter(|name| is_frequent(*name)) {
+                let is_free =
+                    name != source && table.names[name as usize].source.is_none() && !is_source[name as usize];
+                if is_free && let Some(numbers) = self.implied(source, name, values) {
+                    table.names[name as usize].source = Some(source);
+                    is_source[source as usize] = true;
+                    found.push((name, numbers));
                 }
             }
         }
         found.sort_unstable_by_key(|(name, _)| *name);
         found
+    }
+
+    /// How many series have each of so many names.
+    fn series_of_names(&self, names: usize) -> Vec<u64> {
+        let mut of_shapes = vec![0_u64; self.shapes.len()];
+        for shape in &self.shape_of {
+            of_shapes[*shape as usize] += 1;
+        }
+        let mut of_names = vec![0; names];
+        for (shape, series) in self.shapes.iter().zip(of_shapes) {
+            for name in shape {
+                of_names[*name as usize] += series;
+            }
+        }
+        of_names
     }
 
     /// The value of `name` for each value of `source`; none where there are several for one, or few series to gain by.
@@ -227,7 +247,7 @@ impl Dictionary {
             }
             series += 1;
         }
-        if series < 2 * u64::from(values) {
+        if series < least_series(values) {
             return None;
         }
         // Where no series has the two, it does not matter: as before.
@@ -263,6 +283,11 @@ impl Dictionary {
         }
         lists
     }
+}
+
+/// So many series have to have a name that one with so many values implies.
+fn least_series(values: u32) -> u64 {
+    2 * u64::from(values)
 }
 
 /// Cuts the dictionary into chunks.

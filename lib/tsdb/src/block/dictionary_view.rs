@@ -169,6 +169,19 @@ impl BlockReader {
         chunk.ok_or_else(|| damaged("chunk of label values"))
     }
 
+    /// A chunk of the dictionary is not what it should be.
+    pub(super) fn bad_symbols(&self, table: &SymbolTable, at: usize) -> BlockError {
+        match table.chunks.get(at) {
+            Some(chunk) => self.damaged_at(chunk.texts.offset, "dictionary"),
+            None => self.damaged("dictionary names a chunk that is not there"),
+        }
+    }
+
+    /// The same of the one with this place.
+    pub(super) fn bad_symbol(&self, table: &SymbolTable, place: u64) -> BlockError {
+        self.bad_symbols(table, table.chunk_of(place).unwrap_or(usize::MAX))
+    }
+
     /// The columns of a chunk.
     pub(super) fn chunk_rows(
         &self,
@@ -209,7 +222,7 @@ impl BlockReader {
                 let numbers = cells(rows, run, nth, its, table);
                 let implied = numbers.map(|number| symbols.implied(*name, first + u64::from(number)));
                 let implied: Option<Vec<u32>> = implied.collect();
-                let implied = implied.ok_or_else(|| self.damaged("dictionary"))?;
+                let implied = implied.ok_or_else(|| self.bad_symbol(table, first))?;
                 wanted_chunks(table, of.first, implied.into_iter(), &mut wanted);
             }
         }

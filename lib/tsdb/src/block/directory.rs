@@ -4,8 +4,9 @@
 //! have alike is there once. The bytes are drawn in `format.md`.
 
 use super::layout::{Input, SeriesChunk};
+use super::starts;
 use super::times::{Slice, is_sound};
-use crate::page::Coding;
+use crate::page::{Coding, Starts};
 use gnomon_model::labels::put_uvarint;
 use std::ops::Range;
 use std::sync::Arc;
@@ -67,6 +68,8 @@ pub(super) struct PageAt {
     pub(super) max_ts: i64,
     pub(super) times: Times,
     pub(super) stored: Stored,
+    /// None where no start is known.
+    pub(super) starts: Option<Arc<Starts>>,
 }
 
 impl PageAt {
@@ -108,6 +111,8 @@ pub(super) struct Row {
     pub(super) min_ts: i64,
     pub(super) max_ts: i64,
     pub(super) count: u32,
+    /// None where no start is known.
+    pub(super) starts: Option<Arc<Starts>>,
 }
 
 /// The directory that is being written.
@@ -147,10 +152,13 @@ impl Directory {
         self.pages_of_series.push(pages);
     }
 
-    /// The bytes; pages of the chunk begin at `pages_offset`.
-    pub(super) fn write(&self, pages_offset: u64) -> Vec<u8> {
+    /// The bytes, `with_starts` since version 5; pages of the chunk begin at `pages_offset`.
+    pub(super) fn write(&self, pages_offset: u64, with_starts: bool) -> Vec<u8> {
         let mut out = Vec::new();
         self.write_rows(&mut out);
+        if with_starts {
+            starts::write(self.rows.iter().map(|row| row.starts.as_ref()), &mut out);
+        }
         self.pages_of_series
             .iter()
             .for_each(|n| put_uvarint(&mut out, u64::from(*n)));
@@ -252,10 +260,17 @@ fn number(input: &mut Input<'_>) -> Option<u32> {
     u32::try_from(input.uvarint()?).ok()
 }
 
-/// The pages of each series of a chunk, of version 3. `pages_begin` is where the section of pages begins.
-pub(super) fn read(raw: &[u8], chunk: &SeriesChunk, pages_begin: u64) -> Option<Vec<Vec<PageAt>>> {
+/// The pages of each series of a chunk, since version 3, `with_starts` since version 5. `pages_begin` is where the section
+/// of pages begins.
+pub(super) fn read(raw: &[u8], chunk: &SeriesChunk, pages_begin: u64, with_starts: bool) -> Option<Vec<Vec<PageAt>>> {
     let mut input = Input(raw);
-    let rows = read_rows(&mut input)?;
+    let mut rows = read_rows(&mut input)?;
+    if with_starts {
+        let counts: Vec<u32> = rows.iter().map(|row| row.count).collect();
+        for (row, starts) in rows.iter_mut().zip(starts::read(&mut input, &counts)?) {
+            row.starts = starts;
+        }
+    }
     let mut counts = Vec::with_capacity((chunk.series as usize).min(raw.len()));
     for _ in 0..chunk.series {
         counts.push(input.length()?);
@@ -278,6 +293,7 @@ pub(super) fn read(raw: &[u8], chunk: &SeriesChunk, pages_begin: u64) -> Option<
             max_ts: row.max_ts,
             times: row.times.clone(),
             stored: Stored::One(0),
+            starts: row.starts.clone(),
         });
     }
     let forms = input.bytes(total)?;
@@ -372,6 +388,7 @@ fn read_rows(input: &mut Input<'_>) -> Option<Vec<Row>> {
             min_ts: last,
             max_ts: last,
             count: 0,
+            starts: None,
         });
     }
     for row in &mut rows {
@@ -451,6 +468,7 @@ pub(super) fn read_ungrouped(raw: &[u8], chunk: &SeriesChunk) -> Option<Vec<Vec<
             max_ts: 0,
             times: Times::Within,
             stored: Stored::At(place),
+            starts: None,
         });
         offset = place.range().end;
     }

@@ -16,6 +16,7 @@ const MOST_FAR: usize = 1 << 17;
 /// Takes pages series by series. Holds one group, the directory of one chunk, and what was seen, within bounds.
 pub(super) struct Grouping {
     effort: Effort,
+    keeps_starts: bool,
     /// Of hashes, so that nobody can prepare two columns with the same.
     seed: u64,
     columns: Columns,
@@ -30,10 +31,12 @@ pub(super) struct Grouping {
 }
 
 impl Grouping {
-    pub(super) fn new(effort: Effort) -> Self {
+    /// Start timestamps are left out unless `keeps_starts`.
+    pub(super) fn new(effort: Effort, keeps_starts: bool) -> Self {
         let seed = rand::random();
         Self {
             effort,
+            keeps_starts,
             seed,
             columns: Columns::new(seed),
             group: Vec::new(),
@@ -66,7 +69,12 @@ impl Grouping {
     ///
     /// # Errors
     /// When its times cannot be told from its values, or it is longer than 1 GiB.
-    pub(super) fn add(&mut self, page: Page) -> Result<bool, PageError> {
+    pub(super) fn add(&mut self, mut page: Page) -> Result<bool, PageError> {
+        let mut starts = None;
+        if page.has_starts() {
+            starts = Some(Arc::new(page.starts()?)).filter(|starts| self.keeps_starts && !starts.is_empty());
+            page = page.without_starts()?;
+        }
         // One that cannot be decoded stays as it is: who reads it is told, and a merge does not fail for it.
         let page = page.clone().recoded(self.effort).unwrap_or(page);
         let parts = page.parts()?;
@@ -80,6 +88,7 @@ impl Grouping {
             min_ts: page.min_ts,
             max_ts: page.max_ts,
             count: page.count,
+            starts,
         };
         let values = match parts.one_value() {
             Some(bits) => Values::One(bits),

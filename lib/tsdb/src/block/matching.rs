@@ -21,6 +21,7 @@ pub(super) struct Candidates {
 /// Numbers of values of one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Numbers {
+    /// None while there is one number at most: many values may be looked up one by one.
     bits: Vec<u64>,
     values: u32,
     /// The only one, if it is one.
@@ -28,10 +29,13 @@ pub(super) struct Numbers {
     count: u32,
 }
 
+/// So many numbers of a column are compared together.
+const TOGETHER: usize = 32;
+
 impl Numbers {
-    pub(super) fn none(values: u32) -> Self {
+    pub(super) const fn none(values: u32) -> Self {
         Self {
-            bits: vec![0; (values as usize).div_ceil(64)],
+            bits: Vec::new(),
             values,
             only: None,
             count: 0,
@@ -39,30 +43,62 @@ impl Numbers {
     }
 
     pub(super) fn insert(&mut self, number: u32) {
+        if number >= self.values || self.only == Some(number) {
+            return;
+        }
+        if self.count == 0 {
+            (self.only, self.count) = (Some(number), 1);
+            return;
+        }
+        if let Some(first) = self.only.take() {
+            self.bits = vec![0; (self.values as usize).div_ceil(64)];
+            self.bits[first as usize / 64] |= 1 << (first % 64);
+        }
         let bit = 1 << (number % 64);
         if let Some(word) = self.bits.get_mut(number as usize / 64)
             && *word & bit == 0
         {
             *word |= bit;
             self.count += 1;
-            self.only = (self.count == 1).then_some(number);
         }
     }
 
     pub(super) fn contains(&self, number: u32) -> bool {
+        if let Some(only) = self.only {
+            return number == only;
+        }
         let word = self.bits.get(number as usize / 64).copied().unwrap_or(0);
         word >> (number % 64) & 1 == 1
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
-        (0_u32..).zip(&self.bits).flat_map(|(at, word)| {
+        let all = (0_u32..).zip(&self.bits).flat_map(|(at, word)| {
             let mut rest = *word;
             std::iter::from_fn(move || {
                 let bit = (rest != 0).then(|| rest.trailing_zeros())?;
                 rest &= rest - 1;
                 Some(at * 64 + bit)
             })
-        })
+        });
+        self.only.into_iter().chain(all)
+    }
+
+    /// The places in a column at which there is one of them, ascending.
+    fn places_in(&self, column: &[u32]) -> Vec<u32> {
+        let mut found = Vec::new();
+        let Some(only) = self.only else {
+            let places = (0_u32..).zip(column).filter(|(_, number)| self.contains(**number));
+            found.extend(places.map(|(at, _)| at));
+            return found;
+        };
+        // Most parts of a column do not have it, and to see that takes no branch for each number.
+        for (nth, some) in column.chunks(TOGETHER).enumerate() {
+            if some.iter().fold(false, |any, number| any | (*number == only)) {
+                let places = (0_u32..).zip(some).filter(|(_, number)| **number == only);
+                found.extend(places.map(|(at, _)| (nth * TOGETHER) as u32 + at));
+            }
+        }
+        found
     }
 
     fn others(&self) -> Self {
@@ -113,16 +149,9 @@ impl SeriesPart {
                     continue;
                 };
                 let its = rows.numbers(run, nth, table);
-                let is_wanted = |number: u32| match numbers.only {
-                    Some(only) => number == only,
-                    None => numbers.contains(number),
-                };
                 match &mut kept {
-                    Some(kept) => kept.retain(|at| its.get(*at as usize).is_some_and(|number| is_wanted(*number))),
-                    None => {
-                        let places = (0_u32..).zip(its).filter(|(_, number)| is_wanted(**number));
-                        kept = Some(places.map(|(at, _)| at).collect());
-                    }
+                    Some(kept) => kept.retain(|at| its.get(*at as usize).is_some_and(|n| numbers.contains(*n))),
+                    None => kept = Some(numbers.places_in(its)),
                 }
             }
             let begin = run.rows.start as u32;
@@ -253,7 +282,7 @@ impl BlockReader {
         let mut scan = regex.scan();
         for at in chunks {
             let (Some(chunk), places) = (view.chunk(at), name.places()) else {
-                return Err(self.damaged("dictionary"));
+                return Err(self.bad_symbols(table, at));
             };
             let begin = places.start.max(chunk.first);
             let end = places.end.min(table.chunks[at].places().end);
@@ -282,7 +311,7 @@ impl BlockReader {
                 continue;
             };
             let (Some(chunk), places) = (view.chunk(at), name.places()) else {
-                return Err(self.damaged("dictionary"));
+                return Err(self.bad_symbols(table, at));
             };
             let begin = places.start.max(chunk.first);
             let (mut low, mut high) = (begin, places.end.min(table.chunks[at].places().end));
@@ -319,7 +348,7 @@ impl BlockReader {
         let mut there = vec![false; chunks.len()];
         let mut symbols = view.resolver(table);
         for place in places() {
-            let symbol = symbols.symbol(place).ok_or_else(|| self.damaged("dictionary"))?;
+            let symbol = symbols.symbol(place).ok_or_else(|| self.bad_symbol(table, place))?;
             if symbol.chunks.is_empty() {
                 return Ok(());
             }
@@ -397,7 +426,7 @@ impl BlockReader {
                     let mut symbols = view.resolver(table);
                     for place in places() {
                         let implied = symbols.implied(number, place);
-                        found.insert(implied.ok_or_else(|| self.damaged("dictionary"))?);
+                        found.insert(implied.ok_or_else(|| self.bad_symbol(table, place))?);
                     }
                 }
             }
@@ -406,8 +435,11 @@ impl BlockReader {
         self.load(table, &mut view, places().filter_map(|place| table.chunk_of(place)))
             .await?;
         let mut symbols = view.resolver(table);
-        let texts = places().map(|place| symbols.symbol(place).map(|symbol| symbol.text.to_owned()));
-        texts.collect::<Option<_>>().ok_or_else(|| self.damaged("dictionary"))
+        let text = |place| {
+            let symbol = symbols.symbol(place).ok_or_else(|| self.bad_symbol(table, place))?;
+            Ok::<_, BlockError>(symbol.text.to_owned())
+        };
+        places().map(text).collect()
     }
 }
 
@@ -428,7 +460,22 @@ mod tests {
         assert!(!others.contains(64) && others.contains(65) && !others.contains(130));
         let mut one = Numbers::none(5);
         one.insert(4);
-        assert_eq!((one.only, one.is_all()), (Some(4), false));
+        one.insert(4);
+        one.insert(5);
+        assert_eq!((one.only, one.is_all(), one.bits.len()), (Some(4), false, 0));
+        assert!(one.iter().eq([4]) && one.contains(4) && !one.contains(0));
         assert!(Numbers::none(0).is_all());
+    }
+
+    #[test]
+    fn columns_are_searched_to_their_ends() {
+        let column: Vec<u32> = (0..100).map(|at| at * 7 % 10).collect();
+        for wanted in [vec![3], vec![3, 9], vec![11]] {
+            let mut numbers = Numbers::none(12);
+            wanted.iter().for_each(|number| numbers.insert(*number));
+            let places = (0_u32..).zip(&column).filter(|(_, number)| wanted.contains(number));
+            assert!(numbers.places_in(&column).into_iter().eq(places.map(|(at, _)| at)));
+        }
+        assert!(Numbers::none(12).places_in(&column).is_empty());
     }
 }

@@ -45,6 +45,9 @@ pub struct BlockStats {
     /// Metrics whose type, unit and help it knows.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub metadata: u64,
+    /// Samples whose start timestamp it knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub starts: u64,
 }
 
 /// What blocks of older versions do not say.

@@ -22,6 +22,7 @@ mod rows;
 mod select;
 mod sets;
 mod sink;
+mod starts;
 mod symbols;
 mod times;
 mod verify;
@@ -36,25 +37,29 @@ pub use meta::{BlockMeta, BlockStats};
 pub use metadata::MetricMetadata;
 pub use reader::BlockReader;
 pub use select::Selection;
-pub use sink::{BlockSink, MemorySink, UploadSink};
+pub use sink::{BlockSink, MemorySink, PART_BYTES, UploadSink};
 pub use verify::VerifyReport;
 pub use writer::{BlockWriter, FinishedBlock};
 
 use crate::page::PageError;
-use gnomon_model::ids::BLOCK_EXTRAS_FEATURE_LEVEL;
+use gnomon_model::ids::{BLOCK_EXTRAS_FEATURE_LEVEL, START_TIMES_FEATURE_LEVEL};
 use gnomon_model::{FeatureLevel, Labels};
 use object_store::path::Path;
 
 /// The newest version of the format; readers know all up to it.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// Since this version a block has exemplars and metadata; nothing else is new in it.
 const WITH_EXEMPLARS: u32 = 4;
+/// Since this version a block has start timestamps; nothing else is new in it.
+const WITH_STARTS: u32 = 5;
 
 /// The version that is written where all nodes understand this level.
 #[must_use]
 pub fn version_at(level: FeatureLevel) -> u32 {
-    if level >= BLOCK_EXTRAS_FEATURE_LEVEL {
-        FORMAT_VERSION
+    if level >= START_TIMES_FEATURE_LEVEL {
+        WITH_STARTS
+    } else if level >= BLOCK_EXTRAS_FEATURE_LEVEL {
+        WITH_EXEMPLARS
     } else {
         WITH_EXEMPLARS - 1
     }

@@ -264,6 +264,9 @@ impl<'r> Pages<'r> {
             }
             Stored::At(_) => self.whole.extend_from_slice(body),
         }
+        if let Some(starts) = &at.starts {
+            starts.put_into(&mut self.whole, from);
+        }
         self.opened.push(Opened::At(header, from..self.whole.len()));
         Ok(())
     }

@@ -187,7 +187,8 @@ impl BlockReader {
         let pages = if self.footer.version < WITH_GROUPS {
             directory::read_ungrouped(&raw, chunk)
         } else {
-            directory::read(&raw, chunk, self.footer.section(Section::Pages).offset)
+            let with_starts = self.footer.version >= super::WITH_STARTS;
+            directory::read(&raw, chunk, self.footer.section(Section::Pages).offset, with_starts)
         };
         pages.ok_or_else(|| self.damaged_at(at, "page directory"))
     }

@@ -42,13 +42,14 @@ impl BlockSink for MemorySink {
 }
 
 /// Uploads in parts of this size (S3 wants 5 MiB at least, all but the last equal); a smaller object is one request.
-const PART_BYTES: usize = 8 << 20;
+pub const PART_BYTES: usize = 8 << 20;
 
 /// Writes to one object of a store, holding one part in memory.
 pub struct UploadSink {
     store: Arc<dyn ObjectStore>,
     path: Path,
     buffer: BytesMut,
+    part_bytes: usize,
     upload: Option<Box<dyn MultipartUpload>>,
     /// Bytes that may still be written, of those that were reserved.
     left_bytes: u64,
@@ -68,10 +69,18 @@ impl UploadSink {
             store,
             path,
             buffer: BytesMut::new(),
+            part_bytes: PART_BYTES,
             upload: None,
             left_bytes: reserved_bytes,
             reserved_bytes,
         }
+    }
+
+    /// In parts of another size, at least a byte: for stores that take small ones.
+    #[must_use]
+    pub fn in_parts_of(mut self, bytes: usize) -> Self {
+        self.part_bytes = bytes.max(1);
+        self
     }
 
     async fn put_part(&mut self, part: Bytes) -> Result<(), object_store::Error> {
@@ -112,10 +121,10 @@ impl BlockSink for UploadSink {
             reserved_bytes: self.reserved_bytes,
         })?;
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(PART_BYTES - self.buffer.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(self.part_bytes - self.buffer.len()));
             self.buffer.extend_from_slice(now);
             bytes = later;
-            if self.buffer.len() == PART_BYTES {
+            if self.buffer.len() == self.part_bytes {
                 let part = self.buffer.split().freeze();
                 let error = self.error();
                 self.put_part(part).await.map_err(error)?;

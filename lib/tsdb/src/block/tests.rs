@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 mod shared;
+mod starts;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -295,7 +296,7 @@ async fn a_block_of_a_newer_version_is_a_clear_error() {
     let error = open(bytes.into()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "block b.gnb has format version 5, this build reads up to 4"
+        "block b.gnb has format version 6, this build reads up to 5"
     );
 }
 

@@ -171,11 +171,9 @@ impl BlockReader {
     }
 
     fn verify_page(&self, page: &crate::Page, labels: &Labels, stats: &mut BlockStats) -> Result<(), BlockError> {
-        let decoded = page.decode().map_err(|source| BlockError::Page {
-            path: self.path.clone(),
-            labels: labels.clone(),
-            source,
-        })?;
+        let decoded = page.decode().map_err(|source| self.bad_page(labels, source))?;
+        let starts = page.starts().map_err(|source| self.bad_page(labels, source))?;
+        stats.starts += starts.known(page.count);
         let count = match decoded {
             PageSamples::Floats { timestamps, .. } => timestamps.len(),
             PageSamples::Histograms(samples) => samples.len(),
@@ -226,7 +224,7 @@ impl BlockReader {
             let mut symbols = view.resolver(table);
             for (_, name, places) in table.names_in(at) {
                 for place in places {
-                    let symbol = symbols.symbol(place).ok_or_else(|| self.damaged("dictionary"))?;
+                    let symbol = symbols.symbol(place).ok_or_else(|| self.bad_symbol(table, place))?;
                     let found = expected.remove(&value_key(&name.text, symbol.text));
                     let is_listed = |found: &RoaringBitmap| found.iter().eq(symbol.chunks.iter().copied());
                     if found.is_none_or(|found| !symbol.chunks.is_empty() && !is_listed(&found)) {

@@ -9,8 +9,8 @@ use super::layout::{
 };
 use super::metadata::{MetadataWriter, MetricMetadata};
 use super::sink::BlockSink;
-use super::{BlockError, BlockMeta, BlockStats, WITH_EXEMPLARS, bloom, version_at};
-use crate::page::{Effort, Page};
+use super::{BlockError, BlockMeta, BlockStats, WITH_EXEMPLARS, WITH_STARTS, bloom, version_at};
+use crate::page::{Effort, Page, PageError};
 use gnomon_model::{LabelsRef, TimestampMs};
 
 const ZSTD_LEVEL: i32 = 9;
@@ -65,10 +65,11 @@ struct OpenChunk {
 impl<S: BlockSink> BlockWriter<S> {
     /// `meta.stats` is filled in by the writer.
     pub fn new(meta: BlockMeta, sink: S) -> Self {
+        let format_version = version_at(meta.feature_level);
         Self {
             sink,
             meta: BlockMeta {
-                format_version: version_at(meta.feature_level),
+                format_version,
                 stats: BlockStats::default(),
                 ..meta
             },
@@ -79,7 +80,7 @@ impl<S: BlockSink> BlockWriter<S> {
             chunk: OpenChunk::default(),
             chunks: Vec::new(),
             times: Vec::new(),
-            grouping: Grouping::new(Effort::Cheap),
+            grouping: Grouping::new(Effort::Cheap, format_version >= WITH_STARTS),
             label_bytes: Vec::new(),
             directories: Vec::new(),
             dictionary: Dictionary::default(),
@@ -152,7 +153,8 @@ impl<S: BlockSink> BlockWriter<S> {
             }
             last_ts = Some(page.max_ts);
             count += 1;
-            self.count(&page);
+            let starts = self.starts_of(&page).map_err(|_| bad("page is damaged"))?;
+            self.count(&page, starts);
             let added = self.grouping.add(page);
             if added.map_err(|_| bad("page is longer than 1 GiB, or damaged"))? {
                 self.write_group().await?;
@@ -172,6 +174,12 @@ impl<S: BlockSink> BlockWriter<S> {
             return self.close_chunk().await;
         }
         Ok(())
+    }
+
+    /// Whether the block keeps the start timestamps of samples: not where older nodes read it.
+    #[must_use]
+    pub const fn keeps_starts(&self) -> bool {
+        self.meta.format_version >= WITH_STARTS
     }
 
     /// Whether the block can have exemplars and metadata: not where older nodes read it.
@@ -221,8 +229,17 @@ impl<S: BlockSink> BlockWriter<S> {
         }
     }
 
-    fn count(&mut self, page: &Page) {
+    /// How many samples of a page have a start that is kept.
+    fn starts_of(&self, page: &Page) -> Result<u64, PageError> {
+        if !self.keeps_starts() || !page.has_starts() {
+            return Ok(0);
+        }
+        Ok(page.starts()?.known(page.count))
+    }
+
+    fn count(&mut self, page: &Page, starts: u64) {
         let stats = &mut self.meta.stats;
+        stats.starts += starts;
         let first = stats.samples == 0;
         stats.min_sample.0 = if first {
             page.min_ts
@@ -271,7 +288,8 @@ impl<S: BlockSink> BlockWriter<S> {
         if directory.series() == 0 {
             return Ok(());
         }
-        let directory_bytes = directory.write(self.at - chunk.pages_len);
+        let with_starts = self.meta.format_version >= WITH_STARTS;
+        let directory_bytes = directory.write(self.at - chunk.pages_len, with_starts);
         let times = self.grouping.columns().take_chunks();
         let first_series = self.chunks.last().map_or(0, |last| last.first_series + last.series);
         self.label_bytes.push(chunk.label_bytes as u64);

@@ -1,7 +1,7 @@
 //! Pages without the samples that are deleted.
 
 use super::Intervals;
-use crate::page::{HistogramPageBuilder, Page, PageError, PageSamples};
+use crate::page::{HistogramPageBuilder, Page, PageError, PageSamples, Starts};
 
 /// The pages without what is deleted. Those that lose nothing are passed on as they are, those that lose all are dropped;
 /// the others are decoded and written anew.
@@ -30,7 +30,21 @@ pub fn remove_from(page: Page, deleted: &Intervals) -> Result<Option<Page>, Page
     if deleted.covers(page.min_ts, page.max_ts) {
         return Ok(None);
     }
-    match page.decode()? {
+    let samples = page.decode()?;
+    let starts = if page.has_starts() {
+        let all = page.starts()?;
+        let all = samples.times().into_iter().zip(all.iter(page.count));
+        Starts::of(all.filter(|(at, _)| !deleted.contains(*at)).map(|(_, start)| start))
+    } else {
+        Starts::default()
+    };
+    let left = without(samples, deleted)?;
+    left.map(|page| page.with_starts(&starts)).transpose()
+}
+
+/// A page of the samples that are not deleted, without starts.
+fn without(samples: PageSamples, deleted: &Intervals) -> Result<Option<Page>, PageError> {
+    match samples {
         PageSamples::Floats { timestamps, values } => {
             let left = timestamps.iter().zip(&values).filter(|(at, _)| !deleted.contains(**at));
             let (timestamps, values): (Vec<i64>, Vec<f64>) = left.map(|(at, value)| (*at, *value)).unzip();

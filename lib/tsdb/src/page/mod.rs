@@ -1,7 +1,7 @@
 //! A page: consecutive samples of one series within one window, in one coding.
 //!
 //! ```text
-//! page = coding:u8  count:uvarint  min_ts:uvarint(zigzag)  max_ts-min_ts:uvarint  body
+//! page = coding:u8  count:uvarint  min_ts:uvarint(zigzag)  max_ts-min_ts:uvarint  [starts, if coding has bit 7]  body
 //! ```
 //!
 //! Timestamps are strictly increasing within a page. The codings' bodies are drawn in `format.md`.
@@ -15,6 +15,7 @@ mod float;
 mod histogram;
 mod packed;
 mod recode;
+mod starts;
 #[cfg(test)]
 mod tests;
 pub(crate) mod times;
@@ -23,6 +24,7 @@ pub(crate) use column::ONE_VALUE;
 pub use dense::Effort;
 pub use float::FloatPageBuilder;
 pub use histogram::HistogramPageBuilder;
+pub use starts::{Starts, decode_started_within};
 
 pub(crate) use bits::{unzigzag, zigzag};
 use bytes::Bytes;
@@ -168,6 +170,10 @@ impl Page {
         if self.coding != Coding::Float {
             return Ok(self);
         }
+        if self.has_starts() {
+            let starts = self.starts()?;
+            return self.without_starts()?.closed()?.with_starts(&starts);
+        }
         let (mut timestamps, mut values) = (Vec::new(), Vec::new());
         decode_into(&self.bytes, &mut timestamps, &mut values)?;
         let columns = column::encode(&timestamps, &values);
@@ -221,6 +227,17 @@ pub enum PageSamples {
     Histograms(Vec<HistogramSample>),
 }
 
+impl PageSamples {
+    /// Times of the samples, in milliseconds.
+    #[must_use]
+    pub fn times(&self) -> Vec<i64> {
+        match self {
+            Self::Floats { timestamps, .. } => timestamps.clone(),
+            Self::Histograms(samples) => samples.iter().map(|sample| sample.timestamp_ms).collect(),
+        }
+    }
+}
+
 /// A histogram at an instant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistogramSample {
@@ -249,7 +266,9 @@ pub fn decode_within(
     timestamps: &mut Vec<i64>,
     values: &mut Vec<f64>,
 ) -> Result<(), PageError> {
-    let coding = bytes.first().and_then(|tag| Coding::from_tag(*tag));
+    let coding = bytes
+        .first()
+        .and_then(|tag| Coding::from_tag(tag & !starts::WITH_STARTS));
     if coding.is_some_and(Coding::is_of_columns) {
         return column::decode_into(bytes, (start_ms, end_ms), timestamps, values);
     }
@@ -293,7 +312,7 @@ impl PageHeader {
     /// # Errors
     /// When it is cut short or no page has such a one.
     pub fn read(page: &[u8]) -> Result<Self, PageError> {
-        Self::split(page).map(|(header, _)| header)
+        Self::split_header(page).map(|(header, _)| header)
     }
 
     /// Whether a sample of the page may lie in `start_ms..=end_ms`.
@@ -334,9 +353,19 @@ impl PageHeader {
         put_uvarint(out, self.max_ts.wrapping_sub(self.min_ts) as u64);
     }
 
+    /// The header, and the body that follows it and the starts.
     fn split(bytes: &[u8]) -> Result<(Self, &[u8]), PageError> {
+        let (header, rest) = Self::split_header(bytes)?;
+        if bytes[0] & starts::WITH_STARTS == 0 {
+            return Ok((header, rest));
+        }
+        Ok((header, starts::skip(rest).ok_or(PageError::Truncated)?))
+    }
+
+    /// The header, and what follows it: the starts, where the page has some, and the body.
+    fn split_header(bytes: &[u8]) -> Result<(Self, &[u8]), PageError> {
         let (&tag, rest) = bytes.split_first().ok_or(PageError::Truncated)?;
-        let coding = Coding::from_tag(tag).ok_or(PageError::UnknownCoding(tag))?;
+        let coding = Coding::from_tag(tag & !starts::WITH_STARTS).ok_or(PageError::UnknownCoding(tag))?;
         let (count, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
         let (min, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
         let (width, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;

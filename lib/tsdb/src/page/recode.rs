@@ -59,6 +59,10 @@ impl Page {
         if is_settled {
             return Ok(self);
         }
+        if self.has_starts() {
+            let starts = self.starts()?;
+            return self.without_starts()?.recoded(effort)?.with_starts(&starts);
+        }
         let (mut timestamps, mut values) = (Vec::new(), Vec::new());
         decode_into(&self.bytes, &mut timestamps, &mut values)?;
         let page = Self::dense(&timestamps, &values, effort).ok_or(PageError::Corrupt("timestamps do not increase"))?;

@@ -21,12 +21,13 @@ pub(super) struct Column {
     pub(super) is_optional: bool,
 }
 
-pub(super) const COLUMNS: [Column; 5] = [
+pub(super) const COLUMNS: [Column; 6] = [
     column("name", BYTE_ARRAY, false),
     column("labels", BYTE_ARRAY, false),
     column("timestamp", INT64, false),
     column("value", DOUBLE, true),
     column("histogram", BYTE_ARRAY, true),
+    column("start", INT64, true),
 ];
 
 const fn column(name: &'static str, kind: i32, is_optional: bool) -> Column {

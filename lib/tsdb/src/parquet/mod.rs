@@ -15,6 +15,7 @@
 //! | `timestamp` | timestamp, milliseconds, UTC | |
 //! | `value` | double, null for histograms | |
 //! | `histogram` | string, null for floats | a JSON object |
+//! | `start` | timestamp, milliseconds, UTC, null where it is not known | since when the counter counts |
 
 mod columns;
 mod footer;

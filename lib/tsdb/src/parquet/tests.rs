@@ -1,7 +1,7 @@
 //! The bytes of a small file; that real readers take it is tested with pyarrow where Python has it.
 
 use super::ParquetWriter;
-use crate::page::PageSamples;
+use crate::page::{PageSamples, Starts};
 use gnomon_model::{Labels, STALE_NAN};
 
 #[test]
@@ -16,7 +16,9 @@ fn a_file_begins_and_ends_as_parquet_does() {
                 .collect(),
         };
         assert_eq!(
-            writer.add_series(labels.as_ref(), &[floats]).unwrap(),
+            writer
+                .add_series(labels.as_ref(), &[(floats, Starts::of([0, 5, 5]))])
+                .unwrap(),
             999,
             "stale markers are no rows"
         );
@@ -27,7 +29,7 @@ fn a_file_begins_and_ends_as_parquet_does() {
     assert!(file.starts_with(b"PAR1") && file.ends_with(b"PAR1"));
     let (len, _) = file[file.len() - 8..].split_first_chunk::<4>().unwrap();
     let footer = &file[file.len() - 8 - u32::from_le_bytes(*len) as usize..];
-    // version 2, then the schema: a root and five columns.
-    assert_eq!(&footer[..4], [0x15, 4, 0x19, 0x6c]);
+    // version 2, then the schema: a root and six columns.
+    assert_eq!(&footer[..4], [0x15, 4, 0x19, 0x7c]);
     assert!(footer.windows(9).any(|bytes| bytes == b"timestamp"));
 }

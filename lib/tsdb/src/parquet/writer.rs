@@ -2,7 +2,7 @@
 
 use super::columns::{Dictionary, Encoded, Runs, compressed, put_text};
 use super::footer::{ColumnAt, RowGroup, data_header, dictionary_header, footer};
-use crate::page::{HistogramSample, PageSamples};
+use crate::page::{HistogramSample, PageSamples, Starts};
 use gnomon_model::histogram::{FloatHistogram, Span};
 use gnomon_model::{LabelsRef, is_stale_nan};
 use std::io::{self, Write};
@@ -30,6 +30,8 @@ struct Group {
     values: Vec<u8>,
     has_histogram: Runs,
     histograms: Vec<u8>,
+    has_start: Runs,
+    starts: Vec<u8>,
 }
 
 impl<W: Write> ParquetWriter<W> {
@@ -45,20 +47,20 @@ impl<W: Write> ParquetWriter<W> {
         })
     }
 
-    /// Adds samples of a series: one row each, but none for stale markers. Gives how many rows that were.
+    /// Adds samples of a series, with their starts: one row each, but none for stale markers. Gives how many rows that were.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn add_series(&mut self, labels: LabelsRef<'_>, samples: &[PageSamples]) -> io::Result<u64> {
+    pub fn add_series(&mut self, labels: LabelsRef<'_>, samples: &[(PageSamples, Starts)]) -> io::Result<u64> {
         let name = labels.metric_name();
         let others = labels_json(labels)?;
         let mut rows = 0;
-        for page in samples {
+        for (page, starts) in samples {
             match page {
                 PageSamples::Floats { timestamps, values } => {
-                    let pairs = timestamps.iter().zip(values);
-                    for (time, value) in pairs.filter(|(_, value)| !is_stale_nan(**value)) {
-                        self.open.push(name, &others, *time);
+                    let pairs = (0..).zip(timestamps.iter().zip(values));
+                    for (place, (time, value)) in pairs.filter(|(_, (_, value))| !is_stale_nan(**value)) {
+                        self.open.push(name, &others, *time, starts.get(place));
                         self.open.has_value.push(1);
                         self.open.has_histogram.push(0);
                         self.open.values.extend_from_slice(&value.to_le_bytes());
@@ -67,8 +69,9 @@ impl<W: Write> ParquetWriter<W> {
                     }
                 }
                 PageSamples::Histograms(all) => {
-                    for sample in all.iter().filter(|sample| !sample.histogram.is_stale()) {
-                        self.open.push(name, &others, sample.timestamp_ms);
+                    let samples = (0..).zip(all);
+                    for (place, sample) in samples.filter(|(_, sample)| !sample.histogram.is_stale()) {
+                        self.open.push(name, &others, sample.timestamp_ms, starts.get(place));
                         self.open.has_value.push(0);
                         self.open.has_histogram.push(1);
                         put_text(&mut self.open.histograms, &histogram_json(sample)?);
@@ -112,6 +115,7 @@ impl<W: Write> ParquetWriter<W> {
             },
             self.write_values(&[group.has_value.levels(), group.values].concat(), rows)?,
             self.write_values(&[group.has_histogram.levels(), group.histograms].concat(), rows)?,
+            self.write_values(&[group.has_start.levels(), group.starts].concat(), rows)?,
         ];
         self.groups.push(RowGroup {
             rows: rows as u64,
@@ -170,10 +174,14 @@ impl<W: Write> ParquetWriter<W> {
 }
 
 impl Group {
-    fn push(&mut self, name: &str, labels: &str, time: i64) {
+    fn push(&mut self, name: &str, labels: &str, time: i64, start_ms: i64) {
         self.names.push(name);
         self.labels.push(labels);
         self.timestamps.push(time);
+        self.has_start.push(u32::from(start_ms != 0));
+        if start_ms != 0 {
+            self.starts.extend_from_slice(&start_ms.to_le_bytes());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::segments::Segments;
 use super::tombstones::Tombstones;
 use super::{TsdbError, Ulid};
 use crate::merge::{TARGET_PAGE_SAMPLES, merge_pages};
-use crate::page::{HistogramPageBuilder, Page, PageSamples};
+use crate::page::{HistogramPageBuilder, Page, PageError, PageSamples, Starts};
 use gnomon_model::{Labels, LabelsBuilder, TimeRange, TimestampMs};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -108,8 +108,8 @@ impl TsdbBlock {
             let read = self
                 .segments
                 .chunk(chunk)
-                .and_then(|(samples, _)| self.checked(at, chunk, samples));
-            let samples = match read {
+                .and_then(|((samples, starts), _)| Ok((self.checked(at, chunk, samples)?, starts)));
+            let (samples, starts) = match read {
                 Ok(samples) => samples,
                 Err(error) if error.is_damage() && damaged(&error) => continue,
                 Err(error) => return Err(error),
@@ -118,10 +118,12 @@ impl TsdbBlock {
                 runs.push(Run::default());
             }
             if let Some(run) = runs.last_mut() {
-                run.add(chunk.max_ms, samples, keep);
+                let added = run.add(chunk.max_ms, samples, &starts, keep);
+                added.map_err(|error| self.index.damaged(at, error.to_string()))?;
             }
         }
-        let mut sources: Vec<Vec<Page>> = runs.into_iter().map(Run::finish).collect();
+        let sources = runs.into_iter().map(Run::finish).collect::<Result<Vec<_>, _>>();
+        let mut sources = sources.map_err(|error| self.index.damaged(at, error.to_string()))?;
         if sources.len() < 2 {
             return Ok(sources.pop().unwrap_or_default());
         }
@@ -158,6 +160,8 @@ struct Run {
     last_ms: i64,
     timestamps: Vec<i64>,
     values: Vec<f64>,
+    /// Of the floats.
+    starts: Starts,
     histograms: HistogramPageBuilder,
     pages: Vec<Page>,
 }
@@ -168,6 +172,7 @@ impl Default for Run {
             last_ms: i64::MIN,
             timestamps: Vec::new(),
             values: Vec::new(),
+            starts: Starts::default(),
             histograms: HistogramPageBuilder::new(),
             pages: Vec::new(),
         }
@@ -175,21 +180,29 @@ impl Default for Run {
 }
 
 impl Run {
-    fn add(&mut self, last_ms: i64, samples: PageSamples, keep: impl Fn(i64) -> bool) {
+    fn add(
+        &mut self,
+        last_ms: i64,
+        samples: PageSamples,
+        starts: &Starts,
+        keep: impl Fn(i64) -> bool,
+    ) -> Result<(), PageError> {
         self.last_ms = last_ms;
         match samples {
             PageSamples::Floats { timestamps, values } => {
                 self.close_histograms();
-                for (time, value) in timestamps.into_iter().zip(values).filter(|(time, _)| keep(*time)) {
+                let samples = (0..).zip(timestamps.into_iter().zip(values));
+                for (place, (time, value)) in samples.filter(|(_, (time, _))| keep(*time)) {
                     if self.timestamps.len() >= TARGET_PAGE_SAMPLES {
-                        self.close_floats();
+                        self.close_floats()?;
                     }
+                    self.starts.push(self.timestamps.len() as u32, starts.get(place));
                     self.timestamps.push(time);
                     self.values.push(value);
                 }
             }
             PageSamples::Histograms(all) => {
-                self.close_floats();
+                self.close_floats()?;
                 for sample in all.iter().filter(|sample| keep(sample.timestamp_ms)) {
                     let (time, histogram) = (sample.timestamp_ms, &sample.histogram);
                     let is_full = self.histograms.len() >= TARGET_PAGE_SAMPLES;
@@ -201,12 +214,17 @@ impl Run {
                 }
             }
         }
+        Ok(())
     }
 
-    fn close_floats(&mut self) {
-        self.pages.extend(Page::of_floats(&self.timestamps, &self.values));
+    fn close_floats(&mut self) -> Result<(), PageError> {
+        let starts = std::mem::take(&mut self.starts);
+        let page = Page::of_floats(&self.timestamps, &self.values);
+        self.pages
+            .extend(page.map(|page| page.with_starts(&starts)).transpose()?);
         self.timestamps.clear();
         self.values.clear();
+        Ok(())
     }
 
     fn close_histograms(&mut self) {
@@ -216,10 +234,10 @@ impl Run {
         }
     }
 
-    fn finish(mut self) -> Vec<Page> {
-        self.close_floats();
+    fn finish(mut self) -> Result<Vec<Page>, PageError> {
+        self.close_floats()?;
         self.close_histograms();
-        self.pages
+        Ok(self.pages)
     }
 }
 

@@ -25,7 +25,7 @@ mod xor2;
 mod tests;
 
 pub use block::{TsdbBlock, blocks_below};
-pub use chunk::decode_chunk;
+pub use chunk::{Chunk, decode_chunk, decode_started, encode_chunks};
 pub use error::TsdbError;
 pub use index::{ChunkAt, SeriesAt};
 pub use meta::{Compaction, Downsample, Stats, Thanos, TsdbMeta};

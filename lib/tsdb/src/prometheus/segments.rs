@@ -7,10 +7,10 @@
 //! offset in the file in its lower.
 
 use super::TsdbError;
-use super::chunk::{decode_chunk, is_known};
+use super::chunk::{decode_started, is_known};
 use super::file::{Fields, Reader, has_crc};
 use super::index::ChunkAt;
-use crate::page::PageSamples;
+use crate::page::{PageSamples, Starts};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -79,8 +79,8 @@ impl Segments {
         self.open.get_mut(&number).ok_or_else(none)
     }
 
-    /// The samples of a chunk, and how many bytes it has.
-    pub(super) fn chunk(&mut self, at: &ChunkAt) -> Result<(PageSamples, u64), TsdbError> {
+    /// The samples of a chunk with their starts, and how many bytes it has.
+    pub(super) fn chunk(&mut self, at: &ChunkAt) -> Result<((PageSamples, Starts), u64), TsdbError> {
         let (number, offset) = ((at.reference >> 32) as u32, at.reference & 0xffff_ffff);
         let file = self.segment(number)?;
         let head = file.up_to(offset, 10)?;
@@ -96,7 +96,7 @@ impl Segments {
             return Err(file.damaged(begin, "the checksum of a chunk is wrong"));
         }
         let encoding = body[0];
-        match decode_chunk(encoding, &body[1..]) {
+        match decode_started(encoding, &body[1..]) {
             Ok(samples) => Ok((samples, len + 1)),
             Err(what) if is_known(encoding) => Err(file.damaged(begin, what)),
             Err(what) => Err(TsdbError::Unsupported {

@@ -2,7 +2,7 @@
 
 use super::chunk::{encode_floats, encode_histograms};
 use super::*;
-use crate::page::{HistogramSample, PageSamples};
+use crate::page::{HistogramSample, PageSamples, Starts};
 use gnomon_model::histogram::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, ResetHint, Span};
 use gnomon_model::{Labels, TimeRange, TimestampMs};
 use proptest::prelude::*;
@@ -87,7 +87,7 @@ proptest! {
         let page = floats(&samples);
         let (timestamps, values): (Vec<_>, Vec<_>) = samples.iter().copied().unzip();
         let mut found = Vec::new();
-        for chunk in encode_floats(&timestamps, &values, 120) {
+        for chunk in encode_floats(&timestamps, &values, &[], 120) {
             prop_assert!(chunk.samples <= 120);
             found.extend(samples_of(&decode_chunk(chunk.encoding, &chunk.data).unwrap()));
         }
@@ -196,6 +196,7 @@ fn write_block(folder: &std::path::Path, series: usize, count: i64) -> WrittenBl
                     .collect::<Vec<_>>(),
             )]
         };
+        let pages: Vec<_> = pages.into_iter().map(|page| (page, Starts::default())).collect();
         writer.add_series(labels.as_ref(), &pages).unwrap();
     }
     writer.finish(0, 7_200_000).unwrap()
@@ -322,12 +323,18 @@ fn chunks_may_overlap() {
     let mut writer = TsdbWriter::create(folder.path(), Ulid::new(1, 7), &symbols).unwrap();
     let pages = |from: i64| floats(&(from..from + 120).map(|i| (i * 10, i as f64)).collect::<Vec<_>>());
     let labels = Labels::from_pairs([("a", "b")]);
-    writer.add_series(labels.as_ref(), &[pages(0), pages(60)]).unwrap();
+    let starts = |from: i64| Starts::of((from..from + 120).map(|i| if i < 90 { 0 } else { -7 }));
+    let pages = [0, 60].map(|from| (pages(from), starts(from)));
+    writer.add_series(labels.as_ref(), &pages).unwrap();
     let written = writer.finish(0, 10_000).unwrap();
     let mut block = TsdbBlock::open(&written.folder).unwrap();
     let (at, ..) = block.next_series(None).unwrap().unwrap();
     let pages = block.pages(at, ALL, &mut |_| false).unwrap();
     assert_eq!(pages.iter().map(|page| page.count).sum::<u32>(), 180);
+    let starts = pages
+        .iter()
+        .flat_map(|page| page.starts().unwrap().iter(page.count).collect::<Vec<_>>());
+    assert!(starts.eq((0..180).map(|i| if i < 90 { 0 } else { -7 })));
 }
 
 /// Writes XOR2 as the head of `xor2.rs` draws it: Prometheus' own writer chooses the same forms.
@@ -449,6 +456,14 @@ proptest! {
             samples.push((time, value, if starts { time / 1_000_000 * 1_000_000 + start } else { 0 }));
         }
         let expected: Vec<_> = samples.iter().map(|(time, value, _)| (*time, value.to_bits())).collect();
-        prop_assert_eq!(samples_of(&decode_chunk(4, &xor2(&samples)).unwrap()), expected);
+        let bytes = xor2(&samples);
+        let (read, read_starts) = decode_started(4, &bytes).unwrap();
+        let times: Vec<_> = samples.iter().map(|(time, ..)| *time).collect();
+        let values: Vec<_> = samples.iter().map(|(_, value, _)| *value).collect();
+        let starts: Vec<_> = samples.iter().map(|(.., start)| *start).collect();
+        prop_assert_eq!(super::xor2::encode(&times, &values, &starts), bytes);
+        prop_assert_eq!(samples_of(&read), expected);
+        let expected = samples.iter().map(|(_, _, start)| *start);
+        prop_assert!(read_starts.iter(samples.len() as u32).eq(expected));
     }
 }

@@ -10,6 +10,7 @@
 //! ```
 
 use super::bits::{BitReader, BitWriter, fits_signed};
+use crate::page::Starts;
 
 /// Why bytes are no chunk.
 pub(super) type Wrong = &'static str;
@@ -20,6 +21,19 @@ const WINDOW: Wrong = "the chunk has a value of more than 64 bits";
 
 /// Classes of spacings, by the ones before them.
 const SPACING: [u32; 5] = [0, 14, 17, 20, 64];
+
+/// What stands before a value, and of how many bits it is.
+pub(super) struct Prefixes {
+    pub(super) same: (u64, u32),
+    pub(super) in_window: (u64, u32),
+    pub(super) new_window: (u64, u32),
+}
+
+const XOR_PREFIXES: Prefixes = Prefixes {
+    same: (0, 1),
+    in_window: (0b10, 2),
+    new_window: (0b11, 2),
+};
 
 /// A value, and which of its bits changed last.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,18 +81,23 @@ impl XorValue {
     }
 
     pub(super) fn write(&mut self, value: f64, out: &mut BitWriter) {
+        self.write_with(&XOR_PREFIXES, value, out);
+    }
+
+    /// With other bits before each kind of value.
+    pub(super) fn write_with(&mut self, prefixes: &Prefixes, value: f64, out: &mut BitWriter) {
+        let put = |(bits, count): (u64, u32), out: &mut BitWriter| out.bits(bits, count);
         let changed = self.value.to_bits() ^ value.to_bits();
         self.value = value;
         if changed == 0 {
-            out.bits(0, 1);
-            return;
+            return put(prefixes.same, out);
         }
         let (leading, trailing) = (changed.leading_zeros().min(31), changed.trailing_zeros());
         if self.has_window && leading >= self.leading && trailing >= self.trailing {
-            out.bits(0b10, 2);
+            put(prefixes.in_window, out);
         } else {
             (self.leading, self.trailing, self.has_window) = (leading, trailing, true);
-            out.bits(0b11, 2);
+            put(prefixes.new_window, out);
             out.bits(u64::from(leading), 5);
             out.bits(u64::from(64 - leading - trailing) & 63, 6);
         }
@@ -91,6 +110,7 @@ impl XorValue {
 pub(super) struct Floats {
     pub(super) timestamps: Vec<i64>,
     pub(super) values: Vec<f64>,
+    pub(super) starts: Starts,
 }
 
 impl Floats {

@@ -189,6 +189,8 @@ fn a_zero_stands_where_a_series_began_once_for_each_beginning() {
         };
         collector.collect(Format::Protobuf, &since(created_ms, value)).unwrap();
         assert_eq!(collector.counts.kept, 2);
+        assert!(bench.scratch.samples.iter().all(|sample| sample.start_ms == created_ms));
+        assert!(bench.scratch.histograms.iter().all(|h| h.start_ms == created_ms));
         let samples: Vec<_> = bench
             .scratch
             .samples

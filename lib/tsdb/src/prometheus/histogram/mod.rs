@@ -117,10 +117,9 @@ impl Layout {
         if self.schema == CUSTOM_BUCKETS_SCHEMA {
             out.varbit_uint(self.bounds.len() as u64);
             for bound in &self.bounds {
-                let whole = bound * 1000.0;
-                let exact = (0.0..=MAX_WHOLE_BOUND).contains(&whole)
-                    && whole.fract() == 0.0
-                    && (whole / 1000.0).to_bits() == bound.to_bits();
+                // Of 0.07 the product is no whole number, and the quotient is 0.07 nevertheless.
+                let whole = (bound * 1000.0).round();
+                let exact = (0.0..=MAX_WHOLE_BOUND).contains(&whole) && (whole / 1000.0).to_bits() == bound.to_bits();
                 if exact {
                     out.varbit_uint(whole as u64 + 1);
                 } else {

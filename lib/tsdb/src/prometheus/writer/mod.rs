@@ -3,19 +3,17 @@
 mod index;
 mod segments;
 
-use super::chunk::{Chunk, encode_floats, encode_histograms};
+use super::chunk::encode_chunks;
 use super::meta::{Stats, TsdbMeta};
 use super::tombstones::Tombstones;
 use super::{TsdbError, Ulid};
-use crate::page::{HistogramSample, PageSamples};
+use crate::page::{PageSamples, Starts};
 use gnomon_model::LabelsRef;
 use index::IndexWriter;
 use segments::SegmentWriter;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Samples of a chunk, as Prometheus has them by default.
-const CHUNK_SAMPLES: usize = 120;
 /// What the folder of a block is called until it is whole; Prometheus deletes such ones when it starts.
 const UNFINISHED: &str = ".tmp-for-creation";
 
@@ -55,12 +53,13 @@ impl TsdbWriter {
         })
     }
 
-    /// Adds a series with its samples, which ascend by time. A series without samples is left out.
+    /// Adds a series with its samples, which ascend by time, and their starts: where floats have some their chunks are XOR2,
+    /// which newer releases of Prometheus read; histograms are written without. A series without samples is left out.
     ///
     /// # Errors
     /// When it does not come after the last one, has a label that was not named, or a file cannot be written.
-    pub fn add_series(&mut self, labels: LabelsRef<'_>, samples: &[PageSamples]) -> Result<(), TsdbError> {
-        let chunks = chunks_of(samples).map_err(|what| TsdbError::Limit {
+    pub fn add_series(&mut self, labels: LabelsRef<'_>, samples: &[(PageSamples, Starts)]) -> Result<(), TsdbError> {
+        let chunks = encode_chunks(samples).map_err(|what| TsdbError::Limit {
             file: self.folder.clone(),
             what: format!("series {}: {what}", labels.to_owned()),
         })?;
@@ -108,32 +107,4 @@ impl TsdbWriter {
         drop(self);
         std::fs::remove_dir_all(&folder).map_err(TsdbError::io(&folder))
     }
-}
-
-/// Chunks of consecutive samples of one series; small pages of one kind go together.
-fn chunks_of(pages: &[PageSamples]) -> Result<Vec<Chunk>, &'static str> {
-    let mut chunks = Vec::new();
-    let (mut timestamps, mut values): (Vec<i64>, Vec<f64>) = (Vec::new(), Vec::new());
-    let mut histograms: Vec<HistogramSample> = Vec::new();
-    for page in pages {
-        match page {
-            PageSamples::Floats {
-                timestamps: times,
-                values: floats,
-            } => {
-                chunks.extend(encode_histograms(&histograms, None, CHUNK_SAMPLES)?);
-                histograms.clear();
-                timestamps.extend_from_slice(times);
-                values.extend_from_slice(floats);
-            }
-            PageSamples::Histograms(all) => {
-                chunks.extend(encode_floats(&timestamps, &values, CHUNK_SAMPLES));
-                (timestamps, values) = (Vec::new(), Vec::new());
-                histograms.extend_from_slice(all);
-            }
-        }
-    }
-    chunks.extend(encode_floats(&timestamps, &values, CHUNK_SAMPLES));
-    chunks.extend(encode_histograms(&histograms, None, CHUNK_SAMPLES)?);
-    Ok(chunks)
 }
