@@ -221,6 +221,27 @@ async fn what_does_not_fit_memory_waits_on_disk_and_a_restart_goes_on() {
     rig.stop().await;
 }
 
+#[tokio::test]
+async fn what_has_waited_for_a_while_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(64 << 20, Some((&dir, 1 << 30)));
+    // Of 0 to 6 it is known that nobody else made them; all are older than a while, and take next to nothing.
+    rig.terms.send_modify(|terms| terms.note(1, 6));
+    for tick in 0..10 {
+        rig.hold(1, tick);
+    }
+    rig.until("those are on disk", |rig| rig.buffer.on_disk() == 7).await;
+    // Nothing is said or written any more.
+    rig.stop.cancel();
+    rig.tasks.close();
+    rig.tasks.wait().await;
+    drop(rig);
+    let rig = Rig::with(Arc::new(Shards::default()), 64 << 20, Some((&dir, 1 << 30)));
+    rig.until_empty_after_loading().await;
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), (0..7).collect::<Vec<_>>());
+    rig.stop().await;
+}
+
 impl Rig {
     async fn until_empty_after_loading(&self) {
         self.until("it is read", |rig| !rig.buffer.is_loading.load(Ordering::Acquire))
