@@ -266,7 +266,7 @@ struct Forget {
 async fn forget(State(api): Api, Query(wanted): Query<Forget>) -> Answer {
     api.require_admin()?;
     api.require_cluster()?;
-    match forget_node(api.meta.as_ref(), wanted.node, api.clock.now().0).await {
+    match forget_node(api.meta.as_ref(), wanted.node).await {
         Ok(()) => success(json!({"node": wanted.node})),
         Err(CannotForget::Refused(why)) => Err(Failed::bad(why)),
         Err(error @ CannotForget::Meta(_)) => Err(Failed::unavailable(error.to_string())),

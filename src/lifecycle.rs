@@ -1,10 +1,12 @@
 //! Reloading and stopping, by signal and by HTTP.
 
+use crate::logging;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use http::StatusCode;
+use serde::Deserialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -41,7 +43,7 @@ pub struct Lifecycle {
     leaves: Arc<AtomicBool>,
 }
 
-/// `POST|PUT /-/reload` and `/-/quit` below the route prefix.
+/// `POST|PUT /-/reload`, `/-/quit` and `/-/log-level?level=` below the route prefix; `GET /-/log-level` says which it is.
 pub fn routes(lifecycle: Lifecycle, prefix: &str) -> Router {
     let prefix = prefix.trim_end_matches('/');
     Router::new()
@@ -50,6 +52,10 @@ pub fn routes(lifecycle: Lifecycle, prefix: &str) -> Router {
             post(reload).put(reload).fallback(post_or_put),
         )
         .route(&format!("{prefix}/-/quit"), post(quit).put(quit).fallback(post_or_put))
+        .route(
+            &format!("{prefix}/-/log-level"),
+            get(log_level).post(change_log_level).put(change_log_level),
+        )
         .with_state(Arc::new(lifecycle))
 }
 
@@ -86,6 +92,28 @@ async fn quit(State(lifecycle): State<Arc<Lifecycle>>) -> Response {
     tracing::info!("stopping: asked to by /-/quit");
     lifecycle.stop.cancel();
     (StatusCode::OK, "Requesting termination... Goodbye!").into_response()
+}
+
+async fn log_level() -> Response {
+    let level = logging::level().unwrap_or_default();
+    (StatusCode::OK, format!("{level}\n")).into_response()
+}
+
+#[derive(Deserialize)]
+struct WantedLevel {
+    #[serde(default)]
+    level: String,
+}
+
+/// For the life of the process: the next one goes by `--log.level`.
+async fn change_log_level(State(lifecycle): State<Arc<Lifecycle>>, Query(wanted): Query<WantedLevel>) -> Response {
+    if !lifecycle.enabled {
+        return forbidden();
+    }
+    match logging::set_level(&wanted.level) {
+        Ok(()) => log_level().await,
+        Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response(),
+    }
 }
 
 impl Lifecycle {

@@ -1,14 +1,17 @@
 //! Log lines in Prometheus' two formats, logfmt and JSON, on standard error.
 
+use anyhow::{Context as _, bail};
 use gnomon_cluster::layers::TraceContext;
+use parking_lot::Mutex;
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// How a line is written (`--log.format`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +20,13 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging. `level` is debug, info, warn or error; libraries below gnomon never speak below warn.
+/// What `--log.level` takes.
+pub const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
+
+/// The level in force and what changes it, once logging has started: a process has one log.
+static RUNNING: OnceLock<(reload::Handle<EnvFilter, Registry>, Mutex<String>)> = OnceLock::new();
+
+/// Starts logging. `level` is one of [`LEVELS`]; libraries below gnomon never speak below warn.
 ///
 /// # Errors
 /// When logging was started before.
@@ -25,9 +34,41 @@ pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .event_format(Lines(format));
+    let (filter, handle) = reload::Layer::new(filter(level));
     tracing_subscriber::registry()
-        .with(layer.with_filter(filter(level)))
+        .with(layer.with_filter(filter))
         .try_init()?;
+    // Only who was the first to start comes here.
+    let _ = RUNNING.set((handle, Mutex::new(level.to_owned())));
+    Ok(())
+}
+
+/// The level in force; none before logging has started.
+#[must_use]
+pub fn level() -> Option<String> {
+    RUNNING.get().map(|(_, level)| level.lock().clone())
+}
+
+/// Changes the level, for as long as the process runs.
+///
+/// # Errors
+/// When it is none of [`LEVELS`], or logging has not started.
+pub fn set_level(level: &str) -> anyhow::Result<()> {
+    if !LEVELS.contains(&level) {
+        bail!("log level {level:?} is none of {}", LEVELS.join(", "));
+    }
+    let (handle, in_force) = RUNNING.get().context("logging has not started")?;
+    let mut in_force = in_force.lock();
+    let from = std::mem::replace(&mut *in_force, level.to_owned());
+    // Said under the wider of both: after it grew quiet nobody would know why.
+    let say = || tracing::warn!(from, to = level, "log level changed");
+    if from == "error" {
+        handle.reload(filter(level))?;
+        say();
+    } else {
+        say();
+        handle.reload(filter(level))?;
+    }
     Ok(())
 }
 

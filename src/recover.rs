@@ -173,13 +173,28 @@ async fn check_quiet(what: &Recover) -> anyhow::Result<()> {
 }
 
 async fn from_minority(what: &Recover) -> anyhow::Result<()> {
-    let left = LeftNode::open(&what.bucket.data_dir, SystemClock::shared())?;
-    let done = go_on_alone(what, &left);
+    let mut left = LeftNode::open(&what.bucket.data_dir, SystemClock::shared())?;
+    let done = go_on_alone(what, &mut left).await;
     left.close().await;
     done
 }
 
-fn go_on_alone(what: &Recover, left: &LeftNode) -> anyhow::Result<()> {
+/// Begins a new generation in the bucket, where one was named; what is to be said of it.
+async fn leave_others_behind(what: &Recover, left: &mut LeftNode) -> anyhow::Result<String> {
+    if what.bucket.object_store.is_none() {
+        return Ok(
+            "No bucket was named (--storage.object-store): nothing keeps the lost nodes from starting".to_owned(),
+        );
+    }
+    let bucket = bucket::open(&what.bucket)?;
+    let generation = left.leave_others_behind(bucket.store().as_ref()).await;
+    let generation = generation.with_context(|| format!("the bucket {}", bucket.url()))?;
+    Ok(format!(
+        "The bucket is of generation {generation} of the cluster now: an ingester of before is refused when it starts"
+    ))
+}
+
+async fn go_on_alone(what: &Recover, left: &mut LeftNode) -> anyhow::Result<()> {
     let folder = what.bucket.data_dir.display();
     let groups = left.groups()?;
     let (cluster, node) = (left.identity().cluster_id, left.identity().node_id);
@@ -197,11 +212,12 @@ fn go_on_alone(what: &Recover, left: &LeftNode) -> anyhow::Result<()> {
         );
     }
     if what.confirm {
+        let fence = leave_others_behind(what, left).await?;
         left.make_only_voter()?;
         let _ = writeln!(
             text,
-            "\nnode {node} is the only voter of these groups now. Start it with --cluster.peers as before (and \
-             --storage.object-store); then start ingesters with EMPTY data folders in place of the lost ones.\n\
+            "\n{fence}.\nnode {node} is the only voter of these groups now. Start it with --cluster.peers as before (and \
+             --storage.object-store); then start ingesters with EMPTY data folders in place of all others.\n\
              The data folders of the lost nodes must never be started again: together they are a majority of the old \
              cluster, and would go on as that"
         );
@@ -242,7 +258,7 @@ fn table(groups: &[LeftGroup]) -> String {
             text,
             "{name:<10} {:<16} {:>12} {:>12}  {state}",
             voters.join(" + "),
-            number(left.last),
+            number(left.end()),
             number(left.committed)
         );
     }

@@ -2,8 +2,12 @@
 
 mod harness;
 
+#[path = "three_processes/cancel.rs"]
+mod cancel;
 #[path = "three_processes/ha_pairs.rs"]
 mod ha_pairs;
+#[path = "three_processes/ledger.rs"]
+mod ledger;
 #[path = "three_processes/trio.rs"]
 mod trio;
 #[path = "three_processes/upgrade.rs"]

@@ -251,6 +251,55 @@ impl Shards {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{NOW, Node};
+    use gnomon_model::{Labels, PlacementEpoch, TargetId, TenantId};
+    use gnomon_proto::batch::{BatchBuilder, TickHeader};
+    use gnomon_proto::service::ShardWriteService;
+    use gnomon_proto::v1::{AppendRequest, AppendResponse, View};
+
+    async fn tick(node: &Node, term: u64, tick_ms: i64) -> AppendResponse {
+        let mut batch = BatchBuilder::new(&TenantId::anonymous(), PlacementEpoch(1));
+        batch.begin_tick(&TickHeader {
+            target: TargetId(1),
+            term,
+            tick_ms,
+            interval_ms: 15_000,
+            first: true,
+            last: true,
+            complete: true,
+            home: true,
+            track_timestamps_staleness: false,
+            names_only: false,
+            other_shards: Vec::new(),
+        });
+        let key = batch.new_series(Labels::from_pairs([("__name__", "a")]).as_ref());
+        batch.sample(key, tick_ms, term as f64);
+        let request = AppendRequest {
+            shard: 0,
+            batch: batch.finish(),
+        };
+        node.shards.append(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_scrape_that_the_owner_before_has_made_is_not_taken_again() {
+        let node = Node::new(WriteOptions::default());
+        assert!(tick(&node, 1, NOW).await.ticks_taken[0]);
+        // The next owner was a little later, or earlier, at the same place in the interval.
+        for late_ms in [40, -3, 3_000] {
+            let again = tick(&node, 2, NOW + late_ms).await;
+            assert_eq!((&again.ticks_taken[..], &again.refs[..]), (&[false][..], &[0][..]));
+            assert!(again.ticks_doubled && again.ticks_repeated[0], "{late_ms}");
+        }
+        // Its next one is its own, and so is whatever the same owner makes.
+        assert!(tick(&node, 2, NOW + 14_900).await.ticks_taken[0]);
+        let again = tick(&node, 2, NOW + 14_900).await;
+        assert!(!again.ticks_doubled && again.ticks_repeated[0]);
+        assert!(tick(&node, 2, NOW + 15_100).await.ticks_taken[0]);
+        let all = node.read(View::default()).await.unwrap();
+        let expected = [(NOW, 1.0), (NOW + 14_900, 2.0), (NOW + 15_100, 2.0)];
+        assert_eq!(all[r#"{__name__="a"}"#], expected);
+    }
 
     #[test]
     fn a_shard_may_have_what_is_left_of_the_nodes_limit() {

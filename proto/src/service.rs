@@ -82,6 +82,20 @@ pub trait MetaService: Send + Sync + 'static {
         &self,
         after_revision: u64,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError>;
+    /// As `read`, for one who has `base`: what has to travel is what differs.
+    async fn read_from(&self, _base: Arc<MetaState>) -> Result<Arc<MetaState>, ServiceError> {
+        self.read().await
+    }
+    /// As `watch` after the revision of `base`, for one who has it.
+    ///
+    /// # Errors
+    /// As `watch`; later on `Damaged`, where what came does not fit to what was there: begin anew, with nothing.
+    async fn watch_from(
+        &self,
+        base: Arc<MetaState>,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        self.watch(base.revision).await
+    }
 }
 
 /// What a node tells about itself.

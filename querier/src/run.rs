@@ -197,6 +197,7 @@ impl Api {
         let scope = Arc::new(
             Scope::new(options.strict, self.state.query.fetch)
                 .with_memory(memory.clone())
+                .with_held_samples(self.state.query.max_samples)
                 .with_costs(options.analyze.then(|| Costs::new(Arc::clone(&self.state.clock)))),
         );
         let stopped = Stopped {

@@ -298,6 +298,26 @@ async fn a_shard_that_fails_is_said_as_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_a_shard_reaches_ends_the_query() {
+    let mut cluster = Cluster::new(2);
+    counter(&cluster, 0, 1, "a");
+    counter(&cluster, 1, 1, "b");
+    cluster.query.max_samples = 5;
+    let path = "/api/v1/query?query=sum(rate(c_total%5B2m%5D))&time=585";
+    let (status, body) = cluster.get(path).await;
+    assert_eq!(status, http::StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    assert!(
+        body.contains(
+            r#""errorType":"execution","error":"query processing would load too many samples into memory in query execution""#
+        ),
+        "{body}"
+    );
+    // By the shards: it is not tried again from all samples.
+    assert!(*cluster.shards.evaluated.lock() >= 1);
+    assert_eq!(cluster.shards.asked.lock().len(), *cluster.shards.evaluated.lock());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_each_part_took_is_told() {
     let cluster = Cluster::new(2);
     counter(&cluster, 0, 1, "a");

@@ -471,7 +471,7 @@ impl Settings {
                 .map(Duration::from_millis),
             prefer_after: v.duration("cluster.prefer-after")?,
             feature_level: v.feature_level()?,
-            log_level: v.one_of("log.level", &["debug", "info", "warn", "error"])?,
+            log_level: v.one_of("log.level", &crate::logging::LEVELS)?,
             log_json: v.one_of("log.format", &["logfmt", "json"])? == "json",
         })
     }

@@ -55,6 +55,41 @@ async fn a_bad_file_is_refused_on_reload_and_the_old_one_goes_on() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_level_is_changed_while_a_node_runs() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let node = Node::start(folder.path(), "", &["--web.enable-lifecycle"]).await;
+    assert_eq!(node.http.get("/-/log-level").await, (200, "info\n".to_owned()));
+    assert!(!node.process.log().contains("level=DEBUG"), "{}", node.process.log());
+    let set = async |level: &str| {
+        let path = format!("/-/log-level?level={level}");
+        node.http.post(&path, "text/plain", vec![]).await
+    };
+    let (code, text) = set("loud").await;
+    assert!(
+        code == 400 && text.contains("debug, info, warn, error"),
+        "{code} {text}"
+    );
+    assert_eq!(set("debug").await, (200, "debug\n".to_owned()));
+    eventually("lines that were not written before", async || {
+        node.process.log().contains("level=DEBUG").then_some(())
+    })
+    .await;
+    assert_eq!(set("error").await, (200, "error\n".to_owned()));
+    let log = node.process.log();
+    assert!(log.contains("msg=\"log level changed\" from=debug to=error"), "{log}");
+    // A reload has nothing to say about it.
+    assert_eq!(node.http.post("/-/reload", "text/plain", vec![]).await.0, 200);
+    assert_eq!(node.http.get("/-/log-level").await.1, "error\n");
+    drop(node);
+    let folder = tempfile::tempdir().expect("temp folder");
+    let node = Node::start(folder.path(), "", &[]).await;
+    assert_eq!(
+        node.http.post("/-/log-level?level=debug", "text/plain", vec![]).await.0,
+        403
+    );
+}
+
 /// The configuration's revision, and whether the process goes by another.
 async fn revision(node: &Node) -> (u64, u64) {
     let (_, metrics) = node.http.get("/metrics").await;

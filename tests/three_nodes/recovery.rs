@@ -8,7 +8,7 @@ use std::process::ExitCode;
 async fn recovered(place: &Place, peers: &[&Place], confirm: bool) -> ExitCode {
     let what = flags::Recover {
         bucket: BucketCheck {
-            object_store: None,
+            object_store: Some(format!("file://{}", place.bucket.display())),
             data_dir: place.folder.join("data"),
             peers: Vec::new(),
             tls: None,
@@ -49,9 +49,12 @@ async fn one_of_three_goes_on_alone_and_is_joined_by_new_ones() {
     assert_eq!(refused, ExitCode::FAILURE);
     let id = survivor.id;
     let place = survivor.kill().await;
-    for other in &others {
-        std::fs::remove_dir_all(other.folder.join("data")).expect("the data are lost");
-    }
+    let old = Place {
+        folder: folder.path().join("old"),
+        ..others[0].clone()
+    };
+    std::fs::rename(&others[0].folder, &old.folder).expect("the data are taken for lost");
+    std::fs::remove_dir_all(others[1].folder.join("data")).expect("the data are lost");
     let peers = [&others[0], &others[1], &place];
     assert_eq!(
         recovered(&others[0], &peers, true).await,
@@ -66,6 +69,13 @@ async fn one_of_three_goes_on_alone_and_is_joined_by_new_ones() {
     ledger.check(&nodes[0].http).await;
     ledger.write(&nodes[0].http).await;
     ledger.check(&nodes[0].http).await;
+
+    // What was taken for lost is found again: it is refused.
+    let (settings, values) = settings(&old);
+    let (lifecycle, wishes) = Lifecycle::new(false);
+    let refused = Node::start(settings, values, lifecycle, wishes).await.err();
+    let refused = format!("{:#}", refused.expect("it is not let in"));
+    assert!(refused.contains("recovered without this node"), "{refused}");
 
     for other in others {
         nodes.push(Running::start(other).await);

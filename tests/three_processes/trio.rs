@@ -34,13 +34,18 @@ impl Trio {
 
     /// Starts all, each with one flag more, and waits until they are ready and every shard is led.
     pub(crate) async fn start(&mut self, flag: Option<&str>) {
+        self.start_all(flag).await;
+        self.until_whole().await;
+    }
+
+    /// Starts all, and waits until they are ready.
+    pub(crate) async fn start_all(&mut self, flag: Option<&str>) {
         for at in 0..NODES {
             self.launch(at, flag);
         }
         for at in 0..NODES {
             self.until_ready(at).await;
         }
-        self.until_whole().await;
     }
 
     fn arguments(&self, folder: &Path, http_port: u16, grpc: &str) -> Vec<String> {
@@ -56,9 +61,11 @@ impl Trio {
             format!("--cluster.listen-address={grpc}"),
             format!("--cluster.peers={}", self.peers.join(",")),
             format!("--cluster.expect={NODES}"),
-            "--ingest.shards=2".to_owned(),
             "--web.enable-remote-write-receiver".to_owned(),
         ];
+        if !self.flags.iter().any(|flag| flag.starts_with("--ingest.shards=")) {
+            args.push("--ingest.shards=2".to_owned());
+        }
         args.extend(self.flags.iter().cloned());
         args
     }
@@ -81,6 +88,11 @@ impl Trio {
 
     pub(crate) fn node(&mut self, at: usize) -> &mut Node {
         self.nodes[at].as_mut().expect("it runs")
+    }
+
+    /// Of the node that others reach so.
+    pub(crate) fn place_of(&self, address: &str) -> Option<usize> {
+        self.peers.iter().position(|peer| peer == address)
     }
 
     pub(crate) fn http(&self, at: usize) -> Http {
@@ -108,6 +120,11 @@ impl Trio {
 
     async fn cluster(&self, path: &str) -> Option<Value> {
         let asked = (0..NODES).find(|at| self.nodes[*at].is_some())?;
+        self.told_by(asked, path).await
+    }
+
+    /// What a node's API answers; none where it does not.
+    pub(crate) async fn told_by(&self, asked: usize, path: &str) -> Option<Value> {
         let http = self.http(asked);
         let asked = async { http.client().get(http.url(path)).send().await.ok()?.text().await.ok() };
         let text = tokio::time::timeout(Duration::from_secs(5), asked).await.ok()??;

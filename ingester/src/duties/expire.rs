@@ -3,19 +3,24 @@
 use super::Duties;
 use crate::shard::entry::{Command, SilentTarget};
 use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
+use gnomon_proto::v1::MetaState;
 use std::time::Duration;
 
 /// Targets of one entry.
 const MOST: usize = 1000;
-/// A leader of less has heard of no target yet that its scraper, or the next one, holds for it: as long as a scraper's lease.
-const LEAST_LEADING_MS: u64 = 15_000;
+/// As long as a scraper's lease. A leader of less has heard of no target yet that its scraper, or the next one, holds for it;
+/// and a target whose scraper has died is scraped again within this and an interval.
+const LEASE_MS: u64 = 15_000;
 /// So long after a shard was closed its targets are in the shards of the next epoch, if anywhere: it lets go of them.
 const HANDED_OVER_MS: i64 = 10 * 60 * 1000;
 
 impl Duties {
-    /// A leader gives targets the time to come to it, before it counts what went before it against them.
+    /// A leader gives targets the time to come to it, before it counts what went before it against them; and as long as there
+    /// are scrapers, what they hold, or the next owner of a target, the time to come. Where markers stand does not depend on
+    /// when they are made.
     pub(super) async fn expire_targets(&mut self, leading: Duration) {
         let now_ms = self.context.clock.now().0;
+        let is_scraped = has_live_scraper(&self.context.states.borrow(), now_ms);
         let leading_ms = u64::try_from(leading.as_millis()).unwrap_or(u64::MAX);
         let targets: Vec<_> = self.shard.machine.read(|state| {
             // What comes after that goes to other shards: only who was silent before was silent.
@@ -27,8 +32,12 @@ impl Duties {
                     let silent_ms = u64::try_from(now_ms.saturating_sub(t.heard_ms)).unwrap_or(0);
                     let is_ours = !is_closed || is_handed_over || t.is_overdue_at(until_ms);
                     let patience_ms = t.patience_ms();
-                    let could_hear = leading_ms > patience_ms.max(LEAST_LEADING_MS);
-                    !t.is_idle() && silent_ms > patience_ms && could_hear && is_ours
+                    let could_hear = leading_ms > patience_ms.max(LEASE_MS);
+                    let waits_ms = match is_scraped {
+                        true => patience_ms.max(t.handed_over_within_ms(LEASE_MS)),
+                        false => patience_ms,
+                    };
+                    !t.is_idle() && silent_ms > waits_ms && could_hear && is_ours
                 });
                 silent.map(|(id, target)| SilentTarget {
                     tenant: tenant.clone(),
@@ -56,4 +65,15 @@ impl Duties {
             Err(error) => tracing::warn!(shard, targets = count, %error, "silent targets not expired"),
         }
     }
+}
+
+/// Whether somebody is there who scrapes, or may hold scrapes, by his lease. One whose lease has just ended is in the ring
+/// until that is committed.
+fn has_live_scraper(state: &MetaState, now_ms: i64) -> bool {
+    let ring = state.scrapers.iter().flat_map(|ring| &ring.nodes);
+    let is_live = |id: &u64| {
+        let node = state.nodes.iter().find(|node| node.id == *id);
+        node.is_some_and(|node| node.lease_until_ms >= now_ms)
+    };
+    ring.copied().any(|id| is_live(&id))
 }

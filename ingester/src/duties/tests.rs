@@ -274,15 +274,14 @@ async fn only_a_leader_has_duties() {
     assert_eq!(refused.unwrap_err(), ServiceError::NotLeader { leader: Some(7) });
 }
 
-#[tokio::test]
-async fn a_target_gone_silent_gets_its_markers() {
-    let mut rig = Rig::new(WriteOptions::default());
+/// A tick of one series, of a target that is scraped every so often.
+async fn tick(rig: &Rig, tick_ms: i64, interval_ms: u64) {
     let mut batch = builder();
     batch.begin_tick(&TickHeader {
         target: TargetId(1),
         term: 1,
-        tick_ms: NOW,
-        interval_ms: 15_000,
+        tick_ms,
+        interval_ms,
         first: true,
         last: true,
         complete: true,
@@ -292,8 +291,14 @@ async fn a_target_gone_silent_gets_its_markers() {
         other_shards: Vec::new(),
     });
     let key = batch.new_series(Labels::from_pairs([("__name__", "a")]).as_ref());
-    batch.sample(key, NOW, 1.0);
+    batch.sample(key, tick_ms, 1.0);
     assert_eq!(rig.append(batch).await.unwrap().refs, [SeriesRef(1).0]);
+}
+
+#[tokio::test]
+async fn a_target_gone_silent_gets_its_markers() {
+    let mut rig = Rig::new(WriteOptions::default());
+    tick(&rig, NOW, 15_000).await;
     rig.pass(Duration::from_secs(30)).await;
     assert_eq!(rig.node.metrics.targets_expired.get(), 0);
     rig.pass(Duration::from_secs(10)).await;
@@ -302,4 +307,42 @@ async fn a_target_gone_silent_gets_its_markers() {
     let samples = &all[r#"{__name__="a"}"#];
     assert_eq!(samples[1].0, NOW + 15_000);
     assert!(gnomon_model::is_stale_nan(samples[1].1));
+}
+
+#[tokio::test]
+async fn what_a_live_scraper_may_hold_is_waited_for() {
+    let mut rig = Rig::new(WriteOptions::default());
+    let scraper = gnomon_proto::v1::Node {
+        address: "scraper:9095".into(),
+        roles: vec!["scraper".into()],
+        incarnation: 1,
+        feature_level: 1,
+        ..gnomon_proto::v1::Node::default()
+    };
+    let register = Change::RegisterNode(gnomon_proto::v1::RegisterNode {
+        node: Some(scraper),
+        lease_ms: 60_000,
+    });
+    let command = MetaCommand {
+        proposed_at_ms: NOW,
+        command: Some(register),
+    };
+    assert_eq!(rig.meta.propose(command).await.unwrap().refused, "");
+    // Leading for long: it is not a new leader's patience that is seen here.
+    rig.pass(Duration::from_secs(20)).await;
+    let heard = rig.node.clock.now().0;
+    tick(&rig, heard, 1_000).await;
+    // 2.1 s of silence are not enough, 16.1 are.
+    rig.pass(Duration::from_secs(15)).await;
+    assert_eq!(rig.node.metrics.targets_expired.get(), 0);
+    rig.pass(Duration::from_secs(5)).await;
+    assert_eq!(rig.node.metrics.targets_expired.get(), 1);
+    let all = rig.node.read(View::default()).await.unwrap();
+    assert_eq!(all[r#"{__name__="a"}"#][1].0, heard + 1_000);
+    // Where nobody scrapes any more there is nothing to wait for.
+    rig.pass(Duration::from_secs(60)).await;
+    let heard = rig.node.clock.now().0;
+    tick(&rig, heard, 1_000).await;
+    rig.pass(Duration::from_secs(5)).await;
+    assert_eq!(rig.node.metrics.targets_expired.get(), 2);
 }

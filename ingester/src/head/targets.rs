@@ -57,6 +57,9 @@ pub(crate) enum MarkerPlace {
 /// whatever was left.
 const REMEMBERED_TICKS: i64 = 3;
 
+/// Two scrapes that are closer than an interval divided by this are of the same place in it.
+const SAME_PLACE_OF_INTERVAL: u64 = 4;
+
 impl Target {
     /// Decides on a piece, and opens its tick.
     pub(crate) fn begin(&mut self, header: &TickHeader, proposed_at_ms: i64) -> Verdict {
@@ -156,9 +159,28 @@ impl Target {
         (marked, std::mem::take(&mut self.live))
     }
 
+    /// Whether the scrape of this place in the interval is here, made by who had the target before: two that both take it for
+    /// their own for a while (a change of the ring is not heard of by all at once) scrape at the same places, a little late
+    /// each. Two scrapes of one are an interval apart; one that is so late that the next follows within a quarter of it is
+    /// mistaken for such.
+    pub(crate) fn is_doubled_by(&self, header: &TickHeader) -> bool {
+        let newest = self.open.as_ref().map(|open| open.tick_ms).max(self.last_tick_ms);
+        let same_place_ms = header.interval_ms / SAME_PLACE_OF_INTERVAL;
+        header.term > self.term
+            && !header.names_only
+            && newest.is_some_and(|newest| newest.abs_diff(header.tick_ms) < same_place_ms)
+    }
+
     /// Silent for longer than this many milliseconds, a target counts as gone: two intervals and 10 %.
     pub(crate) fn patience_ms(&self) -> u64 {
         self.interval_ms.saturating_mul(2).saturating_add(self.interval_ms / 10)
+    }
+
+    /// A target whose scraper has died is heard of again within this: its lease, and an interval and 10 %.
+    pub(crate) const fn handed_over_within_ms(&self, lease_ms: u64) -> u64 {
+        lease_ms
+            .saturating_add(self.interval_ms)
+            .saturating_add(self.interval_ms / 10)
     }
 
     /// Whether it had been silent for too long by then.

@@ -30,14 +30,14 @@ pub(super) fn checked(request: EvaluateRequest) -> Result<(SelectRequest, Fragme
     Ok((select, fragment))
 }
 
-/// What the caller and the node allow.
-pub(super) fn limits(machine: &ShardMachine, select: &SelectRequest) -> Limits {
+/// What the caller and the node allow. `max_held_samples` is the caller's; 0 is left to this node.
+pub(super) fn limits(machine: &ShardMachine, max_held_samples: u64) -> Limits {
     let mut limits = Limits {
         memory: machine.read_budget(),
         ..Limits::default()
     };
-    if select.max_samples > 0 {
-        limits.max_samples = limits.max_samples.min(select.max_samples);
+    if max_held_samples > 0 {
+        limits.max_samples = max_held_samples;
     }
     limits
 }

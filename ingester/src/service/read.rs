@@ -67,6 +67,7 @@ impl ShardReadService for Shards {
     }
 
     async fn evaluate(&self, request: EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let max_held_samples = request.max_held_samples;
         let mut matchers = request.select.iter().flat_map(|select| &select.matchers);
         let (select, fragment) = if matchers.any(|matcher| is_costly(&matcher.value)) {
             blocking(move |_| evaluate::checked(request)).await?
@@ -75,7 +76,7 @@ impl ShardReadService for Shards {
         };
         let shard = self.readable(select.shard, select.any_replica).await?;
         self.metrics.evaluations.inc();
-        let limits = evaluate::limits(&shard.machine, &select);
+        let limits = evaluate::limits(&shard.machine, max_held_samples);
         let few = shard.machine.find_few(&select).inspect_err(|e| self.count_stale(e))?;
         let selected = match few {
             Some(few) if evaluate::is_quick(&few, &fragment) => {

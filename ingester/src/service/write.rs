@@ -5,7 +5,7 @@ use crate::shard::entry::Command;
 use async_trait::async_trait;
 use gnomon_model::ids::START_TIMES_FEATURE_LEVEL;
 use gnomon_proto::ServiceError;
-use gnomon_proto::batch::{BatchView, MAX_BATCH_BYTES, has_starts};
+use gnomon_proto::batch::{BatchView, MAX_BATCH_BYTES, TickHeader, has_starts};
 use gnomon_proto::service::ShardWriteService;
 use gnomon_proto::v1::{AppendRequest, AppendResponse};
 use prost::Message;
@@ -36,7 +36,6 @@ impl Shards {
             ServiceError::Unavailable(format!("{} appends are in flight already", self.options.max_appends))
         })?;
         self.check_sealed(&shard)?;
-        check_batch(&request.batch)?;
         if request.starts_left_out {
             self.want_starts();
         }
@@ -44,6 +43,10 @@ impl Shards {
             // Whoever sends it knows a newer state of the metadata group: it comes here in a moment, too.
             let text = "start timestamps are taken once this node knows that all others understand them";
             return Err(ServiceError::Unavailable(text.to_owned()));
+        }
+        let batch = check_batch(&request.batch)?;
+        if is_doubled(&shard, &batch) {
+            return Ok(doubled(&batch));
         }
         let command = Command::Batch {
             limits: self.limits_of(&shard),
@@ -71,14 +74,51 @@ impl Shards {
 }
 
 /// What is proposed can be applied: apply has nobody to tell.
-fn check_batch(batch: &[u8]) -> Result<(), ServiceError> {
+fn check_batch(batch: &[u8]) -> Result<BatchView<'_>, ServiceError> {
     if batch.len() > MAX_BATCH_BYTES {
         let bytes = batch.len();
         let text = format!("a batch of {bytes} bytes: at most {MAX_BATCH_BYTES} are taken");
         return Err(ServiceError::Invalid(text));
     }
-    let checked = BatchView::parse(batch).and_then(|view| view.check());
+    let checked = BatchView::parse(batch).and_then(|view| view.check().map(|()| view));
     checked.map_err(|e| ServiceError::Invalid(e.to_string()))
+}
+
+/// The headers of the batch's ticks; none for rows.
+fn ticks<'b>(batch: &'b BatchView<'_>) -> impl Iterator<Item = Option<TickHeader>> + 'b {
+    batch.groups().map_while(Result::ok).map(|group| group.tick)
+}
+
+/// Whether the batch is ticks only, each of which another scraper has made. As far as is applied here: what is under way at
+/// the same moment is not seen, and both are taken then.
+fn is_doubled(shard: &Shard, batch: &BatchView<'_>) -> bool {
+    let Some(Some(_)) = ticks(batch).next() else {
+        return false;
+    };
+    shard.machine.read(|state| {
+        let Some(head) = state.head(batch.tenant()) else {
+            return false;
+        };
+        ticks(batch).all(|tick| {
+            tick.is_some_and(|tick| {
+                let known = head.targets.get(&tick.target);
+                known.is_some_and(|target| target.is_doubled_by(&tick))
+            })
+        })
+    })
+}
+
+/// Nothing of it was taken.
+fn doubled(batch: &BatchView<'_>) -> AppendResponse {
+    let count = ticks(batch).count();
+    AppendResponse {
+        refs: vec![0; batch.new_series().len()],
+        ticks_taken: vec![false; count],
+        // What an older scraper makes of it: it was there.
+        ticks_repeated: vec![true; count],
+        ticks_doubled: true,
+        ..AppendResponse::default()
+    }
 }
 
 fn kind(error: &ServiceError) -> &'static str {

@@ -181,6 +181,16 @@ pub enum NodeError {
         found: ClusterId,
     },
     #[error(
+        "the data folder {folder} is of cluster {cluster} as it was before it was recovered without this node (generation \
+         {ours}, the bucket says {found}): what it has must not come back. Start it with an empty data folder"
+    )]
+    LeftBehind {
+        folder: String,
+        cluster: ClusterId,
+        ours: u64,
+        found: u64,
+    },
+    #[error(
         "the data folder {folder} belongs to cluster {ours}, the peers are of cluster {found}: \
          check --cluster.peers and --storage.tsdb.path"
     )]

@@ -17,7 +17,9 @@ pub use scan::Scan;
 
 use facts::Shape;
 use regex_automata::{Anchored, Input, meta};
+use std::cell::RefCell;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An expression that Go's RE2 would refuse.
@@ -79,6 +81,32 @@ pub fn is_costly(text: &str) -> bool {
     text.len() > CHEAP_BYTES || text.as_bytes().windows(2).any(costly)
 }
 
+thread_local! {
+    /// Set once nobody waits for what this thread compiles.
+    static GIVEN_UP: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Does something that may compile many expressions, for as long as somebody waits for it: once `given_up` is set no further
+/// one is compiled on this thread, and those that are wanted are refused. One that has been begun is compiled to its end.
+pub fn while_wanted<T>(given_up: Arc<AtomicBool>, work: impl FnOnce() -> T) -> T {
+    struct Restores(Option<Arc<AtomicBool>>);
+    impl Drop for Restores {
+        fn drop(&mut self) {
+            GIVEN_UP.replace(self.0.take());
+        }
+    }
+    let _restores = Restores(GIVEN_UP.replace(Some(given_up)));
+    work()
+}
+
+fn check_wanted(expression: &str) -> Result<(), Error> {
+    let is_given_up = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+    match GIVEN_UP.with_borrow(|flag| flag.as_ref().is_some_and(is_given_up)) {
+        true => Err(Error::new("not compiled, since nobody waits for it", expression)),
+        false => Ok(()),
+    }
+}
+
 /// A compiled expression that matches whole texts only, as `^(?s:expression)$` does. Cloning shares it.
 #[derive(Clone)]
 pub struct Regex(Arc<Compiled>);
@@ -127,6 +155,7 @@ impl Regex {
         if let Some(compiled) = one_at_a_time.as_ref().and_then(|_| shared::find(expression)) {
             return Ok(Self(compiled));
         }
+        check_wanted(expression)?;
         let parsed = parse::parse(expression)?;
         if expression.contains("\\Q") {
             // What is quoted and has no end takes the anchors with it.

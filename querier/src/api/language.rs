@@ -5,9 +5,20 @@ use crate::form::Form;
 use crate::params;
 use crate::router::Api;
 use gnomon_model::Matcher;
-use gnomon_model::re2::is_costly;
+use gnomon_model::re2::{is_costly, while_wanted};
 use gnomon_promql::ast::Expr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// Somebody waits as long as this is there.
+struct Waits(Arc<AtomicBool>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Api {
     /// Does what reads a request: where that may be costly on another thread, few of which do so at the same time.
@@ -25,9 +36,11 @@ impl Api {
         }
         let place = tokio::time::timeout(timeout, self.wait_for(&self.parsers)).await;
         let place = place.map_err(|_| ApiError::new(ErrorType::Timeout, "query timed out in query queue"))??;
-        // It goes on where nobody waits any more, and keeps its place until it ends.
+        // Where nobody waits any more it ends after the expression that it is compiling, and keeps its place until then.
+        let waits = Waits(Arc::default());
+        let given_up = Arc::clone(&waits.0);
         let done = tokio::task::spawn_blocking(move || {
-            let done = work();
+            let done = while_wanted(given_up, work);
             drop(place);
             done
         });

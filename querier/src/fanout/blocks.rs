@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use gnomon_model::{Clock, Matcher};
-use gnomon_promql::{Fragment, Limits};
+use gnomon_promql::{Fragment, Limits, MemoryBudget, OverBudget, Reserved};
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::{
     BlockCache, BlockError, BlockReader, CachedStore, Deletes, ExemplarFilter, MetricMetadata, SeriesExemplars,
@@ -65,12 +65,16 @@ pub trait BlockReads: Send + Sync + 'static {
     /// Exemplars of a block that `filter` lets through, by series; one with many comes in several pieces.
     async fn exemplars(&self, block: &v1::BlockRecord, filter: ExemplarFilter) -> Result<ExemplarStream, ServiceError>;
 
-    /// What a block knows of one metric, or of all.
+    /// What a block knows of one metric, or of all, and what is charged for it.
+    ///
+    /// # Errors
+    /// When it cannot be read; `LimitExceeded` where `memory` has no room for it: then it is not read.
     async fn metadata(
         &self,
         block: &v1::BlockRecord,
         metric: Option<&str>,
-    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError>;
+        memory: &MemoryBudget,
+    ) -> Result<(Vec<(String, MetricMetadata)>, Reserved), ServiceError>;
 }
 
 /// Exemplars of one block, by series.
@@ -278,10 +282,21 @@ impl BlockReads for StoredBlocks {
         &self,
         block: &v1::BlockRecord,
         metric: Option<&str>,
-    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
+        memory: &MemoryBudget,
+    ) -> Result<(Vec<(String, MetricMetadata)>, Reserved), ServiceError> {
         let reader = self.reader(block).await?;
-        let found = reader.metadata(metric).await;
-        found.map_err(|error| self.open.failed(block, error))
+        let over = |error: OverBudget| ServiceError::LimitExceeded(error.to_string());
+        let (mut held, mut refused) = (memory.reserve(0).map_err(over)?, None);
+        let mut room = |bytes: u64| {
+            refused = held.grow(bytes).err();
+            refused.is_none()
+        };
+        let found = reader.metadata_within(metric, &mut room).await;
+        if let Some(refused) = refused {
+            return Err(over(refused));
+        }
+        let found = found.map_err(|error| self.open.failed(block, error))?;
+        Ok((found.unwrap_or_default(), held))
     }
 }
 

@@ -144,6 +144,7 @@ impl Fanout {
             let request = v1::EvaluateRequest {
                 select: Some(self.shard_request(scope, &selection, *shard, view(plan, parts))),
                 fragment: Some(wire.clone()),
+                max_held_samples: scope.held_samples(),
             };
             let (shard, name) = (*shard, shard_name(*shard, start_ms, end_ms));
             async move {

@@ -8,7 +8,7 @@ use super::stream::ended_early;
 use super::{Fanout, OPEN_TIMEOUT, Scope};
 use crate::error::ApiError;
 use futures::{FutureExt, StreamExt};
-use gnomon_promql::{OverBudget, Reserved};
+use gnomon_promql::Reserved;
 use gnomon_proto::{ServiceError, v1};
 use gnomon_tsdb::MetricMetadata;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -83,12 +83,7 @@ impl Fanout {
         let metric = Some(metric).filter(|metric| !metric.is_empty());
         let reads = blocks.iter().map(|block| {
             // Those that have been read wait for the ones before.
-            let read = async move {
-                let entries = self.blocks.metadata(block, metric).await?;
-                let bytes: u64 = entries.iter().map(entry_bytes).sum();
-                let over = |error: OverBudget| ServiceError::LimitExceeded(error.to_string());
-                Ok::<_, ServiceError>((entries, scope.memory().reserve(bytes).map_err(over)?))
-            };
+            let read = self.blocks.metadata(block, metric, scope.memory());
             async move { (within(OPEN_TIMEOUT, read).await, block) }.boxed()
         });
         let reads: Vec<_> = reads.collect();
@@ -99,7 +94,7 @@ impl Fanout {
                 Ok((entries, mut of_block)) => {
                     for entry in entries {
                         let bytes = entry_bytes(&entry);
-                        of_block.shrink(bytes);
+                        of_block.shrink(bytes - ENTRY_BYTES);
                         let (metric, metadata) = entry;
                         if all.contains_key(&metric) || newest.get(&metric).is_some_and(|there| *there >= metadata) {
                             continue;

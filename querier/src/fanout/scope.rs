@@ -58,6 +58,8 @@ pub struct Scope {
     /// Answer with an error rather than with a warning where something cannot be reached.
     strict: bool,
     limits: FetchLimits,
+    /// Samples that may be held at once, where something is evaluated for the request; 0 is left to who does.
+    held_samples: u64,
     bytes: AtomicU64,
     samples: AtomicU64,
     here: AtomicU64,
@@ -83,6 +85,7 @@ impl Scope {
             token: CancellationToken::new(),
             strict,
             limits,
+            held_samples: 0,
             bytes: AtomicU64::new(0),
             samples: AtomicU64::new(0),
             here: AtomicU64::new(0),
@@ -103,6 +106,17 @@ impl Scope {
     pub fn with_memory(mut self, memory: MemoryBudget) -> Self {
         self.memory = memory;
         self
+    }
+
+    /// Bounds the samples that are held at once, wherever a part of the request is evaluated.
+    #[must_use]
+    pub(crate) const fn with_held_samples(mut self, max: u64) -> Self {
+        self.held_samples = max;
+        self
+    }
+
+    pub(crate) const fn held_samples(&self) -> u64 {
+        self.held_samples
     }
 
     /// Keeps account of what sources cost.

@@ -12,7 +12,7 @@ use gnomon_cluster::clients::Directory;
 use gnomon_cluster::fragments;
 use gnomon_cluster::owners::owner;
 use gnomon_model::{Clock, Labels, Matcher, NodeId};
-use gnomon_promql::{Fragment, Limits};
+use gnomon_promql::{Fragment, Limits, MemoryBudget, Reserved};
 use gnomon_proto::service::{BlockReadService, ResultsService, SelectStream};
 use gnomon_proto::{ServiceError, matchers, v1};
 use gnomon_tsdb::{Deletes, ExemplarFilter, MetricMetadata, SeriesPages};
@@ -341,8 +341,9 @@ impl BlockReads for SpreadBlocks {
         &self,
         block: &v1::BlockRecord,
         metric: Option<&str>,
-    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
-        self.here.metadata(block, metric).await
+        memory: &MemoryBudget,
+    ) -> Result<(Vec<(String, MetricMetadata)>, Reserved), ServiceError> {
+        self.here.metadata(block, metric, memory).await
     }
 }
 

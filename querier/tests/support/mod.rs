@@ -200,6 +200,7 @@ impl ShardReadService for Shards {
     }
 
     async fn evaluate(&self, request: v1::EvaluateRequest) -> Result<EvaluateStream, ServiceError> {
+        let max_held_samples = request.max_held_samples;
         let select = request.select.unwrap();
         let shard = select.shard;
         if self.heads.lock().get(&shard).is_some_and(|head| head.is_old) {
@@ -216,7 +217,10 @@ impl ShardReadService for Shards {
             answer.push(Ok(batch));
             true
         };
-        let limits = gnomon_promql::Limits::default();
+        let mut limits = gnomon_promql::Limits::default();
+        if max_held_samples > 0 {
+            limits.max_samples = max_held_samples;
+        }
         let cancel = gnomon_promql::CancelFlag::new();
         if let Err(error) = gnomon_cluster::fragments::evaluate(&fragment, &source, &limits, &cancel, &mut give) {
             answer.push(Err(error));

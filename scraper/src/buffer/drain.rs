@@ -193,6 +193,9 @@ impl Buffer {
             self.note_refused(work, &outcome.refused);
             return Pushed::Taken;
         }
+        if outcome.doubled {
+            return Pushed::Given(Why::OtherOwner);
+        }
         // A tick that was there, or a later one, is of this scraper, or of whoever had the target before it.
         if outcome.older_term && !self.is_sole(&work.held) {
             return Pushed::Given(Why::OtherOwner);

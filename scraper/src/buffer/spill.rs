@@ -14,6 +14,11 @@ const MOST_BYTES: u64 = 4 << 20;
 /// After a disk that did not take something.
 const WAIT_FOR_DISK: Duration = Duration::from_secs(5);
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// A scrape that has waited for so long is brought to disk, however little there is: kill -9 costs what is younger. Longer
+/// than it takes until a lease is renewed, which says that nobody else made it.
+const WRITE_AFTER_MS: i64 = 10_000;
+/// Between two such writes.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
 
 /// What one segment takes: some of them have to fit the disk's budget.
 pub(super) fn segment_bytes(limits: Limits) -> u64 {
@@ -61,6 +66,7 @@ impl Buffer {
     }
 
     pub(super) async fn do_chores(self: Arc<Self>, stop: CancellationToken) {
+        let mut write_at = self.clock.monotonic();
         loop {
             let now_ms = self.clock.now().0;
             let (totals, mut is_busy) = {
@@ -78,6 +84,9 @@ impl Buffer {
                     }
                 }
                 is_busy = wants && !stop.is_cancelled();
+            }
+            if self.clock.monotonic() >= write_at && self.write_through(now_ms).await {
+                write_at = self.clock.monotonic() + WRITE_EVERY;
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -102,9 +111,35 @@ impl Buffer {
         }
     }
 
+    /// Brings scrapes to disk that have waited for a while and that nobody else made, where there is room for all of them:
+    /// nothing is given up for it. Whether there were any.
+    async fn write_through(self: &Arc<Self>, now_ms: i64) -> bool {
+        let mut wrote = false;
+        loop {
+            let old = {
+                let queues = self.queues.lock();
+                let mut old = queues.oldest_in_memory(self.spill_bytes);
+                old.retain(|work| work.held.tick_ms <= now_ms - WRITE_AFTER_MS && self.is_sole(&work.held));
+                let bytes = EMPTY_BYTES + old.iter().map(cost).sum::<u64>();
+                if old.is_empty() || !queues.has_disk_room(bytes, old.len() as u64) {
+                    return wrote;
+                }
+                old
+            };
+            if !self.spill(old).await {
+                return true;
+            }
+            wrote = true;
+        }
+    }
+
     /// Brings the oldest scrapes in memory to disk. Whether the disk took them.
     async fn spill_some(self: &Arc<Self>) -> bool {
         let oldest = self.queues.lock().oldest_in_memory(self.spill_bytes);
+        self.spill(oldest).await
+    }
+
+    async fn spill(self: &Arc<Self>, oldest: Vec<Work>) -> bool {
         let works = self.fitting(oldest);
         if works.is_empty() {
             return true;

@@ -18,6 +18,8 @@ struct Shards {
     hangs: Option<u32>,
     hanging: Hanging,
     known: Mutex<BTreeMap<TargetId, (u64, i64)>>,
+    /// Times of scrapes that another has made.
+    doubles: Mutex<Vec<i64>>,
     ticks: Mutex<Vec<(TargetId, i64)>>,
     rows: Mutex<Vec<(TargetId, i64)>>,
     asked: Notify,
@@ -62,7 +64,9 @@ impl TickSink for Shards {
         let mut known = self.known.lock();
         let (term, last) = known.entry(tick.target).or_insert((0, i64::MIN));
         let mut outcome = TickOutcome::default();
-        if tick.term < *term {
+        if self.doubles.lock().contains(&tick.tick_ms) {
+            outcome.doubled = true;
+        } else if tick.term < *term {
             outcome.older_term = true;
         } else if tick.tick_ms > *last {
             (*term, *last) = (tick.term, tick.tick_ms);
@@ -221,6 +225,27 @@ async fn what_does_not_fit_memory_waits_on_disk_and_a_restart_goes_on() {
     rig.stop().await;
 }
 
+#[tokio::test]
+async fn what_has_waited_for_a_while_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(64 << 20, Some((&dir, 1 << 30)));
+    // Of 0 to 6 it is known that nobody else made them; all are older than a while, and take next to nothing.
+    rig.terms.send_modify(|terms| terms.note(1, 6));
+    for tick in 0..10 {
+        rig.hold(1, tick);
+    }
+    rig.until("those are on disk", |rig| rig.buffer.on_disk() == 7).await;
+    // Nothing is said or written any more.
+    rig.stop.cancel();
+    rig.tasks.close();
+    rig.tasks.wait().await;
+    drop(rig);
+    let rig = Rig::with(Arc::new(Shards::default()), 64 << 20, Some((&dir, 1 << 30)));
+    rig.until_empty_after_loading().await;
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), (0..7).collect::<Vec<_>>());
+    rig.stop().await;
+}
+
 impl Rig {
     async fn until_empty_after_loading(&self) {
         self.until("it is read", |rig| !rig.buffer.is_loading.load(Ordering::Acquire))
@@ -289,6 +314,23 @@ async fn what_another_scraper_may_have_scraped_too_is_given_up_and_counted() {
     assert_eq!(rows, [0, 1, 2, 3, 4]);
     assert_eq!(rig.shed(Why::OtherOwner), 2 * 5);
     assert_eq!(rig.buffer.of(TargetId(1)).shed_samples, 2 * 5);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_scrape_that_another_made_as_well_is_not_offered_as_samples() {
+    let rig = Rig::new(1 << 20, None);
+    rig.shards.doubles.lock().extend([3, 4]);
+    for tick in 3..6 {
+        rig.hold(1, tick);
+    }
+    // That this one was in the ring for sure does not say that the other knew it.
+    rig.terms.send_modify(|terms| terms.note(1, 9));
+    rig.come_back();
+    rig.until_empty().await;
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [5]);
+    assert!(rig.shards.rows.lock().is_empty());
+    assert_eq!(rig.shed(Why::OtherOwner), 2 * 2);
     rig.stop().await;
 }
 

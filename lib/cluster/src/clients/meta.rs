@@ -52,6 +52,8 @@ struct Peers {
     next: usize,
     /// Addresses by node id, from the newest state seen: hints name nodes.
     addresses: Vec<(u64, String)>,
+    /// The newest state seen: peers need only tell what differs.
+    newest: Arc<MetaState>,
 }
 
 impl MetaClient {
@@ -82,6 +84,7 @@ impl MetaClient {
                 all: local.into_iter().collect(),
                 next: 0,
                 addresses: Vec::new(),
+                newest: Arc::default(),
             }),
         };
         for address in peers {
@@ -145,7 +148,7 @@ impl MetaClient {
     }
 
     /// Where nodes are; and who votes can be asked too, whatever peers were named.
-    fn learn(&self, state: &MetaState) {
+    fn learn(&self, state: &Arc<MetaState>) {
         // The first cluster that answers is the one that a node without one joins.
         if let Ok(cluster) = state.cluster_id.parse() {
             self.channel.membership.learn(cluster);
@@ -161,7 +164,16 @@ impl MetaClient {
                 let _ = self.position_of(address, None);
             }
         }
-        self.peers.lock().addresses = addresses;
+        let mut peers = self.peers.lock();
+        peers.addresses = addresses;
+        if state.revision >= peers.newest.revision {
+            peers.newest = state.clone();
+        }
+    }
+
+    /// What the peers tell does not fit to it.
+    fn forget_newest(&self) {
+        self.peers.lock().newest = Arc::default();
     }
 
     /// Asks until a peer answers. `repeat_unknown` where asking again after an unknown outcome is harmless.
@@ -232,7 +244,16 @@ impl MetaService for MetaClient {
     }
 
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
-        let state = self.ask(true, |peer| async move { peer.read().await }).await?;
+        let read = |peer: Arc<dyn MetaService>| {
+            let base = self.peers.lock().newest.clone();
+            async move { peer.read_from(base).await }
+        };
+        let mut state = self.ask(true, read).await;
+        if matches!(state, Err(ServiceError::Damaged(_))) {
+            self.forget_newest();
+            state = self.ask(true, read).await;
+        }
+        let state = state?;
         self.learn(&state);
         Ok(state)
     }
@@ -244,6 +265,17 @@ impl MetaService for MetaClient {
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
         self.ask(true, |peer| async move { peer.watch(after_revision).await })
             .await
+    }
+
+    async fn watch_from(
+        &self,
+        base: Arc<MetaState>,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        self.ask(true, |peer| {
+            let base = base.clone();
+            async move { peer.watch_from(base).await }
+        })
+        .await
     }
 }
 
@@ -261,10 +293,14 @@ fn show(states: &watch::Sender<Arc<MetaState>>, state: Arc<MetaState>) -> bool {
 /// Keeps `states` at the newest state that any peer shows, through lost connections, until `stop`.
 pub async fn follow_meta(client: Arc<MetaClient>, states: watch::Sender<Arc<MetaState>>, stop: CancellationToken) {
     let mut backoff = FIRST_BACKOFF;
+    let mut fits = true;
     loop {
+        let base = match fits {
+            true => states.borrow().clone(),
+            false => Arc::default(),
+        };
         let following = async {
-            let revision = states.borrow().revision;
-            let mut stream = client.watch(revision).await?;
+            let mut stream = client.watch_from(base).await?;
             loop {
                 let state = match tokio::time::timeout(SILENCE, stream.next()).await {
                     Ok(Some(state)) => state?,
@@ -286,7 +322,11 @@ pub async fn follow_meta(client: Arc<MetaClient>, states: watch::Sender<Arc<Meta
         tokio::select! {
             () = stop.cancelled() => return,
             ended = following => if let Err(error) = ended {
-                tracing::debug!(%error, "metadata watch lost; opening it again");
+                fits = !matches!(error, ServiceError::Damaged(_));
+                match fits {
+                    true => tracing::debug!(%error, "metadata watch lost; opening it again"),
+                    false => tracing::warn!(%error, "beginning the metadata watch anew"),
+                }
             },
         }
         let (at, _) = client.current();

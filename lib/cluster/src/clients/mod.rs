@@ -4,6 +4,7 @@
 mod decide;
 mod directory;
 mod meta;
+mod meta_server;
 mod network;
 mod remote;
 mod replicas;
@@ -16,12 +17,13 @@ mod tests;
 pub use decide::decide;
 pub use directory::{Directory, DirectoryOptions, LocalServices};
 pub use meta::{MetaClient, follow_meta};
+pub use meta_server::{ServedMeta, meta_server};
 pub use network::PeerNetwork;
 pub use remote::{
     Remote, RemoteBlockRead, RemoteMeta, RemoteNodes, RemoteResults, RemoteShardRead, RemoteShardWrite, RemoteTargets,
 };
 pub use server::{
-    block_read_server, meta_server, nodes_server, results_server, shard_read_server, shard_write_server, targets_server,
+    block_read_server, nodes_server, results_server, shard_read_server, shard_write_server, targets_server,
 };
 pub use shard_reads::ShardReads;
 

@@ -2,6 +2,7 @@
 
 use super::MAX_MESSAGE_BYTES;
 use crate::layers::{Membership, PeerChannel, Retries};
+use crate::meta::changes::Assembling;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -21,12 +22,13 @@ use gnomon_proto::v1::targets_client::TargetsClient as TargetsStub;
 use gnomon_proto::v1::{
     AppendRequest, AppendResponse, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest, EvaluateRequest,
     ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest, HeadStatsResponse,
-    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand, MetaReadRequest, MetaResponse,
-    MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse, ResultGetRequest, ResultGetResponse,
-    ResultPutRequest, ResultPutResponse, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
+    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaChangesRequest, MetaCommand,
+    MetaReadRequest, MetaResponse, MetaState, MetaUpdate, MetaWatchRequest, MetricMetadataRequest,
+    MetricMetadataResponse, ResultGetRequest, ResultGetResponse, ResultPutRequest, ResultPutResponse, SelectRequest,
+    TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
@@ -229,6 +231,31 @@ fn from_meta(status: Status) -> ServiceError {
     from_wire(status)
 }
 
+/// Whether a peer of an older build answers so, which does not know of changes: it knows no such call, or does not let one
+/// who does not know his cluster yet make it.
+fn may_be_older(status: &Status) -> bool {
+    status.code() == Code::Unimplemented || matches!(from_wire(status.clone()), ServiceError::OtherCluster(_))
+}
+
+/// States from the changes that a peer tells, on what is here.
+fn assembled(
+    updates: Streaming<MetaUpdate>,
+    base: Arc<MetaState>,
+) -> BoxStream<'static, Result<Arc<MetaState>, ServiceError>> {
+    let begin = (updates.map(|item| item.map_err(from_meta)), Assembling::on(base));
+    futures::stream::try_unfold(begin, |(mut updates, mut assembling)| async move {
+        loop {
+            let Some(update) = StreamExt::next(&mut updates).await else {
+                return Ok::<_, ServiceError>(None);
+            };
+            if let Some(state) = assembling.put(update?)? {
+                return Ok(Some((state, (updates, assembling))));
+            }
+        }
+    })
+    .boxed()
+}
+
 /// One peer of the metadata group; [`super::MetaClient`] goes from peer to peer.
 #[derive(Clone)]
 pub struct RemoteMeta(MetaStub<PeerChannel>);
@@ -252,6 +279,35 @@ impl MetaService for RemoteMeta {
         let request = MetaWatchRequest { after_revision };
         let stream = self.0.clone().watch(request).await.map_err(from_meta)?.into_inner();
         Ok(stream.map(|item| item.map(Arc::new).map_err(from_meta)).boxed())
+    }
+
+    async fn read_from(&self, base: Arc<MetaState>) -> Result<Arc<MetaState>, ServiceError> {
+        let request = MetaChangesRequest {
+            have_revision: base.revision,
+        };
+        match self.0.clone().read_changes(request).await {
+            Ok(updates) => {
+                let mut states = assembled(updates.into_inner(), base);
+                let ended = || ServiceError::Unknown("connection: the metadata state ended early".into());
+                StreamExt::next(&mut states).await.ok_or_else(ended)?
+            }
+            Err(status) if may_be_older(&status) => self.read().await,
+            Err(status) => Err(from_meta(status)),
+        }
+    }
+
+    async fn watch_from(
+        &self,
+        base: Arc<MetaState>,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        let request = MetaChangesRequest {
+            have_revision: base.revision,
+        };
+        match self.0.clone().watch_changes(request).await {
+            Ok(updates) => Ok(assembled(updates.into_inner(), base)),
+            Err(status) if may_be_older(&status) => self.watch(base.revision).await,
+            Err(status) => Err(from_meta(status)),
+        }
     }
 }
 

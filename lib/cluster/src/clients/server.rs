@@ -6,10 +6,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{
-    BlockReadService, MetaService, NodesService, ResultsService, ShardReadService, ShardWriteService, TargetsService,
+    BlockReadService, NodesService, ResultsService, ShardReadService, ShardWriteService, TargetsService,
 };
 use gnomon_proto::v1::block_read_server::{BlockRead, BlockReadServer};
-use gnomon_proto::v1::meta_server::{Meta, MetaServer};
 use gnomon_proto::v1::nodes_server::{Nodes, NodesServer};
 use gnomon_proto::v1::results_server::{Results, ResultsServer};
 use gnomon_proto::v1::shard_read_server::{ShardRead, ShardReadServer};
@@ -18,10 +17,9 @@ use gnomon_proto::v1::targets_server::{Targets, TargetsServer};
 use gnomon_proto::v1::{
     AppendRequest, AppendResponse, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch,
     EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest,
-    HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaCommand,
-    MetaReadRequest, MetaResponse, MetaState, MetaWatchRequest, MetricMetadataRequest, MetricMetadataResponse,
-    ResultGetRequest, ResultGetResponse, ResultPutRequest, ResultPutResponse, SelectBatch, SelectRequest,
-    TargetMetadataRequest, TargetMetadataResponse,
+    HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetricMetadataRequest,
+    MetricMetadataResponse, ResultGetRequest, ResultGetResponse, ResultPutRequest, ResultPutResponse, SelectBatch,
+    SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -56,10 +54,6 @@ serve!(
 serve!(
     /// Results that are kept for other queriers.
     results_server, ResultsService, ResultsServer
-);
-serve!(
-    /// The metadata group, where this node has a replica of it.
-    meta_server, MetaService, MetaServer
 );
 serve!(
     /// The targets of this node's scraper.
@@ -148,25 +142,6 @@ impl Results for Served<dyn ResultsService> {
 
     async fn put(&self, request: Request<ResultPutRequest>) -> Result<Response<ResultPutResponse>, Status> {
         answer(self.0.put(request.into_inner()).await)
-    }
-}
-
-#[async_trait]
-impl Meta for Served<dyn MetaService> {
-    type WatchStream = Stream<MetaState>;
-
-    async fn propose(&self, request: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
-        answer(self.0.propose(request.into_inner()).await)
-    }
-
-    async fn read(&self, _: Request<MetaReadRequest>) -> Result<Response<MetaState>, Status> {
-        answer(self.0.read().await.map(Arc::unwrap_or_clone))
-    }
-
-    async fn watch(&self, request: Request<MetaWatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let stream = self.0.watch(request.into_inner().after_revision).await?;
-        let states = stream.map(|item| item.map(Arc::unwrap_or_clone).map_err(Status::from));
-        Ok(Response::new(states.boxed()))
     }
 }
 

@@ -157,8 +157,8 @@ impl Batching<'_> {
 /// Evaluates a fragment; `give` says whether its message was taken.
 ///
 /// # Errors
-/// `Invalid` where the fragment has to be evaluated in one place after all, or takes more than its limits: whoever
-/// asked does that, within limits of his own.
+/// `Invalid` where the fragment has to be evaluated in one place after all: whoever asked does that. `LimitExceeded` where
+/// it takes more samples than the request allows, or more memory than this node does: what was reached is in the text.
 pub fn evaluate(
     fragment: &Fragment,
     source: &PageSource<'_>,
@@ -178,6 +178,9 @@ pub fn evaluate(
     }
     done.map_err(|error| match error {
         FragmentError::Eval(EvalError::Canceled | EvalError::TimedOut) => ServiceError::Cancelled,
+        FragmentError::Eval(error @ (EvalError::TooManySamples | EvalError::TooManyBytes(_))) => {
+            ServiceError::LimitExceeded(error.to_string())
+        }
         error => ServiceError::Invalid(error.to_string()),
     })
 }

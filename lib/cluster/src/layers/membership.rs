@@ -19,7 +19,7 @@ pub const CLUSTER_HEADER: &str = "gnomon-cluster";
 pub const NODE_HEADER: &str = "gnomon-node";
 
 /// What a node that joins has to ask before it can know a cluster's id.
-const BEFORE_JOINING: &str = "/gnomon.v1.Meta/Read";
+const BEFORE_JOINING: [&str; 2] = ["/gnomon.v1.Meta/Read", "/gnomon.v1.Meta/ReadChanges"];
 
 /// The cluster that this process is of, once it is of one. Clones know the same.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +105,7 @@ impl Members {
                     "this is a node of cluster {ours}, the call is for cluster {theirs}"
                 )));
             }
-            None if path == BEFORE_JOINING || self.have_older() => {}
+            None if BEFORE_JOINING.contains(&path) || self.have_older() => {}
             None => {
                 return Err(ServiceError::OtherCluster(format!(
                     "the call does not say which cluster it is for: this is a node of cluster {ours}"

@@ -60,15 +60,24 @@ pub fn check_forget(state: &MetaState, node: u64, now_ms: i64) -> Result<(), Str
 }
 
 /// Has a node forgotten, raising the feature level where it has to be: a level is never taken back, so that it is not
-/// raised for what would be refused. `now_ms` is the time of whoever asks.
+/// raised for what would be refused. Whether the node is alive is judged by the clock of the metadata leader, never by that
+/// of whoever asks.
 ///
 /// # Errors
 /// When it may not be forgotten, or the metadata group does not answer.
-pub async fn forget_node(meta: &dyn MetaService, node: u64, now_ms: i64) -> Result<(), CannotForget> {
+pub async fn forget_node(meta: &dyn MetaService, node: u64) -> Result<(), CannotForget> {
     let state = meta.read().await?;
     let level = OPERATIONS_FEATURE_LEVEL.0;
     if state.feature_level < level {
-        check_forget(&state, node, now_ms).map_err(CannotForget::Refused)?;
+        // The level that is in force changes nothing; what comes back is when the leader heard of it.
+        let asked = Command::RaiseFeatureLevel(RaiseFeatureLevel {
+            level: state.feature_level,
+        });
+        let leader_ms = decide(meta, asked).await?.proposed_at_ms;
+        // One of an older build says nothing, and takes the level no further.
+        if leader_ms != 0 {
+            check_forget(&state, node, leader_ms).map_err(CannotForget::Refused)?;
+        }
         let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
         refused(decide(meta, raise).await?)?;
     }

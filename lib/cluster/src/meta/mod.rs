@@ -2,6 +2,7 @@
 
 mod call_off;
 mod catalogue;
+pub(crate) mod changes;
 mod checkpoint;
 mod config;
 mod epochs;
@@ -16,7 +17,7 @@ mod scrapers;
 mod service;
 mod stored;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tombstones;
 
 pub use call_off::call_off;

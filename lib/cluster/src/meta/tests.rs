@@ -1,10 +1,11 @@
 //! What the metadata group takes and refuses, and what holds after any commands.
 
+mod changes;
 mod deletes;
 mod epochs;
 mod forget;
 mod ha;
-mod large;
+pub(crate) mod large;
 mod levels;
 mod random;
 mod refused;

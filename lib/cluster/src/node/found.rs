@@ -33,8 +33,8 @@ impl Starting {
     pub(super) async fn identity(&self, file: &IdentityFile) -> Result<Option<NodeIdentity>, NodeError> {
         let options = &self.options;
         match file.read()? {
-            Some(identity) if !identity.founding => {
-                self.confirm(&identity).await?;
+            Some(mut identity) if !identity.founding => {
+                identity.generation = self.confirm(&identity).await?;
                 return Ok(Some(identity));
             }
             Some(identity) => return self.found(file, identity).await,
@@ -54,6 +54,7 @@ impl Starting {
                     node_id: FOUNDER,
                     incarnation: 0,
                     founding: true,
+                    generation: 0,
                 };
                 file.write(&identity)?;
                 self.found(file, identity).await
@@ -89,54 +90,73 @@ impl Starting {
             format: 1,
             cluster_id: identity.cluster_id,
             created_ms: self.options.clock.now().0,
+            generation: identity.generation,
         }
     }
 
-    /// A folder that has been here before: the bucket must be its cluster's, where it answers. A restart does not
-    /// wait for a bucket that does not.
-    async fn confirm(&self, identity: &NodeIdentity) -> Result<(), NodeError> {
+    /// A folder that has been here before: the bucket must be its cluster's, where it answers, and an ingester must not have
+    /// been left behind by a recovery. Gives the cluster's generation. A restart does not wait for a bucket that does not.
+    async fn confirm(&self, identity: &NodeIdentity) -> Result<u64, NodeError> {
         let options = &self.options;
         let bucket = options.bucket.as_ref();
         let mark = tokio::time::timeout(MARK_PATIENCE, read_mark(bucket)).await;
         let found = match mark {
-            Ok(Ok(Some(mark))) => mark.cluster_id,
+            Ok(Ok(Some(mark))) => mark,
             Ok(Ok(None)) => {
                 tracing::warn!(
                     bucket = %options.bucket_name, cluster = %identity.cluster_id,
                     "the bucket has no mark of this cluster: is it the right one? Blocks in another are not seen"
                 );
-                put_mark(bucket, &self.mark_of(identity)).await?.cluster_id
+                put_mark(bucket, &self.mark_of(identity)).await?
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot confirm the bucket's cluster; going on without");
-                return Ok(());
+                return Ok(identity.generation);
             }
             Err(_) => {
                 tracing::warn!(bucket = %options.bucket_name, "the bucket does not answer; going on without");
-                return Ok(());
+                return Ok(identity.generation);
             }
         };
-        if found == identity.cluster_id {
-            return Ok(());
+        if found.cluster_id != identity.cluster_id {
+            return Err(NodeError::OtherCluster {
+                folder: options.data_folder.display().to_string(),
+                bucket: options.bucket_name.clone(),
+                ours: identity.cluster_id,
+                found: found.cluster_id,
+            });
         }
-        Err(NodeError::OtherCluster {
-            folder: options.data_folder.display().to_string(),
-            bucket: options.bucket_name.clone(),
-            ours: identity.cluster_id,
-            found,
-        })
+        // One without replicas has nothing that could be of before.
+        if found.generation > identity.generation && options.is_ingester() {
+            return Err(NodeError::LeftBehind {
+                folder: options.data_folder.display().to_string(),
+                cluster: found.cluster_id,
+                ours: identity.generation,
+                found: found.generation,
+            });
+        }
+        Ok(found.generation.max(identity.generation))
     }
 
     /// Asks the cluster for a new node's id.
     pub(super) async fn join(&self, client: &MetaClient) -> Result<NodeIdentity, NodeError> {
         let state = self.cluster_state(client, |state| !state.epochs.is_empty()).await?;
         let cluster_id = self.cluster_id_of(&state)?;
+        // What it has is of now.
+        let generation = match read_mark(self.options.bucket.as_ref()).await {
+            Ok(mark) => mark
+                .filter(|mark| mark.cluster_id == cluster_id)
+                .map_or(0, |mark| mark.generation),
+            Err(error) if self.options.is_ingester() => return Err(error),
+            Err(_) => 0,
+        };
         let answer = self.propose(client, self.registration(NodeId(0), 0)).await?;
         Ok(NodeIdentity {
             cluster_id,
             node_id: NodeId(answer.node_id),
             incarnation: 0,
             founding: false,
+            generation,
         })
     }
 

@@ -28,6 +28,15 @@ pub struct NodeIdentity {
     /// The cluster's mark may not be in the bucket yet.
     #[serde(default)]
     pub founding: bool,
+    /// How often the cluster had been recovered by one of its nodes, as far as this one knows. A build that knows nothing of
+    /// it refuses the file then.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub generation: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_first(generation: &u64) -> bool {
+    *generation == 0
 }
 
 /// What the bucket says.
@@ -36,6 +45,9 @@ pub struct ClusterMark {
     pub format: u32,
     pub cluster_id: ClusterId,
     pub created_ms: i64,
+    /// Grows each time that the cluster is recovered by one of its nodes: ingesters of an earlier one were left behind.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// The identity file of a data folder.
@@ -125,6 +137,13 @@ pub(super) async fn put_mark(store: &dyn ObjectStore, mark: &ClusterMark) -> Res
     }
 }
 
+/// Puts a mark in the place of the one that is there.
+pub(super) async fn replace_mark(store: &dyn ObjectStore, mark: &ClusterMark) -> Result<(), NodeError> {
+    let bytes = serde_json::to_vec_pretty(mark).map_err(|e| NodeError::Bucket(e.to_string()))?;
+    let put = store.put(&ObjectPath::from(MARK), bytes.into()).await;
+    put.map(drop).map_err(|error| bucket_error(&error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +159,16 @@ mod tests {
             node_id: NodeId(3),
             incarnation: 9,
             founding: true,
+            generation: 0,
         };
+        file.write(&identity).unwrap();
+        assert!(!fs::read_to_string(&file.path).unwrap().contains("generation"));
+        let recovered = NodeIdentity {
+            generation: 2,
+            ..identity.clone()
+        };
+        file.write(&recovered).unwrap();
+        assert_eq!(file.read().unwrap(), Some(recovered));
         file.write(&identity).unwrap();
         assert_eq!(file.read().unwrap(), Some(identity));
         fs::write(&file.path, b"{").unwrap();
@@ -156,6 +184,7 @@ mod tests {
             format: 1,
             cluster_id: ClusterId(id),
             created_ms: 5,
+            generation: 0,
         };
         assert_eq!(put_mark(&bucket, &mark(1)).await.unwrap(), mark(1));
         assert_eq!(put_mark(&bucket, &mark(2)).await.unwrap(), mark(1));

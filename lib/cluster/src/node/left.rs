@@ -1,15 +1,17 @@
 //! What is left of a cluster on one node, while nothing of it runs: the data folder, opened by a tool.
 
-use super::identity::{IdentityFile, NodeIdentity};
+use super::identity::{ClusterMark, IdentityFile, NodeIdentity, read_mark, replace_mark};
 use super::{NodeError, store_folder};
 use crate::raft::{LeftGroup, left_groups, make_only_voter};
 use crate::store::{NodeStore, StoreOptions};
 use gnomon_model::Clock;
+use object_store::ObjectStore;
 use std::path::Path;
 use std::sync::Arc;
 
 /// An ingester's data folder that no process uses. Blocks.
 pub struct LeftNode {
+    file: IdentityFile,
     identity: NodeIdentity,
     store: Arc<NodeStore>,
 }
@@ -22,14 +24,15 @@ impl LeftNode {
             path: data_folder.display().to_string(),
             why: why.to_owned(),
         };
-        let identity = IdentityFile::of(data_folder).read()?;
+        let file = IdentityFile::of(data_folder);
+        let identity = file.read()?;
         let identity = identity.ok_or_else(|| folder("it is no node's data folder: node.json is not there"))?;
         let path = store_folder(data_folder);
         if !path.is_dir() {
             return Err(folder("it has no replicas: the folder store is not there"));
         }
         let store = NodeStore::open(&path, StoreOptions::default(), clock, &prometheus::Registry::new())?;
-        Ok(Self { identity, store })
+        Ok(Self { file, identity, store })
     }
 
     #[must_use]
@@ -43,6 +46,24 @@ impl LeftNode {
     /// When the store cannot be read.
     pub fn groups(&self) -> Result<Vec<LeftGroup>, NodeError> {
         Ok(left_groups(&self.store, self.identity.node_id)?)
+    }
+
+    /// Begins a new generation of the cluster in its bucket, of which this node is: an ingester of an earlier one is refused
+    /// when it starts. To be done before [`Self::make_only_voter`], and again where that was not reached.
+    ///
+    /// # Errors
+    /// When the bucket does not answer, is another cluster's, or has no mark; or the folder cannot be written.
+    pub async fn leave_others_behind(&mut self, bucket: &dyn ObjectStore) -> Result<u64, NodeError> {
+        let mark = read_mark(bucket).await?;
+        let ours = self.identity.cluster_id;
+        let mark = mark.filter(|mark| mark.cluster_id == ours);
+        let mark =
+            mark.ok_or_else(|| NodeError::Bucket(format!("it is not that of cluster {ours}: name the cluster's own")))?;
+        let generation = mark.generation.max(self.identity.generation) + 1;
+        replace_mark(bucket, &ClusterMark { generation, ..mark }).await?;
+        self.identity.generation = generation;
+        self.file.write(&self.identity)?;
+        Ok(generation)
     }
 
     /// Makes this node the only voter of all groups that can be recovered by it.

@@ -117,6 +117,7 @@ async fn a_founder_that_died_half_way_goes_on_and_a_beaten_one_does_not() {
         node_id: NodeId(1),
         incarnation: 0,
         founding: true,
+        generation: 0,
     };
     file.write(&half).unwrap();
     let node = start_node(options(folder.path(), &bucket, &["ingester"]))

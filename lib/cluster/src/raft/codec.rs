@@ -57,6 +57,8 @@ pub(crate) enum Tag {
     Committed = b'c' as isize,
     Purged = b'p' as isize,
     Generation = b'g' as isize,
+    /// `RaftGivenUp`.
+    GivenUp = b'x' as isize,
 }
 
 pub(crate) fn meta_key(group: GroupId, tag: Tag) -> Vec<u8> {

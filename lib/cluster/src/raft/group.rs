@@ -40,6 +40,8 @@ pub(crate) struct GroupInner {
     pub(crate) id: GroupId,
     pub(crate) host: Arc<HostShared>,
     pub(crate) machine: Arc<Machine>,
+    /// Nodes that had a part in it before it was recovered here: what comes from them is refused, and they get nothing.
+    pub(crate) given_up: BTreeSet<u64>,
     pub(crate) running: RwLock<Option<Running>>,
     pub(crate) closed: CancellationToken,
     /// Nothing of it runs any more.
@@ -162,11 +164,18 @@ impl Confirmed {
 }
 
 impl GroupInner {
-    pub(crate) fn new(id: GroupId, host: Arc<HostShared>, machine: Arc<Machine>, closed: CancellationToken) -> Self {
+    pub(crate) fn new(
+        id: GroupId,
+        host: Arc<HostShared>,
+        machine: Arc<Machine>,
+        given_up: BTreeSet<u64>,
+        closed: CancellationToken,
+    ) -> Self {
         Self {
             id,
             host,
             machine,
+            given_up,
             running: RwLock::new(None),
             closed,
             ended: CancellationToken::new(),

@@ -3,6 +3,7 @@
 use super::codec::{self, Tag};
 use super::group::{Group, GroupInner, GroupStatus};
 use super::metrics::HostMetrics;
+use super::recover;
 use super::state::Machine;
 use super::supervisor;
 use super::transport::{RaftService, RaftTransport};
@@ -165,11 +166,15 @@ impl GroupHost {
         }
         let metrics = shared.metrics.group(id);
         let (store, clock) = (options.store.clone(), options.clock.clone());
+        let backend = store.backend().clone();
+        let given_up = blocking(move || recover::given_up(backend.as_ref(), id)).await;
+        let given_up = given_up.map_err(|error| GroupError::Unavailable(error.to_string()))??;
         let machine = Machine::new(id, store, machine, options.flush_log_bytes, metrics, clock);
         let inner = Arc::new(GroupInner::new(
             id,
             shared.clone(),
             machine,
+            given_up,
             shared.closed.child_token(),
         ));
         {

@@ -183,7 +183,9 @@ struct Keeper {
 
 impl Keeper {
     async fn look(&mut self) {
-        let wish = self.wishes.wish();
+        let mut wish = self.wishes.wish();
+        // Whatever still runs there is of a cluster that this one has left.
+        wish.live.retain(|node| !self.group.inner.given_up.contains(&node.0));
         let status = self.group.status();
         if status.voters.is_empty() || status.members_at > status.committed {
             return;

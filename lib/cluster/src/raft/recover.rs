@@ -5,16 +5,18 @@
 //! majority still, and go on without this one. So it is done offline, by a person, for all groups of a data folder at once.
 //!
 //! Each group gets one more entry in its log, a membership of this node alone, in a term of which nobody has heard, and the
-//! vote of that term. It is applied as any other when the node starts.
+//! vote of that term. It is applied as any other when the node starts. And it has the nodes that voted before noted as given
+//! up: what comes from them is refused from then on, and nothing is sent to them, unless the group takes them in anew.
 
 use super::codec::{self, Tag};
 use super::host::stored_groups;
-use super::types::{Entry, LogId, Members};
+use super::types::{Entry, Head, LogId, Members};
 use crate::store::{Backend, NodeStore, Space, StoreError};
 use gnomon_model::{GroupId, NodeId};
 use gnomon_proto::v1;
 use openraft::EntryPayload;
 use prost::Message;
+use std::collections::BTreeSet;
 
 /// Added to the newest term that the replica has heard of: others may have come further without it.
 const TERMS_AHEAD: u64 = 1_000;
@@ -28,6 +30,9 @@ pub struct LeftGroup {
     /// Newest entry of its log, and what of it it knew to be committed; none where there is none.
     pub last: Option<u64>,
     pub committed: Option<u64>,
+    /// Up to where its stored state has applied it. Behind the log's end where a snapshot was installed and the log of before
+    /// is still there, or the log has lost its end: then it is this that counts.
+    pub applied: Option<u64>,
     /// Newest term that it has heard of.
     pub term: u64,
     /// Whether it votes: a replica that only learns may lack anything.
@@ -38,7 +43,13 @@ impl LeftGroup {
     /// Whether it can be recovered by this replica.
     #[must_use]
     pub fn is_recoverable(&self) -> bool {
-        self.votes && self.last.is_some()
+        self.votes && self.end().is_some()
+    }
+
+    /// The newest entry that is known to have been, by log or state.
+    #[must_use]
+    pub fn end(&self) -> Option<u64> {
+        self.last.max(self.applied)
     }
 }
 
@@ -48,50 +59,56 @@ fn decoded<M: Message + Default>(value: Option<bytes::Bytes>, what: &str) -> Res
     decoded.map(Some)
 }
 
-/// The newest membership: in the log, or where that has none, in the state.
-fn members_of(backend: &dyn Backend, group: GroupId) -> Result<Members, StoreError> {
-    let mut newest = None;
-    let mut failed = None;
-    let (from, to) = (codec::log_key(group, 0), codec::log_key(group, u64::MAX));
-    backend.scan(
-        Space::Log,
-        &from,
-        &to,
-        &mut |_, value| match codec::entry_from_stored(0, value) {
-            Ok(entry) => {
-                if let EntryPayload::Membership(members) = entry.payload {
-                    newest = Some(members);
-                }
-                true
-            }
-            Err(error) => {
-                failed = Some(error.stored(format!("log of group {group}")));
-                false
-            }
-        },
-    )?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    if let Some(members) = newest {
-        return Ok(members);
-    }
+/// What its stored state stands at.
+fn head_of(backend: &dyn Backend, group: GroupId) -> Result<Head, StoreError> {
     let generation = backend.get(Space::Meta, &codec::meta_key(group, Tag::Generation))?;
     let generation = generation.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk::<8>()?)));
     let head = backend.get(Space::State, &codec::head_key(group, generation.unwrap_or(0)))?;
     let head = decoded::<v1::RaftHead>(head, "head of a group's state")?;
-    Ok(codec::head_from(head.unwrap_or_default())
-        .membership
-        .membership()
-        .clone())
+    Ok(codec::head_from(head.unwrap_or_default()))
+}
+
+/// The newest membership, of log and state.
+fn members_of(backend: &dyn Backend, group: GroupId, head: &Head) -> Result<Members, StoreError> {
+    let mut newest = None;
+    let mut failed = None;
+    let (from, to) = (codec::log_key(group, 0), codec::log_key(group, u64::MAX));
+    backend.scan(Space::Log, &from, &to, &mut |key, value| {
+        let entry = super::log::index_of(key).and_then(|index| {
+            let entry = codec::entry_from_stored(index, value);
+            entry.map_err(|error| error.stored(format!("log of group {group}")))
+        });
+        match entry {
+            Ok(entry) => {
+                if let EntryPayload::Membership(members) = entry.payload {
+                    newest = Some((entry.log_id.index, members));
+                }
+                true
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let applied = head.index();
+    Ok(match newest {
+        Some((index, members)) if index >= applied || head.membership.log_id().is_none_or(|id| id.index <= index) => {
+            members
+        }
+        _ => head.membership.membership().clone(),
+    })
 }
 
 fn look(backend: &dyn Backend, group: GroupId, node: NodeId) -> Result<LeftGroup, StoreError> {
     let read = |tag: Tag| backend.get(Space::Meta, &codec::meta_key(group, tag));
     let vote = decoded::<v1::RaftVote>(read(Tag::Vote)?, "vote of a group")?;
     let committed = decoded::<v1::RaftLogId>(read(Tag::Committed)?, "committed log id of a group")?;
-    let last = last_of(backend, group)?;
-    let members = members_of(backend, group)?;
+    let (last, head) = (last_of(backend, group)?, head_of(backend, group)?);
+    let members = members_of(backend, group, &head)?;
     let voters: Vec<Vec<u64>> = members
         .get_joint_config()
         .iter()
@@ -103,9 +120,11 @@ fn look(backend: &dyn Backend, group: GroupId, node: NodeId) -> Result<LeftGroup
         voters,
         last: last.map(|id| id.index),
         committed: committed.map(|id| id.index),
+        applied: head.applied.map(|id| id.index),
         term: vote
             .map_or(0, |vote| vote.term)
-            .max(last.map_or(0, |id| **id.committed_leader_id())),
+            .max(last.map_or(0, |id| **id.committed_leader_id()))
+            .max(head.applied.map_or(0, |id| **id.committed_leader_id())),
     })
 }
 
@@ -143,15 +162,24 @@ pub fn make_only_voter(store: &NodeStore, node: NodeId, groups: &[LeftGroup]) ->
     let backend = store.backend();
     let mut batch = backend.batch()?;
     for left in groups.iter().filter(|left| left.is_recoverable()) {
-        let Some(last) = left.last else { continue };
+        let Some(end) = left.end() else { continue };
+        if left.applied > left.last
+            && let Some(applied) = head_of(backend.as_ref(), left.group)?.applied
+        {
+            // The log begins anew behind the state, as after a snapshot.
+            let (from, to) = (codec::log_key(left.group, 0), codec::log_key(left.group, end + 1));
+            batch.delete_range(Space::Log, &from, &to);
+            let purged = codec::log_id_to(&applied).encode_to_vec();
+            batch.put(Space::Meta, &codec::meta_key(left.group, Tag::Purged), &purged);
+        }
         let term = left.term.saturating_add(TERMS_AHEAD);
         let entry = Entry {
-            log_id: LogId::new_term_index(term, last + 1),
+            log_id: LogId::new_term_index(term, end + 1),
             payload: EntryPayload::Membership(Members::new_with_defaults(vec![[node.0].into()], [])),
         };
         let (mut value, payload) = codec::entry_to_stored(&entry);
         value.extend_from_slice(&payload);
-        batch.put(Space::Log, &codec::log_key(left.group, last + 1), &value);
+        batch.put(Space::Log, &codec::log_key(left.group, end + 1), &value);
         let vote = v1::RaftVote {
             term,
             node: node.0,
@@ -162,6 +190,23 @@ pub fn make_only_voter(store: &NodeStore, node: NodeId, groups: &[LeftGroup]) ->
             &codec::meta_key(left.group, Tag::Vote),
             &vote.encode_to_vec(),
         );
+        let mut given_up = given_up(backend.as_ref(), left.group)?;
+        given_up.extend(left.voters.iter().flatten().filter(|voter| **voter != node.0));
+        let given_up = v1::RaftGivenUp {
+            nodes: given_up.into_iter().collect(),
+        };
+        let key = codec::meta_key(left.group, Tag::GivenUp);
+        batch.put(Space::Meta, &key, &given_up.encode_to_vec());
     }
     store.write_durably(batch)
+}
+
+/// Who had a part in a group before it was recovered here; none where it never was. Blocks.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(super) fn given_up(backend: &dyn Backend, group: GroupId) -> Result<BTreeSet<u64>, StoreError> {
+    let stored = backend.get(Space::Meta, &codec::meta_key(group, Tag::GivenUp))?;
+    let stored = decoded::<v1::RaftGivenUp>(stored, "nodes that a group has given up")?;
+    Ok(stored.unwrap_or_default().nodes.into_iter().collect())
 }

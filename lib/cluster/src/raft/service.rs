@@ -51,7 +51,17 @@ impl HostShared {
             ));
         }
         let group = GroupId(header.group);
-        match self.group(group).and_then(|inner| Some((inner.running()?.raft, inner))) {
+        let found = self.group(group);
+        if found
+            .as_ref()
+            .is_some_and(|inner| inner.given_up.contains(&header.from))
+        {
+            return refused(format!(
+                "node {} was given up when group {group} was recovered on node {node}: its data folder must not be used any more",
+                header.from
+            ));
+        }
+        match found.and_then(|inner| Some((inner.running()?.raft, inner))) {
             Some((raft, inner)) => Ok((inner, raft)),
             None => refused(format!("group {group} is not open on node {node}")),
         }

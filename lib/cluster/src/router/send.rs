@@ -67,6 +67,8 @@ pub(super) struct Tally {
     pub(super) tick_refused: bool,
     /// It was, and not because it came twice.
     pub(super) tick_of_older_term: bool,
+    /// Another scraper made it.
+    pub(super) tick_doubled: bool,
     /// Batches with samples that the shard does not own. Of one that is a tick nothing was taken where `ticks_misrouted`
     /// counts it.
     pub(super) misrouted: Vec<Misrouted>,
@@ -203,10 +205,11 @@ impl Router {
                 // Who says why it refuses one: an older term is none of the attempts before.
                 let says_why = response.ticks_repeated.len() == response.ticks_taken.len();
                 let is_repeated = response.ticks_repeated.contains(&true);
-                let may_be_ours = after_unknown && (is_repeated || !says_why);
+                let may_be_ours = after_unknown && !response.ticks_doubled && (is_repeated || !says_why);
                 let is_refused = no_tick && !(may_be_ours || again || is_misrouted);
                 tally.tick_refused |= is_refused;
                 tally.tick_of_older_term |= is_refused && !is_repeated;
+                tally.tick_doubled |= response.ticks_doubled;
                 tally.add(response);
                 if is_misrouted {
                     tally.misrouted.push(Misrouted { shard, chunk });

@@ -131,6 +131,8 @@ pub struct TickOutcome {
     /// A shard refused it because another scraper owns the target by now; where it was refused and this is false, the tick
     /// (or a later one) was there.
     pub older_term: bool,
+    /// A shard refused it because it has this scrape by another scraper: it must not be offered as plain samples.
+    pub doubled: bool,
     pub samples_taken: u64,
     pub duplicates: u64,
     /// Series that had no live sample of this target before: `scrape_series_added`.

@@ -324,3 +324,25 @@ fn what_cannot_match_is_passed_over_at_once() {
         assert!(looked_at <= most, "{expression}: {looked_at}");
     }
 }
+
+#[test]
+fn nothing_more_is_compiled_once_nobody_waits() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let given_up = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&given_up);
+    let compiled = super::while_wanted(given_up, || {
+        let first = Regex::anchored(r"wanted_(\d{2})+");
+        flag.store(true, Ordering::Relaxed);
+        // What is there needs not be compiled.
+        (
+            first,
+            Regex::anchored(r"wanted_(\d{2})+"),
+            Regex::anchored(r"not_(\d{2})+"),
+        )
+    });
+    assert!(compiled.0.is_ok() && compiled.1.is_ok());
+    let refused = compiled.2.expect_err("it is not compiled").to_string();
+    assert!(refused.contains("nobody waits for it"), "{refused}");
+    assert!(Regex::anchored(r"not_(\d{2})+").is_ok(), "the next one is wanted");
+}

@@ -71,7 +71,24 @@ pub(crate) fn each_value(
     Ok(())
 }
 
+/// Histograms between two looks at whether the query has ended: each may have thousands of buckets.
+const HISTOGRAM_STRIDE: usize = 64;
+
 impl View<'_> {
+    /// Whether a loop over histograms that has done so many may go on. Where it may not, the query has ended, and what its
+    /// function gives is not looked at: see [`View::whole`].
+    fn goes_on(&self, done: usize) -> bool {
+        !done.is_multiple_of(HISTOGRAM_STRIDE) || self.cancel.check().is_ok()
+    }
+
+    /// A result, unless the query ended before it was whole.
+    fn whole(&self, result: Option<Out>) -> Evaluated<Option<Out>> {
+        if !self.histograms.is_empty() {
+            self.cancel.check()?;
+        }
+        Ok(result)
+    }
+
     /// Gives each float to `each`, as [`each_value`].
     fn each_float(&self, each: impl FnMut(f64)) -> Evaluated<()> {
         each_value(self.floats, || self.cancel.check(), each)
@@ -378,5 +395,50 @@ mod tests {
             each_value(&values[..STRIDE], || cancel.check(), |_| ()).is_ok(),
             "few are not looked at"
         );
+    }
+
+    type Function = fn(&View<'_>) -> Evaluated<Option<Out>>;
+
+    #[test]
+    fn many_histograms_of_one_window_are_not_gone_through_for_nobody() {
+        let histograms: Vec<_> = (0..4 * HISTOGRAM_STRIDE)
+            .map(|n| {
+                Arc::new(FloatHistogram {
+                    count: n as f64,
+                    sum: n as f64,
+                    ..FloatHistogram::default()
+                })
+            })
+            .collect();
+        let times: Vec<i64> = (0..histograms.len() as i64).collect();
+        let (notes, cancel) = (Notes::default(), CancelFlag::new());
+        let view = View {
+            float_times: &[],
+            floats: &[],
+            histogram_times: &times,
+            histograms: &histograms,
+            float_starts: &[],
+            fallen_from: &[],
+            start_ms: -1,
+            end_ms: times.len() as i64,
+            step_ms: times.len() as i64,
+            range_ms: times.len() as i64 + 1,
+            extended: Extended::No,
+            args: [0.0; 2],
+            name: "h",
+            span: Span::default(),
+            first_span: Span::default(),
+            notes: &notes,
+            cancel: &cancel,
+        };
+        let functions: [Function; 5] = [over_time::sum, over_time::avg, rate::rate, rate::resets, rate::changes];
+        for function in functions {
+            assert!(function(&view).is_ok_and(|out| out.is_some()));
+        }
+        cancel.cancel();
+        assert!(!view.goes_on(HISTOGRAM_STRIDE) && view.goes_on(HISTOGRAM_STRIDE + 1));
+        for function in functions {
+            assert!(matches!(function(&view), Err(EvalError::Canceled)));
+        }
     }
 }

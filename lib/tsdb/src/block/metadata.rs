@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, HashSet};
 const BYTES_PER_CHUNK: usize = 256 << 10;
 /// What is longer is left out; what a scrape says is shorter by far.
 const MAX_ENTRY_LEN: usize = 64 << 10;
+/// What an entry takes in memory beside its texts.
+const ENTRY_LEN: u64 = size_of::<(String, MetricMetadata)>() as u64;
 /// A block knows no more than so many bytes of it.
 const MAX_BYTES: usize = 32 << 20;
 /// The series of a family `f` may be called `f`, or `f` with one of these.
@@ -201,8 +203,21 @@ impl BlockReader {
     /// # Errors
     /// When the block cannot be read or is damaged.
     pub async fn metadata(&self, metric: Option<&str>) -> Result<Vec<(String, MetricMetadata)>, BlockError> {
+        Ok(self.metadata_within(metric, &mut |_| true).await?.unwrap_or_default())
+    }
+
+    /// As [`Self::metadata`], where there is room: `room` is told how many bytes each chunk is going to take before it is
+    /// read, and then what its entries take beyond that; where it says no, there is no answer.
+    ///
+    /// # Errors
+    /// As [`Self::metadata`].
+    pub async fn metadata_within(
+        &self,
+        metric: Option<&str>,
+        room: &mut (dyn FnMut(u64) -> bool + Send),
+    ) -> Result<Option<Vec<(String, MetricMetadata)>>, BlockError> {
         if self.footer.version < super::WITH_EXEMPLARS {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let mut rows = self.appendix(Section::Metadata).await?;
         if let Some(metric) = metric {
@@ -211,16 +226,30 @@ impl BlockReader {
         }
         let mut out = Vec::new();
         for row in rows {
+            let expected = row
+                .at
+                .raw_len
+                .saturating_add(u64::from(row.entries).saturating_mul(ENTRY_LEN));
+            if !room(row.at.len.saturating_add(expected)) {
+                return Ok(None);
+            }
             let raw = self.appendix_chunk(&row).await?;
             let entries = decode(&raw, &row);
             let entries = entries.ok_or_else(|| self.damaged_at(row.at.offset, "chunk of metadata"))?;
+            // What names have alike is written once.
+            let taken = entries
+                .iter()
+                .map(|(name, known)| (name.len() + known.len()) as u64 + ENTRY_LEN);
+            if !room(taken.sum::<u64>().saturating_sub(expected)) {
+                return Ok(None);
+            }
             let wanted = |(name, _): &(String, MetricMetadata)| metric.is_none_or(|metric| name == metric);
             out.extend(entries.into_iter().filter(wanted));
         }
         if !out.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(self.damaged("chunks of metadata are out of order"));
         }
-        Ok(out)
+        Ok(Some(out))
     }
 }
 

@@ -76,8 +76,9 @@ impl BlockReads for Store {
         &self,
         _: &v1::BlockRecord,
         _: Option<&str>,
-    ) -> Result<Vec<(String, MetricMetadata)>, ServiceError> {
-        Ok(Vec::new())
+        memory: &gnomon_promql::MemoryBudget,
+    ) -> Result<(Vec<(String, MetricMetadata)>, gnomon_promql::Reserved), ServiceError> {
+        Ok((Vec::new(), memory.reserve(0).unwrap()))
     }
 }
 

@@ -37,6 +37,14 @@ impl Queues {
         self.live_share() > 0 && self.memory > self.limits.memory_bytes / 4
     }
 
+    /// Whether so many bytes of so many scrapes more fit on disk, and their places in half of what these may take, without
+    /// anything being given up or written again for it.
+    pub(in crate::buffer) fn has_disk_room(&self, bytes: u64, ticks: u64) -> bool {
+        self.live_disk + bytes <= self.live_share()
+            && self.files + bytes <= self.limits.disk_bytes
+            && (self.on_disk + ticks) * PLACE_BYTES <= self.limits.memory_bytes / 4
+    }
+
     /// Gives up scrapes on disk until so many bytes more fit, live ones and their places in memory alike.
     pub(in crate::buffer) fn make_disk_room(&mut self, bytes: u64) -> Vec<Shed> {
         let live = self.live_share();

@@ -22,7 +22,7 @@ fn ingester(id: u64) -> Node {
 }
 
 /// As if it had run for long: `blocks` of them over all shards, replicas on three nodes each.
-fn large(nodes: u64, shards: u32, blocks: u64) -> MetaState {
+pub(crate) fn large(nodes: u64, shards: u32, blocks: u64) -> MetaState {
     let replicas = |shard: u32| {
         let first = u64::from(shard) % nodes;
         [0, 1, 2].map(|n| (first + n * 7) % nodes + 1).to_vec()
@@ -81,7 +81,7 @@ fn large(nodes: u64, shards: u32, blocks: u64) -> MetaState {
     }
 }
 
-fn holding(state: &MetaState) -> MetaMachine {
+pub(crate) fn holding(state: &MetaState) -> MetaMachine {
     let mut records = Records::default();
     let without_blocks = MetaState {
         blocks: Vec::new(),

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 const CAP: u64 = 4 * 4096;
 
-fn any_command() -> impl Strategy<Value = Command> {
+pub(super) fn any_command() -> impl Strategy<Value = Command> {
     let ids = prop::collection::vec(1u64..7, 0..3);
     let parts = prop::collection::btree_set(1u64..5, 1..4).prop_map(|set| set.into_iter().collect::<Vec<_>>());
     prop_oneof![

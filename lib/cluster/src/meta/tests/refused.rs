@@ -13,13 +13,13 @@ const LEVEL: u32 = OPERATIONS_FEATURE_LEVEL.0;
 /// When the leases of all nodes are over.
 const NOW: i64 = 5000;
 
-/// The machine as a service.
-struct Asked(MetaMachine);
+/// The machine as a service, with the leader's clock.
+struct Asked(MetaMachine, i64);
 
 #[async_trait]
 impl MetaService for Asked {
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
-        let proposed_at_ms = NOW;
+        let proposed_at_ms = self.1;
         Ok(self.0.apply_command(&MetaCommand {
             proposed_at_ms,
             ..command
@@ -41,26 +41,28 @@ impl Asked {
 
 #[tokio::test]
 async fn forgetting_a_node_raises_the_level_only_where_it_may_be_forgotten() {
-    let meta = Asked(cluster(LEVEL - 1));
-    for (node, now_ms, words) in [
+    let mut meta = Asked(cluster(LEVEL - 1), NOW);
+    for (node, leader_ms, words) in [
         (9, NOW, "no node 9"),
         (1, NOW, "replica of shard 0"),
         (3, 500, "is alive"),
     ] {
-        let refused = forget_node(&meta, node, now_ms).await.unwrap_err();
+        meta.1 = leader_ms;
+        let refused = forget_node(&meta, node).await.unwrap_err();
         assert!(
             matches!(&refused, CannotForget::Refused(why) if why.contains(words)),
             "{refused}"
         );
         assert_eq!(meta.level(), LEVEL - 1, "{words}");
     }
-    forget_node(&meta, 3, NOW).await.unwrap();
+    meta.1 = NOW;
+    forget_node(&meta, 3).await.unwrap();
     assert_eq!((meta.level(), meta.0.state().nodes.len()), (LEVEL, 2));
 }
 
 #[tokio::test]
 async fn calling_an_epoch_off_raises_the_level_only_where_it_may_be_called_off() {
-    let meta = Asked(cluster(LEVEL - 1));
+    let meta = Asked(cluster(LEVEL - 1), NOW);
     let nothing = call_off(&meta).await.unwrap_err();
     assert_eq!(nothing, CannotReshard::NothingToCancel);
     let change = |state: &mut MetaState| {

@@ -3,6 +3,7 @@
 mod cluster;
 mod full;
 mod partition;
+mod recover;
 mod single;
 mod suite;
 

@@ -129,11 +129,12 @@ fn resets<'h>(
     ends: &Ends,
     left: &'h FloatHistogram,
     right: &FloatHistogram,
+    goes_on: impl Fn(usize) -> bool,
 ) -> Vec<&'h FloatHistogram> {
     let mut before = left;
     let mut found = Vec::new();
     let within = points.get(ends.within.clone()).unwrap_or(&[]);
-    for (i, point) in within.iter().enumerate() {
+    for (i, point) in within.iter().enumerate().take_while(|(i, _)| goes_on(*i)) {
         // What the left value was interpolated towards does not start anew against it.
         let reset = if i == 0 && ends.left_between {
             unhinted(point).is_reset_after(before)
@@ -198,7 +199,8 @@ fn histogram_change(view: &View<'_>, counter: bool) -> Option<FloatHistogram> {
     let mut combine = |histogram: &FloatHistogram, factor: f64| change.add_scaled(histogram, factor).is_ok();
     let mut fits = combine(&left, -1.0);
     if counter {
-        for before in resets(points, &ends, &left, &right) {
+        let found = resets(points, &ends, &left, &right, |done| view.goes_on(done));
+        for (_, before) in found.into_iter().enumerate().take_while(|(i, _)| view.goes_on(*i)) {
             fits &= combine(before, 1.0);
         }
     }

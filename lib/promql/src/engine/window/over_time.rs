@@ -35,7 +35,7 @@ pub(crate) fn sum(view: &View<'_>) -> Result {
         return Ok(None);
     }
     if view.floats.is_empty() {
-        return Ok(sum_histograms(view).and_then(Out::histogram));
+        return view.whole(sum_histograms(view).and_then(Out::histogram));
     }
     let mut sum = Kahan::default();
     view.each_float(|value| sum.add(value))?;
@@ -52,7 +52,7 @@ pub(crate) fn avg(view: &View<'_>) -> Result {
         return float(mean.value());
     }
     let Some(mut sum) = sum_histograms(view) else {
-        return Ok(None);
+        return view.whole(None);
     };
     let count = view.histograms.len() as f64;
     if sum.has_overflow() {
@@ -60,7 +60,9 @@ pub(crate) fn avg(view: &View<'_>) -> Result {
         let scaled: Vec<Arc<FloatHistogram>> = view
             .histograms
             .iter()
-            .map(|h| {
+            .enumerate()
+            .take_while(|(i, _)| view.goes_on(*i))
+            .map(|(_, h)| {
                 let mut part = FloatHistogram::clone(h);
                 part.scale(|v| v / count);
                 Arc::new(part)
@@ -70,17 +72,20 @@ pub(crate) fn avg(view: &View<'_>) -> Result {
             histograms: &scaled,
             ..*view
         };
-        return Ok(sum_histograms(&parts).and_then(Out::histogram));
+        return view.whole(sum_histograms(&parts).and_then(Out::histogram));
     }
     sum.scale(|v| v / count);
-    Ok(Out::histogram(sum))
+    view.whole(Out::histogram(sum))
 }
 
 fn sum_histograms(view: &View<'_>) -> Option<FloatHistogram> {
     let (first, rest) = view.histograms.split_first()?;
     let mut total = Accumulator::new(first);
     let mut reconciled = false;
-    for histogram in rest {
+    for (i, histogram) in rest.iter().enumerate() {
+        if !view.goes_on(i) {
+            return None;
+        }
         match total.add_scaled(histogram, 1.0) {
             Ok(said) => reconciled |= said.bounds_reconciled,
             Err(_) => {

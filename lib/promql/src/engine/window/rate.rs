@@ -11,15 +11,15 @@ use std::sync::Arc;
 type Result = Evaluated<Option<Out>>;
 
 pub(crate) fn rate(view: &View<'_>) -> Result {
-    Ok(extrapolated(view, true, true))
+    view.whole(extrapolated(view, true, true))
 }
 
 pub(crate) fn increase(view: &View<'_>) -> Result {
-    Ok(extrapolated(view, true, false))
+    view.whole(extrapolated(view, true, false))
 }
 
 pub(crate) fn delta(view: &View<'_>) -> Result {
-    Ok(extrapolated(view, false, false))
+    view.whole(extrapolated(view, false, false))
 }
 
 pub(super) fn note_incompatible(view: &View<'_>) {
@@ -219,7 +219,10 @@ fn histogram_change(view: &View<'_>, counter: bool) -> Option<FloatHistogram> {
     }
     if counter {
         let mut before = start;
-        for now in &points[1..] {
+        for (i, now) in points[1..].iter().enumerate() {
+            if !view.goes_on(i) {
+                return None;
+            }
             if now.is_reset_after(&before) {
                 match change.add_scaled(&before, 1.0) {
                     Ok(said) if said.bounds_reconciled => {
@@ -370,8 +373,10 @@ fn count_pairs(view: &View<'_>, differ: impl Fn(Sample<'_>, Sample<'_>) -> bool)
     let Some(samples) = compared(view) else {
         return Ok(None);
     };
-    let count = samples.windows(2).filter(|pair| differ(pair[0], pair[1])).count();
-    Ok(Some(Out::Float(count as f64)))
+    let pairs = samples.windows(2).enumerate();
+    let pairs = pairs.take_while(|(i, _)| view.goes_on(*i));
+    let count = pairs.filter(|(_, pair)| differ(pair[0], pair[1])).count();
+    view.whole(Some(Out::Float(count as f64)))
 }
 
 pub(crate) fn resets(view: &View<'_>) -> Result {

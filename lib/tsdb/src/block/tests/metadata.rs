@@ -29,6 +29,33 @@ async fn block(metrics: &[&str], entries: &[(&str, MetricMetadata)]) -> std::syn
 }
 
 #[tokio::test]
+async fn what_there_is_no_room_for_is_not_read() {
+    let names: Vec<String> = (0..40).map(|n| format!("metric_{n:02}")).collect();
+    let metrics: Vec<&str> = names.iter().map(String::as_str).collect();
+    let help = "h".repeat(60 << 10);
+    let entries: Vec<_> = metrics.iter().map(|metric| (*metric, known(1, &help))).collect();
+    let reader = block(&metrics, &entries).await;
+    let mut asked = 0;
+    let mut all = |bytes| {
+        asked += bytes;
+        true
+    };
+    let whole = reader.metadata_within(None, &mut all).await.unwrap();
+    assert_eq!(whole.unwrap().len(), 40);
+    assert!(asked >= 40 * (60 << 10), "{asked}");
+    let (mut asked, most) = (0, 512 << 10);
+    let mut some = |bytes| {
+        asked += bytes;
+        asked <= most
+    };
+    assert!(reader.metadata_within(None, &mut some).await.unwrap().is_none());
+    // Chunks have some 300 KiB: of two one was read.
+    assert!(asked < 2 * most, "{asked}");
+    let mut none = |_| false;
+    assert!(reader.metadata_within(None, &mut none).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn the_newest_holds_and_only_metrics_of_the_block_have_any() {
     let metrics = ["a_bucket", "a_count", "b_total", "c", "d_total"];
     let entries = [
