@@ -3,6 +3,8 @@
 use super::{Shard, Shards};
 use crate::shard::entry::Command;
 use async_trait::async_trait;
+use gnomon_cluster::node::CLOCK_MAY_BE_OFF_MS;
+use gnomon_model::TimestampMs;
 use gnomon_proto::ServiceError;
 use gnomon_proto::batch::{BatchView, MAX_BATCH_BYTES};
 use gnomon_proto::service::ShardWriteService;
@@ -35,7 +37,7 @@ impl Shards {
             ServiceError::Unavailable(format!("{} appends are in flight already", self.options.max_appends))
         })?;
         self.check_sealed(&shard)?;
-        check_batch(&request.batch)?;
+        check_ticks(&check_batch(&request.batch)?, shard.stamp())?;
         let command = Command::Batch {
             limits: self.limits_of(&shard),
             batch: &request.batch[..],
@@ -62,14 +64,30 @@ impl Shards {
 }
 
 /// What is proposed can be applied: apply has nobody to tell.
-fn check_batch(batch: &[u8]) -> Result<(), ServiceError> {
+fn check_batch(batch: &[u8]) -> Result<BatchView<'_>, ServiceError> {
     if batch.len() > MAX_BATCH_BYTES {
         let bytes = batch.len();
         let text = format!("a batch of {bytes} bytes: at most {MAX_BATCH_BYTES} are taken");
         return Err(ServiceError::Invalid(text));
     }
-    let checked = BatchView::parse(batch).and_then(|view| view.check());
-    checked.map_err(|e| ServiceError::Invalid(e.to_string()))
+    let invalid = |e: gnomon_proto::batch::BadBatch| ServiceError::Invalid(e.to_string());
+    let view = BatchView::parse(batch).map_err(invalid)?;
+    view.check().map_err(invalid)?;
+    Ok(view)
+}
+
+/// No scrape is of a time that is still to come. Were one taken from a scraper whose clock is ahead, the target's others
+/// would be refused as older until that time has come.
+fn check_ticks(view: &BatchView<'_>, now: TimestampMs) -> Result<(), ServiceError> {
+    let newest_ms = now.0.saturating_add(CLOCK_MAY_BE_OFF_MS);
+    let ticks = view.groups().filter_map(|group| group.ok()?.tick);
+    let ahead = ticks.map(|tick| tick.tick_ms).find(|tick_ms| *tick_ms > newest_ms);
+    ahead.map_or(Ok(()), |tick_ms| {
+        Err(ServiceError::Unavailable(format!(
+            "a scrape of {} s ahead of this node's clock: the scraper's clock or this one is wrong",
+            (tick_ms - now.0) / 1000
+        )))
+    })
 }
 
 fn kind(error: &ServiceError) -> &'static str {
