@@ -1,8 +1,8 @@
 //! What a cluster does when its leaders are killed, and what it costs: real processes, each in a network namespace of its
 //! own (root is needed), one after the other. Prints Markdown tables for docs/benchmarks.md, which says what they mean.
 //!
-//! `make bench-cluster`. In the environment: PARTS (a list of `failover`, `replication`, `shards`, `queriers`, `idle`), KILLS
-//! and SHARDS, SERIES and ROUNDS (one sample of each series per round), IDLE (seconds of rest) and MANY (shards of the larger
+//! `make bench-cluster`. In the environment: PARTS (a list of `failover`, `replication`, `shards`, `queriers`, `requests`,
+//! `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), IDLE (seconds of rest) and MANY (shards of the larger
 //! cluster at rest), GNOMON (another binary).
 
 #[path = "../../tests/harness/mod.rs"]
@@ -21,6 +21,10 @@ mod idle;
 mod nodes;
 mod queriers;
 mod replication;
+mod requests;
+#[path = "../../tests/cluster/store.rs"]
+#[allow(dead_code, reason = "tests/cluster.rs uses all of it")]
+mod store;
 mod writers;
 mod written;
 
@@ -29,7 +33,7 @@ use side_by_side::{number, setting};
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     // cargo passes --bench; there is nothing to choose.
-    let parts = setting("PARTS", "failover,replication,shards,queriers,idle");
+    let parts = setting("PARTS", "failover,replication,shards,queriers,requests,idle");
     let wants = |part: &str| parts.split(',').any(|p| p.trim() == part);
     let (series, rounds) = (number("SERIES", 100_000), number("ROUNDS", 60));
     let shards = number("SHARDS", 6);
@@ -44,6 +48,9 @@ async fn main() {
     }
     if wants("queriers") {
         queriers::run(series / 5, rounds).await;
+    }
+    if wants("requests") {
+        requests::run(series / 5, rounds, shards, number("IDLE", 60) as u64).await;
     }
     if wants("idle") {
         idle::run(number("IDLE", 60) as u64, number("MANY", 60)).await;

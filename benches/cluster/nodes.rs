@@ -4,6 +4,7 @@
 use crate::harness::{Http, Process, eventually};
 use crate::net::Net;
 use crate::side_by_side::measure::{cpu_seconds, status_kib};
+use crate::store::Store;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,6 +100,8 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<Member>,
     pub(crate) shape: Shape,
     folder: tempfile::TempDir,
+    /// A folder where there is none.
+    pub(crate) store: Option<Store>,
     program: PathBuf,
     bridge: String,
 }
@@ -126,8 +129,21 @@ fn interface_bytes(file: &str, interface: &str, column: usize) -> f64 {
 impl Cluster {
     /// Starts all of it and waits until everything is there; none, with a word, where namespaces cannot be made.
     pub(crate) async fn start(shape: Shape) -> Option<Self> {
+        Self::start_on(shape, false).await
+    }
+
+    /// As [`Self::start`], with a server of S3 whose requests are counted; none, with a word, where there is no server.
+    pub(crate) async fn start_on_s3(shape: Shape) -> Option<Self> {
+        Self::start_on(shape, true).await
+    }
+
+    async fn start_on(shape: Shape, s3: bool) -> Option<Self> {
         let net = Net::make(shape.hosts())?;
         let folder = tempfile::tempdir().expect("temp folder");
+        let store = s3.then(|| Store::start(folder.path(), &net.outside(), 0));
+        if store.as_ref().is_some_and(|store| store.proxy.is_none()) {
+            return None;
+        }
         std::fs::write(folder.path().join("prometheus.yml"), "").expect("configuration");
         let built = || PathBuf::from(env!("CARGO_BIN_EXE_gnomon"));
         let mut cluster = Self {
@@ -136,6 +152,7 @@ impl Cluster {
             members: Vec::new(),
             shape,
             folder,
+            store,
             program: std::env::var_os("GNOMON").map_or_else(built, PathBuf::from),
         };
         let roles = std::iter::repeat_n("ingester", shape.ingesters)
@@ -170,7 +187,11 @@ impl Cluster {
         let peers: Vec<_> = (0..self.shape.ingesters)
             .map(|host| format!("{}:{GRPC}", self.net.address(host)))
             .collect();
-        let (config, bucket) = (self.folder().join("prometheus.yml"), self.folder().join("bucket"));
+        let config = self.folder().join("prometheus.yml");
+        let folder = || format!("file://{}", self.folder().join("bucket").display());
+        let bucket = self.store.as_ref().map_or_else(folder, |store| store.url.clone());
+        let environment = self.store.iter().flat_map(|store| store.environment.clone());
+        let environment: Vec<_> = environment.collect();
         let mut command = self.net.on(host);
         let member = &mut self.members[host];
         command
@@ -178,7 +199,7 @@ impl Cluster {
             .arg(format!("--target={}", member.role))
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", member.folder.join("data").display()))
-            .arg(format!("--storage.object-store=file://{}", bucket.display()))
+            .arg(format!("--storage.object-store={bucket}"))
             .arg(format!("--web.listen-address=0.0.0.0:{HTTP}"))
             .arg(format!("--cluster.listen-address=0.0.0.0:{GRPC}"))
             .arg(format!("--cluster.advertise-address={}:{GRPC}", self.net.address(host)))
@@ -186,7 +207,9 @@ impl Cluster {
             .arg(format!("--cluster.expect={}", self.shape.ingesters))
             .arg(format!("--ingest.shards={}", self.shape.shards))
             .arg(format!("--ingest.replicas={}", self.shape.replicas))
-            .args(["--ingest.seal-quiet=3s", "--web.enable-remote-write-receiver"]);
+            .args(["--ingest.seal-quiet=3s", "--compactor.grace=5s"])
+            .arg("--web.enable-remote-write-receiver")
+            .envs(environment);
         let name = format!("{} {host}", member.role);
         member.process = Some(Process::start(&name, &mut command, member.folder.join("log")));
     }

@@ -52,6 +52,7 @@ enum Fault {
     CutScraper,
     ClockOfIngester,
     ClockOfOther,
+    ClockOfScraper,
     PowerOfOne,
     PowerOfAll,
     DiskFull,
@@ -68,7 +69,7 @@ enum Fault {
 }
 
 /// Each with the word by which `GNOMON_NEMESIS_ONLY` names its kind, and whether it is over soon.
-const FAULTS: [(Fault, &str, bool); 35] = [
+const FAULTS: [(Fault, &str, bool); 36] = [
     (Fault::KillIngester, "kill", true),
     (Fault::KillLeader, "kill", true),
     (Fault::KillQuerier, "kill", true),
@@ -91,6 +92,7 @@ const FAULTS: [(Fault, &str, bool); 35] = [
     (Fault::CutScraper, "scraper", true),
     (Fault::ClockOfIngester, "clock", true),
     (Fault::ClockOfOther, "clock", true),
+    (Fault::ClockOfScraper, "clock", true),
     (Fault::PowerOfOne, "power", true),
     (Fault::PowerOfAll, "power", true),
     (Fault::DiskFull, "disk", true),
@@ -228,6 +230,7 @@ impl Nemesis {
                 let at = self.one_of(&[querier, compactor[0]]);
                 self.jump(cluster, at).await
             }
+            Fault::ClockOfScraper => self.jump(cluster, scraper).await,
             Fault::PowerOfOne => self.cut_power(cluster, &[ingester]).await,
             Fault::PowerOfAll => self.cut_power(cluster, &ingesters).await,
             Fault::DiskFull => self.fill_disk(cluster, ingester).await,

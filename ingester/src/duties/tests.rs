@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gnomon_cluster::meta::MetaMachine;
 use gnomon_cluster::retention::Retention;
-use gnomon_model::{Labels, PlacementEpoch as EpochNumber, SeriesRef, TargetId, TenantId};
+use gnomon_model::{Labels, PlacementEpoch as EpochNumber, SeriesRef, TargetId, TenantId, TimestampMs};
 use gnomon_proto::ServiceError;
 use gnomon_proto::batch::{BatchBuilder, TickHeader};
 use gnomon_proto::service::ShardWriteService;
@@ -274,8 +274,8 @@ async fn only_a_leader_has_duties() {
     assert_eq!(refused.unwrap_err(), ServiceError::NotLeader { leader: Some(7) });
 }
 
-/// A tick of one series, of a target that is scraped every so often.
-async fn tick(rig: &Rig, tick_ms: i64, interval_ms: u64) {
+/// A scrape with one sample of a new series, of a target that is scraped every so often.
+fn scrape(tick_ms: i64, interval_ms: u64) -> BatchBuilder {
     let mut batch = builder();
     batch.begin_tick(&TickHeader {
         target: TargetId(1),
@@ -292,7 +292,25 @@ async fn tick(rig: &Rig, tick_ms: i64, interval_ms: u64) {
     });
     let key = batch.new_series(Labels::from_pairs([("__name__", "a")]).as_ref());
     batch.sample(key, tick_ms, 1.0);
-    assert_eq!(rig.append(batch).await.unwrap().refs, [SeriesRef(1).0]);
+    batch
+}
+
+async fn tick(rig: &Rig, tick_ms: i64, interval_ms: u64) {
+    let taken = rig.append(scrape(tick_ms, interval_ms)).await.unwrap();
+    assert_eq!(taken.refs, [SeriesRef(1).0]);
+}
+
+/// What is behind stands for a scraper that comes after one whose clock was ahead.
+#[tokio::test]
+async fn a_scrape_of_a_time_that_is_still_to_come_is_not_taken_and_others_are() {
+    let rig = Rig::new(WriteOptions::default());
+    let refused = rig.append(scrape(NOW + 300_000, 15_000)).await.unwrap_err();
+    assert!(refused.is_retryable(), "the clock that is wrong may be this node's");
+    assert!(refused.to_string().contains("300 s ahead"), "{refused}");
+    assert_eq!(rig.append(scrape(NOW + 59_000, 15_000)).await.unwrap().ticks_taken, [true]);
+    // This node's clock is set back: the shard's time is not.
+    rig.node.clock.set_wall(TimestampMs(NOW - 300_000));
+    assert_eq!(rig.append(scrape(NOW + 60_000, 15_000)).await.unwrap().ticks_taken, [true]);
 }
 
 #[tokio::test]

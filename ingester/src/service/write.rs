@@ -3,6 +3,8 @@
 use super::{Shard, Shards};
 use crate::shard::entry::Command;
 use async_trait::async_trait;
+use gnomon_cluster::node::CLOCK_MAY_BE_OFF_MS;
+use gnomon_model::TimestampMs;
 use gnomon_model::ids::START_TIMES_FEATURE_LEVEL;
 use gnomon_proto::ServiceError;
 use gnomon_proto::batch::{BatchView, MAX_BATCH_BYTES, TickHeader, has_starts};
@@ -45,6 +47,7 @@ impl Shards {
             return Err(ServiceError::Unavailable(text.to_owned()));
         }
         let batch = check_batch(&request.batch)?;
+        check_ticks(&batch, shard.stamp())?;
         if is_doubled(&shard, &batch) {
             return Ok(doubled(&batch));
         }
@@ -82,6 +85,19 @@ fn check_batch(batch: &[u8]) -> Result<BatchView<'_>, ServiceError> {
     }
     let checked = BatchView::parse(batch).and_then(|view| view.check().map(|()| view));
     checked.map_err(|e| ServiceError::Invalid(e.to_string()))
+}
+
+/// No scrape is of a time that is still to come. Were one taken from a scraper whose clock is ahead, the target's others
+/// would be refused as older until that time has come.
+fn check_ticks(view: &BatchView<'_>, now: TimestampMs) -> Result<(), ServiceError> {
+    let newest_ms = now.0.saturating_add(CLOCK_MAY_BE_OFF_MS);
+    let ahead = ticks(view).flatten().map(|tick| tick.tick_ms).find(|tick_ms| *tick_ms > newest_ms);
+    ahead.map_or(Ok(()), |tick_ms| {
+        Err(ServiceError::Unavailable(format!(
+            "a scrape of {} s ahead of this node's clock: the scraper's clock or this one is wrong",
+            (tick_ms - now.0) / 1000
+        )))
+    })
 }
 
 /// The headers of the batch's ticks; none for rows.

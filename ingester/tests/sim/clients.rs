@@ -1,17 +1,17 @@
 //! Writers and readers: each on a machine without shards, through the router and the directory that a process has.
 
-use super::clock::true_ms;
+use super::clock::Origin;
 use super::ledger::{self, Key, Ledger, Unread, labels_of, value_of};
 use super::machine::Running;
 use super::trace::Trace;
 use gnomon_cluster::router::{Router, RouterOptions};
 use gnomon_model::{Labels, TenantId};
+use gnomon_proto::v1::MetaState;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const SERIES: usize = 4;
@@ -22,10 +22,9 @@ const DEADLINE: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub(crate) struct Sheet {
     pub(crate) seed: u64,
-    pub(crate) origin: Instant,
+    pub(crate) origin: Origin,
     pub(crate) trace: Trace,
     pub(crate) ledger: Arc<Mutex<Ledger>>,
-    pub(crate) shards: u32,
     /// Writers begin nothing new once it is cancelled.
     pub(crate) enough: CancellationToken,
 }
@@ -44,7 +43,7 @@ pub(crate) async fn write(sheet: Sheet, writer: usize, router: Arc<Router>) {
     let texts: Vec<String> = labels.iter().map(|labels| labels.as_ref().to_string()).collect();
     let tenant = TenantId::anonymous();
     while !sheet.enough.is_cancelled() {
-        let now_ms = true_ms(sheet.origin);
+        let now_ms = sheet.origin.true_ms();
         let times: Vec<i64> = (0..random.random_range(1..4)).map(|i| now_ms + i).collect();
         let with: Vec<usize> = (0..SERIES).filter(|_| random.random_bool(0.7)).collect();
         let keys: Vec<Key> = with
@@ -96,6 +95,11 @@ pub(crate) async fn write(sheet: Sheet, writer: usize, router: Arc<Router>) {
     }
 }
 
+/// The newest placement epoch that a state knows.
+pub(crate) fn newest_epoch(state: &MetaState) -> u32 {
+    state.epochs.last().map_or(0, |epoch| epoch.epoch)
+}
+
 /// Reads again and again what was acknowledged before, and nothing else may come.
 pub(crate) async fn read(sheet: Sheet, reader: usize, running: Running) {
     let mut random = StdRng::seed_from_u64(sheet.seed ^ 0x7265_6164 ^ (reader as u64) << 40);
@@ -104,13 +108,17 @@ pub(crate) async fn read(sheet: Sheet, reader: usize, running: Running) {
         tokio::time::sleep(Duration::from_millis(random.random_range(200..900))).await;
         let from_ms = match random.random_bool(0.2) {
             true => i64::MIN,
-            false => true_ms(sheet.origin) - 8000,
+            false => sheet.origin.true_ms() - 8000,
         };
         let expected = sheet.ledger.lock().expected(from_ms);
         let mut found = ledger::Found::new();
         let mut unread = None;
-        for shard in 0..sheet.shards {
-            if let Err(error) = ledger::read(reads.as_ref(), shard, from_ms, false, &mut found).await {
+        // As this machine knows them: a shard says where it should know of more.
+        let state = running.node.directory.state();
+        let epoch = newest_epoch(&state);
+        let shards = state.epochs.iter().flat_map(|epoch| epoch.shards.clone());
+        for shard in shards {
+            if let Err(error) = ledger::read(reads.as_ref(), shard, from_ms, epoch, false, &mut found).await {
                 unread = Some(error);
                 break;
             }

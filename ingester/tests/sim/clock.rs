@@ -5,11 +5,35 @@ use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// When simulations begin: in the middle of a window of two hours.
-pub(crate) const BEGINNING_MS: i64 = 1_800_003_600_000;
+/// The middle of a window of two hours.
+const MIDDLE_MS: i64 = 1_800_003_600_000;
+/// A window begins.
+pub(crate) const WINDOW_MS: i64 = 1_800_007_200_000;
+
+/// When a simulation begins: by tokio's time, and by all clocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    at: Instant,
+    beginning_ms: i64,
+}
+
+impl Origin {
+    /// Now. A window begins so long after it; where nothing is said, none while the simulation runs.
+    pub(crate) fn now(window_after: Option<Duration>) -> Self {
+        Self {
+            at: Instant::now(),
+            beginning_ms: window_after.map_or(MIDDLE_MS, |after| WINDOW_MS - after.as_millis() as i64),
+        }
+    }
+
+    /// What all clocks would say if they were right.
+    pub(crate) fn true_ms(self) -> i64 {
+        self.beginning_ms + self.at.elapsed().as_millis() as i64
+    }
+}
 
 pub(crate) struct SimClock {
-    origin: Instant,
+    origin: Origin,
     /// Parts per million that it runs too fast.
     drift_ppm: i64,
     /// The wall clock's error, milliseconds.
@@ -17,8 +41,7 @@ pub(crate) struct SimClock {
 }
 
 impl SimClock {
-    /// `origin` is the simulation's beginning.
-    pub(crate) fn new(origin: Instant, drift_ppm: i64) -> Self {
+    pub(crate) fn new(origin: Origin, drift_ppm: i64) -> Self {
         Self {
             origin,
             drift_ppm,
@@ -31,19 +54,14 @@ impl SimClock {
     }
 }
 
-/// What all clocks would say if they were right.
-pub(crate) fn true_ms(origin: Instant) -> i64 {
-    BEGINNING_MS + origin.elapsed().as_millis() as i64
-}
-
 impl Clock for SimClock {
     fn now(&self) -> TimestampMs {
         let since = self.monotonic().as_millis() as i64;
-        TimestampMs(BEGINNING_MS + since + *self.offset_ms.lock())
+        TimestampMs(self.origin.beginning_ms + since + *self.offset_ms.lock())
     }
 
     fn monotonic(&self) -> Duration {
-        let us = self.origin.elapsed().as_micros() as i64;
+        let us = self.origin.at.elapsed().as_micros() as i64;
         Duration::from_micros((us + us / 1_000_000 * self.drift_ppm).unsigned_abs())
     }
 }

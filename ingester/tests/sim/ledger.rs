@@ -4,7 +4,7 @@ use futures::StreamExt;
 use gnomon_model::{Labels, LabelsRef};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::ShardReadService;
-use gnomon_proto::v1::SelectRequest;
+use gnomon_proto::v1::{SelectRequest, View};
 use gnomon_tsdb::page::{Page, PageSamples};
 use std::collections::BTreeMap;
 
@@ -94,11 +94,12 @@ pub(crate) enum Unread {
     Wrong(String),
 }
 
-/// Adds what a shard has from a time on.
+/// Adds what a shard has from a time on. `epoch` is the newest placement epoch whose shards are all asked.
 pub(crate) async fn read(
     from: &dyn ShardReadService,
     shard: u32,
     from_ms: i64,
+    epoch: u32,
     any_replica: bool,
     found: &mut Found,
 ) -> Result<(), Unread> {
@@ -108,6 +109,10 @@ pub(crate) async fn read(
         start_ms: from_ms,
         end_ms: i64::MAX,
         any_replica,
+        view: Some(View {
+            placement_epoch: epoch,
+            ..View::default()
+        }),
         ..SelectRequest::default()
     };
     let wrong = |what: &dyn std::fmt::Display| Unread::Wrong(format!("shard {shard}: {what}"));

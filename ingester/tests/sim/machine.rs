@@ -2,14 +2,15 @@
 //! that the process starts by.
 
 use super::bodies::{Peers, address};
-use super::clock::SimClock;
+use super::clock::{Origin, SimClock};
 use super::network::{Sender, Served, SimNetwork};
 use super::trace::Trace;
 use gnomon_cluster::clients::{LocalServices, PeerNetwork};
 use gnomon_cluster::layers::ChannelOptions;
-use gnomon_cluster::node::{IngesterNode, NodeHandle, NodeOptions, start_node};
+use gnomon_cluster::node::{IngesterNode, NodeError, NodeHandle, NodeOptions, start_node};
+use gnomon_cluster::raft::GroupError;
 use gnomon_cluster::retention::{Budget, Retention};
-use gnomon_cluster::store::{Faults, MemoryBackend, NodeStore};
+use gnomon_cluster::store::{Faults, MemoryBackend, NodeStore, StoreError};
 use gnomon_ingester::{DutyOptions, Ingester, IngesterOptions, WriteOptions};
 use gnomon_model::Clock;
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
@@ -19,8 +20,10 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What all machines of one run have alike.
@@ -35,6 +38,8 @@ pub(crate) struct Surroundings {
     pub(crate) flush_log_bytes: u64,
     /// Ingesters that there are at first.
     pub(crate) first: usize,
+    /// How many shards there are to be from the next window on, where that is to change.
+    pub(crate) reshard: Option<u32>,
 }
 
 /// How long a node counts as alive after its last sign of life.
@@ -42,6 +47,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 /// After what silence a node's replicas are made anew elsewhere.
 pub(crate) const REPLACE_AFTER: Duration = Duration::from_secs(6);
 const PREFER_AFTER: Duration = Duration::from_secs(2);
+/// After what time a process that ended by itself is started again, as a service manager does.
+const START_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How slow a disk is.
 pub(crate) struct Disk {
@@ -65,6 +72,8 @@ pub(crate) struct Machine {
     pub(crate) clock: Arc<SimClock>,
     disk: Arc<Disk>,
     backend: Arc<MemoryBackend>,
+    /// The disk takes no writes.
+    is_failing: AtomicBool,
     /// Disks that it has had.
     disks: u32,
     around: Surroundings,
@@ -74,6 +83,8 @@ pub(crate) struct Machine {
 /// What runs on a machine, from its start on.
 struct Life {
     stop: CancellationToken,
+    /// When the process ended by itself, if it did: its disk took no writes while it started.
+    ended: Arc<OnceLock<Instant>>,
     /// The groups, as soon as they are open.
     groups: Arc<Mutex<Option<IngesterNode>>>,
     running: Arc<Mutex<Option<Running>>>,
@@ -87,13 +98,7 @@ pub(crate) struct Running {
 }
 
 impl Machine {
-    pub(crate) fn new(
-        place: usize,
-        roles: &[&str],
-        drift_ppm: i64,
-        origin: tokio::time::Instant,
-        around: &Surroundings,
-    ) -> Self {
+    pub(crate) fn new(place: usize, roles: &[&str], drift_ppm: i64, origin: Origin, around: &Surroundings) -> Self {
         let seed = around.seed ^ (place as u64 + 1) << 32;
         Self {
             place,
@@ -104,6 +109,7 @@ impl Machine {
                 slowest_us: Mutex::new(Disk::USUAL_US),
             }),
             backend: Arc::default(),
+            is_failing: AtomicBool::new(false),
             disks: 0,
             around: around.clone(),
             life: None,
@@ -128,6 +134,7 @@ impl Machine {
     }
 
     pub(crate) fn set_failing(&self, fail_writes: bool) {
+        self.is_failing.store(fail_writes, Ordering::Relaxed);
         self.backend.set_faults(Faults {
             fail_writes,
             ..Faults::default()
@@ -175,8 +182,10 @@ impl Machine {
         let (network, trace) = (self.around.network.clone(), self.around.trace.clone());
         let own = network.begin(self.place);
         let (stop, groups, running) = (CancellationToken::new(), Arc::default(), Arc::default());
+        let ended = Arc::default();
         self.life = Some(Life {
             stop: stop.clone(),
+            ended: Arc::clone(&ended),
             groups: Arc::clone(&groups),
             running: Arc::clone(&running),
         });
@@ -196,7 +205,22 @@ impl Machine {
             groups.lock().replace(opened.clone());
             served.serve(own, of_groups(opened));
         }));
-        tokio::spawn(run(options, own, network, trace, running));
+        tokio::spawn(run(options, own, network, trace, ended, running));
+    }
+
+    /// Begins another life where the process ended by itself a while ago; its disk is as it was.
+    pub(crate) fn start_again(&mut self) {
+        let ended = self.life.as_ref().and_then(|life| life.ended.get());
+        if ended.is_none_or(|at| at.elapsed() < START_AGAIN_AFTER) {
+            return;
+        }
+        let is_failing = self.is_failing.load(Ordering::Relaxed);
+        self.crash(usize::MAX);
+        self.around
+            .trace
+            .event(format!("machine {} is started again", self.place));
+        self.start();
+        self.set_failing(is_failing);
     }
 
     /// Power is cut: what was not synced is lost but for the oldest `kept` writes.
@@ -204,6 +228,7 @@ impl Machine {
         let Some(life) = self.life.take() else { return };
         self.around.network.begin(self.place);
         self.backend = Arc::new(self.backend.after_power_cut(kept));
+        self.is_failing.store(false, Ordering::Relaxed);
         life.stop.cancel();
         // What is left of it reaches neither a disk nor a machine; it only has to end.
         tokio::spawn(bury(life));
@@ -228,6 +253,7 @@ impl Machine {
         }
         self.around.network.begin(self.place);
         self.backend = Arc::new(self.backend.after_power_cut(0));
+        self.is_failing.store(false, Ordering::Relaxed);
         life.stop.cancel();
         tokio::spawn(bury(life));
     }
@@ -242,12 +268,22 @@ fn of_groups(opened: &IngesterNode) -> Served {
     }
 }
 
+/// Whether a node has not started since its disk took no writes.
+fn is_of_the_disk(error: &NodeError) -> bool {
+    let of_store = match error {
+        NodeError::Store(error) | NodeError::Group(GroupError::Store(error)) => error,
+        _ => return false,
+    };
+    matches!(of_store, StoreError::Engine { .. })
+}
+
 /// Starts the node and its role, and has them served.
 async fn run(
     options: NodeOptions,
     own: Sender,
     network: SimNetwork,
     trace: Trace,
+    ended: Arc<OnceLock<Instant>>,
     running: Arc<Mutex<Option<Running>>>,
 ) {
     let place = own.place;
@@ -259,12 +295,16 @@ async fn run(
     );
     let node = match start_node(options).await {
         Ok(node) => node,
-        Err(error) => {
-            if !stop.is_cancelled() {
-                trace.fail(format!("machine {place} does not start: {error}"));
-            }
+        Err(error) if stop.is_cancelled() => {
+            tracing::debug!(%error, "ended while it started");
             return;
         }
+        Err(error) if is_of_the_disk(&error) => {
+            trace.event(format!("machine {place} ends, since it cannot start: {error}"));
+            let _ = ended.set(Instant::now());
+            return;
+        }
+        Err(error) => return trace.fail(format!("machine {place} does not start: {error}")),
     };
     let mut local = LocalServices::default();
     let mut served = node.ingester.as_ref().map(of_groups).unwrap_or_default();

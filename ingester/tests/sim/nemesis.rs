@@ -1,9 +1,12 @@
 //! What goes wrong, by seed.
 
+use super::clock::{Origin, WINDOW_MS};
 use super::machine::{Disk, Machine, Surroundings};
 use super::network::Weather;
 use super::watch::{by_node, groups_of, leader, newest, unsettled};
 use gnomon_cluster::clients::decide;
+use gnomon_cluster::meta::{Beginning, Reshard, reshard};
+use gnomon_model::{ManualClock, TimestampMs};
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{SetDraining, SetShardReplicas, ShardReplicas};
 use rand::rngs::StdRng;
@@ -31,18 +34,21 @@ pub(crate) struct Nemesis {
     clients: Vec<usize>,
     around: Surroundings,
     draining: Vec<u64>,
-    origin: Instant,
+    origin: Origin,
+    /// When the change of the number of shards is to be announced; none where it was, or is not to be.
+    reshard_at: Option<Instant>,
 }
 
 impl Nemesis {
-    pub(crate) fn new(clients: Vec<usize>, around: Surroundings, origin: Instant) -> Self {
+    pub(crate) fn new(clients: Vec<usize>, around: Surroundings, origin: Origin) -> Self {
         Self {
             random: StdRng::seed_from_u64(around.seed ^ 0x6e65_6d65),
             due: Vec::new(),
             clients,
-            around,
             draining: Vec::new(),
             origin,
+            reshard_at: around.reshard.map(|_| Instant::now()),
+            around,
         }
     }
 
@@ -115,6 +121,30 @@ impl Nemesis {
     fn one(&mut self, machines: &[Machine], is: impl Fn(&Machine) -> bool) -> Option<usize> {
         let places: Vec<usize> = (0..machines.len()).filter(|at| is(&machines[*at])).collect();
         places.choose(&mut self.random).copied()
+    }
+
+    /// Announces the change of the number of shards, again until it is taken or its time has come.
+    pub(crate) async fn reshard(&mut self, client: &Machine) {
+        let due = self.reshard_at.is_some_and(|at| at <= Instant::now());
+        let (Some(shards), Some(running), true) = (self.around.reshard, client.running(), due) else {
+            return;
+        };
+        let wanted = Reshard {
+            shards,
+            spreads: None,
+            beginning: Beginning::At(WINDOW_MS),
+        };
+        let now_ms = self.origin.true_ms();
+        let clock = ManualClock::at(TimestampMs(now_ms));
+        let announcing = reshard(running.node.meta.as_ref(), &wanted, &clock);
+        let told = match tokio::time::timeout(Duration::from_secs(3), announcing).await {
+            Ok(Ok(_)) => "announced".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "nobody has answered".to_owned(),
+        };
+        let is_over = told == "announced" || now_ms >= WINDOW_MS;
+        self.reshard_at = (!is_over).then(|| Instant::now() + Duration::from_secs(1));
+        self.tell(format!("{shards} shards from the next window on: {told}"));
     }
 
     /// One thing goes wrong. `client` decides commands of the metadata group.

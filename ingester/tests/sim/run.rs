@@ -1,6 +1,7 @@
 //! One run: a cluster from its founding through trouble to a state where all is well again, and what must hold then.
 
-use super::clients::{self, Sheet};
+use super::clients::{self, Sheet, newest_epoch};
+use super::clock::Origin;
 use super::ledger::{self, Found, Ledger, Unread};
 use super::machine::{Machine, Surroundings};
 use super::nemesis::Nemesis;
@@ -77,9 +78,19 @@ fn memory_folder() -> std::path::PathBuf {
     if shared.is_dir() { shared } else { std::env::temp_dir() }
 }
 
+/// In one of seven seeds the number of shards changes, with a window that begins in the middle of the trouble.
+fn begin(seed: u64) -> (Option<u32>, Origin) {
+    if seed % 7 != 5 {
+        return (None, Origin::now(None));
+    }
+    let mut random = StdRng::seed_from_u64(seed ^ 0x7265_7368);
+    let window_after = Duration::from_millis(random.random_range(10_000..60_000));
+    (Some(random.random_range(1..=4)), Origin::now(Some(window_after)))
+}
+
 async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<Sheet> {
     let mut random = StdRng::seed_from_u64(seed ^ 0x0063_6c75);
-    let origin = Instant::now();
+    let (reshard, origin) = begin(seed);
     let around = Surroundings {
         seed,
         network: SimNetwork::new(seed, trace.clone()),
@@ -89,6 +100,7 @@ async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<
         shards: random.random_range(1..=3),
         flush_log_bytes: [2 << 10, 16 << 10, 256 << 10][random.random_range(0..3)],
         first: random.random_range(3..=4),
+        reshard,
     };
     let (first, shards, flush) = (around.first, around.shards, around.flush_log_bytes);
     trace.event(format!(
@@ -112,7 +124,6 @@ async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<
         origin,
         trace: trace.clone(),
         ledger: Arc::<Mutex<Ledger>>::default(),
-        shards,
         enough: CancellationToken::new(),
     };
     let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
@@ -149,6 +160,9 @@ async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<
 
 impl Cluster {
     fn look(&mut self) -> Option<()> {
+        for machine in &mut self.machines {
+            machine.start_again();
+        }
         self.terms.look(&self.machines, &self.around.trace);
         self.around.trace.failure().is_none().then_some(())
     }
@@ -177,7 +191,7 @@ impl Cluster {
     }
 
     /// The nemesis, for some time; then everything is mended.
-    async fn suffer(&mut self, lasting: Duration, origin: Instant) -> Option<()> {
+    async fn suffer(&mut self, lasting: Duration, origin: Origin) -> Option<()> {
         let mut nemesis = Nemesis::new(CLIENTS.to_vec(), self.around.clone(), origin);
         let until = Instant::now() + lasting;
         let mut next = Instant::now() + nemesis.pause();
@@ -185,6 +199,7 @@ impl Cluster {
             tokio::time::sleep(LOOK_EVERY).await;
             self.look()?;
             nemesis.mend(&mut self.machines);
+            nemesis.reshard(&self.clients[0]).await;
             if Instant::now() >= next {
                 nemesis.strike(&mut self.machines, &self.clients[0]).await;
                 next = Instant::now() + nemesis.pause();
@@ -223,7 +238,8 @@ impl Cluster {
                         .fail(format!("shard {}: node {node} has no ingester", shard.shard));
                 };
                 let mut found = Found::new();
-                let read = ledger::read(ingester.shards().as_ref(), shard.shard, i64::MIN, true, &mut found).await;
+                let (shards, epoch) = (ingester.shards(), newest_epoch(&state));
+                let read = ledger::read(shards.as_ref(), shard.shard, i64::MIN, epoch, true, &mut found).await;
                 match read {
                     Ok(()) => all[at].extend(found),
                     Err(Unread::NotNow(error)) => {

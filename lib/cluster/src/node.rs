@@ -392,6 +392,7 @@ impl Starting {
             clock: options.clock.clone(),
             states: meta_watch.clone(),
             clock_off: lease::register(&options.registry)?,
+            only_scrapes: options.roles.iter().any(|role| role == "scraper") && !options.is_ingester(),
         };
         self.tasks.spawn(lease.run(self.stop.child_token()));
         if let Some(own) = &ingester {

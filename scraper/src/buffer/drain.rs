@@ -8,6 +8,7 @@ use super::queues::{Sent, Work};
 use super::segment::is_damage;
 use super::tick::{self, BadTick, HeldTick};
 use super::{Buffer, Place, Why};
+use gnomon_cluster::node::CLOCK_MAY_BE_OFF_MS;
 use gnomon_cluster::router::Refused;
 use gnomon_proto::ServiceError;
 use std::sync::Arc;
@@ -112,6 +113,11 @@ impl Buffer {
             Ok(tick) => tick,
             Err(unread) => return self.note_unread(work, unread),
         };
+        // The clock was set back since: no shard takes it before its time has come, and all later ones wait behind it.
+        let newest_ms = self.clock.now().0.saturating_add(CLOCK_MAY_BE_OFF_MS);
+        if work.held.tick_ms > newest_ms {
+            return self.never(work, Why::Clock);
+        }
         // What an earlier process left, or the map has changed since.
         let home = self.sink.home(&tick.as_tick());
         if home.is_some() && home != work.pass.home {

@@ -14,6 +14,8 @@ pub(crate) enum Why {
     Refused,
     /// It did not read back from disk.
     Damaged,
+    /// It was made while this node's clock was ahead.
+    Clock,
 }
 
 impl Why {
@@ -23,6 +25,7 @@ impl Why {
             Self::OtherOwner => "other_owner",
             Self::Refused => "refused",
             Self::Damaged => "damaged",
+            Self::Clock => "clock",
         }
     }
 }
@@ -58,7 +61,7 @@ impl BufferMetrics {
         let by_reason = |name: &str, help: &str| {
             let made = IntCounterVec::new(Opts::new(name, help), &["reason"])?;
             registry.register(Box::new(made.clone()))?;
-            for why in [Why::Budget, Why::OtherOwner, Why::Refused, Why::Damaged] {
+            for why in [Why::Budget, Why::OtherOwner, Why::Refused, Why::Damaged, Why::Clock] {
                 made.with_label_values(&[why.as_str()]);
             }
             Ok::<_, prometheus::Error>(made)

@@ -274,6 +274,25 @@ async fn a_file_that_is_damaged_on_disk_costs_what_is_in_it_and_is_counted() {
     rig.stop().await;
 }
 
+/// The machine's clock was ahead, and was set back: nothing later waits for its time.
+#[tokio::test]
+async fn scrapes_of_a_time_that_is_still_to_come_keep_no_others_waiting() {
+    let rig = Rig::new(1 << 20, None);
+    let now_ms = SystemClock::shared().now().0;
+    rig.hold(1, now_ms + 300_000);
+    rig.hold(1, now_ms - 2_000);
+    rig.hold(1, now_ms - 1_000);
+    rig.come_back();
+    rig.until_empty().await;
+    assert_eq!(
+        times(&rig.shards.ticks.lock(), 1),
+        [now_ms - 2_000, now_ms - 1_000],
+        "what is of a time that has come"
+    );
+    assert_eq!(rig.shed(Why::Clock), 2);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn budgets_that_are_too_small_shed_and_what_is_missing_is_what_is_counted() {
     let dir = tempfile::tempdir().unwrap();

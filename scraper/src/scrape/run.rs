@@ -181,7 +181,9 @@ async fn run(
                 Ok(()) => continue,
                 Err(_) => break,
             },
-            () = sleep_until(&*env.clock, tick_ms) => {}
+            is_due = sleep_until(&*env.clock, tick_ms) => if !is_due {
+                continue;
+            },
         }
         let end = async {
             cancel.cancelled().await;
@@ -195,13 +197,37 @@ async fn run(
     worker.forget();
 }
 
-/// Waits for a time of the wall clock, which may be set meanwhile.
-async fn sleep_until(clock: &dyn Clock, at_ms: i64) {
+/// Waits for a time of the wall clock. Whether it has come: else the clock was set back, and the time may be long after the
+/// next tick.
+async fn sleep_until(clock: &dyn Clock, at_ms: i64) -> bool {
+    let mut least_ms = i64::MAX;
     loop {
-        let left = at_ms.saturating_sub(clock.now().0);
-        match u64::try_from(left) {
-            Ok(left) if left > 0 => tokio::time::sleep(Duration::from_millis(left.min(60_000))).await,
-            _ => return,
+        let left_ms = at_ms.saturating_sub(clock.now().0);
+        if left_ms <= 0 || left_ms > least_ms {
+            return left_ms <= 0;
         }
+        least_ms = left_ms;
+        tokio::time::sleep(Duration::from_millis(left_ms.unsigned_abs().min(60_000))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_model::{ManualClock, TimestampMs};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_keeps_no_tick_waiting_for_long() {
+        let clock = Arc::new(ManualClock::at(TimestampMs(300_000)));
+        let began = tokio::time::Instant::now();
+        let waiting = tokio::spawn({
+            let clock = Arc::clone(&clock);
+            async move { sleep_until(&*clock, 301_000).await }
+        });
+        tokio::task::yield_now().await;
+        clock.set_wall(TimestampMs(0));
+        assert!(!waiting.await.unwrap(), "five minutes are left");
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        assert!(sleep_until(&*clock, 0).await, "that time has come");
     }
 }

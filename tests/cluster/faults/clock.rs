@@ -1,6 +1,7 @@
 //! A process' clock that jumps by five minutes, forward or back, and later back again.
 
 use super::Nemesis;
+use super::scraper::TAKEN_OVER_WITHIN;
 use crate::harness::eventually;
 use crate::members::Cluster;
 use rand::RngExt;
@@ -17,14 +18,25 @@ impl Nemesis {
         // The library reads it once a second.
         self.for_a_while(3_000, if self.has_time { 20_000 } else { 5_000 })
             .await;
-        let is_ingester = cluster.members[at].role == "ingester";
-        let said = match is_ingester && self.has_time && self.rng.random_bool(0.5) {
-            true => until_it_follows(cluster, at).await,
-            false => String::new(),
+        let said = match cluster.members[at].role {
+            "ingester" if self.has_time && self.rng.random_bool(0.5) => until_it_follows(cluster, at).await,
+            "scraper" if self.has_time && self.rng.random_bool(0.5) => self.until_others_scrape(cluster).await,
+            _ => String::new(),
         };
         cluster.clocks.set(&cluster.members[at].clock, 0);
         self.for_a_while(1_000, 2_000).await;
         format!("{at} by {by_s} s{said}")
+    }
+}
+
+impl Nemesis {
+    /// Waits until the targets of a scraper whose clock is wrong are scraped by another.
+    async fn until_others_scrape(&self, cluster: &Cluster) -> String {
+        let took = self
+            .targets
+            .until_scraped(&cluster.https("querier"), TAKEN_OVER_WITHIN)
+            .await;
+        format!(", all targets were scraped again after {took:.1?} more")
     }
 }
 
@@ -41,10 +53,12 @@ async fn until_it_follows(cluster: &Cluster, at: usize) -> String {
         },
     )
     .await;
-    let log = cluster.process(at).log();
-    assert!(
-        log.contains("this node's clock is more than a minute from"),
-        "ingester {at} does not say that its clock is wrong"
-    );
+    // It may have led nothing before: others were made to lead by what went wrong then.
+    eventually(&format!("ingester {at} to say that its clock is wrong"), async || {
+        let log = cluster.process(at).log();
+        log.contains("this node's clock is more than a minute from")
+            .then_some(())
+    })
+    .await;
     format!(", it led nothing after {:.1?} more", began.elapsed())
 }

@@ -9,13 +9,18 @@ use std::time::Duration;
 const LEASE: Duration = Duration::from_secs(15);
 /// The end of a lease is looked for twice a second, the ring told, a target scraped and read: on a machine that does more.
 const SLACK: Duration = Duration::from_secs(10);
+/// After what time other scrapers have the targets of one that is gone, or has a wrong clock.
+pub(super) const TAKEN_OVER_WITHIN: Duration =
+    Duration::from_millis(LEASE.as_millis() as u64 + INTERVAL_MS.unsigned_abs() + SLACK.as_millis() as u64);
 
 impl Nemesis {
     /// It comes back only once the others have its targets.
     pub(super) async fn kill_scraper(&mut self, cluster: &mut Cluster, at: usize) -> String {
         cluster.kill(at);
-        let within = LEASE + Duration::from_millis(INTERVAL_MS.unsigned_abs()) + SLACK;
-        let took = self.targets.until_scraped(&cluster.https("querier"), within).await;
+        let took = self
+            .targets
+            .until_scraped(&cluster.https("querier"), TAKEN_OVER_WITHIN)
+            .await;
         cluster.launch(at);
         format!("{at}, all targets were scraped again after {took:.1?}")
     }

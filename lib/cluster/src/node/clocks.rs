@@ -11,7 +11,7 @@
 
 use gnomon_model::NodeId;
 use gnomon_model::ids::CLOCKS_FEATURE_LEVEL;
-use gnomon_proto::v1::MetaState;
+use gnomon_proto::v1::{MetaState, Node};
 
 /// A clock may be so far from the others, milliseconds; one that is further is wrong.
 pub const CLOCK_MAY_BE_OFF_MS: i64 = 60_000;
@@ -43,16 +43,32 @@ pub(super) fn wrong_clocks(state: &MetaState, now_ms: i64) -> Vec<NodeId> {
     if state.feature_level < CLOCKS_FEATURE_LEVEL.0 {
         return Vec::new();
     }
-    let is_there = |n: &&gnomon_proto::v1::Node| {
+    let middle = middle_of_ingesters(state, now_ms);
+    let wrong = ingesters(state, now_ms).filter(|n| is_far(n.clock_off_ms, middle));
+    wrong.map(|n| NodeId(n.id)).collect()
+}
+
+/// Whether a clock that is so far from the leader's is wrong, by the clocks of the ingesters whose leases are not over at
+/// `now_ms` of the leader's clock.
+pub(super) fn is_wrong(state: &MetaState, off_ms: i64, now_ms: i64) -> bool {
+    state.feature_level >= CLOCKS_FEATURE_LEVEL.0 && is_far(off_ms, middle_of_ingesters(state, now_ms))
+}
+
+fn ingesters(state: &MetaState, now_ms: i64) -> impl Iterator<Item = &Node> {
+    let is_there = move |n: &&Node| {
         n.incarnation > 0 && n.lease_until_ms >= now_ms && n.roles.iter().any(|role| role == "ingester")
     };
-    let all: Vec<_> = state.nodes.iter().filter(is_there).collect();
-    let mut offs: Vec<i64> = all.iter().map(|n| n.clock_off_ms).collect();
+    state.nodes.iter().filter(is_there)
+}
+
+fn middle_of_ingesters(state: &MetaState, now_ms: i64) -> i64 {
+    let mut offs: Vec<i64> = ingesters(state, now_ms).map(|n| n.clock_off_ms).collect();
     offs.sort_unstable();
-    let middle = middle(&offs);
-    let is_wrong = |off: i64| off.abs_diff(middle) > CLOCK_MAY_BE_OFF_MS.unsigned_abs();
-    let wrong = all.iter().filter(|n| is_wrong(n.clock_off_ms));
-    wrong.map(|n| NodeId(n.id)).collect()
+    middle(&offs)
+}
+
+fn is_far(off_ms: i64, middle_ms: i64) -> bool {
+    off_ms.abs_diff(middle_ms) > CLOCK_MAY_BE_OFF_MS.unsigned_abs()
 }
 
 /// Of two in the middle it is the one that is nearer to the leader's clock; 0 of none.
@@ -68,7 +84,6 @@ fn middle(sorted: &[i64]) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_proto::v1::Node;
 
     #[test]
     fn a_clock_is_off_by_what_is_certain() {
@@ -116,6 +131,24 @@ mod tests {
         assert_eq!(wrong(&[0, -300_000, -300_000, 1]), [2, 3]);
         assert_eq!(wrong(&[0]), NOBODY);
         assert_eq!(wrong(&[]), NOBODY);
+    }
+
+    #[test]
+    fn another_nodes_clock_is_wrong_where_it_is_far_from_most_ingesters() {
+        let scrapers = |offs: &[i64], off_ms| is_wrong(&state(offs), off_ms, 50);
+        assert!(scrapers(&[0, 10, -10], 300_000));
+        assert!(scrapers(&[0, 10, -10], -300_000));
+        assert!(!scrapers(&[0, 10, -10], 59_000));
+        assert!(
+            !scrapers(&[0, 300_000, 300_010], 300_000),
+            "it is the leader's that is wrong"
+        );
+        assert!(scrapers(&[0, 300_000, 300_010], 0), "as the leader's is");
+        let old = MetaState {
+            feature_level: CLOCKS_FEATURE_LEVEL.0 - 1,
+            ..state(&[0, 0, 0])
+        };
+        assert!(!is_wrong(&old, 300_000, 50), "nobody can know");
     }
 
     #[test]

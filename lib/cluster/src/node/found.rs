@@ -347,7 +347,8 @@ impl Starting {
                         let folder = self.options.data_folder.display().to_string();
                         return Err(NodeError::Strangers { folder, why });
                     }
-                    Err(error) if error.is_retryable() => {
+                    // Whoever leads the metadata group has a full or broken disk, and another takes over soon.
+                    Err(error) if error.is_retryable() || matches!(error, ServiceError::LimitExceeded(_)) => {
                         let now = clock.monotonic();
                         if said.is_none_or(|said| now.saturating_sub(said) >= SAY_AGAIN) {
                             let waited_s = now.saturating_sub(began).as_secs();

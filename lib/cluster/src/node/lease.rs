@@ -1,11 +1,14 @@
 //! Keeping a node's lease, and looking at its clock on the way.
+//!
+//! A scraper whose clock is wrong gives its lease up, and so its targets to others: its scrapes would have times that no
+//! shard takes. It goes on asking, and takes a lease again once its clock is right.
 
-use super::clocks::{CLOCK_MAY_BE_OFF_MS, off_ms};
+use super::clocks::{CLOCK_MAY_BE_OFF_MS, is_wrong, off_ms};
 use gnomon_model::ids::CLOCKS_FEATURE_LEVEL;
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{MetaCommand, MetaState, RenewLease};
+use gnomon_proto::v1::{EndLease, MetaCommand, MetaState, RenewLease};
 use prometheus::{Gauge, Registry};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +25,8 @@ pub(super) struct Renewal {
     pub(super) states: watch::Receiver<Arc<MetaState>>,
     /// How far its clock is off, seconds.
     pub(super) clock_off: Gauge,
+    /// It has targets, and no replicas, which would be made anew elsewhere without its lease.
+    pub(super) only_scrapes: bool,
 }
 
 /// How far this node's clock is from that of the metadata group's leader.
@@ -38,12 +43,18 @@ impl Renewal {
     /// Until `stop`, or until the cluster says that this life is over.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut clock_off_ms = 0;
+        let mut steps_aside = false;
+        let mut wait = self.lease / 3;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.lease / 3) => {}
+                () = tokio::time::sleep(wait) => {}
             }
-            let command = self.command(clock_off_ms);
+            wait = self.lease / 3;
+            let command = match steps_aside {
+                true => self.farewell(),
+                false => self.renewal(clock_off_ms),
+            };
             let before_ms = self.clock.now().0;
             let renewed = tokio::select! {
                 () = stop.cancelled() => return,
@@ -57,6 +68,13 @@ impl Renewal {
                     };
                     self.say(clock_off_ms, now_off_ms);
                     clock_off_ms = now_off_ms;
+                    let goes = self.has_to_go(clock_off_ms, answer.proposed_at_ms);
+                    if goes != steps_aside {
+                        steps_aside = goes;
+                        // At once: nobody scrapes its targets meanwhile.
+                        wait = Duration::ZERO;
+                        self.say_aside(steps_aside);
+                    }
                 }
                 Ok(answer) => {
                     tracing::error!(
@@ -70,7 +88,32 @@ impl Renewal {
         }
     }
 
-    fn command(&self, clock_off_ms: i64) -> MetaCommand {
+    /// Whether its clock is wrong and there is somebody for its targets. `now_ms` is the leader's time.
+    fn has_to_go(&self, clock_off_ms: i64, now_ms: i64) -> bool {
+        let state = self.states.borrow();
+        let ring = state.scrapers.iter().flat_map(|ring| &ring.nodes);
+        let has_others = || ring.into_iter().any(|node| *node != self.node.0);
+        self.only_scrapes && is_wrong(&state, clock_off_ms, now_ms) && has_others()
+    }
+
+    fn farewell(&self) -> MetaCommand {
+        MetaCommand {
+            proposed_at_ms: 0,
+            command: Some(Command::EndLease(EndLease {
+                node: self.node.0,
+                incarnation: self.incarnation,
+            })),
+        }
+    }
+
+    fn say_aside(&self, aside: bool) {
+        match aside {
+            true => tracing::error!("this scraper's clock is wrong: others take its targets until it is set"),
+            false => tracing::info!("this scraper takes targets again"),
+        }
+    }
+
+    fn renewal(&self, clock_off_ms: i64) -> MetaCommand {
         let may_tell = self.states.borrow().feature_level >= CLOCKS_FEATURE_LEVEL.0;
         MetaCommand {
             proposed_at_ms: 0,

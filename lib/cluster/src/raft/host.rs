@@ -45,13 +45,17 @@ pub struct HostOptions {
 /// The default of [`HostOptions::flush_log_bytes`].
 pub const FLUSH_LOG_BYTES: u64 = 32 << 20;
 
-/// Raft's clockwork, in milliseconds.
+/// Raft's clockwork, in milliseconds (`docs/decisions/0009-when-a-leader-is-given-up.md`). A follower that has heard nothing
+/// of its leader for `election_max_ms` would vote for another, and stands for election itself after `election_min_ms` to
+/// `election_max_ms` more. No answer depends on it: reads ask a quorum.
 #[derive(Clone, Copy, Debug)]
 pub struct RaftTiming {
     pub heartbeat_ms: u64,
-    /// A follower that was sent something within this is not sent a heartbeat.
+    /// A follower that was sent something within this is not sent a heartbeat: two messages are `heartbeat_ms` and this apart
+    /// at most, and a fifth of `heartbeat_ms`.
     pub heartbeat_min_ms: u64,
     pub election_min_ms: u64,
+    /// Of the time before an election, and what a leader without answers of a quorum goes on taking writes for.
     pub election_max_ms: u64,
 }
 
@@ -60,8 +64,8 @@ impl Default for RaftTiming {
         Self {
             heartbeat_ms: 250,
             heartbeat_min_ms: 200,
-            election_min_ms: 700,
-            election_max_ms: 1000,
+            election_min_ms: 550,
+            election_max_ms: 800,
         }
     }
 }

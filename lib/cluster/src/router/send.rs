@@ -37,6 +37,9 @@ pub trait ShardWriters: Send + Sync + 'static {
 const MAX_RESENDS: u8 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// The same while a replica answers that it does not lead: an election is over in a second or two, and is not to be noticed
+/// long after it.
+const WITHOUT_LEADER: Duration = Duration::from_millis(200);
 /// A leader that works may take so long: who has less patience learns nothing of it from its silence.
 const LEAST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Redirects that are followed at once; then they wait like any other retry.
@@ -287,6 +290,7 @@ impl Router {
                         *last_error = Some(error);
                         continue;
                     }
+                    backoff = backoff.min(WITHOUT_LEADER);
                     "not-leader"
                 }
                 // Another node may have the address of a leader that is gone: its disk is new, say.

@@ -4,6 +4,7 @@
 //!
 //! One request for each connection to the server; the client's connections end where a fault ends them.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,6 +49,8 @@ struct Shared {
     /// How often each fault came up, in the order of [`FAULTS`].
     counts: [AtomicU64; 6],
     requests: AtomicU64,
+    /// The same by method; `LIST` for listings.
+    by_method: Mutex<BTreeMap<String, u64>>,
     /// Before each request, milliseconds.
     delay_ms: AtomicU64,
     /// Connections end at once.
@@ -80,6 +83,7 @@ impl Proxy {
             per_mille: AtomicU64::new(per_mille),
             counts: Default::default(),
             requests: AtomicU64::new(0),
+            by_method: Mutex::default(),
             delay_ms: AtomicU64::new(0),
             is_away: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -137,6 +141,11 @@ impl Proxy {
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
+
+    /// The same by method; listings are `LIST`.
+    pub fn by_method(&self) -> BTreeMap<String, u64> {
+        self.shared.by_method.lock().unwrap().clone()
+    }
 }
 
 impl Drop for Proxy {
@@ -160,6 +169,12 @@ impl Shared {
 
     fn fault(&self, head: &str) -> Option<Fault> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let method = match head.split_whitespace().next() {
+            _ if head.contains("list-type=") => "LIST",
+            Some(method) => method,
+            None => "",
+        };
+        *self.by_method.lock().unwrap().entry(method.to_owned()).or_default() += 1;
         if self.random() % 1000 >= self.per_mille.load(Ordering::Relaxed) {
             return None;
         }

@@ -1,0 +1,110 @@
+//! What a cluster asks of an object store, by what for: counted at a proxy before a real S3 server.
+
+use crate::harness::eventually;
+use crate::load::Load;
+use crate::nodes::{Cluster, Shape, metric};
+use crate::written::{Target, write};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const WINDOW_MS: i64 = 7_200_000;
+/// Windows whose blocks are merged into one.
+const WINDOWS: i64 = 3;
+/// What comes after the last of something is over by then.
+const QUIET: Duration = Duration::from_secs(10);
+/// A window waits for late parts before its blocks are merged, milliseconds.
+const SETTLE_MS: i64 = 45 * 60 * 1000;
+/// Some cycles of a compactor, a minute each.
+const CYCLES: Duration = Duration::from_secs(300);
+
+type Requests = BTreeMap<String, u64>;
+
+fn counted(cluster: &Cluster) -> Requests {
+    let proxy = cluster.store.as_ref().and_then(|store| store.proxy.as_ref());
+    proxy.map(|proxy| proxy.by_method()).unwrap_or_default()
+}
+
+/// Of a metric, over all processes.
+async fn sum(cluster: &Cluster, role: &str, name: &str, labels: &str) -> f64 {
+    let mut all = 0.0;
+    for host in cluster.of(role) {
+        all += metric(&cluster.metrics(host).await, name, labels);
+    }
+    all
+}
+
+fn row(what: &str, before: &Requests, after: &Requests, of: f64) {
+    let each = |method: &str| {
+        let count = |at: &Requests| at.get(method).copied().unwrap_or(0) as f64;
+        (count(after) - count(before)) / of
+    };
+    let [put, post, get, head, list, delete] = ["PUT", "POST", "GET", "HEAD", "LIST", "DELETE"].map(each);
+    println!("| {what} | {put:.2} | {post:.2} | {get:.2} | {head:.2} | {list:.2} | {delete:.2} |");
+}
+
+/// At rest; then parts are uploaded while no compactor runs; then one merges them and collects what it has replaced.
+pub(crate) async fn run(series: usize, rounds: usize, shards: usize, seconds: u64) {
+    let shape = Shape {
+        compactors: 1,
+        ..Shape::ingesters(3, shards, 3)
+    };
+    let Some(mut cluster) = Cluster::start_on_s3(shape).await else {
+        return;
+    };
+    tokio::time::sleep(QUIET).await;
+    println!(
+        "Requests to the object store: 3 ingesters, {shards} shards with 3 replicas, {series} series, {WINDOWS} windows with \
+         {rounds} samples of each:\n"
+    );
+    println!("| | PUT | POST | GET | HEAD | LIST | DELETE |\n|---|---:|---:|---:|---:|---:|---:|");
+    let start = counted(&cluster);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    row(
+        "an hour at rest, with a compactor",
+        &start,
+        &counted(&cluster),
+        seconds as f64 / 3600.0,
+    );
+    let compactor = cluster.of("compactor")[0];
+    cluster.kill(compactor);
+    let before = counted(&cluster);
+    let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let last_ms = (now_ms - SETTLE_MS).div_euclid(WINDOWS * WINDOW_MS) * WINDOWS * WINDOW_MS;
+    for window in (0..WINDOWS).rev() {
+        let load = Load::new(series, rounds, last_ms - window * WINDOW_MS - 1);
+        write(&Target::of(&cluster), &load).await;
+    }
+    let parts = (shards as i64 * WINDOWS) as f64;
+    eventually("all parts to be uploaded", async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let uploaded = sum(&cluster, "ingester", "gnomon_ingester_parts_uploaded_total", "").await;
+        (uploaded >= parts).then_some(())
+    })
+    .await;
+    tokio::time::sleep(QUIET).await;
+    let uploaded = counted(&cluster);
+    row("each part that is uploaded", &before, &uploaded, parts);
+    cluster.launch(compactor);
+    cluster.until_ready(compactor).await;
+    let all_gone = async {
+        while sum(&cluster, "compactor", "gnomon_compactor_deleted_objects_total", "").await < parts {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(CYCLES, all_gone).await;
+    in_time.expect("the parts to be merged, and deleted");
+    let merges = sum(
+        &cluster,
+        "compactor",
+        "gnomon_compactor_merges_total",
+        "outcome=\"success\"",
+    )
+    .await;
+    row(
+        &format!("each merge of {WINDOWS} blocks, and their end ({merges:.0} merges)"),
+        &uploaded,
+        &counted(&cluster),
+        merges.max(1.0),
+    );
+    println!();
+}
