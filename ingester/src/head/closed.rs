@@ -49,7 +49,17 @@ impl ClosedPages {
 
     /// Adds a page that lies after all others.
     pub(crate) fn push(&mut self, page: &Page, arena: &mut PageArena) -> Result<(), BadPage> {
-        self.last = arena.push(self.last, &page.bytes).map_err(|_| BadPage::ArenaFull)?;
+        self.add(&page.bytes, arena)
+    }
+
+    /// As [`Self::push`], of bytes that may be no page.
+    pub(crate) fn push_bytes(&mut self, page: &[u8], arena: &mut PageArena) -> Result<(), BadPage> {
+        PageHeader::read(page)?;
+        self.add(page, arena)
+    }
+
+    fn add(&mut self, page: &[u8], arena: &mut PageArena) -> Result<(), BadPage> {
+        self.last = arena.push(self.last, page).map_err(|_| BadPage::ArenaFull)?;
         self.count += 1;
         Ok(())
     }

@@ -450,13 +450,12 @@ impl WindowPages {
     }
 
     /// The window from what was flushed: closed pages in order, then the tail, whose first page is the newest.
-    pub(crate) fn restore(closed: &[Page], tail: &[Page], room: &mut Room) -> Result<Self, BadPage> {
+    pub(crate) fn restore(mut closed: ClosedPages, tail: &[Page], room: &mut Room) -> Result<Self, BadPage> {
         let (open, late_pages) = tail.split_first().ok_or(BadPage::NoTail)?;
         let mut late = Vec::new();
         for page in late_pages {
             read_page(page, &mut late)?;
         }
-        let mut closed = ClosedPages::of(closed, &mut room.closed)?;
         closed.set_flushed(0);
         let newest = NewestPage::restore(open, &mut closed, room)?;
         Ok(Self {

@@ -221,7 +221,8 @@ fn a_page_that_was_put_by_is_flushed_as_the_newest() {
         assert_eq!(flush(&mut window, &room), (3, 5));
         let (written, newest) = (closed.clone(), tail.clone());
         let mut other = Room::default();
-        let mut restored = WindowPages::restore(&written, &newest, &mut other).unwrap();
+        let closed = ClosedPages::of(&written, &mut other.closed).unwrap();
+        let mut restored = WindowPages::restore(closed, &newest, &mut other).unwrap();
         let all = |window: &WindowPages, room: &Room| window.pages(i64::MIN, i64::MAX, room).unwrap();
         assert_eq!(all(&restored, &other), all(&window, &room));
         assert_eq!(window.ends_stale(&room), Some(last.is_nan()));
