@@ -1,6 +1,7 @@
 //! Where the closed pages of a window lie: one after the other in large pieces of memory, which are given back together
 //! when the window is sealed. Pieces of their own would cost more than many pages are long, and pages of all series grow
-//! in step: what an allocator gets back is too short for what is wanted next, and stays with it.
+//! in step: what an allocator gets back is too short for what is wanted next, and stays with it. The places of short
+//! records that nobody needs any more are used again by those of the same length.
 //!
 //! ```text
 //! record = place of the series' page before: u32   len: uvarint   page          at a multiple of 4 bytes
@@ -18,6 +19,9 @@ const MAX_UVARINT: usize = 10;
 /// So much that nobody needs any more is left where it is, or as much as is needed.
 const FEW_DEAD_BYTES: usize = 1 << 20;
 
+/// Of records up to this length, places are used again.
+const SHORT_UNITS: usize = 64;
+
 /// Of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place(u32);
@@ -25,6 +29,11 @@ pub(crate) struct Place(u32);
 impl Place {
     /// Of no record: the last unit of the last piece, where none fits.
     pub(crate) const NONE: Self = Self(u32::MAX);
+
+    /// The piece, and the bytes before it there.
+    const fn split(self) -> (usize, usize) {
+        ((self.0 >> 16) as usize, (self.0 & 0xffff) as usize * UNIT)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -32,15 +41,47 @@ pub(crate) struct PageArena {
     pieces: Vec<Vec<u8>>,
     used: usize,
     dead: usize,
+    /// Of the dead bytes, those whose places are used again.
+    reusable: usize,
+    /// By length in units, the first of the places that are free; each record there says which is the next.
+    free: Vec<Place>,
+}
+
+/// What the record of a page takes.
+const fn units_of(page_len: usize) -> usize {
+    (PLACE_BYTES + uvarint_len(page_len) + page_len).div_ceil(UNIT)
+}
+
+const fn uvarint_len(value: usize) -> usize {
+    let bits = usize::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
 }
 
 /// The arena has 16 GiB of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
+/// Of a page.
+fn len_bytes(page_len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(MAX_UVARINT);
+    put_uvarint(&mut out, page_len as u64);
+    out
+}
+
 impl PageArena {
     /// Adds a page; `before` is where its series' last one is.
     pub(crate) fn push(&mut self, before: Place, page: &[u8]) -> Result<Place, Full> {
+        if let Some(place) = self.reuse(units_of(page.len())) {
+            let mut record = self.record_mut(place);
+            for part in [&before.0.to_le_bytes()[..], &len_bytes(page.len()), page] {
+                let (to, rest) = std::mem::take(&mut record)
+                    .split_at_mut_checked(part.len())
+                    .ok_or(Full)?;
+                to.copy_from_slice(part);
+                record = rest;
+            }
+            return Ok(place);
+        }
         let most = PLACE_BYTES + MAX_UVARINT + page.len() + UNIT;
         let fits = |piece: &Vec<u8>| piece.len() + most <= PIECE_BYTES;
         if !self.pieces.last().is_some_and(fits) {
@@ -72,7 +113,7 @@ impl PageArena {
 
     /// A page, and the place of the one before it.
     pub(crate) fn get(&self, place: Place) -> Result<(Place, &[u8]), PageError> {
-        let (piece, from) = ((place.0 >> 16) as usize, (place.0 & 0xffff) as usize * UNIT);
+        let (piece, from) = place.split();
         let record = self.pieces.get(piece).and_then(|piece| piece.get(from..));
         let (before, rest) = record.and_then(|r| r.split_first_chunk()).ok_or(PageError::Truncated)?;
         let (len, rest) = get_uvarint(rest).ok_or(PageError::Truncated)?;
@@ -80,14 +121,44 @@ impl PageArena {
         Ok((Place(u32::from_le_bytes(*before)), page.ok_or(PageError::Truncated)?))
     }
 
-    /// Notes that nobody needs the page of a record any more.
-    pub(crate) fn release(&mut self, page_len: usize) {
-        self.dead += page_len + PLACE_BYTES;
+    /// Nobody needs a record any more, whose page was so long.
+    pub(crate) fn release(&mut self, place: Place, page_len: usize) {
+        let units = units_of(page_len);
+        self.dead += units * UNIT;
+        if units > SHORT_UNITS {
+            return;
+        }
+        self.reusable += units * UNIT;
+        if self.free.is_empty() {
+            self.free = vec![Place::NONE; SHORT_UNITS + 1];
+        }
+        let next = std::mem::replace(&mut self.free[units], place);
+        if let Some(link) = self.record_mut(place).first_chunk_mut() {
+            *link = next.0.to_le_bytes();
+        }
+    }
+
+    /// A place that is free.
+    fn reuse(&mut self, units: usize) -> Option<Place> {
+        let place = *self.free.get(units).filter(|place| **place != Place::NONE)?;
+        let next = self.record_mut(place).first_chunk().copied().map(u32::from_le_bytes);
+        self.free[units] = next.map_or(Place::NONE, Place);
+        self.dead = self.dead.saturating_sub(units * UNIT);
+        self.reusable = self.reusable.saturating_sub(units * UNIT);
+        Some(place)
+    }
+
+    /// From a place on; empty where there is none.
+    fn record_mut(&mut self, place: Place) -> &mut [u8] {
+        let (piece, from) = place.split();
+        let record = self.pieces.get_mut(piece).and_then(|piece| piece.get_mut(from..));
+        record.unwrap_or_default()
     }
 
     /// Whether most of it had better be given back: what is needed is then copied to another.
     pub(crate) const fn is_wasteful(&self) -> bool {
-        self.dead > FEW_DEAD_BYTES && self.dead > self.used / 2
+        let lost = self.dead.saturating_sub(self.reusable);
+        self.dead > FEW_DEAD_BYTES && (lost > self.used / 2 || self.dead > self.used / 4 * 3)
     }
 
     /// Memory of it, in bytes.
@@ -138,13 +209,30 @@ mod tests {
     #[test]
     fn an_arena_is_wasteful_once_half_of_it_is_dead() {
         let mut arena = PageArena::default();
-        for _ in 0..4 {
-            arena.push(Place::NONE, &[0; 1 << 20]).unwrap();
-        }
-        arena.release(1 << 20);
-        arena.release(1 << 20);
+        let places = [0; 4].map(|_| arena.push(Place::NONE, &[0; 1 << 20]).unwrap());
+        arena.release(places[0], 1 << 20);
+        arena.release(places[2], 1 << 20);
         assert!(!arena.is_wasteful());
-        arena.release(1 << 20);
+        arena.release(places[3], 1 << 20);
         assert!(arena.is_wasteful());
+    }
+
+    #[test]
+    fn places_of_short_records_are_used_again() {
+        let mut arena = PageArena::default();
+        let page = |len: usize, with: u8| vec![with; len];
+        let before = arena.push(Place::NONE, &page(7, 9)).unwrap();
+        let places: Vec<Place> = (0..300).map(|len| arena.push(before, &page(len, 1)).unwrap()).collect();
+        let used = arena.used();
+        for (len, place) in places.iter().enumerate() {
+            arena.release(*place, len);
+        }
+        let again: Vec<Place> = (0..300).map(|len| arena.push(before, &page(len, 2)).unwrap()).collect();
+        for (len, place) in again.iter().enumerate() {
+            assert_eq!(arena.get(*place), Ok((before, &page(len, 2)[..])), "{len}");
+        }
+        assert_eq!(arena.get(before), Ok((Place::NONE, &page(7, 9)[..])));
+        let long: usize = (0..300).map(units_of).filter(|units| *units > SHORT_UNITS).sum();
+        assert_eq!((arena.used() - used, arena.dead), (long * UNIT, long * UNIT));
     }
 }

@@ -16,6 +16,13 @@ pub(crate) type Ordinal = u32;
 /// The place of a label pair in the index.
 pub(crate) type PairId = u32;
 
+/// Most series that come have a greater ordinal than all others.
+fn insert(set: &mut RoaringBitmap, ordinal: Ordinal) {
+    if set.try_push(ordinal).is_err() {
+        set.insert(ordinal);
+    }
+}
+
 /// Series that carry one pair. Most pairs of unique values have one series, which needs no bitmap.
 #[derive(Debug)]
 pub(crate) enum Postings {
@@ -28,9 +35,7 @@ impl Postings {
         match self {
             Self::One(only) if *only == ordinal => {}
             Self::One(only) => *self = Self::Many(Box::new(RoaringBitmap::from_iter([*only, ordinal]))),
-            Self::Many(set) => {
-                set.insert(ordinal);
-            }
+            Self::Many(set) => insert(set, ordinal),
         }
     }
 
@@ -213,13 +218,26 @@ impl LabelIndex {
         self.lookup.len()
     }
 
-    /// Enters a series; its pairs come back in the order of the labels.
-    pub(crate) fn insert(&mut self, ordinal: Ordinal, labels: LabelsRef<'_>) -> Box<[PairId]> {
-        self.all.insert(ordinal);
-        labels
-            .iter()
-            .map(|(name, value)| self.insert_pair(ordinal, name, value))
-            .collect()
+    /// Enters a series; its pairs come back in the order of the labels. `alike` are those of a series that may have many
+    /// of the same in the same places, as the one before has: what it shares is not looked up.
+    pub(crate) fn insert(&mut self, ordinal: Ordinal, labels: LabelsRef<'_>, alike: &[PairId]) -> Box<[PairId]> {
+        insert(&mut self.all, ordinal);
+        let mut pairs = Vec::with_capacity(alike.len());
+        for (at, (name, value)) in labels.iter().enumerate() {
+            let shared = alike.get(at).filter(|id| self.text(**id) == (name, value));
+            pairs.push(match shared {
+                Some(id) => self.add_to_pair(ordinal, *id),
+                None => self.insert_pair(ordinal, name, value),
+            });
+        }
+        pairs.into()
+    }
+
+    fn add_to_pair(&mut self, ordinal: Ordinal, id: PairId) -> PairId {
+        if let Some(Some(pair)) = self.pairs.get_mut(id as usize) {
+            pair.series.insert(ordinal);
+        }
+        id
     }
 
     fn name_number(&mut self, name: &str) -> u32 {
@@ -247,10 +265,7 @@ impl LabelIndex {
     fn insert_pair(&mut self, ordinal: Ordinal, name: &str, value: &str) -> PairId {
         let name = self.name_number(name);
         if let Some(id) = self.find_in(name, value) {
-            if let Some(Some(pair)) = self.pairs.get_mut(id as usize) {
-                pair.series.insert(ordinal);
-            }
-            return id;
+            return self.add_to_pair(ordinal, id);
         }
         let list = &mut self.names[name as usize].pairs;
         let pair = Pair {

@@ -153,7 +153,10 @@ mod tests {
             let mut index = LabelIndex::new();
             let mut series = Vec::new();
             for (i, labels) in sets.into_iter().enumerate() {
-                let pairs = index.insert(i as u32, labels.as_ref());
+                let alike = series
+                    .last()
+                    .and_then(|(_, pairs): &(Labels, Option<Box<[PairId]>>)| pairs.as_deref());
+                let pairs = index.insert(i as u32, labels.as_ref(), alike.unwrap_or_default());
                 series.push((labels, Some(pairs)));
             }
             Self { index, series }

@@ -24,6 +24,7 @@ mod targets;
 mod value;
 mod window;
 
+pub(crate) use closed::ClosedPages;
 pub(crate) use delete::Deletion;
 pub(crate) use exemplars::{Exemplar, Exemplars};
 use index::LabelIndex;
@@ -97,6 +98,8 @@ pub(crate) struct Head {
     free: Vec<Ordinal>,
     by_ref: RefTable,
     by_labels: HashTable<Ordinal>,
+    /// The series that came last: the next one is of the same target, most likely.
+    newest: Ordinal,
     order: Mutex<Order>,
     pub(crate) windows: BTreeMap<i64, OpenWindow>,
     pub(crate) targets: BTreeMap<TargetId, Target>,
@@ -122,6 +125,7 @@ impl Head {
             free: Vec::new(),
             by_ref: RefTable::default(),
             by_labels: HashTable::new(),
+            newest: 0,
             order: Mutex::default(),
             windows: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -163,6 +167,28 @@ impl Head {
 
     /// Enters a series that is not there.
     pub(crate) fn add_series(&mut self, reference: SeriesRef, labels: LabelsRef<'_>) -> Ordinal {
+        let ordinal = self.enter_series(reference, labels);
+        self.find_by_labels([ordinal]);
+        self.changes.series.insert(ordinal);
+        ordinal
+    }
+
+    /// Has series found by their labels.
+    fn find_by_labels(&mut self, ordinals: impl IntoIterator<Item = Ordinal>) {
+        let (slots, index) = (&self.slots, &self.index);
+        let hash = |ordinal: &Ordinal| {
+            let series = slots.get(*ordinal as usize).and_then(Option::as_ref);
+            index.hash_pairs(series.map_or(&[][..], |series| &series.labels))
+        };
+        let ordinals = ordinals.into_iter();
+        self.by_labels.reserve(ordinals.size_hint().0, hash);
+        for ordinal in ordinals {
+            self.by_labels.insert_unique(hash(&ordinal), ordinal, hash);
+        }
+    }
+
+    /// Enters a series, which is not found by its labels yet.
+    fn enter_series(&mut self, reference: SeriesRef, labels: LabelsRef<'_>) -> Ordinal {
         let ordinal = match self.free.pop() {
             Some(ordinal) => ordinal,
             None => {
@@ -170,21 +196,13 @@ impl Head {
                 self.slots.len() as Ordinal - 1
             }
         };
-        let pairs = self.index.insert(ordinal, labels);
-        let hash = self.index.hash_pairs(&pairs);
+        let newest = self.slots.get(self.newest as usize).and_then(Option::as_ref);
+        let alike = newest.map_or(&[][..], |series| &series.labels);
+        let pairs = self.index.insert(ordinal, labels, alike);
         self.slots[ordinal as usize] = Some(Series::new(reference, pairs));
-        let (slots, index) = (&self.slots, &self.index);
-        let pairs = |o: &Ordinal| {
-            slots
-                .get(*o as usize)
-                .and_then(Option::as_ref)
-                .map(|series| &*series.labels)
-        };
+        self.newest = ordinal;
         self.by_ref.insert(reference, ordinal);
-        self.by_labels
-            .insert_unique(hash, ordinal, |o| index.hash_pairs(pairs(o).unwrap_or_default()));
         self.order.get_mut().insert(ordinal);
-        self.changes.series.insert(ordinal);
         ordinal
     }
 
@@ -379,14 +397,30 @@ impl Head {
         self.changes.metadata.insert(metric.into());
     }
 
-    /// Restores: a series as it was stored.
+    /// Restores: a series as it was stored. It is not found by its labels before [`Self::restored_series`].
     pub(crate) fn restore_series(&mut self, reference: SeriesRef, labels: LabelsRef<'_>, sealed_last_ms: i64) {
-        let ordinal = self.add_series(reference, labels);
-        self.changes.series.remove(ordinal);
+        let ordinal = self.enter_series(reference, labels);
         if let Some(Some(series)) = self.slots.get_mut(ordinal as usize) {
             series.sealed_last_ms = sealed_last_ms;
             series.last_ms = sealed_last_ms;
         }
+    }
+
+    /// Restores: all series are there. The table of their labels is made at once, as large as it has to be: one that grows
+    /// hashes them again and again.
+    pub(crate) fn restored_series(&mut self) {
+        self.find_by_labels(0..self.slots.len() as Ordinal);
+    }
+
+    /// Restores: a closed page of a series' window, after those before it. (What is in front of the tail has no series yet.)
+    pub(crate) fn restore_closed(
+        &mut self,
+        start_ms: i64,
+        closed: &mut ClosedPages,
+        page: &[u8],
+    ) -> Result<(), BadPage> {
+        let window = self.windows.entry(start_ms).or_default();
+        closed.push_bytes(page, &mut window.room.closed)
     }
 
     /// Restores: a series' window as it was stored, after those that begin earlier.
@@ -394,7 +428,7 @@ impl Head {
         &mut self,
         ordinal: Ordinal,
         start_ms: i64,
-        closed: &[Page],
+        closed: ClosedPages,
         tail: &[Page],
     ) -> Result<(), BadPage> {
         let window = self.windows.entry(start_ms).or_default();

@@ -12,8 +12,9 @@ impl Head {
         stats.sealed_parts += self.sealed.len() as u64;
         stats.samples += self.windows.values().map(|w| w.samples).sum::<u64>();
         stats.samples += self.sealed.values().map(|p| p.samples).sum::<u64>();
-        let pages = self.windows.values().flat_map(OpenWindow::all_pages);
-        stats.pages += pages.map(|pages| pages.page_count() as u64).sum::<u64>();
+        let pages =
+            |window: &OpenWindow| -> usize { window.all_pages().map(|pages| pages.page_count(&window.room)).sum() };
+        stats.pages += self.windows.values().map(pages).sum::<usize>() as u64;
         if !with_lists {
             return;
         }

@@ -175,6 +175,7 @@ impl WindowPages {
         let open = room.growing.get_mut(slot).ok_or(BadPage::NoTail)?;
         if !open.takes(value) {
             if let Some(page) = open.page() {
+                self.closed.join_short(&mut room.closed)?;
                 self.closed.push(&page.closed()?, &mut room.closed)?;
             }
             open.restart(value);
@@ -230,7 +231,7 @@ impl WindowPages {
         }
         let slot = self.grow(room)?;
         let overlaps = |header: &PageHeader| deleted.overlaps(header.min_ts, header.max_ts);
-        let mut closed = Vec::with_capacity(self.closed.len());
+        let mut closed = Vec::with_capacity(self.closed.len(&room.closed));
         let mut is_changed = false;
         for page in self.closed.all(&room.closed)? {
             if overlaps(&page.header) {
@@ -387,7 +388,7 @@ impl WindowPages {
         }
         let first = placed.len();
         for page in self.closed.within(start_ms, end_ms, &room.closed) {
-            let ClosedPage { header, bytes } = page?;
+            let ClosedPage { header, bytes, .. } = page?;
             placed.push(PlacedPage::copy(header, bytes, shared));
         }
         placed[first..].reverse();
@@ -425,8 +426,8 @@ impl WindowPages {
         self.late.as_ref().map_or(0, |late| size_of_val(&late.0[..]))
     }
 
-    pub(crate) fn page_count(&self) -> usize {
-        self.closed.len() + usize::from(!self.is_put_by())
+    pub(crate) fn page_count(&self, room: &Room) -> usize {
+        self.closed.len(&room.closed) + usize::from(!self.is_put_by())
     }
 
     /// What a flush has to write: whether older pages of the window have to go first, closed pages with their numbers,
@@ -450,17 +451,16 @@ impl WindowPages {
     pub(crate) fn set_flushed(&mut self) {
         self.dirty = false;
         self.rewritten = false;
-        self.closed.set_flushed(usize::from(self.is_put_by()));
+        self.closed.set_flushed(u32::from(self.is_put_by()));
     }
 
     /// The window from what was flushed: closed pages in order, then the tail, whose first page is the newest.
-    pub(crate) fn restore(closed: &[Page], tail: &[Page], room: &mut Room) -> Result<Self, BadPage> {
+    pub(crate) fn restore(mut closed: ClosedPages, tail: &[Page], room: &mut Room) -> Result<Self, BadPage> {
         let (open, late_pages) = tail.split_first().ok_or(BadPage::NoTail)?;
         let mut late = Vec::new();
         for page in late_pages {
             read_page(page, &mut late)?;
         }
-        let mut closed = ClosedPages::of(closed, &mut room.closed)?;
         closed.set_flushed(0);
         let newest = NewestPage::restore(open, &mut closed, room)?;
         Ok(Self {

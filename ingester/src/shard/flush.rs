@@ -4,9 +4,8 @@
 use super::keys::{self, Key};
 use super::records::{self, BadRecord};
 use super::state::{ShardState, TenantHead};
-use crate::head::{BadPage, Head, Ordinal, Room, SealedPages, WindowPages};
+use crate::head::{BadPage, ClosedPages, Head, Ordinal, Room, SealedPages, WindowPages};
 use gnomon_model::{LabelsRef, SeriesRef, ShardId, TenantId};
-use gnomon_tsdb::page::Page;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -236,6 +235,7 @@ fn restore_head(tenant: u32, source: &dyn StateSource) -> Result<Head, RestoreEr
         }
         Ok(())
     })?;
+    head.restored_series();
     source.scan(&keys::part(tenant, 0)[..5], &mut |key, value| {
         if let Some(Key::Part(_, number)) = keys::parse(key) {
             let part = records::read_part(number, value, &head)?;
@@ -281,12 +281,16 @@ fn restore_head(tenant: u32, source: &dyn StateSource) -> Result<Head, RestoreEr
 }
 
 fn restore_windows(tenant: u32, source: &dyn StateSource, head: &mut Head) -> Result<(), RestoreError> {
-    let mut closed: Vec<Page> = Vec::new();
+    let mut closed = ClosedPages::default();
     let mut last: Option<(SeriesRef, Ordinal)> = None;
     source.scan(&keys::window(tenant, 0)[..5], &mut |key, value| {
         match keys::parse(key) {
             // A series' closed pages come before its tail.
-            Some(Key::Page(..)) => closed.append(&mut records::read_pages(value)?),
+            Some(Key::Page(_, start_ms, ..)) => {
+                for page in records::page_bytes(value)? {
+                    head.restore_closed(start_ms, &mut closed, page?)?;
+                }
+            }
             Some(Key::Tail(_, start_ms, reference)) => {
                 let ordinal = match last {
                     Some((r, ordinal)) if r == reference => ordinal,
@@ -294,8 +298,7 @@ fn restore_windows(tenant: u32, source: &dyn StateSource, head: &mut Head) -> Re
                 };
                 last = Some((reference, ordinal));
                 let tail = records::read_pages(value)?;
-                head.restore_window(ordinal, start_ms, &closed, &tail)?;
-                closed.clear();
+                head.restore_window(ordinal, start_ms, std::mem::take(&mut closed), &tail)?;
             }
             _ => return Err(BadRecord("key").into()),
         }

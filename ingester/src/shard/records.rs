@@ -127,13 +127,27 @@ pub(crate) fn pages<'p>(pages: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
 }
 
 pub(crate) fn read_pages(bytes: &[u8]) -> Result<Vec<Page>, BadRecord> {
-    let mut fields = Fields::of(bytes, "page")?;
     let mut pages = Vec::with_capacity(1);
-    while !fields.rest.is_empty() {
-        let page = Page::parse(Bytes::copy_from_slice(fields.bytes()?));
+    for page in page_bytes(bytes)? {
+        let page = Page::parse(Bytes::copy_from_slice(page?));
         pages.push(page.map_err(|_| BadRecord("page"))?);
     }
     Ok(pages)
+}
+
+/// The bytes of each page, which may be none.
+pub(crate) fn page_bytes(bytes: &[u8]) -> Result<impl Iterator<Item = Result<&[u8], BadRecord>>, BadRecord> {
+    let mut fields = Fields::of(bytes, "page")?;
+    Ok(std::iter::from_fn(move || {
+        if fields.rest.is_empty() {
+            return None;
+        }
+        let page = fields.bytes();
+        if page.is_err() {
+            fields.rest = &[];
+        }
+        Some(page)
+    }))
 }
 
 fn version_for(tombstone_revision: u64) -> u8 {

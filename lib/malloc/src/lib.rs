@@ -5,8 +5,8 @@ const HEAPS_PER_CORE: usize = 4;
 const MIN_HEAPS: usize = 8;
 /// Pieces that are larger are mapped apart, and go back to the system when they are freed.
 const MAPPED_APART_BYTES: i32 = 32 << 20;
-/// Free memory at a heap's end that is kept.
-const KEPT_BYTES: i32 = 32 << 20;
+/// Free memory at a heap's end that is kept: [`give_back`] leaves it, but for the main heap's.
+const KEPT_BYTES: i32 = 2 << 20;
 /// Pieces up to this size wait in lists of their own, which are emptied whenever a large piece is freed: with every request,
 /// that is. Each thread keeps a few small pieces anyway.
 const LISTED_APART_BYTES: i32 = 0;
@@ -32,7 +32,7 @@ pub fn keep_little() {
     }
 }
 
-/// Gives back to the system what is free, wherever it lies; takes some milliseconds for each 100 MiB. Other systems'
+/// Gives back to the system what is free between what stays; takes some milliseconds for each 100 MiB. Other systems'
 /// allocators are left alone.
 pub fn give_back() {
     trim();

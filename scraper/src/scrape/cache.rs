@@ -5,7 +5,7 @@
 //! new cache when they do.
 
 use crate::parse::FloatLabel;
-use gnomon_cluster::router::{LabelSource, SeriesIdentity};
+use gnomon_cluster::router::{LabelSource, SeriesIdentity, TickMemo};
 use gnomon_model::{Labels, LabelsRef};
 use hashbrown::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -85,6 +85,8 @@ pub(super) struct SeriesCache {
     seen: usize,
     /// Texts in the last round that was whole.
     whole: usize,
+    /// Where the series are.
+    memo: TickMemo,
 }
 
 /// A cache may grow by this much before a refused scrape makes it forget.
@@ -263,6 +265,10 @@ impl LabelSource for SeriesCache {
         if let Some(labels) = self.series.get(series as usize).and_then(|s| s.labels.as_ref()) {
             out.extend_from_slice(labels.as_bytes());
         }
+    }
+
+    fn memo(&self) -> Option<&TickMemo> {
+        Some(&self.memo)
     }
 }
 

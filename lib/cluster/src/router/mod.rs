@@ -1,14 +1,15 @@
 //! From identified samples to shards: who calls it (scrapers, remote write) gives series by identity, the router finds
 //! shard and reference, encodes one batch per shard, sends them to the shards' leaders and says what became of it.
 //!
-//! A series that is known costs a lookup and its bytes in the batch; one that is not costs its labels once. Nothing
-//! here is durable: a router that starts empty sends labels.
+//! A series that is known costs a lookup (one that is scraped not even that, see `memo.rs`) and its bytes in the batch; one
+//! that is not costs its labels once. Nothing here is durable: a router that starts empty sends labels.
 //!
 //! Invariant: a batch is encoded once; retries send the same bytes. Only references that a shard does not know make it
 //! encode again.
 
 mod cache;
 mod chunk;
+mod memo;
 mod metrics;
 mod names;
 mod reroute;
@@ -21,6 +22,7 @@ mod tick;
 mod types;
 
 pub use chunk::MAX_ITEM_BYTES;
+pub use memo::TickMemo;
 pub use rows::RouterBatch;
 pub use send::{ShardWriter, ShardWriters};
 pub use types::{

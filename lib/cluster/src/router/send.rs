@@ -221,6 +221,9 @@ impl Router {
             }
             tally.add(response);
             self.forget(&chunk, &unknown);
+            if let Some(memo) = labels.memo() {
+                memo.clear();
+            }
             if round >= MAX_RESENDS {
                 return Err(ServiceError::Unavailable(format!(
                     "shard {shard} does not keep the references it gives"

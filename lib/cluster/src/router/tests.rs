@@ -1,4 +1,5 @@
 mod epochs;
+mod memo;
 
 use super::*;
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, TenantSeed};
@@ -283,6 +284,16 @@ impl Fixture {
         at: i64,
         complete: bool,
     ) -> Result<TickOutcome, ServiceError> {
+        self.push_from(&labels, samples, at, complete).await
+    }
+
+    async fn push_from(
+        &self,
+        labels: &dyn LabelSource,
+        samples: &[TickSample],
+        at: i64,
+        complete: bool,
+    ) -> Result<TickOutcome, ServiceError> {
         let tenant = TenantId::anonymous();
         let target = Labels::from_pairs([("job", "node"), ("instance", "a:9100")]);
         let tick = Tick {
@@ -303,7 +314,7 @@ impl Fixture {
                 unit: "",
                 help: "",
             }],
-            labels: &labels,
+            labels,
         };
         self.router.push_tick(&tick, DEADLINE).await
     }

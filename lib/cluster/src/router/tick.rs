@@ -103,6 +103,8 @@ struct Resolver<'a> {
     tick: &'a Tick<'a>,
     /// Where series are placed as of this time, whatever time a sample has.
     as_of: Option<TimestampMs>,
+    /// That of the tick's own time.
+    epoch: PlacementEpoch,
     scratch: TickScratch,
     refused: Vec<Refused>,
     sample_bytes: usize,
@@ -117,10 +119,7 @@ impl Resolver<'_> {
         if tick.samples.iter().any(|s| s.timestamp_ms != tick.tick_ms) {
             self.sample_bytes += TIME_BYTES;
         }
-        // All at once: looked up one by one, each would wait for memory by itself.
-        let keys = tick.samples.iter().map(|s| self.key(s.identity, s.timestamp_ms));
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        let found = self.router.cache.get_many(&keys);
+        let found = self.find_samples()?;
         for (sample, known) in tick.samples.iter().zip(found) {
             self.place(known, sample.series, sample.timestamp_ms, self.sample_bytes)?;
         }
@@ -148,6 +147,38 @@ impl Resolver<'_> {
         Ok(())
     }
 
+    /// What is known of the series of the samples.
+    fn find_samples(&self) -> Result<Vec<Option<Known>>, ServiceError> {
+        let samples = self.tick.samples;
+        let mut memo = match self.tick.labels.memo() {
+            Some(memo) if self.as_of.is_none() => Some(memo.open(self.seed, self.epoch)),
+            _ => None,
+        };
+        let mut found = Vec::with_capacity(samples.len());
+        let (mut missing, mut keys) = (Vec::new(), Vec::new());
+        for sample in samples {
+            let epoch = self.epoch_of(sample.timestamp_ms)?;
+            let memo = memo.as_ref().filter(|_| epoch == self.epoch);
+            let known = memo.and_then(|memo| memo.get(sample.series, sample.identity));
+            if known.is_none() {
+                missing.push(found.len());
+                keys.push(cache_key(sample.identity, self.seed, epoch));
+            }
+            found.push(known);
+        }
+        // All at once: looked up one by one, each would wait for memory by itself.
+        for (at, known) in missing.into_iter().zip(self.router.cache.get_many(&keys)) {
+            found[at] = known;
+            let sample = &samples[at];
+            if let Some((memo, known)) = memo.as_mut().zip(known)
+                && self.epoch_of(sample.timestamp_ms)? == self.epoch
+            {
+                memo.set(sample.series, sample.identity, known);
+            }
+        }
+        Ok(found)
+    }
+
     fn lane(&mut self, owner: Owner) -> u32 {
         let lanes = &mut self.scratch.lanes;
         let at = lanes.iter().position(|lane| lane.owner == owner).unwrap_or_else(|| {
@@ -168,7 +199,11 @@ impl Resolver<'_> {
         self.scratch.slots.push(Slot { lane: 0, place });
     }
 
+    #[inline]
     fn epoch_of(&self, at: i64) -> Result<PlacementEpoch, ServiceError> {
+        if at == self.tick.tick_ms {
+            return Ok(self.epoch);
+        }
         let placed_at = self.as_of.unwrap_or(TimestampMs(at));
         self.placement.epoch_at(placed_at).ok_or_else(no_shards)
     }
@@ -406,6 +441,7 @@ fn encode(
         seed,
         tick,
         as_of,
+        epoch: home.epoch,
         scratch: router.take_scratch(),
         refused: Vec::new(),
         sample_bytes: SAMPLE_BYTES + if keeps_starts { START_BYTES } else { 0 },

@@ -1,5 +1,6 @@
 //! What callers hand to the router and get back.
 
+use super::memo::TickMemo;
 use gnomon_model::{Labels, LabelsRef, TargetId, TenantId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::rejection::Reason;
@@ -14,6 +15,12 @@ pub type SeriesIdentity = u128;
 pub trait LabelSource: Sync {
     /// Appends the canonical bytes (`gnomon_model::labels`) of the labels of `series` to `out`.
     fn write_labels(&self, series: u32, out: &mut Vec<u8>);
+
+    /// Where the router may keep what it knows of these series from one tick to the next, of who gives them the same
+    /// numbers in each.
+    fn memo(&self) -> Option<&TickMemo> {
+        None
+    }
 }
 
 /// Label sets in a slice are a source: the number is the index.
