@@ -307,10 +307,16 @@ async fn a_scrape_of_a_time_that_is_still_to_come_is_not_taken_and_others_are() 
     let refused = rig.append(scrape(NOW + 300_000, 15_000)).await.unwrap_err();
     assert!(refused.is_retryable(), "the clock that is wrong may be this node's");
     assert!(refused.to_string().contains("300 s ahead"), "{refused}");
-    assert_eq!(rig.append(scrape(NOW + 59_000, 15_000)).await.unwrap().ticks_taken, [true]);
+    assert_eq!(
+        rig.append(scrape(NOW + 59_000, 15_000)).await.unwrap().ticks_taken,
+        [true]
+    );
     // This node's clock is set back: the shard's time is not.
     rig.node.clock.set_wall(TimestampMs(NOW - 300_000));
-    assert_eq!(rig.append(scrape(NOW + 60_000, 15_000)).await.unwrap().ticks_taken, [true]);
+    assert_eq!(
+        rig.append(scrape(NOW + 60_000, 15_000)).await.unwrap().ticks_taken,
+        [true]
+    );
 }
 
 #[tokio::test]

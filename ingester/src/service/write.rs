@@ -91,7 +91,10 @@ fn check_batch(batch: &[u8]) -> Result<BatchView<'_>, ServiceError> {
 /// would be refused as older until that time has come.
 fn check_ticks(view: &BatchView<'_>, now: TimestampMs) -> Result<(), ServiceError> {
     let newest_ms = now.0.saturating_add(CLOCK_MAY_BE_OFF_MS);
-    let ahead = ticks(view).flatten().map(|tick| tick.tick_ms).find(|tick_ms| *tick_ms > newest_ms);
+    let ahead = ticks(view)
+        .flatten()
+        .map(|tick| tick.tick_ms)
+        .find(|tick_ms| *tick_ms > newest_ms);
     ahead.map_or(Ok(()), |tick_ms| {
         Err(ServiceError::Unavailable(format!(
             "a scrape of {} s ahead of this node's clock: the scraper's clock or this one is wrong",
