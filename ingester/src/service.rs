@@ -277,6 +277,7 @@ mod tests {
         let request = AppendRequest {
             shard: 0,
             batch: batch.finish(),
+            starts_left_out: false,
         };
         node.shards.append(request).await.unwrap()
     }

@@ -7,7 +7,7 @@
 use super::arena::{PageArena, Place};
 use super::window::BadPage;
 use bytes::Bytes;
-use gnomon_tsdb::page::{Page, PageError, PageHeader, decode_into};
+use gnomon_tsdb::page::{Page, PageError, PageHeader, Starts, decode_into};
 
 /// So many pages are joined,
 const JOINED: usize = 4;
@@ -109,11 +109,16 @@ impl ClosedPages {
             Vec::with_capacity(samples as usize),
             Vec::with_capacity(samples as usize),
         );
+        let mut starts = Starts::default();
         for page in pages.iter().flatten() {
+            let own = page.to_page().starts()?;
+            let of_page = (timestamps.len() as u32..).zip(own.iter(page.header.count));
+            of_page.for_each(|(place, start_ms)| starts.push(place, start_ms));
             decode_into(page.bytes, &mut timestamps, &mut values)?;
         }
         let released = pages.map(|page| page.map(|page| (page.place, page.bytes.len())));
-        let Some(joined) = Page::of_floats(&timestamps, &values).filter(|joined| joined.bytes.len() < bytes) else {
+        let joined = Page::of_floats(&timestamps, &values).map(|joined| joined.with_starts(&starts));
+        let Some(joined) = joined.transpose()?.filter(|joined| joined.bytes.len() < bytes) else {
             return Ok(());
         };
         for (place, len) in released.into_iter().flatten() {
@@ -272,8 +277,12 @@ mod tests {
         let counting = |from: i64, samples: i64| {
             let numbers = from..from + samples;
             let timestamps: Vec<i64> = numbers.clone().map(|n| n * 15_000).collect();
-            let values: Vec<f64> = numbers.map(|n| n as f64).collect();
-            Page::of_floats(&timestamps, &values).unwrap()
+            let values: Vec<f64> = numbers.clone().map(|n| n as f64).collect();
+            let starts = Starts::of(numbers.map(|n| n / 70 * 70));
+            Page::of_floats(&timestamps, &values)
+                .unwrap()
+                .with_starts(&starts)
+                .unwrap()
         };
         let first = counting(0, 300);
         let pages: Vec<Page> = (0..13).map(|n| counting(300 + n * 50, 50)).collect();
@@ -297,11 +306,12 @@ mod tests {
         }
         assert_eq!(lengths, [2, 3, 4, 5, 6, 7, 8, 6, 7, 8, 9, 7, 8]);
         let samples = |pages: &[Page]| {
-            let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+            let (mut timestamps, mut values, mut starts) = (Vec::new(), Vec::new(), Vec::new());
             for page in pages {
                 decode_into(&page.bytes, &mut timestamps, &mut values).unwrap();
+                starts.extend(page.starts().unwrap().iter(page.count));
             }
-            (timestamps, values)
+            (timestamps, values, starts)
         };
         assert_eq!(samples(&to_pages(closed.all(&arena).unwrap())), samples(&all));
         assert_eq!((closed.samples(&arena), closed.first_ms(&arena)), (950, Some(0)));

@@ -300,7 +300,8 @@ fn samples_keep_their_starts_whatever_becomes_of_their_pages() {
     let unflushed = window.unflushed(&room).unwrap();
     let closed: Vec<Page> = unflushed.closed.iter().map(|page| page.to_page()).collect();
     let mut other = Room::default();
-    let restored = WindowPages::restore(&closed, &unflushed.tail, &mut other).unwrap();
+    let closed = ClosedPages::of(&closed, &mut other.closed).unwrap();
+    let restored = WindowPages::restore(closed, &unflushed.tail, &mut other).unwrap();
     assert_eq!(starts(&restored, &other), expected);
     // What is sealed, and read.
     let pages = window.pages(i64::MIN, i64::MAX, &room).unwrap();
