@@ -108,7 +108,7 @@ fn report_statistics(series: &Series, block: &BlockReader) -> Result<(), Box<dyn
         let mut columns: [Vec<u8>; 5] = Default::default();
         for samples in chunk.iter().flat_map(|samples| samples.chunks(480)) {
             let values = || samples.iter().map(|(_, value)| *value);
-            let (first, last) = (values().next().unwrap_or(0.0), values().last().unwrap_or(0.0));
+            let (first, last) = (values().next().unwrap_or(0.0), values().next_back().unwrap_or(0.0));
             pages += 1;
             if values().all(|value| value.to_bits() == first.to_bits()) {
                 constant += 1;
