@@ -58,7 +58,14 @@ async fn a_bad_file_is_refused_on_reload_and_the_old_one_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_level_is_changed_while_a_node_runs() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let node = Node::start(folder.path(), "", &["--web.enable-lifecycle"]).await;
+    let flags = ["--web.enable-lifecycle", "--web.enable-remote-write-receiver"];
+    let node = Node::start(folder.path(), "", &flags).await;
+    // Of a request that is refused there is a line for those who look for the reason.
+    let refused = async || {
+        let answer = node.http.post("/api/v1/write", "application/x-protobuf", vec![1]).await;
+        assert_eq!(answer.0, 400, "{answer:?}");
+    };
+    refused().await;
     assert_eq!(node.http.get("/-/log-level").await, (200, "info\n".to_owned()));
     assert!(!node.process.log().contains("level=DEBUG"), "{}", node.process.log());
     let set = async |level: &str| {
@@ -71,6 +78,7 @@ async fn the_log_level_is_changed_while_a_node_runs() {
         "{code} {text}"
     );
     assert_eq!(set("debug").await, (200, "debug\n".to_owned()));
+    refused().await;
     eventually("lines that were not written before", async || {
         node.process.log().contains("level=DEBUG").then_some(())
     })

@@ -220,15 +220,21 @@ impl<'a> Loads<'a> {
         )
     }
 
-    /// A member that is on its way, and will not arrive: who takes its place, a former voter before others. Told are those
-    /// who vote now.
+    /// A member that is on its way, and will not arrive, or one that votes and is gone, where those who are wished could not
+    /// decide without it, so that the change waits for it: who takes its place, a former voter before others. Told are
+    /// those who vote now.
     pub(super) fn mend_coming(&self, shard: &ShardReplicas, told: &[u64]) -> Option<Change> {
         let members = shard.nodes.as_slice();
         let lost = |node: &u64| matches!(self.standing(*node), Standing::Gone | Standing::Draining);
-        let left = members
-            .iter()
-            .copied()
-            .find(|node| !told.contains(node) && lost(node))?;
+        let not_coming = |node: &u64| !told.contains(node) && lost(node);
+        let is_waited_for = |node: &u64| told.contains(node) && self.standing(*node) == Standing::Gone;
+        let waited_for = || {
+            members
+                .iter()
+                .copied()
+                .find(|node| is_waited_for(node) && !self.can_decide(members))
+        };
+        let left = members.iter().copied().find(not_coming).or_else(waited_for)?;
         let mut to: Vec<u64> = members.iter().copied().filter(|node| *node != left).collect();
         let is_live = |node: &u64| self.standing(*node) == Standing::Live;
         let former = told.iter().copied().find(|node| !to.contains(node) && is_live(node));

@@ -262,6 +262,23 @@ fn who_is_on_its_way_and_will_not_come_is_replaced() {
 }
 
 #[test]
+fn who_is_gone_before_fewer_vote_is_none_of_the_fewer() {
+    let mut state = cluster(&["", "", ""], 1, 3);
+    settle(&mut state);
+    // One of three was drained, and before it had left another one was lost with its disk.
+    state.shards[0].nodes = vec![1, 3];
+    node_mut(&mut state, 3).lease_until_ms = NOW - 1;
+    assert_eq!(plan(&state, NOW, &Rules::default()), [], "it may come back");
+    node_mut(&mut state, 3).lease_until_ms = 0;
+    let changes = plan(&state, NOW, &Rules::default());
+    assert_eq!((&changes[0].to[..], changes[0].why), (&[1, 2][..], Why::Gone));
+    // Where the rest can decide, it goes on as it is.
+    state.shards[0].nodes = vec![1, 2, 3];
+    set_voters(&mut state, 0, &[1, 3]);
+    assert_eq!(plan(&state, NOW, &Rules::default()), []);
+}
+
+#[test]
 fn voters_of_the_metadata_group_are_one_three_and_five() {
     let zones = [""; 7];
     let voters = |n: usize, now: &[u64]| meta_voters(&cluster(&zones[..n], 0, 3), now, NOW, &Rules::default());
