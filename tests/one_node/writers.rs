@@ -242,7 +242,8 @@ async fn start_timestamps_are_kept_and_survive_a_kill() {
     let folder = tempfile::tempdir().expect("temp folder");
     let port = free_port();
     let address = format!("--ingest.grpc-listen-address=127.0.0.1:{port}");
-    let flags = ["--web.enable-remote-write-receiver", &address];
+    let functions = "--enable-feature=promql-experimental-functions";
+    let flags = ["--web.enable-remote-write-receiver", functions, &address];
     let node = Node::start(folder.path(), "", &flags).await;
     let mut write = WriteClient::new(channel(port).await);
     let begin = now_ms();
