@@ -181,6 +181,26 @@ impl Twin {
         Ok(found)
     }
 
+    /// Seconds without a sample of the counters: what differs although none is missing has a marker in it.
+    async fn not_there(http: &Http, shift_s: i64, (from, to): (i64, i64)) -> String {
+        let query = client::encode(&format!("replay_total[{}s]", to - from + 1));
+        let answer = ask(http, &format!("/api/v1/query?query={query}&time={}", to + shift_s)).await;
+        let Ok(answer) = answer else {
+            return "the samples cannot be asked for".to_owned();
+        };
+        let mut text = "no sample is there at".to_owned();
+        for row in answer["data"]["result"].as_array().into_iter().flatten() {
+            let values = row["values"].as_array().into_iter().flatten();
+            let there: Vec<i64> = values
+                .filter_map(|pair| pair[0].as_f64())
+                .map(|at| at as i64 - shift_s)
+                .collect();
+            let missing: Vec<i64> = (from..=to).filter(|second| !there.contains(second)).collect();
+            let _ = write!(text, " {missing:?} of {}", row["metric"]["instance"]);
+        }
+        text
+    }
+
     /// Whether all queries have one answer of these seconds.
     async fn same(&self, querier: &Http, reference: &Http, span: (i64, i64)) -> Result<(), Unlike> {
         for query in QUERIES {
@@ -219,7 +239,10 @@ impl Twin {
         let began = tokio::time::Instant::now();
         loop {
             match self.same(querier, reference, span).await {
-                Err(Unlike::NotYet(why) | Unlike::Differs(why)) if began.elapsed() > WHOLE_WITHIN => return Err(why),
+                Err(Unlike::NotYet(why) | Unlike::Differs(why)) if began.elapsed() > WHOLE_WITHIN => {
+                    let there = Self::not_there(querier, self.ahead_s, span).await;
+                    return Err(format!("{why}; of {} to {} {there}", span.0, span.1));
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
                 Ok(()) => return Ok(()),
             }
