@@ -160,7 +160,12 @@ impl Merger<'_> {
         let record = output_record(merge, inputs, id, reserved_bytes, newest_revision(state))?;
         let readers = self.open(state, inputs).await?;
         let epoch = readers.iter().map(|r| r.block.meta().epoch.0).max().unwrap_or(1);
-        let meta = meta_of(&record, id, state, epoch)?;
+        let mut meta = meta_of(&record, id, state, epoch)?;
+        // Who reads the inputs can read it. A catalogue that was taken over may have blocks of a higher level than this
+        // cluster's: what they have would be lost with them.
+        let of_inputs = readers.iter().map(|r| r.block.meta().feature_level).max();
+        let level = of_inputs.map_or(meta.feature_level, |level| level.max(meta.feature_level));
+        meta.feature_level = level.min(CURRENT_FEATURE_LEVEL);
         self.catalogue.stage(record.clone(), self.cap_bytes).await?;
         let result = self.write_and_publish(record, meta, readers, lease).await;
         if result.is_err() {

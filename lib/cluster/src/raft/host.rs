@@ -45,7 +45,7 @@ pub struct HostOptions {
 /// The default of [`HostOptions::flush_log_bytes`].
 pub const FLUSH_LOG_BYTES: u64 = 32 << 20;
 
-/// Raft's clockwork, in milliseconds (`docs/decisions/0010-when-a-leader-is-given-up.md`). A follower that has heard nothing
+/// Raft's clockwork, in milliseconds (`docs/decisions/0011-when-a-leader-is-given-up.md`). A follower that has heard nothing
 /// of its leader for `election_max_ms` would vote for another, and stands for election itself after `election_min_ms` to
 /// `election_max_ms` more. No answer depends on it: reads ask a quorum.
 #[derive(Clone, Copy, Debug)]
