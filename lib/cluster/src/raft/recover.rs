@@ -6,7 +6,7 @@
 //!
 //! Each group gets one more entry in its log, a membership of this node alone, in a term of which nobody has heard, and the
 //! vote of that term. It is applied as any other when the node starts. And it has the nodes that voted before noted as given
-//! up: what comes from them is refused from then on, and nothing is sent to them, unless the group takes them in anew.
+//! up: what comes from them is refused from then on, and nothing is sent to them.
 
 use super::codec::{self, Tag};
 use super::host::stored_groups;

@@ -71,7 +71,13 @@ impl History {
 
     /// What leads from the state of a revision to the newest one; all of that where it is not known what differs.
     pub(crate) fn since(&self, have_revision: u64) -> Pieces {
-        if have_revision < self.known_from || have_revision > self.newest.revision || have_revision == 0 {
+        // A state between two that were shown may have had what both have not.
+        let changes = &self.changes;
+        let is_shown = have_revision == self.known_from
+            || changes
+                .binary_search_by_key(&have_revision, |change| change.revision)
+                .is_ok();
+        if have_revision == 0 || !is_shown {
             return Pieces::whole(self.newest.clone());
         }
         let later = self.changes.iter().rev();
