@@ -161,13 +161,15 @@ impl Target {
 
     /// Whether the scrape of this place in the interval is here, made by who had the target before: two that both take it for
     /// their own for a while (a change of the ring is not heard of by all at once) scrape at the same places, a little late
-    /// each. Two scrapes of one are an interval apart; one that is so late that the next follows within a quarter of it is
-    /// mistaken for such.
+    /// each. Two scrapes of one are an interval apart (the shorter one, where a new configuration came with the new owner); one
+    /// that is so late that the next follows within a quarter of it is mistaken for such. Nothing is here twice of a target
+    /// that had no series.
     pub(crate) fn is_doubled_by(&self, header: &TickHeader) -> bool {
         let newest = self.open.as_ref().map(|open| open.tick_ms).max(self.last_tick_ms);
-        let same_place_ms = header.interval_ms / SAME_PLACE_OF_INTERVAL;
+        let same_place_ms = header.interval_ms.min(self.interval_ms) / SAME_PLACE_OF_INTERVAL;
         header.term > self.term
             && !header.names_only
+            && !self.is_idle()
             && newest.is_some_and(|newest| newest.abs_diff(header.tick_ms) < same_place_ms)
     }
 

@@ -30,12 +30,13 @@ const PARTIALS_IN_FLIGHT: usize = 32;
 /// woken for it, take some hundred microseconds more.
 const QUICK_NS: u64 = 1_000_000;
 /// About what is taken, by a profile: for a sample that is decoded and looked at, each further time that it is looked at,
-/// a histogram (which has a few dozen buckets), a series and each of its values.
+/// a histogram (but for its buckets), a series and each of its values, and each byte of labels and of histograms.
 const SAMPLE_NS: u64 = 4;
 const AGAIN_NS: u64 = 2;
 const HISTOGRAM_NS: u64 = 1000;
 const SERIES_NS: u64 = 500;
 const VALUE_NS: u64 = 10;
+const BYTE_NS: u64 = 1;
 /// Selectors that are fetched before the engine asks for them; what they have in flight is held meanwhile.
 const FETCHED_AHEAD: usize = 16;
 /// A fragment on its way: what of it is evaluated elsewhere.
@@ -330,13 +331,16 @@ impl Fetched {
 fn evaluation_ns(of: Amount, effort: Effort) -> u64 {
     let again = effort.overlap.saturating_sub(1);
     let each_float = SAMPLE_NS.saturating_add(AGAIN_NS.saturating_mul(again));
-    let each_histogram = HISTOGRAM_NS.saturating_mul(effort.overlap);
+    // Which of them have the many buckets is not known, but that all together are what was fetched.
+    let buckets = of.bytes.saturating_mul(BYTE_NS);
+    let each_histogram = HISTOGRAM_NS.saturating_add(buckets).saturating_mul(effort.overlap);
     let each_series = SERIES_NS.saturating_add(VALUE_NS.saturating_mul(effort.steps));
     let terms = [
         of.here.saturating_mul(each_float),
         of.histograms.saturating_mul(each_histogram),
         // A plan without series has values too.
         of.series.max(1).saturating_mul(each_series),
+        of.bytes.saturating_mul(BYTE_NS).saturating_mul(effort.text),
     ];
     terms.into_iter().fold(0, u64::saturating_add)
 }

@@ -13,6 +13,9 @@ pub struct Effort {
     pub steps: u64,
     /// How many ranges a sample lies in, at most; 1 where no range reaches over another.
     pub overlap: u64,
+    /// How many times over the bytes of a series' labels are looked at, or written, at most: where labels are made, each
+    /// byte of the text that says how can bring in a whole label.
+    pub text: u64,
 }
 
 impl Plan {
@@ -21,7 +24,11 @@ impl Plan {
     #[must_use]
     pub fn effort(&self) -> Option<Effort> {
         let mut estimate = Estimate {
-            effort: Effort { steps: 0, overlap: 1 },
+            effort: Effort {
+                steps: 0,
+                overlap: 1,
+                text: 1,
+            },
             nodes: 0,
             labels_made: 0,
         };
@@ -46,8 +53,17 @@ impl Estimate {
                 }
                 self.effort.overlap = self.effort.overlap.max(overlap(window.range_ms, node.grid));
             }
-            NodeKind::Call { func, .. } => {
-                self.labels_made += usize::from(matches!(func, FunctionId::LabelReplace | FunctionId::LabelJoin));
+            NodeKind::Call {
+                func: FunctionId::LabelReplace | FunctionId::LabelJoin,
+                args,
+                ..
+            } => {
+                self.labels_made += 1;
+                self.effort.text = args.iter().fold(self.effort.text, |text, arg| match &arg.kind {
+                    NodeKind::String(said) => text.saturating_add(said.len() as u64),
+                    NodeKind::Bytes(said) => text.saturating_add(said.len() as u64),
+                    _ => text,
+                });
             }
             _ => {}
         }
@@ -86,6 +102,15 @@ mod tests {
         let instant = effort("rate(a[1d])", EvalParams::instant(0)).unwrap();
         assert_eq!(instant.overlap, 1);
         assert_eq!(effort("a + b", hour).unwrap().steps, 3 * 61);
+    }
+
+    #[test]
+    fn labels_may_grow_by_as_much_as_is_said_of_them() {
+        let of = |query: &str| effort(query, EvalParams::instant(0)).unwrap().text;
+        assert_eq!(of("sum by (b) (a)"), 1);
+        let many = "$1".repeat(300);
+        let query = format!("label_replace(a, \"b\", \"{many}\", \"c\", \"(.*)\")");
+        assert!(of(&query) > 600, "{}", of(&query));
     }
 
     #[test]
