@@ -1,5 +1,6 @@
 //! What is known of a target's series from the scrapes before: exposed text -> final labels. In the steady state a
-//! sample costs one lookup; labels are neither parsed nor relabelled.
+//! sample costs a hash and a comparison, since exporters say their series in the same order each time; labels are neither
+//! parsed nor relabelled.
 //!
 //! Invariant: a key stands for one final label set as long as the options of the job do not change; the owner makes a
 //! new cache when they do.
@@ -7,7 +8,7 @@
 use crate::parse::FloatLabel;
 use gnomon_cluster::router::{LabelSource, SeriesIdentity, TickMemo};
 use gnomon_model::{Labels, LabelsRef};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
 
@@ -37,8 +38,11 @@ type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Folded>>;
 /// In place of a series: relabelling dropped it.
 const DROPPED: u32 = u32::MAX;
 
+/// An exposed series.
 #[derive(Clone, Copy)]
-struct Known {
+struct Text {
+    key: TextKey,
+    /// Or [`DROPPED`].
     series: u32,
     /// The last round in which it was exposed.
     round: u32,
@@ -75,7 +79,11 @@ pub(super) struct SeriesHit {
 
 #[derive(Default)]
 pub(super) struct SeriesCache {
-    by_text: ByHash<Known>,
+    /// In the order in which they were exposed first.
+    texts: Vec<Text>,
+    by_key: HashTable<u32>,
+    /// The text after the one that was seen last.
+    expected: usize,
     by_identity: ByHash<u32>,
     series: Vec<Series>,
     free: Vec<u32>,
@@ -122,29 +130,43 @@ impl SeriesCache {
 
     /// Series and dropped texts.
     pub(super) fn len(&self) -> usize {
-        self.by_text.len()
+        self.texts.len()
     }
 
     /// A scrape begins.
     pub(super) fn begin_round(&mut self) {
+        self.expected = 0;
         self.round = self.round.wrapping_add(1);
         self.seen = 0;
     }
 
     #[inline]
     pub(super) fn see(&mut self, key: TextKey) -> Seen {
-        let Some(known) = self.by_text.get_mut(&key) else {
+        let Some(at) = self.place(key) else {
             return Seen::Unknown;
         };
-        if known.round != self.round {
-            known.round = self.round;
+        self.expected = at + 1;
+        let text = &mut self.texts[at];
+        if text.round != self.round {
+            text.round = self.round;
             self.seen += 1;
         }
-        if known.series == DROPPED {
+        if text.series == DROPPED {
             return Seen::Dropped;
         }
-        let series = known.series;
+        let series = text.series;
         Seen::Series(self.touch(series))
+    }
+
+    #[inline]
+    fn place(&self, key: TextKey) -> Option<usize> {
+        let is = |at: usize| self.texts.get(at).is_some_and(|text| text.key == key);
+        if is(self.expected) {
+            return Some(self.expected);
+        }
+        self.by_key
+            .find(key as u64, |at| is(*at as usize))
+            .map(|at| *at as usize)
     }
 
     fn touch(&mut self, number: u32) -> SeriesHit {
@@ -160,21 +182,27 @@ impl SeriesCache {
         }
     }
 
+    /// Notes a text that is unknown. Without a number left it is not remembered.
     pub(super) fn insert_dropped(&mut self, key: TextKey) {
-        self.insert_text(key, DROPPED);
+        let _ = self.insert_text(key, DROPPED);
     }
 
-    fn insert_text(&mut self, key: TextKey, series: u32) {
+    #[must_use]
+    fn insert_text(&mut self, key: TextKey, series: u32) -> Option<()> {
+        let at = u32::try_from(self.texts.len()).ok()?;
         let round = self.round;
-        self.by_text.insert(key, Known { series, round });
+        self.texts.push(Text { key, series, round });
+        let texts = &self.texts;
+        self.by_key.insert_unique(key as u64, at, |at| hash_of(texts, *at));
         self.seen += 1;
+        Some(())
     }
 
-    /// Notes the final labels of a text. None where there is no number left.
+    /// Notes the final labels of a text that is unknown. None where there is no number left.
     pub(super) fn insert(&mut self, key: TextKey, labels: LabelsRef<'_>) -> Option<SeriesHit> {
         let identity = xxh3_128(labels.as_bytes());
         if let Some(&series) = self.by_identity.get(&identity) {
-            self.insert_text(key, series);
+            self.insert_text(key, series)?;
             // As in Prometheus, a text is what is new.
             return Some(SeriesHit {
                 new: true,
@@ -200,7 +228,7 @@ impl SeriesCache {
             }
         };
         self.by_identity.insert(identity, series);
-        self.insert_text(key, series);
+        self.insert_text(key, series)?;
         Some(SeriesHit {
             series,
             identity,
@@ -229,23 +257,28 @@ impl SeriesCache {
     /// The scrape was whole: what it did not have is forgotten.
     pub(super) fn end_round(&mut self) {
         self.forget_unseen();
-        self.whole = self.by_text.len();
+        self.whole = self.texts.len();
     }
 
     /// The scrape was refused: what it lacks may well come again. But scrapes that are refused every time, with other
     /// series each, must not fill the memory.
     pub(super) fn abandon_round(&mut self) {
-        if self.by_text.len() > 2 * self.whole + SLACK {
+        if self.texts.len() > 2 * self.whole + SLACK {
             self.forget_unseen();
         }
     }
 
     fn forget_unseen(&mut self) {
-        if self.seen == self.by_text.len() {
+        if self.seen == self.texts.len() {
             return;
         }
         let round = self.round;
-        self.by_text.retain(|_, known| known.round == round);
+        self.texts.retain(|text| text.round == round);
+        self.by_key.clear();
+        let texts = &self.texts;
+        for (at, text) in (0..).zip(texts) {
+            self.by_key.insert_unique(text.key as u64, at, |at| hash_of(texts, *at));
+        }
         for (number, series) in self.series.iter_mut().enumerate().skip(self.fixed) {
             if series.labels.is_some() && series.round != round {
                 series.labels = None;
@@ -253,11 +286,18 @@ impl SeriesCache {
                 self.free.push(number as u32);
             }
         }
-        if self.by_text.capacity() > 4 * self.by_text.len() + 64 {
-            self.by_text.shrink_to_fit();
+        if self.texts.capacity() > 4 * self.texts.len() + 64 {
+            let texts = &self.texts;
+            self.by_key.shrink_to_fit(|at| hash_of(texts, *at));
+            self.texts.shrink_to_fit();
             self.by_identity.shrink_to_fit();
         }
     }
+}
+
+/// Keys are hashes.
+fn hash_of(texts: &[Text], at: u32) -> u64 {
+    texts.get(at as usize).map_or(0, |text| text.key as u64)
 }
 
 impl LabelSource for SeriesCache {
@@ -333,5 +373,34 @@ mod tests {
         assert_eq!(cache.see(keys[0]), Seen::Unknown);
         assert_eq!(cache.insert(keys[0], labels("a2").as_ref()).unwrap().series, 1);
         assert_eq!(cache.len(), 3);
+    }
+
+    #[test]
+    fn texts_are_found_in_whatever_order_they_come() {
+        let mut cache = SeriesCache::new(Vec::new());
+        let key = |n: u32| text_key(&n.to_le_bytes(), FloatLabel::None);
+        let mut series = HashMap::new();
+        let mut state = 1u32;
+        for round in 0..50 {
+            cache.begin_round();
+            let mut exposed: Vec<u32> = (0..200).filter(|n| n % 7 != round % 7).collect();
+            if round % 3 == 1 {
+                for at in 1..exposed.len() {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    exposed.swap(at, (state >> 8) as usize % (at + 1));
+                }
+            }
+            for &n in &exposed {
+                let hit = match cache.see(key(n)) {
+                    Seen::Series(hit) => hit,
+                    _ => cache.insert(key(n), labels(&format!("m{n}")).as_ref()).unwrap(),
+                };
+                assert_eq!(hit.new, !series.contains_key(&n), "round {round}, {n}");
+                assert_eq!(*series.entry(n).or_insert(hit.series), hit.series, "round {round}, {n}");
+            }
+            cache.end_round();
+            series.retain(|n, _| exposed.contains(n));
+            assert_eq!(cache.len(), exposed.len());
+        }
     }
 }
