@@ -10,6 +10,7 @@ use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample, is_exempla
 use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use gnomon_model::{Labels, LabelsBuilder, LabelsRef};
 use prost::Message;
+use std::collections::HashSet;
 
 /// How far before a sample its series' beginning is still noted.
 const ZERO_REACH_MS: i64 = 60 * 60 * 1000;
@@ -20,6 +21,9 @@ pub(super) struct Scratch {
     pub(super) samples: Vec<TickSample>,
     pub(super) histograms: Vec<TickHistogram>,
     pub(super) exemplars: Vec<TickExemplar>,
+    /// Samples and histograms, by index, whose own time is the scrape's by chance.
+    own_samples: Vec<usize>,
+    own_histograms: Vec<usize>,
     labels: Vec<u8>,
     builder: LabelsBuilder,
 }
@@ -29,6 +33,33 @@ impl Scratch {
         self.samples.clear();
         self.histograms.clear();
         self.exemplars.clear();
+        self.own_samples.clear();
+        self.own_histograms.clear();
+    }
+
+    /// The first millisecond from `tick_ms` on that no sample has of its own; samples of the scrape stand there then.
+    ///
+    /// Series with times of their own do not go stale when they are exposed no more, and shards tell them by their time.
+    fn part_from_own_times(&mut self, tick_ms: i64) -> i64 {
+        if self.own_samples.is_empty() && self.own_histograms.is_empty() {
+            return tick_ms;
+        }
+        let times = self.samples.iter().map(|s| s.timestamp_ms);
+        let times = times.chain(self.histograms.iter().map(|h| h.timestamp_ms));
+        let taken: HashSet<i64> = times.filter(|at| *at > tick_ms).collect();
+        let mut later = tick_ms.saturating_add(1)..i64::MAX;
+        let free = later.find(|at| !taken.contains(at)).unwrap_or(tick_ms);
+        for (n, sample) in self.samples.iter_mut().enumerate() {
+            if sample.timestamp_ms == tick_ms && self.own_samples.binary_search(&n).is_err() {
+                sample.timestamp_ms = free;
+            }
+        }
+        for (n, histogram) in self.histograms.iter_mut().enumerate() {
+            if histogram.timestamp_ms == tick_ms && self.own_histograms.binary_search(&n).is_err() {
+                histogram.timestamp_ms = free;
+            }
+        }
+        free
     }
 }
 
@@ -76,6 +107,8 @@ impl From<crate::parse::ParseError> for Refusal {
 pub(super) struct Collector<'a> {
     pub(super) config: &'a ScrapeConfig,
     pub(super) target: &'a Labels,
+    /// Where samples without a time of their own stand. A millisecond or more later after a body with samples whose own time
+    /// it is.
     pub(super) tick_ms: i64,
     pub(super) cache: &'a mut SeriesCache,
     pub(super) scratch: &'a mut Scratch,
@@ -96,6 +129,7 @@ impl Collector<'_> {
         });
         match &read {
             Ok(()) => {
+                self.tick_ms = self.scratch.part_from_own_times(self.tick_ms);
                 self.cache.end_round();
                 self.metadata.end_round();
             }
@@ -178,6 +212,9 @@ impl Collector<'_> {
         if self.config.zero_at_created {
             self.keep_zero(kind, parser, hit, timestamp_ms)?;
         }
+        if own.is_some() {
+            self.note_own(kind, timestamp_ms);
+        }
         match kind {
             EntryKind::Histogram => self.keep_histogram(parser, hit, timestamp_ms)?,
             _ => self.scratch.samples.push(TickSample {
@@ -189,6 +226,17 @@ impl Collector<'_> {
             }),
         }
         self.keep_exemplars(parser, hit, timestamp_ms)
+    }
+
+    /// Before a sample is kept that has a time of its own.
+    fn note_own(&mut self, kind: EntryKind, at_ms: i64) {
+        if at_ms != self.tick_ms || self.config.track_timestamps_staleness {
+            return;
+        }
+        match kind {
+            EntryKind::Histogram => self.scratch.own_histograms.push(self.scratch.histograms.len()),
+            _ => self.scratch.own_samples.push(self.scratch.samples.len()),
+        }
     }
 
     /// Puts a 0 where the series began, once for each beginning. One that lies further back than the head of a Prometheus
@@ -208,6 +256,7 @@ impl Collector<'_> {
             return Ok(());
         }
         if kind != EntryKind::Histogram {
+            self.note_own(kind, created_ms);
             self.scratch.samples.push(TickSample {
                 identity: hit.identity,
                 series: hit.series,
@@ -229,6 +278,7 @@ impl Collector<'_> {
             ..FloatHistogram::default()
         };
         let wire = gnomon_proto::histogram::to_wire(&zero, native.is_integer, created_ms);
+        self.note_own(kind, created_ms);
         self.scratch.histograms.push(TickHistogram {
             identity: hit.identity,
             series: hit.series,

@@ -67,6 +67,7 @@ struct Collected {
     scratch: Scratch,
     body: Body,
     counts: Counts,
+    tick_ms: i64,
     result: Result<(), Refusal>,
 }
 
@@ -93,6 +94,7 @@ impl Job {
                 .and_then(|format| collector.collect(format, body))
         };
         Collected {
+            tick_ms: collector.tick_ms,
             counts: collector.counts,
             cache: self.cache,
             scratch: self.scratch,
@@ -105,6 +107,7 @@ impl Job {
 /// How one scrape went, before it is pushed.
 #[derive(Default)]
 struct Outcome {
+    tick_ms: i64,
     counts: Counts,
     error: Option<String>,
     body_bytes: f64,
@@ -163,6 +166,7 @@ impl Worker {
         let cache = self.cache_for(spec);
         let mut spare = env.take_spare();
         let (cache, outcome) = self.ask(spec, at_ms, cache, &mut spare).await;
+        let at_ms = outcome.tick_ms;
         let duration = env.clock.monotonic().saturating_sub(began);
         let report = Report {
             up: outcome.error.is_none(),
@@ -200,6 +204,7 @@ impl Worker {
         spare: &mut Spare,
     ) -> (SeriesCache, Outcome) {
         let failed = |error: String, body_bytes| Outcome {
+            tick_ms,
             error: Some(error),
             body_bytes,
             ..Outcome::default()
@@ -249,6 +254,7 @@ impl Worker {
             refusal.message(&spec.options.config.limits)
         });
         let outcome = Outcome {
+            tick_ms: collected.tick_ms,
             counts: collected.counts,
             error,
             body_bytes,

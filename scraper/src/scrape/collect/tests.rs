@@ -63,6 +63,20 @@ fn duplicates_are_dropped_and_counted_unless_they_bring_times() {
 }
 
 #[test]
+fn the_scrape_does_not_stand_where_a_sample_has_its_own_time() {
+    let mut bench = Bench::new();
+    let times = |bench: &Bench| -> Vec<i64> { bench.scratch.samples.iter().map(|s| s.timestamp_ms).collect() };
+    bench.collect("a 1\nb 1 1000\nc 1 1001\nd 1\ne 1 1003\n").1.unwrap();
+    assert_eq!(times(&bench), [1002, 1000, 1001, 1002, 1003]);
+    bench.collect("a 1\nb 1 999\nc 1 1001\n").1.unwrap();
+    assert_eq!(times(&bench), [1000, 999, 1001]);
+    // Where series with own times go stale too, nobody needs to tell them.
+    bench.config.track_timestamps_staleness = true;
+    bench.collect("a 1\nb 1 1000\n").1.unwrap();
+    assert_eq!(times(&bench), [1000, 1000]);
+}
+
+#[test]
 fn timestamps_are_not_honored_when_told_so() {
     let mut bench = Bench::new();
     bench.config.honor_timestamps = false;
