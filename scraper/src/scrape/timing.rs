@@ -6,6 +6,10 @@ use std::time::Duration;
 /// successive scrapes are evenly spaced and compress to almost nothing.
 pub(super) const DEFAULT_TOLERANCE: Duration = Duration::from_millis(2);
 
+/// How long a scrape may be kept before it is pushed, and which part of its interval.
+const GATHER: Duration = Duration::from_millis(250);
+const GATHER_PART: u32 = 20;
+
 fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).max(1)
 }
@@ -28,6 +32,14 @@ pub(super) fn align(tick_ms: i64, began_ms: i64, interval: Duration, tolerance: 
     }
 }
 
+/// How long after `now` a scrape is pushed: at the end of a short stretch of time that is the same for all, so that the
+/// shards write to their logs, and sync, what came in it together.
+pub(super) fn until_pushed(now: Duration, interval: Duration) -> Duration {
+    let (stretch, now) = (GATHER.min(interval / GATHER_PART).as_millis(), now.as_millis());
+    let left = stretch - now.checked_rem(stretch).unwrap_or(0);
+    Duration::from_millis(u64::try_from(left).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +55,20 @@ mod tests {
         assert_eq!(next_tick(1500, SECOND, offset), 2300);
         assert_eq!(next_tick(-100, SECOND, offset), 300);
         assert_eq!(next_tick(0, SECOND, Duration::ZERO), 1000);
+    }
+
+    #[test]
+    fn scrapes_are_pushed_together_and_soon() {
+        let ms = Duration::from_millis;
+        let at = |now: Duration, interval| now + until_pushed(now, interval);
+        for interval in [5, 15, 60].map(Duration::from_secs) {
+            assert_eq!(at(ms(1_001), interval), ms(1_250));
+            assert_eq!(at(ms(1_249), interval), ms(1_250));
+            assert_eq!(at(ms(1_250), interval), ms(1_500));
+        }
+        // Also with those of long intervals, now and then.
+        assert_eq!(at(ms(1_001), SECOND), ms(1_050));
+        assert_eq!(until_pushed(ms(1_001), ms(10)), Duration::ZERO);
     }
 
     #[test]

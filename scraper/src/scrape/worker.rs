@@ -293,7 +293,7 @@ impl Worker {
             self.env.buffer.hold(&tick);
             return;
         }
-        match self.try_push(&tick, patience).await {
+        match self.try_push(&tick, spec.target.interval, patience).await {
             Ok(outcome) => {
                 self.state.metadata.mark_sent(&unsent);
                 self.note_pushed(spec, &outcome);
@@ -314,14 +314,24 @@ impl Worker {
     }
 
     /// Within the time there is, which a loop that was told to end has less of.
-    async fn try_push(&self, tick: &Tick<'_>, patience: Duration) -> Result<TickOutcome, ServiceError> {
+    async fn try_push(
+        &self,
+        tick: &Tick<'_>,
+        interval: Duration,
+        patience: Duration,
+    ) -> Result<TickOutcome, ServiceError> {
+        let pushed = async {
+            let wait = timing::until_pushed(self.env.clock.monotonic(), interval);
+            tokio::time::sleep(wait.min(patience / 4)).await;
+            self.env.sink.push_tick(tick, patience).await
+        };
         let ending = async {
             self.cancel.cancelled().await;
             tokio::time::sleep(PUSH_GRACE).await;
         };
         let late = || ServiceError::DeadlineExceeded(format!("the shards did not take it within {patience:?}"));
         tokio::select! {
-            pushed = tokio::time::timeout(patience, self.env.sink.push_tick(tick, patience)) => {
+            pushed = tokio::time::timeout(patience, pushed) => {
                 pushed.unwrap_or_else(|_| Err(late()))
             }
             () = ending => Err(ServiceError::Cancelled),
