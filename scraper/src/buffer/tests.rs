@@ -282,6 +282,7 @@ async fn scrapes_of_a_time_that_is_still_to_come_keep_no_others_waiting() {
     rig.hold(1, now_ms + 300_000);
     rig.hold(1, now_ms - 2_000);
     rig.hold(1, now_ms - 1_000);
+    rig.terms.send_modify(|terms| terms.note(1, now_ms - 5_000));
     rig.come_back();
     rig.until_empty().await;
     assert_eq!(
@@ -290,6 +291,46 @@ async fn scrapes_of_a_time_that_is_still_to_come_keep_no_others_waiting() {
         "what is of a time that has come"
     );
     assert_eq!(rig.shed(Why::Clock), 2);
+    rig.stop().await;
+}
+
+/// It is this node's clock that is behind: by the leader's, which renewed the lease, the time of what waits has come.
+#[tokio::test]
+async fn what_a_lease_covers_is_sent_also_where_this_nodes_own_clock_is_behind() {
+    let rig = Rig::new(1 << 20, None);
+    let leaders_ms = SystemClock::shared().now().0 + 300_000;
+    for (target, tick_ms) in [(1, leaders_ms - 5_000), (1, leaders_ms), (1, leaders_ms + 5_000)] {
+        rig.hold(target, tick_ms);
+    }
+    rig.terms.send_modify(|terms| terms.note(1, leaders_ms));
+    rig.come_back();
+    rig.until_empty().await;
+    let all = [leaders_ms - 5_000, leaders_ms, leaders_ms + 5_000];
+    assert_eq!(
+        times(&rig.shards.ticks.lock(), 1),
+        all,
+        "also what a later renewal would cover"
+    );
+    assert_eq!(rig.shed(Why::Clock), 0);
+    rig.stop().await;
+}
+
+/// All clocks were ahead, and were set back. As scrapes these would have to wait for their time, and all later ones with them.
+#[tokio::test]
+async fn what_is_of_a_time_to_come_and_was_made_by_nobody_else_is_offered_as_samples() {
+    let rig = Rig::new(1 << 20, None);
+    let now_ms = SystemClock::shared().now().0;
+    rig.hold(1, now_ms + 300_000);
+    rig.hold(1, now_ms - 1_000);
+    rig.terms.send_modify(|terms| {
+        terms.note(1, now_ms + 300_000);
+        terms.note(1, now_ms);
+    });
+    rig.come_back();
+    rig.until_empty().await;
+    assert_eq!(times(&rig.shards.rows.lock(), 1), [now_ms + 300_000]);
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [now_ms - 1_000]);
+    assert_eq!(rig.shed(Why::Clock), 0);
     rig.stop().await;
 }
 
