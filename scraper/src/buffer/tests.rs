@@ -246,6 +246,23 @@ async fn what_has_waited_for_a_while_survives_a_kill() {
     rig.stop().await;
 }
 
+/// Made while the lease was over, say; a segment of these takes all that is written at once.
+#[tokio::test]
+async fn scrapes_that_another_may_have_made_keep_no_later_ones_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(40_000, Some((&dir, 4_000)));
+    let one = tick::write(&plain(1, 0, &["a", "b"]).as_tick()).unwrap().len() as u64;
+    assert!(8 * one > rig.buffer.spill_bytes, "{one} bytes each");
+    for tick in 100..108 {
+        rig.hold(1, tick);
+    }
+    rig.hold(1, 50);
+    rig.terms.send_modify(|terms| terms.note(1, 50));
+    rig.until("it is on disk", |rig| rig.buffer.on_disk() == 1).await;
+    assert_eq!(rig.shed(Why::Budget), 0);
+    rig.stop().await;
+}
+
 impl Rig {
     async fn until_empty_after_loading(&self) {
         self.until("it is read", |rig| !rig.buffer.is_loading.load(Ordering::Acquire))
