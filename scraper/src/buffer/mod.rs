@@ -169,7 +169,7 @@ impl Buffer {
     pub(crate) fn hold(&self, tick: &Tick<'_>) {
         let samples = (tick.samples.len() + tick.histograms.len()) as u64;
         let name: Name = tick.target_labels.as_bytes().into();
-        let bytes = match tick::write(tick) {
+        let bytes = match tick::write(tick, self.sink.keeps_starts()) {
             Ok(bytes) => bytes,
             Err(error) => {
                 warn!(target = %LabelsRef::from_canonical(&name), %error, "scrape not held");

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 #[derive(Default)]
 struct Shards {
     is_away: AtomicBool,
+    /// The cluster has nodes that understand no start timestamps.
+    is_old: AtomicBool,
     /// One that does not answer, and how many pushes to it were under way at most.
     hangs: Option<u32>,
     hanging: Hanging,
@@ -51,6 +53,10 @@ impl TickSink for Shards {
     /// A hundred targets each.
     fn home(&self, tick: &Tick<'_>) -> Option<u32> {
         Some((tick.target.0 / 100) as u32)
+    }
+
+    fn keeps_starts(&self) -> bool {
+        !self.is_old.load(Ordering::Relaxed)
     }
 
     async fn push_tick(&self, tick: &Tick<'_>, _deadline: Duration) -> Result<TickOutcome, ServiceError> {
@@ -251,7 +257,7 @@ async fn what_has_waited_for_a_while_survives_a_kill() {
 async fn scrapes_that_another_may_have_made_keep_no_later_ones_from_disk() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::new(40_000, Some((&dir, 4_000)));
-    let one = tick::write(&plain(1, 0, &["a", "b"]).as_tick()).unwrap().len() as u64;
+    let one = tick::write(&plain(1, 0, &["a", "b"]).as_tick(), true).unwrap().len() as u64;
     assert!(8 * one > rig.buffer.spill_bytes, "{one} bytes each");
     for tick in 100..108 {
         rig.hold(1, tick);
@@ -460,6 +466,30 @@ async fn a_shard_that_hangs_keeps_those_of_another_waiting_for_nothing() {
     rig.stop().await;
 }
 
+/// Which may be taken back to a build that would leave a file with start timestamps where it is.
+#[tokio::test]
+async fn starts_are_not_held_for_a_cluster_that_does_not_understand_them() {
+    let rig = Rig::new(1 << 20, None);
+    let mut tick = plain(1, 0, &["a", "b"]);
+    tick.set_start(77);
+    for (at, is_old) in [(0, true), (1, false)] {
+        rig.shards.is_old.store(is_old, Ordering::Relaxed);
+        rig.buffer.hold(&tick.as_tick());
+        let held = rig.buffer.queues.lock().oldest_in_memory(u64::MAX, |_| true);
+        let Place::Memory(bytes) = &held[at].held.place else {
+            panic!("it is in memory")
+        };
+        let back = tick::read(bytes).unwrap();
+        assert!(
+            back.as_tick()
+                .samples
+                .iter()
+                .all(|sample| (sample.start_ms == 0) == is_old)
+        );
+    }
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn homes_of_what_an_earlier_process_left_are_found_and_asked_apart() {
     let dir = tempfile::tempdir().unwrap();
@@ -491,7 +521,7 @@ async fn a_scrape_that_the_disk_never_takes_is_given_up_alone() {
     let names: Vec<String> = (0..1_500).map(|n| format!("n{:x}", n * 7_919 % 65_537)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let large = plain(2, 0, &names);
-    let bytes = tick::write(&large.as_tick()).unwrap().len();
+    let bytes = tick::write(&large.as_tick(), true).unwrap().len();
     assert!(
         (10_000..35_000).contains(&bytes),
         "{bytes} bytes: more than the disk, less than memory"
