@@ -24,6 +24,7 @@ mod wishes;
 pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use error::NodeError;
 pub use identity::{ClusterMark, NodeIdentity};
+pub use lease::SCRAPER_ASIDE;
 pub use left::LeftNode;
 pub use wishes::{GroupWishes, LastHeard};
 
@@ -321,8 +322,7 @@ impl Starting {
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
         let lease = lease::Renewal {
             meta: client.clone(),
-            node: identity.node_id,
-            incarnation: identity.incarnation,
+            node: self.as_node(identity.node_id, identity.incarnation),
             lease: options.lease,
             clock: options.clock.clone(),
             states: meta_watch.clone(),

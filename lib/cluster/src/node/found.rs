@@ -282,22 +282,27 @@ impl Starting {
     }
 
     fn registration(&self, id: NodeId, incarnation: u64) -> Command {
-        let options = &self.options;
         Command::RegisterNode(RegisterNode {
-            node: Some(Node {
-                id: id.0,
-                address: options.address.clone(),
-                roles: options.roles.clone(),
-                zone: options.zone.clone(),
-                lease_until_ms: 0,
-                incarnation,
-                feature_level: options.feature_level.0,
-                version: options.version.clone(),
-                draining: false,
-                clock_off_ms: 0,
-            }),
-            lease_ms: i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX),
+            node: Some(self.as_node(id, incarnation)),
+            lease_ms: i64::try_from(self.options.lease.as_millis()).unwrap_or(i64::MAX),
         })
+    }
+
+    /// What this node says of itself.
+    pub(super) fn as_node(&self, id: NodeId, incarnation: u64) -> Node {
+        let options = &self.options;
+        Node {
+            id: id.0,
+            address: options.address.clone(),
+            roles: options.roles.clone(),
+            zone: options.zone.clone(),
+            lease_until_ms: 0,
+            incarnation,
+            feature_level: options.feature_level.0,
+            version: options.version.clone(),
+            draining: false,
+            clock_off_ms: 0,
+        }
     }
 
     async fn propose(&self, client: &MetaClient, command: Command) -> Result<MetaResponse, NodeError> {
