@@ -91,6 +91,7 @@ impl Starting {
             cluster_id: identity.cluster_id,
             created_ms: self.options.clock.now().0,
             generation: identity.generation,
+            next_node_id: None,
         }
     }
 
@@ -127,7 +128,7 @@ impl Starting {
             });
         }
         // One without replicas has nothing that could be of before.
-        if found.generation > identity.generation && options.is_ingester() {
+        if options.is_ingester() && found.leaves_behind(identity.node_id, identity.generation) {
             return Err(NodeError::LeftBehind {
                 folder: options.data_folder.display().to_string(),
                 cluster: found.cluster_id,
