@@ -45,7 +45,7 @@ impl Starting {
             let no_peers = || NodeError::NoPeers(options.roles.join(","));
             return if may_join { Ok(None) } else { Err(no_peers()) };
         }
-        match read_mark(options.bucket.as_ref()).await? {
+        match self.mark_within(options.join_timeout).await? {
             Some(_) if may_join => Ok(None),
             Some(mark) => Err(self.taken(mark.cluster_id)),
             None => {
@@ -143,14 +143,7 @@ impl Starting {
     pub(super) async fn join(&self, client: &MetaClient) -> Result<NodeIdentity, NodeError> {
         let state = self.cluster_state(client, |state| !state.epochs.is_empty()).await?;
         let cluster_id = self.cluster_id_of(&state)?;
-        // What it has is of now.
-        let generation = match read_mark(self.options.bucket.as_ref()).await {
-            Ok(mark) => mark
-                .filter(|mark| mark.cluster_id == cluster_id)
-                .map_or(0, |mark| mark.generation),
-            Err(error) if self.options.is_ingester() => return Err(error),
-            Err(_) => 0,
-        };
+        let generation = self.generation_of(cluster_id).await?;
         let answer = self.propose(client, self.registration(NodeId(0), 0)).await?;
         Ok(NodeIdentity {
             cluster_id,
@@ -159,6 +152,40 @@ impl Starting {
             founding: false,
             generation,
         })
+    }
+
+    /// How often the cluster that is joined has been recovered, as its bucket says: what a new node has is of now. A node
+    /// without replicas needs no bucket for that, and goes on without one that does not answer.
+    async fn generation_of(&self, cluster: ClusterId) -> Result<u64, NodeError> {
+        let is_ingester = self.options.is_ingester();
+        let patience = if is_ingester {
+            self.options.join_timeout
+        } else {
+            MARK_PATIENCE
+        };
+        match self.mark_within(patience).await {
+            Ok(mark) => {
+                let mark = mark.filter(|mark| mark.cluster_id == cluster);
+                Ok(mark.map_or(0, |mark| mark.generation))
+            }
+            Err(error) if is_ingester => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "joining without having read the cluster's mark");
+                Ok(0)
+            }
+        }
+    }
+
+    /// The mark in the bucket, or why it is not known after so long.
+    async fn mark_within(&self, patience: Duration) -> Result<Option<ClusterMark>, NodeError> {
+        let options = &self.options;
+        match tokio::time::timeout(patience, read_mark(options.bucket.as_ref())).await {
+            Ok(mark) => mark,
+            Err(_) => Err(NodeError::Bucket(format!(
+                "{} has not answered within {patience:?}: check --storage.object-store, and whether this node reaches it",
+                options.bucket_name
+            ))),
+        }
     }
 
     fn cluster_id_of(&self, state: &MetaState) -> Result<ClusterId, NodeError> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use gnomon_proto::v1::RegisterNode;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
 /// A bucket whose cluster changed the number of its shards, and was about to once more.
 #[tokio::test(flavor = "multi_thread")]
@@ -123,4 +124,35 @@ async fn who_joined_after_a_recovery_is_not_left_behind_by_it_whatever_its_build
         .unwrap();
     assert_eq!(node.meta_watch.borrow().next_node_id, 3);
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_does_not_answer_keeps_nobody_waiting_for_ever() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let founder = start_node(options(folder.path(), &bucket, &["ingester"]))
+        .await
+        .unwrap();
+    let stop = CancellationToken::new();
+    let peer = serve(&founder, stop.clone()).await;
+    let joining = |folder: &Path, role: &str| {
+        let mut options = options(folder, &bucket, &[role]);
+        let hangs = ThrottleConfig {
+            wait_get_per_call: Duration::from_secs(3600),
+            ..ThrottleConfig::default()
+        };
+        options.bucket = Arc::new(ThrottledStore::new(InMemory::new(), hangs));
+        options.peers = vec![peer.clone()];
+        options.address = "127.0.0.1:9096".into();
+        options
+    };
+    let others = tempfile::tempdir().unwrap();
+    let mut ingester = joining(&others.path().join("ingester"), "ingester");
+    ingester.join_timeout = Duration::from_secs(1);
+    let error = start_node(ingester).await.err().unwrap().to_string();
+    assert!(error.contains("--storage.object-store"), "{error}");
+    let querier = start_node(joining(&others.path().join("querier"), "querier"));
+    let querier = tokio::time::timeout(Duration::from_secs(20), querier).await;
+    querier.unwrap().unwrap().shutdown().await;
+    stop.cancel();
+    founder.shutdown().await;
 }
