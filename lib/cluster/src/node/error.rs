@@ -4,7 +4,7 @@ use crate::layers::BadAddress;
 use crate::meta::CheckpointError;
 use crate::raft::GroupError;
 use crate::store::StoreError;
-use gnomon_model::ClusterId;
+use gnomon_model::{ClusterId, FeatureLevel};
 use gnomon_proto::ServiceError;
 
 /// Why a node cannot start.
@@ -16,6 +16,15 @@ pub enum NodeError {
     Bucket(String),
     #[error("the catalogue that is in the bucket cannot be taken over: {0}")]
     Checkpoint(#[from] CheckpointError),
+    #[error(
+        "the catalogue in the bucket {bucket} is at feature level {found}, this build understands {understands} only: start \
+         a newer one"
+    )]
+    NewerCatalogue {
+        bucket: String,
+        found: FeatureLevel,
+        understands: FeatureLevel,
+    },
     #[error(
         "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
          Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \

@@ -5,13 +5,13 @@ use super::{NodeError, Starting};
 use crate::clients::MetaClient;
 use crate::meta::{FOUNDER_ID, read_newest_checkpoint, shards_in_force};
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
-use gnomon_model::{ClusterId, NodeId};
+use gnomon_model::{ClusterId, FeatureLevel, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{
-    AdoptCatalogue, InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, RegisterNode,
-    ShardReplicas, TombstoneRecord, block_record,
+    AdoptCatalogue, InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, RaiseFeatureLevel,
+    RegisterNode, ShardReplicas, TombstoneRecord, block_record,
 };
 use prost::Message;
 use std::sync::Arc;
@@ -201,7 +201,10 @@ impl Starting {
             .await?;
         if state.epochs.is_empty() {
             let left = self.adopt(client).await?;
+            let level = left.as_ref().map_or(0, |left| left.feature_level);
             self.propose(client, self.first_map(identity, left)).await?;
+            // Older builds that understand the level refuse the one before, where they come to have this log.
+            self.raise(client, level).await?;
         } else {
             let found = self.cluster_id_of(&state)?;
             if found != identity.cluster_id {
@@ -230,10 +233,28 @@ impl Starting {
             bucket = %self.options.bucket_name, blocks = left.blocks.len(), revision = left.catalogue_revision,
             "taking over the catalogue that is in the bucket"
         );
+        let understands = self.options.feature_level;
+        if left.feature_level > understands.0 {
+            return Err(NodeError::NewerCatalogue {
+                bucket: self.options.bucket_name.clone(),
+                found: FeatureLevel(left.feature_level),
+                understands,
+            });
+        }
         for command in adoption(&left) {
             self.propose(client, Command::AdoptCatalogue(command)).await?;
         }
+        // Before anybody can join: an older build could not read all blocks.
+        self.raise(client, left.feature_level).await?;
         Ok(Some(left))
+    }
+
+    async fn raise(&self, client: &MetaClient, level: u32) -> Result<(), NodeError> {
+        if level > 0 {
+            let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+            self.propose(client, raise).await?;
+        }
+        Ok(())
     }
 
     /// Each core of the expected nodes has a replica of about one shard.

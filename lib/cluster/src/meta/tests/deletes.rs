@@ -173,9 +173,12 @@ fn a_catalogue_is_taken_over_before_the_cluster_begins_and_not_later() {
     for _ in 0..2 {
         told(&machine, adopt(vec![left.clone()])).unwrap();
     }
+    told(&machine, Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 6 })).unwrap();
     told(&machine, init()).unwrap();
     let state = machine.state();
     assert_eq!((state.blocks.len(), state.forgotten_tombstone_revision), (1, 12));
+    assert_eq!(state.feature_level, 6, "and an older build does not come in");
+    assert!(told(&machine, node(0, 1)).unwrap_err().contains("feature level 6"));
     assert!(state.catalogue_revision >= 30);
     assert!(
         told(&machine, adopt(Vec::new()))

@@ -35,6 +35,7 @@ async fn a_catalogue_with_several_epochs_is_taken_over() {
     let left = MetaState {
         revision: 9,
         catalogue_revision: 9,
+        feature_level: 5,
         // The first is forgotten.
         epochs: vec![epoch(2, i64::MIN, 1..4), epoch(4, EPOCH_STEP_MS, 4..6), coming.clone()],
         epoch_change: Some(EpochChange {
@@ -54,13 +55,40 @@ async fn a_catalogue_with_several_epochs_is_taken_over() {
         state.shards.iter().map(|r| r.shard).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5]
     );
-    assert_eq!((state.blocks.len(), state.feature_level), (2, 4));
+    assert_eq!((state.blocks.len(), state.feature_level), (2, 5));
     let first_parts: Vec<_> = state.first_parts.iter().map(|f| (f.shard, f.part)).collect();
     assert_eq!(first_parts, [(2, 8), (5, 8)]);
     assert_eq!(
         *node.directory.placement().borrow().as_ref(),
         Placement::in_force(&state).unwrap()
     );
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_of_a_newer_build_is_left_alone() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let left = MetaState {
+        revision: 9,
+        feature_level: 5,
+        epochs: vec![gnomon_proto::v1::PlacementEpoch {
+            epoch: 1,
+            from_ms: i64::MIN,
+            shards: vec![0],
+            ..Default::default()
+        }],
+        ..MetaState::default()
+    };
+    crate::meta::write_checkpoint(bucket.as_ref(), &left).await.unwrap();
+    let mut older = options(folder.path(), &bucket, &["ingester"]);
+    older.feature_level = FeatureLevel(4);
+    let error = start_node(older).await.err().unwrap();
+    assert!(matches!(error, NodeError::NewerCatalogue { .. }), "{error}");
+    // The newer one, in its place. (This process has the store open still.)
+    let newer = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.path().join("node.json"), newer.path().join("node.json")).unwrap();
+    let node = start_node(options(newer.path(), &bucket, &["ingester"])).await.unwrap();
+    assert_eq!(node.meta_watch.borrow().feature_level, 5);
     node.shutdown().await;
 }
 
