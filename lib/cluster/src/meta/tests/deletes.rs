@@ -11,7 +11,7 @@ fn told(machine: &MetaMachine, command: Command) -> Result<u64, String> {
     }
 }
 
-fn tombstone(path: &str, value: &str) -> Command {
+pub(super) fn tombstone(path: &str, value: &str) -> Command {
     let matcher = LabelMatcher {
         name: "a".into(),
         value: value.into(),
@@ -31,11 +31,11 @@ fn tombstone(path: &str, value: &str) -> Command {
     })
 }
 
-fn applied(shard: u32, revision: u64) -> Command {
+pub(super) fn applied(shard: u32, revision: u64) -> Command {
     Command::TombstonesApplied(TombstonesApplied { shard, revision })
 }
 
-fn forget(revisions: &[u64]) -> Command {
+pub(super) fn forget(revisions: &[u64]) -> Command {
     Command::ForgetTombstones(ForgetTombstones {
         revisions: revisions.to_vec(),
     })
