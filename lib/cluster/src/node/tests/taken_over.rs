@@ -176,11 +176,16 @@ async fn a_bucket_that_does_not_answer_keeps_nobody_waiting_for_ever() {
     let others = tempfile::tempdir().unwrap();
     let mut ingester = joining(&others.path().join("ingester"), "ingester");
     ingester.join_timeout = Duration::from_secs(1);
-    let error = start_node(ingester).await.err().unwrap().to_string();
+    let within = async |options| {
+        let starting = tokio::time::timeout(Duration::from_secs(20), start_node(options)).await;
+        starting.expect("it is found out within its time")
+    };
+    let error = within(ingester).await.err().unwrap().to_string();
     assert!(error.contains("--storage.object-store"), "{error}");
-    let querier = start_node(joining(&others.path().join("querier"), "querier"));
-    let querier = tokio::time::timeout(Duration::from_secs(20), querier).await;
-    querier.unwrap().unwrap().shutdown().await;
+    let querier = within(joining(&others.path().join("querier"), "querier"))
+        .await
+        .unwrap();
+    querier.shutdown().await;
     stop.cancel();
     founder.shutdown().await;
 }
