@@ -2,6 +2,7 @@
 
 use crate::flags::{Cluster, ClusterTask};
 use anyhow::{Context, bail};
+use gnomon_cluster::node::SCRAPER_ASIDE;
 use reqwest::{Method, Url};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -225,7 +226,9 @@ fn shown(nodes: &Value, shards: &Value, ring: &Value) -> anyhow::Result<String> 
         if node["metadataVoter"] == true {
             roles.push_str(" (metadata)");
         }
-        if !scrapes(&node["id"]) && roles.contains("scraper") {
+        if roles.contains(SCRAPER_ASIDE) {
+            roles = roles.replace(SCRAPER_ASIDE, "scraper (its clock is wrong)");
+        } else if !scrapes(&node["id"]) && roles.contains("scraper") {
             roles = roles.replace("scraper", "scraper (not in the ring)");
         }
         table.row([
@@ -351,6 +354,8 @@ mod tests {
              "replicas": 2, "version": "0.1.0", "metadataVoter": true},
             {"id": 12, "address": "10.0.0.2:9095", "state": "silent", "zone": "b", "roles": ["scraper"],
              "replicas": 0, "version": "0.1.0", "metadataVoter": false},
+            {"id": 13, "address": "10.0.0.3:9095", "state": "live", "zone": "", "roles": [SCRAPER_ASIDE],
+             "replicas": 0, "version": "0.1.0", "metadataVoter": false},
         ]});
         let shards = json!({"metadata": {"leader": 1, "voters": [1], "wished": [], "term": 3, "committed": 10,
              "settled": true, "members": []},
@@ -364,9 +369,10 @@ mod tests {
         let text = shown(&nodes, &shards, &ring).unwrap();
         let expected = "\
 cluster 2a
-NODE  ADDRESS        STATE   ZONE  ROLES                        REPLICAS  LEADS  VERSION
-1     10.0.0.1:9095  live    -     scraper,ingester (metadata)  2         1      0.1.0
-12    10.0.0.2:9095  silent  b     scraper (not in the ring)    0         0      0.1.0
+NODE  ADDRESS        STATE   ZONE  ROLES                         REPLICAS  LEADS  VERSION
+1     10.0.0.1:9095  live    -     scraper,ingester (metadata)   2         1      0.1.0
+12    10.0.0.2:9095  silent  b     scraper (not in the ring)     0         0      0.1.0
+13    10.0.0.3:9095  live    -     scraper (its clock is wrong)  0         0      0.1.0
 
 SHARD     LEADER  VOTERS  WISHED  TERM  COMMITTED  BEHIND  STATE
 metadata  1       1       -       3     10                 ok

@@ -21,28 +21,42 @@ pub struct Members {
 /// Terms that are remembered.
 const MOST_TERMS: usize = 16;
 
-/// Until when a scraper is known to have been in the ring, for each term: nobody else scraped its targets then.
+/// Until when a scraper is known to have been in the ring, for each term: nobody else scraped its targets then. Times are
+/// those of the metadata group's leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Terms(Vec<(u64, i64)>);
+pub struct Terms {
+    until: Vec<(u64, i64)>,
+    latest_ms: Option<i64>,
+}
 
 impl Terms {
     /// The scraper renewed its lease at `at_ms`, and the ring has this term since then or earlier.
     pub fn note(&mut self, term: u64, at_ms: i64) {
-        match self.0.iter_mut().find(|(known, _)| *known == term) {
+        self.latest_ms = Some(at_ms);
+        match self.until.iter_mut().find(|(known, _)| *known == term) {
             Some((_, until)) => *until = at_ms.max(*until),
             None => {
-                if self.0.len() == MOST_TERMS {
-                    self.0.remove(0);
+                if self.until.len() == MOST_TERMS {
+                    self.until.remove(0);
                 }
-                self.0.push((term, at_ms));
+                self.until.push((term, at_ms));
             }
         }
+    }
+
+    /// What was noted last, milliseconds: less than what was noted before where the leader's clock was set back. None where
+    /// nothing was.
+    #[must_use]
+    pub const fn latest_ms(&self) -> Option<i64> {
+        self.latest_ms
     }
 
     /// Whether a scrape of that time, under that term, was made by nobody else.
     #[must_use]
     pub fn covers(&self, term: u64, at_ms: i64) -> bool {
-        self.0.iter().any(|(known, until)| *known == term && at_ms <= *until)
+        self.until
+            .iter()
+            .any(|(known, until)| *known == term && at_ms <= *until)
     }
 }
 

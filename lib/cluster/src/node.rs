@@ -10,6 +10,7 @@
 
 mod assigner;
 mod clocks;
+mod error;
 mod expiry;
 mod found;
 mod identity;
@@ -21,25 +22,26 @@ mod tests;
 mod wishes;
 
 pub use clocks::CLOCK_MAY_BE_OFF_MS;
+pub use error::NodeError;
 pub use identity::{ClusterMark, NodeIdentity};
+pub use lease::SCRAPER_ASIDE;
 pub use left::LeftNode;
 pub use wishes::{GroupWishes, LastHeard};
 
 use crate::assign::{REPLACE_AFTER_MS, Rules};
 use crate::blocking::blocking;
 use crate::clients::{Directory, DirectoryOptions, MetaClient, follow_meta};
-use crate::layers::{BadAddress, CallMetrics, ChannelOptions};
-use crate::meta::{CheckpointError, FORGET_AFTER_MS, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
+use crate::layers::{CallMetrics, ChannelOptions};
+use crate::meta::{FORGET_AFTER_MS, MetaLog, MetaMachine, MetaNode, keep_checkpoints};
 use crate::raft::{
-    Addresses, FLUSH_LOG_BYTES, Group, GroupError, GroupHost, GrpcTransport, HostOptions, PREFER_AFTER, ProposeError,
-    RaftService, RaftTransport, ReadError, StateMachine, keep_members,
+    Addresses, FLUSH_LOG_BYTES, Group, GroupHost, GrpcTransport, HostOptions, PREFER_AFTER, ProposeError, RaftService,
+    RaftTransport, ReadError, StateMachine, keep_members,
 };
-use crate::store::{Identity, NodeStore, StoreError, StoreOptions};
+use crate::store::{Identity, NodeStore, StoreOptions};
 use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{Clock, ClusterId, FeatureLevel, GroupId, NodeId};
-use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{EndLease, MetaCommand, MetaState};
@@ -153,72 +155,6 @@ impl NodeOptions {
     fn others(&self) -> Vec<String> {
         self.peers.iter().filter(|p| **p != self.address).cloned().collect()
     }
-}
-
-/// Why a node cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    #[error("{path}: {why}")]
-    Folder { path: String, why: String },
-    #[error("object store: {0}")]
-    Bucket(String),
-    #[error("the catalogue that is in the bucket cannot be taken over: {0}")]
-    Checkpoint(#[from] CheckpointError),
-    #[error(
-        "the bucket {bucket} belongs to cluster {found}, and this data folder is new: a cluster is founded once. \
-         Name its nodes in --cluster.peers to join it, give the data folder back that founded it, or use another \
-         bucket. Where its data folders are lost: gnomon cluster recover"
-    )]
-    Taken { bucket: String, found: ClusterId },
-    #[error(
-        "the data folder {folder} belongs to cluster {ours}, the bucket {bucket} to cluster {found}: \
-         use the folder and the bucket of one cluster"
-    )]
-    OtherCluster {
-        folder: String,
-        bucket: String,
-        ours: ClusterId,
-        found: ClusterId,
-    },
-    #[error(
-        "the data folder {folder} is of cluster {cluster} as it was before it was recovered without this node (generation \
-         {ours}, the bucket says {found}): what it has must not come back. Start it with an empty data folder"
-    )]
-    LeftBehind {
-        folder: String,
-        cluster: ClusterId,
-        ours: u64,
-        found: u64,
-    },
-    #[error(
-        "the data folder {folder} belongs to cluster {ours}, the peers are of cluster {found}: \
-         check --cluster.peers and --storage.tsdb.path"
-    )]
-    OtherPeers {
-        folder: String,
-        ours: ClusterId,
-        found: ClusterId,
-    },
-    #[error(
-        "the data folder {folder} and the peers are of different clusters: {why}: check --cluster.peers and --storage.tsdb.path"
-    )]
-    Strangers { folder: String, why: String },
-    #[error("roles {0} need a cluster: name its ingesters in --cluster.peers")]
-    NoPeers(String),
-    #[error("--cluster.peers: {0}")]
-    Peer(#[from] BadAddress),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("metadata group: {0}")]
-    Group(#[from] GroupError),
-    #[error("the cluster refused this node: {0}")]
-    Refused(String),
-    #[error("the metadata group does not answer: {0}")]
-    Meta(#[from] ServiceError),
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-    #[error("stopped while starting")]
-    Stopped,
 }
 
 /// A node that is ready: registered, its lease kept, the metadata state followed.
@@ -386,8 +322,7 @@ impl Starting {
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
         let lease = lease::Renewal {
             meta: client.clone(),
-            node: identity.node_id,
-            incarnation: identity.incarnation,
+            node: self.as_node(identity.node_id, identity.incarnation),
             lease: options.lease,
             clock: options.clock.clone(),
             states: meta_watch.clone(),

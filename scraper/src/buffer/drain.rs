@@ -9,7 +9,7 @@ use super::segment::is_damage;
 use super::tick::{self, BadTick, HeldTick};
 use super::{Buffer, Place, Why};
 use gnomon_cluster::node::CLOCK_MAY_BE_OFF_MS;
-use gnomon_cluster::router::Refused;
+use gnomon_cluster::router::{Refused, Tick};
 use gnomon_proto::ServiceError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,9 +113,10 @@ impl Buffer {
             Ok(tick) => tick,
             Err(unread) => return self.note_unread(work, unread),
         };
-        // The clock was set back since: no shard takes it before its time has come, and all later ones wait behind it.
-        let newest_ms = self.clock.now().0.saturating_add(CLOCK_MAY_BE_OFF_MS);
-        if work.held.tick_ms > newest_ms {
+        // A clock was set back since: no shard takes it as a scrape before its time has come, and all later ones would wait
+        // behind it.
+        let is_ahead = self.is_ahead(work.held.tick_ms);
+        if is_ahead && !self.is_sole(&work.held) {
             return self.never(work, Why::Clock);
         }
         // What an earlier process left, or the map has changed since.
@@ -123,7 +124,13 @@ impl Buffer {
         if home.is_some() && home != work.pass.home {
             return Sent::Moves(home);
         }
-        let pushed = match tokio::time::timeout(PATIENCE, self.push(work, &tick)).await {
+        let pushing = async {
+            match is_ahead {
+                true => self.push_rows(work, &tick.as_tick()).await,
+                false => self.push(work, &tick).await,
+            }
+        };
+        let pushed = match tokio::time::timeout(PATIENCE, pushing).await {
             Ok(pushed) => pushed,
             Err(_) => Pushed::Failed(ServiceError::DeadlineExceeded("the shards took too long".into())),
         };
@@ -143,6 +150,14 @@ impl Buffer {
                 self.never(work, Why::Refused)
             }
         }
+    }
+
+    /// Whether the time of a scrape is still to come, by this node's clock, which may be behind, and by that of the metadata
+    /// group's leader as well.
+    fn is_ahead(&self, tick_ms: i64) -> bool {
+        let leaders_ms = self.leaders_now_ms().unwrap_or(i64::MIN);
+        let newest_ms = self.clock.now().0.max(leaders_ms).saturating_add(CLOCK_MAY_BE_OFF_MS);
+        tick_ms > newest_ms
     }
 
     fn note_unread(&self, work: &Work, unread: Unread) -> Sent {
@@ -206,7 +221,12 @@ impl Buffer {
         if outcome.older_term && !self.is_sole(&work.held) {
             return Pushed::Given(Why::OtherOwner);
         }
-        let rows = self.sink.push_rows(&tick, PATIENCE).await;
+        self.push_rows(work, &tick).await
+    }
+
+    /// As plain samples: one that nobody else can have made.
+    async fn push_rows(&self, work: &Work, tick: &Tick<'_>) -> Pushed {
+        let rows = self.sink.push_rows(tick, PATIENCE).await;
         if let Some(error) = rows.retryable.or(rows.failed) {
             return Pushed::Failed(error);
         }

@@ -14,7 +14,7 @@ pub(crate) enum Why {
     Refused,
     /// It did not read back from disk.
     Damaged,
-    /// It was made while this node's clock was ahead.
+    /// It was made while this node's clock was ahead, and another may have scraped the target then.
     Clock,
 }
 

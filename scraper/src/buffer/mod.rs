@@ -8,6 +8,7 @@
 //! Invariant: what is given up is counted, in all and by target.
 //! Invariant: a scrape that shards refuse as a tick is offered as plain samples, which have no say in staleness, only
 //! where nobody else can have scraped the target then ([`Terms`]).
+//! Invariant: none of those is given up for this node's clock, which may be wrong now as well as it may have been then.
 
 mod drain;
 mod lines;
@@ -95,6 +96,8 @@ pub(crate) struct Buffer {
     sink: Arc<dyn TickSink>,
     clock: Arc<dyn Clock>,
     terms: watch::Receiver<Terms>,
+    /// The latest time of the metadata group's leader that is known, and when, by the clock that does not jump, it was seen.
+    leaders_time: Mutex<Option<(i64, Duration)>>,
     unsaid: Mutex<HashMap<TargetId, Unsaid>>,
     metrics: BufferMetrics,
 }
@@ -132,6 +135,7 @@ impl Buffer {
             sink,
             clock,
             terms: options.terms,
+            leaders_time: Mutex::new(None),
             unsaid: Mutex::default(),
             metrics,
         }
@@ -165,7 +169,7 @@ impl Buffer {
     pub(crate) fn hold(&self, tick: &Tick<'_>) {
         let samples = (tick.samples.len() + tick.histograms.len()) as u64;
         let name: Name = tick.target_labels.as_bytes().into();
-        let bytes = match tick::write(tick) {
+        let bytes = match tick::write(tick, self.sink.keeps_starts()) {
             Ok(bytes) => bytes,
             Err(error) => {
                 warn!(target = %LabelsRef::from_canonical(&name), %error, "scrape not held");
@@ -261,6 +265,20 @@ impl Buffer {
     /// Whether nobody else can have scraped the target when this was made.
     fn is_sole(&self, held: &Held) -> bool {
         held.sole || self.terms.borrow().covers(held.term, held.tick_ms)
+    }
+
+    /// What the clock of the metadata group's leader shows now, milliseconds, or somewhat less: by when it last renewed this
+    /// node's lease. None where it has not yet.
+    fn leaders_now_ms(&self) -> Option<i64> {
+        let latest_ms = self.terms.borrow().latest_ms()?;
+        let now = self.clock.monotonic();
+        let mut seen = self.leaders_time.lock();
+        let (_, at) = match *seen {
+            Some(known) if known.0 == latest_ms => known,
+            _ => *seen.insert((latest_ms, now)),
+        };
+        let since_ms = i64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(i64::MAX);
+        Some(latest_ms.saturating_add(since_ms))
     }
 
     /// The bytes of a scrape, and from disk where they are there.

@@ -1,6 +1,6 @@
 //! From memory to disk, and what else there is to do with files. Only one task does so.
 
-use super::queues::{Limits, Work};
+use super::queues::{Held, Limits, Work};
 use super::segment::{self, EMPTY_BYTES};
 use super::{Buffer, Why};
 use std::sync::Arc;
@@ -74,6 +74,7 @@ impl Buffer {
                 (queues.totals(), queues.wants_to_spill() || queues.has_dead())
             };
             self.metrics.show(&totals, now_ms);
+            self.leaders_now_ms();
             while is_busy {
                 self.remove_dead().await;
                 let wants = self.queues.lock().wants_to_spill();
@@ -117,9 +118,9 @@ impl Buffer {
         let mut wrote = false;
         loop {
             let old = {
+                let is_wanted = |held: &Held| held.tick_ms <= now_ms - WRITE_AFTER_MS && self.is_sole(held);
                 let queues = self.queues.lock();
-                let mut old = queues.oldest_in_memory(self.spill_bytes);
-                old.retain(|work| work.held.tick_ms <= now_ms - WRITE_AFTER_MS && self.is_sole(&work.held));
+                let old = queues.oldest_in_memory(self.spill_bytes, is_wanted);
                 let bytes = EMPTY_BYTES + old.iter().map(cost).sum::<u64>();
                 if old.is_empty() || !queues.has_disk_room(bytes, old.len() as u64) {
                     return wrote;
@@ -135,7 +136,7 @@ impl Buffer {
 
     /// Brings the oldest scrapes in memory to disk. Whether the disk took them.
     async fn spill_some(self: &Arc<Self>) -> bool {
-        let oldest = self.queues.lock().oldest_in_memory(self.spill_bytes);
+        let oldest = self.queues.lock().oldest_in_memory(self.spill_bytes, |_| true);
         self.spill(oldest).await
     }
 

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 #[derive(Default)]
 struct Shards {
     is_away: AtomicBool,
+    /// The cluster has nodes that understand no start timestamps.
+    is_old: AtomicBool,
     /// One that does not answer, and how many pushes to it were under way at most.
     hangs: Option<u32>,
     hanging: Hanging,
@@ -51,6 +53,10 @@ impl TickSink for Shards {
     /// A hundred targets each.
     fn home(&self, tick: &Tick<'_>) -> Option<u32> {
         Some((tick.target.0 / 100) as u32)
+    }
+
+    fn keeps_starts(&self) -> bool {
+        !self.is_old.load(Ordering::Relaxed)
     }
 
     async fn push_tick(&self, tick: &Tick<'_>, _deadline: Duration) -> Result<TickOutcome, ServiceError> {
@@ -246,6 +252,23 @@ async fn what_has_waited_for_a_while_survives_a_kill() {
     rig.stop().await;
 }
 
+/// Made while the lease was over, say; a segment of these takes all that is written at once.
+#[tokio::test]
+async fn scrapes_that_another_may_have_made_keep_no_later_ones_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(40_000, Some((&dir, 4_000)));
+    let one = tick::write(&plain(1, 0, &["a", "b"]).as_tick(), true).unwrap().len() as u64;
+    assert!(8 * one > rig.buffer.spill_bytes, "{one} bytes each");
+    for tick in 100..108 {
+        rig.hold(1, tick);
+    }
+    rig.hold(1, 50);
+    rig.terms.send_modify(|terms| terms.note(1, 50));
+    rig.until("it is on disk", |rig| rig.buffer.on_disk() == 1).await;
+    assert_eq!(rig.shed(Why::Budget), 0);
+    rig.stop().await;
+}
+
 impl Rig {
     async fn until_empty_after_loading(&self) {
         self.until("it is read", |rig| !rig.buffer.is_loading.load(Ordering::Acquire))
@@ -282,6 +305,7 @@ async fn scrapes_of_a_time_that_is_still_to_come_keep_no_others_waiting() {
     rig.hold(1, now_ms + 300_000);
     rig.hold(1, now_ms - 2_000);
     rig.hold(1, now_ms - 1_000);
+    rig.terms.send_modify(|terms| terms.note(1, now_ms - 5_000));
     rig.come_back();
     rig.until_empty().await;
     assert_eq!(
@@ -290,6 +314,46 @@ async fn scrapes_of_a_time_that_is_still_to_come_keep_no_others_waiting() {
         "what is of a time that has come"
     );
     assert_eq!(rig.shed(Why::Clock), 2);
+    rig.stop().await;
+}
+
+/// It is this node's clock that is behind: by the leader's, which renewed the lease, the time of what waits has come.
+#[tokio::test]
+async fn what_a_lease_covers_is_sent_also_where_this_nodes_own_clock_is_behind() {
+    let rig = Rig::new(1 << 20, None);
+    let leaders_ms = SystemClock::shared().now().0 + 300_000;
+    for (target, tick_ms) in [(1, leaders_ms - 5_000), (1, leaders_ms), (1, leaders_ms + 5_000)] {
+        rig.hold(target, tick_ms);
+    }
+    rig.terms.send_modify(|terms| terms.note(1, leaders_ms));
+    rig.come_back();
+    rig.until_empty().await;
+    let all = [leaders_ms - 5_000, leaders_ms, leaders_ms + 5_000];
+    assert_eq!(
+        times(&rig.shards.ticks.lock(), 1),
+        all,
+        "also what a later renewal would cover"
+    );
+    assert_eq!(rig.shed(Why::Clock), 0);
+    rig.stop().await;
+}
+
+/// All clocks were ahead, and were set back. As scrapes these would have to wait for their time, and all later ones with them.
+#[tokio::test]
+async fn what_is_of_a_time_to_come_and_was_made_by_nobody_else_is_offered_as_samples() {
+    let rig = Rig::new(1 << 20, None);
+    let now_ms = SystemClock::shared().now().0;
+    rig.hold(1, now_ms + 300_000);
+    rig.hold(1, now_ms - 1_000);
+    rig.terms.send_modify(|terms| {
+        terms.note(1, now_ms + 300_000);
+        terms.note(1, now_ms);
+    });
+    rig.come_back();
+    rig.until_empty().await;
+    assert_eq!(times(&rig.shards.rows.lock(), 1), [now_ms + 300_000]);
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [now_ms - 1_000]);
+    assert_eq!(rig.shed(Why::Clock), 0);
     rig.stop().await;
 }
 
@@ -402,6 +466,30 @@ async fn a_shard_that_hangs_keeps_those_of_another_waiting_for_nothing() {
     rig.stop().await;
 }
 
+/// Which may be taken back to a build that would leave a file with start timestamps where it is.
+#[tokio::test]
+async fn starts_are_not_held_for_a_cluster_that_does_not_understand_them() {
+    let rig = Rig::new(1 << 20, None);
+    let mut tick = plain(1, 0, &["a", "b"]);
+    tick.set_start(77);
+    for (at, is_old) in [(0, true), (1, false)] {
+        rig.shards.is_old.store(is_old, Ordering::Relaxed);
+        rig.buffer.hold(&tick.as_tick());
+        let held = rig.buffer.queues.lock().oldest_in_memory(u64::MAX, |_| true);
+        let Place::Memory(bytes) = &held[at].held.place else {
+            panic!("it is in memory")
+        };
+        let back = tick::read(bytes).unwrap();
+        assert!(
+            back.as_tick()
+                .samples
+                .iter()
+                .all(|sample| (sample.start_ms == 0) == is_old)
+        );
+    }
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn homes_of_what_an_earlier_process_left_are_found_and_asked_apart() {
     let dir = tempfile::tempdir().unwrap();
@@ -433,7 +521,7 @@ async fn a_scrape_that_the_disk_never_takes_is_given_up_alone() {
     let names: Vec<String> = (0..1_500).map(|n| format!("n{:x}", n * 7_919 % 65_537)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let large = plain(2, 0, &names);
-    let bytes = tick::write(&large.as_tick()).unwrap().len();
+    let bytes = tick::write(&large.as_tick(), true).unwrap().len();
     assert!(
         (10_000..35_000).contains(&bytes),
         "{bytes} bytes: more than the disk, less than memory"

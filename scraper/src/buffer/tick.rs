@@ -108,11 +108,11 @@ fn put_signed(out: &mut Vec<u8>, value: i64) {
     put_uvarint(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
-/// A scrape's bytes.
+/// A scrape's bytes; without start timestamps, as builds before there were some read it, where these are not to be kept.
 ///
 /// # Errors
 /// When it is too large.
-pub(crate) fn write(tick: &Tick<'_>) -> Result<Bytes, BadTick> {
+pub(crate) fn write(tick: &Tick<'_>, keeps_starts: bool) -> Result<Bytes, BadTick> {
     let mut places = Places::default();
     let mut items = Vec::with_capacity(tick.samples.len() * 12 + 16);
     let since = |at: i64| at.wrapping_sub(tick.tick_ms);
@@ -135,7 +135,7 @@ pub(crate) fn write(tick: &Tick<'_>) -> Result<Bytes, BadTick> {
         items.extend_from_slice(&exemplar.value.to_bits().to_le_bytes());
         put_text(&mut items, exemplar.labels.as_bytes());
     }
-    let starts = starts(tick);
+    let starts = if keeps_starts { starts(tick) } else { Vec::new() };
     if !starts.is_empty() {
         for (count, start_ms) in &starts {
             put_uvarint(&mut items, *count);
@@ -385,21 +385,21 @@ mod tests {
             value: 2.5,
             labels: Labels::from_pairs([("trace", "x")]),
         });
-        let bytes = write(&given.as_tick()).unwrap();
+        let bytes = write(&given.as_tick(), true).unwrap();
         let back = read(&bytes).unwrap();
         assert_eq!(back.samples[1].value.to_bits(), given.samples[1].value.to_bits());
         let (mut plain_back, mut plain_given) = (back.clone(), given.clone());
         plain_back.samples[1].value = 0.0;
         plain_given.samples[1].value = 0.0;
         assert_eq!(plain_back, plain_given);
-        assert_eq!(write(&back.as_tick()).unwrap(), bytes);
+        assert_eq!(write(&back.as_tick(), true).unwrap(), bytes);
     }
 
     #[test]
     fn starts_are_held_and_a_tick_without_is_as_it_was_before_there_were_some() {
         let mut tick = plain(7, 1000, &["a", "b", "c"]);
         let version = |tick: &HeldTick| {
-            let bytes = write(&tick.as_tick()).unwrap();
+            let bytes = write(&tick.as_tick(), true).unwrap();
             assert_eq!(read(&bytes).as_ref(), Ok(tick));
             zstd::bulk::decompress(&bytes[4..], 1 << 20).unwrap()[0]
         };
@@ -407,15 +407,20 @@ mod tests {
         tick.samples[1].start_ms = 77;
         tick.samples[2].start_ms = 77;
         assert_eq!(version(&tick), WITH_STARTS);
+        let without = write(&tick.as_tick(), false).unwrap();
+        assert_eq!(
+            without,
+            write(&plain(7, 1000, &["a", "b", "c"]).as_tick(), true).unwrap()
+        );
     }
 
     #[test]
     fn damage_anywhere_is_an_error_or_a_tick_and_never_a_panic() {
         let tick = plain(7, 1000, &["a", "b", "c"]);
-        damage(&write(&tick.as_tick()).unwrap());
+        damage(&write(&tick.as_tick(), true).unwrap());
         let mut started = tick;
         started.samples[1].start_ms = 1 << 40;
-        damage(&write(&started.as_tick()).unwrap());
+        damage(&write(&started.as_tick(), true).unwrap());
     }
 
     fn damage(bytes: &[u8]) {
@@ -436,7 +441,7 @@ mod tests {
 
     #[test]
     fn one_of_a_newer_build_is_told_from_one_that_is_damaged() {
-        let bytes = write(&plain(7, 1000, &["a"]).as_tick()).unwrap();
+        let bytes = write(&plain(7, 1000, &["a"]).as_tick(), true).unwrap();
         let raw = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
         let mut body = zstd::bulk::decompress(&bytes[4..], raw).unwrap();
         body[0] = WITH_STARTS + 1;
@@ -449,7 +454,7 @@ mod tests {
     fn labels_that_are_alike_take_little() {
         let names: Vec<String> = (0..1000).map(|n| format!("http_requests_in_flight_{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let bytes = write(&plain(7, 1000, &names).as_tick()).unwrap();
+        let bytes = write(&plain(7, 1000, &names).as_tick(), true).unwrap();
         assert!(bytes.len() < 24 * names.len(), "{} bytes", bytes.len());
     }
 }
@@ -459,6 +464,13 @@ pub(crate) mod made {
     //! Ticks for tests.
 
     use super::*;
+
+    impl HeldTick {
+        /// Of all samples.
+        pub(crate) fn set_start(&mut self, start_ms: i64) {
+            self.samples.iter_mut().for_each(|sample| sample.start_ms = start_ms);
+        }
+    }
 
     pub(crate) fn plain(target: u64, tick_ms: i64, names: &[&str]) -> HeldTick {
         let series: Vec<Labels> = names

@@ -20,6 +20,12 @@ pub trait TickSink: Send + Sync + 'static {
     fn home(&self, _tick: &Tick<'_>) -> Option<u32> {
         None
     }
+
+    /// Whether start timestamps are taken. Where they are not, some nodes may go back to a build that cannot read them: none
+    /// are kept for later either.
+    fn keeps_starts(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]
@@ -49,5 +55,9 @@ impl TickSink for Router {
 
     fn home(&self, tick: &Tick<'_>) -> Option<u32> {
         Self::home(self, tick).map(|shard| shard.0)
+    }
+
+    fn keeps_starts(&self) -> bool {
+        Self::keeps_starts(self)
     }
 }

@@ -216,7 +216,11 @@ impl Inner {
     fn dispatch(&mut self, command: &MetaCommand) -> Result<Effect, Refusal> {
         let now_ms = command.proposed_at_ms;
         let command = command.command.as_ref().ok_or("an empty metadata command")?;
-        let is_first = matches!(command, Command::InitCluster(_) | Command::AdoptCatalogue(_));
+        // What is taken over may need a level, which the cluster has from its first moment on.
+        let is_first = matches!(
+            command,
+            Command::InitCluster(_) | Command::AdoptCatalogue(_) | Command::RaiseFeatureLevel(_)
+        );
         if self.state.epochs.is_empty() && !is_first {
             return Err("the cluster is not initialized yet".into());
         }

@@ -303,7 +303,9 @@ fn check_replicas(replicas: u32) -> Result<(), Refusal> {
 pub(super) fn set_replication(state: &mut MetaState, replicas: u32) -> Result<Effect, Refusal> {
     check_replicas(replicas)?;
     let is_news = state.replicas.max(1) != replicas;
-    state.replicas = replicas;
+    if is_news {
+        state.replicas = replicas;
+    }
     Ok(Effect {
         changed: is_news,
         ..Effect::NONE

@@ -76,13 +76,22 @@ pub fn rebuild(
         revision: old.revision + 1,
         catalogue_revision: old.catalogue_revision.max(newest).max(carried_out) + 1,
         cluster_id: old.cluster_id.clone(),
-        feature_level: old.feature_level,
+        feature_level: level_of(old, found, &blocks),
         epochs,
         blocks,
         tombstones,
         forgotten_tombstone_revision: old.forgotten_tombstone_revision,
         ..MetaState::default()
     }
+}
+
+/// What the cluster was at, or a block that came since was written at: builds that do not understand it cannot read all.
+fn level_of(old: &MetaState, found: &[FoundBlock], kept: &[BlockRecord]) -> u32 {
+    let kept: HashSet<&str> = kept.iter().map(|block| block.id.as_str()).collect();
+    let metas = found.iter().map(|block| &block.meta);
+    let needed = metas.filter(|meta| kept.contains(meta.block.to_string().as_str()));
+    let newest = needed.map(|meta| meta.feature_level.0).max();
+    old.feature_level.max(newest.unwrap_or(0))
 }
 
 /// The placement epochs that blocks name. Shards are numbered on from epoch to epoch, and an epoch begins with a window:
@@ -227,7 +236,7 @@ fn tombstone_of(delete: &FoundDelete, revision: u64) -> TombstoneRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_model::{BlockId, ClusterId, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs};
+    use gnomon_model::{BlockId, ClusterId, FeatureLevel, Matcher, PartId, ShardId, TenantId, TimeRange, TimestampMs};
 
     fn found(id: u128, level: u32, parts: &[u64], revision: u64) -> FoundBlock {
         let window = TimeRange::new(TimestampMs(0), TimestampMs(100));
@@ -285,6 +294,25 @@ mod tests {
         assert_eq!(ids(&state), [4, 5]);
         assert_eq!(state.epochs[0].shards, [0, 1, 2, 3]);
         assert!(state.catalogue_revision > 7);
+    }
+
+    #[test]
+    fn the_level_is_what_the_checkpoint_and_all_kept_blocks_need() {
+        let at = |id, level, parts: &[u64]| {
+            let mut block = found(id, 0, parts, 0);
+            block.meta.feature_level = FeatureLevel(level);
+            block
+        };
+        // The last is not kept.
+        let mut blocks = [at(1, 4, &[1]), at(2, 6, &[2]), at(3, 7, &[2])];
+        assert_eq!(rebuild(None, &blocks, &[], None).feature_level, 6);
+        blocks[1].meta.feature_level = FeatureLevel(4);
+        assert_eq!(rebuild(None, &blocks, &[], None).feature_level, 4);
+        let old = MetaState {
+            feature_level: 5,
+            ..MetaState::default()
+        };
+        assert_eq!(rebuild(Some(&old), &blocks, &[], None).feature_level, 5);
     }
 
     fn found_in(id: u128, epoch: u32, shard: u32, min_ms: i64) -> FoundBlock {

@@ -5,13 +5,13 @@ use super::{NodeError, Starting};
 use crate::clients::MetaClient;
 use crate::meta::{FOUNDER_ID, read_newest_checkpoint, shards_in_force};
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
-use gnomon_model::{ClusterId, NodeId};
+use gnomon_model::{ClusterId, FeatureLevel, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
 use gnomon_proto::v1::{
-    AdoptCatalogue, InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, RegisterNode,
-    ShardReplicas, TombstoneRecord, block_record,
+    AdoptCatalogue, InitCluster, MetaCommand, MetaResponse, MetaState, Node, PlacementEpoch, RaiseFeatureLevel,
+    RegisterNode, ShardReplicas, TombstoneRecord, block_record,
 };
 use prost::Message;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Starting {
             let no_peers = || NodeError::NoPeers(options.roles.join(","));
             return if may_join { Ok(None) } else { Err(no_peers()) };
         }
-        match read_mark(options.bucket.as_ref()).await? {
+        match self.mark_within(options.join_timeout).await? {
             Some(_) if may_join => Ok(None),
             Some(mark) => Err(self.taken(mark.cluster_id)),
             None => {
@@ -91,6 +91,7 @@ impl Starting {
             cluster_id: identity.cluster_id,
             created_ms: self.options.clock.now().0,
             generation: identity.generation,
+            next_node_id: None,
         }
     }
 
@@ -127,7 +128,7 @@ impl Starting {
             });
         }
         // One without replicas has nothing that could be of before.
-        if found.generation > identity.generation && options.is_ingester() {
+        if options.is_ingester() && found.leaves_behind(identity.node_id, identity.generation) {
             return Err(NodeError::LeftBehind {
                 folder: options.data_folder.display().to_string(),
                 cluster: found.cluster_id,
@@ -142,14 +143,7 @@ impl Starting {
     pub(super) async fn join(&self, client: &MetaClient) -> Result<NodeIdentity, NodeError> {
         let state = self.cluster_state(client, |state| !state.epochs.is_empty()).await?;
         let cluster_id = self.cluster_id_of(&state)?;
-        // What it has is of now.
-        let generation = match read_mark(self.options.bucket.as_ref()).await {
-            Ok(mark) => mark
-                .filter(|mark| mark.cluster_id == cluster_id)
-                .map_or(0, |mark| mark.generation),
-            Err(error) if self.options.is_ingester() => return Err(error),
-            Err(_) => 0,
-        };
+        let generation = self.generation_of(cluster_id).await?;
         let answer = self.propose(client, self.registration(NodeId(0), 0)).await?;
         Ok(NodeIdentity {
             cluster_id,
@@ -158,6 +152,40 @@ impl Starting {
             founding: false,
             generation,
         })
+    }
+
+    /// How often the cluster that is joined has been recovered, as its bucket says: what a new node has is of now. A node
+    /// without replicas needs no bucket for that, and goes on without one that does not answer.
+    async fn generation_of(&self, cluster: ClusterId) -> Result<u64, NodeError> {
+        let is_ingester = self.options.is_ingester();
+        let patience = if is_ingester {
+            self.options.join_timeout
+        } else {
+            MARK_PATIENCE
+        };
+        match self.mark_within(patience).await {
+            Ok(mark) => {
+                let mark = mark.filter(|mark| mark.cluster_id == cluster);
+                Ok(mark.map_or(0, |mark| mark.generation))
+            }
+            Err(error) if is_ingester => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "joining without having read the cluster's mark");
+                Ok(0)
+            }
+        }
+    }
+
+    /// The mark in the bucket, or why it is not known after so long.
+    async fn mark_within(&self, patience: Duration) -> Result<Option<ClusterMark>, NodeError> {
+        let options = &self.options;
+        match tokio::time::timeout(patience, read_mark(options.bucket.as_ref())).await {
+            Ok(mark) => mark,
+            Err(_) => Err(NodeError::Bucket(format!(
+                "{} has not answered within {patience:?}: check --storage.object-store, and whether this node reaches it",
+                options.bucket_name
+            ))),
+        }
     }
 
     fn cluster_id_of(&self, state: &MetaState) -> Result<ClusterId, NodeError> {
@@ -173,7 +201,10 @@ impl Starting {
             .await?;
         if state.epochs.is_empty() {
             let left = self.adopt(client).await?;
+            let level = left.as_ref().map_or(0, |left| left.feature_level);
             self.propose(client, self.first_map(identity, left)).await?;
+            // Older builds that understand the level refuse the one before, where they come to have this log.
+            self.raise(client, level).await?;
         } else {
             let found = self.cluster_id_of(&state)?;
             if found != identity.cluster_id {
@@ -202,10 +233,28 @@ impl Starting {
             bucket = %self.options.bucket_name, blocks = left.blocks.len(), revision = left.catalogue_revision,
             "taking over the catalogue that is in the bucket"
         );
+        let understands = self.options.feature_level;
+        if left.feature_level > understands.0 {
+            return Err(NodeError::NewerCatalogue {
+                bucket: self.options.bucket_name.clone(),
+                found: FeatureLevel(left.feature_level),
+                understands,
+            });
+        }
         for command in adoption(&left) {
             self.propose(client, Command::AdoptCatalogue(command)).await?;
         }
+        // Before anybody can join: an older build could not read all blocks.
+        self.raise(client, left.feature_level).await?;
         Ok(Some(left))
+    }
+
+    async fn raise(&self, client: &MetaClient, level: u32) -> Result<(), NodeError> {
+        if level > 0 {
+            let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+            self.propose(client, raise).await?;
+        }
+        Ok(())
     }
 
     /// Each core of the expected nodes has a replica of about one shard.
@@ -282,22 +331,27 @@ impl Starting {
     }
 
     fn registration(&self, id: NodeId, incarnation: u64) -> Command {
-        let options = &self.options;
         Command::RegisterNode(RegisterNode {
-            node: Some(Node {
-                id: id.0,
-                address: options.address.clone(),
-                roles: options.roles.clone(),
-                zone: options.zone.clone(),
-                lease_until_ms: 0,
-                incarnation,
-                feature_level: options.feature_level.0,
-                version: options.version.clone(),
-                draining: false,
-                clock_off_ms: 0,
-            }),
-            lease_ms: i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX),
+            node: Some(self.as_node(id, incarnation)),
+            lease_ms: i64::try_from(self.options.lease.as_millis()).unwrap_or(i64::MAX),
         })
+    }
+
+    /// What this node says of itself.
+    pub(super) fn as_node(&self, id: NodeId, incarnation: u64) -> Node {
+        let options = &self.options;
+        Node {
+            id: id.0,
+            address: options.address.clone(),
+            roles: options.roles.clone(),
+            zone: options.zone.clone(),
+            lease_until_ms: 0,
+            incarnation,
+            feature_level: options.feature_level.0,
+            version: options.version.clone(),
+            draining: false,
+            clock_off_ms: 0,
+        }
     }
 
     async fn propose(&self, client: &MetaClient, command: Command) -> Result<MetaResponse, NodeError> {

@@ -1,25 +1,34 @@
 //! Keeping a node's lease, and looking at its clock on the way.
 //!
-//! A scraper whose clock is wrong gives its lease up, and so its targets to others: its scrapes would have times that no
-//! shard takes. It goes on asking, and takes a lease again once its clock is right.
+//! A scraper whose clock is wrong leaves its targets to others whose clocks are right: its scrapes would have times that no
+//! shard takes. It says so by another role ([`SCRAPER_ASIDE`]), keeps its lease, and is a scraper again once its clock is
+//! right, or nobody else's is.
 
 use super::clocks::{CLOCK_MAY_BE_OFF_MS, is_wrong, off_ms};
+use gnomon_model::Clock;
 use gnomon_model::ids::CLOCKS_FEATURE_LEVEL;
-use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{EndLease, MetaCommand, MetaState, RenewLease};
+use gnomon_proto::v1::{MetaCommand, MetaState, Node, RegisterNode, RenewLease};
 use prometheus::{Gauge, Registry};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+const SCRAPER: &str = "scraper";
+/// The role of a scraper that takes no targets, since its clock is wrong: it is alive, and not in the ring. Every build
+/// understands that, as a role of no meaning to it.
+pub const SCRAPER_ASIDE: &str = "scraper-aside";
+
+/// How many times a clock has to be found wrong, one after the other, before a scraper steps aside.
+const SURE_AFTER: u32 = 3;
+
 /// Renews one life's lease, three times in its length.
 pub(super) struct Renewal {
     pub(super) meta: Arc<dyn MetaService>,
-    pub(super) node: NodeId,
-    pub(super) incarnation: u64,
+    /// As it has registered.
+    pub(super) node: Node,
     pub(super) lease: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) states: watch::Receiver<Arc<MetaState>>,
@@ -44,6 +53,7 @@ impl Renewal {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut clock_off_ms = 0;
         let mut steps_aside = false;
+        let mut times_wrong = 0;
         let mut wait = self.lease / 3;
         loop {
             tokio::select! {
@@ -51,9 +61,9 @@ impl Renewal {
                 () = tokio::time::sleep(wait) => {}
             }
             wait = self.lease / 3;
-            let command = match steps_aside {
-                true => self.farewell(),
-                false => self.renewal(clock_off_ms),
+            let command = match steps_aside == self.is_aside() {
+                true => self.renewal(clock_off_ms),
+                false => self.registration(steps_aside, clock_off_ms),
             };
             let before_ms = self.clock.now().0;
             let renewed = tokio::select! {
@@ -68,7 +78,20 @@ impl Renewal {
                     };
                     self.say(clock_off_ms, now_off_ms);
                     clock_off_ms = now_off_ms;
-                    let goes = self.has_to_go(clock_off_ms, answer.proposed_at_ms);
+                    let goes = {
+                        let (state, now_ms) = (self.states.borrow(), answer.proposed_at_ms);
+                        times_wrong = match is_wrong(&state, clock_off_ms, now_ms) {
+                            true => SURE_AFTER.min(times_wrong + 1),
+                            false => 0,
+                        };
+                        let is_sure = steps_aside || times_wrong == SURE_AFTER;
+                        self.only_scrapes && is_sure && has_to_go(&state, self.node.id, clock_off_ms, now_ms)
+                    };
+                    if times_wrong == 1 {
+                        // That is told at once, and others tell it of theirs: whose clocks are wrong is known to all of them
+                        // before one steps aside for another.
+                        wait = Duration::ZERO;
+                    }
                     if goes != steps_aside {
                         steps_aside = goes;
                         // At once: nobody scrapes its targets meanwhile.
@@ -78,7 +101,7 @@ impl Renewal {
                 }
                 Ok(answer) => {
                     tracing::error!(
-                        node = %self.node, reason = %answer.refused,
+                        node = self.node.id, reason = %answer.refused,
                         "the cluster does not renew this node's lease: another process runs with its identity"
                     );
                     return;
@@ -88,42 +111,52 @@ impl Renewal {
         }
     }
 
-    /// Whether its clock is wrong and there is somebody for its targets. `now_ms` is the leader's time.
-    fn has_to_go(&self, clock_off_ms: i64, now_ms: i64) -> bool {
+    /// As the cluster has it: what was proposed may come to be after it was given up.
+    fn is_aside(&self) -> bool {
         let state = self.states.borrow();
-        let ring = state.scrapers.iter().flat_map(|ring| &ring.nodes);
-        let has_others = || ring.into_iter().any(|node| *node != self.node.0);
-        self.only_scrapes && is_wrong(&state, clock_off_ms, now_ms) && has_others()
+        let own = state.nodes.iter().find(|node| node.id == self.node.id);
+        own.is_some_and(|own| own.roles.iter().any(|role| role == SCRAPER_ASIDE))
     }
 
-    fn farewell(&self) -> MetaCommand {
-        MetaCommand {
-            proposed_at_ms: 0,
-            command: Some(Command::EndLease(EndLease {
-                node: self.node.0,
-                incarnation: self.incarnation,
-            })),
+    /// The same life under other roles.
+    fn registration(&self, aside: bool, clock_off_ms: i64) -> MetaCommand {
+        let mut node = self.node.clone();
+        node.clock_off_ms = self.told(clock_off_ms);
+        let known = self.states.borrow().nodes.iter().find(|n| n.id == node.id).cloned();
+        node.draining = known.is_some_and(|known| known.draining);
+        for role in node.roles.iter_mut().filter(|role| aside && *role == SCRAPER) {
+            SCRAPER_ASIDE.clone_into(role);
         }
+        command(Command::RegisterNode(RegisterNode {
+            node: Some(node),
+            lease_ms: self.lease_ms(),
+        }))
     }
 
     fn say_aside(&self, aside: bool) {
         match aside {
             true => tracing::error!("this scraper's clock is wrong: others take its targets until it is set"),
-            false => tracing::info!("this scraper takes targets again"),
+            false => tracing::info!("this scraper takes targets again: its clock is right, or no other scraper's is"),
         }
     }
 
     fn renewal(&self, clock_off_ms: i64) -> MetaCommand {
+        command(Command::RenewLease(RenewLease {
+            node: self.node.id,
+            incarnation: self.node.incarnation,
+            lease_ms: self.lease_ms(),
+            clock_off_ms: self.told(clock_off_ms),
+        }))
+    }
+
+    /// How far the clock is off, as far as the cluster may be told.
+    fn told(&self, clock_off_ms: i64) -> i64 {
         let may_tell = self.states.borrow().feature_level >= CLOCKS_FEATURE_LEVEL.0;
-        MetaCommand {
-            proposed_at_ms: 0,
-            command: Some(Command::RenewLease(RenewLease {
-                node: self.node.0,
-                incarnation: self.incarnation,
-                lease_ms: i64::try_from(self.lease.as_millis()).unwrap_or(i64::MAX),
-                clock_off_ms: if may_tell { clock_off_ms } else { 0 },
-            })),
-        }
+        if may_tell { clock_off_ms } else { 0 }
+    }
+
+    fn lease_ms(&self) -> i64 {
+        i64::try_from(self.lease.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn say(&self, before_ms: i64, now_ms: i64) {
@@ -140,3 +173,23 @@ impl Renewal {
         }
     }
 }
+
+/// Whether a scraper's clock is wrong, and there is another in the ring whose clock is right: were it enough that there is
+/// another, all would leave whose clocks are wrong, and come back since nobody is left. `now_ms` is the leader's time.
+fn has_to_go(state: &MetaState, node: u64, clock_off_ms: i64, now_ms: i64) -> bool {
+    let ring = state.scrapers.iter().flat_map(|ring| &ring.nodes);
+    let record = |id: &u64| state.nodes.iter().find(|n| n.id == *id);
+    let is_right = |n: &Node| n.lease_until_ms >= now_ms && !is_wrong(state, n.clock_off_ms, now_ms);
+    let mut others = ring.filter(|id| **id != node).filter_map(record);
+    is_wrong(state, clock_off_ms, now_ms) && others.any(is_right)
+}
+
+fn command(command: Command) -> MetaCommand {
+    MetaCommand {
+        proposed_at_ms: 0,
+        command: Some(command),
+    }
+}
+
+#[cfg(test)]
+mod tests;

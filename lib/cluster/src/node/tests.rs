@@ -1,3 +1,7 @@
+//! Founding a cluster, joining it, and coming back to it.
+
+mod taken_over;
+
 use super::*;
 use crate::clients::meta_server;
 use gnomon_model::SystemClock;
@@ -270,64 +274,4 @@ async fn the_leader_keeps_copies_of_the_catalogue_in_the_bucket() {
     }
     node.shutdown().await;
     assert!((3..=4).contains(&copies().await));
-}
-
-/// A bucket whose cluster changed the number of its shards, and was about to once more.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_catalogue_with_several_epochs_is_taken_over() {
-    use crate::placement::{EPOCH_STEP_MS, Placement};
-    use gnomon_proto::v1::{BlockRecord, EpochChange, PlacementEpoch, block_record::State};
-    let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
-    let epoch = |epoch, from_ms, shards: std::ops::Range<u32>| PlacementEpoch {
-        epoch,
-        from_ms,
-        shards: shards.collect(),
-        ..PlacementEpoch::default()
-    };
-    let coming = epoch(5, 2 * EPOCH_STEP_MS, 6..9);
-    let block = |shard: u32, min_ms| BlockRecord {
-        id: format!("{shard:032x}"),
-        tenant: "anonymous".into(),
-        shard,
-        start_ms: min_ms,
-        end_ms: min_ms + 10,
-        min_sample_ms: min_ms,
-        max_sample_ms: min_ms,
-        state: State::Live as i32,
-        bytes: 1,
-        samples: 1,
-        parts: vec![7],
-        path: format!("a/{shard}"),
-        ..BlockRecord::default()
-    };
-    let left = MetaState {
-        revision: 9,
-        catalogue_revision: 9,
-        // The first is forgotten.
-        epochs: vec![epoch(2, i64::MIN, 1..4), epoch(4, EPOCH_STEP_MS, 4..6), coming.clone()],
-        epoch_change: Some(EpochChange {
-            epoch: Some(coming),
-            ..EpochChange::default()
-        }),
-        blocks: vec![block(2, 0), block(5, EPOCH_STEP_MS)],
-        ..MetaState::default()
-    };
-    crate::meta::write_checkpoint(bucket.as_ref(), &left).await.unwrap();
-    let node = start_node(options(folder.path(), &bucket, &["ingester"]))
-        .await
-        .unwrap();
-    let state = node.meta_watch.borrow().clone();
-    assert_eq!(state.epochs, left.epochs[..2]);
-    assert_eq!(
-        state.shards.iter().map(|r| r.shard).collect::<Vec<_>>(),
-        [1, 2, 3, 4, 5]
-    );
-    assert_eq!((state.blocks.len(), state.feature_level), (2, 4));
-    let first_parts: Vec<_> = state.first_parts.iter().map(|f| (f.shard, f.part)).collect();
-    assert_eq!(first_parts, [(2, 8), (5, 8)]);
-    assert_eq!(
-        *node.directory.placement().borrow().as_ref(),
-        Placement::in_force(&state).unwrap()
-    );
-    node.shutdown().await;
 }

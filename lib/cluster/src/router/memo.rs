@@ -44,9 +44,15 @@ impl TickMemo {
         places
     }
 
-    /// Forgets all: a shard does not know what was sent by it.
-    pub(super) fn clear(&self) {
-        *self.0.lock() = Places::default();
+    /// Forgets what a shard does not know: series by their numbers, each as far as it is still sent by that reference.
+    pub(super) fn forget(&self, shard: ShardId, unknown: impl Iterator<Item = (u32, SeriesRef)>) {
+        let mut places = self.0.lock();
+        for (series, reference) in unknown {
+            let place = places.places.get_mut(series as usize);
+            if let Some(place) = place.filter(|place| (place.shard, place.reference) == (shard, reference)) {
+                place.reference = NO_REFERENCE;
+            }
+        }
     }
 }
 
@@ -105,8 +111,31 @@ mod tests {
         assert_eq!((get(1, 3, 78), get(1, 0, 0), get(1, u32::MAX, 78)), (None, None, None));
         assert_eq!(get(2, 3, 77), None);
         assert_eq!(get(1, 3, 77), None, "forgotten with the epoch");
-        memo.open(tenant, PlacementEpoch(1)).set(3, 77, known);
-        memo.clear();
-        assert_eq!(get(1, 3, 77), None);
+    }
+
+    #[test]
+    fn what_a_shard_does_not_know_is_forgotten_and_nothing_else() {
+        let memo = TickMemo::default();
+        let tenant = TenantSeed::of(&TenantId::anonymous());
+        let known = |reference| Known {
+            reference: SeriesRef(reference),
+            shard: ShardId(1),
+        };
+        let mut places = memo.open(tenant, PlacementEpoch(1));
+        for series in 0..4 {
+            places.set(series, 77, known(10 + u64::from(series)));
+        }
+        drop(places);
+        let unknown = [(0, 10), (1, 10), (3, 13), (9, 19)].map(|(series, r)| (series, SeriesRef(r)));
+        memo.forget(ShardId(2), unknown.into_iter());
+        let there = |series| memo.open(tenant, PlacementEpoch(1)).get(series, 77);
+        assert!(
+            (0..4).all(|series| there(series).is_some()),
+            "another shard's references"
+        );
+        memo.forget(ShardId(1), unknown.into_iter());
+        assert_eq!((there(0), there(3)), (None, None));
+        // It has got another meanwhile.
+        assert_eq!((there(1), there(2)), (Some(known(11)), Some(known(12))));
     }
 }

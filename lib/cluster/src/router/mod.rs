@@ -125,9 +125,15 @@ impl Router {
         }
     }
 
+    /// Whether all nodes understand start timestamps: they are left out of what is sent until then.
+    #[must_use]
+    pub fn keeps_starts(&self) -> bool {
+        self.placement.borrow().keeps_starts()
+    }
+
     /// Whether there were start timestamps, and they are left out.
     fn leaves_out_starts(&self) -> bool {
-        self.has_starts.load(Ordering::Relaxed) && !self.placement.borrow().keeps_starts()
+        self.has_starts.load(Ordering::Relaxed) && !self.keeps_starts()
     }
 
     fn count(&self, hits: u64, misses: u64) {

@@ -220,10 +220,7 @@ impl Router {
                 continue;
             }
             tally.add(response);
-            self.forget(&chunk, &unknown);
-            if let Some(memo) = labels.memo() {
-                memo.clear();
-            }
+            self.forget(shard, &chunk, &unknown, labels);
             if round >= MAX_RESENDS {
                 return Err(ServiceError::Unavailable(format!(
                     "shard {shard} does not keep the references it gives"
@@ -253,10 +250,15 @@ impl Router {
         }
     }
 
-    fn forget(&self, chunk: &Chunk, unknown: &[u64]) {
+    /// The next tick, or write, looks these up again, and no others.
+    fn forget(&self, shard: ShardId, chunk: &Chunk, unknown: &[u64], labels: &dyn LabelSource) {
         let unknown: std::collections::HashSet<u64> = unknown.iter().copied().collect();
-        for named in chunk.known.iter().filter(|n| unknown.contains(&n.reference.0)) {
+        let named = || chunk.known.iter().filter(|n| unknown.contains(&n.reference.0));
+        for named in named() {
             self.cache.forget(named.key, named.reference);
+        }
+        if let Some(memo) = labels.memo() {
+            memo.forget(shard, named().map(|named| (named.series, named.reference)));
         }
     }
 

@@ -151,6 +151,12 @@ impl ShardState {
         self.labels.clear();
         self.next += 1000;
     }
+
+    fn forget_one(&mut self, labels: &Labels) {
+        let reference = self.refs.remove(labels.as_bytes()).unwrap();
+        self.labels.remove(&reference);
+        self.next += 1000;
+    }
 }
 
 #[async_trait]

@@ -1,7 +1,7 @@
 //! What has to go to disk, and what has to be written again or given up there so that it fits.
 
 use super::super::segment::EMPTY_BYTES;
-use super::{Held, PLACE_BYTES, Pass, Place, Queues, Segment, Shed, Work};
+use super::{Held, PLACE_BYTES, Pass, Place, Queues, Segment, Shed, Work, Written};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -43,6 +43,61 @@ impl Queues {
         self.live_disk + bytes <= self.live_share()
             && self.files + bytes <= self.limits.disk_bytes
             && (self.on_disk + ticks) * PLACE_BYTES <= self.limits.memory_bytes / 4
+    }
+
+    /// The oldest scrapes in memory of those that are wanted, of all targets, up to so many bytes (one at least). They stay
+    /// where they are until [`Self::moved`] says where they are now.
+    pub(in crate::buffer) fn oldest_in_memory(&self, most_bytes: u64, is_wanted: impl Fn(&Held) -> bool) -> Vec<Work> {
+        let mut bytes = 0;
+        let mut oldest = Vec::new();
+        for (seq, target) in &self.in_memory {
+            let Some(queue) = self.targets.get(target) else {
+                continue;
+            };
+            let held = queue.position(*seq).and_then(|at| queue.held.get(at));
+            let Some(held) = held.filter(|held| is_wanted(held)) else {
+                continue;
+            };
+            bytes += held.memory();
+            if bytes > most_bytes && !oldest.is_empty() {
+                break;
+            }
+            oldest.push(Work {
+                target: *target,
+                name: Arc::clone(&queue.name),
+                held: held.clone(),
+                pass: Pass::default(),
+            });
+        }
+        oldest
+    }
+
+    /// Scrapes are in a segment now. Those that went meanwhile are dead there.
+    pub(in crate::buffer) fn moved(&mut self, segment: u64, file_bytes: u64, spots: &[Written]) {
+        self.files += file_bytes;
+        self.segments.insert(segment, Segment::of_file(file_bytes));
+        for written in spots {
+            let target = written.target;
+            let Some(queue) = self.targets.get_mut(&target) else {
+                continue;
+            };
+            let Some(at) = queue.position(written.seq) else {
+                continue;
+            };
+            let before = queue.held[at].clone();
+            let mut now = before.clone();
+            now.place = Place::Disk(written.spot);
+            // What is known once stays known, whatever terms are forgotten since.
+            now.sole |= written.sole;
+            queue.held[at] = now.clone();
+            self.count(target, &before, false);
+            self.count(target, &now, true);
+            let by = |after: u64, before: u64| after as i64 - before as i64;
+            self.weigh(target, by(now.memory(), before.memory()), by(now.disk(), before.disk()));
+        }
+        if self.segments.get(&segment).is_some_and(Segment::is_dead) {
+            self.dead.push(segment);
+        }
     }
 
     /// Gives up scrapes on disk until so many bytes more fit, live ones and their places in memory alike.

@@ -42,7 +42,7 @@ fn drain(queues: &mut Queues) -> Vec<(u64, i64)> {
 
 /// As the tasks do it: the oldest into a segment of its own.
 fn spill(queues: &mut Queues, segment: u64, most_bytes: u64) -> Vec<Shed> {
-    let oldest = queues.oldest_in_memory(most_bytes);
+    let oldest = queues.oldest_in_memory(most_bytes, |_| true);
     let bytes: u64 = oldest.iter().map(|work| work.held.memory()).sum();
     let shed = queues.make_disk_room(bytes);
     put(queues, segment, &oldest);
@@ -316,10 +316,21 @@ fn a_segment_that_is_whole_is_not_written_again_whatever_room_is_wanted() {
 fn what_is_known_when_it_is_written_is_known_afterwards() {
     let mut queues = queues(1 << 20, 1 << 20);
     add(&mut queues, 1, 5, 10);
-    let mut works = queues.oldest_in_memory(1 << 20);
+    let mut works = queues.oldest_in_memory(1 << 20, |_| true);
     works[0].held.sole = true;
     put(&mut queues, 1, &works);
     assert!(queues.next(true).unwrap().held.sole);
+}
+
+#[test]
+fn what_is_not_wanted_keeps_nothing_behind_it_from_disk() {
+    let mut queues = queues(1 << 20, 1 << 20);
+    for tick in 0..6 {
+        add(&mut queues, 1, tick, 1_000);
+    }
+    let wanted = queues.oldest_in_memory(2_400, |held| held.tick_ms >= 3);
+    let times: Vec<_> = wanted.iter().map(|work| work.held.tick_ms).collect();
+    assert_eq!(times, [3, 4], "the oldest of them, as many as fit");
 }
 
 #[test]

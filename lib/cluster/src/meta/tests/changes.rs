@@ -1,7 +1,7 @@
 //! Whoever has whatever state comes to the newest one by what differs.
 
 use super::large::{holding, large};
-use super::random::any_command;
+use super::random::{LEAP_MS, any_command, raised};
 use super::*;
 use crate::meta::changes::{Assembling, History, Pieces};
 use proptest::prelude::*;
@@ -22,6 +22,7 @@ fn reached(base: &Arc<MetaState>, pieces: Pieces) -> (Arc<MetaState>, usize) {
 proptest! {
     #[test]
     fn every_state_leads_to_every_later_one(
+        is_raised in any::<bool>(),
         commands in prop::collection::vec(any_command(), 1..60),
         shown in prop::collection::vec(any::<bool>(), 60),
     ) {
@@ -31,10 +32,13 @@ proptest! {
         // What was there before the history began is not known to it.
         machine.apply_command(&at(1, node(7, 1)));
         machine.apply_command(&at(1, init()));
+        for command in raised().into_iter().filter(|_| is_raised) {
+            machine.apply_command(&at(1, command));
+        }
         all.push(machine.state());
         let mut now_ms = 1;
-        for (command, shown) in commands.into_iter().zip(shown) {
-            now_ms += 7;
+        for (step, (command, shown)) in commands.into_iter().zip(shown).enumerate() {
+            now_ms += if step % 10 == 9 { LEAP_MS } else { 7 };
             machine.apply_command(&at(now_ms, command));
             all.push(machine.state());
             if !shown {

@@ -11,7 +11,7 @@ fn told(machine: &MetaMachine, command: Command) -> Result<u64, String> {
     }
 }
 
-fn tombstone(path: &str, value: &str) -> Command {
+pub(super) fn tombstone(path: &str, value: &str) -> Command {
     let matcher = LabelMatcher {
         name: "a".into(),
         value: value.into(),
@@ -31,11 +31,11 @@ fn tombstone(path: &str, value: &str) -> Command {
     })
 }
 
-fn applied(shard: u32, revision: u64) -> Command {
+pub(super) fn applied(shard: u32, revision: u64) -> Command {
     Command::TombstonesApplied(TombstonesApplied { shard, revision })
 }
 
-fn forget(revisions: &[u64]) -> Command {
+pub(super) fn forget(revisions: &[u64]) -> Command {
     Command::ForgetTombstones(ForgetTombstones {
         revisions: revisions.to_vec(),
     })
@@ -173,9 +173,12 @@ fn a_catalogue_is_taken_over_before_the_cluster_begins_and_not_later() {
     for _ in 0..2 {
         told(&machine, adopt(vec![left.clone()])).unwrap();
     }
+    told(&machine, Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 6 })).unwrap();
     told(&machine, init()).unwrap();
     let state = machine.state();
     assert_eq!((state.blocks.len(), state.forgotten_tombstone_revision), (1, 12));
+    assert_eq!(state.feature_level, 6, "and an older build does not come in");
+    assert!(told(&machine, node(0, 1)).unwrap_err().contains("feature level 6"));
     assert!(state.catalogue_revision >= 30);
     assert!(
         told(&machine, adopt(Vec::new()))

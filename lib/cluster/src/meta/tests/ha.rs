@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn claim(cluster: &str, replica: &str, newest_ms: i64) -> Command {
+pub(super) fn claim(cluster: &str, replica: &str, newest_ms: i64) -> Command {
     Command::ClaimHaTurn(ClaimHaTurn {
         tenant: "anonymous".into(),
         cluster: cluster.into(),
