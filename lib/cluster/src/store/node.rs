@@ -38,9 +38,9 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            log_memtable_bytes: 32 << 20,
-            state_memtable_bytes: 32 << 20,
-            cache_bytes: 16 << 20,
+            log_memtable_bytes: 8 << 20,
+            state_memtable_bytes: 8 << 20,
+            cache_bytes: 8 << 20,
             wal_bytes: 64 << 20,
             watermark_bytes: 256 << 20,
             ballast_bytes: 64 << 20,

@@ -244,9 +244,11 @@ fn release(mut db: Arc<DB>) -> Result<(), Arc<DB>> {
     Err(db)
 }
 
+/// Who reads a range reads it once, and much of it: what is cached is left for those who read single values.
 fn bounds(to: &[u8]) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_iterate_upper_bound(to);
+    options.fill_cache(false);
     options
 }
 
@@ -328,6 +330,9 @@ fn families(options: &StoreOptions) -> Vec<ColumnFamilyDescriptor> {
         .collect()
 }
 
+/// Files of the log that wait to be merged.
+const LOG_FILES: i32 = 16;
+
 /// RocksDB insists on it. Space for each write-ahead log is reserved by the largest buffer of any family, so its must
 /// be small (64 MiB is the default).
 fn unused_family() -> ColumnFamilyDescriptor {
@@ -345,6 +350,13 @@ fn family_options(space: Space, options: &StoreOptions, cache: &Cache) -> Option
         Space::State => options.state_memtable_bytes / 2,
         Space::Node | Space::Meta => 1 << 20,
     });
+    if space == Space::Log {
+        // Its buffers are small and most of what is in their files is removed before it is merged: as many bytes wait for
+        // that as with larger ones.
+        family.set_level_zero_file_num_compaction_trigger(LOG_FILES);
+        family.set_level_zero_slowdown_writes_trigger(3 * LOG_FILES);
+        family.set_level_zero_stop_writes_trigger(5 * LOG_FILES);
+    }
     // What is stored comes compressed: samples are coded, pages too.
     family.set_compression_type(rocksdb::DBCompressionType::None);
     let mut table = BlockBasedOptions::default();
