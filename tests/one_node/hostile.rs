@@ -70,9 +70,13 @@ async fn ten_million_series_are_refused_and_cost_the_others_nothing() {
         huge.is_empty(),
         "nothing of a scrape that was refused is stored: {huge:?}"
     );
-    let up = client::series(&node.http.query("up", now).await);
-    let values: Vec<_> = up.values().map(|samples| samples[0].1.as_str()).collect();
-    assert_eq!(values, ["0", "1"], "{up:?}");
+    // Shown as down before it is pushed that it is.
+    eventually("both to be known", async || {
+        let up = client::series(&node.http.query("up", now).await);
+        let values: Vec<_> = up.values().map(|samples| samples[0].1.as_str()).collect();
+        (values == ["0", "1"]).then_some(())
+    })
+    .await;
     eventually("the other target to be scraped on", async || {
         let later = client::series(
             &node

@@ -9,7 +9,7 @@ use super::segment::is_damage;
 use super::tick::{self, BadTick, HeldTick};
 use super::{Buffer, Place, Why};
 use gnomon_cluster::node::CLOCK_MAY_BE_OFF_MS;
-use gnomon_cluster::router::{Refused, Tick};
+use gnomon_cluster::router::Refused;
 use gnomon_proto::ServiceError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,10 +113,9 @@ impl Buffer {
             Ok(tick) => tick,
             Err(unread) => return self.note_unread(work, unread),
         };
-        // A clock was set back since: no shard takes it as a scrape before its time has come, and all later ones would wait
-        // behind it.
-        let is_ahead = self.is_ahead(work.held.tick_ms);
-        if is_ahead && !self.is_sole(&work.held) {
+        // The clock was set back since, and all others' were: no shard takes it before its time has come, and all later ones
+        // would wait behind it. As plain samples it would stand among those that are right, and be older than they.
+        if self.is_ahead(work.held.tick_ms) {
             return self.never(work, Why::Clock);
         }
         // What an earlier process left, or the map has changed since.
@@ -124,13 +123,7 @@ impl Buffer {
         if home.is_some() && home != work.pass.home {
             return Sent::Moves(home);
         }
-        let pushing = async {
-            match is_ahead {
-                true => self.push_rows(work, &tick.as_tick()).await,
-                false => self.push(work, &tick).await,
-            }
-        };
-        let pushed = match tokio::time::timeout(PATIENCE, pushing).await {
+        let pushed = match tokio::time::timeout(PATIENCE, self.push(work, &tick)).await {
             Ok(pushed) => pushed,
             Err(_) => Pushed::Failed(ServiceError::DeadlineExceeded("the shards took too long".into())),
         };
@@ -221,12 +214,7 @@ impl Buffer {
         if outcome.older_term && !self.is_sole(&work.held) {
             return Pushed::Given(Why::OtherOwner);
         }
-        self.push_rows(work, &tick).await
-    }
-
-    /// As plain samples: one that nobody else can have made.
-    async fn push_rows(&self, work: &Work, tick: &Tick<'_>) -> Pushed {
-        let rows = self.sink.push_rows(tick, PATIENCE).await;
+        let rows = self.sink.push_rows(&tick, PATIENCE).await;
         if let Some(error) = rows.retryable.or(rows.failed) {
             return Pushed::Failed(error);
         }

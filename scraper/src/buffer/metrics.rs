@@ -14,7 +14,7 @@ pub(crate) enum Why {
     Refused,
     /// It did not read back from disk.
     Damaged,
-    /// It was made while this node's clock was ahead, and another may have scraped the target then.
+    /// It was made while the clock was ahead: its time is still to come by this node's and the metadata group's leader's.
     Clock,
 }
 

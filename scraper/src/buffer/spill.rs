@@ -86,8 +86,10 @@ impl Buffer {
                 }
                 is_busy = wants && !stop.is_cancelled();
             }
-            if self.clock.monotonic() >= write_at && self.write_through(now_ms).await {
-                write_at = self.clock.monotonic() + WRITE_EVERY;
+            if self.clock.monotonic() >= write_at {
+                // It looks at all scrapes in memory.
+                let wrote = self.write_through(now_ms).await;
+                write_at = self.clock.monotonic() + if wrote { WRITE_EVERY } else { SHOW_EVERY };
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -120,6 +122,9 @@ impl Buffer {
             let old = {
                 let is_wanted = |held: &Held| held.tick_ms <= now_ms - WRITE_AFTER_MS && self.is_sole(held);
                 let queues = self.queues.lock();
+                if queues.live_share() == 0 {
+                    return wrote;
+                }
                 let old = queues.oldest_in_memory(self.spill_bytes, is_wanted);
                 let bytes = EMPTY_BYTES + old.iter().map(cost).sum::<u64>();
                 if old.is_empty() || !queues.has_disk_room(bytes, old.len() as u64) {

@@ -15,6 +15,9 @@ use std::collections::HashSet;
 /// How far before a sample its series' beginning is still noted.
 const ZERO_REACH_MS: i64 = 60 * 60 * 1000;
 
+/// How much later a scrape may stand than it was made.
+const MOST_MOVED_MS: i64 = 50;
+
 /// Buffers that are used again, whichever target's scrape comes next.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -37,7 +40,8 @@ impl Scratch {
         self.own_histograms.clear();
     }
 
-    /// The first millisecond from `tick_ms` on that no sample has of its own; samples of the scrape stand there then.
+    /// The first millisecond from `tick_ms` on that no sample has of its own; samples of the scrape stand there then. Where
+    /// there is none soon, all stays as it is.
     ///
     /// Series with times of their own do not go stale when they are exposed no more, and shards tell them by their time.
     fn part_from_own_times(&mut self, tick_ms: i64) -> i64 {
@@ -47,8 +51,10 @@ impl Scratch {
         let times = self.samples.iter().map(|s| s.timestamp_ms);
         let times = times.chain(self.histograms.iter().map(|h| h.timestamp_ms));
         let taken: HashSet<i64> = times.filter(|at| *at > tick_ms).collect();
-        let mut later = tick_ms.saturating_add(1)..i64::MAX;
-        let free = later.find(|at| !taken.contains(at)).unwrap_or(tick_ms);
+        let mut later = tick_ms.saturating_add(1)..tick_ms.saturating_add(MOST_MOVED_MS);
+        let Some(free) = later.find(|at| !taken.contains(at)) else {
+            return tick_ms;
+        };
         for (n, sample) in self.samples.iter_mut().enumerate() {
             if sample.timestamp_ms == tick_ms && self.own_samples.binary_search(&n).is_err() {
                 sample.timestamp_ms = free;

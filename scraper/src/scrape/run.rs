@@ -18,13 +18,16 @@ use parking_lot::Mutex;
 use reqwest::header::HeaderMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What is kept for the next scrapes.
-const MAX_SPARES: usize = 16;
+const MAX_SPARES: usize = 32;
 const MAX_SPARE_BODY_BYTES: usize = 4 << 20;
 const MAX_SPARE_SAMPLES: usize = 1 << 16;
+/// So many at the end of one stretch cost no more syncs than more of them would, and are far fewer than an ingester takes at
+/// once.
+const MOST_GATHERED: usize = 128;
 /// How long a scrape under way may go on after its loop was told to end.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long its push may: then it waits in the buffer, for whoever empties that.
@@ -40,6 +43,8 @@ pub(crate) struct ScrapeEnv {
     pub tenant: TenantId,
     /// A scrape that begins this little after its tick gets the tick's time.
     pub timestamp_tolerance: Duration,
+    /// Scrapes that wait to be pushed together: so many more go at once.
+    pub(super) gathered: Semaphore,
     spares: Mutex<Vec<Spare>>,
 }
 
@@ -68,6 +73,7 @@ impl ScrapeEnv {
             buffer,
             tenant,
             timestamp_tolerance: timestamp_tolerance.unwrap_or(timing::DEFAULT_TOLERANCE),
+            gathered: Semaphore::new(MOST_GATHERED),
             spares: Mutex::default(),
         }
     }

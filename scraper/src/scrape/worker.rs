@@ -32,9 +32,13 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a push may take after a scrape that took `duration`: until shortly before the next tick, and then it makes way
 /// for that.
 fn patience(interval: Duration, duration: Duration) -> Duration {
+    left(interval, duration).max(LEAST_PATIENCE.min(interval / 2))
+}
+
+/// What is left of the interval then.
+fn left(interval: Duration, duration: Duration) -> Duration {
     let margin = MARGIN.max(interval / 50);
-    let left = interval.saturating_sub(duration).saturating_sub(margin);
-    left.max(LEAST_PATIENCE.min(interval / 2))
+    interval.saturating_sub(duration).saturating_sub(margin)
 }
 
 /// What a loop knows from tick to tick.
@@ -180,8 +184,7 @@ impl Worker {
         };
         report.add_to(&cache, at_ms, &mut spare.scratch);
         self.note(spec, at_ms, duration, &outcome);
-        let patience = patience(interval, duration);
-        self.push(spec, at_ms, &cache, &spare.scratch, patience).await;
+        self.push(spec, at_ms, &cache, &spare.scratch, duration).await;
         env.give_back(spare);
         self.count_series(cache.len());
         self.cache = Some(cache);
@@ -262,7 +265,8 @@ impl Worker {
         (collected.cache, outcome)
     }
 
-    async fn push(&self, spec: &LoopSpec, tick_ms: i64, cache: &SeriesCache, scratch: &Scratch, patience: Duration) {
+    /// After a scrape that took `duration`.
+    async fn push(&self, spec: &LoopSpec, tick_ms: i64, cache: &SeriesCache, scratch: &Scratch, duration: Duration) {
         let unsent = self.state.metadata.unsent();
         let metadata: Vec<MetricInfo<'_>> = unsent
             .iter()
@@ -293,7 +297,7 @@ impl Worker {
             self.env.buffer.hold(&tick);
             return;
         }
-        match self.try_push(&tick, spec.target.interval, patience).await {
+        match self.try_push(&tick, spec.target.interval, duration).await {
             Ok(outcome) => {
                 self.state.metadata.mark_sent(&unsent);
                 self.note_pushed(spec, &outcome);
@@ -318,11 +322,11 @@ impl Worker {
         &self,
         tick: &Tick<'_>,
         interval: Duration,
-        patience: Duration,
+        duration: Duration,
     ) -> Result<TickOutcome, ServiceError> {
+        let patience = patience(interval, duration);
         let pushed = async {
-            let wait = timing::until_pushed(self.env.clock.monotonic(), interval);
-            tokio::time::sleep(wait.min(patience / 4)).await;
+            self.gather(interval, left(interval, duration)).await;
             self.env.sink.push_tick(tick, patience).await
         };
         let ending = async {
@@ -335,6 +339,18 @@ impl Worker {
                 pushed.unwrap_or_else(|_| Err(late()))
             }
             () = ending => Err(ServiceError::Cancelled),
+        }
+    }
+
+    /// Waits for others that are pushed with this one, unless there are many already, or little time.
+    async fn gather(&self, interval: Duration, left: Duration) {
+        let Ok(_gathered) = self.env.gathered.try_acquire() else {
+            return;
+        };
+        let wait = timing::until_pushed(self.env.clock.monotonic(), interval);
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = tokio::time::sleep(wait.min(left / 4)) => {}
         }
     }
 

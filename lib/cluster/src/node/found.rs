@@ -91,7 +91,6 @@ impl Starting {
             cluster_id: identity.cluster_id,
             created_ms: self.options.clock.now().0,
             generation: identity.generation,
-            next_node_id: None,
         }
     }
 
@@ -128,7 +127,7 @@ impl Starting {
             });
         }
         // One without replicas has nothing that could be of before.
-        if options.is_ingester() && found.leaves_behind(identity.node_id, identity.generation) {
+        if found.generation > identity.generation && options.is_ingester() {
             return Err(NodeError::LeftBehind {
                 folder: options.data_folder.display().to_string(),
                 cluster: found.cluster_id,
@@ -213,6 +212,10 @@ impl Starting {
                     ours: identity.cluster_id,
                     found,
                 });
+            }
+            if founding {
+                // Where it ended before it could.
+                self.raise(client, state.feature_level).await?;
             }
             self.note_shards(&state);
         }

@@ -48,17 +48,6 @@ pub struct ClusterMark {
     /// Grows each time that the cluster is recovered by one of its nodes: ingesters of an earlier one were left behind.
     #[serde(default)]
     pub generation: u64,
-    /// The first id that was free at the last recovery: only nodes below it can be of before. None: all may be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_node_id: Option<u64>,
-}
-
-impl ClusterMark {
-    /// Whether an ingester that knows of no later recovery than that of `generation` may have data of before the last one.
-    /// One that joined since by a build that knows of none has a greater id.
-    pub(super) fn leaves_behind(&self, node: NodeId, generation: u64) -> bool {
-        self.generation > generation && self.next_node_id.is_none_or(|next| node.0 < next)
-    }
 }
 
 /// The identity file of a data folder.
@@ -187,22 +176,6 @@ mod tests {
         assert!(error.contains("node.json"), "{error}");
     }
 
-    /// Builds before there was the field wrote marks without it, and read those that have it.
-    #[test]
-    fn who_is_left_behind_by_a_recovery_is_told_by_its_id() {
-        let text = |more: &str| {
-            let id = "0000000000000000000000000000002a";
-            format!(r#"{{"format":1,"cluster_id":"{id}","created_ms":5,"generation":2{more}}}"#)
-        };
-        let mark: ClusterMark = serde_json::from_str(&text("")).unwrap();
-        assert!(mark.leaves_behind(NodeId(1), 1) && mark.leaves_behind(NodeId(9), 0));
-        assert!(!mark.leaves_behind(NodeId(1), 2));
-        assert!(!serde_json::to_string(&mark).unwrap().contains("next_node_id"));
-        let mark: ClusterMark = serde_json::from_str(&text(r#","next_node_id":4"#)).unwrap();
-        assert!(mark.leaves_behind(NodeId(3), 1) && !mark.leaves_behind(NodeId(4), 0));
-        assert!(!mark.leaves_behind(NodeId(3), 2));
-    }
-
     #[tokio::test]
     async fn the_first_mark_stays() {
         let bucket = InMemory::new();
@@ -212,7 +185,6 @@ mod tests {
             cluster_id: ClusterId(id),
             created_ms: 5,
             generation: 0,
-            next_node_id: None,
         };
         assert_eq!(put_mark(&bucket, &mark(1)).await.unwrap(), mark(1));
         assert_eq!(put_mark(&bucket, &mark(2)).await.unwrap(), mark(1));

@@ -54,7 +54,8 @@ impl Renewal {
         let mut clock_off_ms = 0;
         let mut steps_aside = false;
         let mut times_wrong = 0;
-        let mut wait = self.lease / 3;
+        // At once: who has just registered is taken for one whose clock is right.
+        let mut wait = Duration::ZERO;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -2,10 +2,9 @@
 
 use super::identity::{ClusterMark, IdentityFile, NodeIdentity, read_mark, replace_mark};
 use super::{NodeError, store_folder};
-use crate::meta::MetaMachine;
-use crate::raft::{GroupError, LeftGroup, left_groups, make_only_voter, replay};
+use crate::raft::{LeftGroup, left_groups, make_only_voter};
 use crate::store::{NodeStore, StoreOptions};
-use gnomon_model::{Clock, GroupId};
+use gnomon_model::Clock;
 use object_store::ObjectStore;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +52,7 @@ impl LeftNode {
     /// when it starts. To be done before [`Self::make_only_voter`], and again where that was not reached.
     ///
     /// # Errors
-    /// When the bucket does not answer, is another cluster's, or has no mark; or the folder cannot be read or written.
+    /// When the bucket does not answer, is another cluster's, or has no mark; or the folder cannot be written.
     pub async fn leave_others_behind(&mut self, bucket: &dyn ObjectStore) -> Result<u64, NodeError> {
         let mark = read_mark(bucket).await?;
         let ours = self.identity.cluster_id;
@@ -61,24 +60,10 @@ impl LeftNode {
         let mark =
             mark.ok_or_else(|| NodeError::Bucket(format!("it is not that of cluster {ours}: name the cluster's own")))?;
         let generation = mark.generation.max(self.identity.generation) + 1;
-        let next_node_id = self.next_node_id()?;
-        let mark = ClusterMark {
-            generation,
-            next_node_id,
-            ..mark
-        };
-        replace_mark(bucket, &mark).await?;
+        replace_mark(bucket, &ClusterMark { generation, ..mark }).await?;
         self.identity.generation = generation;
         self.file.write(&self.identity)?;
         Ok(generation)
-    }
-
-    /// The first id that the cluster will give when it goes on with this node; none where that is not known here.
-    fn next_node_id(&self) -> Result<Option<u64>, NodeError> {
-        let machine = MetaMachine::default();
-        replay(&self.store, GroupId::METADATA, &machine).map_err(GroupError::from)?;
-        let next = machine.state().next_node_id;
-        Ok((next > 0).then_some(next))
     }
 
     /// Makes this node the only voter of all groups that can be recovered by it.

@@ -37,5 +37,5 @@ pub use host::{FLUSH_LOG_BYTES, GroupHost, HostOptions, RaftTiming};
 pub use local::{LinkFault, LocalNetwork};
 pub use machine::{Applied, StateError, StateMachine, StateReader, StateWriter};
 pub use members::{MemberWishes, PREFER_AFTER, Wish, keep_members};
-pub use recover::{LeftGroup, left_groups, make_only_voter, replay};
+pub use recover::{LeftGroup, left_groups, make_only_voter};
 pub use transport::{AppendAnswers, RaftService, RaftTransport, RpcError};

@@ -10,9 +10,7 @@
 
 use super::codec::{self, Tag};
 use super::host::stored_groups;
-use super::state::StoredState;
 use super::types::{Entry, Head, LogId, Members};
-use super::{Applied, StateError, StateMachine};
 use crate::store::{Backend, NodeStore, Space, StoreError};
 use gnomon_model::{GroupId, NodeId};
 use gnomon_proto::v1;
@@ -61,16 +59,11 @@ fn decoded<M: Message + Default>(value: Option<bytes::Bytes>, what: &str) -> Res
     decoded.map(Some)
 }
 
-/// Which of its stored states counts.
-fn generation_of(backend: &dyn Backend, group: GroupId) -> Result<u64, StoreError> {
-    let generation = backend.get(Space::Meta, &codec::meta_key(group, Tag::Generation))?;
-    let generation = generation.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk::<8>()?)));
-    Ok(generation.unwrap_or(0))
-}
-
 /// What its stored state stands at.
 fn head_of(backend: &dyn Backend, group: GroupId) -> Result<Head, StoreError> {
-    let head = backend.get(Space::State, &codec::head_key(group, generation_of(backend, group)?))?;
+    let generation = backend.get(Space::Meta, &codec::meta_key(group, Tag::Generation))?;
+    let generation = generation.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk::<8>()?)));
+    let head = backend.get(Space::State, &codec::head_key(group, generation.unwrap_or(0)))?;
     let head = decoded::<v1::RaftHead>(head, "head of a group's state")?;
     Ok(codec::head_from(head.unwrap_or_default()))
 }
@@ -206,42 +199,6 @@ pub fn make_only_voter(store: &NodeStore, node: NodeId, groups: &[LeftGroup]) ->
         batch.put(Space::Meta, &key, &given_up.encode_to_vec());
     }
     store.write_durably(batch)
-}
-
-/// Brings a machine to where a group will be that this replica goes on with: its stored state, and all of its log. Blocks.
-///
-/// # Errors
-/// When the store cannot be read, or what is stored not be understood.
-pub fn replay(store: &NodeStore, group: GroupId, machine: &dyn StateMachine) -> Result<(), StateError> {
-    let backend = store.backend();
-    let applied = head_of(backend.as_ref(), group)?.applied.map_or(0, |id| id.index);
-    let generation = generation_of(backend.as_ref(), group)?;
-    machine.restore(&StoredState::new(backend.clone(), group, generation, applied))?;
-    let mut bad = None;
-    let (from, to) = (codec::log_key(group, applied + 1), codec::log_key(group, u64::MAX));
-    backend.scan(Space::Log, &from, &to, &mut |key, value| {
-        let entry = super::log::index_of(key).and_then(|index| {
-            let entry = codec::entry_from_stored(index, value);
-            entry.map_err(|error| error.stored(format!("log of group {group}")))
-        });
-        match entry {
-            Ok(entry) => {
-                if let EntryPayload::Normal(command) = &entry.payload {
-                    machine.apply(&[Applied {
-                        index: entry.log_id.index,
-                        term: **entry.log_id.committed_leader_id(),
-                        payload: &command.0,
-                    }]);
-                }
-                true
-            }
-            Err(error) => {
-                bad = Some(error);
-                false
-            }
-        }
-    })?;
-    bad.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Who had a part in a group before it was recovered here; none where it never was. Blocks.

@@ -133,8 +133,11 @@ impl Machine {
     }
 
     fn restore(&self, core: &Core) -> Result<(), StateError> {
-        let backend = self.store.backend().clone();
-        let reader = StoredState::new(backend, self.group, core.generation, core.head.index());
+        let reader = StoredState {
+            backend: self.store.backend().clone(),
+            prefix: own_prefix(self.group, core.generation),
+            index: core.head.index(),
+        };
         guarded(|| self.machine.restore(&reader))??;
         self.flushed_index.store(core.head.index(), Ordering::Release);
         self.publish_applied(core);
@@ -403,18 +406,13 @@ impl StateWriter for BatchWriter {
 }
 
 #[derive(Clone)]
-pub(super) struct StoredState {
+struct StoredState {
     backend: SharedBackend,
     prefix: Vec<u8>,
     index: u64,
 }
 
 impl StoredState {
-    pub(super) fn new(backend: SharedBackend, group: GroupId, generation: u64, index: u64) -> Self {
-        let prefix = own_prefix(group, generation);
-        Self { backend, prefix, index }
-    }
-
     fn key(&self, own: &[u8]) -> Vec<u8> {
         let mut key = self.prefix.clone();
         key.extend_from_slice(own);

@@ -70,6 +70,10 @@ fn the_scrape_does_not_stand_where_a_sample_has_its_own_time() {
     assert_eq!(times(&bench), [1002, 1000, 1001, 1002, 1003]);
     bench.collect("a 1\nb 1 999\nc 1 1001\n").1.unwrap();
     assert_eq!(times(&bench), [1000, 999, 1001]);
+    // Whoever has them all taken stays where it is.
+    let many: String = (0..100).map(|n| format!("b{n} 1 {}\n", 1000 + n)).collect();
+    bench.collect(&format!("a 1\n{many}")).1.unwrap();
+    assert_eq!(times(&bench)[..2], [1000, 1000]);
     // Where series with own times go stale too, nobody needs to tell them.
     bench.config.track_timestamps_staleness = true;
     bench.collect("a 1\nb 1 1000\n").1.unwrap();

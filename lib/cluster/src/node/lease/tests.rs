@@ -182,12 +182,18 @@ async fn scrapers_whose_clocks_are_all_wrong_go_on_until_there_is_one_that_is_ri
         rig.pass(1, &wrong).await;
         assert_eq!((rig.group.ring(), rig.group.term()), (vec![2, 3], term));
     }
+    // One that has just come is no better.
     rig.start(node(4, &["scraper"]));
-    rig.pass(30, &[0, OFF_MS, -OFF_MS, 0]).await;
-    assert_eq!(rig.group.ring(), [4]);
+    for _ in 0..60 {
+        rig.pass(1, &[0, OFF_MS, OFF_MS, OFF_MS]).await;
+        assert_eq!((rig.group.ring(), rig.group.term()), (vec![2, 3, 4], term + 1));
+    }
+    rig.start(node(5, &["scraper"]));
+    rig.pass(30, &[0, OFF_MS, -OFF_MS, OFF_MS, 0]).await;
+    assert_eq!(rig.group.ring(), [5]);
     // Its clock is wrong by now, too.
-    rig.pass(30, &[0, OFF_MS, -OFF_MS, OFF_MS]).await;
-    assert_eq!(rig.group.ring(), [2, 3, 4]);
+    rig.pass(30, &[0, OFF_MS, -OFF_MS, OFF_MS, OFF_MS]).await;
+    assert_eq!(rig.group.ring(), [2, 3, 4, 5]);
     rig.stop.cancel();
 }
 

@@ -1,7 +1,6 @@
 //! What an earlier cluster left, in a bucket or in a data folder.
 
 use super::*;
-use gnomon_proto::v1::RegisterNode;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
 /// A bucket whose cluster changed the number of its shards, and was about to once more.
@@ -89,68 +88,6 @@ async fn a_catalogue_of_a_newer_build_is_left_alone() {
     std::fs::copy(folder.path().join("node.json"), newer.path().join("node.json")).unwrap();
     let node = start_node(options(newer.path(), &bucket, &["ingester"])).await.unwrap();
     assert_eq!(node.meta_watch.borrow().feature_level, 5);
-    node.shutdown().await;
-}
-
-/// A cluster of two ingesters, of which the founder goes on alone.
-#[tokio::test(flavor = "multi_thread")]
-async fn who_joined_after_a_recovery_is_not_left_behind_by_it_whatever_its_build_knew() {
-    let (founder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
-    let node = start_node(options(founder.path(), &bucket, &["ingester"]))
-        .await
-        .unwrap();
-    let cluster_id = node.cluster_id;
-    let second = RegisterNode {
-        node: Some(Node {
-            address: "127.0.0.1:9096".into(),
-            roles: vec!["ingester".into()],
-            feature_level: 4,
-            ..Node::default()
-        }),
-        lease_ms: 1000,
-    };
-    let command = MetaCommand {
-        proposed_at_ms: 0,
-        command: Some(Command::RegisterNode(second)),
-    };
-    assert_eq!(node.meta.propose(command).await.unwrap().node_id, 2);
-    node.shutdown().await;
-    let mut left = LeftNode::open(founder.path(), SystemClock::shared()).unwrap();
-    assert_eq!(left.leave_others_behind(bucket.as_ref()).await.unwrap(), 1);
-    left.make_only_voter().unwrap();
-    left.close().await;
-    // Builds that know nothing of generations write none.
-    let identity = async |id| {
-        let folder = tempfile::tempdir().unwrap();
-        let file = identity::IdentityFile::of(folder.path());
-        let known = NodeIdentity {
-            cluster_id,
-            node_id: NodeId(id),
-            incarnation: 3,
-            founding: false,
-            generation: 0,
-        };
-        file.write(&known).unwrap();
-        let starting = Starting {
-            options: options(folder.path(), &bucket, &["ingester"]),
-            metrics: CallMetrics::register(&prometheus::Registry::new()).unwrap(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        };
-        starting.identity(&file).await
-    };
-    let behind = identity(2).await.unwrap_err();
-    assert!(matches!(behind, NodeError::LeftBehind { .. }), "{behind}");
-    let joined = identity(3).await.unwrap().unwrap();
-    assert_eq!(
-        (joined.node_id, joined.generation),
-        (NodeId(3), 1),
-        "and knows it from now on"
-    );
-    let node = start_node(options(founder.path(), &bucket, &["ingester"]))
-        .await
-        .unwrap();
-    assert_eq!(node.meta_watch.borrow().next_node_id, 3);
     node.shutdown().await;
 }
 
