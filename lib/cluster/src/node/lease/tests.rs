@@ -182,7 +182,8 @@ async fn scrapers_whose_clocks_are_all_wrong_go_on_until_there_is_one_that_is_ri
         rig.pass(1, &wrong).await;
         assert_eq!((rig.group.ring(), rig.group.term()), (vec![2, 3], term));
     }
-    // One that has just come is no better.
+    // One that has just come is no better. (It comes while the others do not renew: they would take it for one that is.)
+    rig.pass(2, &wrong).await;
     rig.start(node(4, &["scraper"]));
     for _ in 0..60 {
         rig.pass(1, &[0, OFF_MS, OFF_MS, OFF_MS]).await;
