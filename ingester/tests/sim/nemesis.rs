@@ -283,23 +283,25 @@ impl Nemesis {
         self.later(500, 6000, Mend::Disk(place));
     }
 
-    async fn decide(&mut self, client: &Machine, what: String, command: Command) {
-        let Some(running) = client.running() else { return };
+    /// Whether it is known to be decided.
+    async fn decide(&mut self, client: &Machine, what: String, command: Command) -> bool {
+        let Some(running) = client.running() else { return false };
         // What is not decided by then may be later.
         let deciding = tokio::time::timeout(Duration::from_secs(3), decide(running.node.meta.as_ref(), command));
-        let told = match deciding.await {
-            Ok(Ok(answer)) if answer.refused.is_empty() => "decided".to_owned(),
-            Ok(Ok(answer)) => format!("refused: {}", answer.refused),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "nobody has answered".to_owned(),
+        let (is_decided, told) = match deciding.await {
+            Ok(Ok(answer)) if answer.refused.is_empty() => (true, "decided".to_owned()),
+            Ok(Ok(answer)) => (false, format!("refused: {}", answer.refused)),
+            Ok(Err(error)) => (false, error.to_string()),
+            Err(_) => (false, "nobody has answered".to_owned()),
         };
         self.tell(format!("{what}: {told}"));
+        is_decided
     }
 
     async fn drain(&mut self, machines: &[Machine], client: &Machine) {
         let nodes = by_node(machines);
-        let (node, draining) = match self.draining.pop() {
-            Some(node) => (node, false),
+        let (node, draining) = match self.draining.last() {
+            Some(node) => (*node, false),
             None => {
                 let all: Vec<u64> = nodes.keys().map(|node| node.0).collect();
                 let Some(node) = all.choose(&mut self.random) else {
@@ -312,8 +314,13 @@ impl Nemesis {
             self.draining.push(node);
         }
         let command = Command::SetDraining(SetDraining { node, draining });
-        self.decide(client, format!("node {node}, draining {draining}"), command)
+        let is_decided = self
+            .decide(client, format!("node {node}, draining {draining}"), command)
             .await;
+        // One that may still be drained has its turn again, at the end at the latest.
+        if is_decided && !draining {
+            self.draining.pop();
+        }
     }
 
     fn join(&mut self, machines: &mut Vec<Machine>) {

@@ -271,14 +271,15 @@ impl Cluster {
         let trace = &self.around.trace;
         let mut states: Vec<(u64, Arc<MetaState>)> = Vec::new();
         let nodes = by_node(&self.machines);
-        let voters = newest(&nodes)
-            .members
-            .iter()
-            .find(|m| m.group == GroupId::METADATA.0)
-            .map(|m| m.voters.clone());
         // Leases are renewed all the time: they are at one revision sooner or later.
         for _ in 0..200 {
             states.clear();
+            // Who was drained may still be on its way out, or back in.
+            let voters = newest(&nodes)
+                .members
+                .iter()
+                .find(|m| m.group == GroupId::METADATA.0)
+                .map(|m| m.voters.clone());
             for (node, running) in &nodes {
                 let is_voter = voters.as_ref().is_some_and(|voters| voters.contains(&node.0));
                 let Some(own) = running.node.ingester.as_ref().filter(|_| is_voter) else {

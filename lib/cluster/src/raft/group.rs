@@ -10,6 +10,7 @@ use super::{GroupError, MAX_ENTRY_BYTES, ProposeError};
 use bytes::Bytes;
 use futures::stream::StreamExt;
 use gnomon_model::{GroupId, NodeId};
+use openraft::async_runtime::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, RaftError};
 use openraft::raft::WriteResult;
@@ -132,7 +133,12 @@ pub struct GroupStatus {
     pub members_at: u64,
     /// On the leader, up to where each other member has the log.
     pub matched: BTreeMap<NodeId, u64>,
+    /// On the leader, other members that have acknowledged nothing, not even a heartbeat, for [`SILENT_AFTER`].
+    pub silent: BTreeSet<NodeId>,
 }
+
+/// Four heartbeats.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
 
 impl GroupInner {
     pub(crate) fn new(
@@ -358,6 +364,13 @@ impl Group {
                 .iter()
                 .flatten()
                 .map(|(id, upto)| (NodeId(*id), upto.map_or(0, |id| id.index)))
+                .collect(),
+            silent: metrics
+                .heartbeat
+                .iter()
+                .flatten()
+                .filter(|(_, heard)| heard.as_ref().is_none_or(|at| at.elapsed() > SILENT_AFTER))
+                .map(|(id, _)| NodeId(*id))
                 .collect(),
         }
     }

@@ -105,7 +105,8 @@ fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
     voters.insert(own);
     if status.is_joint || !status.voters.iter().copied().eq(voters.iter().copied()) {
         // A set that cannot decide could not even be changed again.
-        let is_ready = |node: &NodeId| *node == own || (wish.live.contains(node) && is_up_to_date(node));
+        let is_there = |node: &NodeId| wish.live.contains(node) && !status.silent.contains(node);
+        let is_ready = |node: &NodeId| *node == own || (is_there(node) && is_up_to_date(node));
         let ready = voters.iter().filter(|node| is_ready(node)).count();
         return match voters.iter().find(|node| !is_ready(node)) {
             Some(absent) if ready * 2 <= voters.len() => Step::WaitFor(*absent),
@@ -385,6 +386,12 @@ mod tests {
         assert_eq!(next_step(NodeId(1), &wish, &of_three), Step::WaitFor(NodeId(3)));
         wish.live = n(&[1, 3]);
         assert_eq!(next_step(NodeId(1), &wish, &of_three), set(&[1, 3]));
+        // It has died, which its lease does not show yet.
+        let silent = GroupStatus {
+            silent: [NodeId(3)].into(),
+            ..of_three
+        };
+        assert_eq!(next_step(NodeId(1), &wish, &silent), Step::WaitFor(NodeId(3)));
     }
 
     #[test]
