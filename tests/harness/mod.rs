@@ -22,6 +22,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How long anything may take before a test gives up; generous, since machines are shared.
@@ -40,8 +41,19 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. None that systems give to outgoing connections (from 32768 on, by default), so that a
+/// node that is started again finds it free, and another one for each process of tests.
 pub fn free_port() -> u16 {
+    const EACH: u32 = 100;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + std::process::id() % 220 * EACH;
+    for _ in 0..EACH {
+        let port = first + GIVEN.fetch_add(1, Ordering::Relaxed) % EACH;
+        let port = u16::try_from(port).expect("below 32000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often what must always hold is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a replica is asked that cannot answer now.
+const READ_TRIES: u32 = 30;
 /// How long a new cluster may take until it writes, and one that is well again until all is as wished. A minute and a half
 /// is what an election, catching up and two moves one after the other take together, several times over.
 const WELL_WITHIN: Duration = Duration::from_secs(90);
@@ -239,7 +241,17 @@ impl Cluster {
                 };
                 let mut found = Found::new();
                 let (shards, epoch) = (ingester.shards(), newest_epoch(&state));
-                let read = ledger::read(shards.as_ref(), shard.shard, i64::MIN, epoch, true, &mut found).await;
+                let mut tries = 0;
+                let read = loop {
+                    found.clear();
+                    let read = ledger::read(shards.as_ref(), shard.shard, i64::MIN, epoch, true, &mut found).await;
+                    tries += 1;
+                    // Whoever is to lead is handed the lead to while all is well, too.
+                    if tries == READ_TRIES || !matches!(read, Err(Unread::NotNow(_))) {
+                        break read;
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                };
                 match read {
                     Ok(()) => all[at].extend(found),
                     Err(Unread::NotNow(error)) => {

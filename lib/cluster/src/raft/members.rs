@@ -122,7 +122,10 @@ fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
         .iter()
         .filter(|node| **node != own && wish.live.contains(node) && is_up_to_date(node) && is_fit(node));
     if !wished.contains(&own) {
-        return heirs.next().map_or(Step::Rest, |heir| Step::LeaveTo(*heir));
+        // Rather to one whose clock is wrong than to nobody: what is wished would never come to be.
+        let any = |node: &&NodeId| wish.live.contains(node) && is_up_to_date(node);
+        let heir = heirs.next().or_else(|| wish.nodes.iter().find(any));
+        return heir.map_or(Step::Rest, |heir| Step::LeaveTo(*heir));
     }
     if !is_fit(&own) {
         return heirs.next().map_or(Step::Rest, |heir| Step::YieldTo(*heir));
@@ -353,6 +356,15 @@ mod tests {
         );
         wish.unfit.clear();
         assert_eq!(next_step(NodeId(1), &wish, &of_three), Step::PreferTo(NodeId(2)));
+        // Whoever is to leave leaves to such a one rather than not at all.
+        wish.unfit = n(&[2]);
+        wish.nodes = n(&[2, 3]);
+        assert_eq!(next_step(NodeId(1), &wish, &of_three), Step::LeaveTo(NodeId(3)));
+        wish.nodes = n(&[2]);
+        assert_eq!(
+            next_step(NodeId(1), &wish, &status(&[1, 2], &[], &[])),
+            Step::LeaveTo(NodeId(2))
+        );
     }
 
     #[test]
