@@ -384,7 +384,9 @@ impl Nemesis {
         let Some((node, status)) = leader(&nodes, *group) else {
             return;
         };
-        let Some(heir) = status.voters.choose(&mut self.random) else {
+        // Nobody hands over to himself; the library would let him lead no more.
+        let others: Vec<_> = status.voters.iter().copied().filter(|voter| *voter != node).collect();
+        let Some(heir) = others.choose(&mut self.random) else {
             return;
         };
         let own = nodes[&node]

@@ -74,6 +74,7 @@ impl Buffer {
                 (queues.totals(), queues.wants_to_spill() || queues.has_dead())
             };
             self.metrics.show(&totals, now_ms);
+            // Seen soon after each renewal, the leader's time is known to within a second.
             self.leaders_now_ms();
             while is_busy {
                 self.remove_dead().await;

@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// The target of [`header`], which was heard of last then.
+fn silent(heard_ms: i64) -> SilentTarget {
+    SilentTarget {
+        tenant: TenantId::anonymous(),
+        target: TargetId(7),
+        term: 1,
+        heard_ms,
+    }
+}
+
 #[test]
 fn a_vanished_series_is_marked_and_comes_back() {
     let mut rig = Rig::new();
@@ -119,12 +129,7 @@ fn own_timestamps_get_no_markers_unless_asked_for() {
 fn a_silent_target_expires_unless_it_came_back() {
     let mut rig = Rig::new();
     rig.tick(&header(T0), &["a"]);
-    let silent = SilentTarget {
-        tenant: TenantId::anonymous(),
-        target: TargetId(7),
-        term: 1,
-        heard_ms: rig.now_ms,
-    };
+    let silent = silent(rig.now_ms);
     rig.now_ms += 32_000;
     rig.tick(&header(T0 + 15_000), &["a"]);
     rig.apply(Command::ExpireTargets {
@@ -146,12 +151,7 @@ fn a_silent_target_expires_unless_it_came_back() {
 fn a_target_that_was_scraped_all_the_same_comes_late_with_every_tick() {
     let mut rig = Rig::new();
     rig.tick(&header(T0), &["a"]);
-    let silent = SilentTarget {
-        tenant: TenantId::anonymous(),
-        target: TargetId(7),
-        term: 1,
-        heard_ms: rig.now_ms,
-    };
+    let silent = silent(rig.now_ms);
     rig.now_ms += 120_000;
     rig.apply(Command::ExpireBetweenTicks { targets: vec![silent] });
     // Its scraper was cut off, and held what it scraped.
@@ -170,12 +170,7 @@ fn a_target_that_was_scraped_all_the_same_comes_late_with_every_tick() {
 fn the_next_tick_is_taken_after_the_marker_of_one_that_began_late() {
     let mut rig = Rig::new();
     rig.tick(&header(T0 + 7_000), &["a"]);
-    let silent = SilentTarget {
-        tenant: TenantId::anonymous(),
-        target: TargetId(7),
-        term: 1,
-        heard_ms: rig.now_ms,
-    };
+    let silent = silent(rig.now_ms);
     rig.now_ms += 120_000;
     rig.apply(Command::ExpireBetweenTicks { targets: vec![silent] });
     let taken = rig.tick(&header(T0 + 15_000), &["a"]).ticks_taken;

@@ -117,14 +117,14 @@ fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
         return Step::RemoveLearner(*node);
     }
     let is_fit = |node: &NodeId| !wish.unfit.contains(node);
-    let mut heirs = wish
-        .nodes
-        .iter()
-        .filter(|node| **node != own && wish.live.contains(node) && is_up_to_date(node) && is_fit(node));
+    let others = || {
+        let others = wish.nodes.iter().filter(|node| **node != own);
+        others.filter(|node| wish.live.contains(node) && is_up_to_date(node))
+    };
+    let mut heirs = others().filter(|node| is_fit(node));
     if !wished.contains(&own) {
         // Rather to one whose clock is wrong than to nobody: what is wished would never come to be.
-        let any = |node: &&NodeId| wish.live.contains(node) && is_up_to_date(node);
-        let heir = heirs.next().or_else(|| wish.nodes.iter().find(any));
+        let heir = heirs.next().or_else(|| others().next());
         return heir.map_or(Step::Rest, |heir| Step::LeaveTo(*heir));
     }
     if !is_fit(&own) {

@@ -40,13 +40,18 @@ impl Fixture {
     }
 }
 
+/// A target with so many series, of which nothing is known yet.
+fn numbered(series: usize) -> Numbered {
+    Numbered {
+        labels: of_target(series),
+        memo: TickMemo::default(),
+    }
+}
+
 #[tokio::test]
 async fn known_series_of_a_tick_are_not_looked_up() {
     let f = fixture(3);
-    let source = Numbered {
-        labels: of_target(50),
-        memo: TickMemo::default(),
-    };
+    let source = numbered(50);
     for at in [1000, 2000] {
         assert_eq!(f.push_numbered(&source, at).await.samples_taken, 50);
     }
@@ -60,10 +65,7 @@ async fn known_series_of_a_tick_are_not_looked_up() {
 #[tokio::test]
 async fn what_a_shard_forgot_is_not_sent_by_reference_again() {
     let f = fixture(1);
-    let source = Numbered {
-        labels: of_target(5),
-        memo: TickMemo::default(),
-    };
+    let source = numbered(5);
     for at in [1000, 2000] {
         f.push_numbered(&source, at).await;
     }
@@ -80,10 +82,7 @@ async fn what_a_shard_forgot_is_not_sent_by_reference_again() {
 #[tokio::test]
 async fn series_that_a_shard_still_knows_are_not_looked_up_for_one_that_it_forgot() {
     let f = fixture(1);
-    let source = Numbered {
-        labels: of_target(50),
-        memo: TickMemo::default(),
-    };
+    let source = numbered(50);
     for at in [1000, 2000] {
         f.push_numbered(&source, at).await;
     }
