@@ -4,6 +4,10 @@ use gnomon::flags::{self, Command};
 use gnomon::{block, bucket, check, cluster, lifecycle, logging, query, recover, run};
 use std::process::ExitCode;
 
+/// Set by `.cargo/config.toml`; why: `docs/decisions/0012-jemalloc.md`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let parsed = match flags::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
@@ -25,7 +29,6 @@ fn main() -> ExitCode {
         Command::Import(ref what) => block::import::run(what),
         Command::Export(ref what) => block::export::run(what),
         Command::Run(settings) => {
-            gnomon_malloc::keep_little();
             let format = if settings.log_json {
                 logging::Format::Json
             } else {
