@@ -8,6 +8,8 @@ mod cancel;
 mod ha_pairs;
 #[path = "three_processes/ledger.rs"]
 mod ledger;
+#[path = "three_processes/local_cluster.rs"]
+mod local_cluster;
 #[path = "three_processes/trio.rs"]
 mod trio;
 #[path = "three_processes/upgrade.rs"]

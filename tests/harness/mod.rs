@@ -249,7 +249,22 @@ impl Node {
         Self::launch_in(folder, args, Vec::new(), None)
     }
 
+    /// Starts another build, and does not wait.
+    pub fn launch_build(program: &Path, folder: &Path, args: Vec<String>) -> Self {
+        Self::launch_by(Command::new(program), folder, args, Vec::new(), None)
+    }
+
     fn launch_in(
+        folder: &Path,
+        args: Vec<String>,
+        environment: Vec<(String, String)>,
+        memory_kib: Option<u64>,
+    ) -> Self {
+        Self::launch_by(command(memory_kib), folder, args, environment, memory_kib)
+    }
+
+    fn launch_by(
+        mut command: Command,
         folder: &Path,
         args: Vec<String>,
         environment: Vec<(String, String)>,
@@ -262,9 +277,7 @@ impl Node {
             .to_owned();
         let process = Process::start(
             "gnomon",
-            command(memory_kib)
-                .args(&args)
-                .envs(environment.iter().map(|(n, v)| (n, v))),
+            command.args(&args).envs(environment.iter().map(|(n, v)| (n, v))),
             folder.join("gnomon.log"),
         );
         Self {

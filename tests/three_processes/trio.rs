@@ -1,6 +1,7 @@
 //! The three processes; each takes samples and answers queries.
 
 use crate::harness::{Http, Node, eventually, free_port};
+use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +19,17 @@ pub(crate) struct Trio {
     peers: Vec<String>,
     flags: Vec<String>,
     nodes: Vec<Option<Node>>,
+}
+
+/// The level that the build before this one comes to.
+pub(crate) const OLDER: u16 = CURRENT_FEATURE_LEVEL.0 - 1;
+
+fn older(folder: &Path, mut args: Vec<String>) -> Node {
+    if let Some(program) = std::env::var_os("GNOMON_OLDER") {
+        return Node::launch_build(Path::new(&program), folder, args);
+    }
+    args.push(format!("--cluster.feature-level={OLDER}"));
+    Node::launch(folder, args)
 }
 
 impl Trio {
@@ -38,11 +50,24 @@ impl Trio {
         self.until_whole().await;
     }
 
+    /// Starts all of the build before, and waits until they are whole.
+    pub(crate) async fn start_older(&mut self) {
+        for at in 0..NODES {
+            self.launch_older(at);
+        }
+        self.until_all_ready().await;
+        self.until_whole().await;
+    }
+
     /// Starts all, and waits until they are ready.
     pub(crate) async fn start_all(&mut self, flag: Option<&str>) {
         for at in 0..NODES {
             self.launch(at, flag);
         }
+        self.until_all_ready().await;
+    }
+
+    async fn until_all_ready(&mut self) {
         for at in 0..NODES {
             self.until_ready(at).await;
         }
@@ -76,6 +101,21 @@ impl Trio {
         let mut args = self.arguments(&folder, self.http_ports[at], &self.peers[at]);
         args.extend(flag.map(str::to_owned));
         self.nodes[at] = Some(Node::launch(&folder, args));
+    }
+
+    /// Starts one of the build before, and does not wait: the one that `GNOMON_OLDER` names, or this build told to understand
+    /// no more than the level before.
+    pub(crate) fn launch_older(&mut self, at: usize) {
+        let folder = self.folder.join(format!("node-{at}"));
+        let args = self.arguments(&folder, self.http_ports[at], &self.peers[at]);
+        self.nodes[at] = Some(older(&folder, args));
+    }
+
+    /// A fourth one of the build before, with a data folder of its own.
+    pub(crate) fn launch_another_older(&self) -> Node {
+        let folder = self.folder.join("another");
+        let args = self.arguments(&folder, free_port(), &format!("127.0.0.1:{}", free_port()));
+        older(&folder, args)
     }
 
     /// A fourth one, with a data folder of its own.

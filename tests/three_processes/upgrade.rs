@@ -1,9 +1,9 @@
-//! A rolling upgrade by one step: processes that are told to understand no more than the level before stand for the older
-//! build. (What a build of then does is tried by hand, see docs/cluster.md.)
+//! A rolling upgrade by one step. The build before is the one that `GNOMON_OLDER` names; without it, processes of this build
+//! that are told to understand no more than the level before stand for it.
 
 use crate::harness::{Http, Node, eventually};
 use crate::ledger::Ledger;
-use crate::trio::{NODES, Trio};
+use crate::trio::{NODES, OLDER, Trio};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -25,11 +25,10 @@ async fn is_refused(node: &mut Node, says: &[String]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_upgraded_node_by_node_and_refuses_the_older_build_from_then_on() {
     let newer = u64::from(CURRENT_FEATURE_LEVEL.0);
-    let older = newer - 1;
-    let as_older = format!("--cluster.feature-level={older}");
+    let older = u64::from(OLDER);
     let folder = tempfile::tempdir().expect("temp folder");
     let mut trio = Trio::new(folder.path(), &[]);
-    trio.start(Some(&as_older)).await;
+    trio.start_older().await;
     eventually("the level that all understand", async || {
         (trio.level().await == Some(older)).then_some(())
     })
@@ -60,9 +59,9 @@ async fn a_cluster_is_upgraded_node_by_node_and_refuses_the_older_build_from_the
 
     // An older build is refused: one that is new, and one that has been a member.
     let says = [format!("feature level {newer}"), format!("understands {older} only")];
-    is_refused(&mut trio.launch_another(&as_older), &says).await;
+    is_refused(&mut trio.launch_another_older(), &says).await;
     trio.stop(2).await;
-    trio.launch(2, Some(&as_older));
+    trio.launch_older(2);
     is_refused(trio.node(2), &says).await;
     ledger.until_written("without the node that was refused").await;
     trio.launch(2, None);

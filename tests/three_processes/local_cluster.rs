@@ -1,0 +1,116 @@
+//! `make cluster`: the script, with a real S3 server, under the ports and the folder of this test.
+
+#[path = "../../lib/tsdb/tests/weed/mod.rs"]
+mod weed;
+
+use crate::harness::{Http, binary, client, eventually};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Ports that the script takes, one after the other; of the S3 server's last three it takes those 10,000 above too.
+const PORTS: u16 = 20;
+const PROCESSES: u16 = 8;
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// The first of so many, all of which were free a moment ago; another one for each process of tests.
+fn free_block() -> u16 {
+    let blocks = 10_000 / u32::from(PORTS);
+    let mine = std::process::id() % blocks;
+    let first = |at: u32| 10_000 + u16::try_from((mine + at) % blocks).expect("few") * PORTS;
+    let all_free = |first: &u16| (*first..first + PORTS).all(|port| is_free(port) && is_free(port + 10_000));
+    (0..blocks).map(first).find(all_free).expect("free ports")
+}
+
+struct Local {
+    data: PathBuf,
+    first: u16,
+    weed: PathBuf,
+}
+
+impl Local {
+    /// What the script says; fails where it does.
+    async fn script(&self, what: &str) -> String {
+        let mut command = tokio::process::Command::new("bash");
+        command
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local/cluster.sh"))
+            .arg(what)
+            .env("GNOMON", binary())
+            .env("WEED", &self.weed)
+            .env("DATA", &self.data)
+            .env("PORT", self.first.to_string());
+        let output = command.output().await.expect("bash");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{what}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        said
+    }
+
+    fn http(&self, at: u16) -> Http {
+        Http::new(&format!("http://127.0.0.1:{}", self.first + at))
+    }
+
+    /// Ids of the processes that the script has noted.
+    fn noted(&self) -> Vec<u32> {
+        let folders = std::fs::read_dir(&self.data).into_iter().flatten().flatten();
+        let pid = |folder: std::fs::DirEntry| std::fs::read_to_string(folder.path().join("pid")).ok();
+        folders
+            .filter_map(pid)
+            .filter_map(|id| id.trim().parse().ok())
+            .collect()
+    }
+}
+
+impl Drop for Local {
+    /// Where the test failed: ends what is left, by the ids that were noted.
+    fn drop(&mut self) {
+        for id in self.noted() {
+            let _ = Command::new("kill").arg("-9").arg(id.to_string()).status();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_script_starts_a_cluster_tells_where_it_is_and_ends_it() {
+    let Some(weed) = weed::find() else { return };
+    let folder = tempfile::tempdir().expect("temp folder");
+    let local = Local {
+        data: folder.path().join("data"),
+        first: free_block(),
+        weed,
+    };
+
+    let said = local.script("up").await;
+    for at in 0..PROCESSES {
+        let url = format!("http://127.0.0.1:{}", local.first + at);
+        assert!(said.contains(&url), "{url} in {said}");
+        assert!(local.http(at).is_ready().await, "{url} is not ready");
+    }
+    let ids = local.noted();
+    assert_eq!(ids.len(), usize::from(PROCESSES) + 1, "and the S3 server");
+
+    // It scrapes its own eight processes, and both queriers answer from all shards.
+    for at in 0..2 {
+        eventually("all of them in an answer", async || {
+            let query = client::encode("sum(up{job=\"gnomon\"})");
+            let (_, text) = local.http(at).get(&format!("/api/v1/query?query={query}")).await;
+            text.contains("\"8\"]").then_some(())
+        })
+        .await;
+    }
+    // Again, which changes nothing.
+    local.script("up").await;
+    assert_eq!(local.noted(), ids);
+
+    local.script("down").await;
+    assert_eq!(local.noted(), Vec::<u32>::new());
+    let programs = [binary(), local.weed.clone()].map(|program| program.canonicalize().expect("a program"));
+    let is_left = |id: &u32| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| programs.contains(&exe));
+    assert_eq!(ids.into_iter().filter(is_left).collect::<Vec<_>>(), Vec::<u32>::new());
+}
