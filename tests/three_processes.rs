@@ -4,6 +4,8 @@ mod harness;
 
 #[path = "three_processes/cancel.rs"]
 mod cancel;
+#[path = "three_processes/commands.rs"]
+mod commands;
 #[path = "three_processes/ha_pairs.rs"]
 mod ha_pairs;
 #[path = "three_processes/ledger.rs"]

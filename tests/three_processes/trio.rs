@@ -1,8 +1,9 @@
 //! The three processes; each takes samples and answers queries.
 
-use crate::harness::{Http, Node, eventually, free_port};
+use crate::harness::{Http, Node, binary, eventually, free_port};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 pub(crate) const NODES: usize = 3;
@@ -130,6 +131,22 @@ impl Trio {
         let text = tokio::time::timeout(Duration::from_secs(5), asked).await.ok()??;
         let answer: Value = serde_json::from_str(&text).ok()?;
         Some(answer["data"].clone())
+    }
+
+    /// What `gnomon cluster` says, asked of one node, where it was done; else what is wrong.
+    pub(crate) async fn command(&self, at: usize, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(binary());
+        let server = self.http(at).url("");
+        command.arg("cluster").args(args).arg(format!("--server={server}"));
+        let out = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("no panic")
+            .expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        match out.status.success() {
+            true => Ok(text(out.stdout)),
+            false => Err(text(out.stderr)),
+        }
     }
 
     /// The feature level that the cluster has come to.
