@@ -10,6 +10,8 @@ mod commands;
 mod ha_pairs;
 #[path = "three_processes/ledger.rs"]
 mod ledger;
+#[path = "three_processes/names.rs"]
+mod names;
 #[path = "three_processes/trio.rs"]
 mod trio;
 #[path = "three_processes/upgrade.rs"]

@@ -17,6 +17,8 @@ pub(crate) struct Trio {
     folder: PathBuf,
     http_ports: Vec<u16>,
     peers: Vec<String>,
+    /// One name that resolves to all of them, and where it stands.
+    name: Option<(String, PathBuf)>,
     flags: Vec<String>,
     nodes: Vec<Option<Node>>,
 }
@@ -28,9 +30,22 @@ impl Trio {
             folder: folder.to_owned(),
             http_ports: (0..NODES).map(|_| free_port()).collect(),
             peers: (0..NODES).map(|_| format!("127.0.0.1:{}", free_port())).collect(),
+            name: None,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             nodes: (0..NODES).map(|_| None).collect(),
         }
+    }
+
+    /// The same where each listens at an address of its own, and all are told one name for all of them.
+    pub(crate) fn by_one_name(folder: &Path, flags: &[&str]) -> Self {
+        let mut trio = Self::new(folder, flags);
+        let (port, hosts) = (free_port(), folder.join("hosts"));
+        let addresses: Vec<_> = (1..=NODES).map(|n| format!("127.0.0.{n}")).collect();
+        let lines = addresses.iter().map(|address| format!("{address} ingesters.test\n"));
+        std::fs::write(&hosts, lines.collect::<String>()).expect("hosts");
+        trio.peers = addresses.iter().map(|address| format!("{address}:{port}")).collect();
+        trio.name = Some((format!("ingesters.test:{port}"), hosts));
+        trio
     }
 
     /// Starts all, each with one flag more, and waits until they are ready and every shard is led.
@@ -53,6 +68,10 @@ impl Trio {
         std::fs::create_dir_all(folder).expect("folder");
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, "").expect("configuration");
+        let peers = self
+            .name
+            .as_ref()
+            .map_or_else(|| self.peers.join(","), |(name, _)| name.clone());
         let mut args = vec![
             "--target=ingester,querier".to_owned(),
             format!("--config.file={}", config.display()),
@@ -60,7 +79,7 @@ impl Trio {
             format!("--storage.object-store=file://{}", self.folder.join("bucket").display()),
             format!("--web.listen-address=127.0.0.1:{http_port}"),
             format!("--cluster.listen-address={grpc}"),
-            format!("--cluster.peers={}", self.peers.join(",")),
+            format!("--cluster.peers={peers}"),
             format!("--cluster.expect={NODES}"),
             "--web.enable-remote-write-receiver".to_owned(),
         ];
@@ -76,7 +95,10 @@ impl Trio {
         let folder = self.folder.join(format!("node-{at}"));
         let mut args = self.arguments(&folder, self.http_ports[at], &self.peers[at]);
         args.extend(flag.map(str::to_owned));
-        self.nodes[at] = Some(Node::launch(&folder, args));
+        self.nodes[at] = Some(match &self.name {
+            Some((_, hosts)) => Node::launch_among(hosts, &folder, args),
+            None => Node::launch(&folder, args),
+        });
     }
 
     /// A fourth one, with a data folder of its own.
