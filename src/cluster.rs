@@ -4,7 +4,7 @@ use crate::flags::{Cluster, ClusterTask};
 use anyhow::{Context, bail};
 use gnomon_cluster::node::SCRAPER_ASIDE;
 use reqwest::{Method, Url};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -39,71 +39,107 @@ async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
         url: what.server.trim_end_matches('/'),
         client: reqwest::Client::new(),
     };
-    match &what.task {
-        ClusterTask::Status => status(&server, what.json).await,
-        ClusterTask::Drain { node, undo, wait } => {
-            let mut pairs = vec![("node", node.to_string())];
-            if *undo {
-                pairs.push(("undo", "true".into()));
-            }
-            server.ask(Method::POST, "drain", &pairs).await?;
-            match (undo, wait) {
-                (true, _) => Ok(format!("node {node} takes replicas again\n")),
-                (false, false) => Ok(format!(
-                    "node {node} is draining: gnomon cluster status shows how far it is\n"
-                )),
-                (false, true) => {
-                    server
-                        .until(&format!("draining node {node}"), |s| s.left_on(*node))
-                        .await
-                }
-            }
-        }
-        ClusterTask::Move { shard, from, to, wait } => {
-            let pairs = [
-                ("shard", shard.to_string()),
-                ("from", from.to_string()),
-                ("to", to.to_string()),
-            ];
-            server.ask(Method::POST, "move", &pairs).await?;
-            match wait {
-                false => Ok(format!("shard {shard} moves from node {from} to node {to}\n")),
-                true => server.until(&format!("moving shard {shard}"), Shards::unsettled).await,
-            }
-        }
-        ClusterTask::Rebalance => rebalance(&server).await,
+    let said = match &what.task {
+        ClusterTask::Status => return status(&server, what.json).await,
+        ClusterTask::Drain { node, undo, wait } => drain(&server, *node, *undo, *wait).await?,
+        ClusterTask::Move { shard, from, to, wait } => move_replica(&server, *shard, (*from, *to), *wait).await?,
+        ClusterTask::Rebalance => rebalance(&server).await?,
         ClusterTask::Replicas { replicas } => {
             let pairs = [("replicas", replicas.to_string())];
             server.ask(Method::POST, "replicas", &pairs).await?;
-            Ok(format!(
-                "each shard is to have {replicas} replicas, as far as there are ingesters\n"
-            ))
+            Said {
+                words: format!("each shard is to have {replicas} replicas, as far as there are ingesters\n"),
+                document: json!({"replicas": replicas}),
+            }
         }
         ClusterTask::Reshard { shards } => {
             let pairs = [("shards", shards.to_string())];
             let change = server.ask(Method::POST, "reshard", &pairs).await?;
-            Ok(coming(&change).unwrap_or_else(|| format!("there are {shards} shards\n")))
+            Said {
+                words: coming(&change).unwrap_or_else(|| format!("there are {shards} shards\n")),
+                document: json!({"shards": shards, "change": change}),
+            }
         }
         ClusterTask::CancelReshard => {
             let pairs = [("cancel", "true".to_owned())];
             let cancelled = server.ask(Method::POST, "reshard", &pairs).await?;
-            Ok(format!("placement epoch {} is called off\n", cancelled["calledOff"]))
+            Said {
+                words: format!("placement epoch {} is called off\n", cancelled["calledOff"]),
+                document: json!({"calledOff": cancelled["calledOff"]}),
+            }
         }
         ClusterTask::Forget { node } => {
-            server
-                .ask(Method::POST, "forget", &[("node", node.to_string())])
-                .await?;
-            Ok(format!("node {node} is forgotten\n"))
+            let pairs = [("node", node.to_string())];
+            server.ask(Method::POST, "forget", &pairs).await?;
+            Said {
+                words: format!("node {node} is forgotten\n"),
+                document: json!({"node": node}),
+            }
         }
+    };
+    Ok(match what.json {
+        true => serde_json::to_string_pretty(&said.document)? + "\n",
+        false => said.words,
+    })
+}
+
+/// What a task has done: for people, and for machines.
+struct Said {
+    words: String,
+    document: Value,
+}
+
+async fn drain(server: &Server<'_>, node: u64, undo: bool, wait: bool) -> anyhow::Result<Said> {
+    let mut pairs = vec![("node", node.to_string())];
+    if undo {
+        pairs.push(("undo", "true".into()));
     }
+    server.ask(Method::POST, "drain", &pairs).await?;
+    let words = match (undo, wait) {
+        (true, _) => format!("node {node} takes replicas again\n"),
+        (false, false) => format!("node {node} is draining: gnomon cluster status shows how far it is\n"),
+        (false, true) => {
+            server
+                .until(&format!("draining node {node}"), |s| s.left_on(node))
+                .await?
+        }
+    };
+    let document = json!({"node": node, "draining": !undo, "done": undo || wait});
+    Ok(Said { words, document })
+}
+
+async fn move_replica(server: &Server<'_>, shard: u32, nodes: (u64, u64), wait: bool) -> anyhow::Result<Said> {
+    let (from, to) = nodes;
+    let pairs = [
+        ("shard", shard.to_string()),
+        ("from", from.to_string()),
+        ("to", to.to_string()),
+    ];
+    let moved = server.ask(Method::POST, "move", &pairs).await?;
+    let words = match wait {
+        false => format!("shard {shard} moves from node {from} to node {to}\n"),
+        true => {
+            server
+                .until(&format!("moving shard {shard}"), Shards::unsettled)
+                .await?
+        }
+    };
+    let document = json!({"shard": shard, "nodes": moved["nodes"], "done": wait});
+    Ok(Said { words, document })
 }
 
 /// Until nothing is to be changed, and everything is as it was wished.
-async fn rebalance(server: &Server<'_>) -> anyhow::Result<String> {
-    let mut moved = false;
+async fn rebalance(server: &Server<'_>) -> anyhow::Result<Said> {
+    let (mut moved, mut seen) = (false, Vec::<Value>::new());
     loop {
         let planned = server.ask(Method::POST, "rebalance", &[]).await?;
-        let is_planned = planned["changes"].as_array().is_some_and(|changes| !changes.is_empty());
+        let is_planned = list_of(&planned["changes"]).next().is_some();
+        // One that is planned twice is made once.
+        let new: Vec<_> = list_of(&planned["changes"])
+            .filter(|c| !seen.contains(c))
+            .cloned()
+            .collect();
+        seen.extend(new);
         let shards = Shards(server.ask(Method::GET, "shards", &[]).await?);
         if !is_planned && shards.unsettled() == 0 {
             break;
@@ -112,12 +148,14 @@ async fn rebalance(server: &Server<'_>) -> anyhow::Result<String> {
         server.until("moving replicas", Shards::unsettled).await?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Ok(if moved {
-        "everything is where it is to be\n"
-    } else {
-        "everything was level\n"
-    }
-    .to_owned())
+    let words = match moved {
+        true => "everything is where it is to be\n",
+        false => "everything was level\n",
+    };
+    Ok(Said {
+        words: words.to_owned(),
+        document: json!({"moved": moved, "changes": seen, "done": true}),
+    })
 }
 
 /// What is on its way, in words; none where nothing is.
@@ -204,7 +242,7 @@ async fn status(server: &Server<'_>, json: bool) -> anyhow::Result<String> {
     let shards = server.ask(Method::GET, "shards", &[]).await?;
     let ring = server.ask(Method::GET, "ring", &[]).await?;
     if json {
-        let all = serde_json::json!({"nodes": nodes, "shards": shards, "ring": ring});
+        let all = json!({"nodes": nodes, "shards": shards, "ring": ring});
         return Ok(serde_json::to_string_pretty(&all)? + "\n");
     }
     shown(&nodes, &shards, &ring)
@@ -345,7 +383,6 @@ impl<const N: usize> Table<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_status_is_two_tables() {

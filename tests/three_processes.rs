@@ -4,12 +4,16 @@ mod harness;
 
 #[path = "three_processes/cancel.rs"]
 mod cancel;
+#[path = "three_processes/commands.rs"]
+mod commands;
 #[path = "three_processes/ha_pairs.rs"]
 mod ha_pairs;
 #[path = "three_processes/ledger.rs"]
 mod ledger;
 #[path = "three_processes/local_cluster.rs"]
 mod local_cluster;
+#[path = "three_processes/names.rs"]
+mod names;
 #[path = "three_processes/trio.rs"]
 mod trio;
 #[path = "three_processes/upgrade.rs"]

@@ -11,6 +11,10 @@ pub enum ServiceError {
     /// Not now; the same call may succeed later. Nothing was done.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// Whoever was asked is the one to ask, and cannot take it now: it has as much to do as it may, or waits for something.
+    /// Nothing was done. A build that does not know it takes it for `Unavailable`, which has the same gRPC code.
+    #[error("busy: {0}")]
+    Busy(String),
     /// It may have been done or not: asking again must be harmless, and is.
     #[error("outcome unknown: {0}")]
     Unknown(String),
@@ -62,6 +66,7 @@ impl ServiceError {
             self,
             Self::NotLeader { .. }
                 | Self::Unavailable(_)
+                | Self::Busy(_)
                 | Self::Unknown(_)
                 | Self::OtherCluster(_)
                 | Self::StaleView { .. }
@@ -73,6 +78,7 @@ impl ServiceError {
         match self {
             Self::NotLeader { leader } => (Code::FailedPrecondition, "not-leader", *leader),
             Self::Unavailable(_) => (Code::Unavailable, "unavailable", None),
+            Self::Busy(_) => (Code::Unavailable, "busy", None),
             Self::Unknown(_) => (Code::Aborted, "unknown", None),
             Self::StaleView { revision } => (Code::FailedPrecondition, "stale-view", Some(*revision)),
             Self::StaleMap { epoch } => (Code::FailedPrecondition, "stale-map", Some(u64::from(*epoch))),
@@ -90,6 +96,7 @@ impl ServiceError {
     fn message(&self) -> String {
         match self {
             Self::Unavailable(m)
+            | Self::Busy(m)
             | Self::Unknown(m)
             | Self::OtherCluster(m)
             | Self::Invalid(m)
@@ -129,6 +136,7 @@ impl From<Status> for ServiceError {
                 epoch: detail.and_then(|e| u32::try_from(e).ok()).unwrap_or(0),
             },
             (Some("other-cluster"), _) => Self::OtherCluster(message),
+            (Some("busy"), Code::Unavailable) => Self::Busy(message),
             (_, Code::Unavailable) => Self::Unavailable(message),
             (_, Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented) => Self::Invalid(message),
             (_, Code::NotFound) => Self::NotFound(message),
@@ -152,6 +160,7 @@ mod tests {
             ServiceError::NotLeader { leader: Some(3) },
             ServiceError::NotLeader { leader: None },
             ServiceError::Unavailable("disk full".into()),
+            ServiceError::Busy("256 appends".into()),
             ServiceError::Unknown("connection reset".into()),
             ServiceError::StaleView { revision: 9 },
             ServiceError::StaleMap { epoch: 2 },
@@ -166,5 +175,19 @@ mod tests {
         ] {
             assert_eq!(ServiceError::from(Status::from(error.clone())), error);
         }
+    }
+
+    /// Nodes of two builds speak to each other while a cluster is upgraded.
+    #[test]
+    fn a_kind_that_is_not_known_goes_by_its_code() {
+        let busy = Status::from(ServiceError::Busy("256 appends".into()));
+        assert_eq!(busy.code(), Code::Unavailable, "what an older build goes by");
+        let mut newer = Status::unavailable("later");
+        newer
+            .metadata_mut()
+            .insert(KIND, MetadataValue::from_static("of-a-later-build"));
+        assert_eq!(ServiceError::from(newer), ServiceError::Unavailable("later".into()));
+        let plain = Status::unavailable("a proxy says so");
+        assert!(matches!(ServiceError::from(plain), ServiceError::Unavailable(_)));
     }
 }

@@ -102,6 +102,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::Damaged(_) | ServiceError::Internal(_) => ErrorType::Internal,
             ServiceError::NotLeader { .. }
             | ServiceError::Unavailable(_)
+            | ServiceError::Busy(_)
             | ServiceError::Unknown(_)
             | ServiceError::OtherCluster(_)
             | ServiceError::StaleView { .. }

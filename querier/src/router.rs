@@ -87,7 +87,7 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     let mut router = Router::new();
     let queries = api.state.web.queries;
     let more = if queries { api::routes() } else { Vec::new() };
-    for (path, method) in api::own_routes().into_iter().chain(more) {
+    for (path, method) in [api::own_routes(), api::cluster_routes(), more].into_iter().flatten() {
         router = router.route(&format!("{prefix}/api/v1{path}"), method.options(preflight));
     }
     router = router.route_layer(from_fn_with_state(Arc::clone(&api), ready_only));
@@ -187,8 +187,9 @@ async fn no_page(State(api): State<Arc<Api>>) -> Response {
     };
     let text = format!(
         "gnomon {roles}: {state}\n\n\
-         /metrics\n/-/healthy\n/-/ready\n/api/v1/status/config, flags, runtimeinfo, buildinfo\n\n\
-         Queries, targets and the page are served by a process with --target=querier.\n"
+         /metrics\n/-/healthy\n/-/ready\n/api/v1/status/config, flags, runtimeinfo, buildinfo\n\
+         of the whole cluster: /api/v1/targets, scrape_pools, status/tsdb, cluster/nodes\n\n\
+         Queries and the page are served by a process with --target=querier.\n"
     );
     plain(StatusCode::OK, text)
 }

@@ -228,7 +228,8 @@ pub struct WebOptions {
     pub route_prefix: String,
     /// `--web.external-url`; empty where it is not known.
     pub external_url: String,
-    /// Whether the querier role runs here. Else there is what every process has: health, metrics, its own status.
+    /// Whether the querier role runs here. Else there is what every process has: health, metrics, its own status,
+    /// the cluster's targets, shards and blocks.
     pub queries: bool,
 }
 

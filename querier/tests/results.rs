@@ -8,6 +8,7 @@ mod support;
 use axum::body::Body;
 use gnomon_model::{BlockId, Labels};
 use gnomon_proto::v1;
+use gnomon_querier::{ResultCache, api_router};
 use http::{Request, StatusCode};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -319,6 +320,35 @@ async fn nothing_is_kept_where_that_is_switched_off() {
     rig.checked("g", 0, 1000, 20).await;
     let names = rig.cluster.registry.gather();
     assert!(names.iter().all(|family| !family.name().contains("result_cache")));
+}
+
+/// One of two queriers that share what they keep was started again with another `--query.lookback-delta`.
+#[tokio::test(flavor = "multi_thread")]
+async fn queriers_of_other_settings_do_not_take_what_is_kept_for_one_another() {
+    let mut rig = Rig::new();
+    for second in (0..1200).step_by(90) {
+        rig.write(1, second, second as f64);
+    }
+    for shard in 0..SHARDS {
+        rig.flush(shard).await;
+        rig.drop_oldest(shard);
+    }
+    rig.cluster.tell();
+    let cache = ResultCache::new(1 << 20, "test").unwrap();
+    let mut answers = Vec::new();
+    for (lookback_ms, found) in [(60_000, [1, 0, 1]), (300_000, [1, 0, 1]), (60_000, [2, 0, 0])] {
+        rig.cluster.registry = prometheus::Registry::new();
+        rig.cluster.query.lookback_ms = lookback_ms;
+        let mut state = rig.cluster.state();
+        state.results = Some(cache.clone());
+        rig.api = api_router(state).unwrap();
+        for _ in 0..2 {
+            answers.push(rig.checked("count(g)", 0, 1000, 20).await);
+        }
+        assert_eq!(rig.lookups(), found, "with a lookback of {lookback_ms} ms");
+    }
+    assert_ne!(answers[0], answers[2], "the setting changes the answer");
+    assert_eq!(answers[0], answers[4]);
 }
 
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 pub struct Cluster {
     /// Any node of the cluster, http://host:port.
     pub server: String,
+    /// One JSON document in place of tables and sentences.
     pub json: bool,
     pub task: ClusterTask,
 }
@@ -49,6 +50,7 @@ pub(super) fn cluster() -> clap::Command {
         id.value_parser(value_parser!(u64))
     };
     let wait = || flag("wait", "Return when it is done.");
+    let json = || flag("json", "Print a JSON document.");
     let server = Arg::new("server")
         .long("server")
         .value_name("URL")
@@ -63,14 +65,15 @@ pub(super) fn cluster() -> clap::Command {
         .subcommand(
             clap::Command::new("status")
                 .about("Nodes, shards, who leads, who is behind.")
-                .arg(flag("json", "Print a JSON document.")),
+                .arg(json()),
         )
         .subcommand(
             clap::Command::new("drain")
                 .about("Move all replicas away from a node, before it is taken away.")
                 .arg(number("node", "Its id, as `status` shows it."))
                 .arg(flag("undo", "Let it take replicas again.").conflicts_with("wait"))
-                .arg(wait()),
+                .arg(wait())
+                .arg(json()),
         )
         .subcommand(
             clap::Command::new("move")
@@ -78,13 +81,19 @@ pub(super) fn cluster() -> clap::Command {
                 .arg(number("shard", "Its number.").value_parser(value_parser!(u32)))
                 .arg(number("from", "The node that has it.").long("from"))
                 .arg(number("to", "The node that is to have it.").long("to"))
-                .arg(wait()),
+                .arg(wait())
+                .arg(json()),
         )
-        .subcommand(clap::Command::new("rebalance").about("Wait until all replicas are where they are to be."))
+        .subcommand(
+            clap::Command::new("rebalance")
+                .about("Wait until all replicas are where they are to be.")
+                .arg(json()),
+        )
         .subcommand(
             clap::Command::new("replicas")
                 .about("Change how many replicas each shard is to have.")
-                .arg(number("replicas", "1, 3 or 5.").value_parser(value_parser!(u32))),
+                .arg(number("replicas", "1, 3 or 5.").value_parser(value_parser!(u32)))
+                .arg(json()),
         )
         .subcommand(
             clap::Command::new("reshard")
@@ -95,13 +104,15 @@ pub(super) fn cluster() -> clap::Command {
                         .required(false)
                         .required_unless_present("cancel"),
                 )
-                .arg(flag("cancel", "Call a change off that is not in force yet.").conflicts_with("shards")),
+                .arg(flag("cancel", "Call a change off that is not in force yet.").conflicts_with("shards"))
+                .arg(json()),
         )
         .subcommand(recover())
         .subcommand(
             clap::Command::new("forget")
                 .about("Forget a node that is gone for good and has no replicas; its id is never used again.")
-                .arg(number("node", "Its id, as `status` shows it.")),
+                .arg(number("node", "Its id, as `status` shows it."))
+                .arg(json()),
         )
 }
 
@@ -218,10 +229,9 @@ pub(super) fn cluster_command(cluster: &ArgMatches) -> Command {
     let id = |name: &str| task.get_one::<u64>(name).copied().unwrap_or_default();
     let small = |name: &str| task.get_one::<u32>(name).copied().unwrap_or_default();
     let flag = |name: &str| task.get_flag(name);
-    let is_status = name == "status";
     Command::Cluster(Cluster {
         server: task.get_one::<String>("server").cloned().unwrap_or_default(),
-        json: is_status && flag("json"),
+        json: flag("json"),
         task: match name {
             "drain" => ClusterTask::Drain {
                 node: id("node"),

@@ -5,6 +5,18 @@ use crate::config::load;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// The roles of the processes that each of the files together starts.
+const TOPOLOGY: [&str; 8] = [
+    "compactor",
+    "ingester",
+    "ingester",
+    "ingester",
+    "querier",
+    "querier",
+    "scraper",
+    "scraper",
+];
+
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
@@ -60,17 +72,7 @@ fn the_compose_file_starts_the_cluster_that_it_says() {
         assert!(compose["volumes"].as_object().unwrap().contains_key(name), "{name}");
     }
     roles.sort_unstable();
-    let expected = [
-        "compactor",
-        "ingester",
-        "ingester",
-        "ingester",
-        "querier",
-        "querier",
-        "scraper",
-        "scraper",
-    ];
-    assert_eq!(roles, expected);
+    assert_eq!(roles, TOPOLOGY);
 }
 
 #[test]
@@ -90,19 +92,66 @@ fn the_unit_starts_each_role() {
     for section in ["[Unit]", "[Service]", "[Install]"] {
         assert!(unit.lines().any(|line| line == section), "{section}");
     }
-    let mut common = Vec::new();
-    for name in ["systemd/gnomon.env", "systemd/ingester.env"] {
-        for line in text(name)
-            .lines()
-            .filter(|line| !line.starts_with('#') && !line.is_empty())
-        {
-            let (name, value) = line.split_once('=').unwrap();
-            common.extend(flag_of(name, value));
-        }
+    let common = environment("systemd/gnomon.env");
+    let mut roles = Vec::new();
+    for host in std::fs::read_dir(file("systemd/hosts")).unwrap() {
+        let host = host.unwrap().file_name().into_string().unwrap();
+        let (role, number) = host.strip_suffix(".env").unwrap().split_once('-').unwrap();
+        assert!(number.parse::<u32>().is_ok(), "{host}");
+        let variables = environment(&format!("systemd/hosts/{host}"));
+        let name = host.trim_end_matches(".env");
+        let advertised = format!("--cluster.advertise-address={name}:9095");
+        assert!(variables.contains(&advertised), "{host}: {variables:?}");
+        let own = args.replace("%i", role);
+        let own = own.split_whitespace().map(str::to_owned);
+        assert_eq!(starts(own.chain(common.clone()).chain(variables).collect()), role);
+        assert!(text("systemd/README.md").contains(&format!("/etc/gnomon/{role}.env")));
+        roles.push(role.to_owned());
     }
-    for role in ["ingester", "scraper", "querier", "compactor"] {
-        let args = args.replace("%i", role);
-        let own = args.split_whitespace().map(str::to_owned);
-        assert_eq!(starts(own.chain(common.iter().cloned()).collect()), role);
-    }
+    roles.sort_unstable();
+    assert_eq!(roles, TOPOLOGY);
+}
+
+/// The flags that a file of variables stands for.
+fn environment(name: &str) -> Vec<String> {
+    let text = text(name);
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let flag = |line: &str| {
+        let (name, value) = line.split_once('=').unwrap_or_else(|| panic!("{name}: {line}"));
+        flag_of(name, value)
+    };
+    lines.filter_map(flag).collect()
+}
+
+/// What systemd itself says of the unit, where it is installed.
+#[test]
+fn systemd_takes_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("gnomon@.service");
+    // It looks whether the program is there.
+    let here = std::env::current_exe().unwrap();
+    let here = text("systemd/gnomon@.service").replace("/usr/local/bin/gnomon", here.to_str().unwrap());
+    std::fs::write(&unit, here).unwrap();
+    let verify = |unit: &Path| {
+        let mut command = std::process::Command::new("systemd-analyze");
+        command.args(["verify", "--man=no"]).arg(unit).output()
+    };
+    let Ok(said) = verify(&unit) else {
+        eprintln!("skipped: systemd-analyze is not installed");
+        return;
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        said.status.success() && said.stderr.is_empty(),
+        "{}{}",
+        text(&said.stdout),
+        text(&said.stderr)
+    );
+    // And it does look.
+    let wrong = std::fs::read_to_string(&unit)
+        .unwrap()
+        .replace("RestartSec=2", "RestartSex=2");
+    std::fs::write(&unit, wrong).unwrap();
+    let said = verify(&unit).unwrap();
+    assert!(text(&said.stderr).contains("RestartSex"), "{}", text(&said.stderr));
 }

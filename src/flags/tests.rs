@@ -323,6 +323,33 @@ fn blocks_come_in_and_go_out() {
 }
 
 #[test]
+fn whatever_is_asked_of_a_cluster_is_told_as_json_too() {
+    let asked = |args: &str| match parse(format!("gnomon cluster {args}").split_whitespace().map(str::to_owned)) {
+        Ok(parsed) => match parsed.command {
+            Command::Cluster(cluster) => cluster,
+            other => panic!("{args}: {other:?}"),
+        },
+        Err(error) => panic!("{args}: {error}"),
+    };
+    for args in [
+        "status",
+        "drain 3",
+        "drain 3 --undo",
+        "drain 3 --wait",
+        "move 0 --from=1 --to=2",
+        "rebalance",
+        "replicas 3",
+        "reshard 8",
+        "reshard --cancel",
+        "forget 3",
+    ] {
+        let (words, json) = (asked(args), asked(&format!("{args} --json")));
+        assert!(!words.json && json.json, "{args}");
+        assert_eq!(words.task, json.task);
+    }
+}
+
+#[test]
 fn a_cluster_is_recovered_by_peers_that_can_be_asked_and_its_id() {
     let recover = |args: &str| {
         parse(

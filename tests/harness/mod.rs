@@ -178,22 +178,61 @@ pub struct Node {
     pub http: Http,
     folder: PathBuf,
     args: Vec<String>,
+    surroundings: Surroundings,
+}
+
+/// What a process finds besides its arguments.
+#[derive(Default)]
+struct Surroundings {
+    /// Another build; none is [`binary`].
+    program: Option<PathBuf>,
     environment: Vec<(String, String)>,
     /// Of what it may allocate; none is no limit.
     memory_kib: Option<u64>,
+    /// What stands in place of /etc/hosts.
+    hosts: Option<PathBuf>,
 }
 
-/// The binary, started by a shell that first takes memory away from it where there is a limit.
-fn command(memory_kib: Option<u64>) -> Command {
-    let Some(kib) = memory_kib else {
-        return Command::new(binary());
-    };
-    let mut command = Command::new("sh");
-    command
-        .arg("-c")
-        .arg(format!("ulimit -d {kib} && exec \"$0\" \"$@\""))
-        .arg(binary());
-    command
+impl Surroundings {
+    /// The binary, started by a shell that first takes memory away from it, or shows it other names.
+    fn command(&self) -> Command {
+        let program = self.program.clone().unwrap_or_else(binary);
+        let mut command = match (&self.hosts, self.memory_kib) {
+            (Some(hosts), _) => {
+                let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+                let mut command = Command::new("unshare");
+                command
+                    .args(["--mount", "--map-root-user", "sh", "-c", script])
+                    .arg(hosts)
+                    .arg(program);
+                command
+            }
+            (None, Some(kib)) => {
+                let script = format!("ulimit -d {kib} && exec \"$0\" \"$@\"");
+                let mut command = Command::new("sh");
+                command.args(["-c", &script]).arg(program);
+                command
+            }
+            (None, None) => Command::new(program),
+        };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// Whether a process can be shown another /etc/hosts.
+pub fn can_name_hosts() -> bool {
+    let tried = Command::new("unshare")
+        .args([
+            "--mount",
+            "--map-root-user",
+            "mount",
+            "--bind",
+            "/etc/hosts",
+            "/etc/hosts",
+        ])
+        .output();
+    tried.is_ok_and(|tried| tried.status.success())
 }
 
 impl Node {
@@ -205,12 +244,20 @@ impl Node {
     /// The same, with more in its environment.
     pub async fn start_with(folder: &Path, yaml: &str, more: &[&str], environment: &[(&str, String)]) -> Self {
         let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone()));
-        Self::spawn_in(folder, Self::arguments(folder, yaml, more), environment.collect(), None).await
+        let surroundings = Surroundings {
+            environment: environment.collect(),
+            ..Surroundings::default()
+        };
+        Self::spawn_in(folder, Self::arguments(folder, yaml, more), surroundings).await
     }
 
     /// The same, with a limit on what it may allocate.
     pub async fn start_limited(folder: &Path, yaml: &str, more: &[&str], memory_kib: Option<u64>) -> Self {
-        Self::spawn_in(folder, Self::arguments(folder, yaml, more), Vec::new(), memory_kib).await
+        let surroundings = Surroundings {
+            memory_kib,
+            ..Surroundings::default()
+        };
+        Self::spawn_in(folder, Self::arguments(folder, yaml, more), surroundings).await
     }
 
     fn arguments(folder: &Path, yaml: &str, more: &[&str]) -> Vec<String> {
@@ -230,63 +277,51 @@ impl Node {
 
     /// Starts with these arguments alone, and waits until ready.
     pub async fn spawn(folder: &Path, args: Vec<String>) -> Self {
-        Self::spawn_in(folder, args, Vec::new(), None).await
+        Self::spawn_in(folder, args, Surroundings::default()).await
     }
 
-    async fn spawn_in(
-        folder: &Path,
-        args: Vec<String>,
-        environment: Vec<(String, String)>,
-        memory_kib: Option<u64>,
-    ) -> Self {
-        let mut node = Self::launch_in(folder, args, environment, memory_kib);
+    async fn spawn_in(folder: &Path, args: Vec<String>, surroundings: Surroundings) -> Self {
+        let mut node = Self::launch_in(folder, args, surroundings);
         node.until_ready().await;
         node
     }
 
     /// Starts, and does not wait.
     pub fn launch(folder: &Path, args: Vec<String>) -> Self {
-        Self::launch_in(folder, args, Vec::new(), None)
+        Self::launch_in(folder, args, Surroundings::default())
     }
 
     /// Starts another build, and does not wait.
     pub fn launch_build(program: &Path, folder: &Path, args: Vec<String>) -> Self {
-        Self::launch_by(Command::new(program), folder, args, Vec::new(), None)
+        let surroundings = Surroundings {
+            program: Some(program.to_owned()),
+            ..Surroundings::default()
+        };
+        Self::launch_in(folder, args, surroundings)
     }
 
-    fn launch_in(
-        folder: &Path,
-        args: Vec<String>,
-        environment: Vec<(String, String)>,
-        memory_kib: Option<u64>,
-    ) -> Self {
-        Self::launch_by(command(memory_kib), folder, args, environment, memory_kib)
+    /// The same, where `hosts` stands in place of /etc/hosts ([`can_name_hosts`]).
+    pub fn launch_among(hosts: &Path, folder: &Path, args: Vec<String>) -> Self {
+        let surroundings = Surroundings {
+            hosts: Some(hosts.to_owned()),
+            ..Surroundings::default()
+        };
+        Self::launch_in(folder, args, surroundings)
     }
 
-    fn launch_by(
-        mut command: Command,
-        folder: &Path,
-        args: Vec<String>,
-        environment: Vec<(String, String)>,
-        memory_kib: Option<u64>,
-    ) -> Self {
+    fn launch_in(folder: &Path, args: Vec<String>, surroundings: Surroundings) -> Self {
         let address = args
             .iter()
             .find_map(|a| a.strip_prefix("--web.listen-address="))
             .expect("an address")
             .to_owned();
-        let process = Process::start(
-            "gnomon",
-            command.args(&args).envs(environment.iter().map(|(n, v)| (n, v))),
-            folder.join("gnomon.log"),
-        );
+        let process = Process::start("gnomon", surroundings.command().args(&args), folder.join("gnomon.log"));
         Self {
             process,
             http: Http::new(&format!("http://{address}")),
             folder: folder.to_owned(),
             args,
-            environment,
-            memory_kib,
+            surroundings,
         }
     }
 
@@ -311,13 +346,12 @@ impl Node {
         let Self {
             folder,
             args,
-            environment,
+            surroundings,
             process,
-            memory_kib,
             ..
         } = self;
         drop(process);
-        let node = Self::spawn_in(&folder, args, environment, memory_kib).await;
+        let node = Self::spawn_in(&folder, args, surroundings).await;
         (node, began.elapsed())
     }
 

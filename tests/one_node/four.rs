@@ -19,6 +19,7 @@ mod secured;
 
 use crate::harness::{client, eventually, peers, remote};
 use cluster::{Four, config, exporter, now, now_ms};
+use serde_json::json;
 
 /// What a process has, and what it says of what it has not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,6 +60,7 @@ async fn four_processes_do_the_job_of_one_in_whatever_order_they_start() {
     let of_target = querier.api("/api/v1/targets/metadata?metric=jobs_total").await;
     assert_eq!(of_target[0]["type"], "counter", "{of_target}");
 
+    every_role_tells_of_the_whole_cluster(&four).await;
     a_write_is_readable_once_acknowledged(&four).await;
     each_role_has_what_it_should(&four).await;
     four.stop().await;
@@ -81,6 +83,43 @@ async fn a_write_is_readable_once_acknowledged(four: &Four) {
         let query = format!("sent{{n=\"{n}\"}}");
         let found = client::series(&four.http("querier").query(&query, at as f64 / 1000.0).await);
         assert_eq!(found.values().next().map(|s| s[0].1.clone()), Some(n));
+    }
+}
+
+/// Targets and shards are the same wherever they are asked for.
+async fn every_role_tells_of_the_whole_cluster(four: &Four) {
+    let nodes = four.http("querier").api("/api/v1/cluster/nodes").await;
+    let nodes = nodes["nodes"].as_array().cloned().expect("nodes");
+    let scraper = nodes.iter().find(|node| node["roles"] == json!(["scraper"]));
+    let scraper = scraper.expect("the scraper's node").clone();
+    let expected = four.http("querier").api("/api/v1/targets").await;
+    for role in Four::ROLES {
+        let http = four.http(role);
+        let targets = http.api("/api/v1/targets").await;
+        assert_eq!(
+            targets["activeTargets"].as_array().map(Vec::len),
+            Some(1),
+            "{role}: {targets}"
+        );
+        for name in ["scrapePool", "scrapeUrl", "labels", "discoveredLabels", "health"] {
+            let (here, there) = (&targets["activeTargets"][0][name], &expected["activeTargets"][0][name]);
+            assert_eq!(here, there, "{name} at the {role}");
+        }
+        let pools = http.api("/api/v1/scrape_pools").await;
+        assert_eq!(pools["scrapePools"], json!(["app"]), "{role}");
+        let metadata = http.api("/api/v1/targets/metadata?metric=jobs_total").await;
+        assert_eq!(metadata[0]["help"], "Jobs done.", "{role}: {metadata}");
+        let heads = http.api("/api/v1/status/tsdb").await;
+        let series = heads["headStats"]["numSeries"].as_u64();
+        assert!(series.is_some_and(|series| series > 1), "{role}: {heads}");
+        let ring = http.api("/api/v1/cluster/ring").await;
+        let (id, address) = (&scraper["id"], &scraper["address"]);
+        assert_eq!(
+            ring["scrapers"],
+            json!([{"id": id, "address": address}]),
+            "{role}: {ring}"
+        );
+        assert!(ring["term"].as_u64().is_some_and(|term| term > 0), "{role}: {ring}");
     }
 }
 

@@ -1,31 +1,15 @@
 //! A change of the number of shards is called off on a cluster that is written to, while the metadata group loses its leader.
 
-use crate::harness::{binary, eventually};
+use crate::commands;
+use crate::harness::eventually;
 use crate::ledger::Ledger;
 use crate::trio::{NODES, Trio};
 use serde_json::Value;
-use std::process::Command;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const SHARDS: usize = 3;
-
-/// What a command says, where it was done.
-async fn command(trio: &Trio, at: usize, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(binary());
-    let server = trio.http(at).url("");
-    command.args(["cluster"]).args(args).arg(format!("--server={server}"));
-    let out = tokio::task::spawn_blocking(move || command.output())
-        .await
-        .expect("no panic")
-        .expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    match out.status.success() {
-        true => Ok(text(out.stdout)),
-        false => Err(text(out.stderr)),
-    }
-}
 
 async fn shards(trio: &Trio, at: usize) -> Option<Value> {
     trio.told_by(at, "/api/v1/cluster/shards").await
@@ -89,7 +73,7 @@ async fn a_change_of_shards_is_called_off_after_the_metadata_leader_died() {
 
     // One stands still, so that not all new shards open; and no old one closes before.
     trio.node(stands).process.signal("-STOP");
-    let announced = command(&trio, leads, &["reshard", "4"]).await;
+    let announced = trio.command(leads, &["reshard", "4"]).await;
     assert!(
         announced
             .as_ref()
@@ -111,7 +95,7 @@ async fn a_change_of_shards_is_called_off_after_the_metadata_leader_died() {
         "{change}"
     );
     let cancelled = eventually("the change to be called off", async || {
-        command(&trio, asked, &["reshard", "--cancel"]).await.ok()
+        trio.command(asked, &["reshard", "--cancel"]).await.ok()
     })
     .await;
     assert_eq!(cancelled, "placement epoch 2 is called off\n");
@@ -123,14 +107,14 @@ async fn a_change_of_shards_is_called_off_after_the_metadata_leader_died() {
     for ledger in &ledgers {
         ledger.until_written("after the change was called off").await;
     }
-    let again = command(&trio, asked, &["reshard", "--cancel"]).await;
+    let again = trio.command(asked, &["reshard", "--cancel"]).await;
     assert!(
         again.as_ref().is_err_and(|said| said.contains("is on its way")),
         "{again:?}"
     );
 
     // Another one goes through; neither the epoch's number nor those of its shards are used again.
-    let announced = command(&trio, asked, &["reshard", "2"]).await;
+    let announced = trio.command(asked, &["reshard", "2"]).await;
     assert!(
         announced
             .as_ref()
@@ -152,6 +136,11 @@ async fn a_change_of_shards_is_called_off_after_the_metadata_leader_died() {
     assert_eq!(shown["epochs"][1]["shards"], serde_json::json!([7, 8]), "{shown}");
     for ledger in &ledgers {
         ledger.until_written("after the next change").await;
+    }
+
+    commands::are_carried_out(&trio, asked).await;
+    for ledger in &ledgers {
+        ledger.until_written("after replicas were moved").await;
     }
 
     stop.cancel();

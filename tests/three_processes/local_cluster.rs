@@ -34,7 +34,7 @@ struct Local {
 impl Local {
     /// What the script says; fails where it does.
     async fn script(&self, what: &str) -> String {
-        let mut command = tokio::process::Command::new("bash");
+        let mut command = Command::new("bash");
         command
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local/cluster.sh"))
             .arg(what)
@@ -42,7 +42,8 @@ impl Local {
             .env("WEED", &self.weed)
             .env("DATA", &self.data)
             .env("PORT", self.first.to_string());
-        let output = command.output().await.expect("bash");
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = output.await.expect("no panic").expect("bash");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
             output.status.success(),

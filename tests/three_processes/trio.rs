@@ -1,9 +1,10 @@
 //! The three processes; each takes samples and answers queries.
 
-use crate::harness::{Http, Node, eventually, free_port};
+use crate::harness::{Http, Node, binary, eventually, free_port};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 pub(crate) const NODES: usize = 3;
@@ -17,12 +18,14 @@ pub(crate) struct Trio {
     folder: PathBuf,
     http_ports: Vec<u16>,
     peers: Vec<String>,
+    /// One name that resolves to all of them, and where it stands.
+    name: Option<(String, PathBuf)>,
     flags: Vec<String>,
     nodes: Vec<Option<Node>>,
 }
 
 /// The level that the build before this one comes to.
-pub(crate) const OLDER: u16 = CURRENT_FEATURE_LEVEL.0 - 1;
+pub(crate) const OLDER: u32 = CURRENT_FEATURE_LEVEL.0 - 1;
 
 fn older(folder: &Path, mut args: Vec<String>) -> Node {
     if let Some(program) = std::env::var_os("GNOMON_OLDER") {
@@ -39,9 +42,22 @@ impl Trio {
             folder: folder.to_owned(),
             http_ports: (0..NODES).map(|_| free_port()).collect(),
             peers: (0..NODES).map(|_| format!("127.0.0.1:{}", free_port())).collect(),
+            name: None,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             nodes: (0..NODES).map(|_| None).collect(),
         }
+    }
+
+    /// The same where each listens at an address of its own, and all are told one name for all of them.
+    pub(crate) fn by_one_name(folder: &Path, flags: &[&str]) -> Self {
+        let mut trio = Self::new(folder, flags);
+        let (port, hosts) = (free_port(), folder.join("hosts"));
+        let addresses: Vec<_> = (1..=NODES).map(|n| format!("127.0.0.{n}")).collect();
+        let lines = addresses.iter().map(|address| format!("{address} ingesters.test\n"));
+        std::fs::write(&hosts, lines.collect::<String>()).expect("hosts");
+        trio.peers = addresses.iter().map(|address| format!("{address}:{port}")).collect();
+        trio.name = Some((format!("ingesters.test:{port}"), hosts));
+        trio
     }
 
     /// Starts all, each with one flag more, and waits until they are ready and every shard is led.
@@ -77,6 +93,10 @@ impl Trio {
         std::fs::create_dir_all(folder).expect("folder");
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, "").expect("configuration");
+        let peers = self
+            .name
+            .as_ref()
+            .map_or_else(|| self.peers.join(","), |(name, _)| name.clone());
         let mut args = vec![
             "--target=ingester,querier".to_owned(),
             format!("--config.file={}", config.display()),
@@ -84,7 +104,7 @@ impl Trio {
             format!("--storage.object-store=file://{}", self.folder.join("bucket").display()),
             format!("--web.listen-address=127.0.0.1:{http_port}"),
             format!("--cluster.listen-address={grpc}"),
-            format!("--cluster.peers={}", self.peers.join(",")),
+            format!("--cluster.peers={peers}"),
             format!("--cluster.expect={NODES}"),
             "--web.enable-remote-write-receiver".to_owned(),
         ];
@@ -100,7 +120,10 @@ impl Trio {
         let folder = self.folder.join(format!("node-{at}"));
         let mut args = self.arguments(&folder, self.http_ports[at], &self.peers[at]);
         args.extend(flag.map(str::to_owned));
-        self.nodes[at] = Some(Node::launch(&folder, args));
+        self.nodes[at] = Some(match &self.name {
+            Some((_, hosts)) => Node::launch_among(hosts, &folder, args),
+            None => Node::launch(&folder, args),
+        });
     }
 
     /// Starts one of the build before, and does not wait: the one that `GNOMON_OLDER` names, or this build told to understand
@@ -170,6 +193,22 @@ impl Trio {
         let text = tokio::time::timeout(Duration::from_secs(5), asked).await.ok()??;
         let answer: Value = serde_json::from_str(&text).ok()?;
         Some(answer["data"].clone())
+    }
+
+    /// What `gnomon cluster` says, asked of one node, where it was done; else what is wrong.
+    pub(crate) async fn command(&self, at: usize, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(binary());
+        let server = self.http(at).url("");
+        command.arg("cluster").args(args).arg(format!("--server={server}"));
+        let out = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("no panic")
+            .expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        match out.status.success() {
+            true => Ok(text(out.stdout)),
+            false => Err(text(out.stderr)),
+        }
     }
 
     /// The feature level that the cluster has come to.

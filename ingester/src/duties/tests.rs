@@ -305,6 +305,7 @@ async fn tick(rig: &Rig, tick_ms: i64, interval_ms: u64) {
 async fn a_scrape_of_a_time_that_is_still_to_come_is_not_taken_and_others_are() {
     let rig = Rig::new(WriteOptions::default());
     let refused = rig.append(scrape(NOW + 300_000, 15_000)).await.unwrap_err();
+    assert!(matches!(refused, ServiceError::Busy(_)), "{refused:?}");
     assert!(refused.is_retryable(), "the clock that is wrong may be this node's");
     assert!(refused.to_string().contains("300 s ahead"), "{refused}");
     assert_eq!(

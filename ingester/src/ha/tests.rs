@@ -56,6 +56,15 @@ impl Rig {
     }
 
     fn with(feature_level: u32, failover_timeout: Duration) -> Self {
+        let options = HaOptions {
+            max_clusters: 3,
+            failover_timeout,
+            ..HaOptions::default()
+        };
+        Self::with_options(feature_level, options)
+    }
+
+    fn with_options(feature_level: u32, options: HaOptions) -> Self {
         let node = Node::new(WriteOptions::default());
         let clock: Arc<dyn Clock> = node.clock.clone();
         let meta = Arc::new(Meta {
@@ -95,11 +104,6 @@ impl Rig {
             });
             assert_eq!(answer.refused, "");
         }
-        let options = HaOptions {
-            max_clusters: 3,
-            failover_timeout,
-            ..HaOptions::default()
-        };
         let states = meta.machine.watch();
         let service: Arc<dyn MetaService> = meta.clone();
         let registry = prometheus::Registry::new();
@@ -193,6 +197,35 @@ async fn one_of_a_pair_is_taken_without_its_label() {
         r#"{__name__="y", cluster="c"}"#,
     ];
     assert_eq!(names, expected);
+}
+
+#[tokio::test]
+async fn a_pair_is_told_by_the_labels_that_are_asked_for_and_by_no_others() {
+    let options = HaOptions {
+        cluster_label: "team".into(),
+        replica_label: "prometheus_replica".into(),
+        ..HaOptions::default()
+    };
+    let rig = Rig::with_options(4, options);
+    for replica in ["a", "b"] {
+        let value = if replica == "a" { 1.0 } else { 2.0 };
+        let paired = [("__name__", "m"), ("prometheus_replica", replica), ("team", "t")];
+        // Those that are asked for elsewhere say nothing here.
+        let others = [("__name__", "n"), ("__replica__", replica), ("cluster", "c")];
+        let body = [&paired, &others].map(|labels| series(labels, &[(NOW, value)]));
+        assert_eq!(rig.post(body.into()).await.0, 204);
+    }
+    let all = rig.node.read(View::default()).await.unwrap();
+    let stored: Vec<_> = all
+        .iter()
+        .map(|(name, samples)| (name.as_str(), samples[0].1))
+        .collect();
+    let expected = [
+        (r#"{__name__="m", team="t"}"#, 1.0),
+        (r#"{__name__="n", __replica__="a", cluster="c"}"#, 1.0),
+        (r#"{__name__="n", __replica__="b", cluster="c"}"#, 2.0),
+    ];
+    assert_eq!(stored, expected);
 }
 
 #[tokio::test]

@@ -34,9 +34,10 @@ impl Shards {
             let leader = shard.log.leader().map(|id| id.0);
             return Err(ServiceError::NotLeader { leader });
         }
-        let _permit = self.appends.try_acquire().map_err(|_| {
-            ServiceError::Unavailable(format!("{} appends are in flight already", self.options.max_appends))
-        })?;
+        let _permit = self
+            .appends
+            .try_acquire()
+            .map_err(|_| ServiceError::Busy(format!("{} appends are in flight already", self.options.max_appends)))?;
         self.check_sealed(&shard)?;
         if request.starts_left_out {
             self.want_starts();
@@ -44,7 +45,7 @@ impl Shards {
         if has_starts(&request.batch) && !self.is_at(START_TIMES_FEATURE_LEVEL) {
             // Whoever sends it knows a newer state of the metadata group: it comes here in a moment, too.
             let text = "start timestamps are taken once this node knows that all others understand them";
-            return Err(ServiceError::Unavailable(text.to_owned()));
+            return Err(ServiceError::Busy(text.to_owned()));
         }
         let batch = check_batch(&request.batch)?;
         check_ticks(&batch, shard.stamp())?;
@@ -67,7 +68,7 @@ impl Shards {
         let sealed = shard.machine.sealed_bytes();
         let most = self.options.max_sealed_bytes;
         if sealed > most {
-            return Err(ServiceError::Unavailable(format!(
+            return Err(ServiceError::Busy(format!(
                 "shard {} has {sealed} bytes that wait for the object store; writes are taken again below {most}",
                 shard.id()
             )));
@@ -96,7 +97,7 @@ fn check_ticks(view: &BatchView<'_>, now: TimestampMs) -> Result<(), ServiceErro
         .map(|tick| tick.tick_ms)
         .find(|tick_ms| *tick_ms > newest_ms);
     ahead.map_or(Ok(()), |tick_ms| {
-        Err(ServiceError::Unavailable(format!(
+        Err(ServiceError::Busy(format!(
             "a scrape of {} s ahead of this node's clock: the scraper's clock or this one is wrong",
             (tick_ms - now.0) / 1000
         )))
@@ -144,6 +145,7 @@ fn kind(error: &ServiceError) -> &'static str {
     match error {
         ServiceError::NotLeader { .. } => "not_leader",
         ServiceError::Unavailable(_) => "unavailable",
+        ServiceError::Busy(_) => "busy",
         ServiceError::Unknown(_) => "unknown",
         ServiceError::Invalid(_) => "invalid",
         ServiceError::NotFound(_) => "not_found",

@@ -66,6 +66,17 @@ pub(crate) fn own_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
     ]
 }
 
+/// What every process tells of the whole cluster: of its scrapers' targets, of its shards and blocks.
+pub(crate) fn cluster_routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
+    vec![
+        ("/targets", get_alone(targets::targets)),
+        ("/targets/metadata", get_alone(metadata::of_targets)),
+        ("/scrape_pools", get_alone(targets::pools)),
+        ("/status/tsdb", get_alone(status::head)),
+        ("/status/tsdb/blocks", get_alone(status::blocks)),
+    ]
+}
+
 /// What a querier has besides.
 pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
     vec![
@@ -82,16 +93,11 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/labels", get_or_post(labels::names)),
         ("/label/{name}/values", get_alone(labels::values)),
         ("/metadata", get_alone(metadata::of_metrics)),
-        ("/targets", get_alone(targets::targets)),
-        ("/targets/metadata", get_alone(metadata::of_targets)),
         ("/targets/relabel_steps", get_alone(relabel_steps::relabel_steps)),
-        ("/scrape_pools", get_alone(targets::pools)),
         ("/rules", get_alone(rules::rules)),
         ("/alerts", get_alone(rules::alerts)),
         ("/alertmanagers", get_alone(rules::alertmanagers)),
         ("/features", get_alone(status::features)),
-        ("/status/tsdb", get_alone(status::head)),
-        ("/status/tsdb/blocks", get_alone(status::blocks)),
         ("/openapi.yaml", get_alone(openapi::document)),
     ]
 }

@@ -85,7 +85,7 @@ mod tests {
     /// `/write` and `/cluster` are served by other parts of a process.
     #[test]
     fn all_paths_are_written_and_no_others() {
-        use crate::api::{early_routes, own_routes, routes};
+        use crate::api::{cluster_routes, early_routes, own_routes, routes};
         let text = written(true, "/", "1");
         let paths = text
             .split_once("\npaths:\n")
@@ -99,7 +99,9 @@ mod tests {
             .filter_map(|line| line.strip_prefix("  /")?.strip_suffix(':'));
         let own = lines.filter(|path| !path.starts_with("cluster/"));
         let mut written: Vec<_> = own.map(|path| format!("/{path}")).collect();
-        let served = own_routes().into_iter().chain(early_routes()).chain(routes());
+        let served = [own_routes(), cluster_routes(), early_routes(), routes()]
+            .into_iter()
+            .flatten();
         let mut served: Vec<_> = served
             .map(|(path, _)| path.to_owned())
             .chain(["/write".to_owned()])

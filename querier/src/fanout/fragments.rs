@@ -173,6 +173,7 @@ pub(super) const fn begins_anew(error: &ServiceError) -> bool {
         ServiceError::NotFound(_)
             | ServiceError::StaleView { .. }
             | ServiceError::Unavailable(_)
+            | ServiceError::Busy(_)
             | ServiceError::Unknown(_)
     )
 }

@@ -174,7 +174,7 @@ impl SpreadBlocks {
             // Of an older version, mostly.
             ServiceError::Invalid(_) => UNABLE_FOR,
             ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) => AWAY_FOR,
-            // Of the block.
+            // Of the block, or of this moment: one that is busy takes the next one, perhaps.
             _ => return,
         };
         self.away.lock().insert(node, self.clock.monotonic() + lasts);

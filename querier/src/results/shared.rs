@@ -164,7 +164,7 @@ impl Others {
     }
 
     /// What a querier has answered. One that cannot be reached, or has no such service (an older build), is not asked for
-    /// a while; nor is one that fails in a way that `also` says.
+    /// a while; nor is one that fails in a way that `also` says. One that is busy is: it says so at once.
     fn noted<T>(
         &self,
         node: NodeId,

@@ -1,7 +1,8 @@
 //! The compactor's process merges what the ingester's has uploaded, and the querier's follows.
 
 use super::cluster::{Four, now_ms};
-use crate::harness::{PATIENCE, client, remote};
+use crate::harness::{PATIENCE, client, eventually, remote};
+use serde_json::Value;
 use std::time::Duration;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -67,6 +68,9 @@ async fn blocks_are_merged_by_the_compactor_and_the_querier_follows() {
         assert!(tokio::time::Instant::now() < deadline, "not merged:\n{metrics}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    for role in Four::ROLES {
+        the_cluster_shows_them(&four, role, start, SERIES as u64 * steps as u64).await;
+    }
     // What the head has forgotten, a new querier finds in blocks.
     four.interrupt("querier").await;
     four.restart("querier").await;
@@ -76,4 +80,37 @@ async fn blocks_are_merged_by_the_compactor_and_the_querier_follows() {
         "{found:?}"
     );
     four.stop().await;
+}
+
+/// Blocks and jobs, as any process tells of them.
+async fn the_cluster_shows_them(four: &Four, role: &str, start_ms: i64, samples: u64) {
+    let http = four.http(role);
+    let count = |blocks: &[Value], of: fn(&Value) -> &Value| blocks.iter().filter_map(|b| of(b).as_u64()).sum::<u64>();
+    eventually(&format!("the {role} to show all samples in live blocks"), async || {
+        let shown = http.api("/api/v1/cluster/blocks").await;
+        let all = shown["blocks"].as_array()?;
+        assert_eq!(shown["bytes"].as_u64(), Some(count(all, |b| &b["bytes"])), "{shown}");
+        let live: Vec<Value> = all.iter().filter(|b| b["state"] == "live").cloned().collect();
+        for block in &live {
+            let times = (block["startMs"].as_i64()?, block["endMs"].as_i64()?);
+            assert!(times.0 >= start_ms && times.1 <= start_ms + 6 * HOUR_MS, "{block}");
+        }
+        let catalogue = http.api("/api/v1/status/tsdb/blocks").await;
+        let catalogue = count(catalogue["blocks"].as_array()?, |b| &b["stats"]["numSamples"]);
+        (count(&live, |b| &b["samples"]) == samples && catalogue == samples).then_some(())
+    })
+    .await;
+    let nodes = http.api("/api/v1/cluster/nodes").await;
+    let nodes = nodes["nodes"].as_array().cloned().expect("nodes");
+    let compactor = nodes.iter().find(|node| node["roles"][0] == "compactor");
+    let compactor = compactor.expect("the compactor's node")["id"].clone();
+    let jobs = http.api("/api/v1/cluster/jobs").await;
+    let jobs = jobs["jobs"].as_array().expect("jobs");
+    assert!(jobs.iter().any(|job| job["job"] == "compactor/sweep"), "{jobs:?}");
+    for job in jobs {
+        assert!(
+            job["node"] == compactor && job["term"].as_u64() >= Some(1) && job["held"].is_boolean(),
+            "{job}"
+        );
+    }
 }

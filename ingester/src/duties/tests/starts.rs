@@ -44,7 +44,7 @@ impl Rig {
 async fn a_block_has_the_starts_of_its_samples() {
     let mut rig = Rig::new(WriteOptions::default());
     let early = rig.started("a", NOW, NOW - 5).await;
-    assert!(matches!(early, Err(ServiceError::Unavailable(_))), "{early:?}");
+    assert!(matches!(early, Err(ServiceError::Busy(_))), "{early:?}");
     assert_eq!(rig.node.shards.wanted_feature_level(), None);
     // Whoever has some leaves them out, and says so.
     let request = AppendRequest {

@@ -25,9 +25,12 @@ pub async fn decide(meta: &dyn MetaService, command: Command) -> Result<MetaResp
     let mut attempt = 1;
     loop {
         match meta.propose(command.clone()).await {
-            Err(error @ (ServiceError::Unknown(_) | ServiceError::Unavailable(_) | ServiceError::NotLeader { .. }))
-                if attempt < ATTEMPTS =>
-            {
+            Err(
+                error @ (ServiceError::Unknown(_)
+                | ServiceError::Unavailable(_)
+                | ServiceError::Busy(_)
+                | ServiceError::NotLeader { .. }),
+            ) if attempt < ATTEMPTS => {
                 tracing::debug!(%error, attempt, "asking the metadata group again");
                 tokio::time::sleep(pause).await;
                 pause *= 2;

@@ -202,7 +202,7 @@ impl MetaClient {
                 };
                 let hint = match &error {
                     ServiceError::NotLeader { leader } => *leader,
-                    ServiceError::Unavailable(_) => None,
+                    ServiceError::Unavailable(_) | ServiceError::Busy(_) => None,
                     // One may have the address of a peer that is gone; where all are of another cluster, this node is
                     // told of the wrong ones.
                     ServiceError::OtherCluster(_) => {

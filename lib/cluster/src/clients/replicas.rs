@@ -31,7 +31,7 @@ const SLOW_FOR: Duration = Duration::from_secs(5);
 pub(super) fn is_passing(error: &ServiceError) -> bool {
     matches!(
         error,
-        ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::OtherCluster(_)
+        ServiceError::Unavailable(_) | ServiceError::Busy(_) | ServiceError::Unknown(_) | ServiceError::OtherCluster(_)
     )
 }
 
@@ -104,7 +104,10 @@ impl Replicas {
                     "shard {shard} cannot be read: {error}"
                 )));
             }
-            self.directory.move_leader(shard, node, hint);
+            // One that is busy may lead all the same, and those who write go by this too.
+            if !matches!(error, ServiceError::Busy(_)) {
+                self.directory.move_leader(shard, node, hint);
+            }
             failed = Some(node);
             let redirected = hint.is_some_and(|hint| hint != node) && attempt <= 3;
             if !redirected {

@@ -4,6 +4,7 @@ use super::{CallMetrics, Membership, TraceLayer};
 use crate::clients::PeerNetwork;
 use crate::tls::{ClusterTls, lazily};
 use gnomon_model::Clock;
+use gnomon_proto::ServiceError;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
@@ -123,7 +124,7 @@ pub fn connect_as(
 /// Errors of the layers and the connection as a status, which callers understand.
 fn refusal(error: BoxError, peer: &str, max_calls: usize) -> Status {
     if error.is::<tower::load_shed::error::Overloaded>() {
-        return Status::unavailable(format!("{max_calls} calls to {peer} are under way already"));
+        return ServiceError::Busy(format!("{max_calls} calls to {peer} are under way already")).into();
     }
     if error.is::<tower::timeout::error::Elapsed>() {
         return Status::deadline_exceeded(format!("{peer} did not answer in time"));
@@ -146,4 +147,43 @@ pub(crate) fn explained(status: Status) -> Status {
         return status;
     }
     Status::with_metadata(status.code(), text, status.metadata().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::poll;
+    use gnomon_model::SystemClock;
+    use tokio::net::TcpListener;
+    use tower::ServiceExt;
+
+    fn call(channel: &PeerChannel) -> impl Future<Output = Result<http::Response<Body>, Status>> {
+        let mut request = http::Request::new(Body::empty());
+        *request.uri_mut() = "/gnomon.v1.ShardWrite/Append".parse().unwrap();
+        channel.clone().oneshot(request)
+    }
+
+    #[tokio::test]
+    async fn a_call_too_many_is_busy_and_does_not_wait() {
+        // Connections are made; nobody answers.
+        let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = ChannelOptions {
+            max_calls: 2,
+            ..ChannelOptions::default()
+        };
+        let metrics = CallMetrics::register(&prometheus::Registry::new()).unwrap();
+        let address = peer.local_addr().unwrap().to_string();
+        let channel = connect(&address, &options, &metrics, &SystemClock::shared()).unwrap();
+        let (mut first, mut second) = (Box::pin(call(&channel)), Box::pin(call(&channel)));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        let refused = call(&channel).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "what an older build goes by");
+        let error = ServiceError::from(refused);
+        assert!(
+            matches!(&error, ServiceError::Busy(why) if why.contains("2 calls to")),
+            "{error}"
+        );
+        drop(first);
+        assert!(poll!(Box::pin(call(&channel))).is_pending(), "there is room again");
+    }
 }

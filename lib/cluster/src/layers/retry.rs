@@ -69,7 +69,10 @@ impl<Request: Clone, Response> Policy<Request, Response, ServiceError> for Retry
     type Future = BoxFuture<'static, ()>;
 
     fn retry(&mut self, _: &mut Request, result: &mut Result<Response, ServiceError>) -> Option<Self::Future> {
-        let passing = matches!(result, Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_)));
+        let passing = matches!(
+            result,
+            Err(ServiceError::Unavailable(_) | ServiceError::Busy(_) | ServiceError::Unknown(_))
+        );
         if !passing {
             self.retries.budget.deposit();
             return None;
@@ -114,9 +117,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn passing_errors_are_tried_again_and_others_are_not() {
         let r = retries(3);
-        let busy = || ServiceError::Unavailable("busy".into());
-        assert_eq!(attempts(&r, 2, busy()).await, (3, true));
-        assert_eq!(attempts(&r, 9, busy()).await, (3, false));
+        for passing in [ServiceError::Unavailable, ServiceError::Busy] {
+            let error = || passing("starting".into());
+            assert_eq!(attempts(&r, 2, error()).await, (3, true));
+            assert_eq!(attempts(&r, 9, error()).await, (3, false));
+        }
         assert_eq!(attempts(&r, 1, ServiceError::Invalid("x".into())).await, (1, false));
         assert_eq!(
             attempts(&r, 1, ServiceError::StaleView { revision: 1 }).await,

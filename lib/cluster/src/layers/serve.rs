@@ -81,7 +81,7 @@ impl<S> Serve<S> {
             "this node has {} calls of {service} under way already",
             self.layer.max_calls
         );
-        Status::from(ServiceError::Unavailable(why)).into_http()
+        Status::from(ServiceError::Busy(why)).into_http()
     }
 
     /// None for a call that is for this node.
@@ -204,7 +204,7 @@ mod tests {
         let status = Status::from_header_map(second.headers()).unwrap();
         let refused = ServiceError::from(status);
         assert!(
-            matches!(&refused, ServiceError::Unavailable(why) if why.contains("1 calls")),
+            matches!(&refused, ServiceError::Busy(why) if why.contains("1 calls")),
             "{refused}"
         );
         first.into_body().collect().await.unwrap();

@@ -29,7 +29,8 @@ pub trait ShardWriters: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` where no replica's address is known (yet).
     fn leader(&self, shard: ShardId) -> Result<ShardWriter, ServiceError>;
-    /// `asked` does not lead, or does not answer; `hint` leads, where that is known.
+    /// `asked` does not lead, or does not answer; `hint` leads, where that is known. Not of one that is busy: others would
+    /// send it back at once.
     fn not_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>);
 }
 
@@ -276,6 +277,7 @@ impl Router {
         let mut after_unknown = false;
         let mut backoff = FIRST_BACKOFF;
         let mut redirects = 0;
+        let mut was_busy = false;
         loop {
             let error = match self.attempt(shard, chunk, attempt_timeout).await {
                 Ok(response) => {
@@ -286,11 +288,14 @@ impl Router {
                 }
                 Err(error) => error,
             };
+            let after_busy = std::mem::replace(&mut was_busy, matches!(error, ServiceError::Busy(_)));
             let reason = match &error {
                 ServiceError::NotLeader { leader } => {
                     if leader.is_some() && redirects < QUICK_REDIRECTS {
                         redirects += 1;
-                        backoff = FIRST_BACKOFF;
+                        if !after_busy {
+                            backoff = FIRST_BACKOFF;
+                        }
                         self.metrics.retries.with_label_values(&["not-leader"]).inc();
                         *last_error = Some(error);
                         continue;
@@ -298,6 +303,7 @@ impl Router {
                     backoff = backoff.min(WITHOUT_LEADER);
                     "not-leader"
                 }
+                ServiceError::Busy(_) => "busy",
                 // Another node may have the address of a leader that is gone: its disk is new, say.
                 ServiceError::Unavailable(_) | ServiceError::OtherCluster(_) => "unavailable",
                 ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled => {

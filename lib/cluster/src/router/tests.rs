@@ -1,3 +1,4 @@
+mod busy;
 mod epochs;
 mod memo;
 
@@ -11,6 +12,7 @@ use gnomon_proto::v1;
 use gnomon_proto::v1::rejection::Reason;
 use gnomon_proto::v1::{AppendRequest, AppendResponse, Rejection, TargetShards as ProtoTargetShards};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a shard took, and what it is told to do wrong.
 #[derive(Default)]
@@ -24,6 +26,7 @@ struct ShardState {
     /// The times it owns, half-open, where that is not all.
     owned: Option<(i64, i64)>,
     requests: usize,
+    asked_at: Vec<tokio::time::Instant>,
     largest: usize,
     /// Taken from the front, one per request.
     faults: VecDeque<Fault>,
@@ -165,6 +168,7 @@ impl ShardWriteService for Shard {
         let (fault, response) = {
             let mut state = self.0.lock();
             state.requests += 1;
+            state.asked_at.push(tokio::time::Instant::now());
             state.largest = state.largest.max(request.batch.len());
             match state.faults.pop_front() {
                 Some(Fault::Before(error)) => return Err(error),
@@ -183,6 +187,8 @@ impl ShardWriteService for Shard {
 struct Cluster {
     shards: Vec<Arc<Shard>>,
     leader: Mutex<NodeId>,
+    /// How often a node was said not to lead.
+    denied: AtomicUsize,
 }
 
 struct Follower;
@@ -204,6 +210,7 @@ impl ShardWriters for Cluster {
         Ok(ShardWriter { node, client })
     }
     fn not_leader(&self, _: ShardId, asked: NodeId, hint: Option<NodeId>) {
+        self.denied.fetch_add(1, Ordering::Relaxed);
         let mut leader = self.leader.lock();
         if *leader == asked {
             *leader = hint.unwrap_or(asked);
@@ -231,6 +238,7 @@ fn fixture(shards: u32) -> Fixture {
     let cluster = Arc::new(Cluster {
         shards: (0..shards).map(|_| Arc::default()).collect(),
         leader: Mutex::new(NodeId(1)),
+        denied: AtomicUsize::new(0),
     });
     let registry = prometheus::Registry::new();
     Fixture {

@@ -303,7 +303,7 @@ async fn who_does_not_answer_is_not_waited_for_nor_asked_again_at_once() {
 #[tokio::test]
 async fn who_says_no_is_replaced_and_one_without_the_service_left_alone_for_longer() {
     for (error, asked_again) in [
-        (ServiceError::Unavailable("busy".into()), true),
+        (ServiceError::Unavailable("away".into()), true),
         (ServiceError::Invalid("unimplemented".into()), false),
     ] {
         let rig = rig();
@@ -317,12 +317,17 @@ async fn who_says_no_is_replaced_and_one_without_the_service_left_alone_for_long
         );
         assert_eq!(rig.counts(), [2, 0]);
     }
-    // What the other says of the block is looked at here.
-    let rig = rig();
-    *rig.known.other.refuses.lock() = Some(ServiceError::NotFound("gone".into()));
-    assert_eq!(rig.read().await, Ok(expected()));
-    assert_eq!(rig.read().await, Ok(expected()));
-    assert_eq!(rig.known.other.asked.load(Ordering::Relaxed), 2);
+    // What the other says of the block is looked at here; one that is busy now has the next one, perhaps.
+    for error in [
+        ServiceError::NotFound("gone".into()),
+        ServiceError::Busy("1024 calls".into()),
+    ] {
+        let rig = rig();
+        *rig.known.other.refuses.lock() = Some(error);
+        assert_eq!(rig.read().await, Ok(expected()));
+        assert_eq!(rig.read().await, Ok(expected()));
+        assert_eq!(rig.known.other.asked.load(Ordering::Relaxed), 2);
+    }
 }
 
 #[tokio::test]

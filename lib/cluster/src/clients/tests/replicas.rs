@@ -15,6 +15,8 @@ struct Copy {
     breaks_after: Mutex<Option<usize>>,
     /// Never answers.
     hangs: AtomicBool,
+    /// Has as much to do as it may.
+    is_busy: AtomicBool,
     asked: AtomicUsize,
 }
 
@@ -23,6 +25,9 @@ impl Copy {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
+        }
+        if self.is_busy.load(Ordering::Relaxed) {
+            return Err(ServiceError::Busy("1024 calls are under way already".into()));
         }
         if self.leads || any_replica {
             return Ok(());
@@ -235,4 +240,21 @@ async fn a_replica_that_is_slow_has_another_one_asked_beside_it() {
     let asked = rig.first.asked.load(Ordering::Relaxed);
     assert!(rig.reads.labels(LabelsRequest::default()).await.is_ok());
     assert_eq!(rig.first.asked.load(Ordering::Relaxed), asked);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_busy_has_a_read_made_by_another_and_stays_the_leader() {
+    let rig = rig().await;
+    rig.first.is_busy.store(true, Ordering::Relaxed);
+    assert_eq!(rig.select().await, Ok(all()));
+    assert_eq!(rig.first.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(rig.second.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(rig.directory.leader_of(ShardId(0)), Ok(NodeId(1)));
+    rig.first.is_busy.store(false, Ordering::Relaxed);
+    assert_eq!(rig.select().await, Ok(all()));
+    assert_eq!(
+        rig.first.asked.load(Ordering::Relaxed),
+        2,
+        "the next read asks it again"
+    );
 }
