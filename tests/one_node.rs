@@ -4,6 +4,8 @@ mod harness;
 
 #[path = "one_node/api.rs"]
 mod api;
+#[path = "one_node/azure.rs"]
+mod azure;
 #[path = "one_node/block.rs"]
 mod block;
 #[path = "one_node/bucket.rs"]
@@ -20,6 +22,8 @@ mod disk;
 mod failures;
 #[path = "one_node/four.rs"]
 mod four;
+#[path = "one_node/gcs.rs"]
+mod gcs;
 #[path = "one_node/hostile.rs"]
 mod hostile;
 #[path = "one_node/hostile_queries.rs"]

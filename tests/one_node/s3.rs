@@ -1,7 +1,11 @@
-//! The object store is S3: a real server, stopped and started while the node runs.
+//! The object store is S3: a real server, stopped and started while the node runs. `azure.rs` and `gcs.rs` do the same with
+//! others.
 
-#[path = "../../lib/tsdb/tests/weed/mod.rs"]
-mod weed;
+#[path = "../../lib/tsdb/tests/object_stores/mod.rs"]
+pub(super) mod servers;
+
+use servers::Server;
+use servers::weed::{self, proxy::Proxy};
 
 use super::retention::{newest_due_window, now_ms};
 use crate::harness::{Node, client, eventually, remote};
@@ -45,9 +49,13 @@ async fn sealed_parts(node: &Node) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_live_in_s3_through_a_restart_and_an_outage() {
     let Some(program) = weed::find() else { return };
-    let mut server = weed::Server::start(program);
+    live_through_a_restart_and_an_outage(&mut weed::Server::start(program)).await;
+}
+
+/// A window becomes a block of the store and is read from there after a `kill -9`; another waits while nobody answers.
+pub(super) async fn live_through_a_restart_and_an_outage(server: &mut dyn Server) {
     let folder = tempfile::tempdir().expect("temp folder");
-    let store = format!("--storage.object-store=s3://{}/some/prefix", weed::BUCKET);
+    let store = format!("--storage.object-store={}/some/prefix", server.url());
     let args = [
         store.as_str(),
         "--web.enable-remote-write-receiver",
@@ -61,10 +69,10 @@ async fn blocks_live_in_s3_through_a_restart_and_an_outage() {
     let first = newest - 2 * 3_600_000;
     let send = async |node: &Node, body: Vec<u8>| remote::send(&node.http, body).await.expect("send");
     assert_eq!(send(&node, history("first", first)).await.0, 204);
-    let blocks = |server: &weed::Server| server.keys("some/prefix/anonymous/blocks/").len();
+    let blocks = |server: &dyn Server| server.keys("some/prefix/anonymous/blocks/").len();
     eventually(
         "the window to be a block, and no part to be left in the head",
-        async || (blocks(&server) > 0 && sealed_parts(&node).await == 0.0).then_some(()),
+        async || (blocks(server) > 0 && sealed_parts(&node).await == 0.0).then_some(()),
     )
     .await;
     assert!(!server.keys("some/prefix/cluster.json").is_empty());
@@ -128,13 +136,15 @@ async fn failed_attempts(node: &Node) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_gets_through_a_network_that_fails() {
     let Some(program) = weed::find() else { return };
+    get_everything_through_a_network_that_fails(&weed::Server::start(program)).await;
+}
+
+pub(super) async fn get_everything_through_a_network_that_fails(server: &dyn Server) {
     let seed = std::env::var("GNOMON_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or(20_261_126);
-    let server = weed::Server::start(program);
-    let proxy = weed::proxy::Proxy::start(&server.endpoint(), seed, 100, false);
+    let proxy = Proxy::start(&server.endpoint(), seed, 100, false);
     let folder = tempfile::tempdir().expect("temp folder");
-    let url = format!("s3://{}/some/prefix", weed::BUCKET);
-    let store = format!("--storage.object-store={url}");
+    let store = format!("--storage.object-store={}/some/prefix", server.url());
     let args = [
         store.as_str(),
         "--web.enable-remote-write-receiver",
@@ -143,9 +153,8 @@ async fn everything_gets_through_a_network_that_fails() {
         "--compactor.interval=500ms",
         "--compactor.grace=500ms",
     ];
-    let mut environment = server.environment().to_vec();
-    environment.push(("AWS_ENDPOINT_URL", proxy.endpoint()));
-    environment.push(("AWS_READ_TIMEOUT", "5 seconds".into()));
+    let mut environment = server.environment_at(&proxy.endpoint());
+    environment.push((server.read_timeout(), "5 seconds".into()));
     let node = Node::start_with(folder.path(), "", &args, &environment).await;
     let newest = newest_due_window(now_ms());
     // Five windows have three that are merged among them.

@@ -1,6 +1,7 @@
 //! Azure Blob Storage: `az://container/prefix`, with the account from the environment, or
 //! `abfss://container@account.dfs.core.windows.net/prefix`.
 
+use super::suffix::WithSuffixRanges;
 use super::wire::Wire;
 use super::{Bucket, BucketError, Environment};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -61,7 +62,7 @@ pub(super) fn open(text: &str, url: &Url, environment: &Environment) -> Result<B
     for (key, limit) in wire.limits() {
         builder = builder.with_config(AzureConfigKey::Client(key), limit);
     }
-    wire.bucket(builder.build())
+    wire.bucket(builder.build().map(WithSuffixRanges))
 }
 
 /// What a URL names.

@@ -15,6 +15,7 @@ pub mod faults;
 mod gcs;
 mod keys;
 mod s3;
+mod suffix;
 mod wire;
 
 pub use attempts::Attempts;

@@ -1,4 +1,4 @@
-//! A proxy before an S3 server that goes wrong by a seed, as networks and servers do: answers that ask to come again,
+//! A proxy before a server of an object store that goes wrong by a seed, as networks and servers do: answers that ask to come again,
 //! answers that are slow, connections torn in the middle of what is sent or of what is answered, answers lost after the
 //! effect, answers that stall.
 //!
@@ -170,7 +170,7 @@ impl Shared {
     fn fault(&self, head: &str) -> Option<Fault> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let method = match head.split_whitespace().next() {
-            _ if head.contains("list-type=") => "LIST",
+            _ if is_listing(head) => "LIST",
             Some(method) => method,
             None => "",
         };
@@ -182,8 +182,10 @@ impl Shared {
         let fault = FAULTS[at];
         // The client does not make a conditional put again whose answer is lost: whoever founds a cluster is told. Nor does
         // it read the answers to these again: who asked does it all once more, which the acceptance suite does not.
-        let is_read_once = head.starts_with("POST") || head.contains("list-type=");
-        let is_kept = (self.keeps_what_is_read_once && is_read_once) || header(head, "if-none-match").is_some();
+        let is_read_once = head.starts_with("POST") || is_listing(head);
+        let conditions = ["if-none-match", "x-goog-if-generation-match"];
+        let is_conditional = conditions.iter().any(|name| header(head, name).is_some());
+        let is_kept = (self.keeps_what_is_read_once && is_read_once) || is_conditional;
         let loses = matches!(fault, Fault::TornAnswer | Fault::LostAnswer | Fault::Stalled);
         let loses = loses || fault == Fault::TornRequest;
         if is_kept && loses {
@@ -208,6 +210,12 @@ fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
             Ok(n) => bytes.extend_from_slice(&some[..n]),
         }
     }
+}
+
+/// By S3's and Google's way of asking, or by Azure's.
+fn is_listing(head: &str) -> bool {
+    let line = head.lines().next().unwrap_or_default();
+    line.contains("list-type=") || line.contains("comp=list&") || line.contains("comp=list ")
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
