@@ -8,6 +8,8 @@ mod harness;
 
 #[path = "cluster/clocks.rs"]
 mod clocks;
+#[path = "cluster/incidents.rs"]
+mod incidents;
 #[path = "cluster/ledger.rs"]
 mod ledger;
 #[path = "cluster/members.rs"]
@@ -27,7 +29,7 @@ mod wire;
 
 use clocks::Clocks;
 use harness::reference::Prometheus;
-use ledger::{Ledger, Report};
+use ledger::Ledger;
 use members::{Cluster, Surroundings};
 use nemesis::Nemesis;
 use rand::rngs::StdRng;
@@ -39,7 +41,7 @@ use store::Store;
 use targets::Targets;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use twin::{Compared, Twin};
+use twin::{Compared, Pace, Twin};
 
 const ROLES: [&str; 8] = [
     "ingester",
@@ -51,6 +53,8 @@ const ROLES: [&str; 8] = [
     "scraper",
     "scraper",
 ];
+/// In some runs there is one ingester more than a shard has replicas, and one that is silent is replaced soon.
+const REPLACE_AFTER: &str = "--cluster.replace-after=20s";
 /// Hosts for ingesters that join.
 const SPARE: usize = 4;
 /// From so many steps on faults may last as long as leases do.
@@ -63,14 +67,18 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
-    let Some(net) = net::Net::make(ROLES.len() + SPARE) else {
+    let Some(net) = net::Net::make(ROLES.len() + 1 + SPARE) else {
         return;
     };
     let steps = number("GNOMON_NEMESIS_STEPS", 10);
     let seed = number("GNOMON_SEED", rand::rng().random_range(0..1_000_000));
     let only = std::env::var("GNOMON_NEMESIS_ONLY").ok();
     let has_time = steps > MANY_STEPS;
-    println!("seed {seed}, {steps} steps");
+    let is_asked = only
+        .as_ref()
+        .map(|only| only.split(',').any(|kind| kind == nemesis::OUTLAST));
+    let replaces = is_asked.unwrap_or(has_time && seed.is_multiple_of(2));
+    println!("seed {seed}, {steps} steps, silent nodes are replaced soon: {replaces}");
     let folder = tempfile::tempdir().expect("temp folder");
     let clocks = Clocks::find(Duration::from_secs(if has_time { 240 } else { 70 }));
     let sources = Sources::start(&clocks, &net.outside(), folder.path()).await;
@@ -82,12 +90,18 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
         folder: folder.path().to_owned(),
         seed,
     };
-    let mut cluster = Cluster::start(around, &config, &ROLES).await;
+    let mut roles = ROLES.to_vec();
+    let mut flags = Vec::new();
+    if replaces {
+        roles.insert(0, "ingester");
+        flags.push(REPLACE_AFTER);
+    }
+    let mut cluster = Cluster::start(around, &config, &roles, &flags).await;
     let ledger = Arc::new(Ledger::new(&clocks));
     let load = ledger::Load::start(&cluster, &ledger, seed);
     let watch = sources.watch(&cluster, seed);
     let rng = StdRng::seed_from_u64(seed);
-    let mut nemesis = Nemesis::new(rng, has_time, only.as_deref(), &ledger, &sources.targets);
+    let mut nemesis = Nemesis::new(rng, has_time, only.as_deref(), replaces, &ledger, &sources.targets);
     for step in 0..steps {
         let began = tokio::time::Instant::now();
         let what = nemesis.step(&mut cluster).await;
@@ -97,43 +111,53 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
             .await;
     }
     cluster.heal().await;
-    let Report {
-        longest_stall,
-        reads,
-        partial,
-        failed,
-        wrong,
-        errors,
-    } = load.stop().await;
-    let (wrong_targets, compared) = watch.stop().await;
+    let report = load.stop().await;
+    let (wrong_targets, compared, late) = watch.stop().await;
     println!("object store: {}", cluster.store.told());
     println!(
         "scrapes: {}",
         sources.targets.check_all(&cluster.https("querier")).await
     );
     if let Some(reference) = &sources.reference {
-        let seconds = sources.twin.check_all(&cluster.https("querier"), &reference.http).await;
+        let mut said = Vec::new();
+        for (twin, compared) in [(&sources.twin, &compared), (&sources.late, &late)] {
+            let seconds = twin.check_all(&cluster.https("querier"), &reference.http).await;
+            assert!(
+                compared.seconds > 0,
+                "seed {seed}: no second could be compared with Prometheus"
+            );
+            said.push(format!("{} as they came, {seconds} at the end", compared.seconds));
+        }
         assert!(
-            compared.seconds > 0,
-            "seed {seed}: no second could be compared with Prometheus"
+            !late.published.is_empty(),
+            "seed {seed}: no window of the late samples was published"
         );
         println!(
-            "beside Prometheus: {} seconds compared as they came, {seconds} at the end",
-            compared.seconds
+            "beside Prometheus, seconds: {}; late ones: {}, of {} windows that were published meanwhile",
+            said[0],
+            said[1],
+            late.published.len()
         );
     }
     let samples = ledger.check_all(&cluster).await;
     println!(
-        "seed {seed}: {steps} steps, {samples} samples acknowledged and read; longest stall of a writer {longest_stall:?}; \
-         {reads} reads: {partial} partial, {failed} errors, {} wrong",
-        wrong.len()
+        "seed {seed}: {steps} steps, {samples} samples acknowledged and read; longest stall of a writer {:.1?}; {} wrong",
+        report.longest_stall,
+        report.wrong.len()
     );
-    for error in errors {
-        println!("a read failed: {}", error.chars().take(300).collect::<String>());
+    println!("{}", report.rates());
+    for error in &report.errors {
+        println!("the first by {error}");
     }
-    assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
+    if has_time {
+        println!("{}", nemesis.told());
+    }
+    assert!(report.wrong.is_empty(), "seed {seed}: {:#?}", report.wrong);
+    assert!(!nemesis.is_reshard_missing(), "seed {seed}: {}", nemesis.told());
     assert!(wrong_targets.is_empty(), "seed {seed}: {wrong_targets:#?}");
-    assert!(compared.wrong.is_empty(), "seed {seed}: {:#?}", compared.wrong);
+    for compared in [compared, late] {
+        assert!(compared.wrong.is_empty(), "seed {seed}: {:#?}", compared.wrong);
+    }
     cluster.stop().await;
 }
 
@@ -141,6 +165,7 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
 struct Sources {
     targets: Arc<Targets>,
     twin: Arc<Twin>,
+    late: Arc<Twin>,
     reference: Option<Prometheus>,
     /// The cluster's configuration.
     config: String,
@@ -148,10 +173,11 @@ struct Sources {
 
 impl Sources {
     async fn start(clocks: &Clocks, host: &str, folder: &Path) -> Self {
-        let (targets, twin) = (Targets::new(clocks), Twin::new(clocks));
+        let targets = Targets::new(clocks);
+        let [twin, late] = [Pace::Now, Pace::Late].map(|pace| Twin::new(clocks, pace));
         let listener = tokio::net::TcpListener::bind((host, 0)).await.expect("listener");
         let address = listener.local_addr().expect("address").to_string();
-        let routes = targets.routes().merge(twin.routes());
+        let routes = targets.routes().merge(twin.routes()).merge(late.routes());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let config = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n{}{}",
@@ -162,6 +188,7 @@ impl Sources {
             reference: Twin::prometheus(folder, &address),
             targets,
             twin,
+            late,
             config,
         }
     }
@@ -169,12 +196,14 @@ impl Sources {
     fn watch(&self, cluster: &Cluster, seed: u64) -> Watch {
         let stop = CancellationToken::new();
         let queriers = || cluster.https("querier");
+        let compare = |twin: &Arc<Twin>, seed| {
+            let reference = self.reference.as_ref()?.http.clone();
+            Some(twin::compare(twin.clone(), queriers(), reference, seed, stop.clone()))
+        };
         Watch {
             targets: targets::watch(self.targets.clone(), queriers(), seed + 300, stop.clone()),
-            twin: self.reference.as_ref().map(|reference| {
-                let reference = reference.http.clone();
-                twin::compare(self.twin.clone(), queriers(), reference, seed + 400, stop.clone())
-            }),
+            twin: compare(&self.twin, seed + 400),
+            late: compare(&self.late, seed + 500),
             stop,
         }
     }
@@ -185,16 +214,17 @@ struct Watch {
     stop: CancellationToken,
     targets: JoinHandle<Vec<String>>,
     twin: Option<JoinHandle<Compared>>,
+    late: Option<JoinHandle<Compared>>,
 }
 
 impl Watch {
-    async fn stop(self) -> (Vec<String>, Compared) {
+    async fn stop(self) -> (Vec<String>, Compared, Compared) {
         self.stop.cancel();
         let wrong = self.targets.await.expect("targets are watched");
-        let compared = match self.twin {
-            Some(twin) => twin.await.expect("seconds are compared"),
+        let compared = async |task: Option<JoinHandle<Compared>>| match task {
+            Some(task) => task.await.expect("seconds are compared"),
             None => Compared::default(),
         };
-        (wrong, compared)
+        (wrong, compared(self.twin).await, compared(self.late).await)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const WINDOW_MS: i64 = 2 * 60 * 60 * 1000;
+pub(crate) const WINDOW_MS: i64 = 2 * 60 * 60 * 1000;
 /// The cluster's clock differs from the machine's by a multiple of this, so that subqueries are asked at the same steps.
 const GRID_MS: i64 = 10_000;
 

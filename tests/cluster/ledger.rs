@@ -2,6 +2,7 @@
 
 use crate::clocks::Clocks;
 use crate::harness::{Http, PATIENCE, client, eventually, remote};
+use crate::incidents::{Incidents, NO_CAUSE};
 use crate::members::Cluster;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -48,10 +49,34 @@ pub(crate) struct Report {
     pub(crate) longest_stall: Duration,
     pub(crate) reads: u64,
     pub(crate) partial: u64,
-    pub(crate) failed: u64,
+    /// Reads that failed, by cause: what was wrong with the querier that was asked, or with what it asks.
+    pub(crate) failed: BTreeMap<&'static str, u64>,
     pub(crate) wrong: Vec<String>,
-    /// Of the reads that failed, the first few.
+    /// Of each cause the first.
     pub(crate) errors: Vec<String>,
+}
+
+impl Report {
+    /// How many reads were partial and how many failed, in percent.
+    pub(crate) fn rates(&self) -> String {
+        let percent = |count: u64| format!("{:.2} %", count as f64 * 100.0 / self.reads.max(1) as f64);
+        let failed = self.failed.values().sum();
+        let causes: Vec<_> = self
+            .failed
+            .iter()
+            .map(|(cause, count)| format!("{cause} {}", percent(*count)))
+            .collect();
+        let causes = match causes.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", causes.join(", ")),
+        };
+        format!(
+            "{} reads: {} partial, {} errors{causes}",
+            self.reads,
+            percent(self.partial),
+            percent(failed)
+        )
+    }
 }
 
 fn value(writer: usize, series: usize, step: i64) -> f64 {
@@ -262,9 +287,10 @@ impl Load {
             tasks.spawn(write(ledger, servers, writer, rng, stop));
         }
         for reader in 0..READERS {
-            let (servers, ledger, stop) = (servers("querier"), ledger.clone(), stop.clone());
+            let (ledger, stop, incidents) = (ledger.clone(), stop.clone(), cluster.incidents.clone());
+            let queriers = cluster.of("querier").into_iter().zip(servers("querier")).collect();
             let rng = StdRng::seed_from_u64(seed + 200 + reader as u64);
-            tasks.spawn(read(ledger, servers, rng, stop));
+            tasks.spawn(read(ledger, queriers, incidents, rng, stop));
         }
         Self { stop, tasks }
     }
@@ -276,7 +302,9 @@ impl Load {
             all.longest_stall = all.longest_stall.max(one.longest_stall);
             all.reads += one.reads;
             all.partial += one.partial;
-            all.failed += one.failed;
+            for (cause, count) in one.failed {
+                *all.failed.entry(cause).or_default() += count;
+            }
             all.wrong.extend(one.wrong);
             all.errors.extend(one.errors);
         }
@@ -326,8 +354,15 @@ async fn write(
     report
 }
 
-/// Random stretches, the newest more often.
-async fn read(ledger: Arc<Ledger>, servers: Vec<Http>, mut rng: StdRng, stop: CancellationToken) -> Report {
+/// Random stretches, the newest more often, at any of the queriers (with the numbers of their members). An error is wrong
+/// unless something explains it.
+async fn read(
+    ledger: Arc<Ledger>,
+    queriers: Vec<(usize, Http)>,
+    incidents: Arc<Incidents>,
+    mut rng: StdRng,
+    stop: CancellationToken,
+) -> Report {
     let mut report = Report::default();
     while !stop.is_cancelled() {
         tokio::time::sleep(Duration::from_millis(rng.random_range(20..200))).await;
@@ -342,15 +377,23 @@ async fn read(ledger: Arc<Ledger>, servers: Vec<Http>, mut rng: StdRng, stop: Ca
             rng.random_range(1..=sure)
         };
         let from = (to - rng.random_range(1..=PIECE)).max(0);
-        let http = &servers[rng.random_range(0..servers.len())];
+        let (querier, http) = &queriers[rng.random_range(0..queriers.len())];
+        let asked = tokio::time::Instant::now();
         let answer = ledger.read(http, writer, from, to).await;
         let maybe = ledger.writers[writer].lock().attempted;
         report.reads += 1;
         match &answer {
             Read::Failed(error) => {
-                report.failed += 1;
-                if report.errors.len() < 5 {
-                    report.errors.push(error.clone());
+                let cause = incidents.cause(*querier, asked);
+                let count = report.failed.entry(cause).or_default();
+                *count += 1;
+                let short: String = error.chars().take(300).collect();
+                let what = format!("{cause}: querier {querier} after {:.1?}: {short}", asked.elapsed());
+                if cause == NO_CAUSE {
+                    println!("{what}");
+                    report.wrong.push(what);
+                } else if *count == 1 {
+                    report.errors.push(what);
                 }
             }
             Read::Answer { is_partial: true, .. } => report.partial += 1,

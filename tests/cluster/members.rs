@@ -3,8 +3,10 @@
 use crate::clocks::Clocks;
 use crate::harness::disk::Disk;
 use crate::harness::{Http, Process, binary, eventually};
+use crate::incidents::{Incidents, Place};
 use crate::net::Net;
 use crate::store::Store;
+use crate::store::weed::proxy::Proxy;
 use crate::wire::{Relay, Trouble};
 use gnomon_cluster::clients::MetaClient;
 use gnomon_cluster::layers::{CallMetrics, ChannelOptions};
@@ -13,6 +15,7 @@ use gnomon_model::{ManualClock, SystemClock, TimestampMs};
 use gnomon_proto::service::MetaService;
 use serde_json::Value;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 const HTTP: u16 = 9090;
@@ -52,6 +55,9 @@ pub(crate) struct Cluster {
     pub(crate) net: Net,
     pub(crate) clocks: Clocks,
     pub(crate) store: Store,
+    pub(crate) incidents: Arc<Incidents>,
+    /// Flags of all processes besides.
+    flags: Vec<String>,
     folder: PathBuf,
     seed: u64,
     peers: String,
@@ -60,7 +66,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Ingesters first, then the others; returns when all are ready.
-    pub(crate) async fn start(around: Surroundings, config: &str, roles: &[&'static str]) -> Self {
+    pub(crate) async fn start(around: Surroundings, config: &str, roles: &[&'static str], flags: &[&str]) -> Self {
         let Surroundings {
             net,
             clocks,
@@ -78,6 +84,8 @@ impl Cluster {
             net,
             clocks,
             store,
+            incidents: Arc::default(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             folder,
             seed,
             peers: peers.join(","),
@@ -146,6 +154,7 @@ impl Cluster {
                 "--web.enable-admin-api",
                 "--log.format=logfmt",
             ])
+            .args(&self.flags)
             .envs(self.store.environment.iter().map(|(name, value)| (name, value)));
         let name = format!("{} {at}", member.role);
         member.process = Some(Process::start(&name, &mut command, member.folder.join("log")));
@@ -174,17 +183,94 @@ impl Cluster {
         self.members[at].process.as_ref().expect("it runs")
     }
 
+    /// Something goes wrong at a member: reads may fail by it until all is in order.
+    fn note(&self, at: usize, what: &'static str) {
+        match self.members[at].role {
+            "querier" => self.incidents.begin(Place::Querier(at), what),
+            "ingester" => self.incidents.begin(Place::Shards, what),
+            _ => {}
+        }
+    }
+
     pub(crate) fn kill(&mut self, at: usize) {
+        self.note(at, "killed");
         if let Some(mut process) = self.members[at].process.take() {
             process.kill();
             self.clocks.forget(process.id());
         }
     }
 
+    /// It stands still, until it is resumed.
+    pub(crate) fn pause(&self, at: usize) {
+        self.note(at, "stopped");
+        self.process(at).signal("-STOP");
+    }
+
+    pub(crate) fn resume(&self, at: usize) {
+        self.process(at).signal("-CONT");
+    }
+
+    /// Nobody reaches its host, and it reaches nobody.
+    pub(crate) fn cut(&self, at: usize) {
+        self.note(at, "cut off");
+        self.net.cut(at);
+    }
+
+    /// What `from` sends to `to` is lost.
+    pub(crate) fn lose(&self, from: usize, to: usize) {
+        for at in [from, to] {
+            self.note(at, "packets lost");
+        }
+        self.net.lose(from, to);
+    }
+
+    pub(crate) fn disturb_wire(&self, at: usize, trouble: Trouble) {
+        self.note(at, "bad connections");
+        self.members[at].relay.make(trouble);
+    }
+
+    /// Its clock is so far from the cluster's.
+    pub(crate) fn set_clock(&self, at: usize, off_s: i64) {
+        if off_s != 0 {
+            self.note(at, "wrong clock");
+        }
+        self.clocks.set(&self.members[at].clock, off_s);
+    }
+
+    /// So many bytes are left on its disk. Whether that is possible here.
+    pub(crate) fn fill_disk(&self, at: usize, left_bytes: u64) -> bool {
+        let Some(disk) = &self.members[at].disk else {
+            return false;
+        };
+        self.note(at, "full disk");
+        disk.set_capacity(disk.used_bytes() + left_bytes);
+        true
+    }
+
+    /// A sync of its disk takes so long. Whether that is possible here.
+    pub(crate) fn slow_disk(&self, at: usize, takes: Duration) -> bool {
+        let Some(disk) = &self.members[at].disk else {
+            return false;
+        };
+        self.note(at, "slow disk");
+        disk.set_sync_takes(takes);
+        true
+    }
+
+    /// What makes the object store go wrong; none where that is not possible here.
+    pub(crate) fn disturb_store(&self) -> Option<&Proxy> {
+        let proxy = self.store.proxy.as_ref()?;
+        self.incidents.begin(Place::Store, "store");
+        Some(proxy)
+    }
+
     /// It ends in good order.
     pub(crate) async fn end(&mut self, at: usize) {
+        self.note(at, "restarting");
         if let Some(mut process) = self.members[at].process.take() {
             process.signal("-TERM");
+            // It may stand still.
+            process.signal("-CONT");
             process.ended().await;
             self.clocks.forget(process.id());
         }
@@ -197,33 +283,40 @@ impl Cluster {
         self.until_ready(at).await;
     }
 
-    /// All networks, disks and clocks are in order, all processes run.
-    pub(crate) async fn heal(&mut self) {
+    /// All networks, disks and clocks are in order, and whoever stands still goes on.
+    pub(crate) fn ease(&self) {
         self.net.heal();
         self.store.heal();
-        for at in 0..self.members.len() {
-            let member = &self.members[at];
-            if member.is_gone {
-                continue;
-            }
+        for (at, member) in self.members.iter().enumerate().filter(|(_, member)| !member.is_gone) {
             if let Some(disk) = &member.disk {
                 disk.set_capacity(ROOM);
                 disk.set_sync_takes(Duration::ZERO);
             }
             member.relay.make(Trouble::default());
             if self.clocks.can_be_set() {
-                self.clocks.set(&member.clock, 0);
+                self.set_clock(at, 0);
             }
-            match &member.process {
-                Some(process) => process.signal("-CONT"),
-                None => self.launch(at),
-            }
-        }
-        for at in 0..self.members.len() {
-            if !self.members[at].is_gone {
-                self.until_ready(at).await;
+            if let Some(process) = &member.process {
+                process.signal("-CONT");
             }
         }
+    }
+
+    /// The same, and all processes run and are ready.
+    pub(crate) async fn heal(&mut self) {
+        self.ease();
+        let all: Vec<usize> = (0..self.members.len())
+            .filter(|at| !self.members[*at].is_gone)
+            .collect();
+        for at in &all {
+            if self.members[*at].process.is_none() {
+                self.launch(*at);
+            }
+        }
+        for at in &all {
+            self.until_ready(*at).await;
+        }
+        self.incidents.end_all();
     }
 
     /// `data` of an answer about the cluster, from whoever can give it soon.
@@ -244,7 +337,18 @@ impl Cluster {
 
     /// The ingester that leads a shard, as the cluster says itself.
     pub(crate) async fn leader(&self, shard: usize) -> Option<usize> {
-        let id = self.told("shards").await?["shards"][shard]["leader"].as_u64()?;
+        self.member(self.told("shards").await?["shards"][shard]["leader"].as_u64()?)
+            .await
+    }
+
+    /// The ingester that leads the metadata group.
+    pub(crate) async fn metadata_leader(&self) -> Option<usize> {
+        self.member(self.told("shards").await?["metadata"]["leader"].as_u64()?)
+            .await
+    }
+
+    /// What the cluster knows by a number.
+    async fn member(&self, id: u64) -> Option<usize> {
         let nodes = self.told("nodes").await?;
         let mut nodes = nodes["nodes"].as_array()?.iter();
         let address = nodes.find(|n| n["id"] == id)?["address"].as_str()?.to_owned();

@@ -37,8 +37,12 @@ enum Fault {
     KillAllIngesters,
     KillAtQuery,
     StopIngester,
+    StopLeader,
     StopQuerier,
+    StopAtQuery,
     StopCompactor,
+    StopAtCommit,
+    Outlast,
     CutIngester,
     CutLeader,
     CutQuerier,
@@ -69,7 +73,7 @@ enum Fault {
 }
 
 /// Each with the word by which `GNOMON_NEMESIS_ONLY` names its kind, and whether it is over soon.
-const FAULTS: [(Fault, &str, bool); 36] = [
+const FAULTS: [(Fault, &str, bool); 40] = [
     (Fault::KillIngester, "kill", true),
     (Fault::KillLeader, "kill", true),
     (Fault::KillQuerier, "kill", true),
@@ -77,8 +81,12 @@ const FAULTS: [(Fault, &str, bool); 36] = [
     (Fault::KillAllIngesters, "kill", true),
     (Fault::KillAtQuery, "kill", true),
     (Fault::StopIngester, "stop", true),
+    (Fault::StopLeader, "stop", false),
     (Fault::StopQuerier, "stop", true),
+    (Fault::StopAtQuery, "stop", true),
     (Fault::StopCompactor, "compactor", false),
+    (Fault::StopAtCommit, "compactor", false),
+    (Fault::Outlast, OUTLAST, false),
     (Fault::CutIngester, "cut", true),
     (Fault::CutLeader, "cut", true),
     (Fault::CutQuerier, "cut", true),
@@ -108,6 +116,33 @@ const FAULTS: [(Fault, &str, bool); 36] = [
     (Fault::Many, "many", true),
 ];
 
+/// The kind that needs a cluster which replaces a silent node soon.
+pub(crate) const OUTLAST: &str = "replaced";
+/// So often something stays wrong when a step ends, until the next one ends.
+const STAYS: f64 = 0.3;
+
+/// Whether the number of shards was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reshard {
+    NotYet,
+    /// And not taken.
+    Asked,
+    Taken,
+}
+
+/// What waits for something within a time, of a cluster that is in order otherwise.
+const NEED_ORDER: [Fault; 7] = [
+    Fault::Outlast,
+    Fault::RestartAll,
+    Fault::KillScraper,
+    Fault::ClockOfIngester,
+    Fault::ClockOfScraper,
+    Fault::Scale,
+    Fault::Reshard,
+];
+/// What may take minutes.
+const TAKE_LONG: [Fault; 3] = [Fault::Outlast, Fault::RestartAll, Fault::Scale];
+
 pub(crate) struct Nemesis {
     rng: StdRng,
     /// What it chooses from.
@@ -116,16 +151,20 @@ pub(crate) struct Nemesis {
     has_time: bool,
     ledger: Arc<Ledger>,
     targets: Arc<Targets>,
-    /// The number of shards was changed already.
-    is_resharded: bool,
+    reshard: Reshard,
+    /// How often the cluster grew and shrank.
+    scaled: u32,
+    /// Something is wrong that the step before has begun.
+    is_troubled: bool,
 }
 
 impl Nemesis {
-    /// `only` names kinds of faults; none are all.
+    /// `only` names kinds of faults; none are all. Only where the cluster `replaces` nodes can one outlast that.
     pub(crate) fn new(
         rng: StdRng,
         has_time: bool,
         only: Option<&str>,
+        replaces: bool,
         ledger: &Arc<Ledger>,
         targets: &Arc<Targets>,
     ) -> Self {
@@ -138,14 +177,19 @@ impl Nemesis {
             true => is_short || has_time,
             false => kinds.contains(&kind),
         };
-        let wanted = FAULTS.iter().filter(|(_, kind, is_short)| is_wanted(kind, *is_short));
+        let is_possible = |fault: Fault| replaces || fault != Fault::Outlast;
+        let wanted = FAULTS
+            .iter()
+            .filter(|(fault, kind, is_short)| is_possible(*fault) && is_wanted(kind, *is_short));
         Self {
             rng,
             faults: wanted.map(|(fault, _, _)| *fault).collect(),
             has_time,
             ledger: ledger.clone(),
             targets: targets.clone(),
-            is_resharded: false,
+            reshard: Reshard::NotYet,
+            scaled: 0,
+            is_troubled: false,
         }
     }
 
@@ -165,27 +209,57 @@ impl Nemesis {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
 
-    /// Makes one thing go wrong for a while, and mends it; says what it was.
+    /// What became of the cluster's shape.
+    pub(crate) fn told(&self) -> String {
+        let times = if self.scaled == 1 { "once" } else { "times" };
+        let scaled = match self.scaled {
+            0 => "never grew".to_owned(),
+            1 => format!("grew and shrank {times}"),
+            many => format!("grew and shrank {many} {times}"),
+        };
+        let reshard = match self.reshard {
+            Reshard::NotYet => "was not asked for more shards",
+            Reshard::Asked => "was asked for more shards, and did not take it",
+            Reshard::Taken => "got more shards",
+        };
+        format!("the cluster {scaled}, and {reshard}")
+    }
+
+    /// More shards were asked for, and not taken.
+    pub(crate) fn is_reshard_missing(&self) -> bool {
+        self.reshard == Reshard::Asked
+    }
+
+    /// Makes one thing go wrong for a while, and mends it; says what it was. At times something else is wrong then, that
+    /// began when the step before ended.
     pub(crate) async fn step(&mut self, cluster: &mut Cluster) -> String {
         // The window in which shards may change begins soon.
-        let is_time = self.faults.contains(&Fault::Reshard) && !self.is_resharded;
+        let is_time = self.faults.contains(&Fault::Reshard) && self.reshard == Reshard::NotYet;
         let left_ms = cluster.clocks.next_window_ms() - cluster.clocks.now_ms();
         let any = self.faults[self.rng.random_range(0..self.faults.len())];
         let fault = match any {
             _ if is_time && left_ms < shape::SOON_MS => Fault::Reshard,
-            // Not yet: something else until then.
+            // Not yet: something else until then, which is over before.
             Fault::Reshard => Fault::KillLeader,
+            long if is_time && left_ms < shape::LONG_MS && TAKE_LONG.contains(&long) => Fault::KillLeader,
             any => any,
         };
+        if self.is_troubled && NEED_ORDER.contains(&fault) {
+            cluster.heal().await;
+        }
         let on = self.make(fault, cluster).await;
-        if self.is_resharded {
+        if self.reshard != Reshard::NotYet {
             self.never_again(Fault::Reshard);
         }
         if !shape::may_grow(cluster) {
             self.never_again(Fault::Scale);
         }
         cluster.heal().await;
-        format!("{fault:?} {on}")
+        self.is_troubled = self.rng.random_bool(STAYS);
+        match self.is_troubled {
+            true => format!("{fault:?} {on}; from now on {}", self.begin_to_stay(cluster)),
+            false => format!("{fault:?} {on}"),
+        }
     }
 
     async fn make(&mut self, fault: Fault, cluster: &mut Cluster) -> String {
@@ -204,8 +278,12 @@ impl Nemesis {
             Fault::KillAllIngesters => self.kill(cluster, &ingesters).await,
             Fault::KillAtQuery => self.kill_at_query(cluster, querier).await,
             Fault::StopIngester => self.pause(cluster, ingester).await,
+            Fault::StopLeader => self.pause_leader(cluster, leader).await,
             Fault::StopQuerier => self.pause(cluster, querier).await,
-            Fault::StopCompactor => self.pause_at_commit(cluster, compactor[0]).await,
+            Fault::StopAtQuery => self.stop_at_query(cluster, querier).await,
+            Fault::StopCompactor => self.pause_compactor(cluster, compactor[0]).await,
+            Fault::StopAtCommit => self.pause_at_commit(cluster, compactor[0]).await,
+            Fault::Outlast => self.outlast(cluster, ingester).await,
             Fault::CutIngester => self.cut(cluster, ingester).await,
             Fault::CutLeader => self.cut(cluster, leader).await,
             Fault::CutQuerier => self.cut(cluster, querier).await,
@@ -217,7 +295,7 @@ impl Nemesis {
             }
             Fault::RestartAll => self.restart_all(cluster).await,
             Fault::KillTwoCutOne => {
-                cluster.net.cut(ingester);
+                cluster.cut(ingester);
                 self.for_a_while(500, 2_000).await;
                 let two = self.kill(cluster, &[other, querier]).await;
                 format!("{ingester} cut, {two} killed")
@@ -245,5 +323,17 @@ impl Nemesis {
             Fault::Reshard => self.reshard(cluster).await,
             Fault::Many => self.many(cluster).await,
         }
+    }
+}
+
+/// Waits until `check` gives something; panics with `what` after `limit`.
+async fn until<T>(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "gave up waiting: {what}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

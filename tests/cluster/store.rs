@@ -1,7 +1,7 @@
 //! The object store: a real S3 server behind a proxy that can fail, or a folder where there is no server.
 
 #[path = "../../lib/tsdb/tests/weed/mod.rs"]
-mod weed;
+pub(crate) mod weed;
 
 use std::path::Path;
 use weed::proxy::Proxy;

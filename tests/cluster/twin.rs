@@ -1,11 +1,14 @@
-//! One exporter that the cluster and a real Prometheus scrape, and queries that both have to answer alike, every second.
+//! Two exporters that the cluster and a real Prometheus scrape, and queries that both have to answer alike, every second.
 //!
 //! The two scrape at different moments, and the cluster misses some while things go wrong. So the exporter gives samples
 //! with their times, one each second, and repeats those of the last [`REPEATED_S`] seconds: whoever has a second has all
 //! before it. What was taken before is not taken again. The cluster's clock is ahead of Prometheus' by a multiple of ten
 //! seconds; so are the times that it is given, and is asked for.
+//!
+//! The second one's samples are four hours behind, and come in bursts: their windows are over, and what has come of one is
+//! sealed and published after each burst. What both are asked for is in the head, in parts and in merged blocks.
 
-use crate::clocks::Clocks;
+use crate::clocks::{Clocks, WINDOW_MS};
 use crate::harness::reference::Prometheus;
 use crate::harness::{Http, client, eventually, peers};
 use crate::targets::ask;
@@ -15,7 +18,7 @@ use axum::routing::get;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,9 +55,30 @@ fn machine_s() -> i64 {
 /// Series by labels, each with its values by second.
 type Answers = BTreeMap<String, BTreeMap<i64, f64>>;
 
+/// How far the samples of the second exporter are behind: windows, so that one ends when one of the present does, and more
+/// than the one after which late samples may still come.
+const BEHIND_S: i64 = 2 * WINDOW_MS / 1000;
+/// Of the second exporter so many seconds come at once: shards seal what nothing is added to.
+const BURST_S: i64 = 10;
+/// How much of it Prometheus gets again. It keeps out-of-order samples as often as it gets them.
+const REPEATED_LATE_S: i64 = 30;
+/// For Prometheus to take them.
+const OUT_OF_ORDER: &str = "storage: {tsdb: {out_of_order_time_window: 6h}}\n";
+
+/// Which of the exporters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Its samples are of now.
+    Now,
+    Late,
+}
+
 pub(crate) struct Twin {
+    pace: Pace,
     begun_s: i64,
-    ahead_s: i64,
+    /// From the machine's clock to the times of samples, in the cluster and in Prometheus.
+    shift_s: i64,
+    reference_shift_s: i64,
 }
 
 /// Why two answers are not the same.
@@ -67,14 +91,34 @@ enum Unlike {
 
 /// The scrape configuration; `who` is `cluster` or `prometheus`.
 pub(crate) fn config(address: &str, who: &str) -> String {
-    let mut yaml = String::from("- job_name: replay\n  static_configs:\n");
-    for n in 0..INSTANCES {
-        let _ = writeln!(
-            yaml,
-            "  - {{targets: ['{address}'], labels: {{__metrics_path__: /replay/{who}/{n}, instance: replay-{n}}}}}"
-        );
+    let mut yaml = String::new();
+    for name in [Pace::Now, Pace::Late].map(Pace::name) {
+        let _ = writeln!(yaml, "- job_name: {name}\n  static_configs:");
+        for n in 0..INSTANCES {
+            let _ = writeln!(
+                yaml,
+                "  - {{targets: ['{address}'], labels: {{__metrics_path__: /{name}/{who}/{n}, instance: {name}-{n}}}}}"
+            );
+        }
     }
     yaml
+}
+
+impl Pace {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Now => "replay",
+            Self::Late => "late",
+        }
+    }
+
+    /// The newest second that there is at `second`.
+    const fn newest(self, second: i64) -> i64 {
+        match self {
+            Self::Now => second,
+            Self::Late => second.div_euclid(BURST_S) * BURST_S,
+        }
+    }
 }
 
 /// The exposition's lines of one second.
@@ -92,40 +136,47 @@ fn lines(text: &mut [String; 3], n: usize, second: i64, at_ms: i64) {
 }
 
 async fn answer(State(twin): State<Arc<Twin>>, Segments((who, n)): Segments<(String, usize)>) -> String {
-    let now_s = machine_s();
-    let shift_s = if who == "cluster" { twin.ahead_s } else { 0 };
+    let now_s = twin.pace.newest(machine_s());
+    let (shift_s, repeated_s) = match (who.as_str(), twin.pace) {
+        ("cluster", _) => (twin.shift_s, REPEATED_S),
+        (_, Pace::Now) => (twin.reference_shift_s, REPEATED_S),
+        (_, Pace::Late) => (twin.reference_shift_s, REPEATED_LATE_S),
+    };
     let mut text = [
         "# TYPE replay_total counter\n".to_owned(),
         "# TYPE replay_gauge gauge\n".to_owned(),
         "# TYPE replay_bucket untyped\n".to_owned(),
     ];
-    for second in (now_s - REPEATED_S).max(twin.begun_s)..=now_s {
+    for second in (now_s - repeated_s).max(twin.begun_s)..=now_s {
         lines(&mut text, n, second, (second + shift_s) * 1000);
     }
     text.concat()
 }
 
 impl Twin {
-    pub(crate) fn new(clocks: &Clocks) -> Arc<Self> {
+    pub(crate) fn new(clocks: &Clocks, pace: Pace) -> Arc<Self> {
+        let behind_s = if pace == Pace::Late { BEHIND_S } else { 0 };
         Arc::new(Self {
+            pace,
             // The buckets fall every five seconds: not at the second sample, where this Prometheus extrapolates to zero and
             // newer ones by half a second.
             begun_s: machine_s().div_euclid(5) * 5,
-            ahead_s: clocks.ahead_ms / 1000,
+            shift_s: clocks.ahead_ms / 1000 - behind_s,
+            reference_shift_s: -behind_s,
         })
     }
 
     pub(crate) fn routes(self: &Arc<Self>) -> Router {
         Router::new()
-            .route("/replay/{who}/{n}", get(answer))
+            .route(&format!("/{}/{{who}}/{{n}}", self.pace.name()), get(answer))
             .with_state(self.clone())
     }
 
-    /// A Prometheus that scrapes the exporter at `address`; none where there is none.
+    /// A Prometheus that scrapes the exporters at `address`; none where there is none.
     pub(crate) fn prometheus(folder: &Path, address: &str) -> Option<Prometheus> {
         let program = peers::find("prometheus", "prometheus")?;
         let yaml = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n{}",
+            "{OUT_OF_ORDER}global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n{}",
             config(address, "prometheus")
         );
         Some(Prometheus::launch(
@@ -152,6 +203,23 @@ impl Twin {
         let answer = ask(http, &path).await.ok()?;
         let text = answer["data"]["result"][0]["value"][1].as_str()?;
         Some(text.parse::<f64>().ok()? as i64 - shift_s)
+    }
+
+    /// Samples of the exporter's windows that are over are in live blocks, by the beginnings of the windows.
+    async fn published(&self, querier: &Http) -> BTreeSet<i64> {
+        let shown = ask(querier, "/api/v1/cluster/blocks").await.unwrap_or_default();
+        let blocks = shown["data"]["blocks"].as_array().into_iter().flatten();
+        let live = blocks.filter(|block| block["state"] == "live");
+        let begin_ms = (self.begun_s + self.shift_s) * 1000;
+        let end_ms = (self.pace.newest(machine_s()) + self.shift_s) * 1000;
+        let windows = begin_ms.div_euclid(WINDOW_MS)..=end_ms.div_euclid(WINDOW_MS);
+        let spans: Vec<_> = live
+            .filter_map(|block| Some(block["startMs"].as_i64()?..block["endMs"].as_i64()?))
+            .collect();
+        windows
+            .map(|window| window * WINDOW_MS)
+            .filter(|start_ms| spans.iter().any(|span| span.contains(start_ms)))
+            .collect()
     }
 
     async fn range(http: &Http, query: &str, shift_s: i64, (from, to): (i64, i64)) -> Result<Answers, Unlike> {
@@ -204,8 +272,8 @@ impl Twin {
     /// Whether all queries have one answer of these seconds.
     async fn same(&self, querier: &Http, reference: &Http, span: (i64, i64)) -> Result<(), Unlike> {
         for query in QUERIES {
-            let theirs = Self::range(reference, query, 0, span).await?;
-            let ours = Self::range(querier, query, self.ahead_s, span).await?;
+            let theirs = Self::range(reference, query, self.reference_shift_s, span).await?;
+            let ours = Self::range(querier, query, self.shift_s, span).await?;
             if let Some(differs) = difference(&ours, &theirs) {
                 let what = format!("{query} from {} to {}: {differs}", span.0, span.1);
                 return Err(Unlike::Differs(what));
@@ -216,10 +284,10 @@ impl Twin {
 
     /// From the beginning, at each querier, once all is in order.
     pub(crate) async fn check_all(&self, queriers: &[Http], reference: &Http) -> i64 {
-        let wanted = machine_s();
+        let wanted = self.pace.newest(machine_s());
         for http in queriers {
             eventually("the cluster to have what Prometheus has", async || {
-                let newest = self.newest(http, self.ahead_s).await?;
+                let newest = self.newest(http, self.shift_s).await?;
                 (newest >= wanted).then_some(())
             })
             .await;
@@ -240,7 +308,7 @@ impl Twin {
         loop {
             match self.same(querier, reference, span).await {
                 Err(Unlike::NotYet(why) | Unlike::Differs(why)) if began.elapsed() > WHOLE_WITHIN => {
-                    let there = Self::not_there(querier, self.ahead_s, span).await;
+                    let there = Self::not_there(querier, self.shift_s, span).await;
                     return Err(format!("{why}; of {} to {} {there}", span.0, span.1));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
@@ -282,6 +350,8 @@ fn difference(ours: &Answers, theirs: &Answers) -> Option<String> {
 #[derive(Debug, Default)]
 pub(crate) struct Compared {
     pub(crate) seconds: i64,
+    /// Windows of which something had been published when a second was compared, by their beginnings, milliseconds.
+    pub(crate) published: BTreeSet<i64>,
     pub(crate) wrong: Vec<String>,
 }
 
@@ -301,8 +371,8 @@ pub(crate) fn compare(
             tokio::time::sleep(Duration::from_secs(1)).await;
             let querier = &queriers[rng.random_range(0..queriers.len())];
             let (Some(ours), Some(theirs)) = (
-                twin.newest(querier, twin.ahead_s).await,
-                twin.newest(&reference, 0).await,
+                twin.newest(querier, twin.shift_s).await,
+                twin.newest(&reference, twin.reference_shift_s).await,
             ) else {
                 continue;
             };
@@ -319,6 +389,9 @@ pub(crate) fn compare(
                 match twin.same(querier, &reference, (next, to)).await {
                     Ok(()) => {
                         compared.seconds += to + 1 - next;
+                        if twin.pace == Pace::Late {
+                            compared.published.extend(twin.published(querier).await);
+                        }
                         next = to + 1;
                         break;
                     }

@@ -136,12 +136,7 @@ impl Process {
     }
 
     pub fn signal(&self, signal: &str) {
-        // The shell's own: a bare Debian has no program of that name.
-        let done = Command::new("sh")
-            .args(["-c", "kill \"$0\" \"$1\"", signal, &self.child.id().to_string()])
-            .status()
-            .expect("kill");
-        assert!(done.success(), "kill {signal} {}", self.name);
+        assert!(send_signal(self.id(), signal), "kill {signal} {}", self.name);
     }
 
     /// Ctrl-C; the exit code once it has ended. Panics after [`PATIENCE`].
@@ -149,6 +144,14 @@ impl Process {
         self.signal("-INT");
         self.ended().await
     }
+}
+
+/// To a process by its id; whether it is there.
+pub fn send_signal(process: u32, signal: &str) -> bool {
+    // The shell's own: a bare Debian has no program of that name.
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill \"$0\" \"$1\"", signal, &process.to_string()]);
+    command.status().expect("sh").success()
 }
 
 impl Drop for Process {

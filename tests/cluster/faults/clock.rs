@@ -14,7 +14,7 @@ impl Nemesis {
             return "not possible here".into();
         }
         let by_s = if self.rng.random_bool(0.5) { JUMP_S } else { -JUMP_S };
-        cluster.clocks.set(&cluster.members[at].clock, by_s);
+        cluster.set_clock(at, by_s);
         // The library reads it once a second.
         self.for_a_while(3_000, if self.has_time { 20_000 } else { 5_000 })
             .await;
@@ -23,7 +23,7 @@ impl Nemesis {
             "scraper" if self.has_time && self.rng.random_bool(0.5) => self.until_others_scrape(cluster).await,
             _ => String::new(),
         };
-        cluster.clocks.set(&cluster.members[at].clock, 0);
+        cluster.set_clock(at, 0);
         self.for_a_while(1_000, 2_000).await;
         format!("{at} by {by_s} s{said}")
     }

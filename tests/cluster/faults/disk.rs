@@ -28,22 +28,19 @@ impl Nemesis {
     /// To the last byte, or with a little left. It gets room again.
     pub(super) async fn fill_disk(&mut self, cluster: &Cluster, at: usize) -> String {
         let left = [0, 64 << 10, 4 << 20][self.rng.random_range(0..3)];
-        let Some(disk) = &cluster.members[at].disk else {
+        if !cluster.fill_disk(at, left) {
             return "not possible here".into();
-        };
-        disk.set_capacity(disk.used_bytes() + left);
+        }
         self.for_a_while(2_000, 8_000).await;
         format!("{at}, {left} bytes left")
     }
 
     pub(super) async fn slow_disk(&mut self, cluster: &Cluster, at: usize) -> String {
         let ms = self.rng.random_range(50..800);
-        let Some(disk) = &cluster.members[at].disk else {
+        if !cluster.slow_disk(at, Duration::from_millis(ms)) {
             return "not possible here".into();
-        };
-        disk.set_sync_takes(Duration::from_millis(ms));
+        }
         self.for_a_while(2_000, 10_000).await;
-        disk.set_sync_takes(Duration::ZERO);
         format!("{at}, {ms} ms for a sync")
     }
 }

@@ -6,7 +6,7 @@ use crate::members::Cluster;
 impl Nemesis {
     pub(super) async fn cut(&mut self, cluster: &Cluster, at: usize) -> String {
         let began = tokio::time::Instant::now();
-        cluster.net.cut(at);
+        cluster.cut(at);
         self.for_a_while(2_000, if self.has_time { 20_000 } else { 6_000 })
             .await;
         cluster.net.heal();
@@ -16,7 +16,7 @@ impl Nemesis {
     /// What the first of each pair sends to the second is lost.
     pub(super) async fn lose(&mut self, cluster: &Cluster, pairs: &[(usize, usize)]) -> String {
         for (from, to) in pairs {
-            cluster.net.lose(*from, *to);
+            cluster.lose(*from, *to);
         }
         self.for_a_while(2_000, 8_000).await;
         cluster.net.heal();

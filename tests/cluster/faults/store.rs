@@ -8,7 +8,7 @@ use std::time::Duration;
 impl Nemesis {
     pub(super) async fn store_fails(&mut self, cluster: &Cluster) -> String {
         let per_mille = self.rng.random_range(50..500);
-        let Some(proxy) = &cluster.store.proxy else {
+        let Some(proxy) = cluster.disturb_store() else {
             return "not possible here".into();
         };
         proxy.fail(per_mille);
@@ -18,7 +18,7 @@ impl Nemesis {
 
     pub(super) async fn store_slow(&mut self, cluster: &Cluster) -> String {
         let ms = self.rng.random_range(200..2_500);
-        let Some(proxy) = &cluster.store.proxy else {
+        let Some(proxy) = cluster.disturb_store() else {
             return "not possible here".into();
         };
         proxy.delay(Duration::from_millis(ms));
@@ -27,7 +27,7 @@ impl Nemesis {
     }
 
     pub(super) async fn store_away(&mut self, cluster: &Cluster) -> String {
-        let Some(proxy) = &cluster.store.proxy else {
+        let Some(proxy) = cluster.disturb_store() else {
             return "not possible here".into();
         };
         proxy.go_away(true);

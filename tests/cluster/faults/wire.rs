@@ -9,9 +9,9 @@ impl Nemesis {
     /// On the way to one node, or to all.
     pub(super) async fn trouble(&mut self, cluster: &Cluster, at: usize, trouble: Trouble) -> String {
         let at = self.rng.random_bool(0.6).then_some(at);
-        for (host, member) in cluster.members.iter().enumerate() {
+        for host in 0..cluster.members.len() {
             if at.is_none_or(|at| at == host) {
-                member.relay.make(trouble);
+                cluster.disturb_wire(host, trouble);
             }
         }
         self.for_a_while(3_000, 10_000).await;

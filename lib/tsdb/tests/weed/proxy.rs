@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +41,9 @@ const SLOW: Duration = Duration::from_millis(400);
 /// Longer than clients of these tests wait.
 const STALL: Duration = Duration::from_secs(10);
 
+/// Is told of an object that was put, by its client's address and its path, before the client is answered.
+pub type Told = Box<dyn Fn(IpAddr, &str) + Send + Sync>;
+
 struct Shared {
     server: SocketAddr,
     random: Mutex<u64>,
@@ -56,6 +59,7 @@ struct Shared {
     /// Connections end at once.
     is_away: AtomicBool,
     stop: AtomicBool,
+    told_of_puts: Mutex<Option<Arc<Told>>>,
     /// Completions of uploads in parts keep their answers.
     keeps_what_is_read_once: bool,
 }
@@ -87,6 +91,7 @@ impl Proxy {
             delay_ms: AtomicU64::new(0),
             is_away: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            told_of_puts: Mutex::default(),
             keeps_what_is_read_once,
         });
         let served = shared.clone();
@@ -129,6 +134,11 @@ impl Proxy {
     /// From now on nobody is answered, or everybody again.
     pub fn go_away(&self, away: bool) {
         self.shared.is_away.store(away, Ordering::Relaxed);
+    }
+
+    /// From now on `told` is called for every object that is put in one request; with none nobody is told.
+    pub fn tell_of_puts(&self, told: Option<Told>) {
+        *self.shared.told_of_puts.lock().unwrap() = told.map(Arc::new);
     }
 
     /// How often each fault came up.
@@ -248,6 +258,20 @@ fn serve(shared: &Shared, mut client: TcpStream) {
     }
 }
 
+fn tell(shared: &Shared, client: &TcpStream, head: &str, answer: &[u8]) {
+    let told = shared.told_of_puts.lock().unwrap().clone();
+    let (Some(told), Ok(from)) = (told, client.peer_addr()) else {
+        return;
+    };
+    let mut words = head.split_whitespace();
+    if let (Some("PUT"), Some(path)) = (words.next(), words.next())
+        && answer.starts_with(b"HTTP/1.1 200")
+        && !path.contains('?')
+    {
+        told(from.ip(), path);
+    }
+}
+
 /// Whether the client's connection goes on.
 fn answer(shared: &Shared, client: &mut TcpStream, head: &str, body: &[u8]) -> bool {
     let fault = shared.fault(head);
@@ -286,6 +310,7 @@ fn answer(shared: &Shared, client: &mut TcpStream, head: &str, body: &[u8]) -> b
     if server.read_to_end(&mut whole).is_err() {
         return false;
     }
+    tell(shared, client, head, &whole);
     let half = whole.len() / 2;
     match fault {
         Some(Fault::LostAnswer) => false,
