@@ -1,15 +1,22 @@
-//! The same queries spread over ever more queriers: what one of them costs all processes together.
+//! The same queries spread over ever more queriers: what one of them costs all processes together, where the samples lie in the
+//! heads, and where they lie in blocks.
 
 use crate::harness::{client, eventually};
 use crate::load::Load;
 use crate::nodes::{Cluster, Shape};
-use crate::written::{Target, write};
+use crate::side_by_side::grouped;
+use crate::written::{Target, end_of_data, shards_with_series, until_in_blocks, write};
 use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-/// Each is asked so often, by so many at a time.
-const TIMES: usize = 40;
 const CLIENTS: usize = 2;
+const QUERIERS: [usize; 3] = [1, 2, 3];
+const SHARDS: usize = 2;
+/// After writing, and after the first queries, for what was put off.
+const CALM: Duration = Duration::from_secs(5);
+/// So long the cluster's CPU at rest is measured: it is told in ticks of 10 ms.
+const REST: Duration = Duration::from_secs(10);
 /// Queries of a dashboard, over all that was written.
 const QUERIES: [&str; 3] = [
     "sum by (mode) (rate(node_metric_1_total[5m]))",
@@ -17,63 +24,129 @@ const QUERIES: [&str; 3] = [
     "topk(5, sum by (instance) (rate(node_metric_3_total[5m])))",
 ];
 
-pub(crate) async fn run(series: usize, rounds: usize) {
-    println!(
-        "Queriers: 1 ingester, 2 shards, {series} series, {rounds} samples of each, {TIMES} times {} queries:\n",
-        QUERIES.len()
-    );
-    println!("| queriers | CPU ms per query | … of it in queriers | queries per second |\n|---:|---:|---:|---:|");
-    for queriers in [1, 2, 3] {
-        let shape = Shape {
-            queriers,
-            ..Shape::ingesters(1, 2, 1)
-        };
-        let Some(cluster) = Cluster::start(shape).await else {
-            return;
-        };
-        let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
-        let load = Load::new(series, rounds, now_ms);
-        write(&Target::of(&cluster), &load).await;
-        let (start, end) = (load.start_ms() as f64 / 1e3, load.end_ms as f64 / 1e3);
-        let servers = cluster.servers("querier");
-        let path = |query: &str| {
-            let query = client::encode(query);
-            format!("/api/v1/query_range?query={query}&start={start}&end={end}&step=15&nocache=1")
-        };
-        // Once each beforehand: connections are open, and what is to be there is.
-        for http in &servers {
-            for query in QUERIES {
-                eventually("an answer", async || {
-                    let answer = http.client().get(http.url(&path(query))).send().await.ok()?;
-                    answer.status().is_success().then_some(())
-                })
-                .await;
-            }
+/// Where the samples lie that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    Heads,
+    Blocks,
+}
+
+/// CPU seconds so far: of all processes, and of the queriers.
+#[derive(Clone, Copy, Debug)]
+struct Cpu {
+    all: f64,
+    queriers: f64,
+}
+
+impl Cpu {
+    async fn of(cluster: &Cluster) -> Self {
+        Self {
+            all: cluster.used().await.cpu_seconds,
+            queriers: cluster.cpu_of("querier"),
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let before = (cluster.used().await.cpu_seconds, cluster.cpu_of("querier"));
-        let began = tokio::time::Instant::now();
-        let mut clients = JoinSet::new();
-        for number in 0..TIMES * QUERIES.len() {
-            while clients.len() >= CLIENTS {
-                clients.join_next().await;
-            }
-            let (http, path) = (
-                servers[number % servers.len()].clone(),
-                path(QUERIES[number % QUERIES.len()]),
-            );
-            clients.spawn(async move {
-                let (code, text) = http.get(&path).await;
-                assert!(code == 200 && !text.contains("\"warnings\""), "{code} {text}");
-            });
-        }
-        while let Some(done) = clients.join_next().await {
-            done.expect("an answer");
-        }
-        let (wall, asked) = (began.elapsed().as_secs_f64(), (TIMES * QUERIES.len()) as f64);
-        let all = (cluster.used().await.cpu_seconds - before.0) / asked * 1e3;
-        let in_queriers = (cluster.cpu_of("querier") - before.1) / asked * 1e3;
-        println!("| {queriers} | {all:.1} | {in_queriers:.1} | {:.1} |", asked / wall);
     }
-    println!();
+
+    /// A second's, on the average since `before`.
+    fn each_second(self, before: Self, seconds: f64) -> Self {
+        Self {
+            all: (self.all - before.all) / seconds,
+            queriers: (self.queriers - before.queriers) / seconds,
+        }
+    }
+}
+
+/// `times` is how many queries each number of queriers is asked.
+pub(crate) async fn run(series: usize, rounds: usize, times: usize) {
+    for at in [Where::Heads, Where::Blocks] {
+        let lie = match at {
+            Where::Heads => "in the heads",
+            Where::Blocks => "in blocks",
+        };
+        println!(
+            "Queriers, samples {lie}: 1 ingester, {SHARDS} shards, {} series, {rounds} samples of each, {} queries of {} kinds:\n",
+            grouped(series as f64),
+            grouped(times as f64),
+            QUERIES.len()
+        );
+        println!(
+            "| queriers | CPU ms per query | … of it in queriers | queries per second | CPU at rest, % of a core |"
+        );
+        println!("|---:|---:|---:|---:|---:|");
+        for queriers in QUERIERS {
+            let shape = Shape {
+                queriers,
+                ..Shape::ingesters(1, SHARDS, 1)
+            };
+            let Some(cluster) = Cluster::start(shape).await else {
+                return;
+            };
+            println!("| {queriers} | {}", asked(&cluster, at, series, rounds, times).await);
+        }
+        println!();
+    }
+}
+
+/// The rest of a row.
+async fn asked(cluster: &Cluster, at: Where, series: usize, rounds: usize, times: usize) -> String {
+    let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let end_ms = match at {
+        Where::Heads => now_ms,
+        Where::Blocks => end_of_data(now_ms),
+    };
+    let load = Load::new(series, rounds, end_ms);
+    write(&Target::of(cluster), &load).await;
+    if at == Where::Blocks {
+        until_in_blocks(cluster, shards_with_series(cluster).await).await;
+    }
+    let (start, end) = (load.start_ms() as f64 / 1e3, load.end_ms as f64 / 1e3);
+    let servers = cluster.servers("querier");
+    let path = |query: &str| {
+        let query = client::encode(query);
+        format!("/api/v1/query_range?query={query}&start={start}&end={end}&step=15&nocache=1")
+    };
+    // Once each beforehand: connections are open, and what is to be there is.
+    for http in &servers {
+        for query in QUERIES {
+            eventually("an answer", async || {
+                let answer = http.client().get(http.url(&path(query))).send().await.ok()?;
+                let text = answer.text().await.ok()?;
+                (text.contains("\"success\"") && text.contains("\"values\"")).then_some(())
+            })
+            .await;
+        }
+    }
+    tokio::time::sleep(CALM).await;
+    let (before, began) = (Cpu::of(cluster).await, Instant::now());
+    tokio::time::sleep(REST).await;
+    let rest = Cpu::of(cluster)
+        .await
+        .each_second(before, began.elapsed().as_secs_f64());
+    let (before, began) = (Cpu::of(cluster).await, Instant::now());
+    let mut clients = JoinSet::new();
+    for number in 0..times {
+        while clients.len() >= CLIENTS {
+            clients.join_next().await.expect("one").expect("an answer");
+        }
+        let (http, path) = (
+            servers[number % servers.len()].clone(),
+            path(QUERIES[number / servers.len() % QUERIES.len()]),
+        );
+        clients.spawn(async move {
+            let (code, text) = http.get(&path).await;
+            assert!(code == 200 && !text.contains("\"warnings\""), "{code} {text}");
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done.expect("an answer");
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let asking = Cpu::of(cluster).await.each_second(before, seconds);
+    let each = |asking: f64, rest: f64| (asking - rest) * seconds / times as f64 * 1e3;
+    format!(
+        "{:.2} | {:.2} | {} | {:.1} |",
+        each(asking.all, rest.all),
+        each(asking.queriers, rest.queriers),
+        grouped(times as f64 / seconds),
+        rest.all * 100.0
+    )
 }

@@ -1,6 +1,7 @@
 //! What three replicas cost beside one, and whether the cost of a sample stays the same with more shards.
 
 use crate::nodes::Shape;
+use crate::side_by_side::grouped;
 use crate::written::{PER_REQUEST, Written, measure};
 
 type Row = (&'static str, usize, fn(&Written) -> f64);
@@ -13,8 +14,9 @@ pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
     let Some(three) = measure(Shape::ingesters(3, shards, 3), series, rounds).await else {
         return;
     };
-    let rows: [Row; 8] = [
+    let rows: [Row; 9] = [
         ("CPU s per million samples, all nodes", 2, Written::cpu_per_million),
+        ("samples per second", 0, Written::samples_per_second),
         ("bytes on the wire per sample, from senders to nodes", 1, |w| {
             w.writing.from_outside_bytes / w.samples
         }),
@@ -36,12 +38,14 @@ pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
         }),
     ];
     println!(
-        "Replication: {series} series, {rounds} samples of each, {PER_REQUEST} a request, {shards} shards, in one window that is \
-         sealed and uploaded:\n"
+        "Replication: {} series, {rounds} samples of each, {} a request, {shards} shards, in one window that is sealed and \
+         uploaded:\n",
+        grouped(series as f64),
+        grouped(PER_REQUEST as f64)
     );
     println!("| | 1 replica on 1 node | 3 replicas on 3 nodes | ratio |\n|---|---:|---:|---:|");
     for (at, (what, digits, figure)) in rows.into_iter().enumerate() {
-        let replicas = if at == 7 { 3.0 } else { 1.0 };
+        let replicas = if at == 8 { 3.0 } else { 1.0 };
         let (a, b) = (figure(&one), figure(&three) / replicas);
         // One node tells nobody anything.
         let ratio = if a < 0.05 {
@@ -49,27 +53,35 @@ pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
         } else {
             format!("{:.2}", b / a)
         };
-        println!("| {what} | {a:.digits$} | {b:.digits$} | {ratio} |");
+        let [a, b] = [a, b].map(|figure| match digits {
+            0 => grouped(figure),
+            _ => format!("{figure:.digits$}"),
+        });
+        println!("| {what} | {a} | {b} | {ratio} |");
     }
     println!();
 }
 
 /// One node with ever more shards.
 pub(crate) async fn by_shards(series: usize, rounds: usize) {
-    println!("Shards: 1 node, 1 replica, {series} series, {rounds} samples of each:\n");
-    println!("| shards | CPU s per million samples | bytes of log per sample | syncs per million samples |");
-    println!("|---:|---:|---:|---:|");
+    println!(
+        "Shards: 1 node, 1 replica, {} series, {rounds} samples of each:\n",
+        grouped(series as f64)
+    );
+    println!(
+        "| shards | CPU s per million samples | samples per second | bytes of log per sample | syncs per million samples |"
+    );
+    println!("|---:|---:|---:|---:|---:|");
     for shards in [1, 2, 4, 8] {
         let Some(written) = measure(Shape::ingesters(1, shards, 1), series, rounds).await else {
             return;
         };
-        let (log, fsyncs) = (
-            written.writing.log_bytes / written.samples,
-            written.writing.fsyncs / written.samples * 1e6,
-        );
         println!(
-            "| {shards} | {:.2} | {log:.1} | {fsyncs:.0} |",
-            written.cpu_per_million()
+            "| {shards} | {:.2} | {} | {:.1} | {} |",
+            written.cpu_per_million(),
+            grouped(written.samples_per_second()),
+            written.writing.log_bytes / written.samples,
+            grouped(written.writing.fsyncs / written.samples * 1e6)
         );
     }
     println!();

@@ -49,6 +49,8 @@ pub(crate) async fn write(target: &Target, load: &Load) {
 pub(crate) struct Written {
     pub(crate) samples: f64,
     pub(crate) series: f64,
+    /// From the first request to the answer to the last.
+    pub(crate) seconds: f64,
     /// From the first request to some seconds after the last.
     pub(crate) writing: Used,
     /// The same, and what sealing and uploading took.
@@ -60,13 +62,13 @@ pub(crate) struct Written {
 
 /// The end of the newest window that is over, with some time before it left: all samples are in one window, and it is
 /// sealed as soon as nothing more comes.
-fn end_of_data(now_ms: i64) -> i64 {
+pub(crate) fn end_of_data(now_ms: i64) -> i64 {
     let seal_after_ms = WINDOW_MS / 4;
     (now_ms - seal_after_ms).div_euclid(WINDOW_MS) * WINDOW_MS - STEP_MS
 }
 
 /// Few series may leave a shard without any.
-async fn shards_with_series(cluster: &Cluster) -> usize {
+pub(crate) async fn shards_with_series(cluster: &Cluster) -> usize {
     let mut found = BTreeSet::new();
     for host in cluster.of("ingester") {
         for line in cluster.metrics(host).await.lines() {
@@ -81,6 +83,22 @@ async fn shards_with_series(cluster: &Cluster) -> usize {
     found.len()
 }
 
+/// Waits until what was written, in one window that is over, is in blocks, and in no head any more. Each shard's leader uploads
+/// one part.
+pub(crate) async fn until_in_blocks(cluster: &Cluster, shards: usize) {
+    eventually("all parts to be uploaded", async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (mut uploaded, mut waiting) = (0.0, 0.0);
+        for host in cluster.of("ingester") {
+            let text = cluster.metrics(host).await;
+            uploaded += metric(&text, "gnomon_ingester_parts_uploaded_total", "");
+            waiting += metric(&text, "gnomon_ingester_sealed_parts", "");
+        }
+        (uploaded >= shards as f64 && waiting == 0.0).then_some(())
+    })
+    .await;
+}
+
 /// Starts a cluster, writes, waits until all of it is uploaded.
 pub(crate) async fn measure(shape: Shape, series: usize, rounds: usize) -> Option<Written> {
     let cluster = Cluster::start(shape).await?;
@@ -89,25 +107,19 @@ pub(crate) async fn measure(shape: Shape, series: usize, rounds: usize) -> Optio
     let target = Target::of(&cluster);
     let idle_kib = cluster.anonymous_kib("ingester");
     let before = cluster.used().await;
+    let began = tokio::time::Instant::now();
     write(&target, &load).await;
+    let seconds = began.elapsed().as_secs_f64();
     let loaded_kib = cluster.anonymous_kib("ingester");
     let shards = shards_with_series(&cluster).await;
     tokio::time::sleep(SETTLE).await;
     let writing = cluster.used().await.since(before);
-    // Each shard's leader uploads one part.
-    eventually("all parts to be uploaded", async || {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let mut uploaded = 0.0;
-        for host in cluster.of("ingester") {
-            uploaded += metric(&cluster.metrics(host).await, "gnomon_ingester_parts_uploaded_total", "");
-        }
-        (uploaded >= shards as f64).then_some(())
-    })
-    .await;
+    until_in_blocks(&cluster, shards).await;
     let all = cluster.used().await.since(before);
     Some(Written {
         samples: (series * rounds) as f64,
         series: series as f64,
+        seconds,
         writing,
         all,
         idle_kib,
@@ -118,5 +130,10 @@ pub(crate) async fn measure(shape: Shape, series: usize, rounds: usize) -> Optio
 impl Written {
     pub(crate) fn cpu_per_million(&self) -> f64 {
         self.all.cpu_seconds / self.samples * 1e6
+    }
+
+    /// As many as four senders with one request each under way brought in.
+    pub(crate) fn samples_per_second(&self) -> f64 {
+        self.samples / self.seconds
     }
 }

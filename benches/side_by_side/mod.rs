@@ -20,6 +20,19 @@ pub(crate) fn number(name: &str, default: usize) -> usize {
     text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number"))
 }
 
+/// A whole number as the pages write it: 1,315,789.
+pub(crate) fn grouped(number: f64) -> String {
+    let digits = format!("{:.0}", number.abs());
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0.0 { format!("-{text}") } else { text }
+}
+
 /// The servers that `SERVERS` names, all if it is not set.
 pub(crate) fn wanted_servers() -> Vec<&'static str> {
     let wanted = setting("SERVERS", &servers::NAMES.join(","));
