@@ -97,8 +97,8 @@ pub(crate) async fn are_carried_out(trio: &Trio, at: usize) {
     let document = said(trio, at, &["move", &number, &from, &to, "--wait", "--json"]).await;
     assert_eq!(document, json!({"shard": shard, "nodes": [least], "done": true}));
     let shown = told(trio, at, "shards").await;
-    let moved = shown["shards"].as_array().expect("shards").iter();
-    let moved = moved.filter(|there| there["shard"] == *shard).next_back();
+    let mut moved = shown["shards"].as_array().expect("shards").iter();
+    let moved = moved.find(|there| there["shard"] == *shard);
     assert_eq!(moved.map(|there| &there["voters"]), Some(&json!([least])), "{shown}");
     let refused = trio.command(at, &["move", &number, &from, &to, "--json"]).await;
     assert!(

@@ -238,7 +238,7 @@ async fn an_object_store_outage_costs_disk_then_writes() {
     rig.sample("b", later, 1.0).await.unwrap();
     rig.pass(Duration::from_millis(WINDOW_MS as u64 + 3_600_000)).await;
     let refused = rig.sample("b", rig.node.clock.now().0, 1.0).await;
-    assert!(matches!(refused, Err(ServiceError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Busy(_))), "{refused:?}");
     // Sealed samples are readable meanwhile.
     assert_eq!(rig.node.read(View::default()).await.unwrap().len(), 2);
     bucket.set(Faults::default());
