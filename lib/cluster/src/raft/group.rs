@@ -4,6 +4,7 @@ mod reads;
 
 use super::host::HostShared;
 use super::log::GroupLog;
+use super::network::NoWrites;
 use super::state::{Machine, MachineAdapter};
 use super::types::{Command, TypeConfig};
 use super::{GroupError, MAX_ENTRY_BYTES, ProposeError};
@@ -41,6 +42,8 @@ pub(crate) struct GroupInner {
     pub(crate) machine: Arc<Machine>,
     /// Nodes that had a part in it before it was recovered here: what comes from them is refused, and they get nothing.
     pub(crate) given_up: BTreeSet<u64>,
+    /// Other members whose disks take no writes.
+    pub(crate) no_writes: NoWrites,
     pub(crate) running: RwLock<Option<Running>>,
     pub(crate) closed: CancellationToken,
     /// Nothing of it runs any more.
@@ -135,6 +138,8 @@ pub struct GroupStatus {
     pub matched: BTreeMap<NodeId, u64>,
     /// On the leader, other members that have acknowledged nothing, not even a heartbeat, for [`SILENT_AFTER`].
     pub silent: BTreeSet<NodeId>,
+    /// On the leader, members whose disks take no writes, as they have said with their last heartbeats, or itself.
+    pub no_writes: BTreeSet<NodeId>,
 }
 
 /// Four heartbeats.
@@ -153,6 +158,7 @@ impl GroupInner {
             host,
             machine,
             given_up,
+            no_writes: NoWrites::default(),
             running: RwLock::new(None),
             closed,
             ended: CancellationToken::new(),
@@ -182,6 +188,13 @@ impl GroupInner {
             .acquire_many(wanted)
             .await
             .map_err(|_| ProposeError::Closed)
+    }
+
+    /// For lack of space on this node's disk, or a fault of it. The metadata group writes little, and its writes make room:
+    /// retention, for one.
+    pub(crate) fn takes_no_writes(&self) -> bool {
+        let store = &self.machine.store;
+        store.trouble().is_some() || (self.id != GroupId::METADATA && store.low_disk().is_some())
     }
 
     /// What can be said without asking Raft.
@@ -372,6 +385,13 @@ impl Group {
                 .filter(|(_, heard)| heard.as_ref().is_none_or(|at| at.elapsed() > SILENT_AFTER))
                 .map(|(id, _)| NodeId(*id))
                 .collect(),
+            no_writes: {
+                let mut nodes = self.inner.no_writes.nodes();
+                if self.inner.takes_no_writes() {
+                    nodes.insert(self.inner.host.options.node);
+                }
+                nodes
+            },
         }
     }
 

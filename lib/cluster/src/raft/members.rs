@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! learner -> caught up -> voter -> the others are removed
-//! leader not fit (its clock is wrong): another leads, as soon as one can; it votes on
+//! leader not fit (its clock is wrong, its disk takes no writes): another leads, as soon as one can; it votes on
 //! leader not wished: it stays a voter until one of the wished leads, who removes it
 //! ```
 //! Only the group's leader does something, one step at a time, and looks again. A step that is left half done (a leader
@@ -25,6 +25,8 @@ pub const PREFER_AFTER: Duration = Duration::from_secs(5);
 /// A leader whose clock is wrong waits this long: after another leads the metadata group it takes a while until all clocks
 /// were measured against the new leader's.
 const YIELD_AFTER: Duration = Duration::from_secs(10);
+/// A leader whose disk takes no writes waits this long: space that is short for a moment only comes back.
+const YIELD_FOR_DISK_AFTER: Duration = Duration::from_secs(2);
 /// Between two attempts to hand over, which fail where the other is not up to date.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(3);
 /// How long a change of members may take before it is looked at again; it may be committed later.
@@ -116,14 +118,14 @@ fn next_step(own: NodeId, wish: &Wish, status: &GroupStatus) -> Step {
     if let Some(node) = status.learners.iter().find(|node| !wished.contains(node)) {
         return Step::RemoveLearner(*node);
     }
-    let is_fit = |node: &NodeId| !wish.unfit.contains(node);
+    let is_fit = |node: &NodeId| !wish.unfit.contains(node) && !status.no_writes.contains(node);
     let others = || {
         let others = wish.nodes.iter().filter(|node| **node != own);
         others.filter(|node| wish.live.contains(node) && is_up_to_date(node))
     };
     let mut heirs = others().filter(|node| is_fit(node));
     if !wished.contains(&own) {
-        // Rather to one whose clock is wrong than to nobody: what is wished would never come to be.
+        // Rather to one that is not fit than to nobody: what is wished would never come to be.
         let heir = heirs.next().or_else(|| others().next());
         return heir.map_or(Step::Rest, |heir| Step::LeaveTo(*heir));
     }
@@ -236,8 +238,13 @@ impl Keeper {
             Step::YieldTo(heir) => {
                 let now = self.clock.monotonic();
                 let since = *self.unfit_since.get_or_insert(now);
-                if now.saturating_sub(since) >= YIELD_AFTER && self.may_hand_over() {
-                    tracing::error!(%group, to = %heir, "this node's clock is wrong: it gives up leadership");
+                let (after, why) = if status.no_writes.contains(&self.own) {
+                    (YIELD_FOR_DISK_AFTER, "this node's disk takes no writes")
+                } else {
+                    (YIELD_AFTER, "this node's clock is wrong")
+                };
+                if now.saturating_sub(since) >= after && self.may_hand_over() {
+                    tracing::error!(%group, to = %heir, "{why}: it gives up leadership");
                     self.hand_over(heir).await;
                 }
             }
@@ -331,6 +338,21 @@ mod tests {
         assert_eq!(step(status(&[1], &[2, 3], &[])), set(&[1, 2, 3]));
         assert_eq!(step(status(&[1, 2, 3], &[], &[])), Step::Rest);
         assert_eq!(step(status(&[1, 2, 3], &[4], &[])), Step::RemoveLearner(NodeId(4)));
+    }
+
+    #[test]
+    fn whose_disk_takes_no_writes_does_not_lead() {
+        let wish = wish(&[1, 2, 3]);
+        let full = |nodes: &[u64]| GroupStatus {
+            no_writes: n(nodes).into_iter().collect(),
+            ..status(&[1, 2, 3], &[], &[])
+        };
+        assert_eq!(next_step(NodeId(1), &wish, &full(&[1])), Step::YieldTo(NodeId(2)));
+        assert_eq!(next_step(NodeId(1), &wish, &full(&[1, 2])), Step::YieldTo(NodeId(3)));
+        assert_eq!(next_step(NodeId(1), &wish, &full(&[1, 2, 3])), Step::Rest);
+        // The one that is preferred leads again when there is space.
+        assert_eq!(next_step(NodeId(2), &wish, &full(&[1])), Step::Rest);
+        assert_eq!(next_step(NodeId(2), &wish, &full(&[])), Step::PreferTo(NodeId(1)));
     }
 
     #[test]

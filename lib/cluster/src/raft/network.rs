@@ -16,6 +16,8 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,6 +38,26 @@ pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) machine: Arc<Machine>,
     pub(crate) snapshots_sent: prometheus::IntCounter,
+    pub(crate) no_writes: NoWrites,
+}
+
+/// Nodes that have said, with their last heartbeat, that their disks take no writes.
+#[derive(Clone, Default)]
+pub(crate) struct NoWrites(Arc<Mutex<BTreeSet<NodeId>>>);
+
+impl NoWrites {
+    fn heard(&self, node: NodeId, takes_no_writes: bool) {
+        let mut nodes = self.0.lock();
+        if takes_no_writes {
+            nodes.insert(node);
+        } else {
+            nodes.remove(&node);
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> BTreeSet<NodeId> {
+        self.0.lock().clone()
+    }
 }
 
 /// A client for one target, in one role.
@@ -47,6 +69,7 @@ pub(crate) struct Client {
     heartbeats: bool,
     machine: Arc<Machine>,
     snapshots_sent: prometheus::IntCounter,
+    no_writes: NoWrites,
     /// Append streams that could not be opened, one after the other.
     unopened: u32,
 }
@@ -65,6 +88,7 @@ impl Network {
             heartbeats,
             machine: self.machine.clone(),
             snapshots_sent: self.snapshots_sent.clone(),
+            no_writes: self.no_writes.clone(),
             unopened: 0,
         }
     }
@@ -131,7 +155,10 @@ pub(crate) fn answer_to(answer: &StreamAppendResult<TypeConfig>) -> v1::RaftAppe
         Err(StreamAppendError::Conflict(id)) => Wire::Conflict(codec::log_id_to(id)),
         Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVote(codec::vote_to(vote)),
     };
-    v1::RaftAppendResponse { result: Some(result) }
+    v1::RaftAppendResponse {
+        result: Some(result),
+        ..Default::default()
+    }
 }
 
 fn answer_from(wire: v1::RaftAppendResponse) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
@@ -183,6 +210,7 @@ impl Client {
             .heartbeat(self.to, request)
             .await
             .map_err(|e| rpc_error(&e))?;
+        self.no_writes.heard(self.to, answer.takes_no_writes);
         answer_from(answer).map_err(|e| broken(&e))
     }
 }

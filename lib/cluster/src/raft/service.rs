@@ -99,7 +99,7 @@ impl RaftService for HostShared {
     }
 
     async fn heartbeat(&self, request: v1::RaftAppendRequest) -> Result<v1::RaftAppendResponse, RpcError> {
-        let (_, raft) = self.addressed(request.header.as_ref())?;
+        let (group, raft) = self.addressed(request.header.as_ref())?;
         let request = request_from(request)?;
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
@@ -110,7 +110,10 @@ impl RaftService for HostShared {
             }
             answer => answer.into_stream_result(previous, last),
         };
-        Ok(answer_to(&result))
+        Ok(v1::RaftAppendResponse {
+            takes_no_writes: group.takes_no_writes(),
+            ..answer_to(&result)
+        })
     }
 
     async fn vote(&self, request: v1::RaftVoteRequest) -> Result<v1::RaftVoteResponse, RpcError> {

@@ -39,6 +39,7 @@ pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError
         group,
         machine: inner.machine.clone(),
         snapshots_sent: host.metrics.snapshots_sent.clone(),
+        no_writes: inner.no_writes.clone(),
     };
     let node = host.options.node.0;
     let raft = Raft::new(node, host.config.clone(), network, log.clone(), adapter.clone()).await;
