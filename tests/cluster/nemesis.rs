@@ -257,7 +257,7 @@ impl Nemesis {
         cluster.heal().await;
         self.is_troubled = self.rng.random_bool(STAYS);
         match self.is_troubled {
-            true => format!("{fault:?} {on}; from now on {}", self.begin_to_stay(cluster)),
+            true => format!("{fault:?} {on}; from now on {}", self.begin_some(cluster)),
             false => format!("{fault:?} {on}"),
         }
     }

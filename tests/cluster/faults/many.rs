@@ -11,26 +11,25 @@ use std::time::Duration;
 enum Lasting {
     Stopped,
     CutOff,
+    DiskFull,
     DiskSlow,
     ClockAhead,
     PacketsLost,
     ConnectionsEnd,
     StoreFails,
     StoreSlow,
-    DiskFull,
 }
 
-/// The last one is for a while only: a leader whose disk is full refuses writes, and leads on.
 const LASTING: [Lasting; 9] = [
     Lasting::Stopped,
     Lasting::CutOff,
+    Lasting::DiskFull,
     Lasting::DiskSlow,
     Lasting::ClockAhead,
     Lasting::PacketsLost,
     Lasting::ConnectionsEnd,
     Lasting::StoreFails,
     Lasting::StoreSlow,
-    Lasting::DiskFull,
 ];
 
 impl Nemesis {
@@ -89,24 +88,14 @@ impl Nemesis {
         Some(said)
     }
 
-    /// One thing, or two, of one ingester and the object store, for some seconds; empty where nothing is possible here.
+    /// One thing, or two, of one ingester and the object store; empty where nothing is possible here.
     pub(super) fn begin_some(&mut self, cluster: &Cluster) -> String {
-        self.begin_any_of(cluster, &LASTING)
-    }
-
-    /// The same for as long as a step may take: writes go on meanwhile.
-    pub(super) fn begin_to_stay(&mut self, cluster: &Cluster) -> String {
-        self.begin_any_of(cluster, &LASTING[..LASTING.len() - 1])
-    }
-
-    fn begin_any_of(&mut self, cluster: &Cluster, among: &[Lasting]) -> String {
         let ingesters = cluster.of("ingester");
         let first = self.rng.random_range(0..ingesters.len());
         let [one, other] = [0, 1].map(|i| ingesters[(first + i) % ingesters.len()]);
-        let mut drawn = among.to_vec();
         let mut said = Vec::new();
         for _ in 0..self.rng.random_range(1..=2) {
-            let what = drawn.swap_remove(self.rng.random_range(0..drawn.len()));
+            let what = LASTING[self.rng.random_range(0..LASTING.len())];
             said.extend(self.begin(cluster, what, one, other));
         }
         said.join(", ")
