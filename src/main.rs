@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Import(ref what) => block::import::run(what),
         Command::Export(ref what) => block::export::run(what),
         Command::Run(settings) => {
+            gnomon_malloc::keep_little();
             let format = if settings.log_json {
                 logging::Format::Json
             } else {

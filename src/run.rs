@@ -43,6 +43,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// How long a process waits for an ingester to join: it answers health checks meanwhile, and is not ready.
 const JOIN_WITHIN: Duration = Duration::from_secs(600);
 
+/// How often memory that was freed goes back to the system.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
+
 /// What every part of the process is given.
 struct Process {
     settings: Settings,
@@ -86,12 +89,26 @@ async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> a
         started => started?,
     };
     node.announce();
+    tokio::spawn(give_back_memory(stop));
     if drain_on_stop.is_some() {
         lifecycle.leave_on_term();
     }
     let ended = node.ended(&lifecycle.leave, drain_on_stop.unwrap_or_default()).await;
     node.stop().await;
     ended
+}
+
+/// What flushes and queries have freed lies between what stays.
+async fn give_back_memory(stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(GIVE_BACK_EVERY) => {}
+        }
+        if tokio::task::spawn_blocking(gnomon_malloc::give_back).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A node with all roles that run in this process, ready.

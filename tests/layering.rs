@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// Crate, folder, and the highest layer-mates it may depend on.
 const LAYERS: &[(&str, &str, u8)] = &[
+    ("gnomon-malloc", "lib/malloc", 0),
     ("gnomon-chance", "lib/chance", 0),
     ("base2histogram", "lib/base2histogram", 0),
     ("gnomon-model", "lib/model", 0),
