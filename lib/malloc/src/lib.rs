@@ -1,10 +1,10 @@
-//! How the system's allocator is set and tidied. Why: `docs/decisions/0005-few-heaps.md`.
+//! How the system's allocator, which C libraries use, is set and tidied. Why: `docs/decisions/0005-few-heaps.md` and
+//! `0012-jemalloc.md`.
 
-/// Heaps that threads share, for each core; glibc's own bound is 8.
-const HEAPS_PER_CORE: usize = 4;
-const MIN_HEAPS: usize = 8;
+/// Heaps that threads share; glibc's own bound is 8 for each core.
+const HEAPS: i32 = 2;
 /// Pieces that are larger are mapped apart, and go back to the system when they are freed.
-const MAPPED_APART_BYTES: i32 = 32 << 20;
+const MAPPED_APART_BYTES: i32 = 256 << 10;
 /// Free memory at a heap's end that is kept: [`give_back`] leaves it, but for the main heap's.
 const KEPT_BYTES: i32 = 2 << 20;
 /// Pieces up to this size wait in lists of their own, which are emptied whenever a large piece is freed: with every request,
@@ -17,10 +17,8 @@ pub fn keep_little() {
     if std::env::var_os("GLIBC_TUNABLES").is_some_and(|said| said.to_string_lossy().contains("glibc.malloc")) {
         return;
     }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let heaps = i32::try_from((cores * HEAPS_PER_CORE).max(MIN_HEAPS)).unwrap_or(i32::MAX);
     for (variable, setting) in [
-        ("MALLOC_ARENA_MAX", Setting::Heaps(heaps)),
+        ("MALLOC_ARENA_MAX", Setting::Heaps(HEAPS)),
         ("MALLOC_MMAP_THRESHOLD_", Setting::MappedApart(MAPPED_APART_BYTES)),
         ("MALLOC_TRIM_THRESHOLD_", Setting::Kept(KEPT_BYTES)),
         // No variable sets it alone.

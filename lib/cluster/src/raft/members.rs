@@ -350,9 +350,10 @@ mod tests {
         assert_eq!(next_step(NodeId(1), &wish, &full(&[1])), Step::YieldTo(NodeId(2)));
         assert_eq!(next_step(NodeId(1), &wish, &full(&[1, 2])), Step::YieldTo(NodeId(3)));
         assert_eq!(next_step(NodeId(1), &wish, &full(&[1, 2, 3])), Step::Rest);
-        // The one that is preferred leads again when there is space.
-        assert_eq!(next_step(NodeId(2), &wish, &full(&[1])), Step::Rest);
-        assert_eq!(next_step(NodeId(2), &wish, &full(&[])), Step::PreferTo(NodeId(1)));
+        // The one that is preferred leads when there is space.
+        let wish = self::wish(&[2, 1, 3]);
+        assert_eq!(next_step(NodeId(1), &wish, &full(&[2])), Step::Rest);
+        assert_eq!(next_step(NodeId(1), &wish, &full(&[])), Step::PreferTo(NodeId(2)));
     }
 
     #[test]
