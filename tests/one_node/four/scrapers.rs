@@ -105,18 +105,22 @@ async fn until_scraped(four: &Four, after: f64) {
     .await;
 }
 
+async fn launch_with_two_scrapers(four: &mut Four) {
+    four.launch("ingester");
+    four.launch("querier");
+    four.launch("scraper");
+    four.launch_as("second", "scraper");
+    four.until_ready().await;
+    until_shared(four, &["scraper", "second"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_leaves_the_other_takes_over_and_no_tick_is_doubled() {
     let folder = tempfile::tempdir().expect("temp folder");
     let exporter = Exporter::start().await;
     exporter.say("steady 1\n");
     let mut four = Four::new(folder.path(), &config(&exporter.address));
-    four.launch("ingester");
-    four.launch("querier");
-    four.launch("scraper");
-    four.launch_as("second", "scraper");
-    four.until_ready().await;
-    until_shared(&four, &["scraper", "second"]).await;
+    launch_with_two_scrapers(&mut four).await;
     let targets = four.http("querier").api("/api/v1/targets").await;
     assert_eq!(targets["activeTargets"].as_array().map(Vec::len), Some(TARGETS));
     until_scraped(&four, 0.0).await;
@@ -157,12 +161,7 @@ async fn ticks_are_kept_where_a_scraper_comes_leaves_or_reloads() {
     exporter.say("steady 1\n");
     let yaml = config(&exporter.address);
     let mut four = Four::new(folder.path(), &yaml).with_flags(&["--web.enable-lifecycle"]);
-    four.launch("ingester");
-    four.launch("querier");
-    four.launch("scraper");
-    four.launch_as("second", "scraper");
-    four.until_ready().await;
-    until_shared(&four, &["scraper", "second"]).await;
+    launch_with_two_scrapers(&mut four).await;
     until_scraped(&four, now()).await;
     let begun = now();
 

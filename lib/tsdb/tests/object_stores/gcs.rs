@@ -8,6 +8,7 @@
 use super::Server;
 use super::gcs_account::ServiceAccount;
 use super::gcs_objects::{Answer, Objects, Request};
+use super::weed::proxy::read_head;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -269,22 +270,6 @@ impl Shared {
             (Told::ServiceAccount, Some(token)) => self.account.verify(token),
             (Told::Machine, Some(token)) if self.tokens.lock().unwrap().contains(token) => Ok(()),
             (_, token) => Err(format!("{token:?} is no token")),
-        }
-    }
-}
-
-/// A request up to its empty line, and what of its body has come with it.
-fn read_head(mut stream: &TcpStream) -> Option<(String, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    let mut some = [0; 16 << 10];
-    loop {
-        if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-            let body = bytes.split_off(at + 4);
-            return Some((String::from_utf8(bytes).ok()?, body));
-        }
-        match stream.read(&mut some) {
-            Ok(0) | Err(_) => return None,
-            Ok(n) => bytes.extend_from_slice(&some[..n]),
         }
     }
 }

@@ -207,7 +207,7 @@ impl Shared {
 }
 
 /// A request or an answer up to its empty line, and what of its body has come with it.
-fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+pub fn read_head(mut stream: impl Read) -> Option<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut some = [0; 16 << 10];
     loop {
