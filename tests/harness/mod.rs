@@ -22,7 +22,8 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 /// How long anything may take before a test gives up; generous, since machines are shared.
@@ -42,20 +43,46 @@ pub fn shared(name: &str) -> Option<PathBuf> {
 }
 
 /// A port that was free a moment ago. None that systems give to outgoing connections (from 32768 on, by default), so that a
-/// node that is started again finds it free, and another one for each process of tests.
+/// node that is started again finds it free, and none of another process of tests: see [`Block`].
 pub fn free_port() -> u16 {
-    const EACH: u32 = 100;
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let first = 10_000 + std::process::id() % 220 * EACH;
-    for _ in 0..EACH {
-        let port = first + GIVEN.fetch_add(1, Ordering::Relaxed) % EACH;
-        let port = u16::try_from(port).expect("below 32000");
+    static BLOCK: LazyLock<Block> = LazyLock::new(Block::claim);
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    for _ in 1..Block::PORTS {
+        let port = BLOCK.first + 1 + GIVEN.fetch_add(1, Ordering::Relaxed) % (Block::PORTS - 1);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    panic!(
+        "all ports from {} to {} are taken",
+        BLOCK.first,
+        BLOCK.first + Block::PORTS
+    )
+}
+
+/// Ports that this process has for itself among processes of tests, for as long as it listens at the first of them.
+struct Block {
+    first: u16,
+    _claim: TcpListener,
+}
+
+impl Block {
+    const PORTS: u16 = 100;
+    const BLOCKS: u16 = 150;
+
+    /// Processes begin to look at different blocks, since a block is tried once per claim.
+    fn claim() -> Self {
+        let start = std::process::id() % u32::from(Self::BLOCKS);
+        let blocks = (start..)
+            .take(Self::BLOCKS.into())
+            .map(|block| block % u32::from(Self::BLOCKS));
+        let mut firsts = blocks.map(|block| 10_000 + u16::try_from(block).expect("below 150") * Self::PORTS);
+        let claimed = firsts.find_map(|first| {
+            let claim = TcpListener::bind(("127.0.0.1", first)).ok()?;
+            Some(Self { first, _claim: claim })
+        });
+        claimed.expect("a block of ports below 25000 that no other process of tests has")
+    }
 }
 
 /// Waits until `check` gives something; panics with `what` after [`PATIENCE`].

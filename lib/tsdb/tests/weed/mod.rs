@@ -43,8 +43,8 @@ fn free_ports<const N: usize>() -> [u16; N] {
         if let Some(grpc) = grpc {
             held.push((port, listener, grpc));
         } else if port > 55_000 {
-            // The system hands out ports of a range: one further down is asked for by number.
-            let lower = (20_000..30_000).find_map(|p| TcpListener::bind(("127.0.0.1", p)).ok());
+            // The system hands out ports of a range: one further down is asked for by number, where no other tests ask.
+            let lower = (25_000..32_000).find_map(|p| TcpListener::bind(("127.0.0.1", p)).ok());
             let lower = lower.unwrap();
             let port = lower.local_addr().unwrap().port();
             let grpc = TcpListener::bind(("127.0.0.1", port + 10_000));
