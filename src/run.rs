@@ -236,6 +236,7 @@ impl Node {
         } = self;
         process.status.set_stopping();
         process.stop.cancel();
+        running.hand_over(&handle).await;
         let stopping = async {
             let served = async { while servers.join_next().await.is_some() {} };
             tokio::join!(running.stop(), served);

@@ -13,6 +13,7 @@ mod buffer;
 mod client;
 pub mod config;
 mod discovery;
+mod hand_over;
 mod matching;
 mod metrics;
 pub mod parse;

@@ -2,11 +2,11 @@
 
 use crate::config::ScrapeConfig;
 use crate::discovery::{Discovery, Groups};
-use crate::ring::Ring;
+use crate::hand_over::{Owners, ahead};
 use crate::scrape::{LoopSpec, PoolOptions, ScrapeEnv, ScrapeLoop};
 use crate::status::TargetState;
 use crate::target::{Found, Target, targets_of};
-use gnomon_model::{Labels, NodeId, TargetId};
+use gnomon_model::{Labels, TargetId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -21,13 +21,6 @@ pub(crate) struct PoolStatus {
     /// Discovered labels of dropped targets, as many as are kept.
     pub dropped: Vec<Labels>,
     pub dropped_count: u64,
-}
-
-/// Who owns what.
-pub(crate) struct Ownership<'a> {
-    pub(crate) ring: &'a Ring,
-    pub(crate) me: NodeId,
-    pub(crate) term: u64,
 }
 
 pub(crate) struct Pool {
@@ -108,27 +101,23 @@ impl Pool {
     }
 
     /// Starts, changes and stops loops so that they are those of the targets there are now. A loop whose target and
-    /// options are the same is left alone.
-    pub(crate) fn sync(
-        &mut self,
-        env: &Arc<ScrapeEnv>,
-        who: &Ownership<'_>,
-        parent: &CancellationToken,
-        tasks: &TaskTracker,
-    ) {
+    /// options are the same is left alone; one whose target goes to another scraper goes on until that has it.
+    pub(crate) fn sync(&mut self, env: &Arc<ScrapeEnv>, who: &Owners, parent: &CancellationToken, tasks: &TaskTracker) {
         let config = Arc::clone(&self.config);
         let wanted = wanted(&config, &self.discovery.groups());
         self.report(env, &wanted);
         let forced_error = self.over_limit(env, &wanted);
-        let mine: HashMap<_, _> = wanted
-            .targets
-            .into_iter()
-            .filter(|(id, _)| who.ring.owner(*id) == Some(who.me))
-            .collect();
+        let (mine, others): (HashMap<_, _>, HashMap<_, _>) =
+            wanted.targets.into_iter().partition(|(id, _)| who.is_mine(*id));
+        let now_ms = env.clock.now().0;
+        let change_ms = |id: &TargetId| ahead(who.change_ms(*id), now_ms);
         self.loops.retain(|id, running| {
             let stays = mine.contains_key(id);
             if !stays {
-                running.stop();
+                match change_ms(id).filter(|_| others.contains_key(id)) {
+                    Some(until_ms) => running.hand_over(until_ms),
+                    None => running.stop(),
+                }
             }
             stays
         });
@@ -136,15 +125,16 @@ impl Pool {
             let spec = LoopSpec {
                 target,
                 options: Arc::clone(&self.options),
-                term: who.term,
+                term: who.term(),
                 forced_error: forced_error.clone(),
+                until_ms: None,
             };
             match self.loops.get(&id) {
                 Some(running) if same(&running.spec(), &spec) => {}
                 Some(running) => running.update(spec),
                 None => {
-                    self.loops
-                        .insert(id, ScrapeLoop::start(Arc::clone(env), spec, parent, tasks));
+                    let running = ScrapeLoop::start(Arc::clone(env), spec, change_ms(&id), parent, tasks);
+                    self.loops.insert(id, running);
                 }
             }
         }
@@ -198,6 +188,13 @@ impl Pool {
         }
         env.metrics.exceeded_target_limit.inc();
         Some(format!("target_limit exceeded (number of targets: {count}, limit: {limit})").into())
+    }
+
+    /// All targets go to other scrapers then.
+    pub(crate) fn hand_over(&self, until_ms: i64) {
+        for running in self.loops.values() {
+            running.hand_over(until_ms);
+        }
     }
 
     pub(crate) fn stop(&self, env: &ScrapeEnv) {

@@ -16,6 +16,15 @@ pub struct Members {
     /// that missed one.
     pub term: u64,
     pub nodes: Vec<NodeId>,
+    /// Of each node that is known when it last got its lease, or, of one that is not in the ring, when that ended: milliseconds
+    /// of the metadata group's leader.
+    pub since_ms: Vec<(NodeId, i64)>,
+}
+
+impl Members {
+    pub(crate) fn since_ms(&self, node: NodeId) -> Option<i64> {
+        self.since_ms.iter().find(|(id, _)| *id == node).map(|(_, at)| *at)
+    }
 }
 
 /// Terms that are remembered.

@@ -4,9 +4,10 @@ use crate::buffer::{Buffer, BufferMetrics, BufferOptions};
 use crate::client::ClientError;
 use crate::config::ScrapeConfig;
 use crate::discovery::Discovery;
+use crate::hand_over::{Owners, after_leave, ahead};
 use crate::metrics::ScraperMetrics;
-use crate::pool::{Ownership, Pool};
-use crate::ring::{Members, Ring};
+use crate::pool::Pool;
+use crate::ring::Members;
 use crate::scrape::{PoolOptions, ScrapeEnv, TickSink};
 use crate::status::{ExternalUrl, Status};
 use gnomon_model::{Clock, NodeId, TenantId};
@@ -81,6 +82,8 @@ impl PreparedConfig {
 /// A scraper that runs.
 pub struct Scraper {
     apply: mpsc::Sender<Apply>,
+    leave: mpsc::Sender<i64>,
+    clock: Arc<dyn Clock>,
     status: Arc<Status>,
     buffer: Arc<Buffer>,
     cancel: CancellationToken,
@@ -114,21 +117,23 @@ impl Scraper {
             options.tenant,
             options.timestamp_tolerance,
         );
-        let members = options.members.borrow().clone();
+        let owners = Owners::new(options.node, options.members.borrow().clone());
+        let (leave, leaves) = mpsc::channel(1);
+        let clock = Arc::clone(&env.clock);
         let manager = Manager {
-            node: options.node,
             env: Arc::new(env),
-            ring: Ring::new(&members.nodes),
-            term: members.term,
+            owners,
             pools: BTreeMap::new(),
             status: Arc::clone(&status),
             changed,
             cancel: cancel.clone(),
             tasks: tasks.clone(),
         };
-        tasks.spawn(manager.run(applied, changes, options.members));
+        tasks.spawn(manager.run(applied, changes, options.members, leaves));
         Ok(Self {
             apply,
+            leave,
+            clock,
             status,
             buffer,
             cancel,
@@ -167,6 +172,19 @@ impl Scraper {
         Arc::clone(&self.status)
     }
 
+    /// Goes on, after the node left the ring at `left_ms` (milliseconds of the metadata group's leader), until its targets
+    /// are others': returns then, some three seconds later at most. No configuration is applied any more.
+    pub async fn hand_over(&self, left_ms: i64) {
+        let until_ms = after_leave(left_ms);
+        let now_ms = self.clock.now().0;
+        if let Some(until_ms) = ahead(Some(until_ms), now_ms)
+            && self.leave.send(until_ms).await.is_ok()
+        {
+            let left_ms = until_ms.saturating_sub(now_ms).unsigned_abs();
+            tokio::time::sleep(Duration::from_millis(left_ms)).await;
+        }
+    }
+
     /// Ends all loops; scrapes under way get two seconds. What waits for its shards goes to disk.
     pub async fn stop(&self) {
         self.cancel.cancel();
@@ -177,10 +195,8 @@ impl Scraper {
 }
 
 struct Manager {
-    node: NodeId,
     env: Arc<ScrapeEnv>,
-    ring: Ring,
-    term: u64,
+    owners: Owners,
     pools: BTreeMap<String, Pool>,
     status: Arc<Status>,
     changed: mpsc::UnboundedSender<String>,
@@ -212,6 +228,7 @@ impl Manager {
         mut applied: mpsc::Receiver<Apply>,
         mut changes: mpsc::UnboundedReceiver<String>,
         mut members: watch::Receiver<Members>,
+        mut leaves: mpsc::Receiver<i64>,
     ) {
         let cancel = self.cancel.clone();
         let mut members_live = true;
@@ -219,6 +236,11 @@ impl Manager {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
+                Some(until_ms) = leaves.recv() => {
+                    self.pools.values().for_each(|pool| pool.hand_over(until_ms));
+                    cancel.cancelled().await;
+                    break;
+                }
                 apply = applied.recv() => {
                     let Some(apply) = apply else { break };
                     tokio::select! {
@@ -229,7 +251,7 @@ impl Manager {
                 changed = members.changed(), if members_live => {
                     members_live = changed.is_ok();
                     let now = members.borrow_and_update().clone();
-                    self.regroup(&now);
+                    self.regroup(now);
                 }
                 job = changes.recv() => {
                     let Some(job) = job else { break };
@@ -247,26 +269,20 @@ impl Manager {
         }
     }
 
-    fn regroup(&mut self, members: &Members) {
-        self.ring = Ring::new(&members.nodes);
-        self.term = members.term;
+    fn regroup(&mut self, members: Members) {
         info!(
             scrapers = members.nodes.len(),
             term = members.term,
             "target ring changed"
         );
+        self.owners.change(members);
         let jobs: Vec<String> = self.pools.keys().cloned().collect();
         jobs.iter().for_each(|job| self.sync(job));
     }
 
     fn sync(&mut self, job: &str) {
         let Some(pool) = self.pools.get_mut(job) else { return };
-        let who = Ownership {
-            ring: &self.ring,
-            me: self.node,
-            term: self.term,
-        };
-        pool.sync(&self.env, &who, &self.cancel, &self.tasks);
+        pool.sync(&self.env, &self.owners, &self.cancel, &self.tasks);
         self.status.set(job, pool.status());
     }
 

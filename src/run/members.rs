@@ -1,7 +1,7 @@
 //! The ring of scrapers, from the metadata state.
 
 use gnomon_model::NodeId;
-use gnomon_proto::v1::MetaState;
+use gnomon_proto::v1::{MetaState, Node, ScraperRing};
 use gnomon_scraper::{Members, Terms};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,19 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// As committed: who is alive is not for this node's clock to say.
-fn members(state: &MetaState) -> Members {
-    state.scrapers.as_ref().map_or_else(Members::default, |ring| Members {
-        term: ring.term,
-        nodes: ring.nodes.iter().copied().map(NodeId).collect(),
-    })
+fn members(state: &MetaState, lease_ms: i64) -> Members {
+    let of_ring = |ring: &ScraperRing| {
+        let since_ms = |node: &Node| match ring.nodes.contains(&node.id) {
+            true => node.lease_until_ms.saturating_sub(lease_ms),
+            false => node.lease_until_ms,
+        };
+        Members {
+            term: ring.term,
+            nodes: ring.nodes.iter().copied().map(NodeId).collect(),
+            since_ms: state.nodes.iter().map(|n| (NodeId(n.id), since_ms(n))).collect(),
+        }
+    };
+    state.scrapers.as_ref().map(of_ring).unwrap_or_default()
 }
 
 /// How far the clocks of a scraper and of the metadata group's leader may differ, for what is concluded from a lease.
@@ -36,17 +44,21 @@ pub(super) struct Followed {
     pub(super) terms: watch::Receiver<Terms>,
 }
 
-/// Follows the state until told to stop.
+/// Follows the state until told to stop. `registered_ms` is when this node was: its lease has been renewed since.
 pub(super) fn follow(
     mut states: watch::Receiver<Arc<MetaState>>,
     node: NodeId,
+    registered_ms: Option<i64>,
     lease: Duration,
     stop: CancellationToken,
 ) -> (Followed, impl Future<Output = ()> + Send) {
-    let first = members(&states.borrow_and_update());
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    let mut first = members(&states.borrow_and_update(), lease_ms);
+    if let (Some(at), Some(own)) = (registered_ms, first.since_ms.iter_mut().find(|(id, _)| *id == node)) {
+        own.1 = at;
+    }
     let (sender, receiver) = watch::channel(first);
     let (terms, told) = watch::channel(Terms::default());
-    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     let task = async move {
         loop {
             tokio::select! {
@@ -55,11 +67,11 @@ pub(super) fn follow(
             }
             let state = Arc::clone(&states.borrow_and_update());
             terms.send_modify(|terms| note_lease(terms, &state, node, lease_ms));
-            let now = members(&state);
+            let term = state.scrapers.as_ref().map_or(0, |ring| ring.term);
             sender.send_if_modified(|known| {
-                let changed = now.term > known.term;
+                let changed = term > known.term;
                 if changed {
-                    *known = now;
+                    *known = members(&state, lease_ms);
                 }
                 changed
             });
@@ -75,7 +87,6 @@ pub(super) fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_proto::v1::ScraperRing;
 
     fn state(term: u64, nodes: &[u64]) -> Arc<MetaState> {
         Arc::new(MetaState {
@@ -91,7 +102,7 @@ mod tests {
     async fn the_ring_is_what_was_committed_and_terms_only_grow() {
         let (sender, states) = watch::channel(state(3, &[1, 2]));
         let stop = CancellationToken::new();
-        let (followed, task) = follow(states, NodeId(2), Duration::from_secs(15), stop.clone());
+        let (followed, task) = follow(states, NodeId(2), None, Duration::from_secs(15), stop.clone());
         let mut ring = followed.members;
         let task = tokio::spawn(task);
         assert_eq!((ring.borrow().term, ring.borrow().nodes.len()), (3, 2));
@@ -104,9 +115,29 @@ mod tests {
     }
 
     #[test]
+    fn who_came_and_who_left_is_told_with_the_time() {
+        let node = |id: u64, lease_until_ms: i64| Node {
+            id,
+            lease_until_ms,
+            ..Node::default()
+        };
+        let told = MetaState {
+            nodes: vec![node(1, 115_000), node(2, 90_000)],
+            ..(*state(3, &[1])).clone()
+        };
+        let since_ms = members(&told, 15_000).since_ms;
+        assert_eq!(since_ms, [(NodeId(1), 100_000), (NodeId(2), 90_000)]);
+        let (_sender, states) = watch::channel(Arc::new(told));
+        let (lease, stop) = (Duration::from_secs(15), CancellationToken::new());
+        let (followed, _task) = follow(states, NodeId(1), Some(99_900), lease, stop);
+        let since_ms = followed.members.borrow().since_ms.clone();
+        assert_eq!(since_ms, [(NodeId(1), 99_900), (NodeId(2), 90_000)], "as others heard");
+    }
+
+    #[test]
     fn a_lease_that_was_renewed_says_until_when_nobody_else_scraped() {
         let renewed = |term: u64, nodes: &[u64], lease_until_ms: i64| MetaState {
-            nodes: vec![gnomon_proto::v1::Node {
+            nodes: vec![Node {
                 id: 2,
                 lease_until_ms,
                 ..Default::default()

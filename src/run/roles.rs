@@ -21,6 +21,7 @@ use gnomon_scraper::{BufferOptions, ExternalUrl, Scraper, ScraperOptions, TickSi
 use gnomon_tsdb::bucket::Bucket;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A merge may not read and write more than this.
@@ -42,6 +43,22 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Gives the targets of a scraper to others, where there are some: they are scraped here until then. An ingester does not
+    /// wait for that: its shards would, which others can lead.
+    pub(super) async fn hand_over(&self, node: &NodeHandle) {
+        let (Some(scraper), None) = (&self.scraper, &self.ingester) else {
+            return;
+        };
+        let has_heir = {
+            let state = node.meta_watch.borrow();
+            let ring = state.scrapers.as_ref().map(|ring| ring.nodes.as_slice());
+            ring.is_some_and(|nodes| nodes.len() > 1 && nodes.contains(&node.node_id.0))
+        };
+        if has_heir && let Some(left_ms) = node.end_lease().await {
+            scraper.hand_over(left_ms).await;
+        }
+    }
+
     /// In the order in which samples flow.
     pub(super) async fn stop(&self) {
         if let Some(scraper) = &self.scraper {
@@ -257,7 +274,7 @@ fn external_url(settings: &Settings) -> Option<ExternalUrl> {
 
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {
     let states = node.meta_watch.clone();
-    let (ring, following) = members::follow(states, node.node_id, LEASE, process.stop.clone());
+    let (ring, following) = members::follow(states, node.node_id, node.registered_ms, LEASE, process.stop.clone());
     process.tasks.spawn(following);
     let options = ScraperOptions {
         node: node.node_id,
@@ -274,7 +291,8 @@ fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> 
             disk_bytes: process.settings.scrape_buffer_disk,
             terms: ring.terms,
         },
-        cancel: process.stop.clone(),
+        // It is told to stop once others have its targets.
+        cancel: CancellationToken::new(),
     };
     Scraper::start(options).context("metrics")
 }

@@ -162,6 +162,8 @@ pub struct NodeHandle {
     pub node_id: NodeId,
     pub cluster_id: ClusterId,
     pub incarnation: u64,
+    /// When this life of it began, milliseconds of the metadata group's leader; none where an older build leads.
+    pub registered_ms: Option<i64>,
     /// The metadata group, wherever its leader is.
     pub meta: Arc<dyn MetaService>,
     pub meta_watch: watch::Receiver<Arc<MetaState>>,
@@ -207,8 +209,10 @@ impl NodeHandle {
 }
 
 impl NodeHandle {
-    /// Lets others take over at once. A cluster that does not answer finds out by the lease.
-    async fn end_lease(&self) {
+    /// Lets others take over at once; nobody must renew it any more. A cluster that does not answer finds out by the lease.
+    ///
+    /// When it ended, milliseconds of the metadata group's leader; none where that is not known.
+    pub async fn end_lease(&self) -> Option<i64> {
         let command = MetaCommand {
             proposed_at_ms: 0,
             command: Some(Command::EndLease(EndLease {
@@ -217,10 +221,11 @@ impl NodeHandle {
             })),
         };
         match tokio::time::timeout(FAREWELL, self.meta.propose(command)).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(answer)) => return Some(answer.proposed_at_ms).filter(|at| *at > 0),
             Ok(Err(error)) => tracing::debug!(%error, "the lease ends by itself"),
             Err(_) => tracing::debug!("the lease ends by itself: the metadata group does not answer"),
         }
+        None
     }
 }
 
@@ -312,7 +317,7 @@ impl Starting {
             Some(client) => client,
             None => self.meta_client(self.voting_replica(ingester.as_ref(), &identity).await?)?,
         };
-        self.enter(&client, &identity).await?;
+        let registered_ms = self.enter(&client, &identity).await?;
         if identity.founding {
             identity.founding = false;
             file.write(&identity)?;
@@ -357,6 +362,7 @@ impl Starting {
             node_id: identity.node_id,
             cluster_id: identity.cluster_id,
             incarnation: identity.incarnation,
+            registered_ms: Some(registered_ms).filter(|at| *at > 0),
             meta: client,
             meta_watch,
             directory,

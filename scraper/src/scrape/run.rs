@@ -10,6 +10,7 @@ use super::worker::Worker;
 use crate::buffer::Buffer;
 use crate::client::{ClientError, HttpClient};
 use crate::config::ScrapeConfig;
+use crate::hand_over::still_makes;
 use crate::metrics::ScraperMetrics;
 use crate::status::TargetState;
 use crate::target::Target;
@@ -127,6 +128,8 @@ pub(crate) struct LoopSpec {
     pub term: u64,
     /// In place of scraping.
     pub forced_error: Option<Arc<str>>,
+    /// From then on the target is another scraper's.
+    pub until_ms: Option<i64>,
 }
 
 /// A running loop. Dropping it does not end it.
@@ -137,16 +140,18 @@ pub(crate) struct ScrapeLoop {
 }
 
 impl ScrapeLoop {
+    /// Until `from_ms` the target is another scraper's.
     pub(crate) fn start(
         env: Arc<ScrapeEnv>,
         spec: LoopSpec,
+        from_ms: Option<i64>,
         parent: &CancellationToken,
         tasks: &tokio_util::task::TaskTracker,
     ) -> Self {
         let (sender, receiver) = watch::channel(Arc::new(spec));
         let state = Arc::new(TargetState::default());
         let cancel = parent.child_token();
-        tasks.spawn(run(env, receiver, Arc::clone(&state), cancel.clone()));
+        tasks.spawn(run(env, receiver, from_ms, Arc::clone(&state), cancel.clone()));
         Self {
             spec: sender,
             state,
@@ -164,6 +169,18 @@ impl ScrapeLoop {
         Arc::clone(&self.spec.borrow())
     }
 
+    /// Only ticks before that time, under the term there is now; then it ends. It cannot be changed any more, and goes on
+    /// when this is dropped.
+    pub(crate) fn hand_over(&self, until_ms: i64) {
+        self.spec.send_modify(|spec| {
+            let until_ms = spec.until_ms.or(Some(until_ms));
+            *spec = Arc::new(LoopSpec {
+                until_ms,
+                ..(**spec).clone()
+            });
+        });
+    }
+
     /// No more ticks. The shards find out by themselves that the target is gone.
     pub(crate) fn stop(&self) {
         self.cancel.cancel();
@@ -173,17 +190,24 @@ impl ScrapeLoop {
 async fn run(
     env: Arc<ScrapeEnv>,
     mut specs: watch::Receiver<Arc<LoopSpec>>,
+    from_ms: Option<i64>,
     state: Arc<TargetState>,
     cancel: CancellationToken,
 ) {
     let mut worker = Worker::new(Arc::clone(&env), state, &specs.borrow().clone(), cancel.clone());
     loop {
         let spec = Arc::clone(&specs.borrow_and_update());
-        let tick_ms = worker.next_tick(&spec);
+        let tick_ms = worker.next_tick(&spec, from_ms);
+        if spec
+            .until_ms
+            .is_some_and(|until| !still_makes(tick_ms, until, env.clock.now().0))
+        {
+            break;
+        }
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            changed = specs.changed() => match changed {
+            changed = specs.changed(), if spec.until_ms.is_none() => match changed {
                 Ok(()) => continue,
                 Err(_) => break,
             },

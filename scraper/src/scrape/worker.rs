@@ -9,6 +9,7 @@ use super::run::{LoopSpec, PUSH_GRACE, PoolOptions, ScrapeEnv, Spare};
 use super::timing;
 use crate::buffer::{Why, may_succeed_later};
 use crate::client::FetchError;
+use crate::hand_over::ticks_after;
 use crate::parse::content::{format_of_protocol, select_format};
 use crate::status::TargetState;
 use gnomon_cluster::router::{MetricInfo, Tick, TickOutcome};
@@ -149,7 +150,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn next_tick(&mut self, spec: &LoopSpec) -> i64 {
+    /// The first tick that is still to come; none before `from_ms`, where that is near.
+    pub(super) fn next_tick(&mut self, spec: &LoopSpec, from_ms: Option<i64>) -> i64 {
         let now = self.env.clock.now().0;
         let interval = spec.target.interval;
         let ahead = self.last_tick_ms.saturating_sub(now);
@@ -157,7 +159,8 @@ impl Worker {
             // The clock was set back: the rhythm starts anew.
             self.last_tick_ms = now;
         }
-        timing::next_tick(now.max(self.last_tick_ms), interval, spec.target.offset())
+        let after_ms = ticks_after(from_ms, now).max(self.last_tick_ms);
+        timing::next_tick(after_ms, interval, spec.target.offset())
     }
 
     pub(super) async fn scrape(&mut self, spec: &Arc<LoopSpec>, tick_ms: i64) {

@@ -27,6 +27,7 @@ impl Rig {
         let (members, receiver) = watch::channel(Members {
             term: 1,
             nodes: vec![NodeId(1)],
+            since_ms: Vec::new(),
         });
         let registry = prometheus::Registry::new();
         let scraper = Scraper::start(ScraperOptions {

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 const TARGETS: usize = 24;
-const INTERVAL_MS: i64 = 1000;
+/// More than twice of what a scrape is late on a machine that does much else: by lateness alone ticks could not be told apart.
+const INTERVAL_MS: i64 = 3000;
+const TWO_TICKS: f64 = 6.0;
 
 fn config(address: &str) -> String {
     let mut yaml = format!(
@@ -50,16 +52,14 @@ async fn scrapes(four: &Four) -> BTreeMap<String, Vec<i64>> {
         .collect()
 }
 
-/// Where in the interval a target is scraped, unless it is late; of places that are as usual the earliest.
+/// Where in the interval a target is scraped, unless it is late: where the longest time without a scrape ends.
 fn usual_offset(times: &[i64]) -> i64 {
-    let mut counts = BTreeMap::<i64, usize>::new();
-    for at in times {
-        *counts.entry(at.rem_euclid(INTERVAL_MS)).or_default() += 1;
-    }
-    counts
-        .into_iter()
-        .max_by_key(|(at, count)| (*count, std::cmp::Reverse(*at)))
-        .map_or(0, |(at, _)| at)
+    let mut places: Vec<i64> = times.iter().map(|at| at.rem_euclid(INTERVAL_MS)).collect();
+    places.sort_unstable();
+    let last = places.last().map(|last| last - INTERVAL_MS);
+    let before = last.into_iter().chain(places.iter().copied());
+    let gaps = places.iter().zip(before).map(|(at, before)| (at - before, *at));
+    gaps.max().map_or(0, |(_, at)| at)
 }
 
 /// Ticks by target, each as often as it was scraped: numbers of intervals.
@@ -72,27 +72,20 @@ async fn ticks(four: &Four) -> BTreeMap<String, Vec<i64>> {
     scrapes(four).await.into_iter().map(of_target).collect()
 }
 
-/// Who leaves a target to another and who takes it hear of that one after the other: a tick that falls between the two is
-/// missed. Of so many targets at most at one change, on a machine that does much else; what moves at a change is more.
-const MISSED_AT_ONCE: usize = TARGETS / 4;
-
-/// No tick since then was doubled, and few were missed, one of a target at a time; how many.
-async fn ticks_are_kept(four: &Four, since: f64, what: &str) -> usize {
+/// No tick since then was missed or doubled.
+async fn ticks_are_kept(four: &Four, since: f64, what: &str) {
     let since = (since * 1000.0) as i64 / INTERVAL_MS;
     let all = ticks(four).await;
     assert_eq!(all.len(), TARGETS);
-    let mut missed = 0;
+    let mut wrong = Vec::new();
     for (target, mut ticks) in all {
         ticks.retain(|tick| *tick > since);
         assert!(ticks.len() > 1, "{what}: {target} was scraped at ticks {ticks:?}");
-        for pair in ticks.windows(2) {
-            let is_kept = (1..=2).contains(&(pair[1] - pair[0]));
-            assert!(is_kept, "{what}: {target} was scraped at ticks {ticks:?}");
-            missed += usize::from(pair[1] - pair[0] == 2);
+        if ticks.windows(2).any(|pair| pair[1] - pair[0] != 1) {
+            wrong.push((target, ticks));
         }
     }
-    assert!(missed <= MISSED_AT_ONCE, "{what}: {missed} targets have missed a tick");
-    missed
+    assert!(wrong.is_empty(), "{what}: scraped at ticks {wrong:?}");
 }
 
 /// Waits until every target was scraped after `after`.
@@ -168,21 +161,20 @@ async fn ticks_are_kept_where_a_scraper_comes_leaves_or_reloads() {
     four.launch_as("third", "scraper");
     four.until_ready().await;
     until_shared(&four, &["scraper", "second", "third"]).await;
-    until_scraped(&four, now() + 2.0).await;
-    let came = ticks_are_kept(&four, begun, "a scraper came").await;
+    until_scraped(&four, now() + TWO_TICKS).await;
+    ticks_are_kept(&four, begun, "a scraper came").await;
 
-    let mut left = 0;
     for leaves in ["second", "third"] {
         let before = now();
         four.node(leaves).process.signal("-TERM");
         assert_eq!(four.node(leaves).process.ended().await, Some(0));
         four.forget(leaves);
-        until_scraped(&four, now() + 2.0).await;
-        left += ticks_are_kept(&four, before - 1.0, "a scraper left").await;
+        until_scraped(&four, now() + TWO_TICKS).await;
+        ticks_are_kept(&four, before - TWO_TICKS / 2.0, "a scraper left").await;
         four.launch_as(leaves, "scraper");
         four.until_ready().await;
         until_shared(&four, &["scraper", "second", "third"]).await;
-        until_scraped(&four, now() + 2.0).await;
+        until_scraped(&four, now() + TWO_TICKS).await;
     }
 
     let before = now();
@@ -201,9 +193,8 @@ async fn ticks_are_kept_where_a_scraper_comes_leaves_or_reloads() {
         (up.len() == 1).then_some(())
     })
     .await;
-    until_scraped(&four, now() + 2.0).await;
-    let reloaded = ticks_are_kept(&four, before - 1.0, "scrapers have reloaded").await;
-    println!("ticks missed: {came} as one came, {left} as two left, {reloaded} at a reload");
+    until_scraped(&four, now() + TWO_TICKS).await;
+    ticks_are_kept(&four, before - TWO_TICKS / 2.0, "scrapers have reloaded").await;
     for name in ["scraper", "second", "third", "querier", "ingester"] {
         four.interrupt(name).await;
     }

@@ -192,8 +192,9 @@ impl Starting {
         id.map_err(|e: gnomon_model::ids::BadId| NodeError::Refused(format!("its cluster id: {e}")))
     }
 
-    /// Makes this life of the node known; initializes the cluster where it is new.
-    pub(super) async fn enter(&self, client: &Arc<MetaClient>, identity: &NodeIdentity) -> Result<(), NodeError> {
+    /// Makes this life of the node known; initializes the cluster where it is new. Returns when, milliseconds of the leader; 0
+    /// where that is an older build.
+    pub(super) async fn enter(&self, client: &Arc<MetaClient>, identity: &NodeIdentity) -> Result<i64, NodeError> {
         let founding = identity.founding;
         let state = self
             .cluster_state(client, |state| founding || !state.epochs.is_empty())
@@ -219,9 +220,8 @@ impl Starting {
             }
             self.note_shards(&state);
         }
-        self.propose(client, self.registration(identity.node_id, identity.incarnation))
-            .await?;
-        Ok(())
+        let registration = self.registration(identity.node_id, identity.incarnation);
+        Ok(self.propose(client, registration).await?.proposed_at_ms)
     }
 
     /// Takes over the catalogue that an earlier cluster, or a snapshot of one, left in the bucket.

@@ -87,6 +87,7 @@ async fn targets_follow_the_ring() {
     let shared = Members {
         term: 2,
         nodes: vec![NodeId(1), NodeId(2)],
+        since_ms: Vec::new(),
     };
     rig.members.send_replace(shared);
     rig.sink.wait_for("the new term", |t| t.term == 2).await;
@@ -95,6 +96,7 @@ async fn targets_follow_the_ring() {
     rig.members.send_replace(Members {
         term: 3,
         nodes: vec![NodeId(2)],
+        since_ms: Vec::new(),
     });
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !rig.list().active.is_empty() {
