@@ -92,10 +92,10 @@ impl Net {
         must(&format!("link set {}v{host} down", self.tag));
     }
 
-    /// What `from` sends to `to` is lost; the other way it arrives.
+    /// What `from` sends to `to` is lost, if it is not already; the other way it arrives.
     pub(crate) fn lose(&self, from: usize, to: usize) {
         let (name, address) = (self.name(from), self.address(to));
-        must(&format!("-n {name} route add blackhole {address}/32"));
+        must(&format!("-n {name} route replace blackhole {address}/32"));
     }
 
     pub(crate) fn heal(&self) {

@@ -333,9 +333,9 @@ impl Nemesis {
         machines.push(machine);
     }
 
-    /// Only where nothing acknowledged is on this disk and too few others.
+    /// Only where nothing acknowledged is on this disk and too few others, now or once a node that is drained has left.
     fn wipe(&mut self, machines: &mut [Machine]) {
-        if unsettled(machines).is_some() {
+        if unsettled(machines).is_some() || !self.draining.is_empty() {
             return;
         }
         let Some(at) = self.one(machines, |m| m.running().is_some()) else {

@@ -7,7 +7,7 @@ use super::machine::{Machine, Surroundings};
 use super::nemesis::Nemesis;
 use super::network::SimNetwork;
 use super::trace::Trace;
-use super::watch::{Terms, by_node, newest, unsettled};
+use super::watch::{Terms, by_node, newest, stand, unsettled};
 use gnomon_cluster::clients::decide;
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::meta_command::Command;
@@ -256,9 +256,10 @@ impl Cluster {
                     Ok(()) => all[at].extend(found),
                     Err(Unread::NotNow(error)) => {
                         let group = GroupId::of_shard(ShardId(shard.shard));
-                        return sheet
-                            .trace
-                            .fail(format!("group {group} cannot be read at node {node}: {error}"));
+                        let where_they_stand = stand(&nodes, group);
+                        return sheet.trace.fail(format!(
+                            "group {group} cannot be read at node {node}: {error}{where_they_stand}"
+                        ));
                     }
                     Err(Unread::Wrong(wrong)) => return sheet.trace.fail(format!("node {node}: {wrong}")),
                 }

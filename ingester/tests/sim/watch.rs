@@ -54,6 +54,16 @@ fn status(running: &Running, group: GroupId) -> Option<GroupStatus> {
     Some(groups.host.group(group)?.status())
 }
 
+/// Where each replica of a group stands, a line for each.
+pub(crate) fn stand(nodes: &BTreeMap<NodeId, Running>, group: GroupId) -> String {
+    let replicas = nodes
+        .iter()
+        .filter_map(|(node, running)| Some((node, status(running, group)?)));
+    replicas
+        .map(|(node, status)| format!("\n  node {node}: {status:?}"))
+        .collect()
+}
+
 /// The node that leads a group, by what it says itself, and where it stands.
 pub(crate) fn leader(nodes: &BTreeMap<NodeId, Running>, group: GroupId) -> Option<(NodeId, GroupStatus)> {
     let all = nodes

@@ -322,7 +322,7 @@ impl Starting {
             identity.founding = false;
             file.write(&identity)?;
         }
-        states.send_replace(client.read().await?);
+        states.send_replace(self.cluster_state(&client, |_| true).await?);
         self.tasks
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
         let lease = lease::Renewal {

@@ -52,6 +52,8 @@ struct Tail {
     recent_bytes: usize,
     /// Entries below this index are in the engine.
     written: u64,
+    /// How often entries were taken back since the log was opened.
+    truncations: u64,
     /// Bytes appended since the log was opened.
     appended_bytes: u64,
 }
@@ -189,35 +191,78 @@ impl Inner {
         }
     }
 
-    /// Entries of `from..to`, up to a number of bytes after the first.
+    /// Entries of `from..to`, up to a number of bytes after the first; from the first on that is not purged, if that is later.
     fn read(&self, from: u64, to: u64, limit_bytes: usize) -> Result<Vec<Entry>, StoreError> {
-        let (from, to, recent) = {
-            let tail = self.tail.lock();
-            let (from, to) = (from.max(tail.first()), to.min(tail.next()));
-            if from >= to {
-                return Ok(Vec::new());
-            }
-            let kept = tail.recent.front().map_or(u64::MAX, |entry| entry.log_id.index);
-            if kept <= from {
-                let skip = usize::try_from(from - kept).unwrap_or(usize::MAX);
-                return Ok(limited(tail.recent.iter().skip(skip), to, limit_bytes));
-            }
-            // What is kept is taken now, together with the bounds, so that the whole is one view.
-            let recent = limited(tail.recent.iter(), to, limit_bytes);
-            (from, to.min(kept), recent)
-        };
-        let (mut entries, whole) = self.read_stored(from, to, limit_bytes)?;
-        let mut bytes: usize = entries.iter().map(codec::entry_bytes).sum();
-        if whole {
-            for entry in recent {
-                bytes += codec::entry_bytes(&entry);
-                if bytes > limit_bytes {
-                    break;
-                }
-                entries.push(entry);
+        loop {
+            let first = self.tail.lock().first();
+            if let Some(entries) = self.read_contiguous(from.max(first), to, limit_bytes)? {
+                return Ok(entries);
             }
         }
-        Ok(entries)
+    }
+
+    /// Entries of `from..to` from the first of them on, up to a number of bytes after it; none where it was purged.
+    fn read_from(&self, from: u64, to: u64, limit_bytes: usize) -> Result<Option<Vec<Entry>>, StoreError> {
+        let entries = self.read_contiguous(from, to, limit_bytes)?;
+        match entries.as_ref().and_then(|entries| entries.first()) {
+            Some(first) if first.log_id.index != from => Err(self.hole(from, first.log_id.index)),
+            _ => Ok(entries),
+        }
+    }
+
+    /// Entries of `from..to`, each following the one before, up to a number of bytes after the first; none where `from` was
+    /// purged.
+    fn read_contiguous(&self, from: u64, to: u64, limit_bytes: usize) -> Result<Option<Vec<Entry>>, StoreError> {
+        loop {
+            let (to, recent, truncations) = {
+                let tail = self.tail.lock();
+                let to = to.min(tail.next());
+                if from < tail.first() {
+                    return Ok(None);
+                }
+                if from >= to {
+                    return Ok(Some(Vec::new()));
+                }
+                let kept = tail.recent.front().map_or(u64::MAX, |entry| entry.log_id.index);
+                if kept <= from {
+                    let skip = usize::try_from(from - kept).unwrap_or(usize::MAX);
+                    return Ok(Some(limited(tail.recent.iter().skip(skip), to, limit_bytes)));
+                }
+                // What is kept is taken now, together with the bounds, so that the whole is one view.
+                let recent = limited(tail.recent.iter(), to, limit_bytes);
+                (to.min(kept), recent, tail.truncations)
+            };
+            let (mut entries, whole) = self.read_stored(from, to, limit_bytes)?;
+            let mut bytes: usize = entries.iter().map(codec::entry_bytes).sum();
+            let more = recent.into_iter().take_while(|entry| {
+                bytes += codec::entry_bytes(entry);
+                bytes <= limit_bytes
+            });
+            entries.extend(more.filter(|_| whole));
+            let tail = self.tail.lock();
+            if tail.truncations != truncations {
+                continue;
+            }
+            if from < tail.first() {
+                return Ok(None);
+            }
+            drop(tail);
+            let mut pairs = entries
+                .windows(2)
+                .map(|pair| (pair[0].log_id.index + 1, pair[1].log_id.index));
+            return match pairs.find(|(wanted, found)| wanted != found) {
+                Some((wanted, found)) => Err(self.hole(wanted, found)),
+                None => Ok(Some(entries)),
+            };
+        }
+    }
+
+    /// It would be applied, or sent to a follower, as if nothing had been there.
+    fn hole(&self, wanted: u64, found: u64) -> StoreError {
+        StoreError::Corrupt {
+            what: format!("log of group {}", self.group),
+            why: format!("entry {found} stands where entry {wanted} is expected"),
+        }
     }
 
     /// The entries of the engine, and whether they are all it has of the range.
@@ -245,16 +290,6 @@ impl Inner {
         })?;
         if let Some(error) = failed {
             return Err(error);
-        }
-        // A hole would be applied as if nothing had been there.
-        for pair in entries.windows(2) {
-            let (one, two) = (pair[0].log_id.index, pair[1].log_id.index);
-            if one + 1 != two {
-                return Err(StoreError::Corrupt {
-                    what: format!("log of group {}", self.group),
-                    why: format!("entry {two} follows entry {one}"),
-                });
-            }
         }
         Ok((entries, whole))
     }
@@ -289,7 +324,8 @@ fn start_end(range: &impl RangeBounds<u64>) -> (u64, u64) {
 }
 
 impl GroupLog {
-    /// The range in pieces of limited size, so that memory does not grow with it. Ends where the log ends.
+    /// The range in pieces of limited size, so that memory does not grow with it. Ends where the log ends; an error where a
+    /// part of it is purged.
     fn pieces(&self, start: u64, end: u64) -> impl Stream<Item = io::Result<Vec<Entry>>> + Send + use<> {
         let log = self.clone();
         stream::try_unfold(start, move |at| {
@@ -298,7 +334,9 @@ impl GroupLog {
                 if at >= end {
                     return Ok(None);
                 }
-                let piece = log.inner.read(at, end, READ_BYTES)?;
+                let piece = log.inner.read_from(at, end, READ_BYTES)?;
+                let piece =
+                    piece.ok_or_else(|| io::Error::other(format!("log entry {at} was purged before it was read")))?;
                 match piece.last() {
                     Some(last) => {
                         let next = last.log_id.index + 1;
@@ -323,8 +361,10 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         Ok(self.inner.read(start, end, usize::MAX)?)
     }
 
+    /// None where the first one was purged, never later ones: they go to a follower that has what is before `start`, and it
+    /// would have a hole. The library sends a heartbeat then, until it notices that the follower needs a snapshot.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        Ok(self.inner.read(start, end, READ_BYTES)?)
+        Ok(self.inner.read_from(start, end, READ_BYTES)?.unwrap_or_default())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -473,6 +513,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             }
             tail.last = last_log_id.max(tail.purged);
             tail.written = tail.written.min(keep);
+            tail.truncations += 1;
             end
         };
         let key = |index| codec::log_key(inner.group, index);

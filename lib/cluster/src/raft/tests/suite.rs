@@ -1,11 +1,16 @@
 //! The library's own suite for log stores and state machines.
 
 use super::*;
+use crate::raft::codec;
 use crate::raft::log::GroupLog;
 use crate::raft::metrics::HostMetrics;
 use crate::raft::state::{Machine, MachineAdapter};
-use crate::raft::types::TypeConfig;
+use crate::raft::types::{Entry, LogId, TypeConfig};
+use crate::store::{Space, Submission, Write};
+use futures::StreamExt;
 use openraft::StorageError;
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
 
 struct OnDisk;
@@ -49,4 +54,48 @@ async fn the_librarys_suite_passes_on_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_librarys_suite_passes_in_memory() {
     Suite::test_all(InMemory).await.unwrap();
+}
+
+/// Entries go to a follower that has what is before them: later ones in place of what was purged would leave it with a hole.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_purged_is_not_skipped() {
+    let id = LogId::new_term_index;
+    let (mut log, _) = build(in_memory(Arc::default())).await;
+    let entries = (0..20).map(|index| Entry::new_blank(id(1, index)));
+    log.append(entries, IOFlushed::noop()).await.unwrap();
+    log.purge(id(1, 9)).await.unwrap();
+    let indexes = |entries: Vec<Entry>| entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>();
+
+    let late = log.limited_get_log_entries(5, 20).await.unwrap();
+    assert_eq!(indexes(late), Vec::<u64>::new());
+    let there = log.limited_get_log_entries(10, 15).await.unwrap();
+    assert_eq!(indexes(there), (10..15).collect::<Vec<_>>());
+    let applied: Vec<_> = log.entries_stream(5..20).await.collect().await;
+    assert!(matches!(applied.as_slice(), [Err(_)]), "{applied:?}");
+    assert_eq!(
+        indexes(log.try_get_log_entries(5..20).await.unwrap()),
+        (10..20).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_missing_is_named() {
+    for missing in [10, 12] {
+        let store = in_memory(Arc::default());
+        let (mut log, _) = build(store.clone()).await;
+        let entries = (0..20).map(|index| Entry::new_blank(LogId::new_term_index(1, index)));
+        log.append(entries, IOFlushed::noop()).await.unwrap();
+        let (sender, written) = tokio::sync::oneshot::channel();
+        let lose = Submission {
+            writes: vec![Write::Delete(Space::Log, codec::log_key(GROUP, missing))],
+            sync: true,
+            done: Box::new(move |result| drop(sender.send(result))),
+        };
+        store.submit(lose).await;
+        written.await.unwrap().unwrap();
+        // Opened anew it keeps nothing in memory.
+        let mut anew = GroupLog::open(store, GROUP).unwrap();
+        let error = anew.limited_get_log_entries(10, 20).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("where entry {missing} is expected")), "{error}");
+    }
 }
