@@ -11,6 +11,7 @@ pub mod client;
 pub mod cutter;
 pub mod disk;
 pub mod families;
+pub mod guard;
 pub mod peers;
 pub mod reference;
 pub mod remote;
