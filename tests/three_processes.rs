@@ -1,4 +1,5 @@
-//! Three ingesters as processes on loopback: what needs other builds, or real servers that write to several of them.
+//! Three ingesters (and six) as processes on loopback: what needs other builds, or real servers that write to several of them,
+//! or the memory of a process.
 
 mod harness;
 
@@ -18,3 +19,5 @@ mod names;
 mod trio;
 #[path = "three_processes/upgrade.rs"]
 mod upgrade;
+#[path = "three_processes/zones.rs"]
+mod zones;
