@@ -139,6 +139,14 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Memory that it has for itself now, in bytes, without what it has mapped from files.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let held = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = held.and_then(|held| held.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.unwrap_or_default() << 10
+    }
+
     /// The most memory that it has had so far, as the system says it.
     pub fn peak_memory(&self) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
