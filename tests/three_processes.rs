@@ -1,4 +1,5 @@
-//! Three ingesters as processes on loopback: what needs other builds, or real servers that write to several of them.
+//! Three ingesters (and six) as processes on loopback: what needs other builds, or real servers that write to several of them,
+//! or the memory of a process.
 
 mod harness;
 
@@ -14,7 +15,11 @@ mod ledger;
 mod local_cluster;
 #[path = "three_processes/names.rs"]
 mod names;
+#[path = "three_processes/slow_link.rs"]
+mod slow_link;
 #[path = "three_processes/trio.rs"]
 mod trio;
 #[path = "three_processes/upgrade.rs"]
 mod upgrade;
+#[path = "three_processes/zones.rs"]
+mod zones;

@@ -11,6 +11,7 @@ pub mod client;
 pub mod cutter;
 pub mod disk;
 pub mod families;
+pub mod guard;
 pub mod peers;
 pub mod reference;
 pub mod remote;
@@ -86,8 +87,13 @@ impl Block {
 }
 
 /// Waits until `check` gives something; panics with `what` after [`PATIENCE`].
-pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, check).await
+}
+
+/// The same for what takes longer.
+pub async fn eventually_within<T>(patience: Duration, what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + patience;
     loop {
         if let Some(found) = check().await {
             return found;
@@ -131,6 +137,14 @@ impl Process {
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
         let ticks: u64 = fields.take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
         Duration::from_millis(ticks * 10)
+    }
+
+    /// Memory that it has for itself now, in bytes, without what it has mapped from files.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let held = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = held.and_then(|held| held.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.unwrap_or_default() << 10
     }
 
     /// The most memory that it has had so far, as the system says it.

@@ -3,10 +3,11 @@
 #[path = "../../lib/tsdb/tests/weed/mod.rs"]
 mod weed;
 
-use crate::harness::{Http, binary, client, eventually};
+use crate::harness::guard::Guard;
+use crate::harness::{Http, binary, client, eventually, send_signal};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Ports that the script takes, one after the other; of the S3 server's last three it takes those 10,000 above too.
 const PORTS: u16 = 20;
@@ -68,21 +69,14 @@ impl Local {
     }
 }
 
-impl Drop for Local {
-    /// Where the test failed: ends what is left, by the ids that were noted.
-    fn drop(&mut self) {
-        for id in self.noted() {
-            let _ = Command::new("kill").arg("-9").arg(id.to_string()).status();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_script_starts_a_cluster_tells_where_it_is_and_ends_it() {
     let Some(weed) = weed::find() else { return };
     let folder = tempfile::tempdir().expect("temp folder");
+    let data = folder.path().join("data");
+    let _guard = Guard::of(&data);
     let local = Local {
-        data: folder.path().join("data"),
+        data,
         first: free_block(),
         weed,
     };
@@ -114,4 +108,34 @@ async fn the_script_starts_a_cluster_tells_where_it_is_and_ends_it() {
     let programs = [binary(), local.weed.clone()].map(|program| program.canonicalize().expect("a program"));
     let is_left = |id: &u32| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| programs.contains(&exe));
     assert_eq!(ids.into_iter().filter(is_left).collect::<Vec<_>>(), Vec::<u32>::new());
+}
+
+/// Whoever holds the pipe stands for the test's process; it is killed.
+#[test]
+fn what_a_script_started_ends_with_the_test() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let mut holder = Command::new("sleep")
+        .arg("600")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sleep");
+    let pipe = holder.stdout.take().expect("a pipe");
+    let mut guard = Guard::while_open(folder.path(), pipe.into());
+    let script = "setsid sleep 600 >/dev/null 2>&1 & echo $!";
+    let started = |data: &Path| {
+        let mut command = Command::new("sh");
+        let output = command.args(["-c", script]).env("DATA", data).output().expect("sh");
+        let id = String::from_utf8(output.stdout).expect("a number");
+        id.trim().parse::<u32>().expect("a number")
+    };
+    let (own, other) = (started(folder.path()), started(&folder.path().join("other")));
+    assert!(send_signal(own, "-0") && send_signal(other, "-0"));
+
+    holder.kill().expect("it runs");
+    holder.wait().expect("it has ended");
+    guard.ended();
+    // Until init, or who stands for it, has looked, an id stays.
+    let state = std::fs::read_to_string(format!("/proc/{own}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    assert!(send_signal(other, "-9"), "only what has this folder");
 }

@@ -13,10 +13,13 @@ pub(crate) fn now_ms() -> i64 {
     std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64
 }
 
-/// Three processes, of which some run.
+/// Three processes (or as many as a test says), of which some run.
 pub(crate) struct Trio {
     folder: PathBuf,
     http_ports: Vec<u16>,
+    /// Where each listens for the others.
+    listens: Vec<String>,
+    /// Where the others reach each.
     peers: Vec<String>,
     /// One name that resolves to all of them, and where it stands.
     name: Option<(String, PathBuf)>,
@@ -38,14 +41,32 @@ fn older(folder: &Path, mut args: Vec<String>) -> Node {
 impl Trio {
     /// None runs yet; all are to be started with these flags.
     pub(crate) fn new(folder: &Path, flags: &[&str]) -> Self {
+        Self::of_many(NODES, folder, flags)
+    }
+
+    /// The same with so many, where three are not enough.
+    pub(crate) fn of_many(nodes: usize, folder: &Path, flags: &[&str]) -> Self {
+        let listens: Vec<_> = (0..nodes).map(|_| format!("127.0.0.1:{}", free_port())).collect();
         Self {
             folder: folder.to_owned(),
-            http_ports: (0..NODES).map(|_| free_port()).collect(),
-            peers: (0..NODES).map(|_| format!("127.0.0.1:{}", free_port())).collect(),
+            http_ports: (0..nodes).map(|_| free_port()).collect(),
+            peers: listens.clone(),
+            listens,
             name: None,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-            nodes: (0..NODES).map(|_| None).collect(),
+            nodes: (0..nodes).map(|_| None).collect(),
         }
+    }
+
+    /// From its next start on the others reach one here, from where it goes on to where it listens.
+    pub(crate) fn is_behind(&mut self, at: usize, address: String) {
+        self.peers[at] = address;
+    }
+
+    /// Where one listens for the others.
+    pub(crate) fn port(&self, at: usize) -> u16 {
+        let port = self.listens[at].rsplit(':').next().and_then(|port| port.parse().ok());
+        port.expect("a port")
     }
 
     /// The same where each listens at an address of its own, and all are told one name for all of them.
@@ -56,6 +77,7 @@ impl Trio {
         let lines = addresses.iter().map(|address| format!("{address} ingesters.test\n"));
         std::fs::write(&hosts, lines.collect::<String>()).expect("hosts");
         trio.peers = addresses.iter().map(|address| format!("{address}:{port}")).collect();
+        trio.listens.clone_from(&trio.peers);
         trio.name = Some((format!("ingesters.test:{port}"), hosts));
         trio
     }
@@ -68,7 +90,7 @@ impl Trio {
 
     /// Starts all of the build before, and waits until they are whole.
     pub(crate) async fn start_older(&mut self) {
-        for at in 0..NODES {
+        for at in 0..self.nodes.len() {
             self.launch_older(at);
         }
         self.until_all_ready().await;
@@ -77,19 +99,19 @@ impl Trio {
 
     /// Starts all, and waits until they are ready.
     pub(crate) async fn start_all(&mut self, flag: Option<&str>) {
-        for at in 0..NODES {
+        for at in 0..self.nodes.len() {
             self.launch(at, flag);
         }
         self.until_all_ready().await;
     }
 
-    async fn until_all_ready(&mut self) {
-        for at in 0..NODES {
+    pub(crate) async fn until_all_ready(&mut self) {
+        for at in 0..self.nodes.len() {
             self.until_ready(at).await;
         }
     }
 
-    fn arguments(&self, folder: &Path, http_port: u16, grpc: &str) -> Vec<String> {
+    fn arguments(&self, folder: &Path, http_port: u16, (listens, reached): (&str, &str)) -> Vec<String> {
         std::fs::create_dir_all(folder).expect("folder");
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, "").expect("configuration");
@@ -103,13 +125,16 @@ impl Trio {
             format!("--storage.tsdb.path={}", folder.join("data").display()),
             format!("--storage.object-store=file://{}", self.folder.join("bucket").display()),
             format!("--web.listen-address=127.0.0.1:{http_port}"),
-            format!("--cluster.listen-address={grpc}"),
+            format!("--cluster.listen-address={listens}"),
             format!("--cluster.peers={peers}"),
-            format!("--cluster.expect={NODES}"),
+            format!("--cluster.expect={}", self.nodes.len()),
             "--web.enable-remote-write-receiver".to_owned(),
         ];
         if !self.flags.iter().any(|flag| flag.starts_with("--ingest.shards=")) {
             args.push("--ingest.shards=2".to_owned());
+        }
+        if listens != reached {
+            args.push(format!("--cluster.advertise-address={reached}"));
         }
         args.extend(self.flags.iter().cloned());
         args
@@ -118,7 +143,7 @@ impl Trio {
     /// Starts one, with one flag more, and does not wait.
     pub(crate) fn launch(&mut self, at: usize, flag: Option<&str>) {
         let folder = self.folder.join(format!("node-{at}"));
-        let mut args = self.arguments(&folder, self.http_ports[at], &self.peers[at]);
+        let mut args = self.arguments(&folder, self.http_ports[at], (&self.listens[at], &self.peers[at]));
         args.extend(flag.map(str::to_owned));
         self.nodes[at] = Some(match &self.name {
             Some((_, hosts)) => Node::launch_among(hosts, &folder, args),
@@ -130,21 +155,23 @@ impl Trio {
     /// no more than the level before.
     pub(crate) fn launch_older(&mut self, at: usize) {
         let folder = self.folder.join(format!("node-{at}"));
-        let args = self.arguments(&folder, self.http_ports[at], &self.peers[at]);
+        let args = self.arguments(&folder, self.http_ports[at], (&self.listens[at], &self.peers[at]));
         self.nodes[at] = Some(older(&folder, args));
     }
 
     /// A fourth one of the build before, with a data folder of its own.
     pub(crate) fn launch_another_older(&self) -> Node {
         let folder = self.folder.join("another");
-        let args = self.arguments(&folder, free_port(), &format!("127.0.0.1:{}", free_port()));
+        let grpc = format!("127.0.0.1:{}", free_port());
+        let args = self.arguments(&folder, free_port(), (&grpc, &grpc));
         older(&folder, args)
     }
 
     /// A fourth one, with a data folder of its own.
     pub(crate) fn launch_another(&self, flag: &str) -> Node {
         let folder = self.folder.join("another");
-        let mut args = self.arguments(&folder, free_port(), &format!("127.0.0.1:{}", free_port()));
+        let grpc = format!("127.0.0.1:{}", free_port());
+        let mut args = self.arguments(&folder, free_port(), (&grpc, &grpc));
         args.push(flag.to_owned());
         Node::launch(&folder, args)
     }
@@ -182,7 +209,7 @@ impl Trio {
     }
 
     async fn cluster(&self, path: &str) -> Option<Value> {
-        let asked = (0..NODES).find(|at| self.nodes[*at].is_some())?;
+        let asked = (0..self.nodes.len()).find(|at| self.nodes[*at].is_some())?;
         self.told_by(asked, path).await
     }
 

@@ -70,11 +70,12 @@ impl Remote {
         RemoteShardWrite(sized!(ShardWriteStub, self.channel))
     }
 
+    /// One that is busy is not asked again: who reads goes on to another replica, or comes back after a while.
     #[must_use]
     pub fn shard_read(&self) -> RemoteShardRead {
         RemoteShardRead {
             stub: sized!(ShardReadStub, self.channel),
-            retries: self.retries.clone(),
+            retries: self.retries.but_of_busy(),
         }
     }
 

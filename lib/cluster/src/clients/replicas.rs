@@ -1,5 +1,5 @@
 //! Which replica of a shard a read is made of: the leader, which needs not be waited for; another one where it is away, or
-//! slow, or was slow a moment ago. A replica that does not lead asks the leader what it has to have applied first.
+//! slow or busy, or was slow a moment ago. A replica that does not lead asks the leader what it has to have applied first.
 
 use super::Directory;
 use gnomon_model::{NodeId, ShardId};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower::retry::budget::{Budget, TpsBudget};
 
-/// Attempts of one read, leaders followed and elections waited for.
+/// Attempts of one read, leaders followed and elections waited for. Going from one that is busy to the next is none.
 const MAX_ATTEMPTS: u32 = 16;
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
@@ -81,15 +81,16 @@ impl Replicas {
         T: Send,
     {
         let mut backoff = FIRST_BACKOFF;
-        let (mut attempt, mut failed) = (0, lost);
+        let (mut attempt, mut failed) = (1, lost);
+        // Replicas that had too much to do, since it was last waited.
+        let mut busy = Vec::new();
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         loop {
-            attempt += 1;
             let leader = self.directory.leader_of(shard)?;
-            let node = self.choose(shard, leader, failed);
+            let node = self.choose(shard, leader, failed, &busy);
             // The first one learns from the answer who leads, for those who write as well.
-            let any = attempt > 1 || node != leader || lost.is_some();
+            let any = failed.is_some() || node != leader;
             let (node, result) = self.hedged(shard, node, any, &ask).await;
             let (error, hint) = match result {
                 Ok(answer) => return Ok((node, answer)),
@@ -104,11 +105,18 @@ impl Replicas {
                     "shard {shard} cannot be read: {error}"
                 )));
             }
-            // One that is busy may lead all the same, and those who write go by this too.
-            if !matches!(error, ServiceError::Busy(_)) {
+            failed = Some(node);
+            if matches!(error, ServiceError::Busy(_)) {
+                // It may lead all the same, and those who write go by that too. Another replica may have less to do.
+                busy.push(node);
+                if self.directory.replicas(shard).iter().any(|other| !busy.contains(other)) {
+                    continue;
+                }
+            } else {
                 self.directory.move_leader(shard, node, hint);
             }
-            failed = Some(node);
+            busy.clear();
+            attempt += 1;
             let redirected = hint.is_some_and(|hint| hint != node) && attempt <= 3;
             if !redirected {
                 tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
@@ -117,13 +125,13 @@ impl Replicas {
         }
     }
 
-    /// The leader; another replica where it has just failed, or was slow.
-    fn choose(&self, shard: ShardId, leader: NodeId, failed: Option<NodeId>) -> NodeId {
-        if failed != Some(leader) && !self.is_slow(leader) {
+    /// The leader; another replica where it has just failed, is busy, or was slow.
+    fn choose(&self, shard: ShardId, leader: NodeId, failed: Option<NodeId>, busy: &[NodeId]) -> NodeId {
+        let usable = |node: &&NodeId| failed != Some(**node) && !busy.contains(node);
+        if usable(&&leader) && !self.is_slow(leader) {
             return leader;
         }
         let others = self.after(shard, leader);
-        let usable = |node: &&NodeId| failed != Some(**node);
         let quick = others.iter().filter(usable).find(|node| !self.is_slow(**node));
         let leader = Some(&leader).filter(usable);
         let chosen = quick.or(leader).or_else(|| others.iter().find(usable));

@@ -17,6 +17,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 pub struct Retries {
     budget: Arc<TpsBudget>,
     max_attempts: u32,
+    /// Whether one that is busy is asked again.
+    busy_too: bool,
     metrics: CallMetrics,
 }
 
@@ -27,7 +29,17 @@ impl Retries {
         Self {
             budget: Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2)),
             max_attempts,
+            busy_too: true,
             metrics,
+        }
+    }
+
+    /// The same budget, for calls that other nodes can answer as well: who is busy is not asked again.
+    #[must_use]
+    pub fn but_of_busy(&self) -> Self {
+        Self {
+            busy_too: false,
+            ..self.clone()
         }
     }
 
@@ -69,10 +81,11 @@ impl<Request: Clone, Response> Policy<Request, Response, ServiceError> for Retry
     type Future = BoxFuture<'static, ()>;
 
     fn retry(&mut self, _: &mut Request, result: &mut Result<Response, ServiceError>) -> Option<Self::Future> {
-        let passing = matches!(
-            result,
-            Err(ServiceError::Unavailable(_) | ServiceError::Busy(_) | ServiceError::Unknown(_))
-        );
+        let is_busy = matches!(result, Err(ServiceError::Busy(_)));
+        if is_busy && !self.retries.busy_too {
+            return None;
+        }
+        let passing = is_busy || matches!(result, Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_)));
         if !passing {
             self.retries.budget.deposit();
             return None;
@@ -122,6 +135,13 @@ mod tests {
             assert_eq!(attempts(&r, 2, error()).await, (3, true));
             assert_eq!(attempts(&r, 9, error()).await, (3, false));
         }
+        let elsewhere = r.but_of_busy();
+        assert_eq!(
+            attempts(&elsewhere, 1, ServiceError::Busy("x".into())).await,
+            (1, false)
+        );
+        let starting = || ServiceError::Unavailable("starting".into());
+        assert_eq!(attempts(&elsewhere, 2, starting()).await, (3, true));
         assert_eq!(attempts(&r, 1, ServiceError::Invalid("x".into())).await, (1, false));
         assert_eq!(
             attempts(&r, 1, ServiceError::StaleView { revision: 1 }).await,

@@ -29,6 +29,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 const MESSAGE_BYTES: usize = 64 << 20;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// The answer to a ping comes after the chunks before it, of which a slow link has some megabytes under way.
+const SNAPSHOTS_KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Heartbeats of other groups are waited for this long.
 const LINGER: Duration = Duration::from_millis(1);
 /// Heartbeats in one message, and waiting for one.
@@ -115,11 +117,15 @@ impl Peers {
             _ => {
                 let endpoint = Endpoint::from_shared(format!("http://{address}"))
                     .map_err(|error| unreachable(format!("address {address:?}: {error}")))?;
+                let answered_within = match lane {
+                    Lane::Logs | Lane::Control => KEEP_ALIVE,
+                    Lane::Snapshots => SNAPSHOTS_KEEP_ALIVE,
+                };
                 let endpoint = endpoint
                     .connect_timeout(CONNECT_WITHIN)
                     .tcp_nodelay(true)
                     .http2_keep_alive_interval(KEEP_ALIVE)
-                    .keep_alive_timeout(KEEP_ALIVE)
+                    .keep_alive_timeout(answered_within)
                     .keep_alive_while_idle(true)
                     .initial_stream_window_size(4 << 20)
                     .initial_connection_window_size(8 << 20);

@@ -247,12 +247,26 @@ async fn a_leader_that_is_busy_has_a_read_made_by_another_and_stays_the_leader()
     let rig = rig().await;
     rig.first.is_busy.store(true, Ordering::Relaxed);
     assert_eq!(rig.select().await, Ok(all()));
-    // Each call is made again some times before another replica is asked.
-    let asked = rig.first.asked.load(Ordering::Relaxed);
-    assert_eq!(rig.second.asked.load(Ordering::Relaxed), 1);
+    let asked = || [&rig.first, &rig.second].map(|copy| copy.asked.load(Ordering::Relaxed));
+    assert_eq!(asked(), [1, 1], "the first refusal is enough");
     assert_eq!(rig.directory.leader_of(ShardId(0)), Ok(NodeId(1)));
     rig.first.is_busy.store(false, Ordering::Relaxed);
     assert_eq!(rig.select().await, Ok(all()));
-    let again = rig.first.asked.load(Ordering::Relaxed);
-    assert_eq!(again, asked + 1, "the next read asks it first");
+    assert_eq!(asked(), [2, 1], "the next read asks it first");
+}
+
+#[tokio::test]
+async fn where_all_are_busy_a_read_comes_back_until_one_is_not() {
+    let rig = rig().await;
+    for copy in [&rig.first, &rig.second] {
+        copy.is_busy.store(true, Ordering::Relaxed);
+    }
+    let reads = Arc::clone(&rig.reads);
+    let reading = tokio::spawn(async move { reads.labels(LabelsRequest::default()).await });
+    until(|| rig.first.asked.load(Ordering::Relaxed) > 2).await;
+    assert!(rig.second.asked.load(Ordering::Relaxed) > 1, "in turn");
+    assert!(!reading.is_finished());
+    rig.second.is_busy.store(false, Ordering::Relaxed);
+    assert!(reading.await.unwrap().is_ok());
+    assert_eq!(rig.directory.leader_of(ShardId(0)), Ok(NodeId(1)));
 }
