@@ -15,9 +15,11 @@ use gnomon_proto::v1::{
     RaftAppendRequest, RaftAppendResponse, RaftReadIndexRequest, RaftReadIndexResponse, RaftSnapshotChunk,
     RaftSnapshotResponse, RaftTransferRequest, RaftTransferResponse, RaftVoteRequest, RaftVoteResponse, SelectRequest,
 };
+use parking_lot::Mutex;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Kinds of messages, for the trace.
@@ -82,6 +84,25 @@ fn rpc_error(to: NodeId) -> impl Fn(Lost) -> RpcError {
         },
         Lost::Broken => RpcError::Broken(format!("the connection to node {to} broke")),
     }
+}
+
+/// What is sent over a connection. It is let go of with that, also where a machine that lost its power would still hold it.
+struct Connection<T>(Arc<Mutex<Option<BoxStream<'static, T>>>>);
+
+impl<T> Drop for Connection<T> {
+    fn drop(&mut self) {
+        drop(self.0.lock().take());
+    }
+}
+
+fn until_dropped<T: Send + 'static>(messages: BoxStream<'static, T>) -> (BoxStream<'static, T>, Connection<T>) {
+    let sent = Arc::new(Mutex::new(Some(messages)));
+    let connection = Connection(sent.clone());
+    let messages = stream::poll_fn(move |cx| match sent.lock().as_mut() {
+        Some(messages) => messages.poll_next_unpin(cx),
+        None => Poll::Ready(None),
+    });
+    (messages.boxed(), connection)
 }
 
 impl Peers {
@@ -177,14 +198,20 @@ impl RaftTransport for Peers {
         let Some((called, Served { raft: Some(raft), .. }, ended)) = listening else {
             return Err(lost(Lost::Nobody));
         };
-        let answers = raft.append(self.there(APPEND, place, requests)).await?;
+        // Where a group ends under a call: between processes the caller would not panic.
+        let panicked = || RpcError::Broken("it panicked".into());
+        let (requests, connection) = until_dropped(requests);
+        let answers = AssertUnwindSafe(raft.append(self.there(APPEND, place, requests))).catch_unwind();
+        let answers = answers.await.map_err(|_| panicked())??;
         let answers = AssertUnwindSafe(answers).catch_unwind();
-        let answers = answers.map(|answer| answer.unwrap_or_else(|_| Err(RpcError::Broken("it panicked".into()))));
+        let answers = answers.map(move |answer| answer.unwrap_or_else(|_| Err(panicked())));
         let answers = answers.take_until(ended.cancelled_owned()).boxed();
         let back = self.way(APPEND | 0x40, called, self.own.place, answers);
-        Ok(back
-            .map(move |answer| answer.map_err(&lost).and_then(|inner| inner))
-            .boxed())
+        let answers = back.map(move |answer| {
+            let _open = &connection;
+            answer.map_err(&lost).and_then(|inner| inner)
+        });
+        Ok(answers.boxed())
     }
 
     async fn heartbeat(&self, to: NodeId, request: RaftAppendRequest) -> Result<RaftAppendResponse, RpcError> {
