@@ -21,6 +21,8 @@ use tracing::info;
 
 /// Changes of the ring and of discovery that come together are acted on together.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Ticks that are due just before a hand-over may begin so much later, on a machine that does much else.
+const LAST_TICKS: Duration = Duration::from_millis(200);
 
 /// What a scraper needs.
 pub struct ScraperOptions {
@@ -172,16 +174,17 @@ impl Scraper {
         Arc::clone(&self.status)
     }
 
-    /// Goes on, after the node left the ring at `left_ms` (milliseconds of the metadata group's leader), until its targets
-    /// are others': returns then, some three seconds later at most. No configuration is applied any more.
-    pub async fn hand_over(&self, left_ms: i64) {
-        let until_ms = after_leave(left_ms);
+    /// Goes on, after the node left the ring at `left_ms` (milliseconds of the metadata group's leader; now, where that is not
+    /// known: it may have left all the same), until its targets are others': returns a little after that, some three seconds
+    /// later at most. No configuration is applied any more.
+    pub async fn hand_over(&self, left_ms: Option<i64>) {
         let now_ms = self.clock.now().0;
+        let until_ms = after_leave(left_ms.unwrap_or(now_ms));
         if let Some(until_ms) = ahead(Some(until_ms), now_ms)
             && self.leave.send(until_ms).await.is_ok()
         {
             let left_ms = until_ms.saturating_sub(now_ms).unsigned_abs();
-            tokio::time::sleep(Duration::from_millis(left_ms)).await;
+            tokio::time::sleep(Duration::from_millis(left_ms) + LAST_TICKS).await;
         }
     }
 

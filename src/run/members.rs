@@ -44,18 +44,19 @@ pub(super) struct Followed {
     pub(super) terms: watch::Receiver<Terms>,
 }
 
-/// Follows the state until told to stop. `registered_ms` is when this node was: its lease has been renewed since.
+/// Follows the state until told to stop. `registered_ms` is when this node was ([`gnomon_cluster::node::NodeHandle::registered_ms`]): its lease has
+/// been renewed since.
 pub(super) fn follow(
     mut states: watch::Receiver<Arc<MetaState>>,
     node: NodeId,
-    registered_ms: Option<i64>,
+    registered_ms: i64,
     lease: Duration,
     stop: CancellationToken,
 ) -> (Followed, impl Future<Output = ()> + Send) {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     let mut first = members(&states.borrow_and_update(), lease_ms);
-    if let (Some(at), Some(own)) = (registered_ms, first.since_ms.iter_mut().find(|(id, _)| *id == node)) {
-        own.1 = at;
+    if let Some(own) = first.since_ms.iter_mut().find(|(id, _)| *id == node) {
+        own.1 = registered_ms;
     }
     let (sender, receiver) = watch::channel(first);
     let (terms, told) = watch::channel(Terms::default());
@@ -102,7 +103,7 @@ mod tests {
     async fn the_ring_is_what_was_committed_and_terms_only_grow() {
         let (sender, states) = watch::channel(state(3, &[1, 2]));
         let stop = CancellationToken::new();
-        let (followed, task) = follow(states, NodeId(2), None, Duration::from_secs(15), stop.clone());
+        let (followed, task) = follow(states, NodeId(2), 0, Duration::from_secs(15), stop.clone());
         let mut ring = followed.members;
         let task = tokio::spawn(task);
         assert_eq!((ring.borrow().term, ring.borrow().nodes.len()), (3, 2));
@@ -129,7 +130,7 @@ mod tests {
         assert_eq!(since_ms, [(NodeId(1), 100_000), (NodeId(2), 90_000)]);
         let (_sender, states) = watch::channel(Arc::new(told));
         let (lease, stop) = (Duration::from_secs(15), CancellationToken::new());
-        let (followed, _task) = follow(states, NodeId(1), Some(99_900), lease, stop);
+        let (followed, _task) = follow(states, NodeId(1), 99_900, lease, stop);
         let since_ms = followed.members.borrow().since_ms.clone();
         assert_eq!(since_ms, [(NodeId(1), 99_900), (NodeId(2), 90_000)], "as others heard");
     }

@@ -54,8 +54,8 @@ impl Running {
             let ring = state.scrapers.as_ref().map(|ring| ring.nodes.as_slice());
             ring.is_some_and(|nodes| nodes.len() > 1 && nodes.contains(&node.node_id.0))
         };
-        if has_heir && let Some(left_ms) = node.end_lease().await {
-            scraper.hand_over(left_ms).await;
+        if has_heir {
+            scraper.hand_over(node.end_lease().await).await;
         }
     }
 

@@ -24,7 +24,7 @@ const PACES: [(i64, i64); WRITERS] = [(11 * 3_600_000, 5_000), (10 * 3_600_000, 
 /// Steps that one query asks for at most.
 const PIECE: i64 = 200;
 /// A request that takes longer is made again, elsewhere.
-const REQUEST_WITHIN: Duration = Duration::from_secs(8);
+const REQUEST_WITHIN: Duration = Duration::from_secs(6);
 
 /// Where a writer is.
 #[derive(Clone, Debug, Default)]

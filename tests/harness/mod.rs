@@ -46,7 +46,7 @@ pub fn shared(name: &str) -> Option<PathBuf> {
 /// A port that was free a moment ago. None that systems give to outgoing connections (from 32768 on, by default), so that a
 /// node that is started again finds it free, and none of another process of tests: see [`Block`].
 pub fn free_port() -> u16 {
-    static BLOCK: LazyLock<Block> = LazyLock::new(Block::claim);
+    static BLOCK: LazyLock<Block> = LazyLock::new(|| Block::claim(|_| true));
     static GIVEN: AtomicU16 = AtomicU16::new(0);
     for _ in 1..Block::PORTS {
         let port = BLOCK.first + 1 + GIVEN.fetch_add(1, Ordering::Relaxed) % (Block::PORTS - 1);
@@ -62,8 +62,8 @@ pub fn free_port() -> u16 {
 }
 
 /// Ports that this process has for itself among processes of tests, for as long as it listens at the first of them.
-struct Block {
-    first: u16,
+pub struct Block {
+    pub first: u16,
     _claim: TcpListener,
 }
 
@@ -71,14 +71,15 @@ impl Block {
     const PORTS: u16 = 100;
     const BLOCKS: u16 = 150;
 
-    /// Processes begin to look at different blocks, since a block is tried once per claim.
-    fn claim() -> Self {
+    /// A block whose first port `suits`. Processes begin to look at different ones.
+    pub fn claim(suits: impl Fn(u16) -> bool) -> Self {
         let start = std::process::id() % u32::from(Self::BLOCKS);
         let blocks = (start..)
             .take(Self::BLOCKS.into())
             .map(|block| block % u32::from(Self::BLOCKS));
         let mut firsts = blocks.map(|block| 10_000 + u16::try_from(block).expect("below 150") * Self::PORTS);
         let claimed = firsts.find_map(|first| {
+            suits(first).then_some(())?;
             let claim = TcpListener::bind(("127.0.0.1", first)).ok()?;
             Some(Self { first, _claim: claim })
         });

@@ -4,7 +4,7 @@
 mod weed;
 
 use crate::harness::guard::Guard;
-use crate::harness::{Http, binary, client, eventually, send_signal};
+use crate::harness::{Block, Http, binary, client, eventually, send_signal};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,18 +17,18 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
-/// The first of so many, all of which were free a moment ago; another one for each process of tests.
-fn free_block() -> u16 {
-    let blocks = 10_000 / u32::from(PORTS);
-    let mine = std::process::id() % blocks;
-    let first = |at: u32| 10_000 + u16::try_from((mine + at) % blocks).expect("few") * PORTS;
-    let all_free = |first: &u16| (*first..first + PORTS).all(|port| is_free(port) && is_free(port + 10_000));
-    (0..blocks).map(first).find(all_free).expect("free ports")
+/// A block of which so many ports after the first, and those 10,000 above, were free a moment ago; the latter are nobody's
+/// block.
+fn free_block() -> Block {
+    Block::claim(|first| {
+        let mut ports = first + 1..=first + PORTS;
+        (15_000..20_000).contains(&first) && ports.all(|port| is_free(port) && is_free(port + 10_000))
+    })
 }
 
 struct Local {
     data: PathBuf,
-    first: u16,
+    ports: Block,
     weed: PathBuf,
 }
 
@@ -42,7 +42,7 @@ impl Local {
             .env("GNOMON", binary())
             .env("WEED", &self.weed)
             .env("DATA", &self.data)
-            .env("PORT", self.first.to_string());
+            .env("PORT", (self.ports.first + 1).to_string());
         let output = tokio::task::spawn_blocking(move || command.output());
         let output = output.await.expect("no panic").expect("bash");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -55,7 +55,7 @@ impl Local {
     }
 
     fn http(&self, at: u16) -> Http {
-        Http::new(&format!("http://127.0.0.1:{}", self.first + at))
+        Http::new(&format!("http://127.0.0.1:{}", self.ports.first + 1 + at))
     }
 
     /// Ids of the processes that the script has noted.
@@ -77,13 +77,13 @@ async fn the_script_starts_a_cluster_tells_where_it_is_and_ends_it() {
     let _guard = Guard::of(&data);
     let local = Local {
         data,
-        first: free_block(),
+        ports: free_block(),
         weed,
     };
 
     let said = local.script("up").await;
     for at in 0..PROCESSES {
-        let url = format!("http://127.0.0.1:{}", local.first + at);
+        let url = format!("http://127.0.0.1:{}", local.ports.first + 1 + at);
         assert!(said.contains(&url), "{url} in {said}");
         assert!(local.http(at).is_ready().await, "{url} is not ready");
     }
@@ -111,8 +111,8 @@ async fn the_script_starts_a_cluster_tells_where_it_is_and_ends_it() {
 }
 
 /// Whoever holds the pipe stands for the test's process; it is killed.
-#[test]
-fn what_a_script_started_ends_with_the_test() {
+#[tokio::test]
+async fn what_a_script_started_ends_with_the_test() {
     let folder = tempfile::tempdir().expect("temp folder");
     let mut holder = Command::new("sleep")
         .arg("600")
@@ -134,8 +134,11 @@ fn what_a_script_started_ends_with_the_test() {
     holder.kill().expect("it runs");
     holder.wait().expect("it has ended");
     guard.ended();
-    // Until init, or who stands for it, has looked, an id stays.
-    let state = std::fs::read_to_string(format!("/proc/{own}/stat")).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    // It may still be on its way out; and until init, or who stands for it, has looked, an id stays.
+    eventually("it to have ended", async || {
+        let state = std::fs::read_to_string(format!("/proc/{own}/stat")).unwrap_or_default();
+        (state.is_empty() || state.contains(") Z ")).then_some(())
+    })
+    .await;
     assert!(send_signal(other, "-9"), "only what has this folder");
 }

@@ -162,8 +162,9 @@ pub struct NodeHandle {
     pub node_id: NodeId,
     pub cluster_id: ClusterId,
     pub incarnation: u64,
-    /// When this life of it began, milliseconds of the metadata group's leader; none where an older build leads.
-    pub registered_ms: Option<i64>,
+    /// When this life of it began, milliseconds of the metadata group's leader. 0 where an older build leads, and where its last
+    /// life is in the ring of scrapers still: its targets wait for nobody then.
+    pub registered_ms: i64,
     /// The metadata group, wherever its leader is.
     pub meta: Arc<dyn MetaService>,
     pub meta_watch: watch::Receiver<Arc<MetaState>>,
@@ -362,7 +363,7 @@ impl Starting {
             node_id: identity.node_id,
             cluster_id: identity.cluster_id,
             incarnation: identity.incarnation,
-            registered_ms: Some(registered_ms).filter(|at| *at > 0),
+            registered_ms,
             meta: client,
             meta_watch,
             directory,

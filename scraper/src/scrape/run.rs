@@ -207,12 +207,13 @@ async fn run(
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
+            // Before a change that came meanwhile: the tick was this scraper's when it was due.
+            is_due = sleep_until(&*env.clock, tick_ms) => if !is_due {
+                continue;
+            },
             changed = specs.changed(), if spec.until_ms.is_none() => match changed {
                 Ok(()) => continue,
                 Err(_) => break,
-            },
-            is_due = sleep_until(&*env.clock, tick_ms) => if !is_due {
-                continue;
             },
         }
         let end = async {

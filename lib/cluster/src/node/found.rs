@@ -193,7 +193,7 @@ impl Starting {
     }
 
     /// Makes this life of the node known; initializes the cluster where it is new. Returns when, milliseconds of the leader; 0
-    /// where that is an older build.
+    /// where that is an older build, and where the node's last life is in the ring of scrapers still.
     pub(super) async fn enter(&self, client: &Arc<MetaClient>, identity: &NodeIdentity) -> Result<i64, NodeError> {
         let founding = identity.founding;
         let state = self
@@ -220,8 +220,11 @@ impl Starting {
             }
             self.note_shards(&state);
         }
+        let scrapers = state.scrapers.as_ref().map(|ring| ring.nodes.as_slice());
+        let is_back = scrapers.is_some_and(|nodes| nodes.contains(&identity.node_id.0));
         let registration = self.registration(identity.node_id, identity.incarnation);
-        Ok(self.propose(client, registration).await?.proposed_at_ms)
+        let registered_ms = self.propose(client, registration).await?.proposed_at_ms;
+        Ok(if is_back { 0 } else { registered_ms })
     }
 
     /// Takes over the catalogue that an earlier cluster, or a snapshot of one, left in the bucket.

@@ -247,6 +247,12 @@ impl Inner {
                 return Ok(None);
             }
             drop(tail);
+            if entries.is_empty() {
+                return Err(StoreError::Corrupt {
+                    what: format!("log of group {}", self.group),
+                    why: format!("entry {from} is missing"),
+                });
+            }
             let mut pairs = entries
                 .windows(2)
                 .map(|pair| (pair[0].log_id.index + 1, pair[1].log_id.index));
