@@ -2,7 +2,7 @@
 
 use crate::flags::{Cluster, ClusterTask};
 use anyhow::{Context, bail};
-use gnomon_cluster::node::SCRAPER_ASIDE;
+use gnomon_cluster::node::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -264,8 +264,13 @@ fn shown(nodes: &Value, shards: &Value, ring: &Value) -> anyhow::Result<String> 
         if node["metadataVoter"] == true {
             roles.push_str(" (metadata)");
         }
-        if roles.contains(SCRAPER_ASIDE) {
-            roles = roles.replace(SCRAPER_ASIDE, "scraper (its clock is wrong)");
+        let other_roles = [
+            (SCRAPER_ASIDE, "scraper (its clock is wrong)"),
+            (SCRAPER_STARTING, "scraper (starting)"),
+            (SCRAPER_LEAVING, "scraper (stopping)"),
+        ];
+        if let Some((role, shown)) = other_roles.iter().find(|(role, _)| roles.contains(role)) {
+            roles = roles.replace(role, shown);
         } else if !scrapes(&node["id"]) && roles.contains("scraper") {
             roles = roles.replace("scraper", "scraper (not in the ring)");
         }

@@ -58,6 +58,7 @@ struct Process {
     cluster_tls: Option<Arc<ClusterTls>>,
     /// What is in force; a reload may change it.
     retention: watch::Sender<Retention>,
+    /// Cancelled once others have what is handed over.
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -93,7 +94,7 @@ async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> a
     if drain_on_stop.is_some() {
         lifecycle.leave_on_term();
     }
-    let ended = node.ended(&lifecycle.leave, drain_on_stop.unwrap_or_default()).await;
+    let ended = node.ended(&lifecycle, drain_on_stop.unwrap_or_default()).await;
     node.stop().await;
     ended
 }
@@ -133,7 +134,19 @@ impl Node {
         lifecycle: Lifecycle,
         wishes: mpsc::Receiver<Reload>,
     ) -> anyhow::Result<Self> {
-        let process = Process::new(settings, flags, lifecycle.stop.clone())?;
+        let process = Process::new(settings, flags)?;
+        let (stop, wish) = (process.stop.clone(), lifecycle.stop.clone());
+        let mut starting = std::pin::pin!(Self::begin(process, lifecycle, wishes));
+        tokio::select! {
+            started = &mut starting => started,
+            () = wish.cancelled() => {
+                stop.cancel();
+                starting.await
+            }
+        }
+    }
+
+    async fn begin(process: Process, lifecycle: Lifecycle, wishes: mpsc::Receiver<Reload>) -> anyhow::Result<Self> {
         let config = config::first(&process)?;
         process
             .retention
@@ -183,6 +196,7 @@ impl Node {
         )?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
+        handle.begin_scraping();
         process.status.set_ready();
         tracing::info!("ready to serve");
         let is_secure = web.is_some_and(|web| web.is_secure());
@@ -209,13 +223,14 @@ impl Node {
     }
 
     /// Waits until it was told to stop, or to leave and has done so, or a listener failed.
-    async fn ended(&mut self, leave: &CancellationToken, drain_within: Duration) -> anyhow::Result<()> {
+    async fn ended(&mut self, lifecycle: &Lifecycle, drain_within: Duration) -> anyhow::Result<()> {
+        let (stop, leave) = (&lifecycle.stop, &lifecycle.leave);
         let left = async {
             leave.cancelled().await;
             leave::drain(&self.handle, &self.process.clock, drain_within).await;
         };
         tokio::select! {
-            () = self.process.stop.cancelled() => Ok(()),
+            () = stop.cancelled() => Ok(()),
             () = left => Ok(()),
             Some(ended) = self.servers.join_next() => ended.unwrap_or_else(|e| Err(e.into())),
         }
@@ -235,8 +250,8 @@ impl Node {
             ..
         } = self;
         process.status.set_stopping();
-        process.stop.cancel();
         running.hand_over(&handle).await;
+        process.stop.cancel();
         let stopping = async {
             let served = async { while servers.join_next().await.is_some() {} };
             tokio::join!(running.stop(), served);
@@ -306,7 +321,7 @@ impl Listeners {
 }
 
 impl Process {
-    fn new(settings: Settings, flags: BTreeMap<String, String>, stop: CancellationToken) -> anyhow::Result<Self> {
+    fn new(settings: Settings, flags: BTreeMap<String, String>) -> anyhow::Result<Self> {
         let clock = SystemClock::shared();
         let notifications =
             Notifications::new(Arc::clone(&clock), settings.max_notifications_subscribers).context("metrics")?;
@@ -325,7 +340,7 @@ impl Process {
         Ok(Self {
             status: Arc::new(Status::new(clock.now(), roles, notifications)),
             retention: watch::Sender::default(),
-            stop,
+            stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             settings,
             flags,

@@ -15,6 +15,8 @@ mod ledger;
 mod local_cluster;
 #[path = "three_processes/names.rs"]
 mod names;
+#[path = "three_processes/scrapers.rs"]
+mod scrapers;
 #[path = "three_processes/slow_link.rs"]
 mod slow_link;
 #[path = "three_processes/trio.rs"]

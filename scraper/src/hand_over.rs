@@ -1,7 +1,7 @@
 //! Which of two scrapers makes which scrape where a target goes from one to the other.
 //!
 //! ```text
-//! a scraper comes      from COMES_MS after it registered on its targets are its own
+//! a scraper comes      from COMES_MS after it came into the ring on its targets are its own
 //! a scraper is gone    from LEAVES_MS after its lease ended on its targets are others'
 //! ```
 //! The time stands in the metadata state: both hear the same one, and where they hear of it before it has come, the one makes
@@ -11,7 +11,7 @@
 use crate::ring::{Members, Ring};
 use gnomon_model::{NodeId, TargetId};
 
-/// Also time for a process to start: its targets stay where they are until then.
+/// For all to hear of it: its targets stay where they are until then.
 const COMES_MS: i64 = 2_000;
 /// For others to hear of it. Whether a lease was given up or ran out cannot be told: it passes after both.
 const LEAVES_MS: i64 = 1_000;
@@ -44,8 +44,7 @@ pub(crate) struct Owners {
     pub(crate) me: NodeId,
     members: Members,
     ring: Ring,
-    /// None at the start.
-    before: Option<(Vec<NodeId>, Ring)>,
+    before: (Vec<NodeId>, Ring),
 }
 
 impl Owners {
@@ -55,14 +54,14 @@ impl Owners {
             me,
             members,
             ring,
-            before: None,
+            before: (Vec::new(), Ring::new(&[])),
         }
     }
 
     pub(crate) fn change(&mut self, members: Members) {
         let ring = std::mem::replace(&mut self.ring, Ring::new(&members.nodes));
         let before = std::mem::replace(&mut self.members, members);
-        self.before = Some((before.nodes, ring));
+        self.before = (before.nodes, ring);
     }
 
     pub(crate) fn term(&self) -> u64 {
@@ -76,18 +75,14 @@ impl Owners {
     /// When the last change gives the target to another; none where it does not, or at once.
     pub(crate) fn change_ms(&self, target: TargetId) -> Option<i64> {
         let to = self.ring.owner(target)?;
-        let comes = |known: &[NodeId]| {
-            let others = self.members.nodes.len() > 1;
-            let came_ms = self.members.since_ms(to).filter(|_| others && !known.contains(&to));
-            came_ms.map(|at| at.saturating_add(COMES_MS))
-        };
-        let Some((known, ring)) = &self.before else {
-            // Who has just started has just come.
-            return comes(&[]).filter(|_| to == self.me);
-        };
+        let (known, ring) = &self.before;
         let from = ring.owner(target).filter(|from| *from != to)?;
-        let gone = !self.members.nodes.contains(&from);
-        comes(known).or_else(|| self.members.since_ms(from).filter(|_| gone).map(after_leave))
+        let since_ms = |node| self.members.since_ms(node);
+        if self.members.nodes.len() > 1 && !known.contains(&to) {
+            return since_ms(to).map(|at| at.saturating_add(COMES_MS));
+        }
+        let is_gone = !self.members.nodes.contains(&from);
+        since_ms(from).filter(|_| is_gone).map(after_leave)
     }
 }
 
@@ -112,7 +107,8 @@ mod tests {
         let (before, after) = (members(1, &[1, 2]), members(2, &[1, 2, 3]));
         let mut had = [1, 2].map(|n| Owners::new(NodeId(n), before.clone()));
         had.iter_mut().for_each(|owners| owners.change(after.clone()));
-        let new = Owners::new(NodeId(3), after);
+        let mut new = Owners::new(NodeId(3), before);
+        new.change(after);
         assert!(targets().any(|target| new.is_mine(target)));
         for target in targets() {
             let at = new.is_mine(target).then_some(30_000 + COMES_MS);

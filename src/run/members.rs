@@ -1,5 +1,6 @@
 //! The ring of scrapers, from the metadata state.
 
+use gnomon_cluster::node::left_ring_ms;
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{MetaState, Node, ScraperRing};
 use gnomon_scraper::{Members, Terms};
@@ -8,12 +9,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+fn millis(lease: Duration) -> i64 {
+    i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// As committed: who is alive is not for this node's clock to say.
-fn members(state: &MetaState, lease_ms: i64) -> Members {
+fn members(state: &MetaState, lease: Duration) -> Members {
     let of_ring = |ring: &ScraperRing| {
         let since_ms = |node: &Node| match ring.nodes.contains(&node.id) {
-            true => node.lease_until_ms.saturating_sub(lease_ms),
-            false => node.lease_until_ms,
+            true => node.lease_until_ms.saturating_sub(millis(lease)),
+            false => left_ring_ms(node, lease).unwrap_or(node.lease_until_ms),
         };
         Members {
             term: ring.term,
@@ -28,11 +33,11 @@ fn members(state: &MetaState, lease_ms: i64) -> Members {
 const CLOCKS_DIFFER_MS: i64 = 1_000;
 
 /// Notes that this node renewed its lease, where it is in the ring as of this state.
-fn note_lease(terms: &mut Terms, state: &MetaState, node: NodeId, lease_ms: i64) {
+fn note_lease(terms: &mut Terms, state: &MetaState, node: NodeId, lease: Duration) {
     let ring = state.scrapers.iter().find(|ring| ring.nodes.contains(&node.0));
     let own = state.nodes.iter().find(|own| own.id == node.0);
     if let (Some(ring), Some(own)) = (ring, own) {
-        let renewed_ms = own.lease_until_ms.saturating_sub(lease_ms);
+        let renewed_ms = own.lease_until_ms.saturating_sub(millis(lease));
         terms.note(ring.term, renewed_ms.saturating_sub(CLOCKS_DIFFER_MS));
     }
 }
@@ -44,20 +49,14 @@ pub(super) struct Followed {
     pub(super) terms: watch::Receiver<Terms>,
 }
 
-/// Follows the state until told to stop. `registered_ms` is when this node was ([`gnomon_cluster::node::NodeHandle::registered_ms`]): its lease has
-/// been renewed since.
+/// Follows the state until told to stop.
 pub(super) fn follow(
     mut states: watch::Receiver<Arc<MetaState>>,
     node: NodeId,
-    registered_ms: i64,
     lease: Duration,
     stop: CancellationToken,
 ) -> (Followed, impl Future<Output = ()> + Send) {
-    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    let mut first = members(&states.borrow_and_update(), lease_ms);
-    if let Some(own) = first.since_ms.iter_mut().find(|(id, _)| *id == node) {
-        own.1 = registered_ms;
-    }
+    let first = members(&states.borrow_and_update(), lease);
     let (sender, receiver) = watch::channel(first);
     let (terms, told) = watch::channel(Terms::default());
     let task = async move {
@@ -67,12 +66,12 @@ pub(super) fn follow(
                 changed = states.changed() => if changed.is_err() { return },
             }
             let state = Arc::clone(&states.borrow_and_update());
-            terms.send_modify(|terms| note_lease(terms, &state, node, lease_ms));
+            terms.send_modify(|terms| note_lease(terms, &state, node, lease));
             let term = state.scrapers.as_ref().map_or(0, |ring| ring.term);
             sender.send_if_modified(|known| {
                 let changed = term > known.term;
                 if changed {
-                    *known = members(&state, lease_ms);
+                    *known = members(&state, lease);
                 }
                 changed
             });
@@ -88,6 +87,9 @@ pub(super) fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gnomon_cluster::node::SCRAPER_LEAVING;
+
+    const LEASE: Duration = Duration::from_secs(15);
 
     fn state(term: u64, nodes: &[u64]) -> Arc<MetaState> {
         Arc::new(MetaState {
@@ -103,7 +105,7 @@ mod tests {
     async fn the_ring_is_what_was_committed_and_terms_only_grow() {
         let (sender, states) = watch::channel(state(3, &[1, 2]));
         let stop = CancellationToken::new();
-        let (followed, task) = follow(states, NodeId(2), 0, Duration::from_secs(15), stop.clone());
+        let (followed, task) = follow(states, NodeId(2), LEASE, stop.clone());
         let mut ring = followed.members;
         let task = tokio::spawn(task);
         assert_eq!((ring.borrow().term, ring.borrow().nodes.len()), (3, 2));
@@ -123,16 +125,23 @@ mod tests {
             ..Node::default()
         };
         let told = MetaState {
-            nodes: vec![node(1, 115_000), node(2, 90_000)],
+            nodes: vec![
+                node(1, 115_000),
+                node(2, 90_000),
+                Node {
+                    roles: vec!["ingester".into(), SCRAPER_LEAVING.into()],
+                    ..node(3, 114_000)
+                },
+            ],
             ..(*state(3, &[1])).clone()
         };
-        let since_ms = members(&told, 15_000).since_ms;
-        assert_eq!(since_ms, [(NodeId(1), 100_000), (NodeId(2), 90_000)]);
+        let expected = [(NodeId(1), 100_000), (NodeId(2), 90_000), (NodeId(3), 99_000)];
+        let since_ms = members(&told, LEASE).since_ms;
+        assert_eq!(since_ms, expected);
         let (_sender, states) = watch::channel(Arc::new(told));
-        let (lease, stop) = (Duration::from_secs(15), CancellationToken::new());
-        let (followed, _task) = follow(states, NodeId(1), 99_900, lease, stop);
+        let (followed, _task) = follow(states, NodeId(1), LEASE, CancellationToken::new());
         let since_ms = followed.members.borrow().since_ms.clone();
-        assert_eq!(since_ms, [(NodeId(1), 99_900), (NodeId(2), 90_000)], "as others heard");
+        assert_eq!(since_ms, expected);
     }
 
     #[test]
@@ -146,14 +155,14 @@ mod tests {
             ..(*state(term, nodes)).clone()
         };
         let mut terms = Terms::default();
-        note_lease(&mut terms, &renewed(3, &[1, 2], 115_000), NodeId(2), 15_000);
+        note_lease(&mut terms, &renewed(3, &[1, 2], 115_000), NodeId(2), LEASE);
         let sure_ms = 100_000 - CLOCKS_DIFFER_MS;
         assert!(terms.covers(3, sure_ms) && !terms.covers(3, sure_ms + 1));
         assert!(!terms.covers(2, sure_ms), "another term is another ring");
         // It was taken out, and the other scraper has its targets: what it scraped meanwhile is not its own alone.
-        note_lease(&mut terms, &renewed(4, &[1], 115_000), NodeId(2), 15_000);
+        note_lease(&mut terms, &renewed(4, &[1], 115_000), NodeId(2), LEASE);
         assert!(!terms.covers(4, 0) && terms.covers(3, sure_ms));
-        note_lease(&mut terms, &renewed(5, &[1, 2], 160_000), NodeId(2), 15_000);
+        note_lease(&mut terms, &renewed(5, &[1, 2], 160_000), NodeId(2), LEASE);
         assert!(terms.covers(5, 140_000) && !terms.covers(3, 140_000));
     }
 }

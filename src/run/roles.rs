@@ -43,10 +43,9 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Gives the targets of a scraper to others, where there are some: they are scraped here until then. An ingester does not
-    /// wait for that: its shards would, which others can lead.
+    /// Gives the targets of a scraper to others, where there are some: they are scraped here until then.
     pub(super) async fn hand_over(&self, node: &NodeHandle) {
-        let (Some(scraper), None) = (&self.scraper, &self.ingester) else {
+        let Some(scraper) = &self.scraper else {
             return;
         };
         let has_heir = {
@@ -55,7 +54,7 @@ impl Running {
             ring.is_some_and(|nodes| nodes.len() > 1 && nodes.contains(&node.node_id.0))
         };
         if has_heir {
-            scraper.hand_over(node.end_lease().await).await;
+            scraper.hand_over(node.end_scraping().await).await;
         }
     }
 
@@ -274,7 +273,7 @@ fn external_url(settings: &Settings) -> Option<ExternalUrl> {
 
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {
     let states = node.meta_watch.clone();
-    let (ring, following) = members::follow(states, node.node_id, node.registered_ms, LEASE, process.stop.clone());
+    let (ring, following) = members::follow(states, node.node_id, LEASE, process.stop.clone());
     process.tasks.spawn(following);
     let options = ScraperOptions {
         node: node.node_id,

@@ -33,8 +33,8 @@ struct Progress {
     acknowledged: i64,
     /// Steps below may be there.
     attempted: i64,
-    /// The last attempt that was not acknowledged: where, and what became of it.
-    refused: Option<String>,
+    /// Attempts of the newest step that were not acknowledged: how long after the first, where, what became of it.
+    refused: Vec<String>,
 }
 
 pub(crate) struct Ledger {
@@ -325,7 +325,11 @@ async fn write(
     for step in 0.. {
         let body = ledger.request(writer, step);
         ledger.until_due(writer, step).await;
-        ledger.writers[writer].lock().attempted = step + 1;
+        {
+            let mut writer = ledger.writers[writer].lock();
+            writer.attempted = step + 1;
+            writer.refused.clear();
+        }
         let began = tokio::time::Instant::now();
         loop {
             if stop.is_cancelled() {
@@ -335,8 +339,10 @@ async fn write(
             match sent {
                 Ok(Ok((204, _))) => break,
                 Ok(Ok((503, _)) | Err(_)) | Err(_) => {
-                    ledger.writers[writer].lock().refused = Some(format!("by {server}: {sent:?}"));
-                    server = rng.random_range(0..servers.len());
+                    let said = format!("{:.1?} by {server}: {sent:?}", began.elapsed());
+                    ledger.writers[writer].lock().refused.push(said);
+                    // In turn: at random it might be those over and over that do not reach a leader.
+                    server = (server + 1) % servers.len();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 Ok(Ok((code, text))) => {

@@ -10,11 +10,13 @@ pub mod chunks;
 pub mod client;
 pub mod cutter;
 pub mod disk;
+pub mod exporter;
 pub mod families;
 pub mod guard;
 pub mod peers;
 pub mod reference;
 pub mod remote;
+pub mod ticks;
 
 pub use client::Http;
 

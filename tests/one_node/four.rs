@@ -17,15 +17,16 @@ mod scrapers;
 #[path = "four/secured.rs"]
 mod secured;
 
+use crate::harness::exporter::Exporter;
 use crate::harness::{client, eventually, peers, remote};
-use cluster::{Four, config, exporter, now, now_ms};
+use cluster::{Four, config, now, now_ms};
 use serde_json::json;
 
 /// What a process has, and what it says of what it has not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_processes_do_the_job_of_one_in_whatever_order_they_start() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let exporter = exporter::Exporter::start().await;
+    let exporter = Exporter::start().await;
     exporter.say("# HELP jobs_total Jobs done.\n# TYPE jobs_total counter\njobs_total{queue=\"a\"} 5\n");
     let yaml = config("1s", &[("app", &[exporter.address.as_str()])]);
     let mut four = Four::new(folder.path(), &yaml);

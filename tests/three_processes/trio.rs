@@ -24,6 +24,8 @@ pub(crate) struct Trio {
     /// One name that resolves to all of them, and where it stands.
     name: Option<(String, PathBuf)>,
     flags: Vec<String>,
+    /// What each scrapes; none scrapes where nothing is said.
+    scrapes: Option<String>,
     nodes: Vec<Option<Node>>,
 }
 
@@ -54,8 +56,14 @@ impl Trio {
             listens,
             name: None,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            scrapes: None,
             nodes: (0..nodes).map(|_| None).collect(),
         }
+    }
+
+    /// From their next start on all scrape too, by this configuration.
+    pub(crate) fn scrape(&mut self, yaml: String) {
+        self.scrapes = Some(yaml);
     }
 
     /// From its next start on the others reach one here, from where it goes on to where it listens.
@@ -114,13 +122,17 @@ impl Trio {
     fn arguments(&self, folder: &Path, http_port: u16, (listens, reached): (&str, &str)) -> Vec<String> {
         std::fs::create_dir_all(folder).expect("folder");
         let config = folder.join("prometheus.yml");
-        std::fs::write(&config, "").expect("configuration");
+        std::fs::write(&config, self.scrapes.as_deref().unwrap_or_default()).expect("configuration");
+        let target = match self.scrapes {
+            Some(_) => "ingester,querier,scraper",
+            None => "ingester,querier",
+        };
         let peers = self
             .name
             .as_ref()
             .map_or_else(|| self.peers.join(","), |(name, _)| name.clone());
         let mut args = vec![
-            "--target=ingester,querier".to_owned(),
+            format!("--target={target}"),
             format!("--config.file={}", config.display()),
             format!("--storage.tsdb.path={}", folder.join("data").display()),
             format!("--storage.object-store=file://{}", self.folder.join("bucket").display()),

@@ -24,7 +24,8 @@ mod wishes;
 pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use error::NodeError;
 pub use identity::{ClusterMark, NodeIdentity};
-pub use lease::SCRAPER_ASIDE;
+use lease::Scraping;
+pub use lease::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING};
 pub use left::LeftNode;
 pub use wishes::{GroupWishes, LastHeard};
 
@@ -44,7 +45,7 @@ use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{Clock, ClusterId, FeatureLevel, GroupId, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{EndLease, MetaCommand, MetaState};
+use gnomon_proto::v1::{EndLease, MetaCommand, MetaState, Node};
 use object_store::ObjectStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -162,15 +163,14 @@ pub struct NodeHandle {
     pub node_id: NodeId,
     pub cluster_id: ClusterId,
     pub incarnation: u64,
-    /// When this life of it began, milliseconds of the metadata group's leader. 0 where an older build leads, and where its last
-    /// life is in the ring of scrapers still: its targets wait for nobody then.
-    pub registered_ms: i64,
     /// The metadata group, wherever its leader is.
     pub meta: Arc<dyn MetaService>,
     pub meta_watch: watch::Receiver<Arc<MetaState>>,
     pub directory: Arc<Directory>,
     /// What ingesters have besides.
     pub ingester: Option<IngesterNode>,
+    lease: Duration,
+    scraping: watch::Sender<Scraping>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -210,10 +210,27 @@ impl NodeHandle {
 }
 
 impl NodeHandle {
+    /// A scraper comes into the ring now: its configuration is in force, and what it serves itself is ready.
+    pub fn begin_scraping(&self) {
+        self.scraping.send_replace(Scraping::Begun);
+    }
+
+    /// A scraper leaves the ring, and lives on: others take its targets. When it left, milliseconds of the metadata group's
+    /// leader; none where that is not known in time: it may have left all the same.
+    pub async fn end_scraping(&self) -> Option<i64> {
+        self.scraping.send_replace(Scraping::Leaving);
+        let mut states = self.meta_watch.clone();
+        let left_ms = |state: &Arc<MetaState>| {
+            let own = state.nodes.iter().find(|own| own.id == self.node_id.0)?;
+            left_ring_ms(own, self.lease)
+        };
+        let left = states.wait_for(|state| left_ms(state).is_some());
+        let state = tokio::time::timeout(FAREWELL, left).await.ok()?.ok()?;
+        left_ms(&state)
+    }
+
     /// Lets others take over at once; nobody must renew it any more. A cluster that does not answer finds out by the lease.
-    ///
-    /// When it ended, milliseconds of the metadata group's leader; none where that is not known.
-    pub async fn end_lease(&self) -> Option<i64> {
+    pub async fn end_lease(&self) {
         let command = MetaCommand {
             proposed_at_ms: 0,
             command: Some(Command::EndLease(EndLease {
@@ -222,12 +239,19 @@ impl NodeHandle {
             })),
         };
         match tokio::time::timeout(FAREWELL, self.meta.propose(command)).await {
-            Ok(Ok(answer)) => return Some(answer.proposed_at_ms).filter(|at| *at > 0),
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "the lease ends by itself"),
             Err(_) => tracing::debug!("the lease ends by itself: the metadata group does not answer"),
         }
-        None
     }
+}
+
+/// When a scraper that is about to stop has left the ring, by the lease it got with that: until it is renewed.
+#[must_use]
+pub fn left_ring_ms(node: &Node, lease: Duration) -> Option<i64> {
+    let is_leaving = node.roles.iter().any(|role| role == SCRAPER_LEAVING);
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    is_leaving.then(|| node.lease_until_ms.saturating_sub(lease_ms))
 }
 
 #[async_trait]
@@ -318,7 +342,7 @@ impl Starting {
             Some(client) => client,
             None => self.meta_client(self.voting_replica(ingester.as_ref(), &identity).await?)?,
         };
-        let registered_ms = self.enter(&client, &identity).await?;
+        self.enter(&client, &identity).await?;
         if identity.founding {
             identity.founding = false;
             file.write(&identity)?;
@@ -326,6 +350,7 @@ impl Starting {
         states.send_replace(self.cluster_state(&client, |_| true).await?);
         self.tasks
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
+        let (scraping, told) = watch::channel(Scraping::Starting);
         let lease = lease::Renewal {
             meta: client.clone(),
             node: self.as_node(identity.node_id, identity.incarnation),
@@ -334,6 +359,7 @@ impl Starting {
             states: meta_watch.clone(),
             clock_off: lease::register(&options.registry)?,
             only_scrapes: options.roles.iter().any(|role| role == "scraper") && !options.is_ingester(),
+            scraping: told,
         };
         self.tasks.spawn(lease.run(self.stop.child_token()));
         if let Some(own) = &ingester {
@@ -363,7 +389,8 @@ impl Starting {
             node_id: identity.node_id,
             cluster_id: identity.cluster_id,
             incarnation: identity.incarnation,
-            registered_ms,
+            lease: options.lease,
+            scraping,
             meta: client,
             meta_watch,
             directory,

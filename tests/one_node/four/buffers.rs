@@ -1,6 +1,7 @@
 //! The ingester is away: scrapes wait, and come late with their own times; what does not fit is counted.
 
-use super::cluster::{Four, exporter::Exporter, now};
+use super::cluster::{Four, now};
+use crate::harness::exporter::Exporter;
 use crate::harness::{client, eventually};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,6 +1,7 @@
 //! One of the four dies or is started anew: the others go on, and nothing is marked stale that is not gone.
 
-use super::cluster::{Four, config, exporter::Exporter, now, now_ms};
+use super::cluster::{Four, config, now, now_ms};
+use crate::harness::exporter::Exporter;
 use crate::harness::{client, eventually, remote};
 
 async fn send(four: &Four, name: &str, at: i64) -> bool {

@@ -1,6 +1,7 @@
 //! Both ports with certificates, made and set up by the commands of docs/securing.md.
 
-use super::{Four, config, exporter, now};
+use super::{Four, config, now};
+use crate::harness::exporter::Exporter;
 use crate::harness::{Process, binary, client, eventually, free_port};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -73,7 +74,7 @@ async fn nodes_with_certificates_are_a_cluster_and_strangers_get_nothing() {
         std::fs::create_dir(authority).expect("folder");
         succeeds(authority, &block("sh", "openssl"));
     }
-    let exporter = exporter::Exporter::start().await;
+    let exporter = Exporter::start().await;
     exporter.say("jobs_total 5\n");
     let yaml = config("1s", &[("app", &[exporter.address.as_str()])]);
     let tls = between_nodes(&ours);

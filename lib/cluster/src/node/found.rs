@@ -192,9 +192,8 @@ impl Starting {
         id.map_err(|e: gnomon_model::ids::BadId| NodeError::Refused(format!("its cluster id: {e}")))
     }
 
-    /// Makes this life of the node known; initializes the cluster where it is new. Returns when, milliseconds of the leader; 0
-    /// where that is an older build, and where the node's last life is in the ring of scrapers still.
-    pub(super) async fn enter(&self, client: &Arc<MetaClient>, identity: &NodeIdentity) -> Result<i64, NodeError> {
+    /// Makes this life of the node known; initializes the cluster where it is new.
+    pub(super) async fn enter(&self, client: &Arc<MetaClient>, identity: &NodeIdentity) -> Result<(), NodeError> {
         let founding = identity.founding;
         let state = self
             .cluster_state(client, |state| founding || !state.epochs.is_empty())
@@ -220,11 +219,9 @@ impl Starting {
             }
             self.note_shards(&state);
         }
-        let scrapers = state.scrapers.as_ref().map(|ring| ring.nodes.as_slice());
-        let is_back = scrapers.is_some_and(|nodes| nodes.contains(&identity.node_id.0));
         let registration = self.registration(identity.node_id, identity.incarnation);
-        let registered_ms = self.propose(client, registration).await?.proposed_at_ms;
-        Ok(if is_back { 0 } else { registered_ms })
+        self.propose(client, registration).await?;
+        Ok(())
     }
 
     /// Takes over the catalogue that an earlier cluster, or a snapshot of one, left in the bucket.
@@ -336,9 +333,12 @@ impl Starting {
         })
     }
 
+    /// Of a scraper as one that cannot scrape yet.
     fn registration(&self, id: NodeId, incarnation: u64) -> Command {
+        let mut node = self.as_node(id, incarnation);
+        super::lease::scrape_as(&mut node, super::SCRAPER_STARTING);
         Command::RegisterNode(RegisterNode {
-            node: Some(self.as_node(id, incarnation)),
+            node: Some(node),
             lease_ms: i64::try_from(self.options.lease.as_millis()).unwrap_or(i64::MAX),
         })
     }

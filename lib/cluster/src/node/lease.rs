@@ -2,7 +2,8 @@
 //!
 //! A scraper whose clock is wrong leaves its targets to others whose clocks are right: its scrapes would have times that no
 //! shard takes. It says so by another role ([`SCRAPER_ASIDE`]), keeps its lease, and is a scraper again once its clock is
-//! right, or nobody else's is.
+//! right, or nobody else's is. So does one that has just started ([`SCRAPER_STARTING`]): until it can scrape, its targets stay
+//! where they are.
 
 use super::clocks::{CLOCK_MAY_BE_OFF_MS, is_wrong, off_ms};
 use gnomon_model::Clock;
@@ -20,6 +21,10 @@ const SCRAPER: &str = "scraper";
 /// The role of a scraper that takes no targets, since its clock is wrong: it is alive, and not in the ring. Every build
 /// understands that, as a role of no meaning to it.
 pub const SCRAPER_ASIDE: &str = "scraper-aside";
+/// The role of a scraper that cannot scrape yet: its configuration is not in force, or its own shards are not open.
+pub const SCRAPER_STARTING: &str = "scraper-starting";
+/// The role of a scraper that is about to stop: others have its targets from a little after it came to be so.
+pub const SCRAPER_LEAVING: &str = "scraper-leaving";
 
 /// How many times a clock has to be found wrong, one after the other, before a scraper steps aside.
 const SURE_AFTER: u32 = 3;
@@ -27,7 +32,7 @@ const SURE_AFTER: u32 = 3;
 /// Renews one life's lease, three times in its length.
 pub(super) struct Renewal {
     pub(super) meta: Arc<dyn MetaService>,
-    /// As it has registered.
+    /// With the roles that run here; a scraper is registered as one of three kinds.
     pub(super) node: Node,
     pub(super) lease: Duration,
     pub(super) clock: Arc<dyn Clock>,
@@ -36,6 +41,23 @@ pub(super) struct Renewal {
     pub(super) clock_off: Gauge,
     /// It has targets, and no replicas, which would be made anew elsewhere without its lease.
     pub(super) only_scrapes: bool,
+    /// How far a scraper has come.
+    pub(super) scraping: watch::Receiver<Scraping>,
+}
+
+/// How far a scraper has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scraping {
+    Starting,
+    Begun,
+    Leaving,
+}
+
+/// Gives a node that scrapes the role by which it does, or does not yet, or does not for the time being.
+pub(super) fn scrape_as(node: &mut Node, role: &str) {
+    for own in node.roles.iter_mut().filter(|own| *own == SCRAPER) {
+        role.clone_into(own);
+    }
 }
 
 /// How far this node's clock is from that of the metadata group's leader.
@@ -51,6 +73,7 @@ pub(super) fn register(registry: &Registry) -> prometheus::Result<Gauge> {
 impl Renewal {
     /// Until `stop`, or until the cluster says that this life is over.
     pub(super) async fn run(self, stop: CancellationToken) {
+        let mut scraping = self.scraping.clone();
         let mut clock_off_ms = 0;
         let mut steps_aside = false;
         let mut times_wrong = 0;
@@ -60,11 +83,19 @@ impl Renewal {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
+                // At once: nobody else scrapes its targets, it may be, or it waits until somebody does.
+                Ok(()) = scraping.changed() => {}
             }
             wait = self.lease / 3;
-            let command = match steps_aside == self.is_aside() {
+            let role = match *scraping.borrow_and_update() {
+                Scraping::Starting => SCRAPER_STARTING,
+                Scraping::Begun if steps_aside => SCRAPER_ASIDE,
+                Scraping::Begun => SCRAPER,
+                Scraping::Leaving => SCRAPER_LEAVING,
+            };
+            let command = match self.is_known_as(role) {
                 true => self.renewal(clock_off_ms),
-                false => self.registration(steps_aside, clock_off_ms),
+                false => self.registration(role, clock_off_ms),
             };
             let before_ms = self.clock.now().0;
             let renewed = tokio::select! {
@@ -112,22 +143,23 @@ impl Renewal {
         }
     }
 
-    /// As the cluster has it: what was proposed may come to be after it was given up.
-    fn is_aside(&self) -> bool {
+    /// As the cluster has it: what was proposed may come to be after it was given up. Of one that does not scrape every role
+    /// is right.
+    fn is_known_as(&self, role: &str) -> bool {
+        let mut wanted = self.node.clone();
+        scrape_as(&mut wanted, role);
         let state = self.states.borrow();
         let own = state.nodes.iter().find(|node| node.id == self.node.id);
-        own.is_some_and(|own| own.roles.iter().any(|role| role == SCRAPER_ASIDE))
+        own.is_none_or(|own| own.roles == wanted.roles)
     }
 
     /// The same life under other roles.
-    fn registration(&self, aside: bool, clock_off_ms: i64) -> MetaCommand {
+    fn registration(&self, role: &str, clock_off_ms: i64) -> MetaCommand {
         let mut node = self.node.clone();
         node.clock_off_ms = self.told(clock_off_ms);
         let known = self.states.borrow().nodes.iter().find(|n| n.id == node.id).cloned();
         node.draining = known.is_some_and(|known| known.draining);
-        for role in node.roles.iter_mut().filter(|role| aside && *role == SCRAPER) {
-            SCRAPER_ASIDE.clone_into(role);
-        }
+        scrape_as(&mut node, role);
         command(Command::RegisterNode(RegisterNode {
             node: Some(node),
             lease_ms: self.lease_ms(),

@@ -80,6 +80,7 @@ fn node(id: u64, roles: &[&str]) -> Node {
 struct Rig {
     group: Arc<Group>,
     clocks: Vec<Arc<ManualClock>>,
+    scraping: Vec<watch::Sender<Scraping>>,
     stop: CancellationToken,
     renewals: Vec<JoinHandle<()>>,
 }
@@ -111,6 +112,7 @@ impl Rig {
         let mut rig = Self {
             group,
             clocks: Vec::new(),
+            scraping: Vec::new(),
             stop: CancellationToken::new(),
             renewals: Vec::new(),
         };
@@ -119,12 +121,20 @@ impl Rig {
         let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
         assert_eq!(rig.group.apply(raise).refused, "");
         for id in 2..2 + scrapers as u64 {
-            rig.start(node(id, &["scraper", "querier"]));
+            rig.begin(node(id, &["scraper", "querier"]));
         }
         rig
     }
 
+    /// One that can scrape at once.
+    fn begin(&mut self, node: Node) {
+        self.start(node);
+        self.scraping.last().unwrap().send_replace(Scraping::Begun);
+    }
+
     fn start(&mut self, node: Node) {
+        let (scraping, told) = watch::channel(Scraping::Starting);
+        self.scraping.push(scraping);
         let clock = Arc::new(ManualClock::at(TimestampMs(self.group.now_ms())));
         let renewal = Renewal {
             meta: self.group.clone(),
@@ -134,8 +144,9 @@ impl Rig {
             clock: clock.clone(),
             states: self.group.machine.watch(),
             clock_off: Gauge::new("off", "seconds").unwrap(),
+            scraping: told,
         };
-        let entering = renewal.registration(false, 0).command.unwrap();
+        let entering = renewal.registration(SCRAPER_STARTING, 0).command.unwrap();
         assert_eq!(self.group.apply(entering).refused, "");
         self.clocks.push(clock);
         self.renewals.push(tokio::spawn(renewal.run(self.stop.clone())));
@@ -176,6 +187,7 @@ async fn a_scraper_that_stepped_aside_lives_on_and_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn scrapers_whose_clocks_are_all_wrong_go_on_until_there_is_one_that_is_right() {
     let mut rig = Rig::new(2);
+    rig.pass(1, &[0, 0, 0]).await;
     let term = rig.group.term();
     let wrong = [0, OFF_MS, OFF_MS];
     for _ in 0..300 {
@@ -184,17 +196,50 @@ async fn scrapers_whose_clocks_are_all_wrong_go_on_until_there_is_one_that_is_ri
     }
     // One that has just come is no better. (It comes while the others do not renew: they would take it for one that is.)
     rig.pass(2, &wrong).await;
-    rig.start(node(4, &["scraper"]));
+    rig.begin(node(4, &["scraper"]));
     for _ in 0..60 {
         rig.pass(1, &[0, OFF_MS, OFF_MS, OFF_MS]).await;
         assert_eq!((rig.group.ring(), rig.group.term()), (vec![2, 3, 4], term + 1));
     }
-    rig.start(node(5, &["scraper"]));
+    rig.begin(node(5, &["scraper"]));
     rig.pass(30, &[0, OFF_MS, -OFF_MS, OFF_MS, 0]).await;
     assert_eq!(rig.group.ring(), [5]);
     // Its clock is wrong by now, too.
     rig.pass(30, &[0, OFF_MS, -OFF_MS, OFF_MS, OFF_MS]).await;
     assert_eq!(rig.group.ring(), [2, 3, 4, 5]);
+    rig.stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_is_in_the_ring_from_when_it_can_scrape_until_it_is_about_to_stop() {
+    let mut rig = Rig::new(1);
+    rig.pass(1, &[0, 0]).await;
+    let term = rig.group.term();
+    rig.start(node(3, &["ingester", "scraper"]));
+    rig.pass(60, &[0, 0, 0]).await;
+    assert_eq!((rig.group.ring(), rig.group.term()), (vec![2], term));
+    let starting = rig.group.node(3);
+    assert!(starting.lease_until_ms >= rig.group.now_ms(), "alive");
+    assert_eq!(starting.roles, ["ingester", SCRAPER_STARTING]);
+    rig.scraping[2].send_replace(Scraping::Begun);
+    rig.pass(1, &[0, 0, 0]).await;
+    assert_eq!((rig.group.ring(), rig.group.term()), (vec![2, 3], term + 1));
+    assert_eq!(rig.group.node(3).roles, ["ingester", SCRAPER]);
+    // A life that ended without a word: others have its targets while the next one starts.
+    let mut next = node(3, &["ingester", "scraper"]);
+    next.incarnation = 2;
+    rig.start(next);
+    assert_eq!((rig.group.ring(), rig.group.term()), (vec![2], term + 2));
+    rig.scraping[3].send_replace(Scraping::Begun);
+    rig.pass(1, &[0, 0, 0, 0]).await;
+    assert_eq!((rig.group.ring(), rig.group.term()), (vec![2, 3], term + 3));
+    let before_ms = rig.group.now_ms();
+    rig.scraping[3].send_replace(Scraping::Leaving);
+    rig.pass(1, &[0, 0, 0, 0]).await;
+    assert_eq!((rig.group.ring(), rig.group.term()), (vec![2], term + 4));
+    let leaving = rig.group.node(3);
+    assert_eq!(leaving.roles, ["ingester", SCRAPER_LEAVING]);
+    assert_eq!(crate::node::left_ring_ms(&leaving, LEASE), Some(before_ms));
     rig.stop.cancel();
 }
 
