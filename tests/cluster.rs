@@ -6,6 +6,8 @@
 
 mod harness;
 
+#[path = "cluster/apart.rs"]
+mod apart;
 #[path = "cluster/clocks.rs"]
 mod clocks;
 #[path = "cluster/incidents.rs"]

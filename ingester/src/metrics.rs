@@ -14,6 +14,7 @@ pub struct IngesterMetrics {
     pub(crate) refused: IntCounterVec,
     pub(crate) append_errors: IntCounterVec,
     pub(crate) append_seconds: Histogram,
+    pub(crate) appends_passed_on: IntCounter,
     pub(crate) selects: IntCounter,
     pub(crate) evaluations: IntCounter,
     pub(crate) stale_views: IntCounter,
@@ -123,6 +124,10 @@ impl IngesterMetrics {
             append_seconds: r.seconds(
                 "gnomon_ingester_append_seconds",
                 "From a batch's arrival to its answer.",
+            )?,
+            appends_passed_on: r.counter(
+                "gnomon_ingester_appends_passed_on_total",
+                "Batches of nodes that do not reach a shard's leader, which were passed on to it.",
             )?,
             selects: r.counter(
                 "gnomon_ingester_selects_total",

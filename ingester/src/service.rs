@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod read;
+mod through;
 mod write;
 
 use crate::metrics::IngesterMetrics;
@@ -9,6 +10,7 @@ use crate::shard::ShardMachine;
 use crate::shard::entry::{Command, Entry, Limits};
 use async_trait::async_trait;
 use bytes::Bytes;
+use gnomon_cluster::others::OtherNodes;
 use gnomon_cluster::raft::{ProposeError, ReadError};
 use gnomon_model::ids::{BASE_FEATURE_LEVEL, METRIC_LIMIT_FEATURE_LEVEL, START_TIMES_FEATURE_LEVEL};
 use gnomon_model::{Clock, FeatureLevel, NodeId, ShardId, TimestampMs};
@@ -134,6 +136,8 @@ pub struct Shards {
     has_starts: AtomicBool,
     /// Told when a higher feature level is wanted.
     pub(crate) level_wanted: Notify,
+    /// None of a node that is alone.
+    others: Option<Arc<dyn OtherNodes>>,
 }
 
 impl Shards {
@@ -148,8 +152,16 @@ impl Shards {
             feature_level: AtomicU32::new(BASE_FEATURE_LEVEL.0),
             has_starts: AtomicBool::new(false),
             level_wanted: Notify::new(),
+            others: None,
             options,
         }
+    }
+
+    /// What others lead is passed on to them, where somebody asks for that.
+    #[must_use]
+    pub fn among(self, others: Arc<dyn OtherNodes>) -> Self {
+        let others = Some(others);
+        Self { others, ..self }
     }
 
     /// From the next append on.

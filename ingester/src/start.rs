@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gnomon_cluster::assign::{Rules, has_replica, voters};
 use gnomon_cluster::clients::decide;
 use gnomon_cluster::node::{GroupWishes, LastHeard};
+use gnomon_cluster::others::OtherNodes;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
 use gnomon_cluster::retention::Budget;
 use gnomon_model::{Clock, FeatureLevel, GroupId, NodeId, ShardId};
@@ -70,6 +71,8 @@ pub struct IngesterOptions {
     pub prefer_after: Duration,
     /// What this node understands.
     pub feature_level: FeatureLevel,
+    /// Where other ingesters are reached: they lead what may be passed on here.
+    pub others: Arc<dyn OtherNodes>,
     pub stop: CancellationToken,
 }
 
@@ -97,6 +100,7 @@ impl Ingester {
     pub fn start(options: IngesterOptions) -> Result<Self, IngesterError> {
         let metrics = IngesterMetrics::register(&options.registry)?;
         let shards = Shards::new(options.write.clone(), options.clock.clone(), metrics.clone());
+        let shards = shards.among(options.others.clone());
         let shards = Arc::new(shards);
         let stop = options.stop.child_token();
         let tasks = TaskTracker::new();

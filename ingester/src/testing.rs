@@ -148,9 +148,9 @@ impl ShardWriters for Writers {
         Ok(ShardWriter {
             node: NodeId(7),
             client,
+            through: false,
         })
     }
-    fn not_leader(&self, _: ShardId, _: NodeId, _: Option<NodeId>) {}
 }
 
 pub(crate) const NOW: i64 = 1_700_000_000_000;

@@ -17,6 +17,11 @@ use std::sync::Arc;
 #[async_trait]
 pub trait ShardWriteService: Send + Sync + 'static {
     async fn append(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError>;
+    /// As `append`, of whoever does not reach the leader: a replica that is not it passes the batch on to it. `NotLeader` where
+    /// it does not reach it either.
+    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+        self.append(request).await
+    }
 }
 
 /// A stream of series batches, ascending by labels over the whole stream.
@@ -74,6 +79,11 @@ pub trait MetaService: Send + Sync + 'static {
     /// Commits one command. A refusal is a response whose `refused` says why; an error means that it was not decided
     /// (`Unknown`: it may have been).
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError>;
+    /// As `propose`, of whoever does not reach the leader: a replica that is not it passes the command on to it. `NotLeader`
+    /// where it does not reach it either.
+    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        self.propose(command).await
+    }
     /// Linearizable: not older than any response given before the call.
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError>;
     /// The state now, and after every change; coalesced, revisions only grow. Ends with an error when the source is

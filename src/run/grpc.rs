@@ -91,7 +91,7 @@ impl Services {
 
     fn of_groups(&self, own: &IngesterNode, layer: &ServeLayer) -> Routes {
         let meta = Arc::new(UntilStop {
-            meta: Arc::clone(&own.meta_replica),
+            meta: own.meta_replica.clone(),
             stop: self.stop.clone(),
         });
         Routes::default()
@@ -204,6 +204,10 @@ struct UntilStop {
 impl MetaService for UntilStop {
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
         self.meta.propose(command).await
+    }
+
+    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        self.meta.propose_through(command).await
     }
 
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {

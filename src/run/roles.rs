@@ -186,6 +186,7 @@ fn start_ingester(
         read_memory,
         prefer_after: process.settings.prefer_after,
         feature_level: process.settings.feature_level,
+        others: node.directory.others(),
         stop: process.stop.clone(),
     };
     Ok(Ingester::start(options)?)

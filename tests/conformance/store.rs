@@ -16,7 +16,7 @@ use gnomon_ingester::Intake;
 use gnomon_ingester::entry::Limits;
 use gnomon_ingester::remote_write::{RemoteWrite, RemoteWriteOptions};
 use gnomon_ingester::{Duties, DutyContext, DutyOptions, IngesterMetrics, Shard, Shards, WriteOptions};
-use gnomon_model::{Clock, ManualClock, NodeId, ShardId, TenantId, TimestampMs};
+use gnomon_model::{Clock, ManualClock, ShardId, TenantId, TimestampMs};
 use gnomon_promql::ParseOptions;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{MetaService, ShardWriteService};
@@ -66,10 +66,12 @@ struct Writers(Arc<Shards>);
 impl ShardWriters for Writers {
     fn leader(&self, _: ShardId) -> Result<ShardWriter, ServiceError> {
         let client: Arc<dyn ShardWriteService> = self.0.clone();
-        Ok(ShardWriter { node: NODE, client })
+        Ok(ShardWriter {
+            node: NODE,
+            client,
+            through: false,
+        })
     }
-
-    fn not_leader(&self, _: ShardId, _: NodeId, _: Option<NodeId>) {}
 }
 
 struct Ready;

@@ -12,7 +12,7 @@ use gnomon_cluster::placement::Placement;
 use gnomon_cluster::retention::{Budget, Retention};
 use gnomon_cluster::router::{Router, RouterOptions, ShardWriter, ShardWriters};
 use gnomon_ingester::{Duties, DutyContext, DutyOptions, IngesterMetrics, Shard, Shards, WriteOptions};
-use gnomon_model::{Clock, ManualClock, NodeId, ShardId, TenantId, TimestampMs};
+use gnomon_model::{Clock, ManualClock, ShardId, TenantId, TimestampMs};
 use gnomon_promql::ParseOptions;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{MetaService, ShardWriteService};
@@ -60,10 +60,12 @@ struct Writers(Arc<Shards>);
 impl ShardWriters for Writers {
     fn leader(&self, _: ShardId) -> Result<ShardWriter, ServiceError> {
         let client: Arc<dyn ShardWriteService> = self.0.clone();
-        Ok(ShardWriter { node: NODE, client })
+        Ok(ShardWriter {
+            node: NODE,
+            client,
+            through: false,
+        })
     }
-
-    fn not_leader(&self, _: ShardId, _: NodeId, _: Option<NodeId>) {}
 }
 
 struct Ready;

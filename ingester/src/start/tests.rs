@@ -15,6 +15,15 @@ use std::collections::BTreeMap;
 /// A catalogue that nobody asks for here.
 struct NoMeta;
 
+impl OtherNodes for NoMeta {
+    fn shard_write(&self, _: NodeId) -> Result<Arc<dyn ShardWriteService>, ServiceError> {
+        unreachable!("this node is alone")
+    }
+    fn meta(&self, _: NodeId) -> Result<Arc<dyn MetaService>, ServiceError> {
+        unreachable!("this node is alone")
+    }
+}
+
 #[async_trait]
 impl MetaService for NoMeta {
     async fn propose(&self, _: MetaCommand) -> Result<MetaResponse, ServiceError> {
@@ -75,6 +84,7 @@ async fn start(backend: Arc<MemoryBackend>, flush_log_bytes: u64) -> Running {
         read_memory: gnomon_promql::QueryMemory::unlimited(),
         prefer_after: gnomon_cluster::raft::PREFER_AFTER,
         feature_level: gnomon_model::ids::CURRENT_FEATURE_LEVEL,
+        others: Arc::new(NoMeta),
         stop: CancellationToken::new(),
     });
     Running {

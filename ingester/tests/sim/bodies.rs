@@ -322,6 +322,13 @@ impl MetaService for Peer {
         .await
     }
 
+    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        self.call(META, |served| async move {
+            served.meta.ok_or_else(absent)?.propose_through(command).await
+        })
+        .await
+    }
+
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
         self.call(
             META,
@@ -346,6 +353,13 @@ impl ShardWriteService for Peer {
     async fn append(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
         self.call(WRITE, |served| async move {
             served.shard_write.ok_or_else(absent)?.append(request).await
+        })
+        .await
+    }
+
+    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+        self.call(WRITE, |served| async move {
+            served.shard_write.ok_or_else(absent)?.append_through(request).await
         })
         .await
     }

@@ -323,6 +323,7 @@ async fn run(
         read_memory: QueryMemory::unlimited(),
         prefer_after: PREFER_AFTER,
         feature_level: CURRENT_FEATURE_LEVEL,
+        others: node.directory.others(),
         stop: stop.clone(),
     });
     let ingester = match ingester.map(Ingester::start).transpose() {

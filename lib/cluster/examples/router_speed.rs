@@ -60,9 +60,9 @@ impl ShardWriters for Shards {
         Ok(ShardWriter {
             node: NodeId(1),
             client: self.0.clone(),
+            through: false,
         })
     }
-    fn not_leader(&self, _: ShardId, _: NodeId, _: Option<NodeId>) {}
 }
 
 struct Bench {

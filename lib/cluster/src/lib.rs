@@ -11,6 +11,7 @@ pub mod fragments;
 pub mod layers;
 pub mod meta;
 pub mod node;
+pub mod others;
 pub mod owners;
 pub mod placement;
 pub mod raft;

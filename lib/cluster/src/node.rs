@@ -182,7 +182,7 @@ pub struct IngesterNode {
     pub host: GroupHost,
     pub store: Arc<NodeStore>,
     /// The local replica of the metadata group, to be served to other nodes.
-    pub meta_replica: Arc<dyn MetaService>,
+    pub meta_replica: Arc<MetaNode>,
     /// Its state, as far as it is applied here.
     pub meta_machine: Arc<MetaMachine>,
     pub meta_group: Group,
@@ -381,6 +381,9 @@ impl Starting {
             clock: options.clock.clone(),
         });
         self.tasks.spawn(directory.clone().run(self.stop.child_token()));
+        if let Some(own) = &ingester {
+            own.meta_replica.pass_on_to(directory.others());
+        }
         tracing::info!(
             cluster = %identity.cluster_id, node = %identity.node_id, incarnation = identity.incarnation,
             "member of the cluster"

@@ -1,20 +1,22 @@
 //! Which body serves what: the role in this process where it is here, a connection where it is not.
 
+use super::leaders::{Ask, Leaders};
 use super::remote::Remote;
 use super::shard_reads::ShardReads;
 use crate::assign::voters;
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect};
+use crate::others::OtherNodes;
 use crate::placement::Placement;
-use crate::router::{ShardWriter, ShardWriters};
+use crate::router::{Heard, ShardWriter, ShardWriters};
 use gnomon_model::{Clock, GroupId, NodeId, ShardId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::{
-    BlockReadService, NodesService, ResultsService, ShardReadService, ShardWriteService, TargetsService,
+    BlockReadService, MetaService, NodesService, ResultsService, ShardReadService, ShardWriteService, TargetsService,
 };
 use gnomon_proto::v1::{MetaState, Node};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +50,7 @@ pub struct Directory {
     /// By address: a node that moves gets another connection.
     peers: Mutex<HashMap<String, Remote>>,
     /// Who leads a shard, where an answer has told; else its first replica.
-    leaders: RwLock<HashMap<ShardId, NodeId>>,
+    leaders: RwLock<Leaders>,
     placement: watch::Sender<Arc<Placement>>,
 }
 
@@ -264,8 +266,8 @@ impl Directory {
     /// # Errors
     /// `NotFound` where no such shard is.
     pub fn leader_of(&self, shard: ShardId) -> Result<NodeId, ServiceError> {
-        if let Some(leader) = self.leaders.read().get(&shard) {
-            return Ok(*leader);
+        if let Some(leader) = self.leaders.read().leader_of(shard) {
+            return Ok(leader);
         }
         let nodes = self.replicas(shard);
         let first = nodes.first().copied();
@@ -275,17 +277,46 @@ impl Directory {
     /// Notes that `asked` does not lead the shard or does not answer: next is `hint`, or else the next replica.
     pub fn move_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>) {
         let nodes = self.replicas(shard);
-        let at = nodes.iter().position(|n| *n == asked);
-        let next = nodes.get(at.map_or(0, |at| (at + 1) % nodes.len())).copied();
-        let Some(next) = hint.or(next) else {
-            return;
-        };
-        let mut leaders = self.leaders.write();
-        let believed = leaders.get(&shard).copied().or(nodes.first().copied());
-        // Another call may have learnt better in the meantime.
-        if believed == Some(asked) {
-            leaders.insert(shard, next);
+        self.leaders.write().moved(shard, &nodes, asked, hint);
+    }
+
+    /// Who is to be asked to write.
+    fn writer_of(&self, shard: ShardId) -> Result<Ask, ServiceError> {
+        if let Some(ask) = self.leaders.read().ask(shard) {
+            return Ok(ask);
         }
+        let first = self.leader_of(shard)?;
+        Ok(self.leaders.write().turn(shard, first, self.clock.monotonic()))
+    }
+
+    /// Reaches the other nodes for as long as this directory is there.
+    #[must_use]
+    pub fn others(self: &Arc<Self>) -> Arc<dyn OtherNodes> {
+        Arc::new(Others(Arc::downgrade(self)))
+    }
+}
+
+/// What serves this node is held by its directory, and must not hold it.
+struct Others(Weak<Directory>);
+
+impl Others {
+    fn directory(&self) -> Result<Arc<Directory>, ServiceError> {
+        let directory = self.0.upgrade();
+        directory.ok_or_else(|| ServiceError::Unavailable("this node is stopping".into()))
+    }
+}
+
+impl OtherNodes for Others {
+    fn shard_write(&self, node: NodeId) -> Result<Arc<dyn ShardWriteService>, ServiceError> {
+        self.directory()?.shard_write(node)
+    }
+
+    fn meta(&self, node: NodeId) -> Result<Arc<dyn MetaService>, ServiceError> {
+        let directory = self.directory()?;
+        Ok(match &directory.channel.network {
+            Some(network) => network.meta(&directory.address_of(node)?),
+            None => Arc::new(directory.remote(node)?.meta()),
+        })
     }
 }
 
@@ -295,17 +326,36 @@ fn no_role(role: &str) -> ServiceError {
 
 impl ShardWriters for Directory {
     fn leader(&self, shard: ShardId) -> Result<ShardWriter, ServiceError> {
-        let node = self.leader_of(shard);
+        let ask = self.writer_of(shard);
         // A shard that the state does not show yet may be there in a moment.
-        let node = node.map_err(|e| ServiceError::Unavailable(e.to_string()))?;
+        let ask = ask.map_err(|e| ServiceError::Unavailable(e.to_string()))?;
+        let (Ask::It(node) | Ask::Through(node)) = ask;
         let client = self.shard_write(node);
         if client.is_err() {
-            self.move_leader(shard, node, None);
+            self.heard_of(shard, ask, Heard::Nothing);
         }
-        Ok(ShardWriter { node, client: client? })
+        Ok(ShardWriter {
+            node,
+            client: client?,
+            through: matches!(ask, Ask::Through(_)),
+        })
     }
 
-    fn not_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>) {
-        self.move_leader(shard, asked, hint);
+    fn heard(&self, shard: ShardId, asked: &ShardWriter, heard: Heard) {
+        let ask = match asked.through {
+            true => Ask::Through(asked.node),
+            false => Ask::It(asked.node),
+        };
+        if heard != Heard::Answer || self.leaders.read().waits_for(asked.node) {
+            self.heard_of(shard, ask, heard);
+        }
+    }
+}
+
+impl Directory {
+    fn heard_of(&self, shard: ShardId, asked: Ask, heard: Heard) {
+        let (replicas, now) = (self.replicas(shard), self.clock.monotonic());
+        let both = (asked, self.node_id);
+        self.leaders.write().heard(shard, &replicas, both, heard, now);
     }
 }

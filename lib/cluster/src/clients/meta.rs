@@ -11,6 +11,7 @@ use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,7 +30,11 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// Peers that are kept in mind at most; names may stand for ever new addresses.
 const MAX_PEERS: usize = 64;
 
-/// Asks the peers of the metadata group in turn, the one that answered last first.
+/// How long a leader that did not answer is not asked itself where another peer passes on to it.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+
+/// Asks the peers of the metadata group in turn, the one that answered last first; through it where the leader does not answer
+/// here.
 pub struct MetaClient {
     channel: ChannelOptions,
     metrics: CallMetrics,
@@ -48,12 +53,44 @@ fn is_name(peer: &str) -> bool {
 struct Peers {
     /// By address; this node's own replica first, then the configured ones.
     all: Vec<(String, Arc<dyn MetaService>)>,
+    /// The first is this node's own replica.
+    has_own: bool,
     /// Which one to ask next.
     next: usize,
+    /// Where that one is asked to pass on what is to be decided: to which.
+    through_to: Option<usize>,
+    /// Those that did not answer, until when they are not asked where another passes on to them.
+    silent: HashMap<usize, Duration>,
     /// Addresses by node id, from the newest state seen: hints name nodes.
     addresses: Vec<(u64, String)>,
     /// The newest state seen: peers need only tell what differs.
     newest: Arc<MetaState>,
+}
+
+impl Peers {
+    fn is_silent(&self, at: usize, now: Duration) -> bool {
+        self.silent.get(&at).is_some_and(|until| *until > now)
+    }
+
+    fn turn_to(&mut self, at: usize) {
+        self.next = at % self.all.len();
+        self.through_to = None;
+    }
+
+    /// One that may know a way to the leader.
+    fn may_pass_on(&self, leader: usize, now: Duration) -> Option<usize> {
+        let first = usize::from(self.has_own);
+        let mut others = (first..self.all.len()).filter(|at| *at != leader);
+        others.find(|at| !self.is_silent(*at, now))
+    }
+}
+
+/// Whom a call goes to.
+struct Asked {
+    at: usize,
+    peer: Arc<dyn MetaService>,
+    /// It is to pass on what is to be decided: the leader does not answer here.
+    through: bool,
 }
 
 impl MetaClient {
@@ -81,8 +118,11 @@ impl MetaClient {
             clock,
             names: peers.iter().filter(|peer| is_name(peer)).cloned().collect(),
             peers: Mutex::new(Peers {
+                has_own: local.is_some(),
                 all: local.into_iter().collect(),
                 next: 0,
+                through_to: None,
+                silent: HashMap::new(),
                 addresses: Vec::new(),
                 newest: Arc::default(),
             }),
@@ -129,21 +169,52 @@ impl MetaClient {
         }
     }
 
-    fn current(&self) -> (usize, Arc<dyn MetaService>) {
-        let peers = self.peers.lock();
+    fn current(&self) -> Asked {
+        let now = self.clock.monotonic();
+        let mut peers = self.peers.lock();
+        if let Some(leader) = peers.through_to.filter(|leader| !peers.is_silent(*leader, now)) {
+            peers.turn_to(leader);
+        }
         let at = peers.next % peers.all.len();
-        (at, peers.all[at].1.clone())
+        Asked {
+            at,
+            peer: peers.all[at].1.clone(),
+            through: peers.through_to.is_some(),
+        }
     }
 
-    /// Turns to the hinted node, or to the next peer, unless another call has turned already.
+    /// Turns to the hinted node, or to the next peer, unless another call has turned already. To one that does not answer here
+    /// it goes through the peer that named it.
     fn turn(&self, from: usize, hint: Option<u64>) {
         let hinted = hint.and_then(|id| {
             let address = self.peers.lock().addresses.iter().find(|(n, _)| *n == id)?.1.clone();
             self.position_of(&address, None).ok()
         });
+        let now = self.clock.monotonic();
         let mut peers = self.peers.lock();
-        if peers.next % peers.all.len() == from {
-            peers.next = hinted.unwrap_or((from + 1) % peers.all.len());
+        if peers.next % peers.all.len() != from {
+            return;
+        }
+        match hinted {
+            None => peers.turn_to(from + 1),
+            Some(leader) if !peers.is_silent(leader, now) || peers.through_to.is_some() => peers.turn_to(leader),
+            Some(leader) if peers.has_own && from == 0 => match peers.may_pass_on(leader, now) {
+                None => peers.turn_to(leader),
+                Some(other) => peers.turn_to(other),
+            },
+            Some(leader) => peers.through_to = Some(leader),
+        }
+    }
+
+    /// Whether a peer answered. What one that passes on says is not the other's silence.
+    fn note(&self, asked: &Asked, has_answered: bool) {
+        let until = self.clock.monotonic() + SILENT_FOR;
+        let mut peers = self.peers.lock();
+        match has_answered {
+            true if peers.silent.is_empty() => {}
+            true => drop(peers.silent.remove(&asked.at)),
+            false if asked.through || (peers.has_own && asked.at == 0) => {}
+            false => drop(peers.silent.insert(asked.at, until)),
         }
     }
 
@@ -176,11 +247,12 @@ impl MetaClient {
         self.peers.lock().newest = Arc::default();
     }
 
-    /// Asks until a peer answers. `repeat_unknown` where asking again after an unknown outcome is harmless.
+    /// Asks until a peer answers. `repeat_unknown` where asking again after an unknown outcome is harmless. `ask` is told
+    /// whether the peer is to pass on.
     async fn ask<T, Asking>(
         &self,
         repeat_unknown: bool,
-        ask: impl Fn(Arc<dyn MetaService>) -> Asking,
+        ask: impl Fn(Arc<dyn MetaService>, bool) -> Asking,
     ) -> Result<T, ServiceError>
     where
         Asking: Future<Output = Result<T, ServiceError>>,
@@ -190,12 +262,18 @@ impl MetaClient {
             let mut backoff = FIRST_BACKOFF;
             let mut strangers = 0;
             loop {
-                let (at, peer) = self.current();
-                let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(peer)).await;
+                let asked = self.current();
+                let at = asked.at;
+                let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(asked.peer.clone(), asked.through)).await;
                 let attempt = attempt.unwrap_or_else(|_| {
                     let why = format!("the metadata peer did not answer within {ATTEMPT_TIMEOUT:?}");
                     Err(ServiceError::Unknown(why))
                 });
+                let is_silence = |error: &ServiceError| {
+                    let unknown = matches!(error, ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_));
+                    unknown || matches!(error, ServiceError::Unavailable(_))
+                };
+                self.note(&asked, !attempt.as_ref().is_err_and(is_silence));
                 let error = match attempt {
                     Ok(answer) => return Ok(answer),
                     Err(error) => error,
@@ -236,15 +314,20 @@ impl MetaClient {
 #[async_trait]
 impl MetaService for MetaClient {
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
-        self.ask(false, |peer| {
+        self.ask(false, |peer, through| {
             let command = command.clone();
-            async move { peer.propose(command).await }
+            async move {
+                match through {
+                    true => peer.propose_through(command).await,
+                    false => peer.propose(command).await,
+                }
+            }
         })
         .await
     }
 
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
-        let read = |peer: Arc<dyn MetaService>| {
+        let read = |peer: Arc<dyn MetaService>, _| {
             let base = self.peers.lock().newest.clone();
             async move { peer.read_from(base).await }
         };
@@ -263,7 +346,7 @@ impl MetaService for MetaClient {
         &self,
         after_revision: u64,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
-        self.ask(true, |peer| async move { peer.watch(after_revision).await })
+        self.ask(true, |peer, _| async move { peer.watch(after_revision).await })
             .await
     }
 
@@ -271,7 +354,7 @@ impl MetaService for MetaClient {
         &self,
         base: Arc<MetaState>,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
-        self.ask(true, |peer| {
+        self.ask(true, |peer, _| {
             let base = base.clone();
             async move { peer.watch_from(base).await }
         })
@@ -329,8 +412,7 @@ pub async fn follow_meta(client: Arc<MetaClient>, states: watch::Sender<Arc<Meta
                 }
             },
         }
-        let (at, _) = client.current();
-        client.turn(at, None);
+        client.turn(client.current().at, None);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))) => {}

@@ -69,6 +69,10 @@ impl Meta for ServedMeta {
         Ok(Response::new(self.service.propose(request.into_inner()).await?))
     }
 
+    async fn propose_through(&self, request: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
+        Ok(Response::new(self.service.propose_through(request.into_inner()).await?))
+    }
+
     async fn read(&self, _: Request<MetaReadRequest>) -> Result<Response<MetaState>, Status> {
         Ok(Response::new(Arc::unwrap_or_clone(self.service.read().await?)))
     }

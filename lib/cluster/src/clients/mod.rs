@@ -3,6 +3,7 @@
 
 mod decide;
 mod directory;
+mod leaders;
 mod meta;
 mod meta_server;
 mod network;

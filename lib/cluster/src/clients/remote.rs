@@ -135,6 +135,13 @@ impl ShardWriteService for RemoteShardWrite {
         let answer = self.0.clone().append(request).await;
         answer.map(tonic::Response::into_inner).map_err(from_wire)
     }
+
+    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+        match self.0.clone().append_through(request.clone()).await {
+            Err(status) if status.code() == Code::Unimplemented => self.append(request).await,
+            answer => answer.map(tonic::Response::into_inner).map_err(from_wire),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -266,6 +273,13 @@ impl MetaService for RemoteMeta {
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
         let answer = self.0.clone().propose(command).await;
         answer.map(tonic::Response::into_inner).map_err(from_meta)
+    }
+
+    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        match self.0.clone().propose_through(command.clone()).await {
+            Err(status) if may_be_older(&status) => self.propose(command).await,
+            answer => answer.map(tonic::Response::into_inner).map_err(from_meta),
+        }
     }
 
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {

@@ -75,6 +75,10 @@ impl ShardWrite for Served<dyn ShardWriteService> {
     async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
         answer(self.0.append(request.into_inner()).await)
     }
+
+    async fn append_through(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
+        answer(self.0.append_through(request.into_inner()).await)
+    }
 }
 
 #[async_trait]

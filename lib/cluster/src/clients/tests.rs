@@ -4,6 +4,7 @@ mod members;
 use super::*;
 use crate::layers::{CallMetrics, ChannelOptions};
 use crate::meta::MetaMachine;
+use crate::router::{Heard, ShardWriter, ShardWriters};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -104,6 +105,10 @@ impl Replica {
 impl MetaService for Replica {
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
         self.check()?;
+        Ok(self.machine.apply_command(&command))
+    }
+    /// As if the leader were reached from here.
+    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
         Ok(self.machine.apply_command(&command))
     }
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
@@ -217,6 +222,55 @@ async fn the_metadata_client_follows_the_leader_and_survives_a_peer() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_decided_goes_through_another_where_the_leader_is_not_reached() {
+    let mut group = group().await;
+    let addresses: Vec<_> = group.nodes.iter().map(|n| n.address.clone()).collect();
+    let client = client(&addresses);
+    client.read().await.unwrap();
+    // Node 1 leads, and is not reached from here any more.
+    drop(group.nodes.remove(0));
+    for life in 1..4 {
+        let (before, command) = (group.machine.state().revision, register(2, &addresses[1], life));
+        let answer = client.propose(command.clone()).await;
+        // Of the first it may not be known what became of it.
+        let answer = if answer.is_err() {
+            client.propose(command).await
+        } else {
+            answer
+        };
+        assert_eq!(answer.unwrap().refused, "");
+        assert!(group.machine.state().revision > before);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_passed_on_by_a_replica_that_is_asked_to() {
+    let machine = initialized();
+    let _nodes = shard_nodes(&machine).await;
+    let directory = directory(&machine);
+    let first = directory.shard_write(NodeId(1)).unwrap();
+    let refused = first.append(AppendRequest::default()).await;
+    assert_eq!(refused, Err(ServiceError::NotLeader { leader: Some(2) }));
+    let passed_on = first.append_through(AppendRequest::default()).await;
+    assert_eq!(passed_on.unwrap().log_index, 2);
+    let writer = |node, client| ShardWriter {
+        node: NodeId(node),
+        client,
+        through: false,
+    };
+    let second = directory.shard_write(NodeId(2)).unwrap();
+    directory.heard(
+        ShardId(0),
+        &writer(1, first.clone()),
+        Heard::OtherLeads(Some(NodeId(2))),
+    );
+    directory.heard(ShardId(0), &writer(2, second), Heard::Nothing);
+    directory.heard(ShardId(0), &writer(1, first), Heard::OtherLeads(Some(NodeId(2))));
+    let next = directory.leader(ShardId(0)).unwrap();
+    assert_eq!((next.node, next.through), (NodeId(1), true));
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_at_another_peer_without_going_back() {
     let mut group = group().await;
     let client = client(&group.nodes.iter().map(|n| n.address.clone()).collect::<Vec<_>>());
@@ -272,6 +326,10 @@ impl ShardWriteService for ShardNode {
             log_index: self.id,
             ..AppendResponse::default()
         })
+    }
+    /// As if the leader were reached from here.
+    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+        Self { id: 2 }.append(request).await
     }
 }
 

@@ -24,7 +24,7 @@ mod types;
 pub use chunk::MAX_ITEM_BYTES;
 pub use memo::TickMemo;
 pub use rows::RouterBatch;
-pub use send::{ShardWriter, ShardWriters};
+pub use send::{Heard, ShardWriter, ShardWriters};
 pub use types::{
     LabelSource, MetricInfo, Refused, SeriesIdentity, Tick, TickExemplar, TickHistogram, TickOutcome, TickSample,
     WriteOutcome, is_exemplar_kept,

@@ -20,6 +20,19 @@ use tower::retry::budget::Budget;
 pub struct ShardWriter {
     pub node: NodeId,
     pub client: Arc<dyn ShardWriteService>,
+    /// It does not lead, and is asked to pass batches on: the leader does not answer here.
+    pub through: bool,
+}
+
+/// What was heard of a replica that was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It leads, or is busy.
+    Answer,
+    /// It does not lead; who does, where it knows.
+    OtherLeads(Option<NodeId>),
+    /// That another node is there, or nothing at all.
+    Nothing,
 }
 
 /// Where the shards' leaders are.
@@ -29,9 +42,8 @@ pub trait ShardWriters: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` where no replica's address is known (yet).
     fn leader(&self, shard: ShardId) -> Result<ShardWriter, ServiceError>;
-    /// `asked` does not lead, or does not answer; `hint` leads, where that is known. Not of one that is busy: others would
-    /// send it back at once.
-    fn not_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>);
+    /// What became of asking: who is asked next goes by it. One that is busy is asked again: others would send it back at once.
+    fn heard(&self, _shard: ShardId, _asked: &ShardWriter, _heard: Heard) {}
 }
 
 /// Rounds of "unknown reference" that one batch may take: after the first only a shard that forgets has more.
@@ -339,22 +351,25 @@ impl Router {
             batch: chunk.bytes.clone(),
             starts_left_out: self.leaves_out_starts(),
         };
-        let result = match tokio::time::timeout(timeout, writer.client.append(request)).await {
+        let sent = match writer.through {
+            false => writer.client.append(request),
+            true => writer.client.append_through(request),
+        };
+        let result = match tokio::time::timeout(timeout, sent).await {
             Ok(result) => result,
             Err(_) => Err(ServiceError::Unknown(format!(
                 "shard {shard} on node {} did not answer within {timeout:?}",
                 writer.node
             ))),
         };
-        match &result {
-            Err(ServiceError::NotLeader { leader }) => {
-                self.writers.not_leader(shard, writer.node, leader.map(NodeId));
-            }
+        let heard = match &result {
+            Err(ServiceError::NotLeader { leader }) => Heard::OtherLeads(leader.map(NodeId)),
             Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::OtherCluster(_)) => {
-                self.writers.not_leader(shard, writer.node, None);
+                Heard::Nothing
             }
-            _ => {}
-        }
+            _ => Heard::Answer,
+        };
+        self.writers.heard(shard, &writer, heard);
         result
     }
 }

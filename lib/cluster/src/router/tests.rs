@@ -207,13 +207,22 @@ impl ShardWriters for Cluster {
             NodeId(1) => self.shards[shard.0 as usize].clone(),
             _ => Arc::new(Follower),
         };
-        Ok(ShardWriter { node, client })
+        Ok(ShardWriter {
+            node,
+            client,
+            through: false,
+        })
     }
-    fn not_leader(&self, _: ShardId, asked: NodeId, hint: Option<NodeId>) {
+    fn heard(&self, _: ShardId, asked: &ShardWriter, heard: Heard) {
+        let hint = match heard {
+            Heard::Answer => return,
+            Heard::OtherLeads(hint) => hint,
+            Heard::Nothing => None,
+        };
         self.denied.fetch_add(1, Ordering::Relaxed);
         let mut leader = self.leader.lock();
-        if *leader == asked {
-            *leader = hint.unwrap_or(asked);
+        if *leader == asked.node {
+            *leader = hint.unwrap_or(asked.node);
         }
     }
 }

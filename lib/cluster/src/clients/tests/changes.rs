@@ -85,6 +85,9 @@ impl Meta for Older {
     async fn propose(&self, _: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn propose_through(&self, _: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
     async fn read(&self, _: Request<MetaReadRequest>) -> Result<Response<MetaState>, Status> {
         Ok(Response::new(self.0.state().as_ref().clone()))
     }
