@@ -95,6 +95,8 @@ async fn until_stopped(settings: Settings, flags: BTreeMap<String, String>) -> a
         lifecycle.leave_on_term();
     }
     let ended = node.ended(&lifecycle, drain_on_stop.unwrap_or_default()).await;
+    // The next signal ends it at once.
+    lifecycle.stop.cancel();
     node.stop().await;
     ended
 }
@@ -196,7 +198,10 @@ impl Node {
         )?);
         process.status.set_waiting_for("the configuration is taken into force");
         config::in_force(&process, &handle, &running, config, wishes).await?;
-        handle.begin_scraping();
+        if process.settings.roles.scraper {
+            process.status.set_waiting_for("the ring of scrapers takes the node in");
+            handle.begin_scraping().await;
+        }
         process.status.set_ready();
         tracing::info!("ready to serve");
         let is_secure = web.is_some_and(|web| web.is_secure());

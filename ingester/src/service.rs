@@ -130,6 +130,8 @@ pub struct Shards {
     /// In force; a reload may change them.
     limits: RwLock<Limits>,
     appends: tokio::sync::Semaphore,
+    /// For others than this node leads.
+    passes: tokio::sync::Semaphore,
     /// The cluster's: what all replicas understand.
     feature_level: AtomicU32,
     /// Whoever writes has start timestamps.
@@ -148,6 +150,7 @@ impl Shards {
             clock,
             metrics,
             appends: tokio::sync::Semaphore::new(options.max_appends),
+            passes: tokio::sync::Semaphore::new(through::MAX_PASSES),
             limits: RwLock::new(options.limits),
             feature_level: AtomicU32::new(BASE_FEATURE_LEVEL.0),
             has_starts: AtomicBool::new(false),

@@ -148,7 +148,7 @@ impl ShardWriters for Writers {
         Ok(ShardWriter {
             node: NodeId(7),
             client,
-            through: false,
+            to: None,
         })
     }
 }

@@ -17,9 +17,9 @@ use std::sync::Arc;
 #[async_trait]
 pub trait ShardWriteService: Send + Sync + 'static {
     async fn append(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError>;
-    /// As `append`, of whoever does not reach the leader: a replica that is not it passes the batch on to it. `NotLeader` where
-    /// it does not reach it either.
-    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+    /// As `append`, of whoever does not reach the leader: a replica that takes the same node for it passes the batch on.
+    /// `NotLeader` where another leads, or it does not reach it either.
+    async fn append_through(&self, request: AppendRequest, _leader: u64) -> Result<AppendResponse, ServiceError> {
         self.append(request).await
     }
 }
@@ -79,9 +79,9 @@ pub trait MetaService: Send + Sync + 'static {
     /// Commits one command. A refusal is a response whose `refused` says why; an error means that it was not decided
     /// (`Unknown`: it may have been).
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError>;
-    /// As `propose`, of whoever does not reach the leader: a replica that is not it passes the command on to it. `NotLeader`
-    /// where it does not reach it either.
-    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+    /// As `propose`, of whoever does not reach the leader: a replica that takes the same node for it passes the command on.
+    /// `NotLeader` where another leads, or it does not reach it either.
+    async fn propose_through(&self, command: MetaCommand, _leader: u64) -> Result<MetaResponse, ServiceError> {
         self.propose(command).await
     }
     /// Linearizable: not older than any response given before the call.

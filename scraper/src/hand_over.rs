@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a scraper comes      from COMES_MS after it came into the ring on its targets are its own
-//! a scraper is gone    from LEAVES_MS after its lease ended on its targets are others'
+//! a scraper is gone    from LEAVES_MS after it left, or its lease ended, its targets are others'
 //! ```
 //! The time stands in the metadata state: both hear the same one, and where they hear of it before it has come, the one makes
 //! all ticks before it and the other all from it on. Who hears of it later acts at once; what both make then is for the
@@ -13,13 +13,20 @@ use gnomon_model::{NodeId, TargetId};
 
 /// For all to hear of it: its targets stay where they are until then.
 const COMES_MS: i64 = 2_000;
-/// For others to hear of it. Whether a lease was given up or ran out cannot be told: it passes after both.
+/// For others to hear of it.
 const LEAVES_MS: i64 = 1_000;
 /// A time that is further away than this is of another clock: nobody waits for it.
 const MOST_AHEAD_MS: i64 = 3_000;
 
-/// When a scraper that gave up its lease at `left_ms` makes no more ticks.
-pub(crate) const fn after_leave(left_ms: i64) -> i64 {
+/// When a scraper that came into the ring at `since_ms` begins to make ticks.
+#[must_use]
+pub const fn after_join(since_ms: i64) -> i64 {
+    since_ms.saturating_add(COMES_MS)
+}
+
+/// When a scraper that left the ring at `left_ms` makes no more ticks.
+#[must_use]
+pub const fn after_leave(left_ms: i64) -> i64 {
     left_ms.saturating_add(LEAVES_MS)
 }
 
@@ -64,6 +71,14 @@ impl Owners {
         self.before = (before.nodes, ring);
     }
 
+    /// When the last of those who have just come begins: until then this scraper makes ticks for it.
+    pub(crate) fn given_until_ms(&self) -> Option<i64> {
+        let came = self.members.nodes.iter().filter(|node| !self.before.0.contains(node));
+        came.filter_map(|node| self.members.since_ms(*node))
+            .map(after_join)
+            .max()
+    }
+
     pub(crate) fn term(&self) -> u64 {
         self.members.term
     }
@@ -79,7 +94,7 @@ impl Owners {
         let from = ring.owner(target).filter(|from| *from != to)?;
         let since_ms = |node| self.members.since_ms(node);
         if self.members.nodes.len() > 1 && !known.contains(&to) {
-            return since_ms(to).map(|at| at.saturating_add(COMES_MS));
+            return since_ms(to).map(after_join);
         }
         let is_gone = !self.members.nodes.contains(&from);
         since_ms(from).filter(|_| is_gone).map(after_leave)

@@ -22,7 +22,9 @@ pub struct Members {
 }
 
 impl Members {
-    pub(crate) fn since_ms(&self, node: NodeId) -> Option<i64> {
+    /// See the field; none of a node that is not known.
+    #[must_use]
+    pub fn since_ms(&self, node: NodeId) -> Option<i64> {
         self.since_ms.iter().find(|(id, _)| *id == node).map(|(_, at)| *at)
     }
 }
@@ -42,6 +44,11 @@ impl Terms {
     /// The scraper renewed its lease at `at_ms`, and the ring has this term since then or earlier.
     pub fn note(&mut self, term: u64, at_ms: i64) {
         self.latest_ms = Some(at_ms);
+        self.note_end(term, at_ms);
+    }
+
+    /// The scraper's targets were its own up to `at_ms` under this term, and some are another's from then on under the next.
+    pub fn note_end(&mut self, term: u64, at_ms: i64) {
         match self.until.iter_mut().find(|(known, _)| *known == term) {
             Some((_, until)) => *until = at_ms.max(*until),
             None => {

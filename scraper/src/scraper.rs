@@ -13,6 +13,7 @@ use crate::status::{ExternalUrl, Status};
 use gnomon_model::{Clock, NodeId, TenantId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +86,8 @@ impl PreparedConfig {
 pub struct Scraper {
     apply: mpsc::Sender<Apply>,
     leave: mpsc::Sender<i64>,
+    /// Until when it makes ticks for those who came last.
+    given_until_ms: Arc<AtomicI64>,
     clock: Arc<dyn Clock>,
     status: Arc<Status>,
     buffer: Arc<Buffer>,
@@ -121,6 +124,7 @@ impl Scraper {
         );
         let owners = Owners::new(options.node, options.members.borrow().clone());
         let (leave, leaves) = mpsc::channel(1);
+        let given_until_ms = Arc::new(AtomicI64::new(0));
         let clock = Arc::clone(&env.clock);
         let manager = Manager {
             env: Arc::new(env),
@@ -128,6 +132,7 @@ impl Scraper {
             pools: BTreeMap::new(),
             status: Arc::clone(&status),
             changed,
+            given_until_ms: Arc::clone(&given_until_ms),
             cancel: cancel.clone(),
             tasks: tasks.clone(),
         };
@@ -135,6 +140,7 @@ impl Scraper {
         Ok(Self {
             apply,
             leave,
+            given_until_ms,
             clock,
             status,
             buffer,
@@ -183,7 +189,9 @@ impl Scraper {
         if let Some(until_ms) = ahead(Some(until_ms), now_ms)
             && self.leave.send(until_ms).await.is_ok()
         {
-            let left_ms = until_ms.saturating_sub(now_ms).unsigned_abs();
+            let given_ms = ahead(Some(self.given_until_ms.load(Ordering::Relaxed)), now_ms);
+            let last_ms = given_ms.map_or(until_ms, |given| given.max(until_ms));
+            let left_ms = last_ms.saturating_sub(now_ms).unsigned_abs();
             tokio::time::sleep(Duration::from_millis(left_ms) + LAST_TICKS).await;
         }
     }
@@ -203,6 +211,7 @@ struct Manager {
     pools: BTreeMap<String, Pool>,
     status: Arc<Status>,
     changed: mpsc::UnboundedSender<String>,
+    given_until_ms: Arc<AtomicI64>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -279,6 +288,9 @@ impl Manager {
             "target ring changed"
         );
         self.owners.change(members);
+        if let Some(until_ms) = self.owners.given_until_ms() {
+            self.given_until_ms.store(until_ms, Ordering::Relaxed);
+        }
         let jobs: Vec<String> = self.pools.keys().cloned().collect();
         jobs.iter().for_each(|job| self.sync(job));
     }

@@ -206,8 +206,8 @@ impl MetaService for UntilStop {
         self.meta.propose(command).await
     }
 
-    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
-        self.meta.propose_through(command).await
+    async fn propose_through(&self, command: MetaCommand, leader: u64) -> Result<MetaResponse, ServiceError> {
+        self.meta.propose_through(command, leader).await
     }
 
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {

@@ -3,7 +3,7 @@
 use gnomon_cluster::node::left_ring_ms;
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{MetaState, Node, ScraperRing};
-use gnomon_scraper::{Members, Terms};
+use gnomon_scraper::{Members, Terms, after_join, after_leave};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -42,6 +42,23 @@ fn note_lease(terms: &mut Terms, state: &MetaState, node: NodeId, lease: Duratio
     }
 }
 
+/// Up to when a scraper's targets were all its own under the ring before: those that go from one to another do so at a time
+/// that both know. None where that is not known to both.
+fn own_until_ms(before: &Members, after: &Members, state: &MetaState, me: NodeId, lease: Duration) -> Option<i64> {
+    if after.term != before.term + 1 || !before.nodes.contains(&me) {
+        return None;
+    }
+    let is_in = |ring: &Members, node: &NodeId| ring.nodes.contains(node);
+    let came = after.nodes.iter().filter(|node| !is_in(before, node));
+    let came = came.map(|node| after.since_ms(*node).map(after_join));
+    let gone = before.nodes.iter().filter(|node| !is_in(after, node)).map(|gone| {
+        let record = state.nodes.iter().find(|node| node.id == gone.0)?;
+        left_ring_ms(record, lease).map(after_leave)
+    });
+    let first: Option<Vec<i64>> = came.chain(gone).collect();
+    first?.into_iter().min().map(|at| at - 1)
+}
+
 /// What a scraper is told of the ring.
 pub(super) struct Followed {
     pub(super) members: watch::Receiver<Members>,
@@ -71,7 +88,11 @@ pub(super) fn follow(
             sender.send_if_modified(|known| {
                 let changed = term > known.term;
                 if changed {
-                    *known = members(&state, lease);
+                    let next = members(&state, lease);
+                    if let Some(until_ms) = own_until_ms(known, &next, &state, node, lease) {
+                        terms.send_modify(|terms| terms.note_end(known.term, until_ms));
+                    }
+                    *known = next;
                 }
                 changed
             });
@@ -142,6 +163,43 @@ mod tests {
         let (followed, _task) = follow(states, NodeId(1), LEASE, CancellationToken::new());
         let since_ms = followed.members.borrow().since_ms.clone();
         assert_eq!(since_ms, expected);
+    }
+
+    #[test]
+    fn ticks_before_the_time_of_a_hand_over_are_the_last_owners() {
+        let node = |id: u64, role: &str, lease_until_ms: i64| Node {
+            id,
+            roles: vec![role.into()],
+            lease_until_ms,
+            ..Node::default()
+        };
+        let ring = |term, nodes: &[u64], records: &[Node]| MetaState {
+            nodes: records.to_vec(),
+            ..(*state(term, nodes)).clone()
+        };
+        let own_until = |before: &MetaState, after: &MetaState, me| {
+            let (before, next) = (members(before, LEASE), members(after, LEASE));
+            own_until_ms(&before, &next, after, NodeId(me), LEASE)
+        };
+        let two = ring(3, &[1, 2], &[node(1, "scraper", 110_000), node(2, "scraper", 111_000)]);
+        let mut records = two.nodes.clone();
+        records.push(node(3, "scraper", 115_000));
+        let three = ring(4, &[1, 2, 3], &records);
+        assert_eq!(own_until(&two, &three, 1), Some(after_join(100_000) - 1));
+        assert_eq!(own_until(&two, &three, 3), None, "it had none");
+        records[1] = node(2, SCRAPER_LEAVING, 116_000);
+        let left = ring(5, &[1, 3], &records);
+        for me in 1..=3 {
+            assert_eq!(own_until(&three, &left, me), Some(after_leave(101_000) - 1));
+        }
+        assert_eq!(own_until(&two, &left, 1), None, "what was between is not known");
+        records[1] = node(2, "scraper", 99_000);
+        assert_eq!(
+            own_until(&three, &ring(5, &[1, 3], &records), 2),
+            None,
+            "others did not wait"
+        );
+        assert_eq!(own_until(&left, &ring(6, &[1, 3], &records), 1), None, "nothing moved");
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl ShardWriters for Writers {
         Ok(ShardWriter {
             node: NODE,
             client,
-            through: false,
+            to: None,
         })
     }
 }

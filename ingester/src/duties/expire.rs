@@ -2,6 +2,7 @@
 
 use super::Duties;
 use crate::shard::entry::{Command, SilentTarget};
+use gnomon_cluster::node::{SCRAPER_LEAVING, SCRAPER_STARTING};
 use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
 use gnomon_proto::v1::MetaState;
 use std::time::Duration;
@@ -68,12 +69,11 @@ impl Duties {
 }
 
 /// Whether somebody is there who scrapes, or may hold scrapes, by his lease. One whose lease has just ended is in the ring
-/// until that is committed.
+/// until that is committed; one that starts or stops is in it no more, or not yet.
 fn has_live_scraper(state: &MetaState, now_ms: i64) -> bool {
     let ring = state.scrapers.iter().flat_map(|ring| &ring.nodes);
-    let is_live = |id: &u64| {
-        let node = state.nodes.iter().find(|node| node.id == *id);
-        node.is_some_and(|node| node.lease_until_ms >= now_ms)
-    };
-    ring.copied().any(|id| is_live(&id))
+    let in_ring: Vec<u64> = ring.copied().collect();
+    let may_hold = |role: &String| role == SCRAPER_STARTING || role == SCRAPER_LEAVING;
+    let mut live = state.nodes.iter().filter(|node| node.lease_until_ms >= now_ms);
+    live.any(|node| in_ring.contains(&node.id) || node.roles.iter().any(may_hold))
 }

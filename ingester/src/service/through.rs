@@ -1,6 +1,6 @@
 //! Batches of nodes that do not reach a shard's leader, from here on.
 
-use super::Shards;
+use super::{Shard, Shards};
 use gnomon_model::NodeId;
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::{AppendRequest, AppendResponse};
@@ -11,11 +11,22 @@ use std::time::Duration;
 const PASS_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Batches that are passed on at a time.
+pub(super) const MAX_PASSES: usize = 64;
+
 impl Shards {
     /// Asks the leader for somebody who does not reach it. Only it: where it leads no more, whoever asks hears of it.
-    pub(super) async fn pass_on(&self, leader: NodeId, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
-        let shard = self.get(request.shard)?;
-        let _permit = self.append_permit()?;
+    pub(super) async fn pass_on(
+        &self,
+        shard: &Shard,
+        leader: NodeId,
+        request: AppendRequest,
+    ) -> Result<AppendResponse, ServiceError> {
+        // What this node leads itself is not kept waiting by a leader that does not answer.
+        let _permit = self
+            .passes
+            .try_acquire()
+            .map_err(|_| ServiceError::Busy(format!("{MAX_PASSES} batches are passed on already")))?;
         let unreached = ServiceError::NotLeader { leader: None };
         let Some(client) = self.others.as_ref().and_then(|others| others.shard_write(leader).ok()) else {
             return Err(unreached);
@@ -98,8 +109,14 @@ mod tests {
             Err(ServiceError::NotLeader { leader: Some(7) }),
             "unless asked to"
         );
-        let answer = shards.append_through(AppendRequest::default()).await;
+        let answer = shards.append_through(AppendRequest::default(), 7).await;
         assert_eq!(shards.metrics.appends_passed_on.get(), 1);
+        let refused = shards.append_through(AppendRequest::default(), 8).await;
+        assert_eq!(
+            refused,
+            Err(ServiceError::NotLeader { leader: Some(7) }),
+            "another leads"
+        );
         answer.map(|answer| answer.log_index)
     }
 

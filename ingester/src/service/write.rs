@@ -11,7 +11,6 @@ use gnomon_proto::batch::{BatchView, MAX_BATCH_BYTES, TickHeader, has_starts};
 use gnomon_proto::service::ShardWriteService;
 use gnomon_proto::v1::{AppendRequest, AppendResponse};
 use prost::Message;
-use tokio::sync::SemaphorePermit;
 
 #[async_trait]
 impl ShardWriteService for Shards {
@@ -27,27 +26,27 @@ impl ShardWriteService for Shards {
         outcome
     }
 
-    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
-        match self.append(request.clone()).await {
-            Err(ServiceError::NotLeader { leader: Some(leader) }) => self.pass_on(NodeId(leader), request).await,
-            answer => answer,
+    async fn append_through(&self, request: AppendRequest, leader: u64) -> Result<AppendResponse, ServiceError> {
+        let shard = self.get(request.shard)?;
+        let is_known = !shard.log.is_leader() && shard.log.leader() == Some(NodeId(leader));
+        match is_known {
+            true => self.pass_on(&shard, NodeId(leader), request).await,
+            false => self.append(request).await,
         }
     }
 }
 
 impl Shards {
-    pub(super) fn append_permit(&self) -> Result<SemaphorePermit<'_>, ServiceError> {
-        let permit = self.appends.try_acquire();
-        permit.map_err(|_| ServiceError::Busy(format!("{} appends are in flight already", self.options.max_appends)))
-    }
-
     async fn append_checked(&self, request: &AppendRequest) -> Result<AppendResponse, ServiceError> {
         let shard = self.get(request.shard)?;
         if !shard.log.is_leader() {
             let leader = shard.log.leader().map(|id| id.0);
             return Err(ServiceError::NotLeader { leader });
         }
-        let _permit = self.append_permit()?;
+        let _permit = self
+            .appends
+            .try_acquire()
+            .map_err(|_| ServiceError::Busy(format!("{} appends are in flight already", self.options.max_appends)))?;
         self.check_sealed(&shard)?;
         if request.starts_left_out {
             self.want_starts();

@@ -322,9 +322,9 @@ impl MetaService for Peer {
         .await
     }
 
-    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+    async fn propose_through(&self, command: MetaCommand, leader: u64) -> Result<MetaResponse, ServiceError> {
         self.call(META, |served| async move {
-            served.meta.ok_or_else(absent)?.propose_through(command).await
+            served.meta.ok_or_else(absent)?.propose_through(command, leader).await
         })
         .await
     }
@@ -357,9 +357,13 @@ impl ShardWriteService for Peer {
         .await
     }
 
-    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+    async fn append_through(&self, request: AppendRequest, leader: u64) -> Result<AppendResponse, ServiceError> {
         self.call(WRITE, |served| async move {
-            served.shard_write.ok_or_else(absent)?.append_through(request).await
+            served
+                .shard_write
+                .ok_or_else(absent)?
+                .append_through(request, leader)
+                .await
         })
         .await
     }

@@ -60,7 +60,7 @@ impl ShardWriters for Shards {
         Ok(ShardWriter {
             node: NodeId(1),
             client: self.0.clone(),
-            through: false,
+            to: None,
         })
     }
 }

@@ -56,6 +56,8 @@ use tokio_util::task::TaskTracker;
 
 /// How long a node that stops tries to say so.
 const FAREWELL: Duration = Duration::from_millis(700);
+/// How long a scraper that has started waits to be in the ring before it is called ready.
+const WELCOME: Duration = Duration::from_secs(5);
 
 /// How long a node counts as alive after its last sign of life, unless its options say otherwise.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -210,9 +212,18 @@ impl NodeHandle {
 }
 
 impl NodeHandle {
-    /// A scraper comes into the ring now: its configuration is in force, and what it serves itself is ready.
-    pub fn begin_scraping(&self) {
+    /// A scraper comes into the ring now: its configuration is in force, and what it serves itself is ready. Returns when it is
+    /// known there, or after a few seconds: it comes later then.
+    pub async fn begin_scraping(&self) {
         self.scraping.send_replace(Scraping::Begun);
+        let mut states = self.meta_watch.clone();
+        let is_in = |state: &Arc<MetaState>| {
+            let mut ring = state.scrapers.iter().flat_map(|ring| &ring.nodes);
+            ring.any(|id| *id == self.node_id.0)
+        };
+        if tokio::time::timeout(WELCOME, states.wait_for(is_in)).await.is_err() {
+            tracing::warn!("this scraper has no targets yet: it is not in the ring (`gnomon cluster status`)");
+        }
     }
 
     /// A scraper leaves the ring, and lives on: others take its targets. When it left, milliseconds of the metadata group's

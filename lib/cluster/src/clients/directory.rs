@@ -73,7 +73,7 @@ impl Directory {
             clock,
             local: RwLock::default(),
             peers: Mutex::default(),
-            leaders: RwLock::default(),
+            leaders: RwLock::new(Leaders::new(node_id)),
             placement: watch::Sender::new(Arc::default()),
         };
         directory.follow_state();
@@ -261,12 +261,12 @@ impl Directory {
         both.chain(old).chain(new).copied().map(NodeId).collect()
     }
 
-    /// The node that leads a shard, as far as is known.
+    /// The node that leads a shard, or passes on to its leader, as far as is known.
     ///
     /// # Errors
     /// `NotFound` where no such shard is.
     pub fn leader_of(&self, shard: ShardId) -> Result<NodeId, ServiceError> {
-        if let Some(leader) = self.leaders.read().leader_of(shard) {
+        if let Some(leader) = self.leaders.read().first_asked(shard) {
             return Ok(leader);
         }
         let nodes = self.replicas(shard);
@@ -277,7 +277,8 @@ impl Directory {
     /// Notes that `asked` does not lead the shard or does not answer: next is `hint`, or else the next replica.
     pub fn move_leader(&self, shard: ShardId, asked: NodeId, hint: Option<NodeId>) {
         let nodes = self.replicas(shard);
-        self.leaders.write().moved(shard, &nodes, asked, hint);
+        let now = self.clock.monotonic();
+        self.leaders.write().moved(shard, &nodes, asked, hint, now);
     }
 
     /// Who is to be asked to write.
@@ -329,24 +330,24 @@ impl ShardWriters for Directory {
         let ask = self.writer_of(shard);
         // A shard that the state does not show yet may be there in a moment.
         let ask = ask.map_err(|e| ServiceError::Unavailable(e.to_string()))?;
-        let (Ask::It(node) | Ask::Through(node)) = ask;
-        let client = self.shard_write(node);
+        let client = self.shard_write(ask.node());
         if client.is_err() {
             self.heard_of(shard, ask, Heard::Nothing);
         }
         Ok(ShardWriter {
-            node,
+            node: ask.node(),
             client: client?,
-            through: matches!(ask, Ask::Through(_)),
+            to: match ask {
+                Ask::It(_) => None,
+                Ask::Through { leader, .. } => Some(leader),
+            },
         })
     }
 
     fn heard(&self, shard: ShardId, asked: &ShardWriter, heard: Heard) {
-        let ask = match asked.through {
-            true => Ask::Through(asked.node),
-            false => Ask::It(asked.node),
-        };
-        if heard != Heard::Answer || self.leaders.read().waits_for(asked.node) {
+        let node = asked.node;
+        let ask = asked.to.map_or(Ask::It(node), |leader| Ask::Through { node, leader });
+        if heard != Heard::Answer || self.leaders.read().waits_for(node) {
             self.heard_of(shard, ask, heard);
         }
     }
@@ -355,7 +356,6 @@ impl ShardWriters for Directory {
 impl Directory {
     fn heard_of(&self, shard: ShardId, asked: Ask, heard: Heard) {
         let (replicas, now) = (self.replicas(shard), self.clock.monotonic());
-        let both = (asked, self.node_id);
-        self.leaders.write().heard(shard, &replicas, both, heard, now);
+        self.leaders.write().heard(shard, &replicas, asked, heard, now);
     }
 }

@@ -6,18 +6,18 @@
 //! replica R        L leads, which is not silent   L
 //! replica R        L leads, which is silent       R, to pass it on to L
 //! R, to pass on    nothing                        the next replica
-//! R, to pass on    that R does not reach L        R, who leads now
+//! R, to pass on    that it does not reach L       R, who leads now
+//! R, to pass on    another leads                  that one
 //! ```
-//! Once L's silence is over one call tries it again, while others still go through R. So two nodes that cannot reach each
-//! other write by a third, and nobody waits for a node that has just died any longer than before.
+//! Once L's silence is over one write tries it again, while others still go through R. So two nodes that cannot reach each
+//! other write by a third, and nobody waits for a node that has just died any longer than before. Reads begin at R then, which
+//! need not lead.
 
+use super::silence::Silence;
 use crate::router::Heard;
 use gnomon_model::{NodeId, ShardId};
 use std::collections::HashMap;
 use std::time::Duration;
-
-/// How long one that did not answer is not asked itself where another passes on to it.
-const SILENT_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy)]
 struct Lead {
@@ -26,12 +26,19 @@ struct Lead {
     through: Option<NodeId>,
 }
 
+impl Lead {
+    /// Whom a call goes to.
+    fn asked(self) -> NodeId {
+        self.through.unwrap_or(self.node)
+    }
+}
+
 /// Times are those of the machine's monotonic clock.
-#[derive(Default)]
 pub(super) struct Leaders {
+    /// This node, which is never silent to itself, and passes nothing on to others for itself.
+    me: NodeId,
     by_shard: HashMap<ShardId, Lead>,
-    /// Nodes that did not answer, until when they are not asked.
-    silent: HashMap<NodeId, Duration>,
+    silence: Silence<NodeId>,
 }
 
 /// Whom to ask.
@@ -40,16 +47,32 @@ pub(super) enum Ask {
     /// As the leader.
     It(NodeId),
     /// To pass on to the leader.
-    Through(NodeId),
+    Through { node: NodeId, leader: NodeId },
+}
+
+impl Ask {
+    pub(super) const fn node(self) -> NodeId {
+        match self {
+            Self::It(node) | Self::Through { node, .. } => node,
+        }
+    }
 }
 
 impl Leaders {
-    /// None where nothing has been heard of the shard.
-    pub(super) fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
-        self.by_shard.get(&shard).map(|lead| lead.node)
+    pub(super) fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            by_shard: HashMap::new(),
+            silence: Silence::default(),
+        }
     }
 
-    /// Whom to ask, unless that has to be found out ([`Self::turn`]).
+    /// Who answers for the shard, as far as is known: its leader, or one that reaches it. None where nothing has been heard.
+    pub(super) fn first_asked(&self, shard: ShardId) -> Option<NodeId> {
+        self.by_shard.get(&shard).map(|lead| lead.asked())
+    }
+
+    /// Whom to ask to write, unless that has to be found out ([`Self::turn`]).
     pub(super) fn ask(&self, shard: ShardId) -> Option<Ask> {
         let lead = self.by_shard.get(&shard)?;
         lead.through.is_none().then_some(Ask::It(lead.node))
@@ -60,43 +83,51 @@ impl Leaders {
         let Some(lead) = self.by_shard.get(&shard).copied() else {
             return Ask::It(first);
         };
+        let leader = lead.node;
         match lead.through {
-            Some(through) if self.is_silent(lead.node, now) => Ask::Through(through),
-            Some(_) if self.waits_for(lead.node) => {
-                self.silent.insert(lead.node, now + SILENT_FOR);
-                Ask::It(lead.node)
+            Some(node) if self.silence.lasts(leader, now) => Ask::Through { node, leader },
+            Some(_) if self.silence.is_known(leader) => {
+                self.silence.begin(leader, now);
+                Ask::It(leader)
             }
             // It has answered, or need not be asked through anybody.
             _ => {
-                self.lead(shard, lead.node, None);
-                Ask::It(lead.node)
+                self.lead(shard, leader, None);
+                Ask::It(leader)
             }
         }
     }
 
-    fn is_silent(&self, node: NodeId, now: Duration) -> bool {
-        self.silent.get(&node).is_some_and(|until| *until > now)
-    }
-
     /// Whether an answer of this node is any news.
     pub(super) fn waits_for(&self, node: NodeId) -> bool {
-        self.silent.contains_key(&node)
+        self.silence.is_known(node)
     }
 
-    /// An answer of the node itself.
-    pub(super) fn answered(&mut self, node: NodeId) {
-        self.silent.remove(&node);
-    }
-
-    /// `asked` is not to be asked next, as far as it was to be: `hint` is, or else the replica after it.
-    pub(super) fn moved(&mut self, shard: ShardId, replicas: &[NodeId], asked: NodeId, hint: Option<NodeId>) {
-        let Some(next) = hint.or_else(|| after(replicas, asked)) else {
-            return;
-        };
+    /// `asked` was asked in vain, as whoever answers for the shard: `hint` leads, or the replica after it is asked next.
+    pub(super) fn moved(
+        &mut self,
+        shard: ShardId,
+        replicas: &[NodeId],
+        asked: NodeId,
+        hint: Option<NodeId>,
+        now: Duration,
+    ) {
+        let believed = self.first_asked(shard).or(replicas.first().copied());
         // Another call may have learnt better in the meantime.
-        let believed = self.leader_of(shard).or(replicas.first().copied());
-        if believed == Some(asked) {
-            self.lead(shard, next, None);
+        if believed != Some(asked) {
+            return;
+        }
+        match hint.filter(|leader| *leader != asked && self.silence.lasts(*leader, now)) {
+            Some(leader) if asked != self.me => self.lead(shard, leader, Some(asked)),
+            Some(leader) => {
+                let next = self.after(replicas, asked, Some(leader), now);
+                self.lead(shard, next.unwrap_or(leader), None);
+            }
+            None => {
+                if let Some(next) = hint.or_else(|| self.after(replicas, asked, None, now)) {
+                    self.lead(shard, next, None);
+                }
+            }
         }
     }
 
@@ -104,79 +135,59 @@ impl Leaders {
         self.by_shard.insert(shard, Lead { node, through });
     }
 
-    /// What became of asking; `me` is this node, which passes nothing on to others.
-    pub(super) fn heard(
-        &mut self,
-        shard: ShardId,
-        replicas: &[NodeId],
-        (asked, me): (Ask, NodeId),
-        heard: Heard,
-        now: Duration,
-    ) {
+    /// What became of asking to write.
+    pub(super) fn heard(&mut self, shard: ShardId, replicas: &[NodeId], asked: Ask, heard: Heard, now: Duration) {
         match (asked, heard) {
-            (Ask::It(node), Heard::Answer) => self.answered(node),
-            (Ask::Through(_), Heard::Answer) => {}
+            (Ask::It(node), Heard::Answer) => self.silence.end(node),
+            (Ask::Through { .. }, Heard::Answer) => {}
             (Ask::It(node), Heard::OtherLeads(hint)) => {
-                self.answered(node);
-                match hint.filter(|leader| self.is_silent(*leader, now)) {
-                    None => self.moved(shard, replicas, node, hint),
-                    Some(leader) if node != me => self.lead(shard, leader, Some(node)),
-                    Some(leader) => {
-                        let next = self.passes_on(replicas, me, leader, now);
-                        self.moved(shard, replicas, node, next.or(hint));
-                    }
-                }
+                self.silence.end(node);
+                self.moved(shard, replicas, node, hint, now);
             }
             (Ask::It(node), Heard::Nothing) => {
-                if node != me {
-                    self.silent.insert(node, now + SILENT_FOR);
+                if node != self.me {
+                    self.silence.begin(node, now);
                 }
-                self.moved(shard, replicas, node, None);
+                self.moved(shard, replicas, node, None, now);
             }
-            (Ask::Through(node), heard) => {
-                let is_news = self.by_shard.get(&shard).is_some_and(|lead| lead.through == Some(node));
-                let next = match heard {
-                    Heard::OtherLeads(Some(leader)) => Some(leader),
-                    Heard::OtherLeads(None) => Some(node),
-                    _ => after(replicas, node),
-                };
-                if let Some(next) = next.filter(|_| is_news) {
-                    self.lead(shard, next, None);
+            (Ask::Through { node, .. }, Heard::OtherLeads(None)) => {
+                if self.first_asked(shard) == Some(node) {
+                    self.lead(shard, node, None);
                 }
             }
+            (Ask::Through { node, .. }, Heard::OtherLeads(hint)) => self.moved(shard, replicas, node, hint, now),
+            (Ask::Through { node, .. }, Heard::Nothing) => self.moved(shard, replicas, node, None, now),
         }
     }
 
-    /// One that may know a way to the leader.
-    fn passes_on(&self, replicas: &[NodeId], me: NodeId, leader: NodeId, now: Duration) -> Option<NodeId> {
-        let mut others = replicas.iter().copied().filter(|node| *node != me && *node != leader);
-        others.find(|node| !self.is_silent(*node, now))
+    /// The next replica, rather one that answers, and not this node itself where it has just named `leader`.
+    fn after(&self, replicas: &[NodeId], node: NodeId, leader: Option<NodeId>, now: Duration) -> Option<NodeId> {
+        let at = replicas.iter().position(|replica| *replica == node);
+        let from = at.map_or(0, |at| at + 1);
+        let around = (0..replicas.len()).map(|n| replicas[(from + n) % replicas.len()]);
+        let mut others = around.filter(|next| *next != node && Some(*next) != leader);
+        let speaks = |next: &NodeId| !self.silence.lasts(*next, now);
+        others.clone().find(speaks).or_else(|| others.next())
     }
-}
-
-fn after(replicas: &[NodeId], node: NodeId) -> Option<NodeId> {
-    let at = replicas.iter().position(|replica| *replica == node);
-    replicas.get(at.map_or(0, |at| (at + 1) % replicas.len())).copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::silence::SILENT_FOR;
 
     const SHARD: ShardId = ShardId(0);
     const REPLICAS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
     struct Rig {
         leaders: Leaders,
-        me: NodeId,
         now: Duration,
     }
 
     impl Rig {
         fn new(me: u64) -> Self {
             Self {
-                leaders: Leaders::default(),
-                me: NodeId(me),
+                leaders: Leaders::new(NodeId(me)),
                 now: Duration::from_secs(100),
             }
         }
@@ -188,7 +199,14 @@ mod tests {
 
         fn hear(&mut self, heard: Heard) {
             let asked = self.ask();
-            self.leaders.heard(SHARD, &REPLICAS, (asked, self.me), heard, self.now);
+            self.leaders.heard(SHARD, &REPLICAS, asked, heard, self.now);
+        }
+    }
+
+    fn through(node: u64) -> Ask {
+        Ask::Through {
+            node: NodeId(node),
+            leader: NodeId(1),
         }
     }
 
@@ -197,7 +215,7 @@ mod tests {
     #[test]
     fn a_leader_that_does_not_answer_is_asked_through_another() {
         // A scraper, and the second of three ingesters, which is not asked to pass on to the first.
-        for (me, through) in [(9, 2), (2, 3)] {
+        for (me, other) in [(9, 2), (2, 3)] {
             let mut rig = Rig::new(me);
             assert_eq!(rig.ask(), Ask::It(NodeId(1)));
             rig.hear(Heard::Nothing);
@@ -207,18 +225,17 @@ mod tests {
                 assert_eq!(rig.ask(), Ask::It(NodeId(3)));
                 rig.hear(LEADS_1);
             }
-            assert_eq!(rig.ask(), Ask::Through(NodeId(through)));
+            assert_eq!(rig.ask(), through(other));
             rig.hear(Heard::Answer);
-            assert_eq!(rig.ask(), Ask::Through(NodeId(through)));
+            assert_eq!(rig.ask(), through(other));
             // Once it is tried again, by one only.
             rig.now += SILENT_FOR;
             assert_eq!(rig.ask(), Ask::It(NodeId(1)));
-            assert_eq!(rig.ask(), Ask::Through(NodeId(through)));
+            assert_eq!(rig.ask(), through(other));
             rig.now += SILENT_FOR;
-            assert_eq!(rig.leaders.leader_of(SHARD), Some(NodeId(1)));
+            assert_eq!(rig.leaders.first_asked(SHARD), Some(NodeId(other)), "to read");
             let asked = rig.ask();
-            rig.leaders
-                .heard(SHARD, &REPLICAS, (asked, rig.me), Heard::Answer, rig.now);
+            rig.leaders.heard(SHARD, &REPLICAS, asked, Heard::Answer, rig.now);
             assert!(!rig.leaders.waits_for(NodeId(1)));
         }
     }
@@ -242,7 +259,7 @@ mod tests {
         rig.hear(Heard::OtherLeads(None));
         assert_eq!(rig.ask(), Ask::It(NodeId(2)), "nobody yet");
         rig.hear(LEADS_1);
-        assert_eq!(rig.ask(), Ask::Through(NodeId(2)));
+        assert_eq!(rig.ask(), through(2));
         rig.hear(Heard::OtherLeads(Some(NodeId(3))));
         assert_eq!(rig.ask(), Ask::It(NodeId(3)), "the new leader");
         rig.hear(Heard::Answer);
@@ -257,7 +274,34 @@ mod tests {
         rig.hear(Heard::Nothing);
         assert_eq!(rig.ask(), Ask::It(NodeId(3)));
         rig.hear(LEADS_1);
-        assert_eq!(rig.ask(), Ask::Through(NodeId(3)));
+        assert_eq!(rig.ask(), through(3));
+    }
+
+    #[test]
+    fn reads_in_vain_do_not_lose_the_way_to_the_leader() {
+        let mut rig = Rig::new(9);
+        rig.hear(Heard::Nothing);
+        rig.hear(LEADS_1);
+        let read = |rig: &mut Rig, asked: u64, hint: Option<u64>| {
+            let hint = hint.map(NodeId);
+            rig.leaders.moved(SHARD, &REPLICAS, NodeId(asked), hint, rig.now);
+        };
+        read(&mut rig, 1, None);
+        assert_eq!(rig.ask(), through(2), "asked by one who knew less");
+        read(&mut rig, 2, Some(1));
+        assert_eq!(rig.ask(), through(2));
+        read(&mut rig, 2, None);
+        assert_eq!(rig.ask(), Ask::It(NodeId(3)), "rather than the one that is silent");
+    }
+
+    #[test]
+    fn late_news_change_nothing() {
+        let mut rig = Rig::new(9);
+        rig.hear(Heard::Nothing);
+        rig.hear(Heard::OtherLeads(Some(NodeId(3))));
+        let (late, now) = (Ask::It(NodeId(2)), rig.now);
+        rig.leaders.heard(SHARD, &REPLICAS, late, LEADS_1, now);
+        assert_eq!(rig.ask(), Ask::It(NodeId(3)));
     }
 
     #[test]

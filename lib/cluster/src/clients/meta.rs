@@ -1,6 +1,7 @@
 //! The metadata group from a node that has no replica of it (or is not its leader): goes from peer to peer.
 
 use super::remote::Remote;
+use super::silence::Silence;
 use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect_as};
 use crate::tls::host_of;
 use async_trait::async_trait;
@@ -11,7 +12,6 @@ use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -30,9 +30,6 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// Peers that are kept in mind at most; names may stand for ever new addresses.
 const MAX_PEERS: usize = 64;
 
-/// How long a leader that did not answer is not asked itself where another peer passes on to it.
-const SILENT_FOR: Duration = Duration::from_secs(10);
-
 /// Asks the peers of the metadata group in turn, the one that answered last first; through it where the leader does not answer
 /// here.
 pub struct MetaClient {
@@ -50,6 +47,15 @@ fn is_name(peer: &str) -> bool {
     peer.parse::<std::net::SocketAddr>().is_err()
 }
 
+/// Places among the peers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Route {
+    leader: usize,
+    leader_id: u64,
+    /// Passes on to it.
+    through: usize,
+}
+
 struct Peers {
     /// By address; this node's own replica first, then the configured ones.
     all: Vec<(String, Arc<dyn MetaService>)>,
@@ -57,10 +63,9 @@ struct Peers {
     has_own: bool,
     /// Which one to ask next.
     next: usize,
-    /// Where that one is asked to pass on what is to be decided: to which.
-    through_to: Option<usize>,
-    /// Those that did not answer, until when they are not asked where another passes on to them.
-    silent: HashMap<usize, Duration>,
+    /// How what is to be decided comes to a leader that does not answer here.
+    route: Option<Route>,
+    silence: Silence<usize>,
     /// Addresses by node id, from the newest state seen: hints name nodes.
     addresses: Vec<(u64, String)>,
     /// The newest state seen: peers need only tell what differs.
@@ -68,20 +73,27 @@ struct Peers {
 }
 
 impl Peers {
-    fn is_silent(&self, at: usize, now: Duration) -> bool {
-        self.silent.get(&at).is_some_and(|until| *until > now)
-    }
-
     fn turn_to(&mut self, at: usize) {
         self.next = at % self.all.len();
-        self.through_to = None;
+    }
+
+    /// Whom what is to be decided goes to: once each time the leader's silence is over to itself.
+    fn for_proposal(&mut self, now: Duration) -> (usize, Option<u64>) {
+        match self.route {
+            Some(route) if self.silence.lasts(route.leader, now) => (route.through, Some(route.leader_id)),
+            Some(route) if self.silence.is_known(route.leader) => {
+                self.silence.begin(route.leader, now);
+                (route.leader, None)
+            }
+            _ => (self.next % self.all.len(), None),
+        }
     }
 
     /// One that may know a way to the leader.
     fn may_pass_on(&self, leader: usize, now: Duration) -> Option<usize> {
         let first = usize::from(self.has_own);
         let mut others = (first..self.all.len()).filter(|at| *at != leader);
-        others.find(|at| !self.is_silent(*at, now))
+        others.find(|at| !self.silence.lasts(*at, now))
     }
 }
 
@@ -89,8 +101,8 @@ impl Peers {
 struct Asked {
     at: usize,
     peer: Arc<dyn MetaService>,
-    /// It is to pass on what is to be decided: the leader does not answer here.
-    through: bool,
+    /// It is to pass on what is to be decided to this node, which does not answer here.
+    to: Option<u64>,
 }
 
 impl MetaClient {
@@ -121,8 +133,8 @@ impl MetaClient {
                 has_own: local.is_some(),
                 all: local.into_iter().collect(),
                 next: 0,
-                through_to: None,
-                silent: HashMap::new(),
+                route: None,
+                silence: Silence::default(),
                 addresses: Vec::new(),
                 newest: Arc::default(),
             }),
@@ -169,52 +181,64 @@ impl MetaClient {
         }
     }
 
-    fn current(&self) -> Asked {
+    /// Whom to ask; `decides` where a leader has to.
+    fn asked(&self, decides: bool) -> Asked {
         let now = self.clock.monotonic();
         let mut peers = self.peers.lock();
-        if let Some(leader) = peers.through_to.filter(|leader| !peers.is_silent(*leader, now)) {
-            peers.turn_to(leader);
-        }
-        let at = peers.next % peers.all.len();
-        Asked {
-            at,
-            peer: peers.all[at].1.clone(),
-            through: peers.through_to.is_some(),
-        }
+        let (at, to) = match decides {
+            true => peers.for_proposal(now),
+            false => (peers.next % peers.all.len(), None),
+        };
+        let peer = peers.all[at].1.clone();
+        Asked { at, peer, to }
     }
 
     /// Turns to the hinted node, or to the next peer, unless another call has turned already. To one that does not answer here
-    /// it goes through the peer that named it.
-    fn turn(&self, from: usize, hint: Option<u64>) {
+    /// what is to be decided goes through the peer that named it.
+    fn turn(&self, asked: &Asked, hint: Option<u64>) {
         let hinted = hint.and_then(|id| {
             let address = self.peers.lock().addresses.iter().find(|(n, _)| *n == id)?.1.clone();
-            self.position_of(&address, None).ok()
+            Some((id, self.position_of(&address, None).ok()?))
         });
-        let now = self.clock.monotonic();
+        let (from, now) = (asked.at, self.clock.monotonic());
         let mut peers = self.peers.lock();
+        if asked.to.is_some() {
+            // Another leads, or it does not reach the leader either, or is gone itself.
+            peers.route = peers.route.filter(|route| route.through != from);
+        }
         if peers.next % peers.all.len() != from {
             return;
         }
         match hinted {
             None => peers.turn_to(from + 1),
-            Some(leader) if !peers.is_silent(leader, now) || peers.through_to.is_some() => peers.turn_to(leader),
-            Some(leader) if peers.has_own && from == 0 => match peers.may_pass_on(leader, now) {
-                None => peers.turn_to(leader),
-                Some(other) => peers.turn_to(other),
-            },
-            Some(leader) => peers.through_to = Some(leader),
+            Some((_, leader)) if !peers.silence.lasts(leader, now) => peers.turn_to(leader),
+            // This node's own replica does not reach it either.
+            Some((_, leader)) if peers.has_own && from == 0 => {
+                let next = peers.may_pass_on(leader, now);
+                peers.turn_to(next.unwrap_or(leader));
+            }
+            Some((leader_id, leader)) => {
+                peers.route = Some(Route {
+                    leader,
+                    leader_id,
+                    through: from,
+                });
+            }
         }
     }
 
     /// Whether a peer answered. What one that passes on says is not the other's silence.
     fn note(&self, asked: &Asked, has_answered: bool) {
-        let until = self.clock.monotonic() + SILENT_FOR;
+        let now = self.clock.monotonic();
         let mut peers = self.peers.lock();
-        match has_answered {
-            true if peers.silent.is_empty() => {}
-            true => drop(peers.silent.remove(&asked.at)),
-            false if asked.through || (peers.has_own && asked.at == 0) => {}
-            false => drop(peers.silent.insert(asked.at, until)),
+        if has_answered {
+            peers.silence.end(asked.at);
+            if peers.route.is_some_and(|route| route.leader == asked.at) {
+                peers.route = None;
+                peers.turn_to(asked.at);
+            }
+        } else if asked.to.is_none() && !(peers.has_own && asked.at == 0) {
+            peers.silence.begin(asked.at, now);
         }
     }
 
@@ -247,12 +271,12 @@ impl MetaClient {
         self.peers.lock().newest = Arc::default();
     }
 
-    /// Asks until a peer answers. `repeat_unknown` where asking again after an unknown outcome is harmless. `ask` is told
-    /// whether the peer is to pass on.
+    /// Asks until a peer answers. `decides` where a leader has to, and asking again after an unknown outcome is not harmless.
+    /// `ask` is told to which node the peer is to pass on.
     async fn ask<T, Asking>(
         &self,
-        repeat_unknown: bool,
-        ask: impl Fn(Arc<dyn MetaService>, bool) -> Asking,
+        decides: bool,
+        ask: impl Fn(Arc<dyn MetaService>, Option<u64>) -> Asking,
     ) -> Result<T, ServiceError>
     where
         Asking: Future<Output = Result<T, ServiceError>>,
@@ -262,9 +286,8 @@ impl MetaClient {
             let mut backoff = FIRST_BACKOFF;
             let mut strangers = 0;
             loop {
-                let asked = self.current();
-                let at = asked.at;
-                let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(asked.peer.clone(), asked.through)).await;
+                let asked = self.asked(decides);
+                let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(asked.peer.clone(), asked.to)).await;
                 let attempt = attempt.unwrap_or_else(|_| {
                     let why = format!("the metadata peer did not answer within {ATTEMPT_TIMEOUT:?}");
                     Err(ServiceError::Unknown(why))
@@ -290,15 +313,15 @@ impl MetaClient {
                         }
                         None
                     }
-                    ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) if repeat_unknown => None,
+                    ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) if !decides => None,
                     ServiceError::Unknown(_) | ServiceError::DeadlineExceeded(_) => {
-                        self.turn(at, None);
+                        self.turn(&asked, None);
                         return Err(ServiceError::Unknown(error.to_string()));
                     }
                     _ => return Err(error),
                 };
                 self.look_up().await;
-                self.turn(at, hint);
+                self.turn(&asked, hint);
                 last = Some(error);
                 tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
@@ -314,12 +337,12 @@ impl MetaClient {
 #[async_trait]
 impl MetaService for MetaClient {
     async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
-        self.ask(false, |peer, through| {
+        self.ask(true, |peer, to| {
             let command = command.clone();
             async move {
-                match through {
-                    true => peer.propose_through(command).await,
-                    false => peer.propose(command).await,
+                match to {
+                    Some(leader) => peer.propose_through(command, leader).await,
+                    None => peer.propose(command).await,
                 }
             }
         })
@@ -331,10 +354,10 @@ impl MetaService for MetaClient {
             let base = self.peers.lock().newest.clone();
             async move { peer.read_from(base).await }
         };
-        let mut state = self.ask(true, read).await;
+        let mut state = self.ask(false, read).await;
         if matches!(state, Err(ServiceError::Damaged(_))) {
             self.forget_newest();
-            state = self.ask(true, read).await;
+            state = self.ask(false, read).await;
         }
         let state = state?;
         self.learn(&state);
@@ -346,7 +369,7 @@ impl MetaService for MetaClient {
         &self,
         after_revision: u64,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
-        self.ask(true, |peer, _| async move { peer.watch(after_revision).await })
+        self.ask(false, |peer, _| async move { peer.watch(after_revision).await })
             .await
     }
 
@@ -354,7 +377,7 @@ impl MetaService for MetaClient {
         &self,
         base: Arc<MetaState>,
     ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
-        self.ask(true, |peer, _| {
+        self.ask(false, |peer, _| {
             let base = base.clone();
             async move { peer.watch_from(base).await }
         })
@@ -412,7 +435,7 @@ pub async fn follow_meta(client: Arc<MetaClient>, states: watch::Sender<Arc<Meta
                 }
             },
         }
-        client.turn(client.current().at, None);
+        client.turn(&client.asked(false), None);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))) => {}

@@ -11,6 +11,7 @@ use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_server::{Meta, MetaServer};
 use gnomon_proto::v1::{
     MetaChangesRequest, MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaUpdate, MetaWatchRequest,
+    ProposeThroughRequest,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -69,8 +70,10 @@ impl Meta for ServedMeta {
         Ok(Response::new(self.service.propose(request.into_inner()).await?))
     }
 
-    async fn propose_through(&self, request: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
-        Ok(Response::new(self.service.propose_through(request.into_inner()).await?))
+    async fn propose_through(&self, request: Request<ProposeThroughRequest>) -> Result<Response<MetaResponse>, Status> {
+        let ProposeThroughRequest { command, leader } = request.into_inner();
+        let command = command.ok_or_else(|| ServiceError::Invalid("no command".into()))?;
+        Ok(Response::new(self.service.propose_through(command, leader).await?))
     }
 
     async fn read(&self, _: Request<MetaReadRequest>) -> Result<Response<MetaState>, Status> {

@@ -12,6 +12,7 @@ mod replicas;
 mod resume;
 mod server;
 mod shard_reads;
+mod silence;
 #[cfg(test)]
 mod tests;
 

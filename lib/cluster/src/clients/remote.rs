@@ -20,12 +20,12 @@ use gnomon_proto::v1::shard_read_client::ShardReadClient as ShardReadStub;
 use gnomon_proto::v1::shard_write_client::ShardWriteClient as ShardWriteStub;
 use gnomon_proto::v1::targets_client::TargetsClient as TargetsStub;
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest, EvaluateRequest,
-    ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest, HeadStatsResponse,
-    LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaChangesRequest, MetaCommand,
-    MetaReadRequest, MetaResponse, MetaState, MetaUpdate, MetaWatchRequest, MetricMetadataRequest,
-    MetricMetadataResponse, ResultGetRequest, ResultGetResponse, ResultPutRequest, ResultPutResponse, SelectRequest,
-    TargetMetadataRequest, TargetMetadataResponse,
+    AppendRequest, AppendResponse, AppendThroughRequest, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest,
+    EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest,
+    HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetaChangesRequest,
+    MetaCommand, MetaReadRequest, MetaResponse, MetaState, MetaUpdate, MetaWatchRequest, MetricMetadataRequest,
+    MetricMetadataResponse, ProposeThroughRequest, ResultGetRequest, ResultGetResponse, ResultPutRequest,
+    ResultPutResponse, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Code, Status, Streaming};
@@ -136,8 +136,14 @@ impl ShardWriteService for RemoteShardWrite {
         answer.map(tonic::Response::into_inner).map_err(from_wire)
     }
 
-    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
-        match self.0.clone().append_through(request.clone()).await {
+    async fn append_through(&self, request: AppendRequest, leader: u64) -> Result<AppendResponse, ServiceError> {
+        let append = Some(request.clone());
+        match self
+            .0
+            .clone()
+            .append_through(AppendThroughRequest { append, leader })
+            .await
+        {
             Err(status) if status.code() == Code::Unimplemented => self.append(request).await,
             answer => answer.map(tonic::Response::into_inner).map_err(from_wire),
         }
@@ -275,8 +281,12 @@ impl MetaService for RemoteMeta {
         answer.map(tonic::Response::into_inner).map_err(from_meta)
     }
 
-    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
-        match self.0.clone().propose_through(command.clone()).await {
+    async fn propose_through(&self, command: MetaCommand, leader: u64) -> Result<MetaResponse, ServiceError> {
+        let request = ProposeThroughRequest {
+            command: Some(command.clone()),
+            leader,
+        };
+        match self.0.clone().propose_through(request).await {
             Err(status) if may_be_older(&status) => self.propose(command).await,
             answer => answer.map(tonic::Response::into_inner).map_err(from_meta),
         }

@@ -15,11 +15,11 @@ use gnomon_proto::v1::shard_read_server::{ShardRead, ShardReadServer};
 use gnomon_proto::v1::shard_write_server::{ShardWrite, ShardWriteServer};
 use gnomon_proto::v1::targets_server::{Targets, TargetsServer};
 use gnomon_proto::v1::{
-    AppendRequest, AppendResponse, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest, EvaluateBatch,
-    EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse, HeadStatsRequest,
-    HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse, MetricMetadataRequest,
-    MetricMetadataResponse, ResultGetRequest, ResultGetResponse, ResultPutRequest, ResultPutResponse, SelectBatch,
-    SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
+    AppendRequest, AppendResponse, AppendThroughRequest, BlockEvaluateRequest, BlockLabelsRequest, BlockSelectRequest,
+    EvaluateBatch, EvaluateRequest, ExemplarsRequest, ExemplarsResponse, GroupsRequest, GroupsResponse,
+    HeadStatsRequest, HeadStatsResponse, LabelsRequest, LabelsResponse, ListTargetsRequest, ListTargetsResponse,
+    MetricMetadataRequest, MetricMetadataResponse, ResultGetRequest, ResultGetResponse, ResultPutRequest,
+    ResultPutResponse, SelectBatch, SelectRequest, TargetMetadataRequest, TargetMetadataResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -76,8 +76,9 @@ impl ShardWrite for Served<dyn ShardWriteService> {
         answer(self.0.append(request.into_inner()).await)
     }
 
-    async fn append_through(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
-        answer(self.0.append_through(request.into_inner()).await)
+    async fn append_through(&self, request: Request<AppendThroughRequest>) -> Result<Response<AppendResponse>, Status> {
+        let AppendThroughRequest { append, leader } = request.into_inner();
+        answer(self.0.append_through(append.unwrap_or_default(), leader).await)
     }
 }
 

@@ -108,7 +108,7 @@ impl MetaService for Replica {
         Ok(self.machine.apply_command(&command))
     }
     /// As if the leader were reached from here.
-    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+    async fn propose_through(&self, command: MetaCommand, _: u64) -> Result<MetaResponse, ServiceError> {
         Ok(self.machine.apply_command(&command))
     }
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
@@ -251,12 +251,12 @@ async fn a_batch_is_passed_on_by_a_replica_that_is_asked_to() {
     let first = directory.shard_write(NodeId(1)).unwrap();
     let refused = first.append(AppendRequest::default()).await;
     assert_eq!(refused, Err(ServiceError::NotLeader { leader: Some(2) }));
-    let passed_on = first.append_through(AppendRequest::default()).await;
+    let passed_on = first.append_through(AppendRequest::default(), 2).await;
     assert_eq!(passed_on.unwrap().log_index, 2);
     let writer = |node, client| ShardWriter {
         node: NodeId(node),
         client,
-        through: false,
+        to: None,
     };
     let second = directory.shard_write(NodeId(2)).unwrap();
     directory.heard(
@@ -267,7 +267,7 @@ async fn a_batch_is_passed_on_by_a_replica_that_is_asked_to() {
     directory.heard(ShardId(0), &writer(2, second), Heard::Nothing);
     directory.heard(ShardId(0), &writer(1, first), Heard::OtherLeads(Some(NodeId(2))));
     let next = directory.leader(ShardId(0)).unwrap();
-    assert_eq!((next.node, next.through), (NodeId(1), true));
+    assert_eq!((next.node, next.to), (NodeId(1), Some(NodeId(2))));
 }
 
 #[tokio::test]
@@ -328,7 +328,7 @@ impl ShardWriteService for ShardNode {
         })
     }
     /// As if the leader were reached from here.
-    async fn append_through(&self, request: AppendRequest) -> Result<AppendResponse, ServiceError> {
+    async fn append_through(&self, request: AppendRequest, _: u64) -> Result<AppendResponse, ServiceError> {
         Self { id: 2 }.append(request).await
     }
 }

@@ -129,8 +129,16 @@ fn refusal(error: BoxError, peer: &str, max_calls: usize) -> Status {
     if error.is::<tower::timeout::error::Elapsed>() {
         return Status::deadline_exceeded(format!("{peer} did not answer in time"));
     }
-    explained(Status::from_error(error))
+    let status = explained(Status::from_error(error));
+    // Calls that were under way end with that too: they may have been carried out.
+    match status.message().contains(NO_PONG) {
+        true => Status::unknown(status.message()),
+        false => status,
+    }
 }
+
+/// What the library says of a connection whose peer does not answer pings.
+const NO_PONG: &str = "keep-alive timed out";
 
 /// A status that tells of its causes: of a connection that cannot be made, the library says only that it cannot.
 pub(crate) fn explained(status: Status) -> Status {

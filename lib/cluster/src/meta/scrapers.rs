@@ -1,8 +1,9 @@
 //! The ring of scrapers: who is in it, and under which term.
 //!
 //! ```text
-//! registers, a new life   in the ring, term + 1 (pushes of the life before are refused)
-//! stops in good order     out, term + 1
+//! starts, a new life      out, term + 1 where the life before was in
+//! can scrape              in the ring, term + 1 (pushes of the life before are refused)
+//! is about to stop        out, term + 1
 //! lease ended             out, term + 1, by a commit of the leader: no watcher decides it by its own clock
 //! renews when out         in again, term + 1
 //! ```

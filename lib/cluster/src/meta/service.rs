@@ -79,9 +79,11 @@ impl MetaService for MetaNode {
             .map_err(|e| ServiceError::Internal(format!("answer of the metadata group does not decode: {e}")))
     }
 
-    async fn propose_through(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+    async fn propose_through(&self, command: MetaCommand, leader: u64) -> Result<MetaResponse, ServiceError> {
         match self.propose(command.clone()).await {
-            Err(ServiceError::NotLeader { leader: Some(leader) }) => self.pass_on(NodeId(leader), command).await,
+            Err(ServiceError::NotLeader { leader: known }) if known == Some(leader) => {
+                self.pass_on(NodeId(leader), command).await
+            }
             answer => answer,
         }
     }

@@ -26,13 +26,16 @@ pub const SCRAPER_STARTING: &str = "scraper-starting";
 /// The role of a scraper that is about to stop: others have its targets from a little after it came to be so.
 pub const SCRAPER_LEAVING: &str = "scraper-leaving";
 
+/// Before a lease that could not be renewed is tried again: it is not to end by that.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How many times a clock has to be found wrong, one after the other, before a scraper steps aside.
 const SURE_AFTER: u32 = 3;
 
 /// Renews one life's lease, three times in its length.
 pub(super) struct Renewal {
     pub(super) meta: Arc<dyn MetaService>,
-    /// With the roles that run here; a scraper is registered as one of three kinds.
+    /// With the roles that run here; a scraper is registered as what it is at the time.
     pub(super) node: Node,
     pub(super) lease: Duration,
     pub(super) clock: Arc<dyn Clock>,
@@ -138,7 +141,10 @@ impl Renewal {
                     );
                     return;
                 }
-                Err(error) => tracing::warn!(%error, "cannot renew the node's lease; trying again"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot renew the node's lease; trying again");
+                    wait = AGAIN;
+                }
             }
         }
     }

@@ -20,8 +20,8 @@ use tower::retry::budget::Budget;
 pub struct ShardWriter {
     pub node: NodeId,
     pub client: Arc<dyn ShardWriteService>,
-    /// It does not lead, and is asked to pass batches on: the leader does not answer here.
-    pub through: bool,
+    /// It does not lead, and is asked to pass batches on to this one, which does not answer here.
+    pub to: Option<NodeId>,
 }
 
 /// What was heard of a replica that was asked.
@@ -351,9 +351,9 @@ impl Router {
             batch: chunk.bytes.clone(),
             starts_left_out: self.leaves_out_starts(),
         };
-        let sent = match writer.through {
-            false => writer.client.append(request),
-            true => writer.client.append_through(request),
+        let sent = match writer.to {
+            None => writer.client.append(request),
+            Some(leader) => writer.client.append_through(request, leader.0),
         };
         let result = match tokio::time::timeout(timeout, sent).await {
             Ok(result) => result,
@@ -367,6 +367,8 @@ impl Router {
             Err(ServiceError::Unavailable(_) | ServiceError::Unknown(_) | ServiceError::OtherCluster(_)) => {
                 Heard::Nothing
             }
+            // Nobody has said anything.
+            Err(ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled) => return result,
             _ => Heard::Answer,
         };
         self.writers.heard(shard, &writer, heard);

@@ -207,11 +207,7 @@ impl ShardWriters for Cluster {
             NodeId(1) => self.shards[shard.0 as usize].clone(),
             _ => Arc::new(Follower),
         };
-        Ok(ShardWriter {
-            node,
-            client,
-            through: false,
-        })
+        Ok(ShardWriter { node, client, to: None })
     }
     fn heard(&self, _: ShardId, asked: &ShardWriter, heard: Heard) {
         let hint = match heard {

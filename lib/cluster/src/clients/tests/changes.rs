@@ -85,7 +85,7 @@ impl Meta for Older {
     async fn propose(&self, _: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
         Err(Status::unimplemented(""))
     }
-    async fn propose_through(&self, _: Request<MetaCommand>) -> Result<Response<MetaResponse>, Status> {
+    async fn propose_through(&self, _: Request<ProposeThroughRequest>) -> Result<Response<MetaResponse>, Status> {
         Err(Status::unimplemented(""))
     }
     async fn read(&self, _: Request<MetaReadRequest>) -> Result<Response<MetaState>, Status> {
