@@ -32,6 +32,10 @@ fn members(state: &MetaState, lease: Duration) -> Members {
 /// How far the clocks of a scraper and of the metadata group's leader may differ, for what is concluded from a lease.
 const CLOCKS_DIFFER_MS: i64 = 1_000;
 
+/// Between the renewal of a scraper's lease and another's coming there is a third of a lease at most; until that one begins
+/// it is so much longer, and the noted renewal is earlier by the clocks' difference.
+const HEARD_MS: i64 = 2_000 + CLOCKS_DIFFER_MS - 200;
+
 /// Notes that this node renewed its lease, where it is in the ring as of this state.
 fn note_lease(terms: &mut Terms, state: &MetaState, node: NodeId, lease: Duration) {
     let ring = state.scrapers.iter().find(|ring| ring.nodes.contains(&node.0));
@@ -89,7 +93,15 @@ pub(super) fn follow(
                 let changed = term > known.term;
                 if changed {
                     let next = members(&state, lease);
-                    if let Some(until_ms) = own_until_ms(known, &next, &state, node, lease) {
+                    let until_ms = own_until_ms(known, &next, &state, node, lease);
+                    // Leases show when a node came until they are renewed: it was heard in time where this node's own was
+                    // renewed not much earlier.
+                    let in_time = |until_ms: &i64| {
+                        terms
+                            .borrow()
+                            .covers(known.term, until_ms - millis(lease / 3) - HEARD_MS)
+                    };
+                    if let Some(until_ms) = until_ms.filter(in_time) {
                         terms.send_modify(|terms| terms.note_end(known.term, until_ms));
                     }
                     *known = next;

@@ -281,9 +281,23 @@ impl Directory {
         self.leaders.write().moved(shard, &nodes, asked, hint, now);
     }
 
+    /// Whether a node answers for the shard as its leader, as far as is known, and does not only pass on to it.
+    pub(super) fn is_taken_for_leader(&self, shard: ShardId, node: NodeId) -> bool {
+        self.writer_known(shard) == Some(Ask::It(node))
+    }
+
+    /// None where it has to be found out.
+    fn writer_known(&self, shard: ShardId) -> Option<Ask> {
+        let leaders = self.leaders.read();
+        match leaders.first_asked(shard) {
+            Some(_) => leaders.ask(shard),
+            None => self.replicas(shard).first().copied().map(Ask::It),
+        }
+    }
+
     /// Who is to be asked to write.
     fn writer_of(&self, shard: ShardId) -> Result<Ask, ServiceError> {
-        if let Some(ask) = self.leaders.read().ask(shard) {
+        if let Some(ask) = self.writer_known(shard) {
             return Ok(ask);
         }
         let first = self.leader_of(shard)?;

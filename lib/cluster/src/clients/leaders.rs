@@ -120,11 +120,16 @@ impl Leaders {
         match hint.filter(|leader| *leader != asked && self.silence.lasts(*leader, now)) {
             Some(leader) if asked != self.me => self.lead(shard, leader, Some(asked)),
             Some(leader) => {
-                let next = self.after(replicas, asked, Some(leader), now);
+                // One that may know a way to it; else there is only the leader itself.
+                let mut others = after(replicas, asked).filter(|next| *next != leader);
+                let next = others.find(|next| !self.silence.lasts(*next, now));
                 self.lead(shard, next.unwrap_or(leader), None);
             }
             None => {
-                if let Some(next) = hint.or_else(|| self.after(replicas, asked, None, now)) {
+                let mut others = after(replicas, asked);
+                let speaks = |next: &NodeId| !self.silence.lasts(*next, now);
+                let next = others.clone().find(speaks).or_else(|| others.next());
+                if let Some(next) = hint.or(next) {
                     self.lead(shard, next, None);
                 }
             }
@@ -155,20 +160,22 @@ impl Leaders {
                     self.lead(shard, node, None);
                 }
             }
-            (Ask::Through { node, .. }, Heard::OtherLeads(hint)) => self.moved(shard, replicas, node, hint, now),
+            (Ask::Through { node, leader }, Heard::OtherLeads(hint)) => {
+                // It does not know how to pass on: of a build before that.
+                let hint = hint.filter(|hint| *hint != leader);
+                self.moved(shard, replicas, node, hint, now);
+            }
             (Ask::Through { node, .. }, Heard::Nothing) => self.moved(shard, replicas, node, None, now),
         }
     }
+}
 
-    /// The next replica, rather one that answers, and not this node itself where it has just named `leader`.
-    fn after(&self, replicas: &[NodeId], node: NodeId, leader: Option<NodeId>, now: Duration) -> Option<NodeId> {
-        let at = replicas.iter().position(|replica| *replica == node);
-        let from = at.map_or(0, |at| at + 1);
-        let around = (0..replicas.len()).map(|n| replicas[(from + n) % replicas.len()]);
-        let mut others = around.filter(|next| *next != node && Some(*next) != leader);
-        let speaks = |next: &NodeId| !self.silence.lasts(*next, now);
-        others.clone().find(speaks).or_else(|| others.next())
-    }
+/// The other replicas, from the one after `node` on.
+fn after(replicas: &[NodeId], node: NodeId) -> impl Iterator<Item = NodeId> + Clone {
+    let at = replicas.iter().position(|replica| *replica == node);
+    let from = at.map_or(0, |at| at + 1);
+    let around = (0..replicas.len()).map(move |n| replicas[(from + n) % replicas.len()]);
+    around.filter(move |next| *next != node)
 }
 
 #[cfg(test)]
@@ -292,6 +299,30 @@ mod tests {
         assert_eq!(rig.ask(), through(2));
         read(&mut rig, 2, None);
         assert_eq!(rig.ask(), Ask::It(NodeId(3)), "rather than the one that is silent");
+    }
+
+    #[test]
+    fn a_leader_that_was_away_for_a_moment_is_asked_where_nobody_else_can_be() {
+        // Of three replicas this node is the second, and the third is gone.
+        let mut rig = Rig::new(2);
+        rig.hear(Heard::Nothing);
+        assert_eq!(rig.ask(), Ask::It(NodeId(2)));
+        rig.hear(LEADS_1);
+        assert_eq!(rig.ask(), Ask::It(NodeId(3)));
+        rig.hear(Heard::Nothing);
+        assert_eq!(rig.ask(), Ask::It(NodeId(2)));
+        rig.hear(LEADS_1);
+        assert_eq!(rig.ask(), Ask::It(NodeId(1)));
+    }
+
+    #[test]
+    fn one_of_an_older_build_passes_nothing_on() {
+        let mut rig = Rig::new(9);
+        rig.hear(Heard::Nothing);
+        rig.hear(LEADS_1);
+        assert_eq!(rig.ask(), through(2));
+        rig.hear(LEADS_1);
+        assert_eq!(rig.ask(), Ask::It(NodeId(3)));
     }
 
     #[test]

@@ -196,6 +196,8 @@ impl MetaClient {
     /// Turns to the hinted node, or to the next peer, unless another call has turned already. To one that does not answer here
     /// what is to be decided goes through the peer that named it.
     fn turn(&self, asked: &Asked, hint: Option<u64>) {
+        // One that names again whom it is to pass on to does not know how to: it is of a build before that.
+        let hint = hint.filter(|id| asked.to != Some(*id));
         let hinted = hint.and_then(|id| {
             let address = self.peers.lock().addresses.iter().find(|(n, _)| *n == id)?.1.clone();
             Some((id, self.position_of(&address, None).ok()?))
@@ -210,7 +212,11 @@ impl MetaClient {
             return;
         }
         match hinted {
-            None => peers.turn_to(from + 1),
+            None => {
+                let mut others = (from + 1..from + peers.all.len()).map(|at| at % peers.all.len());
+                let next = others.find(|at| !peers.silence.lasts(*at, now));
+                peers.turn_to(next.unwrap_or(from + 1));
+            }
             Some((_, leader)) if !peers.silence.lasts(leader, now) => peers.turn_to(leader),
             // This node's own replica does not reach it either.
             Some((_, leader)) if peers.has_own && from == 0 => {

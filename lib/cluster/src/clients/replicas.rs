@@ -90,7 +90,7 @@ impl Replicas {
             let leader = self.directory.leader_of(shard)?;
             let node = self.choose(shard, leader, failed, &busy);
             // The first one learns from the answer who leads, for those who write as well.
-            let any = failed.is_some() || node != leader;
+            let any = failed.is_some() || !self.directory.is_taken_for_leader(shard, node);
             let (node, result) = self.hedged(shard, node, any, &ask).await;
             let (error, hint) = match result {
                 Ok(answer) => return Ok((node, answer)),

@@ -172,6 +172,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_peer_that_answers_no_pings_may_have_done_what_it_was_asked_to() {
+        // Connections are made; nobody answers.
+        let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = ChannelOptions {
+            keepalive_interval: Duration::from_millis(50),
+            keepalive_timeout: Duration::from_millis(50),
+            ..ChannelOptions::default()
+        };
+        let metrics = CallMetrics::register(&prometheus::Registry::new()).unwrap();
+        let address = peer.local_addr().unwrap().to_string();
+        let channel = connect(&address, &options, &metrics, &SystemClock::shared()).unwrap();
+        let status = call(&channel).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unknown, "{status}");
+    }
+
+    #[tokio::test]
     async fn a_call_too_many_is_busy_and_does_not_wait() {
         // Connections are made; nobody answers.
         let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
