@@ -82,11 +82,13 @@ const TAKEN_HERE: &[&str] = &[
     "bad_exemplars_on_unallowed_metric_types_2",
 ];
 
+/// The folder of this package, as cargo says it now: what comes from a cache was built elsewhere, it may be.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 fn shared() -> Option<PathBuf> {
-    let root = std::env::var_os("GNOMON_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("GNOMON_SHARED").map_or_else(|| package().join("../../shared"), PathBuf::from);
     root.join("openmetrics").is_dir().then_some(root)
 }
 

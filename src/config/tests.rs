@@ -1,5 +1,5 @@
 use super::*;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn none(_: &str) -> Option<String> {
     None
@@ -13,8 +13,13 @@ fn refusal(text: &str) -> String {
     parsed(text).expect_err(text).to_string()
 }
 
+/// The folder of this package, as cargo says it now: what comes from a cache was built elsewhere, it may be.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 fn shared() -> Option<PathBuf> {
-    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let own = || package().join("../shared");
     let dir = std::env::var_os("GNOMON_SHARED")
         .map_or_else(own, PathBuf::from)
         .join("configtest");

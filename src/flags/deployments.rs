@@ -17,8 +17,13 @@ const TOPOLOGY: [&str; 8] = [
     "scraper",
 ];
 
+/// The folder of this package, as cargo says it now: what comes from a cache was built elsewhere, it may be.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+    package().join("deploy").join(name)
 }
 
 fn text(name: &str) -> String {

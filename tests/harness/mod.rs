@@ -32,9 +32,14 @@ use std::time::Duration;
 /// How long anything may take before a test gives up; generous, since machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The folder of this package, as cargo says it now: what comes from a cache was built elsewhere, it may be.
+pub fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// A folder of the test data that is kept beside the repository; none (with a word) where it is absent.
 pub fn shared(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let beside = || package().join("../shared");
     let folder = std::env::var_os("GNOMON_SHARED")
         .map_or_else(beside, PathBuf::from)
         .join(name);

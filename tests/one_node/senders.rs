@@ -3,7 +3,7 @@
 
 use super::writers::now_ms;
 use crate::harness::reference::Prometheus;
-use crate::harness::{Http, Node, Process, eventually, free_port, peers};
+use crate::harness::{Http, Node, Process, eventually, free_port, package, peers};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -265,7 +265,7 @@ async fn senders_in_python_lose_nothing_through_an_overload() {
     };
     let routes = axum::Router::new().fallback(forward).with_state(front.clone());
     let http = format!("http://127.0.0.1:{}", serve(routes).await);
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/senders");
+    let scripts = package().join("tests/senders");
     let seconds = (overload().as_secs() + 5).to_string();
     let start = |script: &str, name: &str, to: &str| {
         let mut command = Command::new(&python);

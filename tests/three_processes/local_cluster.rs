@@ -4,7 +4,7 @@
 mod weed;
 
 use crate::harness::guard::Guard;
-use crate::harness::{Block, Http, binary, client, eventually, send_signal};
+use crate::harness::{Block, Http, binary, client, eventually, package, send_signal};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -37,7 +37,7 @@ impl Local {
     async fn script(&self, what: &str) -> String {
         let mut command = Command::new("bash");
         command
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local/cluster.sh"))
+            .arg(package().join("deploy/local/cluster.sh"))
             .arg(what)
             .env("GNOMON", binary())
             .env("WEED", &self.weed)

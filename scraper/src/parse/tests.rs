@@ -2,12 +2,14 @@ use super::*;
 use gnomon_model::{Labels, LabelsRef};
 use std::path::PathBuf;
 
+/// The folder of this package, as cargo says it now: what comes from a cache was built elsewhere, it may be.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// The folder of shared cases, if it is there.
 fn shared(name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("GNOMON_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("GNOMON_SHARED").map_or_else(|| package().join("../../shared"), PathBuf::from);
     let folder = root.join(name);
     if folder.is_dir() {
         return Some(folder);

@@ -1,6 +1,6 @@
 //! The shell commands of the README, as a newcomer pastes them.
 
-use crate::harness::{Http, Process, binary, eventually, free_port};
+use crate::harness::{Http, Process, binary, eventually, free_port, package};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl Drop for Shell {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_of_the_readme_start_four_processes_and_stop_them() {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = &package();
     let folder = tempfile::tempdir().expect("temp folder");
     let (block, ports) = block(repository);
     let configuration = repository.join("deploy/quickstart/prometheus.yml");

@@ -2,13 +2,13 @@
 
 use super::{Four, config, now};
 use crate::harness::exporter::Exporter;
-use crate::harness::{Process, binary, client, eventually, free_port};
+use crate::harness::{Process, binary, client, eventually, free_port, package};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The document's blocks of a language, in order.
 fn blocks(language: &str) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/securing.md");
+    let path = package().join("docs/securing.md");
     let text = std::fs::read_to_string(path).expect("docs/securing.md");
     let fence = format!("```{language}\n");
     let after = text.split(fence.as_str()).skip(1);
