@@ -59,6 +59,8 @@ pub(crate) enum Tag {
     Generation = b'g' as isize,
     /// `RaftGivenUp`.
     GivenUp = b'x' as isize,
+    /// The newest log id of a replica that was removed here.
+    Left = b'l' as isize,
 }
 
 pub(crate) fn meta_key(group: GroupId, tag: Tag) -> Vec<u8> {

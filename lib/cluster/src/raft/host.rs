@@ -2,6 +2,7 @@
 
 use super::codec::{self, Tag};
 use super::group::{Group, GroupInner, GroupStatus};
+use super::log::GroupLog;
 use super::metrics::HostMetrics;
 use super::recover;
 use super::state::Machine;
@@ -17,6 +18,7 @@ use gnomon_proto::{ServiceError, v1};
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::RwLock;
 use prometheus::Registry;
+use prost::Message;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -313,14 +315,21 @@ fn keys_of(id: GroupId) -> (Vec<u8>, Vec<u8>) {
 
 /// Behind what the group has submitted and nobody waited for: were that written afterwards, there would be an index up to
 /// which the log is committed, and no log.
-async fn remove_stored(store: &NodeStore, id: GroupId) -> Result<(), StoreError> {
+async fn remove_stored(store: &Arc<NodeStore>, id: GroupId) -> Result<(), StoreError> {
     let (from, to) = keys_of(id);
+    let reading = store.clone();
+    let newest = blocking(move || GroupLog::newest(reading, id)).await;
+    let newest = newest.map_err(|_| StoreError::Closed)??;
     let mut writes = vec![
         Write::DeleteRange(Space::Log, from.clone(), to.clone()),
         Write::DeleteRange(Space::State, from, to),
     ];
     for tag in [Tag::Committed, Tag::Purged, Tag::Generation] {
         writes.push(Write::Delete(Space::Meta, codec::meta_key(id, tag)));
+    }
+    if let Some(newest) = newest {
+        let value = codec::log_id_to(&newest).encode_to_vec();
+        writes.push(Write::Put(Space::Meta, codec::meta_key(id, Tag::Left), value));
     }
     let (sender, written) = oneshot::channel();
     let submission = Submission {

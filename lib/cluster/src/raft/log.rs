@@ -5,7 +5,7 @@
 
 use super::codec::{self, Malformed, Tag};
 use super::types::{Entry, LogId, TypeConfig, Vote};
-use crate::store::{NodeStore, Space, StoreError, Submission, Write};
+use crate::store::{Backend, NodeStore, Space, StoreError, Submission, Write};
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use gnomon_model::GroupId;
 use gnomon_proto::v1;
@@ -97,6 +97,18 @@ impl Tail {
     }
 }
 
+/// The newest entry that a replica had which was removed here; blocks.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn left_at(backend: &dyn Backend, group: GroupId) -> Result<Option<LogId>, StoreError> {
+    let stored = backend.get(Space::Meta, &codec::meta_key(group, Tag::Left))?;
+    let Some(value) = stored else { return Ok(None) };
+    let wire = v1::RaftLogId::decode(value)
+        .map_err(|e| Malformed::from(e).stored(format!("newest log id of the removed replica of group {group}")))?;
+    Ok(Some(codec::log_id_from(wire)))
+}
+
 impl GroupLog {
     /// Opens the group's log; blocks.
     ///
@@ -144,6 +156,17 @@ impl GroupLog {
                 tail: Mutex::new(tail),
             }),
         })
+    }
+
+    /// The newest entry that this node has, or had when its replica was removed; blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn newest(store: Arc<NodeStore>, group: GroupId) -> Result<Option<LogId>, StoreError> {
+        let left = left_at(store.backend().as_ref(), group)?;
+        let log = Self::open(store, group)?;
+        let last = log.inner.tail.lock().last;
+        Ok(left.max(last))
     }
 
     /// Bytes appended since the log was opened; only grows.

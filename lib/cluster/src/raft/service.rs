@@ -3,6 +3,7 @@
 use super::codec::{self, Malformed};
 use super::group::{Group, GroupInner, GroupRaft};
 use super::host::HostShared;
+use super::log::left_at;
 use super::network::{answer_to, request_from};
 use super::snapshot::{SnapshotData, SnapshotPart, Staging};
 use super::transport::{AppendAnswers, RaftService, RpcError};
@@ -117,11 +118,20 @@ impl RaftService for HostShared {
     }
 
     async fn vote(&self, request: v1::RaftVoteRequest) -> Result<v1::RaftVoteResponse, RpcError> {
-        let (_, raft) = self.addressed(request.header.as_ref())?;
-        let mut ask = VoteRequest::new(
-            codec::vote_of(request.vote)?,
-            request.last_log_id.map(codec::log_id_from),
-        );
+        let (inner, raft) = self.addressed(request.header.as_ref())?;
+        let last = request.last_log_id.map(codec::log_id_from);
+        // What this node's last replica had taken counts, also for who does not know yet that it was removed: a vote of the new
+        // one, which has nothing, for a candidate without it could lose what was acknowledged.
+        let (store, id) = (self.options.store.clone(), inner.id);
+        let left = blocking(move || left_at(store.backend().as_ref(), id)).await;
+        let left = left.map_err(|error| RpcError::Broken(error.to_string()))?;
+        let left = left.map_err(|error| RpcError::Broken(error.to_string()))?;
+        if last < left {
+            return Err(RpcError::Refused(format!(
+                "a replica that was here had entries of group {id} which the candidate does not have"
+            )));
+        }
+        let mut ask = VoteRequest::new(codec::vote_of(request.vote)?, last);
         ask.leadership_transfer = request.leadership_transfer;
         let answer = if request.pre_vote {
             raft.pre_vote(ask).await
