@@ -10,13 +10,18 @@ const INTERVAL_MS: i64 = 3000;
 /// Seconds.
 pub const TWO_TICKS: f64 = 6.0;
 
-/// A configuration with one address as so many targets of the job `app`.
+/// A configuration with one address as all the targets of the job `app`.
 pub fn config(address: &str) -> String {
+    config_of(address, TARGETS, INTERVAL_MS)
+}
+
+/// The same with so many targets, scraped so often.
+pub fn config_of(address: &str, targets: usize, interval_ms: i64) -> String {
     let mut yaml = format!(
-        "global: {{scrape_interval: {INTERVAL_MS}ms, scrape_timeout: {INTERVAL_MS}ms}}\n\
+        "global: {{scrape_interval: {interval_ms}ms, scrape_timeout: {interval_ms}ms}}\n\
          scrape_configs: [{{job_name: app, static_configs: [\n"
     );
-    for n in 0..TARGETS {
+    for n in 0..targets {
         let _ = writeln!(yaml, "{{targets: ['{address}'], labels: {{n: 'n{n}'}}}},");
     }
     yaml + "]}]\n"

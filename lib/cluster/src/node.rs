@@ -25,7 +25,7 @@ pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use error::NodeError;
 pub use identity::{ClusterMark, NodeIdentity};
 use lease::Scraping;
-pub use lease::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING};
+pub use lease::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING, left_ring_ms};
 pub use left::LeftNode;
 pub use wishes::{GroupWishes, LastHeard};
 
@@ -45,7 +45,7 @@ use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{Clock, ClusterId, FeatureLevel, GroupId, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{EndLease, MetaCommand, MetaState, Node};
+use gnomon_proto::v1::{EndLease, MetaCommand, MetaState};
 use object_store::ObjectStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -255,14 +255,6 @@ impl NodeHandle {
             Err(_) => tracing::debug!("the lease ends by itself: the metadata group does not answer"),
         }
     }
-}
-
-/// When a scraper that is about to stop has left the ring, by the lease it got with that: until it is renewed.
-#[must_use]
-pub fn left_ring_ms(node: &Node, lease: Duration) -> Option<i64> {
-    let is_leaving = node.roles.iter().any(|role| role == SCRAPER_LEAVING);
-    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    is_leaving.then(|| node.lease_until_ms.saturating_sub(lease_ms))
 }
 
 #[async_trait]

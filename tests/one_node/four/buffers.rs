@@ -2,23 +2,16 @@
 
 use super::cluster::{Four, now};
 use crate::harness::exporter::Exporter;
+use crate::harness::ticks::config_of;
 use crate::harness::{client, eventually};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 const INTERVAL_MS: i64 = 1000;
 const TARGETS: usize = 6;
 
 fn config(address: &str) -> String {
-    let mut yaml = format!(
-        "global: {{scrape_interval: {INTERVAL_MS}ms, scrape_timeout: {INTERVAL_MS}ms}}\n\
-         scrape_configs: [{{job_name: app, static_configs: [\n"
-    );
-    for n in 0..TARGETS {
-        let _ = writeln!(yaml, "{{targets: ['{address}'], labels: {{n: 'n{n}'}}}},");
-    }
-    yaml + "]}]\n"
+    config_of(address, TARGETS, INTERVAL_MS)
 }
 
 /// The sum of a metric of a node over all its labels.

@@ -199,6 +199,14 @@ mod tests {
             }
         }
 
+        /// A scraper to which the leader has fallen silent, and the second replica names it all the same.
+        fn apart() -> Self {
+            let mut rig = Self::new(9);
+            rig.hear(Heard::Nothing);
+            rig.hear(LEADS_1);
+            rig
+        }
+
         fn ask(&mut self) -> Ask {
             let known = self.leaders.ask(SHARD);
             known.unwrap_or_else(|| self.leaders.turn(SHARD, REPLICAS[0], self.now))
@@ -249,9 +257,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_answers_again_is_asked_itself() {
-        let mut rig = Rig::new(9);
-        rig.hear(Heard::Nothing);
-        rig.hear(LEADS_1);
+        let mut rig = Rig::apart();
         rig.now += SILENT_FOR;
         rig.hear(Heard::Answer);
         assert_eq!(rig.ask(), Ask::It(NodeId(1)));
@@ -260,9 +266,7 @@ mod tests {
 
     #[test]
     fn who_does_not_reach_it_either_is_asked_who_leads_now() {
-        let mut rig = Rig::new(9);
-        rig.hear(Heard::Nothing);
-        rig.hear(LEADS_1);
+        let mut rig = Rig::apart();
         rig.hear(Heard::OtherLeads(None));
         assert_eq!(rig.ask(), Ask::It(NodeId(2)), "nobody yet");
         rig.hear(LEADS_1);
@@ -275,9 +279,7 @@ mod tests {
 
     #[test]
     fn one_that_passed_on_and_is_gone_is_left_for_the_next() {
-        let mut rig = Rig::new(9);
-        rig.hear(Heard::Nothing);
-        rig.hear(LEADS_1);
+        let mut rig = Rig::apart();
         rig.hear(Heard::Nothing);
         assert_eq!(rig.ask(), Ask::It(NodeId(3)));
         rig.hear(LEADS_1);
@@ -286,9 +288,7 @@ mod tests {
 
     #[test]
     fn reads_in_vain_do_not_lose_the_way_to_the_leader() {
-        let mut rig = Rig::new(9);
-        rig.hear(Heard::Nothing);
-        rig.hear(LEADS_1);
+        let mut rig = Rig::apart();
         let read = |rig: &mut Rig, asked: u64, hint: Option<u64>| {
             let hint = hint.map(NodeId);
             rig.leaders.moved(SHARD, &REPLICAS, NodeId(asked), hint, rig.now);
@@ -317,9 +317,7 @@ mod tests {
 
     #[test]
     fn one_of_an_older_build_passes_nothing_on() {
-        let mut rig = Rig::new(9);
-        rig.hear(Heard::Nothing);
-        rig.hear(LEADS_1);
+        let mut rig = Rig::apart();
         assert_eq!(rig.ask(), through(2));
         rig.hear(LEADS_1);
         assert_eq!(rig.ask(), Ask::It(NodeId(3)));

@@ -48,6 +48,14 @@ pub(super) struct Renewal {
     pub(super) scraping: watch::Receiver<Scraping>,
 }
 
+/// When a scraper that is about to stop has left the ring, by the lease it got with that: until it is renewed.
+#[must_use]
+pub fn left_ring_ms(node: &Node, lease: Duration) -> Option<i64> {
+    let is_leaving = node.roles.iter().any(|role| role == SCRAPER_LEAVING);
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    is_leaving.then(|| node.lease_until_ms.saturating_sub(lease_ms))
+}
+
 /// How far a scraper has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scraping {

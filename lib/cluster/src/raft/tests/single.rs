@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::Faults;
+use gnomon_proto::v1;
 use std::sync::atomic::Ordering;
 
 struct One {
@@ -268,5 +269,42 @@ async fn reads_share_rounds_and_come_after_what_was_acknowledged() {
         assert_eq!(one.kv.get("a"), Some(i.to_string()));
     }
     assert_eq!(one.group.inner.machine.sending.load(Ordering::Relaxed), 0);
+    one.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_made_anew_votes_for_nobody_without_what_the_one_before_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = start(on_disk(folder.path())).await;
+    set(&one.group, "a", "1").await.unwrap();
+    let (newest, term) = (one.group.read_index().await.unwrap(), one.group.status().term);
+    assert!(one.host.remove(GROUP, &[]).await.unwrap());
+    one.host.open(GROUP, Arc::new(Kv::default())).await.unwrap();
+    let (service, cluster) = (one.host.service(), one.host.identity().cluster);
+    let ask = |last: Option<u64>, pre_vote: bool| {
+        service.vote(v1::RaftVoteRequest {
+            header: Some(v1::RaftHeader {
+                cluster_id: cluster.0.to_be_bytes().to_vec().into(),
+                from: 2,
+                to: 1,
+                group: GROUP.0,
+            }),
+            vote: Some(v1::RaftVote {
+                term: term + 1,
+                node: 2,
+                committed: false,
+            }),
+            last_log_id: last.map(|index| v1::RaftLogId { term, index }),
+            leadership_transfer: false,
+            pre_vote,
+        })
+    };
+    for pre_vote in [true, false] {
+        for less in [None, Some(newest - 1)] {
+            let refused = ask(less, pre_vote).await;
+            assert!(matches!(refused, Err(RpcError::Refused(_))), "{less:?}: {refused:?}");
+        }
+    }
+    assert!(ask(Some(newest), false).await.unwrap().granted);
     one.host.shutdown().await;
 }
