@@ -101,7 +101,8 @@ fn lacks(nodes: &BTreeMap<NodeId, Running>, state: &MetaState, group: GroupId) -
         of_shard.map(|s| s.nodes.iter().copied().map(NodeId).collect::<BTreeSet<_>>())
     });
     let voters: BTreeSet<NodeId> = status.voters.iter().copied().collect();
-    let lacks = if status.is_joint || !status.learners.is_empty() {
+    // Whoever leads goes by the newest set of voters, also where nobody else has it yet.
+    let lacks = if status.is_joint || !status.learners.is_empty() || status.members_at > status.committed {
         "changes its members"
     } else if voters.len() < REPLICAS {
         "has too few voters"

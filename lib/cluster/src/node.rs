@@ -17,6 +17,7 @@ mod identity;
 mod lease;
 mod left;
 mod level;
+mod peers;
 #[cfg(test)]
 mod tests;
 mod wishes;
@@ -27,6 +28,7 @@ pub use identity::{ClusterMark, NodeIdentity};
 use lease::Scraping;
 pub use lease::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING, left_ring_ms};
 pub use left::LeftNode;
+use peers::KnownPeers;
 pub use wishes::{GroupWishes, LastHeard};
 
 use crate::assign::{REPLACE_AFTER_MS, Rules};
@@ -365,6 +367,9 @@ impl Starting {
             scraping: told,
         };
         self.tasks.spawn(lease.run(self.stop.child_token()));
+        let known = KnownPeers::of(&options.data_folder);
+        let keeping = known.keep(options.address.clone(), meta_watch.clone(), self.stop.child_token());
+        self.tasks.spawn(keeping);
         if let Some(own) = &ingester {
             let expiry = expiry::Expiry {
                 replica: own.meta_replica.clone(),
@@ -588,7 +593,8 @@ impl Starting {
             options.channel.clone(),
             self.metrics.clone(),
             options.clock.clone(),
-        );
-        Ok(Arc::new(client?))
+        )?;
+        client.know(&KnownPeers::of(&options.data_folder).read());
+        Ok(Arc::new(client))
     }
 }

@@ -145,6 +145,17 @@ impl MetaClient {
         Ok(client)
     }
 
+    /// Adds peers that were heard of before, behind those that were named.
+    pub(crate) fn know(&self, addresses: &[String]) {
+        for address in addresses {
+            if self.peers.lock().all.len() < MAX_PEERS
+                && let Err(error) = self.position_of(address, None)
+            {
+                tracing::warn!(%error, "a peer of before is not asked");
+            }
+        }
+    }
+
     /// The place of an address among the peers, made where it is not there yet. `name` is the host that it was found by.
     fn position_of(&self, address: &str, name: Option<&str>) -> Result<usize, BadAddress> {
         let mut peers = self.peers.lock();
