@@ -1,11 +1,12 @@
 //! From merged streams of series to batches for the engine, one at a time where there is a place for it.
 
-use super::apart::{self, Part, Pieces, Pushes};
+use super::apart::{self, Part, Pieces, Pushes, bytes_of};
 use super::fragments::PartialMerge;
 use super::samples::decode;
 use super::stream::{Merge, MergedSeries};
 use super::{Scope, Selection};
 use crate::error::{ApiError, ErrorType};
+use futures::FutureExt;
 use gnomon_promql::partial::Partial;
 use gnomon_promql::{Reserved, Series};
 use gnomon_tsdb::Page;
@@ -19,6 +20,9 @@ pub(super) const BATCH_SAMPLES: u64 = 64 << 10;
 /// Fewer samples than this are decoded by the engine's thread: handing them over would take longer. So is the only batch,
 /// since the engine would do nothing but wait for it.
 const FEW_SAMPLES: u64 = 4 << 10;
+
+/// Pieces of answers are handed over together up to about so much.
+const CAME_BYTES: u64 = 256 << 10;
 
 /// What a decoded sample takes: a time and a value.
 pub(super) const SAMPLE_BYTES: u64 = 16;
@@ -185,14 +189,37 @@ pub(super) fn evaluating<'s>(
     }
 }
 
+/// Pieces of answers that came together.
+pub(super) struct Came(pub(super) Vec<Partial>);
+
+impl Came {
+    /// Waits for a piece and takes what is there with it. None after the last.
+    async fn next(partials: &mut PartialMerge) -> Result<Option<Self>, ApiError> {
+        let Some(first) = partials.next().await? else {
+            return Ok(None);
+        };
+        let mut bytes = bytes_of(&first);
+        let mut pieces = vec![first];
+        while bytes < CAME_BYTES {
+            // Nothing is lost of what does not come at once, and an end is told again.
+            let Some(Some(piece)) = partials.next().now_or_never().transpose()? else {
+                break;
+            };
+            bytes += bytes_of(&piece);
+            pieces.push(piece);
+        }
+        Ok(Some(Self(pieces)))
+    }
+}
+
 pub(super) async fn pump_partials(
     mut partials: PartialMerge,
-    give: &mpsc::Sender<Option<Partial>>,
+    give: &mpsc::Sender<Option<Came>>,
 ) -> Result<(), ApiError> {
     loop {
-        let partial = partials.next().await?;
-        let is_end = partial.is_none();
-        if give.send(partial).await.is_err() || is_end {
+        let came = Came::next(&mut partials).await?;
+        let is_end = came.is_none();
+        if give.send(came).await.is_err() || is_end {
             return Ok(());
         }
     }

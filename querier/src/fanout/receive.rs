@@ -1,7 +1,7 @@
 //! What the engine's thread takes out of the channels.
 
 use super::apart::{Pieces, widening_bytes};
-use super::pump::{Apart, Batch, Work};
+use super::pump::{Apart, Batch, Came, Work};
 use super::source::Fetched;
 use crate::error::ApiError;
 use gnomon_promql::partial::{Partial, PartialIter};
@@ -101,15 +101,35 @@ impl Batched for Apart {
     }
 }
 
+/// Pieces of answers as they came.
+pub(super) struct ReadyPieces(std::vec::IntoIter<Partial>);
+
+impl Iterator for ReadyPieces {
+    type Item = Result<Partial, ApiError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(Ok)
+    }
+}
+
+impl Batched for Came {
+    type Item = Partial;
+    type Items = ReadyPieces;
+
+    fn open(self, _: &Fetched) -> Result<ReadyPieces, SourceError> {
+        Ok(ReadyPieces(self.0.into_iter()))
+    }
+}
+
 /// A channel that ends with an item that is none.
-pub(super) struct Receiving<'a, T> {
+struct Receiving<'a, T> {
     receiver: mpsc::Receiver<Option<T>>,
     fetched: &'a Fetched,
     ended: bool,
 }
 
 impl<'a, T> Receiving<'a, T> {
-    pub(super) fn new(fetched: &'a Fetched, receiver: mpsc::Receiver<Option<T>>) -> Self {
+    fn new(fetched: &'a Fetched, receiver: mpsc::Receiver<Option<T>>) -> Self {
         Self {
             receiver,
             fetched,
@@ -124,12 +144,6 @@ impl<'a, T> Receiving<'a, T> {
         let item = self.fetched.next(&mut self.receiver)?;
         self.ended = item.is_none();
         Ok(item)
-    }
-}
-
-impl PartialIter for Receiving<'_, Partial> {
-    fn next_partial(&mut self) -> Result<Option<Partial>, SourceError> {
-        self.next()
     }
 }
 
@@ -168,7 +182,7 @@ impl SeriesIter for InBatches<'_, Batch> {
     }
 }
 
-impl PartialIter for InBatches<'_, Apart> {
+impl<B: Batched<Item = Partial>> PartialIter for InBatches<'_, B> {
     fn next_partial(&mut self) -> Result<Option<Partial>, SourceError> {
         self.next()
     }

@@ -3,15 +3,15 @@
 use super::apart::{self, Part, Pushes};
 use super::block_parts::pump_stretches;
 use super::fragments::Early;
-use super::pump::{Apart, BATCH_SAMPLES, Batch, Merged, decoding, evaluating, pump, pump_partials};
-use super::receive::{InBatches, Receiving};
+use super::pump::{Apart, BATCH_SAMPLES, Batch, Came, Merged, decoding, evaluating, pump, pump_partials};
+use super::receive::InBatches;
 use super::scope::Amount;
 use super::{Fanout, Scope, Selection};
 use crate::error::{ApiError, ErrorType};
 use futures::FutureExt;
 use gnomon_cluster::layers::TraceContext;
 use gnomon_model::Labels;
-use gnomon_promql::partial::{FragmentAnswer, Partial, PartialIter};
+use gnomon_promql::partial::{FragmentAnswer, PartialIter};
 use gnomon_promql::{Effort, Fragment, Plan, SelectRequest, SeriesIter, SeriesSource, SourceError};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 
 /// Batches between a task and the engine, per selector: so many are decoded at the same time.
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Pieces of answers to a fragment between a task and the engine.
-const PARTIALS_IN_FLIGHT: usize = 32;
+/// As many pieces of answers to a fragment as come together, between a task and the engine.
+const PARTIALS_IN_FLIGHT: usize = 4;
 /// What the thread of the request may take for evaluating, in nanoseconds: threads that hand work to each other, and are
 /// woken for it, take some hundred microseconds more.
 const QUICK_NS: u64 = 1_000_000;
@@ -45,7 +45,7 @@ struct Fragmented {
     split: oneshot::Receiver<Split>,
     /// What threads of this node make of the early steps.
     early: mpsc::Receiver<Option<Apart>>,
-    partials: mpsc::Receiver<Option<Partial>>,
+    partials: mpsc::Receiver<Option<Came>>,
 }
 
 /// Who evaluates which steps of a fragment.
@@ -405,7 +405,7 @@ impl SeriesSource for Fetched {
         Ok((apart || from_step < fragment.steps).then(|| FragmentAnswer {
             from_step,
             early: apart.then(early),
-            partials: Box::new(Receiving::new(self, partials)),
+            partials: Box::new(InBatches::new(self, partials)),
         }))
     }
 }

@@ -282,7 +282,7 @@ impl Keeper {
         }
         self.handed_over = Some(self.clock.monotonic());
         match self.group.transfer_leader(heir).await {
-            Ok(()) => tracing::info!(group = %self.group.id(), to = %heir, "leadership handed over"),
+            Ok(()) => tracing::info!(group = %self.group.id(), to = %heir, "another is asked to lead"),
             Err(error) => tracing::warn!(group = %self.group.id(), to = %heir, %error, "leadership not handed over"),
         }
     }
