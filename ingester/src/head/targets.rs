@@ -105,12 +105,22 @@ impl Target {
         }
     }
 
-    /// A live sample of the open tick. Whether the series had none of this target before.
-    pub(crate) fn see(&mut self, ordinal: Ordinal) -> bool {
+    /// Series with a live sample of the open tick; they are put in order. How many had none of this target before.
+    pub(crate) fn see(&mut self, ordinals: &mut [Ordinal]) -> u64 {
         let Some(open) = &mut self.open else {
-            return false;
+            return 0;
         };
-        open.seen.insert(ordinal) && !self.live.contains(ordinal)
+        // Mostly they are.
+        ordinals.sort_unstable();
+        let here: RoaringBitmap = ordinals.iter().copied().collect();
+        let added = here.len() - here.intersection_len(&self.live);
+        if open.seen.is_empty() {
+            open.seen = here;
+            return added;
+        }
+        let again = (&here & &open.seen) - &self.live;
+        open.seen |= here;
+        added - again.len()
     }
 
     /// After a piece: where the tick is whole with it, the series that have gone.

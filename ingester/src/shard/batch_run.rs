@@ -1,7 +1,7 @@
 //! One batch on its way into a head.
 
 use super::state::Counters;
-use crate::head::{BadPage, Bounds, Exemplar, Head, MetricInfo, Ordinal, Outcome, Sample, Target, Value, Verdict};
+use crate::head::{BadPage, Bounds, Exemplar, Head, MetricInfo, Ordinal, Outcome, Sample, Value, Verdict};
 use crate::shard::entry::Limits;
 use gnomon_model::{LabelsRef, SeriesRef, is_stale_nan};
 use gnomon_proto::batch::{BadBatch, BatchView, Group, Item, SeriesKey, TickHeader};
@@ -26,6 +26,8 @@ pub(crate) struct BatchRun<'a, 'b> {
     new_places: Vec<Option<Ordinal>>,
     /// Exemplars that came before the first sample of their series.
     early: Vec<(u32, Exemplar)>,
+    /// Series of the tick at work that are live.
+    seen: Vec<Ordinal>,
     response: &'a mut AppendResponse,
     pub(crate) bounds: Bounds,
     /// Series of other tenants, for the limit.
@@ -54,6 +56,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             new_labels,
             new_places,
             early: Vec::new(),
+            seen: Vec::new(),
             response,
             bounds,
             series_elsewhere: 0,
@@ -121,7 +124,12 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         let verdict = target.begin(header, self.bounds.proposed_at_ms);
         let mut done = Ok(());
         if verdict == Verdict::Take {
-            done = self.items(group, Some((header, &mut target)))?;
+            done = self.items(group, Some(header))?;
+            let added = target.see(&mut self.seen);
+            self.seen.clear();
+            if !header.names_only {
+                self.response.series_added += added;
+            }
             let gone = target.end(header);
             if !header.names_only {
                 self.head.mark_stale(&gone, header.tick_ms, &self.bounds)?;
@@ -156,11 +164,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         Ok(self.response.unknown_refs.len() > before)
     }
 
-    fn items(
-        &mut self,
-        group: &Group<'b>,
-        mut tick: Option<(&TickHeader, &mut Target)>,
-    ) -> Result<Result<(), BadBatch>, BadPage> {
+    fn items(&mut self, group: &Group<'b>, tick: Option<&TickHeader>) -> Result<Result<(), BadBatch>, BadPage> {
         for item in group.items() {
             let item = match item {
                 Ok(item) => item,
@@ -174,14 +178,14 @@ impl<'a, 'b> BatchRun<'a, 'b> {
                     value,
                 } => {
                     let value = Value::Float(value);
-                    self.sample(key, timestamp_ms, Sample { value, start_ms }, &mut tick)?;
+                    self.sample(key, timestamp_ms, Sample { value, start_ms }, tick)?;
                 }
                 Item::Histogram {
                     key,
                     timestamp_ms,
                     start_ms,
                     encoded,
-                } => self.histogram(key, (timestamp_ms, start_ms), encoded, &mut tick)?,
+                } => self.histogram(key, (timestamp_ms, start_ms), encoded, tick)?,
                 Item::Exemplar {
                     key,
                     timestamp_ms,
@@ -229,9 +233,9 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         key: SeriesKey,
         timestamp_ms: i64,
         sample: Sample,
-        tick: &mut Option<(&TickHeader, &mut Target)>,
+        tick: Option<&TickHeader>,
     ) -> Result<(), BadPage> {
-        let names_only = tick.as_ref().is_some_and(|(header, _)| header.names_only);
+        let names_only = tick.is_some_and(|header| header.names_only);
         let ordinal = match self.place(key) {
             Place::At(ordinal) => ordinal,
             Place::Unknown(reference) => {
@@ -247,13 +251,11 @@ impl<'a, 'b> BatchRun<'a, 'b> {
             },
         };
         let is_marker = matches!(sample.value, Value::Float(value) if is_stale_nan(value));
+        let is_of_tick = |header: &TickHeader| timestamp_ms == header.tick_ms || header.track_timestamps_staleness;
+        if tick.is_some_and(is_of_tick) && !is_marker {
+            self.seen.push(ordinal);
+        }
         if names_only {
-            if let Some((header, target)) = tick
-                && (timestamp_ms == header.tick_ms || header.track_timestamps_staleness)
-                && !is_marker
-            {
-                target.see(ordinal);
-            }
             return Ok(());
         }
         let outcome = self.head.put(ordinal, timestamp_ms, sample, &self.bounds)?;
@@ -270,13 +272,6 @@ impl<'a, 'b> BatchRun<'a, 'b> {
                 }
                 self.refuse(reason, &labels, timestamp_ms);
             }
-        }
-        if let Some((header, target)) = tick
-            && (timestamp_ms == header.tick_ms || header.track_timestamps_staleness)
-            && !is_marker
-            && target.see(ordinal)
-        {
-            self.response.series_added += 1;
         }
         Ok(())
     }
@@ -324,7 +319,7 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         key: SeriesKey,
         (timestamp_ms, start_ms): (i64, i64),
         encoded: &[u8],
-        tick: &mut Option<(&TickHeader, &mut Target)>,
+        tick: Option<&TickHeader>,
     ) -> Result<(), BadPage> {
         let decoded = Item::decode_histogram(encoded)
             .ok()
