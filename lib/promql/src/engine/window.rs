@@ -1,5 +1,6 @@
 //! Functions over ranges: each series is taken through all steps with two moving ends.
 
+mod even;
 pub(crate) mod extended;
 mod floats;
 pub(crate) mod moving;

@@ -2,10 +2,11 @@
 //! work a step.
 
 use super::each_value;
+use super::even::Alike;
 use super::moving::{Ends, Falls};
-use super::rate::{Rate, Sampled};
+use super::rate::{Rate, Sampled, Spacing};
 use crate::engine::arithmetic::{Kahan, Mean, Sliding};
-use crate::engine::column::Column;
+use crate::engine::column::{Column, Kind};
 use crate::engine::context::Evaluated;
 use crate::engine::order::STRIDE;
 use crate::engine::select::Points;
@@ -148,59 +149,206 @@ fn sums(
 
 fn changes(window: &Window, points: &Points, grid: Grid, counter: bool, per_second: bool) -> Column {
     let (times, floats) = (&points.float_times, &points.floats);
-    let mut column = Column::empty(points.labels.clone(), grid.n);
-    let mut ends = Ends::default();
-    let mut falls = if counter {
+    let falls = if counter {
         Falls::of(floats, times, &[])
     } else {
         Falls::default()
+    };
+    let alike = match falls.is_empty() {
+        true => Alike::of(window, grid, times),
+        false => None,
     };
     let rate = Rate {
         counter,
         seconds: per_second.then_some(window.range_ms as f64 / 1000.0),
     };
-    let mut last_sampled = Sampled {
-        first_ms: 0,
-        last_ms: 1,
-        count: 2,
-        start_ms: 0,
-        end_ms: 1,
-        began_ms: None,
-    };
-    let mut spacing = last_sampled.spacing();
-    let mut usual = spacing.usual_factor(rate);
-    for i in 0..grid.n {
-        let end_ms = window.shift.apply(grid.time(i));
-        let start_ms = end_ms.saturating_sub(window.range_ms);
-        let range = ends.advance(times, start_ms, end_ms);
-        let (first, count) = (range.start, range.len());
-        if count < 2 {
-            continue;
-        }
-        let last = range.end - 1;
-        let mut change = floats[last] - floats[first];
-        for before in falls.within(&range) {
-            change += before;
-        }
+    Changes::new(window, points, falls, rate).column(grid, alike)
+}
+
+/// What a counter or a gauge changed by, as the range of a step moves over its samples.
+struct Changes<'p> {
+    window: &'p Window,
+    points: &'p Points,
+    falls: Falls,
+    rate: Rate,
+    ends: Ends,
+    /// How the samples of the last step lie, and what follows from it.
+    sampled: Sampled,
+    spacing: Spacing,
+    usual: f64,
+}
+
+impl<'p> Changes<'p> {
+    fn new(window: &'p Window, points: &'p Points, falls: Falls, rate: Rate) -> Self {
         let sampled = Sampled {
-            first_ms: times[first].saturating_sub(start_ms),
-            last_ms: times[last].saturating_sub(start_ms),
+            first_ms: 0,
+            last_ms: 1,
+            count: 2,
+            start_ms: 0,
+            end_ms: 1,
+            began_ms: None,
+        };
+        let spacing = sampled.spacing();
+        Self {
+            window,
+            points,
+            falls,
+            rate,
+            ends: Ends::default(),
+            sampled,
+            spacing,
+            usual: spacing.usual_factor(rate),
+        }
+    }
+
+    fn column(mut self, grid: Grid, alike: Option<Alike>) -> Column {
+        let mut column = Column::empty(self.points.labels.clone(), grid.n);
+        let alike = alike.unwrap_or(Alike::none(grid));
+        self.each(0..alike.steps.start, grid, &mut column);
+        self.all(&alike, grid, &mut column);
+        self.each(alike.steps.end..grid.n, grid, &mut column);
+        column
+    }
+
+    fn each(&mut self, steps: Range<usize>, grid: Grid, column: &mut Column) {
+        let (times, floats) = (&self.points.float_times, &self.points.floats);
+        for i in steps {
+            let end_ms = self.window.shift.apply(grid.time(i));
+            let start_ms = end_ms.saturating_sub(self.window.range_ms);
+            let range = self.ends.advance(times, start_ms, end_ms);
+            if range.len() < 2 {
+                continue;
+            }
+            let (first, last) = (floats[range.start], floats[range.end - 1]);
+            let mut change = last - first;
+            for before in self.falls.within(&range) {
+                change += before;
+            }
+            self.look_at(&times[range], start_ms, end_ms);
+            column.set_float(i, change * self.factor(first, change));
+        }
+    }
+
+    /// Steps with the same samples in the same places: nothing between them fell.
+    fn all(&mut self, alike: &Alike, grid: Grid, column: &mut Column) {
+        let Alike {
+            steps,
+            first,
             count,
+            stride,
+        } = alike;
+        if steps.is_empty() || *count < 2 {
+            return;
+        }
+        let floats = &self.points.floats;
+        let end_ms = self.window.shift.apply(grid.time(steps.start));
+        let start_ms = end_ms.saturating_sub(self.window.range_ms);
+        self.look_at(&self.points.float_times[*first..first + count], start_ms, end_ms);
+        column.kinds[steps.clone()].fill(Kind::Float);
+        let changed = &mut column.floats[steps.clone()];
+        let (firsts, lasts) = (&floats[*first..], &floats[first + count - 1..]);
+        let is_usual = match stride {
+            // Several at a time.
+            1 => self.usually(changed, firsts.iter(), lasts.iter()),
+            _ => self.usually(changed, firsts.iter().step_by(*stride), lasts.iter().step_by(*stride)),
+        };
+        if is_usual {
+            return;
+        }
+        for (i, changed) in changed.iter_mut().enumerate() {
+            let (first, last) = (firsts[i * stride], lasts[i * stride]);
+            *changed = (last - first) * self.factor(first, last - first);
+        }
+    }
+
+    /// Whether all of them are as usual; only then they are right.
+    fn usually<'f>(
+        &self,
+        changed: &mut [f64],
+        firsts: impl Iterator<Item = &'f f64>,
+        lasts: impl Iterator<Item = &'f f64>,
+    ) -> bool {
+        let (spacing, rate, usual) = (self.spacing, self.rate, self.usual);
+        let mut is_usual = true;
+        for ((changed, first), last) in changed.iter_mut().zip(firsts).zip(lasts) {
+            let change = last - first;
+            is_usual &= spacing.is_usual(*first, change, rate);
+            *changed = change * usual;
+        }
+        is_usual
+    }
+
+    /// Where steps are multiples of the interval between samples, they lie in every range alike.
+    fn look_at(&mut self, times: &[i64], start_ms: i64, end_ms: i64) {
+        let sampled = Sampled {
+            first_ms: times[0].saturating_sub(start_ms),
+            last_ms: times[times.len() - 1].saturating_sub(start_ms),
+            count: times.len(),
             start_ms: 0,
             end_ms: end_ms.saturating_sub(start_ms),
             began_ms: None,
         };
-        // Where steps are multiples of the interval between samples, they lie in every range alike.
-        if sampled != last_sampled {
-            (last_sampled, spacing) = (sampled, sampled.spacing());
-            usual = spacing.usual_factor(rate);
+        if sampled != self.sampled {
+            (self.sampled, self.spacing) = (sampled, sampled.spacing());
+            self.usual = self.spacing.usual_factor(self.rate);
         }
-        let factor = if spacing.is_usual(floats[first], change, rate) {
-            usual
-        } else {
-            spacing.factor(floats[first], change, rate)
-        };
-        column.set_float(i, change * factor);
     }
-    column
+
+    fn factor(&self, first: f64, change: f64) -> f64 {
+        if self.spacing.is_usual(first, change, self.rate) {
+            self.usual
+        } else {
+            self.spacing.factor(first, change, self.rate)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Shift, WindowInput};
+    use gnomon_model::Labels;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn steps_that_are_looked_at_together_give_what_each_gives(
+            interval in 1i64..20,
+            times_interval in 1i64..5,
+            begins in -50i64..50,
+            samples in prop::collection::vec(prop_oneof![0.0..1e6, Just(0.0), -5.0..5.0, Just(f64::NAN), Just(f64::INFINITY)], 0..80),
+            counts in any::<bool>(),
+            (start, steps, range, offset) in (-60i64..60, 1usize..60, 1i64..120, -30i64..30),
+            (counter, per_second) in any::<(bool, bool)>(),
+        ) {
+            let mut total = 0.0f64;
+            let floats: Vec<f64> = match counts {
+                true => samples.iter().map(|value: &f64| { total += value.abs(); total }).collect(),
+                false => samples,
+            };
+            let points = Points {
+                labels: Labels::default(),
+                drop_name: false,
+                float_times: (0..floats.len() as i64).map(|at| begins + at * interval).collect(),
+                floats,
+                histogram_times: Vec::new(),
+                histograms: Vec::new(),
+                float_starts: Vec::new(),
+            };
+            let window = Window {
+                input: WindowInput::Request(0),
+                range_ms: range,
+                shift: Shift { at_ms: None, offset_ms: offset },
+                extended: Extended::No,
+            };
+            let grid = Grid { start_ms: start, step_ms: interval * times_interval, n: steps };
+            let rate = Rate { counter, seconds: per_second.then_some(range as f64 / 1000.0) };
+            let falls = || if counter { Falls::of(&points.floats, &points.float_times, &[]) } else { Falls::default() };
+            let alike = Alike::of(&window, grid, &points.float_times);
+            let together = Changes::new(&window, &points, falls(), rate).column(grid, alike.filter(|_| falls().is_empty()));
+            let each = Changes::new(&window, &points, falls(), rate).column(grid, None);
+            let bits = |column: &Column| (0..steps).map(|i| column.float(i).map(f64::to_bits)).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&together), bits(&each));
+        }
+    }
 }

@@ -139,6 +139,10 @@ impl Falls {
         falls
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
     /// The values from which the counter fell between samples of a range, in order. Ranges must not move back.
     pub(crate) fn within(&mut self, floats: &Range<usize>) -> &[f64] {
         match floats.end.checked_sub(1) {
