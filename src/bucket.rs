@@ -73,6 +73,8 @@ pub(crate) fn open(what: &BucketCheck) -> anyhow::Result<Bucket> {
 /// Where the catalogue is from.
 enum Source {
     Cluster(Box<MetaClient>),
+    /// None was written yet, and there is nothing that would be in it.
+    Nothing,
     /// With the time when it was written.
     Checkpoint {
         written_ms: i64,
@@ -98,11 +100,17 @@ pub(crate) async fn check(what: &BucketCheck) -> anyhow::Result<bool> {
     let listed = list(&bucket).await?;
     let (state, source) = catalogue(what, &bucket).await?;
     let (objects, deletes) = look_into(what, &bucket, listed).await?;
+    let source = match source {
+        Source::Nothing if !(objects.is_empty() && deletes.is_empty()) => {
+            Source::Lost("there is no checkpoint of it".into())
+        }
+        source => source,
+    };
     let orphans_until_ms = match &source {
         Source::Cluster(_) => SystemClock::shared().now().0.saturating_sub(what.grace_ms),
         // A record is there before its object: where the object was written before the checkpoint, it is in it.
         Source::Checkpoint { written_ms } => written_ms.saturating_sub(what.grace_ms),
-        Source::Lost(_) => i64::MIN,
+        Source::Nothing | Source::Lost(_) => i64::MIN,
     };
     let mut totals = totals(&state, &objects);
     let (findings, unjudged) = compare(&state, &objects, orphans_until_ms);
@@ -188,10 +196,7 @@ async fn catalogue(what: &BucketCheck, bucket: &Bucket) -> anyhow::Result<(MetaS
             let written_ms = written.last_modified.timestamp_millis();
             Ok((state, Source::Checkpoint { written_ms }))
         }
-        Ok(None) => Ok((
-            MetaState::default(),
-            Source::Lost("there is no checkpoint of it".into()),
-        )),
+        Ok(None) => Ok((MetaState::default(), Source::Nothing)),
         Err(error @ gnomon_cluster::meta::CheckpointError::Bad { .. }) => {
             Ok((MetaState::default(), Source::Lost(error.to_string())))
         }
@@ -309,7 +314,7 @@ impl Checked {
         let checkpoint = match &self.source {
             Source::Cluster(_) => bail!("--found-anew is for a cluster whose nodes are lost: this one answers"),
             Source::Checkpoint { .. } => Some(&self.state),
-            Source::Lost(_) => None,
+            Source::Nothing | Source::Lost(_) => None,
         };
         let blocks: Vec<_> = self.objects.iter().filter_map(found_block).collect();
         let state = rebuild(checkpoint, &blocks, &self.deletes, what.shards);
@@ -335,6 +340,7 @@ impl Checked {
                 let at = gnomon_querier::Rfc3339(*written_ms);
                 format!("a checkpoint of {at}; what is newer is not judged (--cluster.peers asks the cluster)")
             }
+            Source::Nothing => "none yet: a node writes it with its first block".to_owned(),
             Source::Lost(why) => format!("lost: {why}"),
         }
     }

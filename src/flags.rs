@@ -7,7 +7,9 @@ mod block;
 mod bucket;
 mod cluster;
 mod cluster_tls;
+mod external_url;
 mod ha;
+mod number;
 mod settings;
 mod table;
 

@@ -1,5 +1,9 @@
 //! The listeners: HTTP for users, gRPC for nodes. Both stop when told to and let running requests end.
 
+mod connections;
+
+pub use connections::ConnectionLimits;
+
 use crate::targets::LenientListener;
 use crate::web::Web;
 use anyhow::Context as _;
@@ -8,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use axum::serve::{Listener, ListenerExt as _, TapIo};
+use axum::serve::{Listener, ListenerExt as _};
 use futures::Stream;
 use futures::future::BoxFuture;
 use std::convert::Infallible;
@@ -76,44 +80,44 @@ impl Service<Request<Body>> for Routes {
 /// Serves until `stop`; running requests get [`GRACE`]. With a web configuration, to those whom it admits.
 ///
 /// # Errors
-/// When the listener fails for good.
+/// When the listener has no address.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
     web: Option<Arc<Web>>,
+    limits: ConnectionLimits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     if let Some(web) = web {
         let routes = Router::new().fallback_service(web.guarded(routes));
-        return serve_on(web.listen(listener)?.tap_io(|_| {}), routes, stop).await;
+        return serve_on(web.listen(listener)?, routes, limits, stop).await;
     }
     // Nagle's algorithm would hold small answers back for up to 40 ms.
     let listener = LenientListener(listener).tap_io(|io| {
         let _ = io.stream().set_nodelay(true);
     });
-    serve_on(listener, Router::new().fallback_service(routes), stop).await
+    serve_on(listener, Router::new().fallback_service(routes), limits, stop).await
 }
 
-async fn serve_on<L, F>(listener: TapIo<L, F>, routes: Router, stop: CancellationToken) -> anyhow::Result<()>
+async fn serve_on<L>(
+    listener: L,
+    routes: Router,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+) -> anyhow::Result<()>
 where
     L: Listener<Addr = SocketAddr>,
-    F: FnMut(&mut L::Io) + Send + 'static,
 {
     let address = listener.local_addr()?;
-    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
-    let graceful = stop.clone().cancelled_owned();
-    let server = axum::serve(listener, routes).with_graceful_shutdown(graceful);
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
-        ended = server => ended.with_context(|| format!("serving {address}")),
-        () = overdue => {
-            tracing::warn!(%address, "requests were cut off at shutdown");
-            Ok(())
-        }
+        () = connections::serve(listener, routes, limits, &stop) => {}
+        () = overdue => tracing::warn!(%address, "requests were cut off at shutdown"),
     }
+    Ok(())
 }
 
 /// The gRPC server of this node, over the connections of a listener, plain or inside TLS.

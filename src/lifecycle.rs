@@ -5,7 +5,8 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::StatusCode;
+use http::header::ALLOW;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,7 +68,11 @@ fn forbidden() -> Response {
         .into_response()
 }
 
-async fn post_or_put() -> Response {
+/// As Prometheus' router, which has a handler for GET too that says this.
+async fn post_or_put(method: Method) -> Response {
+    if method == Method::OPTIONS {
+        return [(ALLOW, "GET, OPTIONS, POST, PUT")].into_response();
+    }
     (StatusCode::METHOD_NOT_ALLOWED, "Only POST or PUT requests allowed").into_response()
 }
 
@@ -189,6 +194,26 @@ impl Lifecycle {
 #[cfg(test)]
 mod tests {
     use rustix::process::{Resource, getrlimit, setrlimit};
+
+    #[tokio::test]
+    async fn other_methods_are_told_which_there_are() {
+        use axum::body::Body;
+        use http::Request;
+        use tower::ServiceExt as _;
+        let routes = super::routes(super::Lifecycle::new(true).0, "/prom");
+        for path in ["/prom/-/reload", "/prom/-/quit"] {
+            let ask = async |method: &str| {
+                let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+                routes.clone().oneshot(request).await.unwrap()
+            };
+            let told = ask("OPTIONS").await;
+            assert_eq!(
+                (told.status().as_u16(), &told.headers()["allow"]),
+                (200, &"GET, OPTIONS, POST, PUT".parse().unwrap())
+            );
+            assert_eq!(ask("GET").await.status(), 405);
+        }
+    }
 
     #[test]
     fn as_many_files_may_be_opened_as_is_allowed() {

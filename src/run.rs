@@ -28,7 +28,8 @@ use gnomon_model::{Clock, SystemClock};
 use gnomon_querier::{Notifications, ResultCache};
 use gnomon_tsdb::bucket::Bucket;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -149,7 +150,7 @@ impl Node {
     }
 
     async fn begin(process: Process, lifecycle: Lifecycle, wishes: mpsc::Receiver<Reload>) -> anyhow::Result<Self> {
-        let config = config::first(&process)?;
+        let config = config::first(&process).await?;
         process
             .retention
             .send_replace(process.settings.retention(&config.storage));
@@ -167,14 +168,18 @@ impl Node {
             attempts.register(&process.registry).context("metrics")?;
         }
         let mut options = process.node_options(&listeners, &bucket)?;
+        let (timeout, most) = (process.settings.read_timeout, process.settings.max_connections);
+        let limits = http::ConnectionLimits::new(timeout, most);
         for (listener, address) in listeners.http {
-            servers.spawn(http::serve(listener, routes.clone(), web.clone(), process.stop.clone()));
+            let (web, limits) = (web.clone(), limits.clone());
+            servers.spawn(http::serve(listener, routes.clone(), web, limits, process.stop.clone()));
             tracing::info!(%address, "listening");
         }
         let services = grpc::Services::listen(&process, listeners.grpc, &mut servers)?;
         let early = Arc::clone(&services);
         options.serve_groups = Some(Arc::new(move |own| early.serve_groups(own)));
         process.status.set_waiting_for("the node joins its cluster");
+        warn_of_prometheus_data(&options.data_folder);
         let handle = start_node(options).await?;
         process.status.set_waiting_for("shards are opened");
         let running = roles::start(&process, &handle, &bucket, &config).await?;
@@ -271,14 +276,30 @@ impl Node {
     }
 }
 
+/// Data of a Prometheus are not seen: its flags lead to its folder.
+fn warn_of_prometheus_data(folder: &Path) {
+    let is_block =
+        |entry: std::fs::DirEntry| entry.path().join("meta.json").exists() && entry.path().join("index").exists();
+    let is_prometheus = || {
+        let blocks = std::fs::read_dir(folder).into_iter().flatten().flatten().any(is_block);
+        blocks || folder.join("wal").is_dir()
+    };
+    if !folder.join("node.json").exists() && is_prometheus() {
+        tracing::warn!(
+            folder = %folder.display(),
+            "there are data of a Prometheus here, which are not read: gnomon block import takes its blocks over (docs/migrating.md)"
+        );
+    }
+}
+
 fn announce(process: &Process, addresses: &[SocketAddr], is_secure: bool) {
     if process.settings.roles.querier
         && let Some(address) = addresses.first()
     {
-        let host = if address.ip().is_unspecified() {
-            "127.0.0.1".to_owned()
-        } else {
-            address.ip().to_string()
+        let host = match address.ip() {
+            ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
         };
         println!(
             "gnomon is ready: {}://{host}:{}{}",

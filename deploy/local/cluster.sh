@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# cluster.sh up:     a cluster on this machine: an S3 server, 3 ingesters, 2 scrapers, 2 queriers, 1 compactor
+# cluster.sh up:     a cluster on this machine: an S3 server, 3 ingesters, 2 scrapers, 2 queriers, 1 compactor; returns once
+#                    any of them may be killed
 # cluster.sh down:   ends it; its data stay, and the next `up` goes on with them
 # cluster.sh status: what it is doing
 #
@@ -41,25 +42,30 @@ start() {
 }
 
 stop() {
-  local name=$1 program=$2 pid
+  local name=$1 program=$2 signal=${3:-TERM} pid
   runs "$name" "$program" || return 0
   read -r pid <"$data/$name/pid"
-  kill "$pid" 2>/dev/null || true
+  kill -s "$signal" "$pid" 2>/dev/null || true
   for _ in $(seq 100); do
     runs "$name" "$program" || break
     sleep 0.1
   done
-  ! runs "$name" "$program" || kill -9 "$pid" 2>/dev/null || true
+  if runs "$name" "$program"; then
+    echo "cluster: $name has not ended within 10 s: it is killed" >&2
+    kill -s KILL "$pid" 2>/dev/null || true
+  fi
   rm -f "$data/$name/pid"
 }
 
 # Status code of a URL; 000 where nobody listens.
 code() { curl -s -o /dev/null -m 2 -w '%{http_code}' "$@" || true; }
 
+# An election of the only master takes as long as its timeout, 10 s unless told otherwise, at every start but the first.
 start_s3() {
   start s3 "$weed" server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$data/s3" -filer -s3 -s3.port=$s3 \
     -s3.port.iceberg=0 -s3.port.lance=0 -master.port=$((first + 17)) -volume.port=$((first + 18)) \
-    -filer.port=$((first + 19)) -master.telemetry=false -master.volumeSizeLimitMB=64 -volume.max=64
+    -filer.port=$((first + 19)) -master.telemetry=false -master.electionTimeout=1s -master.heartbeatInterval=100ms \
+    -master.volumeSizeLimitMB=64 -volume.max=64
   for _ in $(seq 300); do
     case $(code -X PUT "http://127.0.0.1:$s3/$bucket") in
       200 | 409) return ;;
@@ -90,7 +96,7 @@ EOF
 
 up() {
   [ -x "$gnomon" ] || fail "$gnomon is missing: run \`make build\`"
-  [ -x "$weed" ] || fail "$weed is missing: run \`make peers\`"
+  [ -x "$weed" ] || fail "$weed is missing: run \`deploy/setup.sh s3\`"
   command -v curl >/dev/null || fail "curl is missing: apt-get install curl"
   mkdir -p "$data"
   start_s3
@@ -114,7 +120,26 @@ up() {
     done
     [ "$(code "http://127.0.0.1:$((first + at))/-/ready")" = 200 ] || fail "$name is not ready: see $data/$name/log"
   done
+  echo "cluster: all answer; waiting until the metadata group and every shard have three voters" >&2
+  local whole=
+  for _ in $(seq 120); do
+    is_whole && whole=yes && break
+    sleep 0.5
+  done
   table
+  [ -n "$whole" ] || fail "after 60 s the metadata group or a shard still has no leader, or not the three voters it is to" \
+    "have (above): until then, whoever is killed may take all of it away"
+}
+
+# Whether any one ingester may go: the metadata group and all shards have a leader, and three voters where they are to be.
+is_whole() {
+  local said voters
+  said=$(status --json 2>/dev/null | tr -d '[:space:]') || return
+  [[ $said != *'"leader":null'* && $said != *'"settled":false'* ]] || return
+  mapfile -t voters < <(grep -o '"voters":\[[^]]*\]' <<<"$said")
+  # The metadata group and at least one shard.
+  [ ${#voters[@]} -ge 2 ] || return
+  ! printf '%s\n' "${voters[@]}" | grep -qvE '\[[0-9]+,[0-9]+,[0-9]+\]$'
 }
 
 table() {
@@ -127,13 +152,15 @@ table() {
   status
 }
 
-status() { "$gnomon" cluster status --server="http://127.0.0.1:$first"; }
+status() { "$gnomon" cluster status --server="http://127.0.0.1:$first" "$@"; }
 
 down() {
   local at
   # Who asks first, who is asked last.
   for at in 5 6 0 1 7 2 3 4; do stop "${names[$at]}" "$gnomon"; done
-  stop s3 "$weed"
+  # Asked to end, it waits 15 s for streams between parts of itself and 10 s more for other masters to hear of it. Nobody
+  # writes any more, and what it has acknowledged is in its files.
+  stop s3 "$weed" KILL
 }
 
 case ${1:-} in

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What `gnomon cluster status` prints, as a picture of a terminal: text on stdin, SVG on stdout. The picture of README.md:
 #
-#   deploy/local/cluster.sh status | deploy/local/status-svg.sh 'gnomon cluster status' >docs/cluster-status.svg
+#   deploy/local/cluster.sh status |
+#     deploy/local/status-svg.sh 'gnomon cluster status --server=http://127.0.0.1:19090' >docs/cluster-status.svg
 set -euo pipefail
 
 awk -v command="${1:-gnomon cluster status}" '

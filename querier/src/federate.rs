@@ -78,7 +78,8 @@ async fn gather(api: &Api, sets: Vec<Vec<Matcher>>, format: Format) -> Result<(F
     let now_ms = api.state.clock.now().0;
     let mut held = scope.memory().reserve(0)?;
     let mut found = BTreeMap::new();
-    for matchers in sets {
+    // Without matchers it is nothing that is asked for, as in Prometheus.
+    for matchers in sets.into_iter().filter(|set| !set.is_empty()) {
         let selection = Selection {
             matchers,
             start_ms: now_ms.saturating_sub(api.state.query.lookback_ms),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 
 /// A reader that takes nothing for so long is given up, so that it does not keep a thread.
-const READER_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const READER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whoever was to read the answer has gone, or does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

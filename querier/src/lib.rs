@@ -11,6 +11,7 @@
 mod answer;
 mod api;
 mod buckets;
+mod cors;
 mod error;
 mod fanout;
 mod federate;
@@ -31,6 +32,7 @@ mod scrapers;
 mod snapshot;
 mod state;
 
+pub use cors::with_cors;
 pub use error::{ApiError, ErrorType};
 pub use fanout::{
     BlockAnswer, BlockReads, ExemplarStream, Fanout, FanoutPlan, FetchLimits, Queriers, Scope, Selection, SeriesStream,

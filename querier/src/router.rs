@@ -1,5 +1,6 @@
 //! Routes, and what surrounds every request: readiness, CORS, compression, counting.
 
+use crate::cors::{Cors, cors};
 use crate::metrics::{Metrics, register};
 use crate::results::Results;
 use crate::snapshot::remove_unfinished;
@@ -10,9 +11,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get};
-use gnomon_model::re2::Regex;
 use gnomon_promql::QueryMemory;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
@@ -35,7 +35,6 @@ pub(crate) struct Api {
     pub(crate) results: Option<Results>,
     /// One snapshot is made at a time.
     pub(crate) snapshots: tokio::sync::Mutex<()>,
-    cors_origin: Regex,
 }
 
 /// Why the API cannot be built.
@@ -81,9 +80,9 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
             None => None,
         },
         snapshots: tokio::sync::Mutex::default(),
-        cors_origin: Regex::anchored(&state.web.cors_origin)?,
         state,
     });
+    let origins = Cors::new(&api.state.web.cors_origin)?;
     let mut router = Router::new();
     let queries = api.state.web.queries;
     let more = if queries { api::routes() } else { Vec::new() };
@@ -98,11 +97,11 @@ pub fn api_router(state: ApiState) -> Result<Router, ApiSetupError> {
     router = router
         .route(&format!("{prefix}/api/v1/{{*path}}"), any(unknown))
         .route(&format!("{prefix}/api/v1/"), any(unknown))
-        .route_layer(from_fn_with_state(Arc::clone(&api), cors));
+        .route_layer(from_fn_with_state(origins, cors));
     let home = if queries { get(page::page) } else { get(no_page) };
-    let home = home.fallback(|| async { not_allowed("GET, OPTIONS") });
+    let home = home.fallback(only_get);
     if queries {
-        let federation = get(federate::federate).head(refuse_all).fallback(refuse_all);
+        let federation = get(federate::federate).head(only_get).fallback(only_get);
         let federation = federation.layer(from_fn_with_state(Arc::clone(&api), ready_only));
         router = router.route(&format!("{prefix}/federate"), federation);
     }
@@ -129,13 +128,18 @@ fn range_places(places: usize) -> usize {
     (places - (places / 4).max(1)).max(1)
 }
 
-async fn refuse_all() -> Response {
-    not_allowed("GET, OPTIONS")
+/// For the methods that a page has no handler for.
+async fn only_get(method: Method) -> Response {
+    other_method(&method, "GET, OPTIONS")
+}
+
+async fn only_get_and_head(method: Method) -> Response {
+    other_method(&method, "GET, HEAD, OPTIONS")
 }
 
 fn plain_routes() -> [(&'static str, MethodRouter<Arc<Api>>); 3] {
-    let probe = |methods: MethodRouter<Arc<Api>>| methods.fallback(|| async { not_allowed("GET, HEAD, OPTIONS") });
-    let page = |methods: MethodRouter<Arc<Api>>| methods.fallback(|| async { not_allowed("GET, OPTIONS") });
+    let probe = |methods: MethodRouter<Arc<Api>>| methods.fallback(only_get_and_head);
+    let page = |methods: MethodRouter<Arc<Api>>| methods.fallback(only_get);
     [
         ("/metrics", page(get(api::own_metrics))),
         (
@@ -156,7 +160,13 @@ pub(crate) fn prefix(flag: &str) -> String {
 
 pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    (status, content_type, text.into()).into_response()
+    let mut response = (status, content_type, text.into()).into_response();
+    if status.is_client_error() || status.is_server_error() {
+        // As Go's `http.Error`.
+        let nosniff = HeaderValue::from_static("nosniff");
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    }
+    response
 }
 
 pub(crate) fn not_found() -> Response {
@@ -167,6 +177,14 @@ pub(crate) fn not_found() -> Response {
 pub(crate) fn not_allowed(allowed: &'static str) -> Response {
     let refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
     ([(header::ALLOW, allowed)], refusal).into_response()
+}
+
+/// As Prometheus' router: OPTIONS is told what there is.
+fn other_method(method: &Method, allowed: &'static str) -> Response {
+    if method == Method::OPTIONS {
+        return [(header::ALLOW, allowed)].into_response();
+    }
+    not_allowed(allowed)
 }
 
 /// 302, as Prometheus redirects.
@@ -226,37 +244,6 @@ async fn ready_only(State(api): State<Arc<Api>>, request: Request, next: Next) -
     match api.state.node.readiness() {
         Ok(()) => next.run(request).await,
         Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("Service Unavailable: {why}\n")),
-    }
-}
-
-/// The headers that Prometheus gives to requests from other origins; caches are told that these make a difference.
-async fn cors(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = next.run(request).await;
-    response
-        .headers_mut()
-        .append(header::VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = origin.filter(|origin| !origin.is_empty()) {
-        allow(&api, &origin, response.headers_mut());
-    }
-    response
-}
-
-fn allow(api: &Api, origin: &HeaderValue, headers: &mut HeaderMap) {
-    for (name, value) in [
-        (
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "Accept, Authorization, Content-Type, Origin",
-        ),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Date"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    if api.state.web.cors_origin == ".*" {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    } else if origin.to_str().is_ok_and(|text| api.cors_origin.is_match(text)) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     }
 }
 

@@ -362,6 +362,20 @@ async fn targets_of_all_scrapers() {
             "{path}"
         );
     }
+    // A selector is for the labels of targets, none of which has a metric's name.
+    for (selector, targets) in [
+        ("up", 0),
+        ("%7B__name__=~%22.%2B%22%7D", 0),
+        ("%7Bjob=%22node%22%7D", 1),
+        ("%7Bjob!='x'%7D", 2),
+        ("%7B%7D", 2),
+    ] {
+        let body = cluster
+            .ok(&format!("/api/v1/targets/metadata?match_target={selector}"))
+            .await;
+        assert_eq!(body.matches("\"target\"").count(), targets, "{selector}: {body}");
+        assert!(!body.contains("warnings"), "{selector}: {body}");
+    }
     let lost = Scraper {
         failure: Some(ServiceError::Unavailable("gone".into())),
         ..Scraper::default()
@@ -493,6 +507,33 @@ async fn compression_cors_and_prefix() {
         response.headers()[header::ACCESS_CONTROL_ALLOW_METHODS],
         "GET, POST, OPTIONS"
     );
+    let options = async |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    };
+    for (path, allowed) in [
+        ("/prom/", "GET, OPTIONS"),
+        ("/prom/federate", "GET, OPTIONS"),
+        ("/prom/metrics", "GET, OPTIONS"),
+        ("/prom/-/healthy", "GET, HEAD, OPTIONS"),
+        ("/prom/-/ready", "GET, HEAD, OPTIONS"),
+    ] {
+        let told = options("OPTIONS", path).await;
+        assert_eq!(told.status(), StatusCode::OK, "{path}");
+        assert_eq!(told.headers()[header::ALLOW], allowed, "{path}");
+        let refused = options("DELETE", path).await;
+        assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(refused.headers()[header::ALLOW], allowed, "{path}");
+        assert_eq!(refused.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff", "{path}");
+    }
+    for (method, path, status) in [("GET", "/prom/nothing", 404), ("POST", "/prom/api/v1/read", 400)] {
+        let refused = options(method, path).await;
+        assert_eq!(refused.status().as_u16(), status, "{path}");
+        assert_eq!(refused.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff", "{path}");
+    }
+    let well = options("GET", "/prom/-/healthy").await;
+    assert!(!well.headers().contains_key(header::X_CONTENT_TYPE_OPTIONS));
 }
 
 /// What a query may hold is bounded, each and all together; what was held is given back.

@@ -6,10 +6,11 @@ mod support;
 
 use axum::body::Body;
 use gnomon_proto::ServiceError;
-use gnomon_proto::prometheus::{LabelMatcher, Query, ReadRequest, ReadResponse};
+use gnomon_proto::prometheus::{ChunkedReadResponse, LabelMatcher, Query, ReadHints, ReadRequest, ReadResponse};
 use http::{Request, StatusCode};
 use prost::Message;
 use support::{Cluster, NOW_MS, example, labels};
+use tower::ServiceExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn federation_gives_the_newest_samples_with_external_labels() {
@@ -30,9 +31,20 @@ async fn federation_gives_the_newest_samples_with_external_labels() {
     let (status, body) = cluster.get("/federate?match[]=up%7B").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(body.contains("unexpected end of input"), "{body}");
+    // Without matchers nothing is asked for.
+    assert_eq!(
+        cluster.get("/federate?match[]=%7B%7D").await,
+        (StatusCode::OK, String::new())
+    );
+    let (_, one) = cluster.get("/federate?match[]=%7B%7D&match[]=requests_total").await;
+    assert!(one.contains("requests_total") && !one.contains("up"), "{one}");
 }
 
 fn read_request(matchers: &[(&str, &str)]) -> Request<Body> {
+    hinted_request(matchers, None, &[])
+}
+
+fn hinted_request(matchers: &[(&str, &str)], hints: Option<ReadHints>, accepted: &[i32]) -> Request<Body> {
     let matcher = |(name, value): &(&str, &str)| LabelMatcher {
         r#type: 0,
         name: (*name).into(),
@@ -43,9 +55,9 @@ fn read_request(matchers: &[(&str, &str)]) -> Request<Body> {
             start_timestamp_ms: NOW_MS - 60_000,
             end_timestamp_ms: NOW_MS,
             matchers: matchers.iter().map(matcher).collect(),
-            hints: None,
+            hints,
         }],
-        accepted_response_types: Vec::new(),
+        accepted_response_types: accepted.to_vec(),
     };
     let packed = snap::raw::Encoder::new()
         .compress_vec(&request.encode_to_vec())
@@ -67,6 +79,72 @@ async fn remote_reads_give_samples_with_external_labels() {
     let names: Vec<_> = series[0].labels.iter().map(|l| l.name.as_str()).collect();
     assert_eq!(names, ["__name__", "instance", "job", "region", "replica"]);
     assert_eq!(series[0].samples.last().map(|s| s.timestamp), Some(NOW_MS));
+}
+
+/// Each series' labels, with its number of samples.
+fn unpacked(body: &[u8]) -> Vec<(usize, usize)> {
+    let bytes = snap::raw::Decoder::new().decompress_vec(body).unwrap();
+    let response = ReadResponse::decode(&bytes[..]).unwrap();
+    let series = response.results.iter().flat_map(|result| &result.timeseries);
+    series.map(|one| (one.labels.len(), one.samples.len())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn remote_reads_follow_hints_and_ask_for_nothing_without_matchers() {
+    let cluster = example();
+    let up = [("__name__", "up")];
+    let hints = |func: &str, start_ms: i64| {
+        Some(ReadHints {
+            func: func.into(),
+            start_ms,
+            ..ReadHints::default()
+        })
+    };
+    for (matchers, hints, expected) in [
+        (&up[..], None, vec![(5, 5), (5, 5)]),
+        (&up, hints("rate", NOW_MS - 20_000), vec![(5, 2), (5, 2)]),
+        (&up, hints("series", 0), vec![(5, 0), (5, 0)]),
+        (&up, hints("", NOW_MS + 1), vec![]),
+        (&[], None, vec![]),
+        (&[], hints("series", 0), vec![]),
+    ] {
+        let (status, body) = cluster
+            .send_for_bytes(hinted_request(matchers, hints.clone(), &[]))
+            .await;
+        assert_eq!((status, unpacked(&body)), (StatusCode::OK, expected), "{hints:?}");
+    }
+    let request = hinted_request(&up, hints("series", 0), &[1]);
+    let (status, mut frames) = cluster.send_for_bytes(request).await;
+    assert_eq!(status, StatusCode::OK);
+    let mut series = 0;
+    while !frames.is_empty() {
+        // Short ones: a byte says how long, four are the checksum.
+        let rest = frames.split_off(5 + usize::from(frames[0]));
+        let message = ChunkedReadResponse::decode(&frames[5..]).unwrap();
+        assert_eq!(message.chunked_series[0].labels.len(), 5);
+        assert!(message.chunked_series[0].chunks.is_empty());
+        series += 1;
+        frames = rest;
+    }
+    assert_eq!(series, 2);
+    let (_, nothing) = cluster.send_for_bytes(hinted_request(&[], None, &[1])).await;
+    assert!(nothing.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_slowly_takes_no_place_from_others() {
+    let mut cluster = example();
+    cluster.query.remote_read.concurrent = 1;
+    let router = cluster.router();
+    let silent = Body::from_stream(futures::stream::pending::<std::io::Result<Vec<u8>>>());
+    let slow = Request::post("/api/v1/read").body(silent).unwrap();
+    let slow = tokio::spawn(router.clone().oneshot(slow));
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let fast = router.oneshot(read_request(&[("__name__", "up")]));
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), fast).await;
+    assert_eq!(answer.expect("no place").unwrap().status(), StatusCode::OK);
+    assert!(!slow.is_finished());
+    slow.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ mod matching;
 mod metrics;
 pub mod parse;
 mod pool;
+mod rfc3339;
 pub mod ring;
 mod scrape;
 mod scraper;

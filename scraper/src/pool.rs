@@ -96,6 +96,11 @@ impl Pool {
         self.discovery = discovery;
     }
 
+    /// Whether discovery has something that [`Self::sync`] has not seen.
+    pub(crate) fn has_found(&self) -> bool {
+        self.discovery.has_changed()
+    }
+
     pub(crate) fn status(&self) -> PoolStatus {
         self.status.clone()
     }

@@ -18,10 +18,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Changes of the ring and of discovery that come together are acted on together.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How long a new configuration waits for files with targets: those of files that take longer come when they are read.
+const FIRST_READS: Duration = Duration::from_secs(5);
 /// Ticks that are due just before a hand-over may begin so much later, on a machine that does much else.
 const LAST_TICKS: Duration = Duration::from_millis(200);
 
@@ -272,6 +274,7 @@ impl Manager {
                     while let Ok(job) = changes.try_recv() {
                         jobs.insert(job);
                     }
+                    jobs.retain(|job| self.pools.get(job).is_some_and(Pool::has_found));
                     jobs.iter().for_each(|job| self.sync(job));
                 }
             }
@@ -341,9 +344,22 @@ impl Manager {
                 self.status.remove(&job);
             }
         }
-        for step in steps {
-            self.take(step).await;
+        let mut found: Vec<Option<Discovery>> = steps.iter().map(|step| self.discovery(step)).collect();
+        let all = futures::future::join_all(found.iter_mut().flatten().map(Discovery::found));
+        if tokio::time::timeout(FIRST_READS, all).await.is_err() {
+            warn!("files with targets are not read yet, and the configuration goes into force without their targets");
         }
+        for (step, discovery) in steps.into_iter().zip(found) {
+            self.take(step, discovery);
+            // Many jobs are much work.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The job's sources, started, where they are others than before.
+    fn discovery(&self, step: &Step) -> Option<Discovery> {
+        step.sources
+            .then(|| Discovery::start(&step.config, &self.env.metrics, &self.changed, &self.cancel))
     }
 
     async fn plan(&self, config: Arc<ScrapeConfig>) -> Result<Step, ApplyError> {
@@ -376,15 +392,11 @@ impl Manager {
         })
     }
 
-    async fn take(&mut self, step: Step) {
+    fn take(&mut self, step: Step, discovery: Option<Discovery>) {
         if matches!(step.plan, Plan::Same) {
             return;
         }
         let job = step.config.job_name.clone();
-        let discovery = match step.sources {
-            true => Some(Discovery::start(&step.config, &self.env.metrics, &self.changed, &self.cancel).await),
-            false => None,
-        };
         match (self.pools.get_mut(&job), step.plan, discovery) {
             (Some(pool), plan, discovery) => {
                 if let Some(discovery) = discovery {

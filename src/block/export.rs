@@ -1,5 +1,6 @@
 //! `gnomon block export`: series of blocks, merged, for other programs.
 
+mod needed;
 mod parquet;
 mod prometheus;
 mod window;
@@ -16,8 +17,9 @@ use gnomon_model::{Matcher, TimeRange};
 use gnomon_proto::v1::block_record::State;
 use gnomon_proto::v1::{BlockRecord, TombstoneRecord};
 use gnomon_tsdb::bucket::BlockKey;
-use gnomon_tsdb::{BlockError, BlockMeta, BlockReader, Deletes, SeriesMerge, SeriesStream};
-use std::collections::BTreeSet;
+use gnomon_tsdb::{BlockError, BlockMeta, BlockReader, Bucket, Deletes, SeriesMerge, SeriesStream};
+use needed::{Damage, is_damage, is_missed, not_superseded};
+use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +49,8 @@ pub fn run(what: &Export) -> ExitCode {
 
 async fn export(what: &Export) -> anyhow::Result<()> {
     let stop = on_signals()?;
-    let blocks = open_blocks(what, &stop).await?;
+    let mut damage = Damage::new(what.skip_damaged);
+    let blocks = open_blocks(what, &mut damage, &stop).await?;
     let mut source = Source { blocks, what };
     let of_time = |block: &Block| block.reader.overlaps(what.start_ms, what.end_ms);
     source.blocks.retain(of_time);
@@ -64,9 +67,11 @@ async fn export(what: &Export) -> anyhow::Result<()> {
         .sum();
     let progress = Progress::new("exported", samples);
     match what.format {
-        ExportFormat::Prometheus => prometheus::write(&source, progress, &stop).await,
-        ExportFormat::Parquet => parquet::write(&source, progress, &stop).await,
+        ExportFormat::Prometheus => prometheus::write(&source, progress, &stop).await?,
+        ExportFormat::Parquet => parquet::write(&source, progress, &stop).await?,
     }
+    damage.tell();
+    Ok(())
 }
 
 /// A block that is read, without what is deleted of it.
@@ -77,59 +82,94 @@ struct Block {
 }
 
 /// The named blocks, of which no deletes are known, or all live ones.
-async fn open_blocks(what: &Export, stop: &CancellationToken) -> anyhow::Result<Vec<Block>> {
+async fn open_blocks(what: &Export, damage: &mut Damage, stop: &CancellationToken) -> anyhow::Result<Vec<Block>> {
     let mut blocks = Vec::new();
     for name in &what.blocks {
-        blocks.push(Block {
-            reader: super::open(what.from.object_store.as_deref(), name).await?,
+        let opened = super::open(what.from.object_store.as_deref(), name).await;
+        blocks.extend(damage.opened(opened)?.map(|reader| Block {
+            reader,
             deletes: Deletes::default(),
-        });
+        }));
     }
-    if !blocks.is_empty() {
+    if !what.blocks.is_empty() {
         return Ok(blocks);
     }
     let tenant = what.from.tenant.as_str();
-    let known = KnownDeletes::default();
-    if !what.from.peers.is_empty() {
-        let place = Place::open(&what.from, stop).await?;
-        let state = place.meta.read().await?;
-        let live = state
-            .blocks
-            .iter()
-            .filter(|b| b.state() == State::Live && b.tenant == tenant);
-        for record in live.filter(|b| b.start_ms <= what.end_ms && what.start_ms < b.end_ms) {
-            blocks.push(Block {
-                reader: Arc::new(BlockReader::open_in(&place.bucket, &record.path).await?),
-                deletes: known.masking(&state.tombstones, record)?,
-            });
-        }
-        return Ok(blocks);
+    if what.from.peers.is_empty() {
+        return open_all(what, damage, &bucket(&what.from)?).await;
     }
-    let bucket = bucket(&what.from)?;
+    let known = KnownDeletes::default();
+    let place = Place::open(&what.from, stop).await?;
+    let state = place.meta.read().await?;
+    let live = state
+        .blocks
+        .iter()
+        .filter(|b| b.state() == State::Live && b.tenant == tenant);
+    for record in live.filter(|b| b.start_ms <= what.end_ms && what.start_ms < b.end_ms) {
+        let opened = open_in(&place.bucket, &record.path).await;
+        if let Some(reader) = damage.opened(opened)? {
+            let deletes = known.masking(&state.tombstones, record)?;
+            blocks.push(Block { reader, deletes });
+        }
+    }
+    Ok(blocks)
+}
+
+async fn open_in(bucket: &Bucket, path: &str) -> anyhow::Result<Arc<BlockReader>> {
+    Ok(Arc::new(BlockReader::open_in(bucket, path).await?))
+}
+
+/// The blocks of a bucket that nobody replaces, by their own word: the newest copy of the catalogue may be older than they
+/// are. It says what was in those that cannot be opened.
+async fn open_all(what: &Export, damage: &mut Damage, bucket: &Bucket) -> anyhow::Result<Vec<Block>> {
+    let tenant = what.from.tenant.as_str();
     // Before the blocks: a delete that is forgotten in it masks none of those that are there afterwards.
     let checkpoint = read_newest_checkpoint(bucket.store().as_ref())
         .await
         .with_context(|| format!("{}: which deletes there are", bucket.url()))?;
     let objects: Vec<_> = bucket.store().list(None).try_collect().await?;
-    let mut found = Vec::new();
-    for object in objects {
-        if BlockKey::parse(&object.location).is_some_and(|key| key.tenant.as_str() == tenant) {
-            found.push(Arc::new(BlockReader::open_in(&bucket, object.location.as_ref()).await?));
-        }
-    }
-    if found.is_empty() {
-        bail!("{} has no blocks of tenant {tenant}", bucket.url());
-    }
     if checkpoint.is_none() {
         eprintln!(
             "{} has no copy of the catalogue: deletes that are not carried out yet are not known",
             bucket.url()
         );
     }
-    let tombstones = checkpoint.map(|state| state.tombstones).unwrap_or_default();
-    let kept = not_superseded(&found.iter().map(|block| block.meta()).collect::<Vec<_>>());
-    for (reader, _) in found.into_iter().zip(kept).filter(|(_, kept)| *kept) {
-        let deletes = masking(&known, &tombstones, reader.meta())?;
+    let state = checkpoint.unwrap_or_default();
+    let records: HashMap<&str, &BlockRecord> = state.blocks.iter().map(|b| (b.path.as_str(), b)).collect();
+    let (mut is_empty, mut found, mut damaged) = (true, Vec::new(), Vec::new());
+    for object in &objects {
+        let Some(key) = BlockKey::parse(&object.location).filter(|key| key.tenant.as_str() == tenant) else {
+            continue;
+        };
+        is_empty = false;
+        let record = records.get(object.location.as_ref()).copied();
+        // Nor does such a block replace one with something in the range: it would reach into it too.
+        if key.window_start.0 > what.end_ms || record.is_some_and(|record| record.end_ms <= what.start_ms) {
+            continue;
+        }
+        match open_in(bucket, object.location.as_ref()).await {
+            Ok(reader) => found.push(reader),
+            Err(error) if is_damage(&error) => damaged.push((record, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    if is_empty {
+        bail!("{} has no blocks of tenant {tenant}", bucket.url());
+    }
+    let metas: Vec<_> = found.iter().map(|block| block.meta()).collect();
+    for (record, error) in damaged {
+        if is_missed(record, &metas) {
+            damage.leave_out(error)?;
+        } else {
+            eprintln!("{error:#}; others have all that was in it");
+        }
+    }
+    let kept = not_superseded(&metas);
+    let known = KnownDeletes::default();
+    let mut blocks = Vec::new();
+    for (reader, _) in found.iter().zip(kept).filter(|(_, kept)| *kept) {
+        let deletes = masking(&known, &state.tombstones, reader.meta())?;
+        let reader = Arc::clone(reader);
         blocks.push(Block { reader, deletes });
     }
     Ok(blocks)
@@ -145,21 +185,6 @@ fn masking(known: &KnownDeletes, tombstones: &[TombstoneRecord], meta: &BlockMet
         ..BlockRecord::default()
     };
     known.masking(tombstones, &record)
-}
-
-/// Which blocks of a bucket nobody replaces: one whose parts are all in another of a higher level, or of the same level
-/// with more deletes carried out, waits to be deleted.
-fn not_superseded(metas: &[&BlockMeta]) -> Vec<bool> {
-    let covers = |other: &BlockMeta, meta: &BlockMeta| {
-        let theirs: BTreeSet<_> = other.parts.iter().collect();
-        (other.level, other.tombstone_revision) > (meta.level, meta.tombstone_revision)
-            && other.shard == meta.shard
-            && meta.parts.iter().all(|part| theirs.contains(part))
-    };
-    metas
-        .iter()
-        .map(|meta| !metas.iter().any(|other| covers(other, meta)))
-        .collect()
 }
 
 /// What is exported.
@@ -233,37 +258,107 @@ impl Source<'_> {
 mod tests {
     use super::*;
     use gnomon_cluster::deletes::from_record;
-    use gnomon_model::{BlockId, ClusterId, PartId, ShardId, TenantId, TimestampMs};
+    use gnomon_cluster::meta::write_checkpoint;
+    use gnomon_model::{BlockId, ClusterId, Labels, PartId, ShardId, TenantId, TimestampMs};
     use gnomon_proto::matchers::sets_to_wire;
+    use gnomon_proto::v1::MetaState;
+    use gnomon_tsdb::{BlockWriter, FloatPageBuilder, MemorySink};
+    use object_store::ObjectStoreExt as _;
 
-    #[test]
-    fn a_block_that_another_replaces_is_left_out() {
-        let meta = |id: u128, level, parts: &[u64]| {
-            let window = TimeRange::new(TimestampMs(0), TimestampMs(1));
-            let mut meta = BlockMeta::new(BlockId(id), ClusterId(1), TenantId::anonymous(), ShardId(0), window);
-            meta.level = level;
-            meta.parts = parts
-                .iter()
-                .map(|number| PartId {
-                    shard: ShardId(0),
-                    number: *number,
-                })
-                .collect();
-            meta
+    /// A block with one series of one sample in two hours' window, by its own path.
+    async fn put(bucket: &Bucket, hour: i64, id: u128, level: u32, parts: &[u64]) -> BlockKey {
+        let start_ms = hour * 3_600_000;
+        let window = TimeRange::new(TimestampMs(start_ms), TimestampMs(start_ms + 7_200_000));
+        let shard = ShardId(0);
+        let mut meta = BlockMeta::new(BlockId(id), ClusterId(1), TenantId::anonymous(), shard, window);
+        meta.level = level;
+        meta.parts = parts.iter().map(|number| PartId { shard, number: *number }).collect();
+        let key = BlockKey {
+            tenant: meta.tenant.clone(),
+            shard,
+            window_start: window.start,
+            block: meta.block,
         };
-        let metas = [
-            meta(1, 0, &[1]),
-            meta(2, 0, &[2]),
-            meta(3, 1, &[1, 2]),
-            meta(4, 0, &[3]),
-        ];
-        let mut other = meta(5, 2, &[1, 2, 3]);
-        other.shard = ShardId(1);
-        // Written anew, with a delete carried out.
-        let mut anew = meta(6, 0, &[3]);
-        anew.tombstone_revision = 7;
-        let all: Vec<&BlockMeta> = metas.iter().chain([&other, &anew]).collect();
-        assert_eq!(not_superseded(&all), [false, false, true, false, true, true]);
+        let mut page = FloatPageBuilder::new();
+        page.append(start_ms, 1.0).unwrap();
+        let mut writer = BlockWriter::new(meta, MemorySink::default());
+        let labels = Labels::from_pairs([("__name__", "m")]);
+        writer.add_series(labels.as_ref(), page.page()).await.unwrap();
+        let block = writer.finish().await.unwrap();
+        bucket.store().put(&key.path(), block.output.into()).await.unwrap();
+        key
+    }
+
+    #[tokio::test]
+    async fn damaged_blocks_end_an_export_only_where_they_are_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().display());
+        let bucket = Bucket::open(Some(&url), folder.path()).unwrap();
+        let parsed = crate::flags::parse([
+            "gnomon",
+            "block",
+            "export",
+            "--format=parquet",
+            "--output=out",
+            &format!("--storage.object-store={url}"),
+        ]);
+        let crate::flags::Command::Export(mut what) = parsed.unwrap().command else {
+            panic!("no export")
+        };
+        let superseded = put(&bucket, 0, 1, 0, &[1]).await;
+        let late = put(&bucket, 10, 2, 0, &[2]).await;
+        put(&bucket, 0, 3, 1, &[1]).await;
+        let record = |key: &BlockKey, parts: &[u64]| BlockRecord {
+            path: key.path().to_string(),
+            state: State::Live.into(),
+            parts: parts.to_vec(),
+            start_ms: key.window_start.0,
+            end_ms: key.window_start.0 + 7_200_000,
+            ..BlockRecord::default()
+        };
+        let state = MetaState {
+            blocks: vec![record(&superseded, &[1]), record(&late, &[2])],
+            ..MetaState::default()
+        };
+        write_checkpoint(bucket.store().as_ref(), &state).await.unwrap();
+        let opened = async |what: &Export| {
+            let mut damage = Damage::new(what.skip_damaged);
+            let blocks = open_blocks(what, &mut damage, &CancellationToken::new()).await?;
+            anyhow::Ok(
+                blocks
+                    .iter()
+                    .map(|block| block.reader.meta().block.0)
+                    .collect::<BTreeSet<_>>(),
+            )
+        };
+        assert_eq!(opened(&what).await.unwrap(), BTreeSet::from([2, 3]));
+        let rubbish = || vec![7u8; 4096];
+        bucket.store().put(&superseded.path(), rubbish().into()).await.unwrap();
+        assert_eq!(
+            opened(&what).await.unwrap(),
+            BTreeSet::from([2, 3]),
+            "another has it all"
+        );
+        bucket.store().put(&late.path(), rubbish().into()).await.unwrap();
+        let error = format!("{:#}", opened(&what).await.unwrap_err());
+        assert!(
+            error.contains("--skip-damaged") && error.contains(late.path().as_ref()),
+            "{error}"
+        );
+        what.skip_damaged = true;
+        assert_eq!(opened(&what).await.unwrap(), BTreeSet::from([3]));
+        what.skip_damaged = false;
+        what.end_ms = 3_600_000;
+        assert_eq!(
+            opened(&what).await.unwrap(),
+            BTreeSet::from([3]),
+            "it is of another time"
+        );
+        what.end_ms = i64::MAX;
+        what.blocks = vec![late.path().to_string()];
+        assert!(opened(&what).await.is_err());
+        what.skip_damaged = true;
+        assert!(opened(&what).await.unwrap().is_empty());
     }
 
     #[test]

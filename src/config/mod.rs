@@ -3,6 +3,7 @@
 
 mod expand;
 mod load;
+mod reading;
 mod sections;
 mod show;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use load::{load, parse};
+pub use reading::Reading;
 
 /// A configuration that was read and found good.
 #[derive(Clone, Debug)]
@@ -89,6 +91,11 @@ impl std::fmt::Display for UnsupportedSection {
 pub enum ConfigError {
     #[error("{}: cannot be read: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{}: has not been read within {within:?}: is it, or a file that it names, a pipe, or on a disk that hangs?",
+        path.display()
+    )]
+    Hangs { path: PathBuf, within: Duration },
     #[error("{}: is not UTF-8 text (from byte {valid_up_to} on)", path.display())]
     NotText { path: PathBuf, valid_up_to: usize },
     #[error("{}: is larger than {limit_bytes} bytes, the most a configuration may have", path.display())]

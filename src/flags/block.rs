@@ -77,6 +77,7 @@ pub struct Export {
     pub width_ms: i64,
     /// Whether blocks of Prometheus' get start timestamps.
     pub with_starts: bool,
+    pub skip_damaged: bool,
 }
 
 const DEFAULT_DATA_DIR: &str = "data/";
@@ -258,6 +259,12 @@ fn export() -> clap::Command {
                 .action(ArgAction::SetTrue)
                 .help("prometheus: keep start timestamps of floats, in XOR2 chunks, which newer releases read. parquet has them."),
         )
+        .arg(
+            Arg::new("skip-damaged")
+                .long("skip-damaged")
+                .action(ArgAction::SetTrue)
+                .help("Leave out damaged blocks, and say which; else the first one that is missed ends it."),
+        )
 }
 
 /// `gnomon block`, as clap knows it.
@@ -337,5 +344,6 @@ fn export_of(matches: &ArgMatches) -> Result<Export, String> {
         matchers: matches.get_many("match").into_iter().flatten().cloned().collect(),
         width_ms: matches.get_one("width").copied().unwrap_or(2 * 3_600_000),
         with_starts: matches.get_flag("start-timestamps"),
+        skip_damaged: matches.get_flag("skip-damaged"),
     })
 }

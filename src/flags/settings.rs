@@ -4,7 +4,9 @@ use super::block::{Block, Export, Import};
 use super::bucket::BucketCheck;
 use super::cluster::{Cluster, Recover};
 use super::cluster_tls;
+use super::external_url::{external_url, path_of};
 use super::ha::ha_options;
+use super::number::whole_number;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::retention::Retention;
@@ -161,6 +163,11 @@ pub struct Settings {
     pub flush_bytes: u64,
     pub listen_addresses: Vec<String>,
     pub web_config_file: Option<PathBuf>,
+    /// Of idle connections, and of the heads of requests; none is no limit.
+    pub read_timeout: Option<Duration>,
+    /// Of all HTTP listeners together.
+    pub max_connections: usize,
+    /// A path alone where only that is known; empty is unset.
     pub external_url: String,
     pub route_prefix: String,
     pub enable_lifecycle: bool,
@@ -297,12 +304,18 @@ impl Values<'_> {
             .ok_or_else(|| format!("--{name}: it must be longer than nothing"))
     }
 
+    /// None for one of 0.
+    fn timeout(&self, name: &str) -> Result<Option<Duration>, String> {
+        let ms = self.duration_ms(name)?.and_then(|ms| u64::try_from(ms).ok());
+        Ok(ms.filter(|ms| *ms > 0).map(Duration::from_millis))
+    }
+
     pub(super) fn number<T>(&self, name: &str, least: T) -> Result<Option<T>, String>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,
     {
         let Some(text) = self.set(name) else { return Ok(None) };
-        let number = text.parse::<T>().ok().filter(|n| *n >= least);
+        let number = whole_number::<T>(&text).filter(|n| *n >= least);
         number
             .map(Some)
             .ok_or_else(|| format!("--{name}: {text:?} is not a whole number of at least {least}"))
@@ -415,6 +428,8 @@ impl Settings {
                 |prefix| format!("/{}", prefix.trim_matches('/')),
             ),
             external_url,
+            read_timeout: v.timeout("web.read-timeout")?,
+            max_connections: v.number("web.max-connections", 1)?.unwrap_or(512),
             enable_lifecycle: v.switch("web.enable-lifecycle"),
             enable_admin_api: v.switch("web.enable-admin-api"),
             enable_remote_write: v.switch("web.enable-remote-write-receiver") || features.contains(REMOTE_WRITE),
@@ -464,11 +479,7 @@ impl Settings {
             expect,
             replace_after: v.duration("cluster.replace-after")?,
             forget_after: v.duration("cluster.forget-after")?,
-            drain_on_stop: v
-                .duration_ms("cluster.drain-on-stop")?
-                .and_then(|ms| u64::try_from(ms).ok())
-                .filter(|ms| *ms > 0)
-                .map(Duration::from_millis),
+            drain_on_stop: v.timeout("cluster.drain-on-stop")?,
             prefer_after: v.duration("cluster.prefer-after")?,
             feature_level: v.feature_level()?,
             log_level: v.one_of("log.level", &crate::logging::LEVELS)?,
@@ -496,24 +507,6 @@ pub fn retention_text(retention: Retention) -> String {
     let time = retention.time_ms.map(gnomon_model::duration::format_duration_ms);
     let size = retention.size_bytes.map(gnomon_model::size::format_size_bytes);
     time.into_iter().chain(size).collect::<Vec<_>>().join(" or ")
-}
-
-/// With a scheme and a host, as links are made of it; empty is unset.
-fn external_url(text: &str) -> Result<String, String> {
-    let refuse = |why: &str| Err(format!("--web.external-url: {text:?} {why}"));
-    if text.is_empty() {
-        return Ok(String::new());
-    }
-    if text.starts_with(['"', '\'']) || text.ends_with(['"', '\'']) {
-        return refuse("must not begin or end with quotes");
-    }
-    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    match host {
-        None => refuse("must begin with http:// or https://"),
-        Some(host) if host.is_empty() || host.starts_with('/') => refuse("names no host"),
-        Some(_) if text.contains(char::is_whitespace) => refuse("holds a blank"),
-        Some(_) => Ok(text.to_owned()),
-    }
 }
 
 /// `host:port`, `:port` or `[v6]:port`; whether the host exists is for the listener to find out.
@@ -567,16 +560,6 @@ fn several(v: &Values<'_>, peers: &[String]) -> Result<(Option<u32>, u32), Strin
         ));
     }
     Ok((replicas, expect))
-}
-
-/// `/prom` of `https://host/prom/`.
-fn path_of(url: &str) -> String {
-    let path = url
-        .split_once("://")
-        .map_or(url, |(_, rest)| rest)
-        .split_once('/')
-        .map_or("", |(_, path)| path);
-    format!("/{}", path.trim_matches('/'))
 }
 
 fn retention(v: &Values<'_>) -> Result<(Option<i64>, Option<u64>), String> {

@@ -187,7 +187,7 @@ const FLAGS: &[Flag] = &[
         "web.external-url",
         One("URL"),
         "",
-        "The URL under which users reach this node; its path is the default route prefix.",
+        "The URL under which users reach this node, or a path alone; the path is the default route prefix.",
     ),
     here(WEB, "web.route-prefix", One("PATH"), "", "Prefix of all routes."),
     here(
@@ -225,17 +225,19 @@ const FLAGS: &[Flag] = &[
         "10000",
         "Names that one request of the search endpoints may ask for; 0 is no limit.",
     ),
-    idle(
+    here(
+        WEB,
         "web.read-timeout",
         One("DURATION"),
         "5m",
-        "idle connections cost next to nothing",
+        "How long the head of a request may take to come, and a connection may be idle; 0s is no limit.",
     ),
-    idle(
+    here(
+        WEB,
         "web.max-connections",
         One("N"),
         "512",
-        "connections are bounded by the limit on open files",
+        "HTTP connections at the same time; further ones wait.",
     ),
     here(
         WEB,

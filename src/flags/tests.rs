@@ -144,7 +144,10 @@ fn errors_name_the_flag_and_what_it_takes() {
             &["--enable-feature=native-histograms,otlp-deltatocumulative"],
             "cumulative",
         ),
-        (&["--web.external-url=example.com"], "must begin with http"),
+        (&["--web.external-url=example.com:9090"], "must begin with http"),
+        (&["--web.max-connections=0"], "at least 1"),
+        (&["--web.read-timeout=soon"], "web.read-timeout"),
+        (&["--query.max-samples=2.5"], "query.max-samples"),
         (&["--web.external-url='http://x'"], "quotes"),
         (&["--web.listen-address=9090"], "HOST:PORT"),
         (&["--storage.tsdb.retention.size=10"], "retention.size"),
@@ -183,6 +186,44 @@ fn the_external_urls_path_is_the_default_prefix() {
         "/prom"
     );
     assert_eq!(run(&["--web.external-url=https://h"]).unwrap().0.route_prefix, "/");
+    let (settings, _) = run(&["--web.external-url=https://h/prom?a=/b#c"]).unwrap();
+    assert_eq!(
+        (settings.route_prefix.as_str(), settings.external_url.as_str()),
+        ("/prom", "https://h/prom")
+    );
+    let (settings, _) = run(&["--web.external-url=foo/"]).unwrap();
+    assert_eq!(
+        (settings.route_prefix.as_str(), settings.external_url.as_str()),
+        ("/foo", "/foo")
+    );
+}
+
+#[test]
+fn numbers_are_taken_as_prometheus_prints_them() {
+    let (settings, _) = run(&[
+        "--storage.remote.read-sample-limit=5e7",
+        "--query.max-samples=5e+07",
+        "--query.max-concurrency=2e1",
+    ])
+    .unwrap();
+    assert_eq!(
+        (
+            settings.read_sample_limit,
+            settings.query_max_samples,
+            settings.query_max_concurrency
+        ),
+        (50_000_000, 50_000_000, 20)
+    );
+}
+
+#[test]
+fn connections_are_bounded_as_in_prometheus() {
+    let (settings, parsed) = run(&["--web.read-timeout=30s", "--web.max-connections=7"]).unwrap();
+    assert!(parsed.without_effect.is_empty(), "{:?}", parsed.without_effect);
+    let bounds = |settings: &Settings| (settings.read_timeout.map(|t| t.as_secs()), settings.max_connections);
+    assert_eq!(bounds(&settings), (Some(30), 7));
+    assert_eq!(bounds(&run(&[]).unwrap().0), (Some(300), 512));
+    assert_eq!(bounds(&run(&["--web.read-timeout=0s"]).unwrap().0), (None, 512));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::Process;
 use super::roles::{Running, write_limits};
-use crate::config::{self, Config};
-use crate::flags::{CREATED_ZERO, retention_text};
+use crate::config::{Config, Reading};
+use crate::flags::{CREATED_ZERO, Settings, retention_text};
 use crate::lifecycle::Reload;
 use crate::logging::error_text;
 use anyhow::Context as _;
@@ -19,17 +19,17 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 /// Reads the file; says what of it has no effect.
-pub(super) fn first(process: &Process) -> anyhow::Result<Config> {
-    let config = read(process)?;
-    report(&config);
-    Ok(config)
+pub(super) async fn first(process: &Process) -> anyhow::Result<Config> {
+    let reading = Reading::of(process.settings.config_file.clone());
+    read(&reading, &process.settings).await
 }
 
-fn read(process: &Process) -> anyhow::Result<Config> {
-    let config = config::load(&process.settings.config_file, &|name| std::env::var(name).ok())?;
-    if process.settings.config_strict {
+async fn read(reading: &Reading, settings: &Settings) -> anyhow::Result<Config> {
+    let config = reading.load().await?;
+    if settings.config_strict {
         config.require_supported()?;
     }
+    report(&config);
     Ok(config)
 }
 
@@ -126,7 +126,8 @@ struct Keeper {
     meta: Arc<dyn gnomon_proto::service::MetaService>,
     scraper: Option<Arc<gnomon_scraper::Scraper>>,
     shards: Option<Arc<gnomon_ingester::Shards>>,
-    settings: crate::flags::Settings,
+    settings: Settings,
+    reading: Reading,
     retention: watch::Sender<Retention>,
     otlp: watch::Sender<Arc<OtlpSettings>>,
 }
@@ -230,6 +231,7 @@ pub(super) async fn in_force(
         scraper: running.scraper.clone(),
         shards: running.ingester.as_ref().map(gnomon_ingester::Ingester::shards),
         settings: process.settings.clone(),
+        reading: Reading::of(process.settings.config_file.clone()),
         retention: process.retention.clone(),
         otlp: running.otlp_settings.clone(),
     };
@@ -264,11 +266,6 @@ fn relabelling(job: &Arc<ScrapeConfig>) -> (String, Arc<[RelabelConfig]>) {
 }
 
 async fn reload(keeper: &Keeper) -> anyhow::Result<()> {
-    let settings = &keeper.settings;
-    let config = config::load(&settings.config_file, &|name| std::env::var(name).ok())?;
-    if settings.config_strict {
-        config.require_supported()?;
-    }
-    report(&config);
+    let config = read(&keeper.reading, &keeper.settings).await?;
     keeper.take(&config, true).await
 }

@@ -267,9 +267,14 @@ pub(super) fn write_limits(config: &Config) -> Limits {
 /// As users reach this node; by its host's name where no flag says so.
 fn external_url(settings: &Settings) -> Option<ExternalUrl> {
     let listen_port = settings.listen_addresses.first()?.rsplit_once(':')?.1.parse().ok()?;
-    let by_name = || format!("http://{}:{listen_port}/", crate::status::hostname());
-    let url = Some(settings.external_url.clone()).filter(|url| !url.is_empty());
-    ExternalUrl::new(&url.unwrap_or_else(by_name), listen_port)
+    let url = match settings.external_url.as_str() {
+        // A path alone, or nothing.
+        path if path.is_empty() || path.starts_with('/') => {
+            format!("http://{}:{listen_port}{path}", crate::status::hostname())
+        }
+        url => url.to_owned(),
+    };
+    ExternalUrl::new(&url, listen_port)
 }
 
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {

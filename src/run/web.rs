@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, options, post};
 use gnomon_cluster::assign::Rules;
 use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_cluster::layers::TraceContext;
@@ -26,6 +26,7 @@ use gnomon_proto::service::BlockReadService;
 use gnomon_querier::{
     AdminOptions, ApiState, BlockReads, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits,
     ResultCache, SearchOptions, ServedBlocks, SpreadBlocks, StoredBlocks, WebOptions, api_router, scrapers_of,
+    with_cors,
 };
 use gnomon_tsdb::CachedStore;
 use gnomon_tsdb::bucket::Bucket;
@@ -114,7 +115,7 @@ pub(super) fn routes(
 ) -> anyhow::Result<Router> {
     let prefix = process.settings.route_prefix.trim_end_matches('/');
     let api = api_router(api_state(process, node, bucket, blocks, results)?)?;
-    let write = write_routes(process, running);
+    let write = with_cors(write_routes(process, running), &process.settings.cors_origin)?;
     let write = if prefix.is_empty() {
         write
     } else {
@@ -160,14 +161,19 @@ fn write_routes(process: &Process, running: &Running) -> Router {
             let why = "otlp write receiver needs to be enabled with --web.enable-otlp-receiver\n";
             no_write(otlp::PATH, why)
         },
-        |otlp| otlp.routes(),
+        |otlp| otlp.routes().route(otlp::PATH, options(preflight)),
     );
     write.merge(otlp)
 }
 
 fn no_write(path: &'static str, why: &'static str) -> Router {
     let refuse = post(move || async move { (StatusCode::NOT_FOUND, why).into_response() });
-    Router::new().route(path, refuse)
+    Router::new().route(path, refuse.options(preflight))
+}
+
+/// What a browser asks before it posts.
+async fn preflight() -> StatusCode {
+    StatusCode::NO_CONTENT
 }
 
 /// What is served until the node has begun: that it lives, what it waits for, and its metrics.

@@ -17,7 +17,7 @@ const STATISTICS: [&str; 3] = [
 ];
 
 /// Characters of the labels in an example.
-const MOST_EXAMPLE: usize = 500;
+pub(super) const MOST_EXAMPLE: usize = 500;
 
 /// Status and text of an answer; the text is empty for a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,8 @@ impl Answer {
     }
 
     /// Retry all of it where part of it may be missing; else tell what will never be taken; else it is all there.
-    pub(crate) fn of(outcome: &WriteOutcome) -> Self {
+    /// `first_bad` names a series whose labels are no label set.
+    pub(crate) fn of(outcome: &WriteOutcome, first_bad: impl FnOnce() -> Option<String>) -> Self {
         if let Some(error) = &outcome.retryable {
             return Self::new(StatusCode::SERVICE_UNAVAILABLE, error);
         }
@@ -61,7 +62,7 @@ impl Answer {
             return Self::new(StatusCode::INTERNAL_SERVER_ERROR, error);
         }
         if !outcome.refused.is_empty() {
-            return Self::new(StatusCode::BAD_REQUEST, refusals(outcome));
+            return Self::new(StatusCode::BAD_REQUEST, refusals_with(outcome, first_bad));
         }
         Self::new(StatusCode::NO_CONTENT, "")
     }
@@ -92,13 +93,23 @@ impl Answer {
 }
 
 pub(crate) fn refusals(outcome: &WriteOutcome) -> String {
+    refusals_with(outcome, || None)
+}
+
+/// `first_bad` is asked where there are labels that cannot be an example, being no label set.
+fn refusals_with(outcome: &WriteOutcome, first_bad: impl FnOnce() -> Option<String>) -> String {
     let refused: u64 = outcome.refused.iter().map(|r| r.count).sum();
     let taken = outcome.taken + outcome.duplicates;
     let mut text = format!("{refused} samples refused, {taken} committed");
+    let mut first_bad = Some(first_bad);
     for one in &outcome.refused {
         text.push_str(&format!("; {}: {}", one.count, reason(one)));
         if let Some((labels, timestamp_ms)) = &one.example {
             text.push_str(&format!(" (such as {} at {timestamp_ms})", short(labels.to_string())));
+        } else if one.reason == Reason::InvalidLabels
+            && let Some(bad) = first_bad.take().and_then(|find| find())
+        {
+            text.push_str(&format!(" (such as {bad})"));
         }
     }
     text

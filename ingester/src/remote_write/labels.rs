@@ -1,10 +1,11 @@
 //! From a series' bytes to its identity, and, where a shard does not know it, to its canonical labels.
 
-use super::scan::{BadBody, Fields, LabelBytes, Span, find_labels, label};
+use super::answer::{MOST_EXAMPLE, short};
+use super::scan::{BadBody, Fields, LabelBytes, Outline, Span, find_labels, label};
 use crate::ha::HaOptions;
 use crate::intake::{NO_LABELS, put_canonical};
 use gnomon_cluster::router::{LabelSource, SeriesIdentity};
-use gnomon_model::labels::put_uvarint;
+use gnomon_model::labels::{METRIC_NAME, is_legacy_label_name, put_uvarint};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 
 /// The identity of a series: the hash of its label fields as they were sent. Senders write a series' labels alike each
@@ -68,6 +69,59 @@ fn write_canonical(series: &[u8], ha: Option<&HaOptions>, out: &mut Vec<u8>) -> 
         }
     }
     put_canonical(labels, ha, out)
+}
+
+/// The first series of a body whose labels are no label set: its labels as text, and what is wrong with them.
+pub(super) fn first_bad(body: &[u8]) -> Option<String> {
+    let outline = Outline::of(body).ok()?;
+    outline.series.iter().find_map(|(start, end)| {
+        let mut labels = Vec::new();
+        let mut fields = Fields::of("TimeSeries", body.get(*start as usize..*end as usize)?);
+        while let Some((field, value)) = fields.next().ok()? {
+            if field == 1 {
+                labels.push(label(fields.bytes(field, value).ok()?).ok()?);
+            }
+        }
+        what_is_wrong(&labels)
+    })
+}
+
+/// None for a label set. Bytes that are no UTF-8 are shown as such.
+pub(super) fn what_is_wrong(labels: &[(&[u8], &[u8])]) -> Option<String> {
+    let mut names: Vec<&[u8]> = labels.iter().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+    let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
+    let why = if let Some(name) = twice {
+        format!("label name {} is not unique", shown(name))
+    } else if names.first().is_some_and(|name| name.is_empty()) {
+        "a label has no name".to_owned()
+    } else if let Some((name, _)) = labels.iter().find(|(name, value)| !is_text(name) || !is_text(value)) {
+        format!("label {} is not UTF-8", shown(name))
+    } else if !labels
+        .iter()
+        .any(|(name, value)| *name == METRIC_NAME.as_bytes() && !value.is_empty())
+    {
+        "there is no metric name".to_owned()
+    } else {
+        return None;
+    };
+    let text: Vec<_> = labels.iter().map(|(name, value)| of_label(name, value)).collect();
+    Some(format!("{}: {}", short(format!("{{{}}}", text.join(", "))), short(why)))
+}
+
+fn of_label(name: &[u8], value: &[u8]) -> String {
+    match std::str::from_utf8(name) {
+        Ok(name) if is_legacy_label_name(name) => format!("{name}={}", shown(value)),
+        _ => format!("{}={}", shown(name), shown(value)),
+    }
+}
+
+/// In quotes, with escapes; no more than an example has.
+fn shown(bytes: &[u8]) -> String {
+    // Four bytes of each character at most.
+    let most = bytes.get(..4 * MOST_EXAMPLE).unwrap_or(bytes);
+    format!("{:?}", String::from_utf8_lossy(most))
 }
 
 /// The values of the two labels that tell HA pairs, of a series that is well formed.

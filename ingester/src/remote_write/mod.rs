@@ -131,7 +131,11 @@ impl RemoteWrite {
             NotWritten::Retry(why) => Answer::new(StatusCode::SERVICE_UNAVAILABLE, why),
         })?;
         self.metrics.count(&written);
-        let answer = Answer::of(&written.outcome);
+        let first_bad = || match version {
+            Version::One => labels::first_bad(body),
+            Version::Two => version_2::first_bad(body),
+        };
+        let answer = Answer::of(&written.outcome, first_bad);
         Ok(match version {
             Version::One => answer,
             Version::Two => answer.with_statistics(&written),

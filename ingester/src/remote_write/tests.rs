@@ -154,7 +154,7 @@ async fn refused_samples_are_told_of_and_the_rest_is_committed() {
     assert_eq!(status, 400);
     for part in [
         "5 samples refused, 1 committed",
-        "2: invalid metric name or labels",
+        r#"2: invalid metric name or labels (such as {__name__="ok", x="1", x="2"}: label name "x" is not unique)"#,
         r#"1: too old sample (such as {__name__="old"} at"#,
         "1: out of bounds",
         r#"1: duplicate sample for timestamp (such as {__name__="ok"}"#,
@@ -349,6 +349,33 @@ async fn labels_that_are_too_long_are_told_in_short() {
         text.starts_with("1 samples refused, 0 committed; 1: invalid metric name or labels (such as {__name__=\"a\"")
     );
     assert!(text.len() < 1200 && text.contains("…"), "{} bytes", text.len());
+}
+
+#[test]
+fn labels_that_are_no_label_set_are_told_as_text() {
+    let long = "é".repeat(1 << 19);
+    let told = |labels: &[(&str, &str)]| {
+        let labels: Vec<_> = labels.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
+        labels::what_is_wrong(&labels)
+    };
+    let name = ("__name__", "m");
+    assert_eq!(told(&[name, ("b", ""), ("a", "1")]), None);
+    for (bad, text) in [
+        (&[("job", "x")][..], r#"{job="x"}: there is no metric name"#),
+        (&[name, ("a b", "\"\n")], ""),
+        (&[("__name__", "")], r#"{__name__=""}: there is no metric name"#),
+        (&[name, ("", "1")], r#"{__name__="m", ""="1"}: a label has no name"#),
+        (
+            &[("a", "\"\n"), name, ("a", "2")],
+            r#"{a="\"\n", __name__="m", a="2"}: label name "a" is not unique"#,
+        ),
+    ] {
+        assert_eq!(told(bad).unwrap_or_default(), text);
+    }
+    let latin = labels::what_is_wrong(&[(b"__name__", b"m"), (b"a", b"\xff")]).unwrap();
+    assert_eq!(latin, "{__name__=\"m\", a=\"\u{fffd}\"}: label \"a\" is not UTF-8");
+    let bounded = told(&[name, (&long, &long), (&long, "")]).unwrap();
+    assert!(bounded.len() < 3000 && bounded.contains('…'), "{} bytes", bounded.len());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Source: <https://prometheus.io/docs/specs/prw/remote_write_spec_2_0/>.
 
+use super::labels::what_is_wrong;
 use super::scan::{self, BadBody, Fields, Span, Value};
 use super::version_1::kind_name;
 use crate::ha::{HaOptions, Replicas, Verdicts};
@@ -295,6 +296,17 @@ impl LabelSource for Request<'_> {
             out.extend_from_slice(NO_LABELS);
         }
     }
+}
+
+/// The first series of a body whose labels are no label set, as of version 1.0.
+pub(super) fn first_bad(body: &[u8]) -> Option<String> {
+    let request = Request::of(body).ok()?;
+    request.series.iter().find_map(|span| {
+        let mut labels = Vec::new();
+        let each = |name, value| labels.push((name, value));
+        request.each_label("TimeSeries", request.range(*span), each).ok()?;
+        what_is_wrong(&labels)
+    })
 }
 
 /// Writes a decompressed body: nothing of it where it is malformed.

@@ -156,6 +156,11 @@ impl NodeOptions {
         self.roles.iter().any(|role| role == "ingester")
     }
 
+    /// Whether blocks are written or read here.
+    fn uses_bucket(&self) -> bool {
+        self.roles.iter().any(|role| role != "scraper")
+    }
+
     /// Peers besides this node.
     fn others(&self) -> Vec<String> {
         self.peers.iter().filter(|p| **p != self.address).cloned().collect()

@@ -127,7 +127,10 @@ pub(crate) fn quote_char(c: char) -> String {
 
 /// As Go's `%#U`.
 fn code_point(c: char) -> String {
-    format!("U+{:04X} {}", c as u32, quote_char(c))
+    match c.is_control() {
+        true => format!("U+{:04X}", c as u32),
+        false => format!("U+{:04X} '{c}'", c as u32),
+    }
 }
 
 fn is_ident_start(c: char) -> bool {

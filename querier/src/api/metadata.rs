@@ -8,8 +8,9 @@ use crate::gojson::LabelsObject;
 use crate::gonumber::go_integer;
 use crate::router::Api;
 use axum::extract::State;
-use gnomon_model::LabelsRef;
+use gnomon_model::labels::is_legacy_label_name;
 use gnomon_model::re2::is_costly;
+use gnomon_model::{LabelsRef, Matcher};
 use gnomon_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -62,24 +63,20 @@ struct OfTarget<'a> {
 /// `/targets/metadata`: what each target said in its last scrape.
 pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Result<Answer, ApiError> {
     let limit = lenient_limit(&form, "limit")?;
-    let match_target = form.get("match_target");
-    if !match_target.is_empty() {
-        let selector = match_target.to_owned();
-        let parse = move || gnomon_promql::parse_selector(&selector);
-        let parsed = api
-            .reading(is_costly(match_target), api.state.query.timeout, parse)
-            .await?;
-        parsed.map_err(|e| ApiError::parameter("match_target", e))?;
-    }
+    let matchers = target_matchers(&api, form.get("match_target")).await?;
     let metric = form.get("metric");
     let request = v1::TargetMetadataRequest {
-        match_target: match_target.to_owned(),
+        match_target: for_scrapers(&matchers),
         metric: metric.to_owned(),
         // The limit is one over all scrapers.
         limit: 0,
     };
     let scope = api.scope(&form)?;
     let mut found = api.gather(target_metadata(&api, &scope, request)).await?;
+    found.retain(|entry| {
+        let labels = LabelsRef::from_canonical(&entry.target_labels);
+        matchers.iter().all(|matcher| matcher.matches_labels(labels))
+    });
     found.sort_by(|a, b| (&a.target_labels, &a.metric).cmp(&(&b.target_labels, &b.metric)));
     if let Some(limit) = limit {
         found.truncate(within(&found, limit));
@@ -95,6 +92,31 @@ pub(super) async fn of_targets(State(api): State<Arc<Api>>, form: Form) -> Resul
         })
         .collect();
     Ok(Answer::of(&shown)?.with_warnings(api.said(&scope)))
+}
+
+/// The matchers of `match_target`, a metric selector, for the labels of targets: one with a metric name selects none of
+/// them, as none has one.
+async fn target_matchers(api: &Api, text: &str) -> Result<Vec<Matcher>, ApiError> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let selector = text.to_owned();
+    let parse = move || gnomon_promql::parse_selector(&selector);
+    let parsed = api.reading(is_costly(text), api.state.query.timeout, parse).await?;
+    parsed.map_err(|e| ApiError::parameter("match_target", e))
+}
+
+/// As scrapers read them, who know less of the language: what they would refuse is left out.
+fn for_scrapers(matchers: &[Matcher]) -> String {
+    let known = matchers.iter().filter(|matcher| is_legacy_label_name(matcher.name()));
+    let known: Vec<_> = known.map(for_scraper).collect();
+    format!("{{{}}}", known.join(","))
+}
+
+fn for_scraper(matcher: &Matcher) -> String {
+    // All other characters stand for themselves.
+    let value = matcher.value().replace('\\', r"\\").replace('"', r#"\""#);
+    format!("{}{}\"{value}\"", matcher.name(), matcher.op())
 }
 
 /// How many entries are shown. As in Prometheus, what each target says is shown as a whole, and no further target once
@@ -123,4 +145,26 @@ async fn target_metadata(
         .into_iter()
         .flat_map(|(_, answer)| answer.metadata)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapers_are_asked_for_what_they_can_read() {
+        for (selector, asked) in [
+            ("up", r#"{__name__="up"}"#),
+            ("{}", "{}"),
+            ("{job='node'}", r#"{job="node"}"#),
+            (
+                r#"{job=~"a\\.b",instance!="x\"y\n",}"#,
+                "{job=~\"a\\\\.b\",instance!=\"x\\\"y\n\"}",
+            ),
+            (r#"up{"a.b"!~"c"}"#, r#"{__name__="up"}"#),
+        ] {
+            let matchers = gnomon_promql::parse_selector(selector).unwrap();
+            assert_eq!(for_scrapers(&matchers), asked, "{selector}");
+        }
+    }
 }

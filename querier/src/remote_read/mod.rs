@@ -6,12 +6,14 @@ mod chunks;
 use crate::answer::json_response;
 use crate::error::{ApiError, ErrorType};
 use crate::fanout::{Merge, MergedSeries, Scope, Selection, decode, whole_numbers};
+use crate::json::READER_PATIENCE;
 use crate::params::Patterns;
 use crate::router::{Api, plain};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
+use futures::stream::{self, Stream, StreamExt as _};
 use gnomon_cluster::layers::TraceContext;
 use gnomon_model::re2::is_costly;
 use gnomon_model::{Labels, LabelsRef, MatchOp, Matcher};
@@ -19,17 +21,22 @@ use gnomon_promql::Samples;
 use gnomon_proto::prometheus::label_matcher::Type;
 use gnomon_proto::prometheus::read_request::ResponseType;
 use gnomon_proto::prometheus::{
-    ChunkedReadResponse, ChunkedSeries, Label, Query, QueryResult, ReadRequest, ReadResponse, Sample, TimeSeries,
+    ChunkedReadResponse, ChunkedSeries, Label, Query, QueryResult, ReadHints, ReadRequest, ReadResponse, Sample,
+    TimeSeries,
 };
 use http::{HeaderValue, StatusCode, header};
 use prost::Message;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Of a request, as it is sent and decompressed.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
+/// How long a request may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Frames between the writer and the connection.
 const FRAMES_IN_FLIGHT: usize = 4;
 /// What a sample takes in an answer, at least.
@@ -59,22 +66,30 @@ impl Refusal {
 
 /// `/read`.
 pub(crate) async fn read(State(api): State<Arc<Api>>, body: Body) -> Response {
-    let answered = match api.read_gate.clone() {
-        // The gate never closes.
-        Some(gate) => match gate.acquire_owned().await {
-            Ok(place) => answer(&api, body, Some(place)).await,
-            Err(_) => return plain(StatusCode::SERVICE_UNAVAILABLE, "remote read is closed\n"),
-        },
-        None => answer(&api, body, None).await,
+    let answered = match decoded(body, BODY_TIMEOUT).await {
+        Ok(request) => admitted(&api, request).await,
+        Err(refusal) => Err(refusal),
     };
     answered.unwrap_or_else(|Refusal(status, why)| plain(status, format!("{why}\n")))
+}
+
+/// Waits for a place; not before the request is there, so that one which comes slowly keeps none.
+async fn admitted(api: &Arc<Api>, request: ReadRequest) -> Result<Response, Refusal> {
+    let place = match api.read_gate.clone() {
+        None => None,
+        // The gate never closes.
+        Some(gate) => Some(gate.acquire_owned().await.map_err(|_| {
+            let why = "remote read is closed".to_owned();
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, why)
+        })?),
+    };
+    answer(api, request, place).await
 }
 
 /// How many reads run at the same time; a stream keeps its place until it ends.
 type Place = Option<tokio::sync::OwnedSemaphorePermit>;
 
-async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Refusal> {
-    let request = decoded(body).await?;
+async fn answer(api: &Arc<Api>, request: ReadRequest, place: Place) -> Result<Response, Refusal> {
     let external = api.state.node.config().external_labels;
     let matchers = || request.queries.iter().flat_map(|query| &query.matchers);
     let costly = matchers().count() > FEW_MATCHERS || matchers().any(|matcher| is_costly(&matcher.value));
@@ -93,10 +108,13 @@ async fn answer(api: &Arc<Api>, body: Body, place: Place) -> Result<Response, Re
     }
 }
 
-async fn decoded(body: Body) -> Result<ReadRequest, Refusal> {
-    let packed = axum::body::to_bytes(body, MAX_REQUEST_BYTES)
-        .await
-        .map_err(|e| Refusal::bad(e.to_string()))?;
+async fn decoded(body: Body, timeout: Duration) -> Result<ReadRequest, Refusal> {
+    let arriving = axum::body::to_bytes(body, MAX_REQUEST_BYTES);
+    let packed = tokio::time::timeout(timeout, arriving).await.map_err(|_| {
+        let why = format!("the body did not arrive within {} s", timeout.as_secs_f64());
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, why)
+    })?;
+    let packed = packed.map_err(|e| Refusal::bad(e.to_string()))?;
     let length = snap::raw::decompress_len(&packed).map_err(|_| Refusal::bad("snappy: corrupt input"))?;
     if length > MAX_REQUEST_BYTES {
         return Err(Refusal::bad("snappy: decoded block is too large"));
@@ -124,7 +142,21 @@ fn negotiated(accepted: &[i32]) -> Result<ResponseType, Refusal> {
 
 /// Whether anything is asked for: without matchers it is nothing, as in Prometheus.
 fn selects(selection: &Selection) -> bool {
-    !selection.matchers.is_empty()
+    !selection.matchers.is_empty() && selection.start_ms <= selection.end_ms
+}
+
+/// The function around what is asked for that wants series only, without their samples.
+const ONLY_SERIES: &str = "series";
+
+/// First and last time that are of use to the reader: hints may narrow what a query asks for.
+fn hinted(query: &Query) -> (i64, i64) {
+    let (start_ms, end_ms) = (query.start_timestamp_ms, query.end_timestamp_ms);
+    let hints = query.hints.as_ref();
+    let hint = |of: fn(&ReadHints) -> i64| hints.map(of).filter(|ms| *ms > 0);
+    (
+        hint(|hints| hints.start_ms).map_or(start_ms, |ms| ms.max(start_ms)),
+        hint(|hints| hints.end_ms).map_or(end_ms, |ms| ms.min(end_ms)),
+    )
 }
 
 /// So many are compiled at once, none of them costly.
@@ -156,11 +188,12 @@ fn selection(query: &Query, external: LabelsRef<'_>, patterns: &mut Patterns) ->
         added.map_err(|too_large| Refusal::bad(format!("regular expressions {too_large}")))?;
         matchers.push(matcher);
     }
+    let (start_ms, end_ms) = hinted(query);
     Ok(Selection {
         matchers,
-        start_ms: query.start_timestamp_ms,
-        end_ms: query.end_timestamp_ms,
-        labels_only: false,
+        start_ms,
+        end_ms,
+        labels_only: query.hints.as_ref().is_some_and(|hints| hints.func == ONLY_SERIES),
     })
 }
 
@@ -215,7 +248,7 @@ async fn samples(
         let mut merge = api.state.fanout.select(scope, selection).await?;
         while let Some(series) = merge.next().await? {
             let decoded = decode_series(&series, selection)?;
-            if decoded.samples.is_empty() {
+            if decoded.samples.is_empty() && !selection.labels_only {
                 continue;
             }
             count += decoded.samples.len() as u64;
@@ -275,7 +308,9 @@ async fn streamed(
         let merge = api.state.fanout.select(&scope, &selection).await?;
         open = Some((index, selection, merge));
     }
-    let (frames, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(FRAMES_IN_FLIGHT);
+    let (frames, receiver) = mpsc::channel(FRAMES_IN_FLIGHT);
+    let whole = Arc::new(AtomicBool::new(false));
+    let body = Body::from_stream(until_broken_off(receiver, Arc::clone(&whole)));
     let api = Arc::clone(api);
     let most_bytes = api.state.query.remote_read.frame_bytes;
     tokio::spawn(TraceContext::carried(async move {
@@ -287,21 +322,23 @@ async fn streamed(
                     open = Some((index, selection, merge));
                 }
             }
+            whole.store(true, Ordering::Release);
             Ok::<(), ApiError>(())
         };
         let outcome = tokio::select! {
             outcome = work => outcome,
             () = frames.closed() => Ok(()),
         };
-        if let Err(error) = outcome {
+        if let Err(error) = outcome
+            && !frames.is_closed()
+        {
             tracing::warn!(%error, "a streamed remote read was broken off");
-            let _ = frames.send(Err(io::Error::other(error))).await;
         }
         api.said(&scope);
         scope.token.cancel();
-        drop(place);
+        drop((frames, place));
     }));
-    let mut response = json_response(StatusCode::OK, Body::from_stream(ReceiverStream::new(receiver)));
+    let mut response = json_response(StatusCode::OK, body);
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"),
@@ -309,8 +346,15 @@ async fn streamed(
     Ok(response)
 }
 
+/// The frames, and an error behind them unless they are `whole` then: the reader must not take a part for it.
+fn until_broken_off(frames: mpsc::Receiver<Bytes>, whole: Arc<AtomicBool>) -> impl Stream<Item = io::Result<Bytes>> {
+    let end = stream::once(async move { whole.load(Ordering::Acquire) })
+        .filter_map(|whole| async move { (!whole).then(|| Err(io::Error::other("the read was broken off"))) });
+    ReceiverStream::new(frames).map(Ok).chain(end)
+}
+
 async fn stream_query(
-    frames: &mpsc::Sender<Result<Bytes, io::Error>>,
+    frames: &mpsc::Sender<Bytes>,
     index: usize,
     selection: &Selection,
     mut merge: Merge,
@@ -320,6 +364,17 @@ async fn stream_query(
     while let Some(series) = merge.next().await? {
         let decoded = decode_series(&series, selection)?;
         let labels = with_external(&series.labels, external);
+        if selection.labels_only {
+            let message = ChunkedReadResponse {
+                chunked_series: vec![ChunkedSeries {
+                    labels,
+                    chunks: Vec::new(),
+                }],
+                query_index: index as i64,
+            };
+            send(frames, frame(&message)).await?;
+            continue;
+        }
         let of_labels: usize = labels.iter().map(Message::encoded_len).sum();
         let chunks = chunks::chunks(&decoded.samples, |time| decoded.whole.contains(&time));
         let chunks = chunks.map_err(|what| {
@@ -342,13 +397,17 @@ async fn stream_query(
                 }],
                 query_index: index as i64,
             };
-            if frames.send(Ok(frame(&message))).await.is_err() {
-                return Ok(());
-            }
+            send(frames, frame(&message)).await?;
             left = most_bytes.saturating_sub(of_labels);
         }
     }
     Ok(())
+}
+
+/// Not to one who takes nothing: as with other answers, a reader must not keep what it was given for ever.
+async fn send(frames: &mpsc::Sender<Bytes>, frame: Bytes) -> Result<(), ApiError> {
+    let sent = frames.send_timeout(frame, READER_PATIENCE).await;
+    sent.map_err(|_| ApiError::new(ErrorType::Timeout, "the reader takes nothing, or has gone".to_owned()))
 }
 
 /// `uvarint(length) crc32c(bytes, big endian) bytes`
@@ -405,5 +464,60 @@ mod tests {
         let merged = with_external(&own, &Labels::from_pairs([("region", "eu"), ("m", "2")]));
         let names: Vec<_> = merged.iter().map(|l| format!("{}={}", l.name, l.value)).collect();
         assert_eq!(names, ["job=a", "m=2", "region=us", "z=1"]);
+    }
+
+    #[test]
+    fn hints_narrow_what_is_read() {
+        let read = |start_ms: i64, end_ms: i64, func: &str| {
+            let query = Query {
+                start_timestamp_ms: 100,
+                end_timestamp_ms: 200,
+                matchers: vec![LabelMatcher::default()],
+                hints: Some(ReadHints {
+                    start_ms,
+                    end_ms,
+                    func: func.into(),
+                    ..ReadHints::default()
+                }),
+            };
+            let Ok(selection) = super::selection(&query, Labels::default().as_ref(), &mut Patterns::default()) else {
+                panic!("refused")
+            };
+            let is_asked_for = selects(&selection);
+            (
+                selection.start_ms,
+                selection.end_ms,
+                selection.labels_only,
+                is_asked_for,
+            )
+        };
+        assert_eq!(read(0, 0, ""), (100, 200, false, true));
+        assert_eq!(read(120, 180, "rate"), (120, 180, false, true));
+        assert_eq!(read(50, 250, "series"), (100, 200, true, true));
+        assert_eq!(read(-5, 150, ""), (100, 150, false, true));
+        assert!(!read(300, 400, "").3);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_arrive_is_given_up() {
+        let silent = Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let refused = decoded(silent, Duration::from_millis(10)).await;
+        assert!(
+            refused.is_err_and(|Refusal(status, why)| status == 503 && why == "the body did not arrive within 0.01 s")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_part_is_not_taken_for_the_whole() {
+        for is_whole in [true, false] {
+            let (frames, receiver) = mpsc::channel(1);
+            let whole = Arc::new(AtomicBool::new(false));
+            let read = tokio::spawn(until_broken_off(receiver, Arc::clone(&whole)).collect::<Vec<_>>());
+            send(&frames, Bytes::from_static(b"a")).await.unwrap();
+            whole.store(is_whole, Ordering::Release);
+            drop(frames);
+            let read: Vec<_> = read.await.unwrap().into_iter().map(|frame| frame.is_ok()).collect();
+            assert_eq!(read, if is_whole { vec![true] } else { vec![true, false] });
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Why a scrape's HTTP exchange failed, in the words in which Prometheus shows it as a target's last error.
 
+use super::tls_error;
 use std::error::Error;
 use std::io;
 use url::Url;
@@ -28,6 +29,7 @@ pub(crate) enum FetchError {
 }
 
 impl FetchError {
+    /// Of a request to `url`, which messages show as `shown_url`.
     pub(super) fn of_request(url: &Url, shown_url: &str, error: &reqwest::Error) -> Self {
         Self::Get {
             url: shown_url.to_owned(),
@@ -42,6 +44,8 @@ impl FetchError {
         let cut = error.is_decode() || error.is_body();
         Self::Body(match find_io(error).map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionReset) => "read: connection reset by peer".to_owned(),
+            // Also within a chunk's length, or before the next one.
+            Some(io::ErrorKind::UnexpectedEof) => "unexpected EOF".to_owned(),
             _ if cut && text.contains("end of file") || text.contains("connection closed") => {
                 "unexpected EOF".to_owned()
             }
@@ -86,9 +90,8 @@ fn reason(url: &Url, error: &reqwest::Error) -> String {
     if error.is_redirect() {
         return "stopped after 10 redirects".to_owned();
     }
-    let tls = chain(error).find_map(tls_error);
-    if let Some(tls) = tls {
-        return tls;
+    if let Some(tls) = chain(error).find_map(find_tls) {
+        return tls_error::words(tls);
     }
     let text = innermost(error);
     let Some(io) = find_io(error) else {
@@ -123,13 +126,4 @@ fn find_tls<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     }
     let wrapped = error.downcast_ref::<io::Error>()?.get_ref()?;
     find_tls(wrapped)
-}
-
-fn tls_error(error: &(dyn Error + 'static)) -> Option<String> {
-    Some(match find_tls(error)? {
-        rustls::Error::InvalidCertificate(why) => format!("tls: failed to verify certificate: x509: {why}"),
-        rustls::Error::AlertReceived(alert) => format!("remote error: tls: {alert:?}"),
-        rustls::Error::InvalidMessage(_) => "tls: first record does not look like a TLS handshake".to_owned(),
-        other => format!("tls: {other}"),
-    })
 }

@@ -3,6 +3,8 @@
 mod auth;
 mod error;
 mod tls;
+mod tls_error;
+mod verify;
 
 pub(crate) use error::FetchError;
 
@@ -13,9 +15,21 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
+use url::Url;
 
 /// As long as Prometheus keeps connections that are not used.
 const IDLE: Duration = Duration::from_secs(300);
+
+/// As many as Go's client follows.
+const MOST_REDIRECTS: usize = 10;
+
+/// Headers that an answer may have; the client's own limit is 100. That on their bytes is its own.
+const MOST_HEADERS: usize = 2000;
+
+tokio::task_local! {
+    /// Where the request under way was last redirected to.
+    static HOP: Mutex<Option<Url>>;
+}
 
 /// A client that cannot be made from its configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +91,7 @@ impl HttpClient {
     /// When there is no answer, worded as Go's client does.
     pub(crate) async fn get(
         &self,
-        url: &url::Url,
+        url: &Url,
         shown_url: &str,
         headers: HeaderMap,
     ) -> Result<reqwest::Response, FetchError> {
@@ -89,8 +103,15 @@ impl HttpClient {
         let mut all = headers;
         self.add_headers(&mut all).await.map_err(own)?;
         self.auth.add_to(&client, &mut all).await.map_err(own)?;
-        let sent = client.get(url.clone()).headers(all).send().await;
-        sent.map_err(|e| FetchError::of_request(url, shown_url, &e))
+        let request = client.get(url.clone()).headers(all);
+        let exchange = async {
+            let sent = request.send().await;
+            sent.map_err(|e| match HOP.with(|hop| hop.lock().take()) {
+                Some(hop) => FetchError::of_request(&hop, &shown(&hop), &e),
+                None => FetchError::of_request(url, shown_url, &e),
+            })
+        };
+        HOP.scope(Mutex::new(None), exchange).await
     }
 
     async fn add_headers(&self, out: &mut HeaderMap) -> Result<(), ClientError> {
@@ -114,24 +135,50 @@ impl HttpClient {
     }
 }
 
-async fn build(config: &HttpClientConfig) -> Result<Built, ClientError> {
-    let mut files = Vec::new();
-    for path in tls::files(&config.tls) {
-        let state = file_state(&path).await;
-        files.push((path, state));
+/// As Go shows it in errors.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.password().is_some() {
+        // Fails for URLs without a host only.
+        let _ = url.set_password(Some("***"));
     }
+    url.into()
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    // Not there where a token is asked for.
+    let _ = HOP.try_with(|hop| *hop.lock() = Some(attempt.url().clone()));
+    if attempt.previous().len() >= MOST_REDIRECTS {
+        return attempt.error(format!("stopped after {MOST_REDIRECTS} redirects"));
+    }
+    attempt.follow()
+}
+
+/// On a thread of its own: it takes a millisecond, and there may be hundreds of jobs.
+async fn build(config: &HttpClientConfig) -> Result<Built, ClientError> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || build_now(&config))
+        .await
+        .unwrap_or_else(|e| Err(ClientError(format!("error creating HTTP client: {e}"))))
+}
+
+fn build_now(config: &HttpClientConfig) -> Result<Built, ClientError> {
+    let state = |path: PathBuf| {
+        let found = std::fs::metadata(&path).ok();
+        (path, found.map(|found| (found.len(), found.modified().ok())))
+    };
+    let files = tls::files(&config.tls).into_iter().map(state).collect();
     let mut builder = reqwest::Client::builder()
         .pool_idle_timeout(IDLE)
         .tcp_nodelay(true)
         .referer(false)
+        .http1_max_headers(MOST_HEADERS)
         .redirect(if config.follow_redirects {
-            redirect::Policy::limited(10)
+            redirect::Policy::custom(follow)
         } else {
             redirect::Policy::none()
-        });
-    if let Some(tls) = tls::client_config(&config.tls, config.enable_http2).await? {
-        builder = builder.tls_backend_preconfigured(tls);
-    }
+        })
+        .tls_backend_preconfigured(tls::client_config(&config.tls, config.enable_http2)?);
     if !config.enable_http2 {
         builder = builder.http1_only();
     }
@@ -168,4 +215,28 @@ fn with_proxy(builder: reqwest::ClientBuilder, config: &ProxyConfig) -> Result<r
         proxy = proxy.headers(headers);
     }
     Ok(builder.proxy(proxy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    /// What the clients of so many jobs cost: `cargo nextest run ... --run-ignored only --no-capture`.
+    #[tokio::test]
+    #[ignore = "measures"]
+    async fn the_cost_of_clients() {
+        const JOBS: u32 = 500;
+        let begin = Instant::now();
+        for _ in 0..20 {
+            reqwest::Client::builder().no_proxy().build().unwrap();
+        }
+        println!("each with the system's roots read: {:?}", begin.elapsed() / 20);
+        let begin = Instant::now();
+        let mut clients = Vec::new();
+        for _ in 0..JOBS {
+            clients.push(HttpClient::new(&HttpClientConfig::default()).await.unwrap());
+        }
+        println!("{JOBS} as they are: {:?}", begin.elapsed());
+    }
 }

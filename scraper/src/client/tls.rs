@@ -1,6 +1,7 @@
-//! TLS options into a rustls configuration.
+//! TLS options into a rustls configuration. What reads files here blocks.
 
 use super::ClientError;
+use super::verify::Verifier;
 use crate::config::http::{TlsConfig, TlsVersion};
 use crate::config::{SecretSource, TextSource};
 use rustls::client::WebPkiServerVerifier;
@@ -10,15 +11,33 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use tracing::warn;
 
-/// Where Linux distributions keep their roots; the first that is there is taken.
-const SYSTEM_ROOTS: [&str; 4] = [
+/// Where Linux distributions keep their roots; the first that is there is taken. As Go's, `SSL_CERT_FILE` stands in.
+const SYSTEM_ROOTS: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// Where they keep them one by one; `SSL_CERT_DIR` stands in, a list with colons.
+const SYSTEM_ROOT_FOLDERS: &str = "/etc/ssl/certs:/etc/pki/tls/certs";
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
+/// By the system's roots, which are read once in a process, as Go does: it takes some milliseconds, and there may be
+/// hundreds of jobs. None where there are no roots.
+static BY_SYSTEM_ROOTS: LazyLock<Option<Arc<WebPkiServerVerifier>>> = LazyLock::new(|| {
+    let by_roots = by_roots(system_roots()).unwrap_or_default();
+    if by_roots.is_none() {
+        warn!("the system has no CA certificates: targets behind TLS need a ca_file");
+    }
+    by_roots
+});
 
 /// The files that a client with these options is made of.
 pub(super) fn files(config: &TlsConfig) -> Vec<PathBuf> {
@@ -36,20 +55,17 @@ pub(super) fn files(config: &TlsConfig) -> Vec<PathBuf> {
     texts.chain(key).collect()
 }
 
-/// None where the options are all defaults: the client's own configuration serves.
-pub(super) async fn client_config(config: &TlsConfig, http2: bool) -> Result<Option<ClientConfig>, ClientError> {
-    if *config == TlsConfig::default() {
-        return Ok(None);
-    }
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+/// # Errors
+/// When a file cannot be read or what it holds cannot be used.
+pub(super) fn client_config(config: &TlsConfig, http2: bool) -> Result<ClientConfig, ClientError> {
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(&versions(config)?)
         .map_err(|e| ClientError(format!("TLS versions: {e}")))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier(config, provider).await?);
+        .with_custom_certificate_verifier(verifier(config)?);
     let mut built = match (&config.cert, &config.key) {
         (Some(cert), Some(key)) => {
-            let (chain, key) = (certificates(cert, "cert").await?, private_key(key).await?);
+            let (chain, key) = (certificates(cert, "cert")?, private_key(key)?);
             builder
                 .with_client_auth_cert(chain, key)
                 .map_err(|e| ClientError(format!("client certificate and key: {e}")))?
@@ -60,7 +76,7 @@ pub(super) async fn client_config(config: &TlsConfig, http2: bool) -> Result<Opt
     if http2 {
         built.alpn_protocols.insert(0, b"h2".to_vec());
     }
-    Ok(Some(built))
+    Ok(built)
 }
 
 fn versions(config: &TlsConfig) -> Result<Vec<&'static SupportedProtocolVersion>, ClientError> {
@@ -83,17 +99,17 @@ fn versions(config: &TlsConfig) -> Result<Vec<&'static SupportedProtocolVersion>
     Ok(chosen)
 }
 
-async fn read(source: &TextSource, what: &str) -> Result<Vec<u8>, ClientError> {
+fn read(source: &TextSource, what: &str) -> Result<Vec<u8>, ClientError> {
     match source {
         TextSource::Inline(text) => Ok(text.clone().into_bytes()),
-        TextSource::File(path) => tokio::fs::read(path)
-            .await
-            .map_err(|e| ClientError(format!("unable to read {what} file {}: {e}", path.display()))),
+        TextSource::File(path) => {
+            std::fs::read(path).map_err(|e| ClientError(format!("unable to read {what} file {}: {e}", path.display())))
+        }
     }
 }
 
-async fn certificates(source: &TextSource, what: &str) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let pem = read(source, what).await?;
+fn certificates(source: &TextSource, what: &str) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let pem = read(source, what)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
@@ -102,100 +118,82 @@ async fn certificates(source: &TextSource, what: &str) -> Result<Vec<Certificate
     }
 }
 
-async fn private_key(source: &SecretSource) -> Result<PrivateKeyDer<'static>, ClientError> {
+fn private_key(source: &SecretSource) -> Result<PrivateKeyDer<'static>, ClientError> {
     let pem = match source {
         SecretSource::Inline(secret) => secret.expose().as_bytes().to_vec(),
-        SecretSource::File(path) => tokio::fs::read(path)
-            .await
-            .map_err(|e| ClientError(format!("unable to read key file {}: {e}", path.display())))?,
+        SecretSource::File(path) => {
+            std::fs::read(path).map_err(|e| ClientError(format!("unable to read key file {}: {e}", path.display())))?
+        }
     };
     PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|e| ClientError(format!("tls_config: key is not a PEM private key: {e}")))
 }
 
-async fn verifier(
-    config: &TlsConfig,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, ClientError> {
+fn verifier(config: &TlsConfig) -> Result<Arc<dyn ServerCertVerifier>, ClientError> {
     if config.insecure_skip_verify {
-        return Ok(Arc::new(NoVerifier(provider)));
+        return Ok(Arc::new(NoVerifier(Arc::clone(&PROVIDER))));
     }
-    let roots = match &config.ca {
-        Some(ca) => certificates(ca, "ca").await?,
-        None => system_roots().await?,
+    let name = config.server_name.as_ref().map(|name| {
+        ServerName::try_from(name.clone())
+            .map_err(|_| ClientError(format!("tls_config: server_name {name:?} is not a host name")))
+    });
+    let (inner, own) = roots(config)?;
+    Ok(Arc::new(Verifier {
+        inner,
+        own,
+        name: name.transpose()?,
+        provider: Arc::clone(&PROVIDER),
+    }))
+}
+
+type Roots = (Option<Arc<WebPkiServerVerifier>>, Vec<CertificateDer<'static>>);
+
+/// What certificates are checked by, and the roots of `ca_file`.
+fn roots(config: &TlsConfig) -> Result<Roots, ClientError> {
+    let Some(ca) = &config.ca else {
+        return Ok((BY_SYSTEM_ROOTS.clone(), Vec::new()));
     };
+    let own = certificates(ca, "ca")?;
+    match by_roots(own.clone())? {
+        Some(inner) => Ok((Some(inner), own)),
+        None => Err(ClientError(
+            "tls_config: none of the CA certificates can be used".to_owned(),
+        )),
+    }
+}
+
+/// None where none of the roots can be used.
+fn by_roots(roots: Vec<CertificateDer<'static>>) -> Result<Option<Arc<WebPkiServerVerifier>>, ClientError> {
     let mut store = RootCertStore::empty();
     let (usable, _) = store.add_parsable_certificates(roots);
     if usable == 0 {
-        return Err(ClientError(
-            "tls_config: none of the CA certificates can be used".to_owned(),
-        ));
+        return Ok(None);
     }
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider)
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&PROVIDER))
         .build()
-        .map_err(|e| ClientError(format!("tls_config: ca: {e}")))?;
-    match &config.server_name {
-        None => Ok(inner),
-        Some(name) => {
-            let name = ServerName::try_from(name.clone())
-                .map_err(|_| ClientError(format!("tls_config: server_name {name:?} is not a host name")))?;
-            Ok(Arc::new(NamedVerifier { inner, name }))
-        }
-    }
+        .map(Some)
+        .map_err(|e| ClientError(format!("tls_config: ca: {e}")))
 }
 
-async fn system_roots() -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    for path in SYSTEM_ROOTS {
-        if let Ok(pem) = tokio::fs::read(path).await {
-            return Ok(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect());
-        }
+/// Those of the file; those of folders where these are asked for, or there is no file.
+fn system_roots() -> Vec<CertificateDer<'static>> {
+    let parse = |pem: Vec<u8>| -> Vec<_> { CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect() };
+    let mut roots = match std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
+        Some(path) => std::fs::read(path).ok(),
+        None => SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()),
     }
-    Err(ClientError(
-        "tls_config: the system has no CA certificates; set ca or ca_file".to_owned(),
-    ))
-}
-
-/// Checks the certificate against the configured name, whatever the URL says.
-#[derive(Debug)]
-struct NamedVerifier {
-    inner: Arc<WebPkiServerVerifier>,
-    name: ServerName<'static>,
-}
-
-impl ServerCertVerifier for NamedVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.inner
-            .verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
+    .map(parse)
+    .unwrap_or_default();
+    let folders = std::env::var("SSL_CERT_DIR").ok().filter(|folders| !folders.is_empty());
+    if folders.is_none() && !roots.is_empty() {
+        return roots;
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
+    for folder in folders.as_deref().unwrap_or(SYSTEM_ROOT_FOLDERS).split(':') {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path()).filter(|path| path.is_file());
+        roots.extend(files.filter_map(|path| std::fs::read(path).ok()).flat_map(parse));
     }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
+    roots
 }
 
 /// `insecure_skip_verify`: any certificate will do.
@@ -234,5 +232,23 @@ impl ServerCertVerifier for NoVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_share_the_systems_roots() {
+        let named = TlsConfig {
+            server_name: Some("a.example".to_owned()),
+            ..TlsConfig::default()
+        };
+        let (one, other) = (roots(&TlsConfig::default()).unwrap().0, roots(&named).unwrap().0);
+        match (one, other) {
+            (Some(one), Some(other)) => assert!(Arc::ptr_eq(&one, &other)),
+            (one, other) => assert!(one.is_none() && other.is_none(), "a system without roots"),
+        }
     }
 }

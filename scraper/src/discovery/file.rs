@@ -3,17 +3,27 @@
 use super::{BadGroups, Groups, parse_groups};
 use crate::config::{FileSdConfig, TargetGroup};
 use crate::metrics::ScraperMetrics;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// How often files are looked at for changes.
 const POLL: Duration = Duration::from_secs(1);
+
+/// A look at the files that takes longer is said to hang.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Looks of all sources at once: those that hang leave threads to others.
+static LOOKS: Semaphore = Semaphore::const_new(128);
 
 /// A larger file is refused; it would hold some million targets.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -21,10 +31,18 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// What tells that a file was written or replaced: inode, size, time of the last change in nanoseconds.
 type Stamp = (u64, u64, i128);
 
+type Read = fn(&Path) -> Result<Vec<TargetGroup>, BadGroups>;
+
 pub(super) struct FileSource {
     config: FileSdConfig,
     metrics: Arc<ScraperMetrics>,
-    files: BTreeMap<PathBuf, Known>,
+    /// Not held while a file is read.
+    files: Mutex<BTreeMap<PathBuf, Known>>,
+    /// The groups are others than those told last.
+    differs: AtomicBool,
+    /// The file that is being looked at.
+    at: Mutex<Option<PathBuf>>,
+    read: Read,
 }
 
 /// The last good state of a file.
@@ -34,100 +52,139 @@ struct Known {
     groups: Vec<TargetGroup>,
 }
 
+/// Whom a source tells what it has.
+pub(super) struct Told {
+    pub(super) job: String,
+    pub(super) changed: mpsc::UnboundedSender<String>,
+}
+
 impl FileSource {
     pub(super) fn new(config: FileSdConfig, metrics: Arc<ScraperMetrics>) -> Self {
         Self {
             config,
             metrics,
-            files: BTreeMap::new(),
+            files: Mutex::default(),
+            differs: AtomicBool::new(false),
+            at: Mutex::default(),
+            read,
         }
     }
 
-    /// Reads the files, then keeps looking.
-    pub(super) async fn start(
-        mut self,
-        job: String,
-        changed: mpsc::UnboundedSender<String>,
-        cancel: CancellationToken,
-    ) -> watch::Receiver<Groups> {
-        self = self.scan(true).await.0;
-        let (sender, receiver) = watch::channel(self.groups());
+    /// Reads the files, and keeps looking. None until they were read once, or hang.
+    pub(super) fn start(self, told: Told, cancel: CancellationToken) -> watch::Receiver<Option<Groups>> {
+        let (sender, receiver) = watch::channel(None);
         tokio::spawn(async move {
-            let mut last_full = tokio::time::Instant::now();
-            loop {
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = tokio::time::sleep(POLL.min(self.config.refresh_interval)) => {}
-                }
-                let full = last_full.elapsed() >= self.config.refresh_interval;
-                if full {
-                    last_full = tokio::time::Instant::now();
-                }
-                let differs;
-                (self, differs) = self.scan(full).await;
-                if differs {
-                    sender.send_replace(self.groups());
-                    if changed.send(job.clone()).is_err() {
-                        return;
-                    }
-                }
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = Arc::new(self).run(&told, &sender) => {}
             }
         });
         receiver
     }
 
+    async fn run(self: Arc<Self>, told: &Told, sender: &watch::Sender<Option<Groups>>) {
+        let mut last_full = Instant::now();
+        let mut full = true;
+        loop {
+            let Ok(permit) = LOOKS.acquire().await else { return };
+            let source = Arc::clone(&self);
+            let look = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                source.look(full);
+            });
+            self.wait(look, told, sender).await;
+            sleep(POLL.min(self.config.refresh_interval)).await;
+            full = last_full.elapsed() >= self.config.refresh_interval;
+            if full {
+                last_full = Instant::now();
+            }
+        }
+    }
+
+    /// Waits for a look however long it takes, so that there is one at a time. Of one that hangs is taken what it has found
+    /// until then.
+    async fn wait(&self, look: JoinHandle<()>, told: &Told, sender: &watch::Sender<Option<Groups>>) {
+        let mut look = look;
+        let mut hangs = false;
+        loop {
+            let done = timeout(LOOK_LIMIT, &mut look).await;
+            self.tell(told, sender);
+            match done {
+                Ok(result) => {
+                    if let Err(e) = result {
+                        warn!(error = %e, "reading target files failed");
+                    } else if hangs {
+                        info!(scrape_pool = %told.job, "target files can be read again");
+                    }
+                    return;
+                }
+                Err(_) if hangs => {}
+                Err(_) => {
+                    hangs = true;
+                    self.metrics.file_read_errors.inc();
+                    let file = self.at.lock().clone().or_else(|| self.config.files.first().cloned());
+                    warn!(
+                        scrape_pool = %told.job,
+                        file = %file.unwrap_or_default().display(),
+                        "target file cannot be read within {LOOK_LIMIT:?}, the last good targets stay until it can"
+                    );
+                }
+            }
+        }
+    }
+
+    fn tell(&self, told: &Told, sender: &watch::Sender<Option<Groups>>) {
+        if self.differs.swap(false, Ordering::Relaxed) || sender.borrow().is_none() {
+            sender.send_replace(Some(self.groups()));
+            // Nobody hears it where the scraper ends.
+            let _ = told.changed.send(told.job.clone());
+        }
+    }
+
     fn groups(&self) -> Groups {
-        Arc::new(self.files.values().flat_map(|f| f.groups.iter().cloned()).collect())
+        let files = self.files.lock();
+        Arc::new(files.values().flat_map(|f| f.groups.iter().cloned()).collect())
     }
 
-    /// Looks at all files on a thread of its own; whether the groups have changed.
-    async fn scan(self, full: bool) -> (Self, bool) {
-        let (config, metrics) = (self.config.clone(), Arc::clone(&self.metrics));
-        tokio::task::spawn_blocking(move || {
-            let mut source = self;
-            let differs = source.scan_now(full);
-            (source, differs)
-        })
-        .await
-        .unwrap_or_else(|e| {
-            warn!(error = %e, "reading target files failed");
-            (Self::new(config, metrics), false)
-        })
-    }
-
-    fn scan_now(&mut self, full: bool) -> bool {
+    /// Looks at all files. Blocks, on file systems that are away without end.
+    fn look(&self, full: bool) {
         let timer = full.then(|| self.metrics.file_read_seconds.start_timer());
         let mut found: Vec<PathBuf> = self.config.files.iter().flat_map(|p| expand(p)).collect();
         found.sort();
         found.dedup();
-        let before = self.files.len();
-        let metrics = &self.metrics;
-        self.files.retain(|path, _| {
+        self.forget_all_but(&found);
+        for path in found {
+            *self.at.lock() = Some(path.clone());
+            self.look_at(path, full);
+        }
+        *self.at.lock() = None;
+        drop(timer);
+    }
+
+    fn forget_all_but(&self, found: &[PathBuf]) {
+        self.files.lock().retain(|path, _| {
             let there = found.binary_search(path).is_ok();
             if !there {
-                let _ = metrics
-                    .file_mtime_seconds
-                    .remove_label_values(&[path.to_string_lossy().as_ref()]);
+                let label = [path.to_string_lossy()];
+                let _ = self.metrics.file_mtime_seconds.remove_label_values(&label);
+                self.differs.store(true, Ordering::Relaxed);
             }
             there
         });
-        let mut differs = self.files.len() != before;
-        for path in found {
-            differs |= self.look_at(path, full);
-        }
-        drop(timer);
-        differs
     }
 
-    fn look_at(&mut self, path: PathBuf, full: bool) -> bool {
-        let known = self.files.entry(path.clone()).or_default();
+    fn look_at(&self, path: PathBuf, full: bool) {
         let stamp = stamp(&path);
-        if stamp.is_some() && stamp == known.stamp && !full {
-            return false;
+        let before = {
+            let mut files = self.files.lock();
+            let known = files.entry(path.clone()).or_default();
+            std::mem::replace(&mut known.stamp, stamp)
+        };
+        let again = before == stamp;
+        if stamp.is_some() && again && !full {
+            return;
         }
-        let again = known.stamp == stamp;
-        known.stamp = stamp;
-        match read(&path) {
+        match (self.read)(&path) {
             Ok(groups) => {
                 if let Some((_, _, nanos)) = stamp {
                     let seconds = nanos as f64 / 1e9;
@@ -136,9 +193,12 @@ impl FileSource {
                         .with_label_values(&[path.to_string_lossy().as_ref()])
                         .set(seconds);
                 }
-                let differs = known.groups != groups;
-                known.groups = groups;
-                differs
+                let mut files = self.files.lock();
+                let known = files.entry(path).or_default();
+                if known.groups != groups {
+                    known.groups = groups;
+                    self.differs.store(true, Ordering::Relaxed);
+                }
             }
             Err(e) => {
                 // The last good groups stay. Said once per version of the file.
@@ -146,7 +206,6 @@ impl FileSource {
                 if !again {
                     warn!(error = %e, "target file not read, its last good targets stay");
                 }
-                false
             }
         }
     }
@@ -163,7 +222,12 @@ fn read(path: &Path) -> Result<Vec<TargetGroup>, BadGroups> {
         path: path.display().to_string(),
         reason,
     };
-    let length = std::fs::metadata(path).map_err(|e| bad(e.to_string()))?.len();
+    let found = std::fs::metadata(path).map_err(|e| bad(e.to_string()))?;
+    // To open a pipe would be to wait for whoever writes to it.
+    if !found.is_file() {
+        return Err(bad("is not a regular file".to_owned()));
+    }
+    let length = found.len();
     if length > MAX_FILE_BYTES {
         return Err(bad(format!(
             "{length} bytes are more than the {MAX_FILE_BYTES} allowed"
@@ -216,50 +280,4 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_stand_for_names() {
-        for (pattern, name, wanted) in [
-            ("*.yml", "a.yml", true),
-            ("a*.yml", "b.yml", false),
-            ("a*b*.json", "axxbyy.json", true),
-            ("a*b.json", "axc.json", false),
-            ("*", "anything", true),
-            ("a*a", "a", false),
-        ] {
-            assert_eq!(matches(pattern, name), wanted, "{pattern} {name}");
-        }
-    }
-
-    #[test]
-    fn files_that_change_break_or_go_are_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let registry = prometheus::Registry::new();
-        let metrics = Arc::new(ScraperMetrics::register(&registry).unwrap());
-        let config = FileSdConfig {
-            files: vec![folder.path().join("*.json")],
-            refresh_interval: Duration::from_secs(300),
-        };
-        let mut source = FileSource::new(config, Arc::clone(&metrics));
-        let targets =
-            |source: &FileSource| -> Vec<String> { source.groups().iter().flat_map(|g| g.targets.clone()).collect() };
-        assert!(!source.scan_now(true));
-        let path = folder.path().join("a.json");
-        std::fs::write(&path, r#"[{"targets":["one"]}]"#).unwrap();
-        assert!(source.scan_now(false));
-        assert_eq!(targets(&source), ["one"]);
-        assert!(!source.scan_now(false));
-        std::fs::write(&path, "broken").unwrap();
-        assert!(!source.scan_now(false));
-        assert_eq!(targets(&source), ["one"]);
-        assert_eq!(metrics.file_read_errors.get(), 1);
-        std::fs::write(&path, r#"[{"targets":["two"]}]"#).unwrap();
-        assert!(source.scan_now(false));
-        assert_eq!(targets(&source), ["two"]);
-        std::fs::remove_file(&path).unwrap();
-        assert!(source.scan_now(false));
-        assert!(targets(&source).is_empty());
-    }
-}
+mod tests;

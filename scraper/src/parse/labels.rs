@@ -9,6 +9,9 @@ use std::borrow::Cow;
 /// Byte positions in the exposition, without quotes.
 pub(super) type Span = std::ops::Range<usize>;
 
+/// A label's name and value, without escapes.
+type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// Positions of a series' name and labels; kept between series so that its memory is reused.
 #[derive(Debug, Default)]
 pub(super) struct SeriesSpans {
@@ -88,8 +91,17 @@ impl SeriesSpans {
         float_label: FloatLabel,
         out: &mut Vec<u8>,
     ) -> Result<(), ParseError> {
+        write_pairs(&mut self.pairs(input, entry, float_label)?, entry, out)
+    }
+
+    /// As [`Self::write`], of an exemplar: false where a label name repeats, and nothing is appended.
+    pub(super) fn write_exemplar(&self, input: &[u8], entry: usize, out: &mut Vec<u8>) -> Result<bool, ParseError> {
+        write_exemplar_pairs(&mut self.pairs(input, entry, FloatLabel::None)?, entry, out)
+    }
+
+    fn pairs<'i>(&self, input: &'i [u8], entry: usize, float_label: FloatLabel) -> Result<Vec<Pair<'i>>, ParseError> {
         // Few labels have escapes, so that pairs borrow from the input but for those.
-        let mut pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::with_capacity(self.labels.len() + 1);
+        let mut pairs = Vec::with_capacity(self.labels.len() + 1);
         if let Some(name) = &self.name {
             pairs.push((Cow::Borrowed(METRIC_NAME), unescape(input, name, entry, "metric name")?));
         }
@@ -99,7 +111,7 @@ impl SeriesSpans {
             let value = normalise(float_label, &name, value);
             pairs.push((name, value));
         }
-        write_pairs(&mut pairs, entry, out)
+        Ok(pairs)
     }
 }
 
@@ -109,14 +121,38 @@ pub(super) fn write_pairs<N: AsRef<str>, V: AsRef<str>>(
     entry: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), ParseError> {
-    pairs.sort_unstable_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
-    if let Some(twice) = pairs.windows(2).find(|w| w[0].0.as_ref() == w[1].0.as_ref()) {
-        let name = twice[0].0.as_ref();
+    if let Some(name) = sort_and_find_repeated(pairs) {
         return Err(ParseError::new(
             entry,
             format!("label name {} is not unique: invalid sample", Quote(name.as_bytes())),
         ));
     }
+    write_sorted(pairs, entry, out)
+}
+
+/// As [`write_pairs`], of an exemplar: false where a name repeats, and nothing is appended. The sample is good all the same.
+pub(super) fn write_exemplar_pairs<N: AsRef<str>, V: AsRef<str>>(
+    pairs: &mut [(N, V)],
+    entry: usize,
+    out: &mut Vec<u8>,
+) -> Result<bool, ParseError> {
+    if sort_and_find_repeated(pairs).is_some() {
+        return Ok(false);
+    }
+    write_sorted(pairs, entry, out).map(|()| true)
+}
+
+fn sort_and_find_repeated<N: AsRef<str>, V>(pairs: &mut [(N, V)]) -> Option<&str> {
+    pairs.sort_unstable_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
+    let twice = pairs.windows(2).find(|w| w[0].0.as_ref() == w[1].0.as_ref())?;
+    Some(twice[0].0.as_ref())
+}
+
+fn write_sorted<N: AsRef<str>, V: AsRef<str>>(
+    pairs: &[(N, V)],
+    entry: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), ParseError> {
     for (name, value) in pairs.iter() {
         let (name, value) = (name.as_ref(), value.as_ref());
         if name.is_empty() {

@@ -172,10 +172,11 @@ pub trait Parser: Send {
     fn histogram(&self) -> Result<Option<NativeHistogram>, ParseError> {
         Ok(None)
     }
-    /// Of samples: the next exemplar, its labels appended to `labels` in canonical bytes; none when all were given.
+    /// Of samples: the next exemplar, its labels appended to `labels` in canonical bytes; none when all were given. One whose
+    /// label names repeat is left out.
     ///
     /// # Errors
-    /// As [`Parser::write_labels`].
+    /// Texts that are not UTF-8, empty label names.
     fn exemplar(&mut self, labels: &mut Vec<u8>) -> Result<Option<Exemplar>, ParseError>;
     /// Of samples: when the series began, where the format says so beside the sample.
     fn created_ms(&self) -> Option<i64> {

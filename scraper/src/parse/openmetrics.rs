@@ -290,8 +290,9 @@ impl Parser for OpenMetricsParser<'_> {
         let Some(exemplar) = self.exemplar.take() else {
             return Ok(None);
         };
-        self.exemplar_spans
-            .write(self.lexer.input, self.entry, FloatLabel::None, labels)?;
-        Ok(Some(exemplar))
+        let written = self
+            .exemplar_spans
+            .write_exemplar(self.lexer.input, self.entry, labels)?;
+        Ok(written.then_some(exemplar))
     }
 }

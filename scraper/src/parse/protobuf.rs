@@ -1,7 +1,7 @@
 //! Prometheus protobuf: `io.prometheus.client.MetricFamily` messages, each behind its length as a varint. Classic
 //! histograms and summaries become the series that the text formats have for them.
 
-use super::labels::write_pairs;
+use super::labels::{write_exemplar_pairs, write_pairs};
 use super::lexer::Quote;
 use super::protobuf_message::{Family, Metric, RawExemplar};
 use super::wire::{BadWire, Fields, take_varint};
@@ -365,16 +365,17 @@ impl Parser for ProtobufParser<'_> {
     }
 
     fn exemplar(&mut self, labels: &mut Vec<u8>) -> Result<Option<Exemplar>, ParseError> {
-        let Some((raw, next)) = self.exemplar_from(self.next_exemplar) else {
-            return Ok(None);
-        };
-        self.next_exemplar = next.max(1);
-        let mut pairs = self.wire(raw.labels())?;
-        write_pairs(&mut pairs, self.entry, labels)?;
-        Ok(Some(Exemplar {
-            value: raw.value,
-            timestamp_ms: raw.timestamp_ms,
-        }))
+        while let Some((raw, next)) = self.exemplar_from(self.next_exemplar) {
+            self.next_exemplar = next.max(1);
+            let mut pairs = self.wire(raw.labels())?;
+            if write_exemplar_pairs(&mut pairs, self.entry, labels)? {
+                return Ok(Some(Exemplar {
+                    value: raw.value,
+                    timestamp_ms: raw.timestamp_ms,
+                }));
+            }
+        }
+        Ok(None)
     }
 
     fn created_ms(&self) -> Option<i64> {

@@ -133,7 +133,9 @@ impl Check {
         let mut exemplar = None;
         if parser.has_exemplar() {
             let mut own = Vec::new();
-            parser.exemplar(&mut own)?;
+            if parser.exemplar(&mut own)?.is_none() {
+                return Ok(Err("the exemplar has a label name twice".to_owned()));
+            }
             exemplar = Some(own);
         }
         let sample = Sample {

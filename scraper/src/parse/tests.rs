@@ -185,6 +185,22 @@ fn open_metrics_has_exemplars_units_and_seconds() {
 }
 
 #[test]
+fn an_exemplar_with_a_label_name_twice_is_left_out_and_its_sample_is_not() {
+    let body = "# TYPE a counter\na_total 1 # {x=\"1\",x=\"2\"} 0.5\nb 2 # {y=\"1\"} 0.5\n# EOF\n";
+    let read = open_metrics(body).unwrap();
+    let values: Vec<f64> = read.samples.iter().map(|s| s.1).collect();
+    assert_eq!(values, [1.0, 2.0]);
+    let labels: Vec<&str> = read.exemplars.iter().map(|e| e.0.as_str()).collect();
+    assert_eq!(labels, [r#"{y="1"}"#]);
+    let strict = strict::check(body.as_bytes()).unwrap_err();
+    assert!(strict.message.contains("label name twice"), "{strict}");
+    assert!(
+        open_metrics("a{x=\"1\",x=\"2\"} 1\n# EOF\n").is_err(),
+        "a series' names are told apart"
+    );
+}
+
+#[test]
 fn bad_open_metrics_is_refused_with_prometheus_words() {
     for (input, message) in [
         ("", "data does not end with # EOF"),

@@ -13,6 +13,12 @@ pub const DEFAULT_BODY_LIMIT_BYTES: u64 = 512 << 20;
 /// What the bodies of all scrapes under way may take together. A quarter more than one body may.
 pub const TOTAL_BODY_BYTES: u64 = 640 << 20;
 
+/// So much of a packed body is unpacked at once. It may grow a thousandfold: to half a MiB.
+const PIECE_BYTES: usize = 512;
+
+/// After so many unpacked bytes others get their turn, and the time is looked at.
+const TURN_BYTES: usize = 256 << 10;
+
 /// Bytes that all scrapes under way hold.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
@@ -188,13 +194,16 @@ pub(crate) async fn read_body(
         Decoder::Plain(sink)
     };
     let mut stream = response.bytes_stream();
+    let mut turn_begins = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|e| FetchError::of_body(&e))?;
-        // A chunk of gzip may unpack to a thousand times its size: others get their turn in between.
-        for piece in chunk.chunks(16 << 10) {
+        let piece_bytes = if gzip { PIECE_BYTES } else { TURN_BYTES };
+        for piece in chunk.chunks(piece_bytes) {
             decoder.take(piece)?;
-            if gzip {
-                tokio::task::consume_budget().await;
+            let unpacked = decoder.sink().bytes.len();
+            if unpacked - turn_begins >= TURN_BYTES {
+                turn_begins = unpacked;
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -203,4 +212,30 @@ pub(crate) async fn read_body(
         bytes: sink.bytes,
         _share: sink.share,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::write::GzEncoder;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_packed_bomb_that_came_at_once_ends_at_the_timeout_and_lets_others_run() {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let zeros = vec![b'\n'; 1 << 20];
+        for _ in 0..128 {
+            encoder.write_all(&zeros).unwrap();
+        }
+        let response = http::Response::builder()
+            .header("content-encoding", "gzip")
+            .body(encoder.finish().unwrap())
+            .unwrap();
+        let other = tokio::spawn(std::future::ready(()));
+        let budget = BodyBudget::new(TOTAL_BODY_BYTES);
+        let read = read_body(response.into(), None, &budget, Vec::new());
+        let read = tokio::time::timeout(Duration::from_millis(2), read).await;
+        assert!(read.is_err(), "128 MiB are not unpacked in 2 ms");
+        assert!(other.is_finished(), "another task had its turn meanwhile");
+    }
 }

@@ -8,7 +8,9 @@ use crate::config::{ScrapeConfig, ScrapeLimits};
 use crate::parse::{EntryKind, Format, Parser, parser_for};
 use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample, is_exemplar_kept};
 use gnomon_model::histogram::{FloatHistogram, ResetHint};
+use gnomon_model::labels::Quoted;
 use gnomon_model::{Labels, LabelsBuilder, LabelsRef};
+use gnomon_proto::histogram::{BadHistogram, from_wire, to_wire};
 use prost::Message;
 use std::collections::HashSet;
 
@@ -107,6 +109,20 @@ impl From<crate::parse::ParseError> for Refusal {
     fn from(error: crate::parse::ParseError) -> Self {
         Self::Parse(error.message)
     }
+}
+
+/// As Prometheus has it, one histogram that is none fails the scrape.
+fn invalid_histogram(metric: &str, sum: f64, why: &BadHistogram) -> Refusal {
+    let rule = match why {
+        BadHistogram::CountMismatch { .. } if sum.is_nan() => {
+            ": histogram's observation count should be at least the number of observations found in the buckets"
+        }
+        BadHistogram::CountMismatch { .. } => {
+            ": histogram's observation count should equal the number of observations found in the buckets (in absence of NaN)"
+        }
+        _ => "",
+    };
+    Refusal::Parse(format!("invalid histogram of metric {}: {why}{rule}", Quoted(metric)))
 }
 
 /// One body being collected.
@@ -283,7 +299,7 @@ impl Collector<'_> {
             custom_values: native.histogram.custom_values,
             ..FloatHistogram::default()
         };
-        let wire = gnomon_proto::histogram::to_wire(&zero, native.is_integer, created_ms);
+        let wire = to_wire(&zero, native.is_integer, created_ms);
         self.note_own(kind, created_ms);
         self.scratch.histograms.push(TickHistogram {
             identity: hit.identity,
@@ -302,7 +318,9 @@ impl Collector<'_> {
         if !limits::fit_histogram(&mut native, &self.config.limits) {
             return Err(Refusal::BucketLimit);
         }
-        let wire = gnomon_proto::histogram::to_wire(&native.histogram, native.is_integer, timestamp_ms);
+        let wire = to_wire(&native.histogram, native.is_integer, timestamp_ms);
+        // Shards check the same, and would leave it out.
+        from_wire(&wire).map_err(|why| invalid_histogram(&parser.family(), native.histogram.sum, &why))?;
         self.scratch.histograms.push(TickHistogram {
             identity: hit.identity,
             series: hit.series,

@@ -8,6 +8,7 @@ mod fetch;
 mod labels;
 pub(crate) mod limits;
 mod metadata;
+mod refusals;
 mod report;
 mod run;
 mod sink;

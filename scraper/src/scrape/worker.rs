@@ -4,22 +4,25 @@ use super::body::Body;
 use super::cache::SeriesCache;
 use super::collect::{Collector, Counts, Refusal, Scratch};
 use super::fetch::{Fetched, fetch};
+use super::refusals::{self, Refusals, Said, Say};
 use super::report::{Extra, Report, report_series};
 use super::run::{LoopSpec, PUSH_GRACE, PoolOptions, ScrapeEnv, Spare};
 use super::timing;
 use crate::buffer::{Why, may_succeed_later};
 use crate::client::FetchError;
 use crate::hand_over::ticks_after;
+use crate::parse::Format;
 use crate::parse::content::{format_of_protocol, select_format};
 use crate::status::TargetState;
 use gnomon_cluster::router::{MetricInfo, Tick, TickOutcome};
 use gnomon_model::duration::format_duration_ms;
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::rejection::Reason;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// Larger bodies are read on a thread of their own, so that other scrapes are not held up.
 const LARGE_BODY_BYTES: usize = 256 << 10;
@@ -53,6 +56,7 @@ pub(super) struct Worker {
     counted_series: i64,
     last_tick_ms: i64,
     last_began: Option<Duration>,
+    refusals: Mutex<Refusals>,
     /// The loop was told to end.
     cancel: CancellationToken,
 }
@@ -90,13 +94,13 @@ impl Job {
         };
         let body = &self.fetched.body.bytes;
         let fallback = config.fallback_scrape_protocol.map(format_of_protocol);
-        let result = if body.is_empty() {
-            // Needs no content type. It is most likely a failure in disguise: what is known of the target stays known.
-            Ok(())
-        } else {
-            select_format(self.fetched.content_type.as_deref(), fallback)
-                .map_err(Refusal::Parse)
-                .and_then(|format| collector.collect(format, body))
+        let format = select_format(self.fetched.content_type.as_deref(), fallback);
+        let result = match format {
+            // Needs no content type. It is most likely a failure in disguise: what is known of the target stays known. Only
+            // OpenMetrics has an end that is missing then.
+            Ok(Format::Text | Format::Protobuf) | Err(_) if body.is_empty() => Ok(()),
+            Ok(format) => collector.collect(format, body),
+            Err(message) => Err(Refusal::Parse(message)),
         };
         Collected {
             tick_ms: collector.tick_ms,
@@ -146,6 +150,7 @@ impl Worker {
             counted_series: 0,
             last_tick_ms: i64::MIN,
             last_began: None,
+            refusals: Mutex::default(),
             cancel,
         }
     }
@@ -365,10 +370,9 @@ impl Worker {
             debug!(target = %spec.target.url, term = spec.term, "scrape refused: the target has another owner");
         }
         for refused in &outcome.refused {
-            let reason = refused.reason.as_str_name().to_ascii_lowercase();
             metrics
                 .samples_refused
-                .with_label_values(&[reason.as_str()])
+                .with_label_values(&[refusals::word(refused.reason).as_str()])
                 .inc_by(refused.count);
             match refused.reason {
                 Reason::OutOfOrder => metrics.out_of_order.inc_by(refused.count),
@@ -376,15 +380,22 @@ impl Worker {
                 Reason::DuplicateTimestamp => metrics.duplicate_timestamp.inc_by(refused.count),
                 _ => {}
             }
-            let example = refused.example.as_ref().map(|(labels, at)| format!("{labels} at {at}"));
-            warn!(
-                scrape_pool = %spec.target.pool,
-                target = %spec.target.url,
-                reason,
-                count = refused.count,
-                example,
-                "samples of a scrape refused"
-            );
+        }
+        let (pool, target) = (&spec.target.pool, &spec.target.url);
+        match self.refusals.lock().note(&outcome.refused, self.env.clock.monotonic()) {
+            Some(Say::Refused(said)) => {
+                let Said {
+                    reasons,
+                    count,
+                    scrapes,
+                    example,
+                } = said;
+                warn!(scrape_pool = %pool, target = %target, reasons, count, scrapes, example, "samples of scrapes refused");
+            }
+            Some(Say::Over { count }) => {
+                info!(scrape_pool = %pool, target = %target, count, "samples of scrapes are refused no more");
+            }
+            None => {}
         }
     }
 

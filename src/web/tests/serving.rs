@@ -2,7 +2,7 @@
 
 use super::pki::{Authority, Pair, replace};
 use super::*;
-use crate::http::{Routes, serve};
+use crate::http::{ConnectionLimits, Routes, serve};
 use axum::Router;
 use axum::routing::get;
 use gnomon_model::{ManualClock, TimestampMs};
@@ -51,7 +51,8 @@ impl Server {
                 .route("/hello", get(|| async { "hello" }))
                 .route("/own", get(headers)),
         );
-        tokio::spawn(serve(listener, routes, Some(web), stop.clone()));
+        let limits = ConnectionLimits::new(Some(Duration::from_secs(300)), 512);
+        tokio::spawn(serve(listener, routes, Some(web), limits, stop.clone()));
         Self {
             folder,
             clock,

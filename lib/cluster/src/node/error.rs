@@ -64,6 +64,16 @@ pub enum NodeError {
         "the data folder {folder} and the peers are of different clusters: {why}: check --cluster.peers and --storage.tsdb.path"
     )]
     Strangers { folder: String, why: String },
+    #[error(
+        "the peers are of cluster {cluster}, the bucket {bucket} {}: --storage.object-store has to name the cluster's own",
+        found.map_or_else(|| "of none".to_owned(), |found| format!("of cluster {found}"))
+    )]
+    OtherBucket {
+        bucket: String,
+        cluster: ClusterId,
+        /// None where the bucket is marked by no cluster.
+        found: Option<ClusterId>,
+    },
     #[error("roles {0} need a cluster: name its ingesters in --cluster.peers")]
     NoPeers(String),
     #[error("--cluster.peers: {0}")]

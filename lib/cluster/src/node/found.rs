@@ -21,6 +21,8 @@ use std::time::Duration;
 pub(super) const FOUNDER: NodeId = NodeId(FOUNDER_ID);
 /// How long a restart waits for the bucket to confirm what the folder says.
 const MARK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a node that is about to found a cluster listens whether its peers have one.
+const PEERS_PATIENCE: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Records of blocks in one command, bytes; an entry of the log may have a MiB.
@@ -49,6 +51,9 @@ impl Starting {
             Some(_) if may_join => Ok(None),
             Some(mark) => Err(self.taken(mark.cluster_id)),
             None => {
+                if may_join && let Some(cluster) = self.cluster_of_peers().await {
+                    return self.mark_of_peers(cluster).await;
+                }
                 let identity = NodeIdentity {
                     cluster_id: ClusterId(rand::random()),
                     node_id: FOUNDER,
@@ -59,6 +64,29 @@ impl Starting {
                 file.write(&identity)?;
                 self.found(file, identity).await
             }
+        }
+    }
+
+    /// The cluster that a peer is a member of, where one answers soon.
+    async fn cluster_of_peers(&self) -> Option<ClusterId> {
+        let client = self.meta_client(None).ok()?;
+        let state = tokio::time::timeout(PEERS_PATIENCE, client.read()).await.ok()?.ok()?;
+        state.cluster_id.parse().ok()
+    }
+
+    /// Whoever founded the peers' cluster marked its bucket before: by now the mark is here, or this is another bucket.
+    async fn mark_of_peers(&self, cluster: ClusterId) -> Result<Option<NodeIdentity>, NodeError> {
+        match self.mark_within(self.options.join_timeout).await? {
+            Some(_) => Ok(None),
+            None => Err(self.other_bucket(cluster, None)),
+        }
+    }
+
+    fn other_bucket(&self, cluster: ClusterId, found: Option<ClusterId>) -> NodeError {
+        NodeError::OtherBucket {
+            bucket: self.options.bucket_name.clone(),
+            cluster,
+            found,
         }
     }
 
@@ -153,8 +181,8 @@ impl Starting {
         })
     }
 
-    /// How often the cluster that is joined has been recovered, as its bucket says: what a new node has is of now. A node
-    /// without replicas needs no bucket for that, and goes on without one that does not answer.
+    /// How often the cluster that is joined has been recovered, as its bucket says: what a new node has is of now. The bucket
+    /// has to be the cluster's; a node without replicas goes on without one that does not answer.
     async fn generation_of(&self, cluster: ClusterId) -> Result<u64, NodeError> {
         let is_ingester = self.options.is_ingester();
         let patience = if is_ingester {
@@ -163,10 +191,11 @@ impl Starting {
             MARK_PATIENCE
         };
         match self.mark_within(patience).await {
-            Ok(mark) => {
-                let mark = mark.filter(|mark| mark.cluster_id == cluster);
-                Ok(mark.map_or(0, |mark| mark.generation))
+            Ok(Some(mark)) if mark.cluster_id == cluster => Ok(mark.generation),
+            Ok(found) if self.options.uses_bucket() => {
+                Err(self.other_bucket(cluster, found.map(|mark| mark.cluster_id)))
             }
+            Ok(_) => Ok(0),
             Err(error) if is_ingester => Err(error),
             Err(error) => {
                 tracing::warn!(%error, "joining without having read the cluster's mark");

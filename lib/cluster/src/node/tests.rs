@@ -211,6 +211,43 @@ async fn other_roles_join_through_their_peers_and_keep_their_ids() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_not_the_clusters_lets_nobody_in_who_uses_it() {
+    let (founder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let ingester = start_node(options(founder.path(), &bucket, &["ingester"]))
+        .await
+        .unwrap();
+    let stop = CancellationToken::new();
+    let peer = serve(&ingester, stop.clone()).await;
+    let (empty, other) = (Arc::new(InMemory::new()), Arc::new(InMemory::new()));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let second = start_node(options(elsewhere.path(), &other, &["ingester"]))
+        .await
+        .unwrap();
+    second.shutdown().await;
+    for wrong in [&empty, &other] {
+        for role in ["ingester", "querier", "compactor"] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut joining = options(folder.path(), wrong, &[role]);
+            joining.peers = vec![peer.clone()];
+            joining.address = "127.0.0.1:9096".into();
+            let error = start_node(joining).await.err().unwrap();
+            assert!(matches!(error, NodeError::OtherBucket { .. }), "{role}: {error}");
+            let error = error.to_string();
+            assert!(error.contains(&ingester.cluster_id.to_string()), "{error}");
+            assert!(!folder.path().join("node.json").exists());
+        }
+    }
+    assert_eq!(nodes(&ingester).len(), 1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut scraper = options(folder.path(), &empty, &["scraper"]);
+    scraper.peers = vec![peer.clone()];
+    scraper.address = "127.0.0.1:9096".into();
+    start_node(scraper).await.unwrap().shutdown().await;
+    stop.cancel();
+    ingester.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn looking_for_a_cluster_ends() {
     let (folder, bucket) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
     let mut nowhere = options(folder.path(), &bucket, &["scraper"]);

@@ -1,5 +1,5 @@
-//! Free space of the data folder: a watermark below which writes are refused, and a ballast file that is given up when
-//! space runs out, so that there is room to recover.
+//! Free space of the data folder: a watermark below which writes are refused, and ballast files that are given up when
+//! space runs out, so that there is room to recover: one while the store is open, the other only to open it.
 
 use super::StoreError;
 use gnomon_model::Clock;
@@ -45,13 +45,17 @@ struct Seen {
     ballast: bool,
 }
 
-fn ballast_of(folder: &Path) -> PathBuf {
-    folder.join("ballast")
-}
+/// Given up where a write fails,
+const BALLAST: &str = "ballast";
+/// and what is left of it all for the next start, if somebody else fills the disk then.
+const START_BALLAST: &str = "ballast.start";
 
-/// Removes the ballast of a store that is not open.
+/// Removes a ballast of a store that is not open.
+///
+/// # Errors
+/// When there is none any more.
 pub(crate) fn give_up_ballast(folder: &Path) -> std::io::Result<()> {
-    std::fs::remove_file(ballast_of(folder))
+    std::fs::remove_file(folder.join(BALLAST)).or_else(|_| std::fs::remove_file(folder.join(START_BALLAST)))
 }
 
 impl Disk {
@@ -77,13 +81,18 @@ impl Disk {
             }),
             written_bytes: AtomicU64::new(0),
         };
-        let ballast = std::fs::metadata(disk.ballast()).map_or(0, |file| file.len());
-        disk.seen.lock().ballast = ballast > 0 && ballast >= disk.ballast_bytes;
+        disk.seen.lock().ballast = disk.missing_ballast().next().is_none();
         Ok(disk)
     }
 
-    fn ballast(&self) -> PathBuf {
-        ballast_of(&self.folder)
+    /// Ballast that is not there whole.
+    fn missing_ballast(&self) -> impl Iterator<Item = PathBuf> {
+        let paths = [BALLAST, START_BALLAST].map(|name| self.folder.join(name)).into_iter();
+        let is_whole = |path: &PathBuf| {
+            let length = std::fs::metadata(path).map_or(0, |file| file.len());
+            length > 0 && length >= self.ballast_bytes
+        };
+        paths.filter(move |path| !is_whole(path))
     }
 
     /// Free bytes, and whether that is too little.
@@ -176,7 +185,7 @@ impl Disk {
         } else if was_low && !seen.low {
             tracing::info!(free_bytes = free, "enough disk again: writes are taken");
         }
-        if !seen.ballast && !seen.low && !space.read_only && free > self.resume_bytes() + 2 * self.ballast_bytes {
+        if !seen.ballast && !seen.low && !space.read_only && free > self.resume_bytes() + 3 * self.ballast_bytes {
             match self.make_ballast() {
                 Ok(()) => seen.ballast = true,
                 Err(error) => tracing::warn!(%error, "the ballast file cannot be made"),
@@ -184,17 +193,27 @@ impl Disk {
         }
     }
 
-    /// Gives the ballast's space to whoever needs it to recover.
+    /// Gives the space of the ballast for this to whoever needs it to recover.
     pub(super) fn drop_ballast(&self) {
+        self.dropped(std::fs::remove_file(self.folder.join(BALLAST)));
+    }
+
+    /// Gives the space of a ballast to a store that is to be opened; false where there is none any more.
+    pub(super) fn drop_to_open(&self) -> bool {
+        let given = give_up_ballast(&self.folder);
+        let is_given = given.is_ok();
+        self.dropped(given);
+        is_given
+    }
+
+    fn dropped(&self, removed: std::io::Result<()>) {
         let mut seen = self.seen.lock();
-        if std::mem::take(&mut seen.ballast) {
-            tracing::warn!(bytes = self.ballast_bytes, "giving up the ballast file to make room");
-        }
+        seen.ballast = false;
         seen.looked = None;
-        if let Err(error) = std::fs::remove_file(self.ballast())
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "the ballast file cannot be removed");
+        match removed {
+            Ok(()) => tracing::warn!(bytes = self.ballast_bytes, "giving up a ballast file to make room"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "a ballast file cannot be removed"),
         }
     }
 
@@ -202,7 +221,11 @@ impl Disk {
         if self.ballast_bytes == 0 {
             return Ok(());
         }
-        let mut file = File::create(self.ballast())?;
+        self.missing_ballast().try_for_each(|path| self.fill(&path))
+    }
+
+    fn fill(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = File::create(path)?;
         if fallocate(&file, FallocateFlags::empty(), 0, self.ballast_bytes).is_ok() {
             return Ok(());
         }

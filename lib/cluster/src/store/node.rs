@@ -85,14 +85,14 @@ impl NodeStore {
         let disk = Disk::new(folder, clock.clone(), options.watermark_bytes, options.ballast_bytes)?;
         let metrics = StoreMetrics::new(registry, clock)?;
         let open = || RocksBackend::open(&folder.join("rocksdb"), options.clone(), metrics.damaged.clone());
-        let backend = match open() {
-            Ok(backend) => backend,
-            // The ballast is that process' own.
-            Err(error @ StoreError::InUse { .. }) => return Err(error),
-            Err(_) => {
-                // A full disk forbids even opening; the ballast is for this.
-                disk.drop_ballast();
-                open()?
+        let backend = loop {
+            match open() {
+                Ok(backend) => break backend,
+                // The ballast is that process' own.
+                Err(error @ StoreError::InUse { .. }) => return Err(error),
+                // A full disk forbids even opening; ballast is for this.
+                Err(_) if disk.drop_to_open() => {}
+                Err(error) => return Err(error),
             }
         };
         // The names of the new folders are lost by a power cut until the folders that hold them are synced.

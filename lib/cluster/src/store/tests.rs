@@ -236,8 +236,17 @@ fn low_disk_is_seen_and_the_ballast_is_made() {
     assert!(free > 0 && low.is_none());
     let ballast = folder.path().join("ballast");
     assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 1 << 20);
+    let for_start = folder.path().join("ballast.start");
+    assert_eq!(std::fs::metadata(&for_start).unwrap().len(), 1 << 20);
     fine.drop_ballast();
-    assert!(!ballast.exists());
+    assert!(!ballast.exists() && for_start.exists());
+    // Whoever fills the disk then leaves the next start its own.
+    assert!(fine.drop_to_open());
+    assert!(!for_start.exists());
+    assert!(!fine.drop_to_open());
+    clock.advance(std::time::Duration::from_secs(1));
+    fine.look();
+    assert!(ballast.exists() && for_start.exists());
 }
 
 #[test]

@@ -17,7 +17,8 @@ pub(crate) fn parse_number(text: &str) -> Option<f64> {
     }
     let plain: String = lower.chars().filter(|c| *c != '_').collect();
     if let Some(hex) = plain.strip_prefix("0x") {
-        return u64::from_str_radix(hex, 16).ok().map(|n| n as f64);
+        // Of more it says that it is no float.
+        return i64::from_str_radix(hex, 16).ok().map(|n| n as f64);
     }
     let octal = plain.len() > 1 && plain.starts_with('0') && plain.bytes().all(|b| b.is_ascii_digit());
     if octal && let Ok(value) = i64::from_str_radix(&plain, 8) {

@@ -241,3 +241,17 @@ fn resolutions_finer_than_are_stored_are_merged() {
         "{error}"
     );
 }
+
+#[test]
+fn an_exemplar_with_a_label_name_twice_is_left_out_and_the_next_is_not() {
+    let mut twice = exemplar("t", Some(1));
+    twice.label.push(pair("trace_id", "u"));
+    let histogram = Histogram {
+        exemplars: vec![twice, exemplar("v", Some(2))],
+        ..native()
+    };
+    let read = read(&[family("h", MetricType::Histogram, of_histogram(histogram))], false).unwrap();
+    assert_eq!(read.histograms.len(), 1);
+    let labels: Vec<&str> = read.exemplars.iter().map(|e| e.0.as_str()).collect();
+    assert_eq!(labels, [r#"{trace_id="v"}"#]);
+}

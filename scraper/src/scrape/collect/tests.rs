@@ -249,3 +249,61 @@ fn a_zero_stands_where_a_series_began_once_for_each_beginning() {
         with_zero(NOW - ZERO_REACH_MS, 5.0)
     );
 }
+
+#[test]
+fn a_histogram_that_shards_would_refuse_fails_the_scrape() {
+    use gnomon_proto::client::{BucketSpan, Histogram, Metric, MetricFamily, MetricType};
+    let scrape = |count: u64, sum: f64, schema: i32| {
+        let histogram = Histogram {
+            sample_count: Some(count),
+            sample_sum: Some(sum),
+            schema: Some(schema),
+            zero_count: Some(1),
+            positive_span: vec![BucketSpan {
+                offset: Some(0),
+                length: Some(2),
+            }],
+            positive_delta: vec![2, 1],
+            ..Histogram::default()
+        };
+        let family = MetricFamily {
+            name: Some("h".into()),
+            r#type: Some(MetricType::Histogram as i32),
+            metric: vec![Metric {
+                histogram: Some(histogram),
+                ..Metric::default()
+            }],
+            ..MetricFamily::default()
+        };
+        let mut bench = Bench::new();
+        bench.config.scrape_native_histograms = true;
+        let mut collector = Collector {
+            config: &bench.config,
+            target: &Labels::empty(),
+            tick_ms: 1000,
+            cache: &mut bench.cache,
+            scratch: &mut bench.scratch,
+            metadata: &bench.metadata,
+            counts: Counts::default(),
+        };
+        let result = collector.collect(Format::Protobuf, &family.encode_length_delimited_to_vec());
+        result.map_err(|refusal| refusal.message(&bench.config.limits))
+    };
+    assert_eq!(scrape(6, 1.5, 3), Ok(()));
+    // Finer than what is stored: merged.
+    assert_eq!(scrape(6, 1.5, 12), Ok(()));
+    // Observed NaNs are in no bucket.
+    assert_eq!(scrape(9, f64::NAN, 3), Ok(()));
+    let refused = |count, sum, schema| scrape(count, sum, schema).unwrap_err();
+    assert_eq!(
+        refused(7, 1.5, 3),
+        "invalid histogram of metric \"h\": 6 observations found in buckets, but the Count field is 7: histogram's \
+         observation count should equal the number of observations found in the buckets (in absence of NaN)"
+    );
+    assert_eq!(
+        refused(5, f64::NAN, 3),
+        "invalid histogram of metric \"h\": 6 observations found in buckets, but the Count field is 5: histogram's \
+         observation count should be at least the number of observations found in the buckets"
+    );
+    assert!(refused(6, 1.5, -9).contains("schema"));
+}

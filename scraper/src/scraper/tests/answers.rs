@@ -175,6 +175,24 @@ async fn redirects_are_followed_unless_told_otherwise() {
     assert_eq!(target.last_error, "server returned HTTP status 302 Found");
 }
 
+#[tokio::test]
+async fn an_empty_answer_is_none_of_open_metrics() {
+    let server = Server::exposing("application/openmetrics-text; version=1.0.0", "").await;
+    let target = Rig::scraping(job(&server.address)).await.failed().await;
+    assert_eq!(target.last_error, "data does not end with # EOF");
+    let server = Server::exposing("text/plain", "").await;
+    Rig::scraping(job(&server.address)).await.good().await;
+}
+
+#[tokio::test]
+async fn many_headers_are_no_failure() {
+    let names: Vec<String> = (0..300).map(|n| format!("X-Header-{n}")).collect();
+    let mut headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "value")).collect();
+    headers.push(("Content-Type", "text/plain"));
+    let server = Server::fixed(testing::ok(&headers, b"a 1\n")).await;
+    Rig::scraping(job(&server.address)).await.good().await;
+}
+
 async fn guarded(wanted: &'static str) -> Server {
     Server::start(move |head, mut socket| {
         Box::pin(async move {

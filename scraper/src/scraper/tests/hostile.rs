@@ -121,6 +121,39 @@ async fn a_body_shorter_than_promised_is_refused() {
 }
 
 #[tokio::test]
+async fn a_chunked_body_that_is_cut_has_an_unexpected_end() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for cut in ["4\r\na 1\n\r\n", "4\r\na 1\n", "4\r\na", "4\r\na 1\n\r\n4"] {
+        let server = Server::fixed(format!("{head}{cut}").into_bytes()).await;
+        let target = Rig::scraping(job(&server.address)).await.failed().await;
+        assert_eq!(target.last_error, "unexpected EOF", "{cut:?}");
+    }
+    let server = Server::fixed(format!("{head}4\r\na 1\n\r\nx\r\n").into_bytes()).await;
+    let target = Rig::scraping(job(&server.address)).await.failed().await;
+    assert_eq!(target.last_error, "invalid byte in chunk length");
+}
+
+#[tokio::test]
+async fn the_error_of_a_redirect_names_where_it_led() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let moved =
+        |to: &str| format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let server = Server::fixed(moved(&format!("http://user:pass@{closed}/there")).into_bytes()).await;
+    let target = Rig::scraping(job(&server.address)).await.failed().await;
+    assert_eq!(
+        target.last_error,
+        format!("Get \"http://user:***@{closed}/there\": dial tcp {closed}: connect: connection refused")
+    );
+    let server = Server::fixed(moved("/metrics").into_bytes()).await;
+    let target = Rig::scraping(job(&server.address)).await.failed().await;
+    let url = format!("http://{}/metrics", server.address);
+    assert_eq!(target.last_error, format!("Get {url:?}: stopped after 10 redirects"));
+    assert_eq!(server.heads.lock().len() % 10, 0, "ten requests each time");
+}
+
+#[tokio::test]
 async fn packed_garbage_and_cut_gzip_are_refused() {
     let headers = [("Content-Type", "text/plain"), ("Content-Encoding", "gzip")];
     let server = Server::fixed(testing::ok(&headers, b"not gzip at all")).await;

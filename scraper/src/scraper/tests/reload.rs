@@ -140,6 +140,31 @@ async fn targets_of_files_come_and_go_and_dropped_ones_are_shown() {
 }
 
 #[tokio::test]
+async fn a_pipe_for_a_file_keeps_nobody_waiting_and_a_file_in_its_place_is_read() {
+    let server = Server::exposing_text("a 1\n").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("targets.yml");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let mut piped = named("piped", &[]);
+    piped.file_sd_configs = vec![FileSdConfig {
+        files: vec![path.clone()],
+        refresh_interval: Duration::from_secs(60),
+    }];
+    let rig = Rig::new();
+    let apply = rig.apply([piped.clone(), job(&server.address)]);
+    tokio::time::timeout(Duration::from_secs(3), apply).await.unwrap();
+    rig.good().await;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, format!("- targets: ['{}']\n", server.address)).unwrap();
+    let of_pipe = |tick: &OwnedTick| tick.samples.iter().any(|s| s.0.contains(r#"job="piped""#));
+    rig.sink.wait_for("a target of the file", of_pipe).await;
+    tokio::time::timeout(Duration::from_secs(5), rig.scraper.stop())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn stopping_ends_every_loop() {
     let server = Server::exposing_text("a 1\n").await;
     let rig = Rig::scraping(job(&server.address)).await;

@@ -12,6 +12,10 @@ use std::io::{Read, Write};
 const CA: &str = include_str!("pki/ca.pem");
 const SERVER: &str = include_str!("pki/server.pem");
 const SERVER_KEY: &str = include_str!("pki/server.key");
+/// An authority's and a server's at once, as `openssl req -x509` makes it; then one that was until 2021, of the same key.
+const SELF: &str = include_str!("pki/self.pem");
+const EXPIRED: &str = include_str!("pki/expired.pem");
+const SELF_KEY: &str = include_str!("pki/self.key");
 const CLIENT: &str = include_str!("pki/client.pem");
 const CLIENT_KEY: &str = include_str!("pki/client.key");
 
@@ -21,8 +25,12 @@ fn certs(pem: &str) -> Vec<CertificateDer<'static>> {
         .collect()
 }
 
-/// A server on a thread; ends with the process. Its address.
 fn serve(clients: bool) -> String {
+    serve_as(SERVER, SERVER_KEY, clients)
+}
+
+/// A server on a thread; ends with the process. Its address.
+fn serve_as(cert: &str, key: &str, clients: bool) -> String {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -37,8 +45,8 @@ fn serve(clients: bool) -> String {
     } else {
         builder.with_no_client_auth()
     };
-    let key = PrivateKeyDer::from_pem_slice(SERVER_KEY.as_bytes()).unwrap();
-    let config = Arc::new(builder.with_single_cert(certs(SERVER), key).unwrap());
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = Arc::new(builder.with_single_cert(certs(cert), key).unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -81,10 +89,12 @@ async fn a_certificate_of_a_known_authority_is_taken_and_others_are_not() {
         .await
         .failed()
         .await;
-    assert!(
-        unknown.last_error.contains("tls: failed to verify certificate: x509: "),
-        "{}",
-        unknown.last_error
+    assert_eq!(
+        unknown.last_error,
+        format!(
+            "Get \"https://{address}/metrics\": tls: failed to verify certificate: x509: certificate signed by unknown \
+             authority"
+        )
     );
     let insecure = TlsConfig {
         insecure_skip_verify: true,
@@ -109,7 +119,9 @@ async fn the_configured_server_name_is_checked() {
         .failed()
         .await;
     assert!(
-        wrong.last_error.contains("failed to verify certificate"),
+        wrong
+            .last_error
+            .ends_with("x509: certificate is valid for scraped.example, not other.example"),
         "{}",
         wrong.last_error
     );
@@ -142,4 +154,34 @@ async fn versions_that_there_are_not_are_refused() {
     let config = Arc::new(secure("127.0.0.1:1", old));
     let error = rig.scraper.apply_config(vec![config]).await.unwrap_err();
     assert!(error.to_string().contains("max_version"), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_signed_itself_is_taken_where_it_is_the_ca_file() {
+    let address = serve_as(SELF, SELF_KEY, false);
+    let trusting = |ca: &str| TlsConfig {
+        ca: Some(TextSource::Inline(ca.to_owned())),
+        ..TlsConfig::default()
+    };
+    Rig::scraping(secure(&address, trusting(SELF))).await.good().await;
+    let refused = async |address: &str, tls: TlsConfig, why: &str| {
+        let error = Rig::scraping(secure(address, tls)).await.failed().await.last_error;
+        let (_, x509) = error.split_once("tls: failed to verify certificate: x509: ").unwrap();
+        assert!(x509.starts_with(why), "{x509}");
+    };
+    let other = trusting(CA);
+    refused(&address, other, "certificate signed by unknown authority").await;
+    let system = TlsConfig::default();
+    refused(&address, system, "certificate signed by unknown authority").await;
+    let misnamed = TlsConfig {
+        server_name: Some("other.example".to_owned()),
+        ..trusting(SELF)
+    };
+    let names = "certificate is valid for scraped.example, not other.example";
+    refused(&address, misnamed, names).await;
+    let old = serve_as(EXPIRED, SELF_KEY, false);
+    let expired = "certificate has expired or is not yet valid: current time ";
+    refused(&old, trusting(EXPIRED), expired).await;
+    // Of the same name and key as the trusted one, and yet another.
+    refused(&address, trusting(EXPIRED), "certificate signed by unknown authority").await;
 }

@@ -99,7 +99,7 @@ fn copy_folder(from: &Path, to: &Path) {
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type().unwrap().is_dir() {
             copy_folder(&from, &to);
-        } else if entry.file_name() != "ballast" {
+        } else if !entry.file_name().to_string_lossy().starts_with("ballast") {
             std::fs::copy(&from, &to).unwrap();
         }
     }

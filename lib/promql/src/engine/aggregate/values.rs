@@ -3,7 +3,7 @@
 use super::{Grouping, Groups};
 use crate::ast::Span;
 use crate::engine::arithmetic::quantile;
-use crate::engine::column::{Column, OVERHEAD_BYTES, Point};
+use crate::engine::column::{Column, OVERHEAD_BYTES, Point, is_metadata};
 use crate::engine::context::{Evaluated, Exec, Sink};
 use crate::limits::EvalError;
 use crate::plan::{Node, NodeKind};
@@ -82,6 +82,9 @@ impl Exec<'_> {
         if label.is_empty() {
             return Err(EvalError::execution(format!("invalid label name {label:?}")));
         }
+        // Groups are made with it, and what is grouped without has it no more.
+        let is_kept =
+            !(grouping.without && (is_metadata(label) || grouping.labels.iter().any(|listed| listed == label)));
         let n = input.grid.n;
         let mut at: HashMap<Labels, usize> = HashMap::new();
         let mut counts: Vec<(Labels, Occurrences)> = Vec::new();
@@ -106,7 +109,9 @@ impl Exec<'_> {
                     Some(Point::Histogram(histogram)) => (None, histogram.to_string()),
                 };
                 let mut builder = LabelsBuilder::from_labels(key.as_ref());
-                builder.set(label, &text);
+                if is_kept {
+                    builder.set(label, &text);
+                }
                 let labels = builder.build();
                 let slot = match at.get(&labels) {
                     Some(slot) => *slot,

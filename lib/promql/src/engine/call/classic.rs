@@ -76,11 +76,12 @@ pub(super) fn quantile(q: f64, mut buckets: Vec<ClassicBucket>) -> (f64, bool) {
     }
     let end = buckets.len() - 1;
     let observations = buckets[end].count;
-    if observations == 0.0 || observations.is_nan() {
+    if observations == 0.0 {
         return (f64::NAN, false);
     }
     let mut rank = q * observations;
-    let at = buckets[..end].partition_point(|bucket| bucket.count < rank);
+    // No count reaches a rank that is not a number.
+    let at = buckets[..end].partition_point(|bucket| bucket.count < rank || rank.is_nan());
     if at == end {
         return (buckets[end - 1].upper, forced);
     }
