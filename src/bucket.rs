@@ -317,6 +317,12 @@ impl Checked {
             Source::Nothing | Source::Lost(_) => None,
         };
         let blocks: Vec<_> = self.objects.iter().filter_map(found_block).collect();
+        if checkpoint.is_none() && what.shards.is_none() && !blocks.is_empty() {
+            bail!(
+                "no copy of the catalogue can be read, so that it is not known how many shards there were, by which series are \
+                 found: say it by --ingest.shards"
+            );
+        }
         let state = rebuild(checkpoint, &blocks, &self.deletes, what.shards);
         write_checkpoint(self.bucket.store().as_ref(), &state).await?;
         // Copies that could not be read would be taken for newer ones.

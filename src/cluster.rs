@@ -1,6 +1,7 @@
 //! `gnomon cluster`: the cluster in tables that a person can read, and what an operator may ask of it.
 
 use crate::flags::{Cluster, ClusterTask};
+use crate::query::shown_url;
 use anyhow::{Context, bail};
 use gnomon_cluster::node::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING};
 use reqwest::{Method, Url};
@@ -181,11 +182,11 @@ impl Server<'_> {
             url.query_pairs_mut().append_pair(name, value);
         }
         let answer = self.client.request(method, url.clone()).send().await;
-        let answer = answer.with_context(|| format!("{} cannot be asked", self.url))?;
+        let answer = answer.with_context(|| format!("{} cannot be asked", shown_url(self.url)))?;
         let status = answer.status();
         let body = answer.text().await.context("the answer ended early")?;
         let Ok(mut answer) = serde_json::from_str::<Value>(&body) else {
-            bail!("{url} answers {status}: {}", body.trim());
+            bail!("{} answers {status}: {}", shown_url(url.as_str()), body.trim());
         };
         if answer["status"] == "success" {
             return Ok(answer["data"].take());

@@ -38,14 +38,22 @@ async fn fetch(what: &Query) -> anyhow::Result<String> {
     let url = url(what)?;
     let answer = reqwest::get(url.clone())
         .await
-        .with_context(|| format!("{} cannot be asked", what.server))?;
+        .with_context(|| format!("{} cannot be asked", shown_url(&what.server)))?;
     let status = answer.status();
     let body = answer.text().await.context("the answer ended early")?;
     // Errors of the API say what is wrong in JSON; others are not the API's.
     if !body.starts_with('{') {
-        bail!("{url} answers {status}: {}", body.trim());
+        bail!("{} answers {status}: {}", shown_url(url.as_str()), body.trim());
     }
     Ok(body)
+}
+
+/// A URL as it may stand in a log: without its password.
+pub(crate) fn shown_url(url: &str) -> String {
+    match Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() && parsed.set_password(Some("***")).is_ok() => parsed.into(),
+        _ => url.to_owned(),
+    }
 }
 
 fn url(what: &Query) -> anyhow::Result<Url> {
@@ -168,6 +176,17 @@ fn table(out: &mut String, rows: Vec<(String, Point)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(
+            shown_url("https://alice:wonder@host:9090"),
+            "https://alice:***@host:9090/"
+        );
+        for plain in ["http://host:9090", "https://alice@host/", "nonsense"] {
+            assert_eq!(shown_url(plain), plain);
+        }
+    }
 
     #[test]
     fn answers_are_tables() {

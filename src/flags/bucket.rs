@@ -81,7 +81,7 @@ pub(super) fn bucket() -> clap::Command {
                 "How many shards the lost cluster had, if no copy of its catalogue is left.",
             )
             .requires("found-anew")
-            .value_parser(clap::value_parser!(u32).range(1..=1024)),
+            .value_parser(clap::value_parser!(u32).range(1..=gnomon_cluster::meta::MAX_SHARDS as i64)),
         );
     clap::Command::new("bucket")
         .about("Look after the object store.")

@@ -146,7 +146,7 @@ fn recover() -> clap::Command {
                 "How many shards the lost cluster had, if no copy of its catalogue is left.",
             )
             .conflicts_with("from-minority")
-            .value_parser(value_parser!(u32).range(1..=1024)),
+            .value_parser(value_parser!(u32).range(1..=gnomon_cluster::meta::MAX_SHARDS as i64)),
         )
         .arg(flag(
             "from-minority",

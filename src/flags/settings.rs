@@ -264,6 +264,7 @@ pub(super) fn why_ignored(feature: &str) -> &'static str {
         // As in Prometheus from 3.9 on.
         "native-histograms" => "set scrape_native_histograms in the configuration file",
         "extra-scrape-metrics" => "set extra_scrape_metrics in the configuration file",
+        "auto-reload-config" => "reload by SIGHUP or POST /-/reload",
         _ => "it has no meaning here",
     }
 }
