@@ -51,7 +51,11 @@ async fn fetch(what: &Query) -> anyhow::Result<String> {
 /// A URL as it may stand in a log: without its password.
 pub(crate) fn shown_url(url: &str) -> String {
     match Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() && parsed.set_password(Some("***")).is_ok() => parsed.into(),
+        Ok(mut parsed) if parsed.password().is_some() => {
+            // Fails only where there can be no password.
+            let _ = parsed.set_password(Some("***"));
+            parsed.into()
+        }
         _ => url.to_owned(),
     }
 }
