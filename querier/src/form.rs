@@ -3,10 +3,11 @@
 
 mod multipart;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorType};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use http::{Method, header};
+use std::time::Duration;
 
 /// As Go's `http.Request.ParseForm` (which reads more of a multipart form).
 const MAX_BODY_BYTES: usize = 10 << 20;
@@ -123,6 +124,9 @@ fn encoding(request: &Request) -> Result<Option<Encoding>, ApiError> {
     Ok(boundary.map(Encoding::Multipart))
 }
 
+/// A client that takes longer to send what it asks is given up.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl<S: Send + Sync> FromRequest<S> for Form {
     type Rejection = ApiError;
 
@@ -135,7 +139,11 @@ impl<S: Send + Sync> FromRequest<S> for Form {
             return Ok(form);
         };
         let body = std::mem::replace(request.body_mut(), Body::empty());
-        let body = axum::body::to_bytes(body, MAX_BODY_BYTES).await;
+        let arriving = axum::body::to_bytes(body, MAX_BODY_BYTES);
+        let body = tokio::time::timeout(BODY_TIMEOUT, arriving).await.map_err(|_| {
+            let why = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            ApiError::new(ErrorType::Unavailable, why)
+        })?;
         let body = body.map_err(|e| unreadable(format_args!("{e}; at most {MAX_BODY_BYTES} bytes are read")))?;
         match encoding {
             Encoding::Urlencoded => {

@@ -92,7 +92,8 @@ impl Pool {
         self.options = options;
     }
 
-    pub(crate) fn replace_discovery(&mut self, discovery: Discovery) {
+    pub(crate) fn replace_discovery(&mut self, mut discovery: Discovery) {
+        discovery.take_over(&self.discovery);
         self.discovery = discovery;
     }
 

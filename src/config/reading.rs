@@ -41,26 +41,34 @@ impl Reading {
         if self.hangs.swap(true, Ordering::AcqRel) {
             return Err(hanging());
         }
-        let (path, hangs) = (self.path.clone(), Arc::clone(&self.hangs));
+        let unread = |source| ConfigError::Read {
+            path: self.path.clone(),
+            source,
+        };
+        let (path, hangs) = (self.path.clone(), Hangs(Arc::clone(&self.hangs)));
         let (give, read) = oneshot::channel();
         let reading = move || {
             let config = load(&path, &|name| std::env::var(name).ok());
-            hangs.store(false, Ordering::Release);
+            drop(hangs);
             // Whoever asked may have given up.
             let _ = give.send(config);
         };
-        let thread = std::thread::Builder::new().name("config".to_owned()).spawn(reading);
-        if let Err(source) = thread {
-            self.hangs.store(false, Ordering::Release);
-            return Err(ConfigError::Read {
-                path: self.path.clone(),
-                source,
-            });
-        }
+        let thread = std::thread::Builder::new().name("config".to_owned());
+        thread.spawn(reading).map_err(unread)?;
         match tokio::time::timeout(self.within, read).await {
             Ok(Ok(config)) => config,
-            _ => Err(hanging()),
+            Ok(Err(_)) => Err(unread(std::io::Error::other("reading it failed: see the log before"))),
+            Err(_) => Err(hanging()),
         }
+    }
+}
+
+/// Until a read has ended, in whatever way.
+struct Hangs(Arc<AtomicBool>);
+
+impl Drop for Hangs {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -66,15 +66,16 @@ impl Refusal {
 
 /// `/read`.
 pub(crate) async fn read(State(api): State<Arc<Api>>, body: Body) -> Response {
-    let answered = match decoded(body, BODY_TIMEOUT).await {
-        Ok(request) => admitted(&api, request).await,
+    let answered = match arrived(body, BODY_TIMEOUT).await {
+        Ok(packed) => admitted(&api, &packed).await,
         Err(refusal) => Err(refusal),
     };
     answered.unwrap_or_else(|Refusal(status, why)| plain(status, format!("{why}\n")))
 }
 
-/// Waits for a place; not before the request is there, so that one which comes slowly keeps none.
-async fn admitted(api: &Arc<Api>, request: ReadRequest) -> Result<Response, Refusal> {
+/// Waits for a place; not before the request is there, so that one which comes slowly keeps none, but before it is unpacked,
+/// which may make much of little.
+async fn admitted(api: &Arc<Api>, packed: &[u8]) -> Result<Response, Refusal> {
     let place = match api.read_gate.clone() {
         None => None,
         // The gate never closes.
@@ -83,7 +84,7 @@ async fn admitted(api: &Arc<Api>, request: ReadRequest) -> Result<Response, Refu
             Refusal(StatusCode::SERVICE_UNAVAILABLE, why)
         })?),
     };
-    answer(api, request, place).await
+    answer(api, decoded(packed)?, place).await
 }
 
 /// How many reads run at the same time; a stream keeps its place until it ends.
@@ -108,19 +109,22 @@ async fn answer(api: &Arc<Api>, request: ReadRequest, place: Place) -> Result<Re
     }
 }
 
-async fn decoded(body: Body, timeout: Duration) -> Result<ReadRequest, Refusal> {
+async fn arrived(body: Body, timeout: Duration) -> Result<Bytes, Refusal> {
     let arriving = axum::body::to_bytes(body, MAX_REQUEST_BYTES);
     let packed = tokio::time::timeout(timeout, arriving).await.map_err(|_| {
         let why = format!("the body did not arrive within {} s", timeout.as_secs_f64());
         Refusal(StatusCode::SERVICE_UNAVAILABLE, why)
     })?;
-    let packed = packed.map_err(|e| Refusal::bad(e.to_string()))?;
-    let length = snap::raw::decompress_len(&packed).map_err(|_| Refusal::bad("snappy: corrupt input"))?;
+    packed.map_err(|e| Refusal::bad(e.to_string()))
+}
+
+fn decoded(packed: &[u8]) -> Result<ReadRequest, Refusal> {
+    let length = snap::raw::decompress_len(packed).map_err(|_| Refusal::bad("snappy: corrupt input"))?;
     if length > MAX_REQUEST_BYTES {
         return Err(Refusal::bad("snappy: decoded block is too large"));
     }
     let bytes = snap::raw::Decoder::new()
-        .decompress_vec(&packed)
+        .decompress_vec(packed)
         .map_err(|_| Refusal::bad("snappy: corrupt input"))?;
     ReadRequest::decode(&bytes[..]).map_err(|e| Refusal::bad(e.to_string()))
 }
@@ -501,7 +505,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_does_not_arrive_is_given_up() {
         let silent = Body::from_stream(stream::pending::<io::Result<Bytes>>());
-        let refused = decoded(silent, Duration::from_millis(10)).await;
+        let refused = arrived(silent, Duration::from_millis(10)).await;
         assert!(
             refused.is_err_and(|Refusal(status, why)| status == 503 && why == "the body did not arrive within 0.01 s")
         );

@@ -7,27 +7,34 @@ use axum::routing::get;
 use futures::StreamExt as _;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const LIMIT: Duration = Duration::from_millis(300);
+const LIMIT: Duration = Duration::from_millis(600);
 /// Longer than the limit.
-const LONG: Duration = Duration::from_millis(900);
+const LONG: Duration = Duration::from_millis(1800);
 /// Nothing takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Server {
     address: SocketAddr,
     stop: CancellationToken,
+    /// `/slow` was asked for.
+    begun: Arc<Notify>,
     ended: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Server {
     async fn start(connections: usize) -> Self {
-        let slow = || async {
+        let begun = Arc::new(Notify::new());
+        let begins = Arc::clone(&begun);
+        let slow = move || async move {
+            begins.notify_one();
             tokio::time::sleep(LONG).await;
             "slow"
         };
@@ -48,7 +55,12 @@ impl Server {
         let stop = CancellationToken::new();
         let limits = ConnectionLimits::new(Some(LIMIT), connections);
         let ended = tokio::spawn(serve(listener, Routes::new(routes), None, limits, stop.clone()));
-        Self { address, stop, ended }
+        Self {
+            address,
+            stop,
+            begun,
+            ended,
+        }
     }
 
     /// A connection on which this was sent.
@@ -96,7 +108,7 @@ async fn answers_may_take_longer_than_requests() {
     assert!(drops.ends_with("abc"), "{drops}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_that_take_nothing_are_given_up_and_slow_ones_are_not() {
     let server = Server::start(8).await;
     let silent = server.sent("GET /large HTTP/1.0\r\n\r\n").await;
@@ -126,6 +138,7 @@ async fn clients_that_take_nothing_are_given_up_and_slow_ones_are_not() {
 async fn connections_above_the_limit_wait() {
     let server = Server::start(1).await;
     let first = server.sent("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    server.begun.notified().await;
     let mut byte = [0];
     let mut second = server.sent("GET / HTTP/1.0\r\n\r\n").await;
     let early = tokio::time::timeout(LONG / 3, second.read(&mut byte)).await;
@@ -150,7 +163,7 @@ async fn a_stop_lets_requests_end_and_idle_connections_go() {
     let server = Server::start(8).await;
     let idle = server.sent("").await;
     let slow = server.sent("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    tokio::time::sleep(LIMIT / 3).await;
+    server.begun.notified().await;
     server.stop.cancel();
     assert_eq!(rest(idle).await, "");
     assert!(rest(slow).await.ends_with("slow"));
