@@ -30,7 +30,17 @@ impl Rig {
     fn open(plain: &Arc<InMemory>, folder: &FilePath, max_bytes: u64) -> Self {
         let gets = Arc::new(Gets::default());
         let store = FaultyStore::by(Arc::clone(plain) as _, Arc::clone(&gets) as _);
-        let cache = CachedStore::open(Arc::new(store), folder, max_bytes, &Registry::new()).unwrap();
+        let store: Arc<FaultyStore> = Arc::new(store);
+        let open = || CachedStore::open(Arc::clone(&store) as _, folder, max_bytes, &Registry::new());
+        // Whoever had the folder before lets go of it when its last task has ended.
+        let waiting = std::iter::repeat_with(|| {
+            let opened = open();
+            if opened.is_err() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            opened
+        });
+        let cache = waiting.take(500).find_map(Result::ok).expect("the folder is free");
         // Not by a thread of its own, so that it is over.
         cache.shared.segments.read_back();
         Self {
