@@ -1,15 +1,15 @@
 //! TLS options into a rustls configuration. What reads files here blocks.
 
 use super::ClientError;
-use super::verify::Verifier;
+use super::verify::{Taken, Verifier};
 use crate::config::http::{TlsConfig, TlsVersion};
 use crate::config::{SecretSource, TextSource};
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use tracing::warn;
@@ -131,17 +131,19 @@ fn private_key(source: &SecretSource) -> Result<PrivateKeyDer<'static>, ClientEr
 
 fn verifier(config: &TlsConfig) -> Result<Arc<dyn ServerCertVerifier>, ClientError> {
     if config.insecure_skip_verify {
-        return Ok(Arc::new(NoVerifier(Arc::clone(&PROVIDER))));
+        return Ok(Arc::new(Verifier {
+            taken: Taken::Any,
+            provider: Arc::clone(&PROVIDER),
+        }));
     }
     let name = config.server_name.as_ref().map(|name| {
         ServerName::try_from(name.clone())
             .map_err(|_| ClientError(format!("tls_config: server_name {name:?} is not a host name")))
     });
     let (inner, own) = roots(config)?;
+    let name = name.transpose()?;
     Ok(Arc::new(Verifier {
-        inner,
-        own,
-        name: name.transpose()?,
+        taken: Taken::ByRoots { inner, own, name },
         provider: Arc::clone(&PROVIDER),
     }))
 }
@@ -194,45 +196,6 @@ fn system_roots() -> Vec<CertificateDer<'static>> {
         roots.extend(files.filter_map(|path| std::fs::read(path).ok()).flat_map(parse));
     }
     roots
-}
-
-/// `insecure_skip_verify`: any certificate will do.
-#[derive(Debug)]
-struct NoVerifier(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for NoVerifier {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -8,15 +8,25 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 use std::sync::Arc;
 
-/// Checks certificates against roots, and as Go does takes a root of `ca_file` that a target shows as its own.
+/// Which certificates are taken.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// `insecure_skip_verify`: any will do.
+    Any,
+    /// What leads to a root and, as Go does, a root of `ca_file` that a target shows as its own.
+    ByRoots {
+        /// None: there are no roots, and no certificate is taken.
+        inner: Option<Arc<WebPkiServerVerifier>>,
+        /// Those of `ca_file`.
+        own: Vec<CertificateDer<'static>>,
+        /// Checked in place of the host of the URL.
+        name: Option<ServerName<'static>>,
+    },
+}
+
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// None: there are no roots, and no certificate is taken.
-    pub(super) inner: Option<Arc<WebPkiServerVerifier>>,
-    /// Those of `ca_file`.
-    pub(super) own: Vec<CertificateDer<'static>>,
-    /// Checked in place of the host of the URL.
-    pub(super) name: Option<ServerName<'static>>,
+    pub(super) taken: Taken,
     pub(super) provider: Arc<CryptoProvider>,
 }
 
@@ -36,12 +46,15 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(inner) = &self.inner else {
+        let Taken::ByRoots { inner, own, name } = &self.taken else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let Some(inner) = inner else {
             return Err(CertificateError::UnknownIssuer.into());
         };
-        let name = self.name.as_ref().unwrap_or(server_name);
+        let name = name.as_ref().unwrap_or(server_name);
         match inner.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(why)) if is_authority(&why) && self.own.contains(end_entity) => {
+            Err(rustls::Error::InvalidCertificate(why)) if is_authority(&why) && own.contains(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }

@@ -1,10 +1,11 @@
 //! Which of founding, joining and coming back it is, and doing it.
 
 use super::identity::{ClusterMark, IdentityFile, NodeIdentity, put_mark, read_mark};
-use super::{NodeError, Starting};
+use super::{NodeError, Starting, store_folder};
 use crate::clients::MetaClient;
 use crate::meta::{FOUNDER_ID, read_newest_checkpoint, shards_in_force};
 use crate::placement::{DEFAULT_PLACEMENT_LABELS, epochs_in_force};
+use crate::store::NodeStore;
 use gnomon_model::{ClusterId, FeatureLevel, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
@@ -164,6 +165,28 @@ impl Starting {
             });
         }
         Ok(found.generation.max(identity.generation))
+    }
+
+    /// Whether the folder says who the node is, and what it has stored as that is gone. Nobody knows for whom it voted and
+    /// what it has acknowledged: it must not vote again as itself, and joins as a new node. A node alone is told to its
+    /// user instead ([`Self::no_replica`]).
+    pub(super) async fn has_lost_its_store(&self, identity: &NodeIdentity, store: &NodeStore) -> Result<bool, NodeError> {
+        if store.identity().is_some() || identity.founding || self.options.others().is_empty() {
+            return Ok(false);
+        }
+        self.options.channel.membership.learn(identity.cluster_id);
+        let client = self.meta_client(None)?;
+        let state = self.cluster_state(&client, |state| !state.epochs.is_empty()).await?;
+        let known = state.nodes.iter().find(|node| node.id == identity.node_id.0);
+        // One that was of other roles had none; one that is forgotten would not be let in.
+        let is_lost = known.is_none_or(|node| node.roles.iter().any(|role| role == "ingester"));
+        if is_lost {
+            tracing::warn!(
+                node = %identity.node_id, store = %store_folder(&self.options.data_folder).display(),
+                "what this node had stored is gone: it joins as a new node, and its peers fill it"
+            );
+        }
+        Ok(is_lost)
     }
 
     /// Asks the cluster for a new node's id.
