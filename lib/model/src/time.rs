@@ -65,6 +65,24 @@ impl TimeRange {
     }
 }
 
+/// Year, month (1 to 12) and day (1 to 31) of the proleptic Gregorian calendar, so many days after 1970-01-01.
+///
+/// As in H. Hinnant, "chrono-compatible low-level date algorithms": years begin in March, eras have 400 of them.
+#[must_use]
+pub const fn date_of_days(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let (month, is_next) = match march_month {
+        0..10 => (march_month + 3, 0),
+        _ => (march_month - 9, 1),
+    };
+    (era * 400 + year_of_era + is_next, month, day)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -170,7 +170,11 @@ impl Starting {
     /// Whether the folder says who the node is, and what it has stored as that is gone. Nobody knows for whom it voted and
     /// what it has acknowledged: it must not vote again as itself, and joins as a new node. A node alone is told to its
     /// user instead ([`Self::no_replica`]).
-    pub(super) async fn has_lost_its_store(&self, identity: &NodeIdentity, store: &NodeStore) -> Result<bool, NodeError> {
+    pub(super) async fn has_lost_its_store(
+        &self,
+        identity: &NodeIdentity,
+        store: &NodeStore,
+    ) -> Result<bool, NodeError> {
         if store.identity().is_some() || identity.founding || self.options.others().is_empty() {
             return Ok(false);
         }

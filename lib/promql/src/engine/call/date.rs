@@ -6,6 +6,7 @@ use crate::engine::column::Column;
 use crate::functions::FunctionId as F;
 use crate::plan::Node;
 use gnomon_model::Labels;
+use gnomon_model::time::date_of_days;
 
 /// A moment in the proleptic Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,22 +23,11 @@ pub(super) struct Date {
 impl Date {
     fn from_unix(seconds: i128) -> Self {
         let days = seconds.div_euclid(86_400) as i64;
-        // Howard Hinnant's days-to-civil: years that begin in March, in eras of 400 years.
-        let shifted = days + 719_468;
-        let era = shifted.div_euclid(146_097);
-        let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let march_month = (5 * day_of_year + 2) / 153;
-        let month = if march_month < 10 {
-            march_month + 3
-        } else {
-            march_month - 9
-        };
+        let (year, month, day) = date_of_days(days);
         Self {
-            year: year_of_era + era * 400 + i64::from(month <= 2),
+            year,
             month,
-            day: day_of_year - (153 * march_month + 2) / 5 + 1,
+            day,
             days_since_epoch: days,
             second_of_day: seconds.rem_euclid(86_400) as i64,
         }
