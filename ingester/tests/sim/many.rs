@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A run that takes longer stands still.
-const LONGEST: Duration = Duration::from_secs(180);
+/// A run that takes more of a processor's time goes round in circles.
+const MOST_TICKS: u64 = 180 * TICKS_PER_SECOND;
+/// A run that takes longer stands still: it may have to wait for a processor, but not for ever.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// `USER_HZ` of Linux, wherever programs see it.
+const TICKS_PER_SECOND: u64 = 100;
 const SHOW_EVERY: u64 = 100;
 
 pub(crate) enum Outcome {
@@ -65,15 +69,26 @@ fn watch(child: &mut Child) -> Result<bool, String> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status.success()),
-            Ok(None) if since.elapsed() > LONGEST => {
+            Ok(None) if since.elapsed() > LONGEST || ticks(child.id()) > MOST_TICKS => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("it has not ended within {LONGEST:?}"));
+                let seconds = MOST_TICKS / TICKS_PER_SECOND;
+                return Err(format!(
+                    "it has not ended within {seconds} s of a processor, or {LONGEST:?}"
+                ));
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(5)),
             Err(error) => return Err(error.to_string()),
         }
     }
+}
+
+/// What a process has had of processors: `utime` and `stime` of `/proc/PID/stat` (proc(5)), which follow the name in brackets.
+fn ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let times = after_name.split_whitespace().skip(11).take(2);
+    times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 /// Runs seeds from `first` on, as many as `count`; those that fail.

@@ -34,6 +34,8 @@ pub(crate) struct Nemesis {
     clients: Vec<usize>,
     around: Surroundings,
     draining: Vec<u64>,
+    /// A disk was lost, and what was on it may not be on as many others as is wished yet.
+    is_disk_lost: bool,
     origin: Origin,
     /// When the change of the number of shards is to be announced; none where it was, or is not to be.
     reshard_at: Option<Instant>,
@@ -46,6 +48,7 @@ impl Nemesis {
             due: Vec::new(),
             clients,
             draining: Vec::new(),
+            is_disk_lost: false,
             origin,
             reshard_at: around.reshard.map(|_| Instant::now()),
             around,
@@ -299,6 +302,11 @@ impl Nemesis {
     }
 
     async fn drain(&mut self, machines: &[Machine], client: &Machine) {
+        self.is_disk_lost &= unsettled(machines).is_some();
+        // With three, the other two are all that is left then: no group of two outlives the disk of one of them.
+        if self.is_disk_lost && self.draining.is_empty() {
+            return;
+        }
         let nodes = by_node(machines);
         let (node, draining) = match self.draining.last() {
             Some(node) => (*node, false),
@@ -344,6 +352,7 @@ impl Nemesis {
         let place = machines[at].place;
         self.tell(format!("machine {place} gets a new disk"));
         machines[at].wipe();
+        self.is_disk_lost = true;
         self.later(50, 3000, Mend::Start(place));
     }
 

@@ -217,7 +217,7 @@ impl GroupHost {
         if let Some(inner) = shared.group(id) {
             inner.closed.cancel();
             inner.ended.cancelled().await;
-            inner.machine.until_flushed().await;
+            inner.machine.retire().await;
             shared.groups.write().remove(&id);
         }
         if !ask.is_empty() && !self.is_no_member(id, ask).await {

@@ -38,6 +38,8 @@ struct Inner {
     store: Arc<NodeStore>,
     group: GroupId,
     tail: Mutex<Tail>,
+    /// Held while something is handed to the store, so that nothing is once it has been set.
+    is_sealed: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -154,6 +156,7 @@ impl GroupLog {
                 store,
                 group,
                 tail: Mutex::new(tail),
+                is_sealed: Mutex::new(false),
             }),
         })
     }
@@ -167,6 +170,12 @@ impl GroupLog {
         let log = Self::open(store, group)?;
         let last = log.inner.tail.lock().last;
         Ok(left.max(last))
+    }
+
+    /// From here on nothing is written through this handle, whoever still holds it: on a bad disk Raft cannot be waited for,
+    /// and goes on where it stood once the disk is well. By then the replica may be removed, or opened again.
+    pub(crate) fn seal(&self) {
+        *self.inner.is_sealed.lock() = true;
     }
 
     /// Bytes appended since the log was opened; only grows.
@@ -202,7 +211,15 @@ impl Inner {
             sync,
             done: Box::new(done),
         };
-        self.store.submit(submission).await;
+        let place = self.store.place().await;
+        let is_sealed = self.is_sealed.lock();
+        match place {
+            Some(place) if !*is_sealed => place.submit(submission),
+            _ => {
+                drop(is_sealed);
+                (submission.done)(Err(StoreError::Closed));
+            }
+        }
     }
 
     async fn write(&self, writes: Vec<Write>, sync: bool) -> io::Result<()> {

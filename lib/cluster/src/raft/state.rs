@@ -109,9 +109,11 @@ impl Machine {
         })
     }
 
-    /// Waits until nothing is being flushed: a flush goes on by itself where nobody waits for it.
-    pub(crate) async fn until_flushed(&self) {
+    /// Refuses the last incarnation too, and waits until nothing is being flushed or installed: both go on by themselves where
+    /// nobody waits for them.
+    pub(crate) async fn retire(&self) {
         let _one = self.flushing.lock().await;
+        self.core.lock().await.incarnation += 1;
     }
 
     fn load(self: &Arc<Self>, core: &mut Core) -> Result<(), StateError> {

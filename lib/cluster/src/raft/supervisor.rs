@@ -117,6 +117,7 @@ async fn stop(inner: &GroupInner, running: Running) {
         () = stop_raft(&running) => {}
         _ = store.in_trouble(HAND_OVER_WITHIN) => {}
     }
+    running.log.seal();
 }
 
 /// A leader that goes lets the follower that has most take over, so that nobody has to notice its absence.

@@ -55,6 +55,15 @@ pub struct Identity {
     pub node: NodeId,
 }
 
+/// A place in the writer's queue: what is submitted there comes before all that has none yet.
+pub(crate) struct Place<'a>(mpsc::Permit<'a, Message>);
+
+impl Place<'_> {
+    pub(crate) fn submit(self, submission: Submission) {
+        self.0.send(Message::Submit(submission));
+    }
+}
+
 /// One node's store; all its groups share it.
 pub struct NodeStore {
     backend: SharedBackend,
@@ -234,11 +243,15 @@ impl NodeStore {
 
     /// Hands writes to the writer thread. `done` is told, from that thread, in the order of submission.
     pub async fn submit(&self, submission: Submission) {
-        if let Err(mpsc::error::SendError(Message::Submit(submission))) =
-            self.queue.send(Message::Submit(submission)).await
-        {
-            (submission.done)(Err(StoreError::Closed));
+        match self.place().await {
+            Some(place) => place.submit(submission),
+            None => (submission.done)(Err(StoreError::Closed)),
         }
+    }
+
+    /// Waits for a place in the writer's queue; none once the store is closed.
+    pub(crate) async fn place(&self) -> Option<Place<'_>> {
+        self.queue.reserve().await.ok().map(Place)
     }
 
     /// Writes a batch now, from the calling thread; blocks, but does not wait for a bad disk.

@@ -5,7 +5,7 @@ use crate::raft::codec;
 use crate::raft::log::GroupLog;
 use crate::raft::metrics::HostMetrics;
 use crate::raft::state::{Machine, MachineAdapter};
-use crate::raft::types::{Entry, LogId, TypeConfig};
+use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 use crate::store::{Space, Submission, Write};
 use futures::StreamExt;
 use openraft::StorageError;
@@ -98,4 +98,29 @@ async fn an_entry_that_is_missing_is_named() {
         let error = anew.limited_get_log_entries(10, 20).await.unwrap_err().to_string();
         assert!(error.contains(&format!("where entry {missing} is expected")), "{error}");
     }
+}
+
+/// What still holds the log of a replica that has been closed writes nothing more: not where it is removed, nor where it is
+/// opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_through_a_sealed_log() {
+    let store = in_memory(Arc::default());
+    let (mut log, _) = build(store.clone()).await;
+    let entry = |index| Entry::new_blank(LogId::new_term_index(1, index));
+    log.append([entry(0), entry(1)], IOFlushed::noop()).await.unwrap();
+    log.seal();
+    log.append([entry(2)], IOFlushed::noop()).await.unwrap();
+    assert!(log.save_vote(&Vote::new(7, 1)).await.is_err());
+    assert!(log.truncate_after(None).await.is_err());
+    let (sender, written) = tokio::sync::oneshot::channel();
+    let behind_them = Submission {
+        writes: Vec::new(),
+        sync: true,
+        done: Box::new(move |result| drop(sender.send(result))),
+    };
+    store.submit(behind_them).await;
+    written.await.unwrap().unwrap();
+
+    let (log, _) = build(store).await;
+    assert_eq!(log.bounds(), (0, Some(1)));
 }
