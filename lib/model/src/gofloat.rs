@@ -147,7 +147,7 @@ impl fmt::Display for General {
 pub fn push_json(out: &mut String, value: f64) {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     // Whole numbers, which most are, need no search for the shortest digits.
-    if value.abs() < EXACT && value.trunc() == value {
+    if value.abs() < EXACT && value as i64 as f64 == value {
         if value.is_sign_negative() {
             out.push('-');
         }
@@ -162,18 +162,8 @@ pub fn push_json(out: &mut String, value: f64) {
 }
 
 /// Appends the digits of a number.
-pub fn push_integer(out: &mut String, mut number: u64) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or("0"));
+pub fn push_integer(out: &mut String, number: u64) {
+    out.push_str(itoa::Buffer::new().format(number));
 }
 
 /// A fixed number of digits after the point: Go's `%.6f`.

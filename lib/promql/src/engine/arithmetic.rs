@@ -96,7 +96,7 @@ pub(crate) fn two_sum(a: f64, b: f64) -> (f64, f64) {
     (sum, (a - (sum - part)) + (b - part))
 }
 
-/// The sum of values that come and go, exact: the same as [`Kahan`]'s of those that are there, to the bit.
+/// The sum of values of which some are taken back, exact: the same as [`Kahan`]'s of those that are left, to the bit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sliding {
     sum: f64,
@@ -104,8 +104,8 @@ pub(crate) struct Sliding {
 }
 
 impl Sliding {
-    /// Whether no sum of any of these values, however they come and go (each once), loses anything to rounding: neither
-    /// here nor in [`Kahan`].
+    /// Whether no sum of any of these values, however they are added and taken back (each once), loses anything to rounding:
+    /// neither here nor in [`Kahan`].
     ///
     /// With values of `min..=max` binary exponents, and n of them coming or going, sums stay below n 2^(max+1), so that
     /// all that rounding takes off them stays below n^2 2^(max-52); it is a multiple of 2^(min-52). A float holds that
@@ -134,9 +134,12 @@ impl Sliding {
         self.lost += lost;
     }
 
-    /// Takes back what was added.
-    pub(crate) fn remove(&mut self, value: f64) {
-        self.add(-value);
+    /// What was added since it was as `before`.
+    pub(crate) fn without(self, before: Self) -> Self {
+        let mut left = self;
+        left.add(-before.sum);
+        left.lost -= before.lost;
+        left
     }
 
     pub(crate) fn value(self) -> f64 {
@@ -236,7 +239,9 @@ pub(crate) fn nan_first(a: f64, b: f64) -> std::cmp::Ordering {
 }
 
 /// The quantile of numbers by linear interpolation between neighbours.
-pub(crate) fn quantile(q: f64, values: &[f64], cancel: &CancelFlag) -> Evaluated<f64> {
+///
+/// The values come out in another order.
+pub(crate) fn quantile(q: f64, values: &mut [f64], cancel: &CancelFlag) -> Evaluated<f64> {
     if values.is_empty() || q.is_nan() {
         return Ok(f64::NAN);
     }
@@ -254,9 +259,9 @@ pub(crate) fn quantile(q: f64, values: &[f64], cancel: &CancelFlag) -> Evaluated
     let (lower, upper) = if values.len() > order::STRIDE {
         (order::nth(values, lower, cancel)?, order::nth(values, upper, cancel)?)
     } else {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(|a, b| nan_first(*a, *b));
-        (sorted[lower], sorted[upper])
+        let (_, at_lower, above) = values.select_nth_unstable_by(lower, |a, b| nan_first(*a, *b));
+        let next = above.iter().copied().min_by(|a, b| nan_first(*a, *b));
+        (*at_lower, next.unwrap_or(*at_lower))
     };
     Ok(lower * (1.0 - weight) + upper * weight)
 }
@@ -313,7 +318,7 @@ mod tests {
 
     #[test]
     fn quantiles_interpolate() {
-        let quantile = |q, values: &[f64]| quantile(q, values, &CancelFlag::new()).unwrap();
+        let quantile = |q, values: &[f64]| quantile(q, &mut values.to_vec(), &CancelFlag::new()).unwrap();
         assert_eq!(quantile(0.8, &[2.0, 0.0, 1.0]), 1.6);
         assert!(quantile(0.2, &[1.0, f64::NAN, 0.0]).is_nan());
         assert_eq!(quantile(1.5, &[1.0]), f64::INFINITY);
@@ -333,16 +338,17 @@ mod tests {
         ) {
             let values: Vec<f64> = values.into_iter().map(|(m, cut, e)| (m >> cut) as f64 * 2f64.powi(e)).collect();
             if Sliding::is_exact_for(&values) {
-                let mut sliding = Sliding::default();
+                let mut before = vec![Sliding::default()];
                 for end in 1..=values.len() {
-                    sliding.add(values[end - 1]);
-                    if let Some(gone) = end.checked_sub(width + 1) {
-                        sliding.remove(values[gone]);
-                    }
-                    let there = values[end.saturating_sub(width)..end].iter().copied();
-                    prop_assert_eq!(sliding.value().to_bits(), there.clone().collect::<Kahan>().value().to_bits());
+                    let mut sum = before[end - 1];
+                    sum.add(values[end - 1]);
+                    before.push(sum);
+                    let start = end.saturating_sub(width);
+                    let left = sum.without(before[start]).value();
+                    let there = values[start..end].iter().copied();
+                    prop_assert_eq!(left.to_bits(), there.clone().collect::<Kahan>().value().to_bits());
                     let count = there.len() as f64;
-                    prop_assert_eq!((sliding.value() / count).to_bits(), there.collect::<Mean>().value().to_bits());
+                    prop_assert_eq!((left / count).to_bits(), there.collect::<Mean>().value().to_bits());
                 }
             }
         }

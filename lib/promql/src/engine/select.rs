@@ -1,8 +1,9 @@
 //! Instant selectors, and the raw material of range vectors.
 
-use super::column::Column;
+use super::column::{Column, Kind};
 use super::context::{Evaluated, Exec, Sink};
 use super::shared::Each;
+use super::window::Alike;
 use crate::ast::Span;
 use crate::buffers;
 use crate::limits::EvalError;
@@ -10,6 +11,7 @@ use crate::plan::{Extended, Grid, Node, Shift, Window, WindowInput};
 use crate::source::{Samples, Series};
 use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use gnomon_model::{Labels, is_stale_nan};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The samples of one series without stale markers, floats and histograms apart, each by time.
@@ -264,11 +266,20 @@ fn detect_resets(histograms: &mut [Option<Arc<FloatHistogram>>]) {
 
 fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> Evaluated<Column> {
     let samples = series.samples;
-    let mut column = Column::empty(series.labels, selector.grid.n);
+    let (grid, shift) = (selector.grid, selector.shift);
+    let mut column = Column::empty(series.labels, grid.n);
+    let alike = match take {
+        Take::Value if samples.histograms.is_empty() => Alike::of(shift, lookback_ms, grid, &samples.timestamps),
+        _ => None,
+    };
+    let together = alike.map_or(grid.n..grid.n, |alike| newest_alike(&alike, &samples.values, &mut column));
     // How many samples lie at or before the step.
     let mut until = 0;
-    for i in 0..selector.grid.n {
-        let at = selector.shift.apply(selector.grid.time(i));
+    for i in (0..together.start).chain(together.end..grid.n) {
+        let at = shift.apply(grid.time(i));
+        if i == together.end {
+            until = samples.timestamps.partition_point(|t| *t <= at);
+        }
         while samples.timestamps.get(until).is_some_and(|t| *t <= at) {
             until += 1;
         }
@@ -299,6 +310,24 @@ fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> E
     }
     buffers::give_back(samples.timestamps, samples.values);
     Ok(column)
+}
+
+/// Takes the newest sample of steps whose lookbacks have as many samples as each other; which steps these are.
+fn newest_alike(alike: &Alike, values: &[f64], column: &mut Column) -> Range<usize> {
+    let Some(newest) = (alike.first + alike.count).checked_sub(1).filter(|_| alike.count > 0) else {
+        return alike.steps.start..alike.steps.start;
+    };
+    let taken = values[newest..].iter().step_by(alike.stride);
+    let floats = &mut column.floats[alike.steps.clone()];
+    let kinds = &mut column.kinds[alike.steps.clone()];
+    for ((float, kind), value) in floats.iter_mut().zip(kinds).zip(taken) {
+        let is_there = !is_stale_nan(*value);
+        (*float, *kind) = match is_there {
+            true => (*value, Kind::Float),
+            false => (0.0, Kind::Absent),
+        };
+    }
+    alike.steps.clone()
 }
 
 /// The samples next to a moment.
@@ -365,5 +394,50 @@ fn line<T: OnLine>(times: &[i64], values: &[T], near: Neighbours, at: i64) -> Op
         }
         (Some(before), None) => Some(values[before].whole()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_step_has_the_newest_sample_before_it(
+            interval in 1i64..20,
+            step in 1i64..60,
+            begins in -50i64..50,
+            samples in prop::collection::vec(prop_oneof![4 => 0.0..1e6, 1 => Just(gnomon_model::STALE_NAN)], 0..80),
+            (start, steps, lookback, offset) in (-60i64..60, 0usize..60, 1i64..120, -30i64..30),
+            is_multiple in any::<bool>(),
+            late in 0i64..3,
+        ) {
+            let mut timestamps: Vec<i64> = (0..samples.len() as i64).map(|at| begins + at * interval).collect();
+            if let Some(last) = timestamps.last_mut() {
+                *last += late / 2;
+            }
+            let selector = Selector {
+                request: 0,
+                shift: Shift { at_ms: None, offset_ms: offset },
+                extended: Extended::No,
+                grid: Grid { start_ms: start, step_ms: if is_multiple { step * interval } else { step }, n: steps },
+                span: Span::default(),
+            };
+            let expected: Vec<Option<u64>> = (0..steps)
+                .map(|i| {
+                    let at = selector.shift.apply(selector.grid.time(i));
+                    let newest = timestamps.iter().zip(&samples).rev().find(|(t, _)| **t <= at)?;
+                    (*newest.0 > at - lookback && !is_stale_nan(*newest.1)).then_some(newest.1.to_bits())
+                })
+                .collect();
+            let series = Series {
+                labels: Labels::default(),
+                samples: Samples { timestamps: timestamps.clone(), values: samples.clone(), ..Samples::default() },
+            };
+            let column = newest(series, selector, lookback, Take::Value).unwrap();
+            let found: Vec<Option<u64>> = (0..steps).map(|i| column.float(i).map(f64::to_bits)).collect();
+            prop_assert_eq!(found, expected);
+        }
     }
 }

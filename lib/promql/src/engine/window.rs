@@ -17,6 +17,7 @@ use crate::ast::Span;
 use crate::functions::FunctionId;
 use crate::limits::{CancelFlag, EvalError};
 use crate::plan::{Extended, Node, NodeKind, Window, WindowInput};
+pub(crate) use even::Alike;
 use floats::Simple;
 use gnomon_model::histogram::FloatHistogram;
 use gnomon_model::{Labels, METRIC_NAME};

@@ -53,7 +53,7 @@ impl Exec<'_> {
                     }
                 }
                 if !values.is_empty() {
-                    out.set_float(i, quantile(*q, &values, self.cancel)?);
+                    out.set_float(i, quantile(*q, &mut values, self.cancel)?);
                 }
             }
             if out.has_any() {

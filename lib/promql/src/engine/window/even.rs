@@ -1,7 +1,7 @@
 //! Series whose samples come at even intervals, looked at in steps that are multiples of the interval: as scrapes come, and
 //! as dashboards ask.
 
-use crate::plan::{Grid, Window};
+use crate::plan::{Grid, Shift};
 use std::ops::Range;
 
 /// Fewer are looked at one by one: all times would be looked at for them.
@@ -9,14 +9,14 @@ const FEW_STEPS: usize = 4;
 
 /// Steps whose ranges have as many samples as each other, in the same places, none being cut short by the series' ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Alike {
-    pub(super) steps: Range<usize>,
+pub(crate) struct Alike {
+    pub(crate) steps: Range<usize>,
     /// Position of the first sample in the first step's range.
-    pub(super) first: usize,
+    pub(crate) first: usize,
     /// Samples in each range.
-    pub(super) count: usize,
+    pub(crate) count: usize,
     /// Samples from one step to the next.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
 }
 
 impl Alike {
@@ -29,13 +29,14 @@ impl Alike {
         }
     }
 
-    /// None where the times are not even, or steps are no multiples of their interval.
-    pub(super) fn of(window: &Window, grid: Grid, times: &[i64]) -> Option<Self> {
+    /// Of ranges that end at the steps, moved by `shift`. None where the times are not even, or steps are no multiples of
+    /// their interval.
+    pub(crate) fn of(shift: Shift, range_ms: i64, grid: Grid, times: &[i64]) -> Option<Self> {
         if grid.n < FEW_STEPS {
             return None;
         }
         let interval = interval(times)?;
-        let end_ms = |i| window.shift.apply(grid.time(i));
+        let end_ms = |i| shift.apply(grid.time(i));
         let step = end_ms(1).checked_sub(end_ms(0)).filter(|step| *step > 0)?;
         let last = i64::try_from(grid.n.checked_sub(1)?).ok()?;
         // Where time itself ends steps are not even.
@@ -45,7 +46,7 @@ impl Alike {
         }
         // Samples up to a time, as if there were some before the first and after the last.
         let until = |time: i64| Some(time.checked_sub(times[0])?.div_euclid(interval) + 1);
-        let (first, end) = (until(end_ms(0).checked_sub(window.range_ms)?)?, until(end_ms(0))?);
+        let (first, end) = (until(end_ms(0).checked_sub(range_ms)?)?, until(end_ms(0))?);
         let stride = step / interval;
         let begin = first.checked_neg()?.max(0).div_euclid(stride) + i64::from(first < 0 && first % stride != 0);
         let behind = i64::try_from(times.len()).ok()?.checked_sub(end)?.div_euclid(stride) + 1;

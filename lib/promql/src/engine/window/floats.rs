@@ -109,7 +109,7 @@ fn each(
 }
 
 /// Gives each step's sum and how many values it is of, unless there are none, to `of`. Only for values whose sums are
-/// exact.
+/// exact: the sum of a range is that of all before its end without that of all before its begin.
 fn sums(
     window: &Window,
     points: &Points,
@@ -117,32 +117,26 @@ fn sums(
     of: impl Fn(f64, f64) -> f64,
     check: &dyn Fn() -> Evaluated<()>,
 ) -> Evaluated<Column> {
-    let floats = &points.floats;
     let mut column = Column::empty(points.labels.clone(), grid.n);
+    let mut before = Vec::with_capacity(points.floats.len() + 1);
     let mut sum = Sliding::default();
-    let mut summed = 0..0;
-    let mut looked_at = 0;
+    before.push(sum);
+    each_value(&points.floats, check, |value| {
+        sum.add(value);
+        before.push(sum);
+    })?;
     let mut ends = Ends::default();
     for i in 0..grid.n {
+        if i.is_multiple_of(STRIDE) {
+            check()?;
+        }
         let end_ms = window.shift.apply(grid.time(i));
         let start_ms = end_ms.saturating_sub(window.range_ms);
         let range = ends.advance(&points.float_times, start_ms, end_ms);
-        if range.start >= summed.end {
-            // Nothing of the step before is left.
-            sum = Sliding::default();
-            summed = range.start..range.start;
-        }
-        each_value(&floats[summed.start..range.start], check, |gone| sum.remove(gone))?;
-        each_value(&floats[summed.end..range.end], check, |come| sum.add(come))?;
-        looked_at += range.start - summed.start + range.end - summed.end + 1;
-        if looked_at >= STRIDE {
-            check()?;
-            looked_at = 0;
-        }
         if !range.is_empty() {
+            let sum = before[range.end].without(before[range.start]);
             column.set_float(i, of(sum.value(), range.len() as f64));
         }
-        summed = range;
     }
     Ok(column)
 }
@@ -155,7 +149,7 @@ fn changes(window: &Window, points: &Points, grid: Grid, counter: bool, per_seco
         Falls::default()
     };
     let alike = match falls.is_empty() {
-        true => Alike::of(window, grid, times),
+        true => Alike::of(window.shift, window.range_ms, grid, times),
         false => None,
     };
     let rate = Rate {
@@ -344,7 +338,7 @@ mod tests {
             let grid = Grid { start_ms: start, step_ms: interval * times_interval, n: steps };
             let rate = Rate { counter, seconds: per_second.then_some(range as f64 / 1000.0) };
             let falls = || if counter { Falls::of(&points.floats, &points.float_times, &[]) } else { Falls::default() };
-            let alike = Alike::of(&window, grid, &points.float_times);
+            let alike = Alike::of(window.shift, window.range_ms, grid, &points.float_times);
             let together = Changes::new(&window, &points, falls(), rate).column(grid, alike.filter(|_| falls().is_empty()));
             let each = Changes::new(&window, &points, falls(), rate).column(grid, None);
             let bits = |column: &Column| (0..steps).map(|i| column.float(i).map(f64::to_bits)).collect::<Vec<_>>();
