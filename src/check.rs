@@ -3,10 +3,13 @@
 use crate::config;
 use crate::flags::{CheckConfig, CheckMetrics, CheckWebConfig};
 use crate::web;
+use gnomon_scraper::check_files;
+use gnomon_scraper::config::ScrapeConfig;
 use gnomon_scraper::parse::{Severity, check_metrics};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// As promtool: an exposition that is taken but goes against the conventions.
 const EXIT_LINT: u8 = 3;
@@ -18,7 +21,7 @@ pub fn config(what: &CheckConfig) -> ExitCode {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
     let mut good = true;
     for path in &what.files {
-        good &= config_file(path, what.strict, &environment, &mut out, &mut err);
+        good &= config_file(path, what, &environment, &mut out, &mut err);
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -26,7 +29,7 @@ pub fn config(what: &CheckConfig) -> ExitCode {
 /// Whether a file is good. That nobody reads what is said of it (a closed pipe) changes nothing about that.
 fn config_file(
     path: &Path,
-    strict: bool,
+    what: &CheckConfig,
     environment: &dyn Fn(&str) -> Option<String>,
     out: &mut dyn Write,
     err: &mut dyn Write,
@@ -44,14 +47,46 @@ fn config_file(
     for unsupported in &config.unsupported {
         let _ = writeln!(err, "{unsupported}");
     }
-    if strict && let Err(error) = config.require_supported() {
+    if what.strict
+        && let Err(error) = config.require_supported()
+    {
         let _ = writeln!(err, "{error}");
+        return false;
+    }
+    if !what.syntax_only && !named_files(path, &config.scrape_configs, err) {
         return false;
     }
     let jobs = config.scrape_configs.len();
     let plural = if jobs == 1 { "" } else { "s" };
     let _ = writeln!(out, "{}: good, {jobs} scrape configuration{plural}", path.display());
     true
+}
+
+/// Whether the files that jobs name are good.
+fn named_files(path: &Path, jobs: &[Arc<ScrapeConfig>], err: &mut dyn Write) -> bool {
+    let path = path.display();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = writeln!(err, "{path}: the files that it names cannot be looked at: {error}");
+            return false;
+        }
+    };
+    let mut good = true;
+    for job in jobs {
+        let name = &job.job_name;
+        let checked = runtime.block_on(check_files(job));
+        for warning in checked.warnings {
+            let _ = writeln!(err, "{path}: job {name:?}: {warning}");
+        }
+        for error in checked.errors {
+            good = false;
+            let _ = writeln!(err, "{path}: job {name:?}: {error}");
+        }
+    }
+    // One that hangs is not waited for.
+    runtime.shutdown_background();
+    good
 }
 
 /// `gnomon check web-config`: one line per file, problems on standard error; 1 if a file is not good.
@@ -133,7 +168,12 @@ mod tests {
         let check = |text: &str, strict| {
             std::fs::write(&path, text).unwrap();
             let (mut out, mut err) = (Vec::new(), Vec::new());
-            let good = config_file(&path, strict, &|_| None, &mut out, &mut err);
+            let what = CheckConfig {
+                files: Vec::new(),
+                strict,
+                syntax_only: text.contains("syntax"),
+            };
+            let good = config_file(&path, &what, &|_| None, &mut out, &mut err);
             let text = |bytes| {
                 String::from_utf8(bytes)
                     .unwrap()
@@ -154,6 +194,14 @@ mod tests {
         let (good, _, err) = check(later, false);
         assert!(good && err.contains("/p.yml:1: rule_files has no effect"), "{err}");
         assert!(!check(later, true).0);
+        let names = "scrape_configs: [{job_name: x, tls_config: {ca_file: /gone.pem}}]";
+        let (good, out, err) = check(names, false);
+        assert_eq!((good, out.as_str()), (false, ""));
+        assert!(
+            err.starts_with("/p.yml: job \"x\": ") && err.contains("/gone.pem"),
+            "{err}"
+        );
+        assert!(check(&names.replace(": x", ": syntax"), false).0);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod buffer;
+mod check;
 mod client;
 pub mod config;
 mod discovery;
@@ -28,6 +29,7 @@ mod target;
 mod testing;
 
 pub use buffer::BufferOptions;
+pub use check::{CheckedFiles, check_files};
 pub use client::ClientError;
 pub use discovery::{BadGroups, parse_groups};
 pub use hand_over::{after_join, after_leave};

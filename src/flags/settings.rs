@@ -65,12 +65,14 @@ impl Query {
     }
 }
 
-/// `gnomon check config FILE…`
+/// `gnomon check config [--strict] [--syntax-only] FILE…`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckConfig {
     pub files: Vec<PathBuf>,
     /// Sections that are not supported yet are errors.
     pub strict: bool,
+    /// Files that these files name are not looked at.
+    pub syntax_only: bool,
 }
 
 /// `gnomon check metrics [--strict] [FILE…]`; standard input without a file or for `-`.
@@ -619,9 +621,15 @@ pub(super) fn check() -> clap::Command {
         .arg_required_else_help(true)
         .subcommand(
             clap::Command::new("config")
-                .about("Check configuration files")
+                .about("Check configuration files, and the certificates, keys, secrets and target files that they name")
                 .arg(files().required(true))
-                .arg(strict("Sections that are not supported yet are errors")),
+                .arg(strict("Sections that are not supported yet are errors"))
+                .arg(
+                    Arg::new("syntax-only")
+                        .long("syntax-only")
+                        .action(ArgAction::SetTrue)
+                        .help("Do not look at the files that they name"),
+                ),
         )
         .subcommand(
             clap::Command::new("web-config")
@@ -642,6 +650,7 @@ pub(super) fn check_command(check: &ArgMatches) -> Command {
         Some(("config", m)) => Command::CheckConfig(CheckConfig {
             files: files(m),
             strict: m.get_flag("strict"),
+            syntax_only: m.get_flag("syntax-only"),
         }),
         Some(("web-config", m)) => Command::CheckWebConfig(CheckWebConfig { files: files(m) }),
         Some((_, m)) => Command::CheckMetrics(CheckMetrics {

@@ -287,7 +287,9 @@ fn the_file_goes_before_the_flags_of_retention() {
 #[test]
 fn check_takes_files() {
     let parsed = parse(["gnomon", "check", "config", "--strict", "a.yml", "b.yml"]).unwrap();
-    assert!(matches!(parsed.command, Command::CheckConfig(CheckConfig { files, strict: true }) if files.len() == 2));
+    assert!(
+        matches!(parsed.command, Command::CheckConfig(CheckConfig { files, strict: true, syntax_only: false }) if files.len() == 2)
+    );
     assert!(parse(["gnomon", "check", "config"]).is_err());
 }
 

@@ -91,6 +91,24 @@ impl Authenticator {
         Ok(())
     }
 
+    /// Reads what [`Self::add_to`] would read, and sends nothing.
+    pub(super) async fn read(&self) -> Result<(), ClientError> {
+        match &self.auth {
+            None => {}
+            Some(Auth::Basic(basic)) => {
+                text(basic.username.as_ref(), "basic auth username").await?;
+                secret(basic.password.as_ref(), "basic auth password").await?;
+            }
+            Some(Auth::Authorization(authorization)) => {
+                secret(authorization.credentials.as_ref(), "authorization credentials").await?;
+            }
+            Some(Auth::OAuth2(oauth)) => {
+                secret(oauth.client_secret.as_ref(), "oauth2 client secret").await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn token(&self, client: &reqwest::Client, oauth: &OAuth2) -> Result<HeaderValue, ClientError> {
         // Held over the request, so that many scrapes ask for one token once.
         let mut kept = self.token.lock().await;

@@ -114,6 +114,15 @@ impl HttpClient {
         HOP.scope(Mutex::new(None), exchange).await
     }
 
+    /// Reads the files that a request would be made with, and sends none.
+    ///
+    /// # Errors
+    /// When one cannot be read, or holds what no header may hold.
+    pub(crate) async fn read_files(&self) -> Result<(), ClientError> {
+        self.auth.read().await?;
+        self.add_headers(&mut HeaderMap::new()).await
+    }
+
     async fn add_headers(&self, out: &mut HeaderMap) -> Result<(), ClientError> {
         for (name, values) in &self.config.headers {
             let header = HeaderName::from_bytes(name.as_bytes())

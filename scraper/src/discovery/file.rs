@@ -237,6 +237,20 @@ fn read(path: &Path) -> Result<Vec<TargetGroup>, BadGroups> {
     parse_groups(path, &text)
 }
 
+/// What is wrong with target files, and the paths for which there are none; blocks.
+pub(crate) fn check_targets(configs: &[FileSdConfig]) -> (Vec<BadGroups>, Vec<PathBuf>) {
+    let (mut bad, mut missing) = (Vec::new(), Vec::new());
+    for pattern in configs.iter().flat_map(|config| &config.files) {
+        let mut paths = expand(pattern);
+        paths.retain(|path| path.exists());
+        if paths.is_empty() {
+            missing.push(pattern.clone());
+        }
+        bad.extend(paths.iter().filter_map(|path| read(path).err()));
+    }
+    (bad, missing)
+}
+
 /// The files that a path stands for: `*` in its last part is any run of characters.
 fn expand(pattern: &Path) -> Vec<PathBuf> {
     let Some(name) = pattern.file_name().map(|n| n.to_string_lossy()) else {

@@ -3,6 +3,7 @@
 mod file;
 mod groups;
 
+pub(crate) use file::check_targets;
 pub use groups::{BadGroups, parse_groups};
 
 use crate::config::{FileSdConfig, ScrapeConfig, TargetGroup};

@@ -272,7 +272,9 @@ fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> E
         Take::Value if samples.histograms.is_empty() => Alike::of(shift, lookback_ms, grid, &samples.timestamps),
         _ => None,
     };
-    let together = alike.map_or(grid.n..grid.n, |alike| newest_alike(&alike, &samples.values, &mut column));
+    let together = alike.map_or(grid.n..grid.n, |alike| {
+        newest_alike(&alike, &samples.values, &mut column)
+    });
     // How many samples lie at or before the step.
     let mut until = 0;
     for i in (0..together.start).chain(together.end..grid.n) {
