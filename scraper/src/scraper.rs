@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Changes of the ring and of discovery that come together are acted on together.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -132,6 +132,7 @@ impl Scraper {
             env: Arc::new(env),
             owners,
             pools: BTreeMap::new(),
+            is_configured: false,
             status: Arc::clone(&status),
             changed,
             given_until_ms: Arc::clone(&given_until_ms),
@@ -211,6 +212,8 @@ struct Manager {
     env: Arc<ScrapeEnv>,
     owners: Owners,
     pools: BTreeMap<String, Pool>,
+    /// A configuration is or was in force.
+    is_configured: bool,
     status: Arc<Status>,
     changed: mpsc::UnboundedSender<String>,
     given_until_ms: Arc<AtomicI64>,
@@ -331,6 +334,7 @@ impl Manager {
     }
 
     async fn switch(&mut self, steps: Vec<Step>) {
+        self.is_configured = true;
         let jobs: Vec<&str> = steps.iter().map(|s| s.config.job_name.as_str()).collect();
         let gone: Vec<String> = self
             .pools
@@ -382,7 +386,19 @@ impl Manager {
         config: &Arc<ScrapeConfig>,
         failures: &prometheus::IntCounter,
     ) -> Result<Arc<PoolOptions>, ApplyError> {
-        let made = PoolOptions::new(Arc::clone(config)).await;
+        // Nothing is in force before the first configuration: the other jobs are not to wait for a secret that is mounted late.
+        let made = match self.is_configured {
+            true => PoolOptions::new(Arc::clone(config)).await,
+            false => match PoolOptions::whatever_files(Arc::clone(config)).await {
+                Ok((options, Some(error))) => {
+                    failures.inc();
+                    error!(job = %config.job_name, %error, "the job's targets are down until its files are good");
+                    Ok(options)
+                }
+                Ok((options, None)) => Ok(options),
+                Err(error) => Err(error),
+            },
+        };
         made.map(Arc::new).map_err(|source| {
             failures.inc();
             ApplyError::Client {

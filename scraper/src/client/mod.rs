@@ -44,7 +44,8 @@ pub(crate) struct HttpClient {
 }
 
 struct Built {
-    client: reqwest::Client,
+    /// Why there is none: one of the files is missing or bad.
+    client: Result<reqwest::Client, ClientError>,
     /// The files that the client was made of, as they were then.
     files: Vec<(PathBuf, FileState)>,
 }
@@ -68,6 +69,34 @@ impl HttpClient {
         })
     }
 
+    /// As [`Self::new`], also where it is a file that cannot be used: each request fails then, and says why, until the file
+    /// is another.
+    ///
+    /// # Errors
+    /// When it is not the files that are at fault.
+    pub(crate) async fn whatever_files(config: &HttpClientConfig) -> Result<(Self, Option<ClientError>), ClientError> {
+        // Before they are read: whatever changes meanwhile is seen later.
+        let mut files = Vec::new();
+        for path in tls::files(&config.tls) {
+            files.push((path.clone(), file_state(&path).await));
+        }
+        match Self::new(config).await {
+            Ok(client) => Ok((client, None)),
+            Err(error) if files.is_empty() => Err(error),
+            Err(error) => {
+                let client = Self {
+                    auth: Authenticator::new(config)?,
+                    built: Mutex::new(Built {
+                        client: Err(error.clone()),
+                        files,
+                    }),
+                    config: config.clone(),
+                };
+                Ok((client, Some(error)))
+            }
+        }
+    }
+
     /// The client, made anew if one of its files has changed.
     async fn current(&self) -> Result<reqwest::Client, ClientError> {
         let (client, files) = {
@@ -79,10 +108,10 @@ impl HttpClient {
                 let built = build(&self.config).await?;
                 let client = built.client.clone();
                 *self.built.lock() = built;
-                return Ok(client);
+                return client;
             }
         }
-        Ok(client)
+        client
     }
 
     /// Sends a GET and returns the answer with its body still to come. Errors name `shown_url`. Redirects are followed as configured.
@@ -195,7 +224,10 @@ fn build_now(config: &HttpClientConfig) -> Result<Built, ClientError> {
     let client = builder
         .build()
         .map_err(|e| ClientError(format!("error creating HTTP client: {}", error::innermost(&e))))?;
-    Ok(Built { client, files })
+    Ok(Built {
+        client: Ok(client),
+        files,
+    })
 }
 
 fn with_proxy(builder: reqwest::ClientBuilder, config: &ProxyConfig) -> Result<reqwest::ClientBuilder, ClientError> {

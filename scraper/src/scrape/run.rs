@@ -107,15 +107,29 @@ impl PoolOptions {
     /// # Errors
     /// When the job's HTTP client cannot be made.
     pub(crate) async fn new(config: Arc<ScrapeConfig>) -> Result<Self, ClientError> {
-        Ok(Self {
-            client: HttpClient::new(&config.http).await?,
+        let client = HttpClient::new(&config.http).await?;
+        Ok(Self::with(client, config))
+    }
+
+    /// As [`Self::new`], also where files of the job cannot be used, and why not: its targets are down until they can.
+    ///
+    /// # Errors
+    /// When it is not the files that are at fault.
+    pub(crate) async fn whatever_files(config: Arc<ScrapeConfig>) -> Result<(Self, Option<ClientError>), ClientError> {
+        let (client, error) = HttpClient::whatever_files(&config.http).await?;
+        Ok((Self::with(client, config), error))
+    }
+
+    fn with(client: HttpClient, config: Arc<ScrapeConfig>) -> Self {
+        Self {
+            client,
             headers: job_headers(&config),
             failures: config
                 .scrape_failure_log_file
                 .as_deref()
                 .map(|path| Arc::new(FailureLog::new(path))),
             config,
-        })
+        }
     }
 }
 

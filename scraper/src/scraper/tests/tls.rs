@@ -185,3 +185,31 @@ async fn a_certificate_that_signed_itself_is_taken_where_it_is_the_ca_file() {
     // Of the same name and key as the trusted one, and yet another.
     refused(&address, trusting(EXPIRED), "certificate signed by unknown authority").await;
 }
+
+/// Prometheus starts too, but scrapes such a job only once it is told to read its configuration again.
+#[tokio::test]
+async fn a_file_that_is_missing_at_the_start_keeps_its_job_down_until_it_is_there() {
+    let address = serve(false);
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let with = TlsConfig {
+        ca: Some(TextSource::File(ca.clone())),
+        ..trusting()
+    };
+    let rig = Rig::scraping(secure(&address, with.clone())).await;
+    let down = rig.failed().await;
+    assert!(
+        down.last_error.contains(&ca.display().to_string()),
+        "{}",
+        down.last_error
+    );
+    // What is in force is not replaced by what cannot be used.
+    let other = TlsConfig {
+        ca: Some(TextSource::File(folder.path().join("other.pem"))),
+        ..with
+    };
+    let changed = vec![Arc::new(secure(&address, other))];
+    assert!(rig.scraper.apply_config(changed).await.is_err());
+    std::fs::write(&ca, CA).unwrap();
+    rig.good().await;
+}
