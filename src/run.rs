@@ -199,10 +199,18 @@ impl Node {
             roles::until_shards_are_open(&process, &handle, ingester).await?;
         }
         routes.replace(web::routes(
-            &process, &handle, &bucket, &running, &blocks, results, lifecycle,
+            &process,
+            &handle,
+            &bucket,
+            &running,
+            &blocks,
+            results,
+            lifecycle.clone(),
         )?);
         process.status.set_waiting_for("the configuration is taken into force");
+        let checksum = config.checksum();
         config::in_force(&process, &handle, &running, config, wishes).await?;
+        config::follow(&process, lifecycle, checksum);
         if process.settings.roles.scraper {
             process.status.set_waiting_for("the ring of scrapers takes the node in");
             handle.begin_scraping().await;

@@ -15,6 +15,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Reads and checks a configuration file and the scrape configuration files it names.
 ///
@@ -57,6 +58,7 @@ pub fn parse(text: &str, path: &Path, environment: &dyn Fn(&str) -> Option<Strin
     };
     let root = yaml::parse(text).map_err(invalid)?;
     let mut loader = Loader::new(path, environment);
+    loader.checksum.update(text.as_bytes());
     let files = loader.read_root(&root).map_err(invalid)?;
     loader.read_scrape_files(&files)?;
     Ok(loader.finish())
@@ -73,6 +75,8 @@ struct Loader<'a> {
     names: NameRules,
     scrape_configs: Vec<Arc<ScrapeConfig>>,
     own_scrape_configs: usize,
+    /// Of the texts of all files.
+    checksum: Xxh3,
     /// Where each job was found first.
     jobs: HashMap<String, PathBuf>,
     storage: StorageConfig,
@@ -102,6 +106,7 @@ impl<'a> Loader<'a> {
             names: NameRules::Utf8,
             scrape_configs: Vec::new(),
             own_scrape_configs: 0,
+            checksum: Xxh3::new(),
             jobs: HashMap::new(),
             storage: StorageConfig::default(),
             otlp: OtlpSettings::default(),
@@ -324,6 +329,7 @@ impl<'a> Loader<'a> {
                     path: path.clone(),
                     error,
                 };
+                self.checksum.update(text.as_bytes());
                 let root = yaml::parse(&text).map_err(invalid)?;
                 let mut fields = At::root(&root).fields().map_err(invalid)?;
                 self.read_scrape_configs(&mut fields, &path).map_err(invalid)?;
@@ -345,6 +351,7 @@ impl<'a> Loader<'a> {
             warnings: self.warnings,
             redacted_yaml: self.shown.to_yaml(),
             own_scrape_configs: self.own_scrape_configs,
+            checksum: self.checksum.digest128(),
         }
     }
 }

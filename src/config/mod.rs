@@ -38,6 +38,7 @@ pub struct Config {
     redacted_yaml: String,
     /// How many of `scrape_configs` are of the file itself.
     own_scrape_configs: usize,
+    checksum: u128,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -111,6 +112,12 @@ impl Config {
     #[must_use]
     pub fn redacted_yaml(&self) -> &str {
         &self.redacted_yaml
+    }
+
+    /// Of the texts that it was read from, secrets and remarks included: whether the files are others than before.
+    #[must_use]
+    pub const fn checksum(&self) -> u128 {
+        self.checksum
     }
 
     /// All that makes one configuration differ from another, but for secrets: what is shown, and the scrape

@@ -150,6 +150,8 @@ impl Roles {
 pub struct Settings {
     pub config_file: PathBuf,
     pub config_strict: bool,
+    /// How often the configuration is looked at for changes; none: it is reloaded when that is asked for.
+    pub auto_reload: Option<Duration>,
     pub roles: Roles,
     pub data_dir: PathBuf,
     /// Milliseconds, where a flag gives it; what is in force is [`Settings::retention`].
@@ -252,6 +254,7 @@ const FEATURES: &[&str] = &[
     CREATED_ZERO,
     "search-api",
     "promql-per-step-stats",
+    AUTO_RELOAD,
     // Always on.
     "promql-duration-expr",
     "exemplar-storage",
@@ -266,7 +269,6 @@ pub(super) fn why_ignored(feature: &str) -> &'static str {
         // As in Prometheus from 3.9 on.
         "native-histograms" => "set scrape_native_histograms in the configuration file",
         "extra-scrape-metrics" => "set extra_scrape_metrics in the configuration file",
-        "auto-reload-config" => "reload by SIGHUP or POST /-/reload",
         _ => "it has no meaning here",
     }
 }
@@ -275,6 +277,10 @@ pub(super) fn why_ignored(feature: &str) -> &'static str {
 const REMOTE_WRITE: &str = "remote-write-receiver";
 /// The same of `--web.enable-otlp-receiver`.
 const OTLP_WRITE: &str = "otlp-write-receiver";
+/// The configuration is read again every so often, and reloaded where it is another.
+const AUTO_RELOAD: &str = "auto-reload-config";
+/// As in Prometheus.
+const SHORTEST_AUTO_RELOAD: Duration = Duration::from_secs(1);
 /// A sample of 0 where a scraped series says that it began.
 pub(crate) const CREATED_ZERO: &str = "created-timestamp-zero-ingestion";
 const OTLP_DELTAS: &str = "otlp-native-delta-ingestion";
@@ -383,6 +389,7 @@ impl Settings {
         let v = Values(values);
         let (retention_ms, retention_bytes) = retention(&v)?;
         let (features, ignored_features) = features(&v)?;
+        let auto_reload = v.duration("config.auto-reload-interval")?.max(SHORTEST_AUTO_RELOAD);
         let peers = v.list("cluster.peers");
         let external_url = external_url(v.text("web.external-url"))?;
         for address in v.list("web.listen-address") {
@@ -409,6 +416,7 @@ impl Settings {
         Ok(Self {
             config_file: v.text("config.file").into(),
             config_strict: v.switch("config.strict"),
+            auto_reload: features.contains(AUTO_RELOAD).then_some(auto_reload),
             roles,
             data_dir: v.text("storage.tsdb.path").into(),
             retention_ms,

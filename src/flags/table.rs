@@ -162,11 +162,12 @@ const FLAGS: &[Flag] = &[
         "",
         "Prometheus' feature flags; those without a meaning here are warned about.",
     ),
-    idle(
+    here(
+        CONFIG,
         "config.auto-reload-interval",
         One("DURATION"),
         "30s",
-        "reload by SIGHUP or POST /-/reload",
+        "How often the configuration is looked at for changes, at least 1s, with --enable-feature=auto-reload-config.",
     ),
     here(
         WEB,

@@ -95,6 +95,14 @@ fn a_feature_that_the_file_turns_on_is_said_to_be_there() {
     assert!(why.contains("scrape_native_histograms"), "{why}");
     let (settings, parsed) = run(&["--enable-feature=created-timestamp-zero-ingestion"]).unwrap();
     assert!(parsed.without_effect.is_empty() && settings.features.contains(CREATED_ZERO));
+    assert_eq!(settings.auto_reload, None);
+    let interval = "--config.auto-reload-interval=";
+    let reloading = |every: &str| {
+        let (settings, parsed) = run(&["--enable-feature=auto-reload-config", &format!("{interval}{every}")]).unwrap();
+        assert!(parsed.without_effect.is_empty());
+        settings.auto_reload.unwrap().as_millis()
+    };
+    assert_eq!((reloading("10s"), reloading("10ms")), (10_000, 1_000));
 }
 
 #[test]

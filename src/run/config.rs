@@ -4,7 +4,7 @@ use super::Process;
 use super::roles::{Running, write_limits};
 use crate::config::{Config, Reading};
 use crate::flags::{CREATED_ZERO, Settings, retention_text};
-use crate::lifecycle::Reload;
+use crate::lifecycle::{Lifecycle, Reload};
 use crate::logging::error_text;
 use anyhow::Context as _;
 use gnomon_cluster::node::NodeHandle;
@@ -258,6 +258,34 @@ pub(super) async fn in_force(
         }
     });
     Ok(())
+}
+
+/// `--enable-feature=auto-reload-config`: reads the configuration every so often, and asks for a reload where it is another
+/// than the one in force, or cannot be read. As in Prometheus, what is refused is tried again.
+pub(super) fn follow(process: &Process, lifecycle: Lifecycle, first: u128) {
+    let Some(every) = process.settings.auto_reload else {
+        return;
+    };
+    let (reading, stop) = (Reading::of(process.settings.config_file.clone()), process.stop.clone());
+    process.tasks.spawn(async move {
+        let mut in_force = first;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+            }
+            let checksum = reading.load().await.ok().map(|config| config.checksum());
+            if checksum == Some(in_force) {
+                continue;
+            }
+            // What came of it is logged where the reload is done.
+            if lifecycle.reload().await.is_ok()
+                && let Some(checksum) = checksum
+            {
+                in_force = checksum;
+            }
+        }
+    });
 }
 
 /// The name of a scrape pool, and its rules for targets.

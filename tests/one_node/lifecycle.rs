@@ -55,6 +55,49 @@ async fn a_bad_file_is_refused_on_reload_and_the_old_one_goes_on() {
     );
 }
 
+/// Of the file itself, and of one that it names; secrets too, which are not shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_configuration_is_taken_by_itself_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let job = |name: &str| format!("{{job_name: {name}, static_configs: [{{targets: ['127.0.0.1:1']}}]}}");
+    let file = |name: &str| format!("scrape_configs: [{}]\nscrape_config_files: [more.yml]\n", job(name));
+    let flags = [
+        "--enable-feature=auto-reload-config",
+        "--config.auto-reload-interval=1s",
+    ];
+    let node = Node::start(folder.path(), &file("first"), &flags).await;
+    let pools = async |wanted: &[&str]| {
+        eventually("the jobs", async || {
+            let targets = node.http.api("/api/v1/targets").await;
+            let active = targets["activeTargets"].as_array().cloned().unwrap_or_default();
+            let mut pools: Vec<_> = active
+                .iter()
+                .filter_map(|target| target["scrapePool"].as_str())
+                .collect();
+            pools.sort_unstable();
+            (pools == wanted).then_some(())
+        })
+        .await;
+    };
+    pools(&["first"]).await;
+    std::fs::write(node.config_file(), file("second")).expect("write");
+    pools(&["second"]).await;
+    let more = node.config_file().with_file_name("more.yml");
+    std::fs::write(&more, format!("scrape_configs: [{}]\n", job("third"))).expect("write");
+    pools(&["second", "third"]).await;
+    // One that is refused is tried again, and changes nothing.
+    std::fs::write(&more, "scrape_configs: [{job_nam: typo}]\n").expect("write");
+    let is_taken = async || {
+        let (_, metrics) = node.http.get("/metrics").await;
+        metrics.contains("prometheus_config_last_reload_successful 1\n")
+    };
+    eventually("a refusal", async || (!is_taken().await).then_some(())).await;
+    pools(&["second", "third"]).await;
+    std::fs::write(&more, "").expect("write");
+    pools(&["second"]).await;
+    assert!(is_taken().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_level_is_changed_while_a_node_runs() {
     let folder = tempfile::tempdir().expect("temp folder");
