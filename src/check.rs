@@ -73,9 +73,10 @@ fn named_files(path: &Path, jobs: &[Arc<ScrapeConfig>], err: &mut dyn Write) -> 
         }
     };
     let mut good = true;
-    for job in jobs {
+    // Together: where a disk hangs, all wait for it at once.
+    let all = runtime.block_on(futures::future::join_all(jobs.iter().map(check_files)));
+    for (job, checked) in jobs.iter().zip(all) {
         let name = &job.job_name;
-        let checked = runtime.block_on(check_files(job));
         for warning in checked.warnings {
             let _ = writeln!(err, "{path}: job {name:?}: {warning}");
         }

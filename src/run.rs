@@ -208,8 +208,7 @@ impl Node {
             lifecycle.clone(),
         )?);
         process.status.set_waiting_for("the configuration is taken into force");
-        let checksum = config.checksum();
-        config::in_force(&process, &handle, &running, config, wishes).await?;
+        let checksum = config::in_force(&process, &handle, &running, config, wishes).await?;
         config::follow(&process, lifecycle, checksum);
         if process.settings.roles.scraper {
             process.status.set_waiting_for("the ring of scrapers takes the node in");

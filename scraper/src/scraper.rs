@@ -387,7 +387,9 @@ impl Manager {
         failures: &prometheus::IntCounter,
     ) -> Result<Arc<PoolOptions>, ApplyError> {
         // Nothing is in force before the first configuration: the other jobs are not to wait for a secret that is mounted late.
-        let made = match self.is_configured {
+        // Nor are their changes to be refused for one that is missing anyway.
+        let lacks_files = |pool: &Pool| pool.lacks_files();
+        let made = match self.is_configured && !self.pools.get(&config.job_name).is_some_and(lacks_files) {
             true => PoolOptions::new(Arc::clone(config)).await,
             false => match PoolOptions::whatever_files(Arc::clone(config)).await {
                 Ok((options, Some(error))) => {

@@ -130,6 +130,8 @@ struct Keeper {
     reading: Reading,
     retention: watch::Sender<Retention>,
     otlp: watch::Sender<Arc<OtlpSettings>>,
+    /// Of the texts of the configuration in force.
+    checksum: watch::Sender<u128>,
 }
 
 impl Keeper {
@@ -159,6 +161,7 @@ impl Keeper {
         }
         self.otlp.send_replace(Arc::new(config.otlp.clone()));
         self.take_retention(self.settings.retention(&config.storage));
+        self.checksum.send_replace(config.checksum());
         let now = self.clock.now();
         self.metrics.taken(config, now.0);
         let evaluation = config.global.evaluation_interval.as_millis();
@@ -215,14 +218,14 @@ impl Keeper {
     }
 }
 
-/// Takes the first configuration into force, and from then on each one that is asked for.
+/// Takes the first configuration into force, and from then on each one that is asked for. The checksum of the one in force.
 pub(super) async fn in_force(
     process: &Process,
     node: &NodeHandle,
     running: &Running,
     config: Config,
     mut wishes: mpsc::Receiver<Reload>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<watch::Receiver<u128>> {
     let keeper = Keeper {
         metrics: Metrics::register(&process.registry).context("metrics")?,
         status: Arc::clone(&process.status),
@@ -234,7 +237,9 @@ pub(super) async fn in_force(
         reading: Reading::of(process.settings.config_file.clone()),
         retention: process.retention.clone(),
         otlp: running.otlp_settings.clone(),
+        checksum: watch::Sender::new(config.checksum()),
     };
+    let checksum = keeper.checksum.subscribe();
     keeper.take(&config, false).await?;
     let stop = process.stop.clone();
     process.tasks.spawn(async move {
@@ -257,32 +262,26 @@ pub(super) async fn in_force(
             let _ = wish.send(result);
         }
     });
-    Ok(())
+    Ok(checksum)
 }
 
 /// `--enable-feature=auto-reload-config`: reads the configuration every so often, and asks for a reload where it is another
 /// than the one in force, or cannot be read. As in Prometheus, what is refused is tried again.
-pub(super) fn follow(process: &Process, lifecycle: Lifecycle, first: u128) {
+pub(super) fn follow(process: &Process, lifecycle: Lifecycle, in_force: watch::Receiver<u128>) {
     let Some(every) = process.settings.auto_reload else {
         return;
     };
     let (reading, stop) = (Reading::of(process.settings.config_file.clone()), process.stop.clone());
     process.tasks.spawn(async move {
-        let mut in_force = first;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
             }
             let checksum = reading.load().await.ok().map(|config| config.checksum());
-            if checksum == Some(in_force) {
-                continue;
-            }
-            // What came of it is logged where the reload is done.
-            if lifecycle.reload().await.is_ok()
-                && let Some(checksum) = checksum
-            {
-                in_force = checksum;
+            if checksum != Some(*in_force.borrow()) {
+                // What came of it is logged where the reload is done.
+                let _ = lifecycle.reload().await;
             }
         }
     });

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 /// A run that takes more of a processor's time goes round in circles.
 const MOST_TICKS: u64 = 180 * TICKS_PER_SECOND;
-/// A run that takes longer stands still: it may have to wait for a processor, but not for ever.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// A run that has had none of it for so long stands still, or there is none to be had.
+const IDLE: Duration = Duration::from_secs(300);
 /// `USER_HZ` of Linux, wherever programs see it.
 const TICKS_PER_SECOND: u64 = 100;
 const SHOW_EVERY: u64 = 100;
@@ -65,17 +65,22 @@ pub(crate) fn in_process(seed: u64, is_told: bool) -> Outcome {
 
 /// Whether it ended well; one that stands still is ended.
 fn watch(child: &mut Child) -> Result<bool, String> {
-    let since = Instant::now();
+    let (mut had, mut since) = (0, Instant::now());
     loop {
+        let has = ticks(child.id());
+        if has != had {
+            (had, since) = (has, Instant::now());
+        }
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status.success()),
-            Ok(None) if since.elapsed() > LONGEST || ticks(child.id()) > MOST_TICKS => {
+            Ok(None) if since.elapsed() > IDLE || has > MOST_TICKS => {
                 let _ = child.kill();
                 let _ = child.wait();
                 let seconds = MOST_TICKS / TICKS_PER_SECOND;
-                return Err(format!(
-                    "it has not ended within {seconds} s of a processor, or {LONGEST:?}"
-                ));
+                return Err(match has > MOST_TICKS {
+                    true => format!("it has not ended within {seconds} s of a processor"),
+                    false => format!("it has done nothing for {IDLE:?}"),
+                });
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(5)),
             Err(error) => return Err(error.to_string()),

@@ -71,6 +71,7 @@ impl Nemesis {
 
     /// Mends what is due.
     pub(crate) fn mend(&mut self, machines: &mut [Machine]) {
+        self.is_disk_lost = self.is_disk_lost && unsettled(machines).is_some();
         let now = Instant::now();
         let (due, rest) = self.due.drain(..).partition(|(at, _)| *at <= now);
         self.due = rest;
@@ -302,7 +303,6 @@ impl Nemesis {
     }
 
     async fn drain(&mut self, machines: &[Machine], client: &Machine) {
-        self.is_disk_lost &= unsettled(machines).is_some();
         // With three, the other two are all that is left then: no group of two outlives the disk of one of them.
         if self.is_disk_lost && self.draining.is_empty() {
             return;

@@ -73,7 +73,7 @@ impl Authenticator {
     }
 
     /// Adds the `Authorization` header, if any.
-    pub(super) async fn add_to(&self, client: &reqwest::Client, headers: &mut HeaderMap) -> Result<(), ClientError> {
+    pub(super) async fn add_to(&self, headers: &mut HeaderMap) -> Result<(), ClientError> {
         let value = match &self.auth {
             None => return Ok(()),
             Some(Auth::Basic(basic)) => {
@@ -85,7 +85,7 @@ impl Authenticator {
                 let credentials = secret(authorization.credentials.as_ref(), "authorization credentials").await?;
                 sensitive(format!("{} {credentials}", authorization.scheme).trim())?
             }
-            Some(Auth::OAuth2(oauth)) => self.token(client, oauth).await?,
+            Some(Auth::OAuth2(oauth)) => self.token(oauth).await?,
         };
         headers.insert(AUTHORIZATION, value);
         Ok(())
@@ -104,19 +104,20 @@ impl Authenticator {
             }
             Some(Auth::OAuth2(oauth)) => {
                 secret(oauth.client_secret.as_ref(), "oauth2 client secret").await?;
+                client_of(oauth).await?;
             }
         }
         Ok(())
     }
 
-    async fn token(&self, client: &reqwest::Client, oauth: &OAuth2) -> Result<HeaderValue, ClientError> {
+    async fn token(&self, oauth: &OAuth2) -> Result<HeaderValue, ClientError> {
         // Held over the request, so that many scrapes ask for one token once.
         let mut kept = self.token.lock().await;
         let valid = |t: &&Token| t.expires.is_none_or(|at| Instant::now() + EXPIRY_MARGIN < at);
         if let Some(token) = kept.as_ref().filter(valid) {
             return Ok(token.header.clone());
         }
-        let token = fetch_token(client, oauth).await?;
+        let token = fetch_token(&client_of(oauth).await?, oauth).await?;
         let header = token.header.clone();
         *kept = Some(token);
         Ok(header)
@@ -125,6 +126,17 @@ impl Authenticator {
 
 fn basic_header(user: &str, password: &str) -> Result<HeaderValue, ClientError> {
     sensitive(&format!("Basic {}", base64(format!("{user}:{password}").as_bytes())))
+}
+
+/// Who asks the authorization server, which has a `tls_config` and a `proxy_url` of its own. Made anew for each token: they
+/// last for minutes and more.
+async fn client_of(oauth: &OAuth2) -> Result<reqwest::Client, ClientError> {
+    let config = HttpClientConfig {
+        tls: oauth.tls.clone(),
+        proxy: oauth.proxy.clone(),
+        ..HttpClientConfig::default()
+    };
+    super::build(&config).await?.client
 }
 
 fn token_form(oauth: &OAuth2) -> String {

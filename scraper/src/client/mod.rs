@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::time::timeout;
 use url::Url;
 
 /// As long as Prometheus keeps connections that are not used.
@@ -41,11 +44,29 @@ pub(crate) struct HttpClient {
     config: HttpClientConfig,
     auth: Authenticator,
     built: Mutex<Built>,
+    /// It is being made of files that could not be used before.
+    is_building: Arc<AtomicBool>,
+}
+
+/// Files that are not read within this hang.
+const FILES_WITHIN: Duration = Duration::from_secs(10);
+
+/// Files that could not be used are tried again after this.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+
+/// Says that something has ended, however it does.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 struct Built {
     /// Why there is none: one of the files is missing or bad.
     client: Result<reqwest::Client, ClientError>,
+    at: Instant,
     /// The files that the client was made of, as they were then.
     files: Vec<(PathBuf, FileState)>,
 }
@@ -65,43 +86,57 @@ impl HttpClient {
         Ok(Self {
             auth: Authenticator::new(config)?,
             built: Mutex::new(build(config).await?),
+            is_building: Arc::default(),
             config: config.clone(),
         })
     }
 
-    /// As [`Self::new`], also where it is a file that cannot be used: each request fails then, and says why, until the file
-    /// is another.
+    /// As [`Self::new`], also where files cannot be used, and why: each request fails then, and says so, until they can.
     ///
     /// # Errors
     /// When it is not the files that are at fault.
     pub(crate) async fn whatever_files(config: &HttpClientConfig) -> Result<(Self, Option<ClientError>), ClientError> {
-        // Before they are read: whatever changes meanwhile is seen later.
-        let mut files = Vec::new();
-        for path in tls::files(&config.tls) {
-            files.push((path.clone(), file_state(&path).await));
+        let hangs = || ClientError(format!("its files are not read within {} s", FILES_WITHIN.as_secs()));
+        let made = timeout(FILES_WITHIN, Self::new(config)).await;
+        let error = match made.unwrap_or_else(|_| Err(hangs())) {
+            Ok(client) => return Ok((client, None)),
+            Err(error) => error,
+        };
+        let without = HttpClientConfig {
+            tls: tls::without_files(&config.tls),
+            ..config.clone()
+        };
+        if without == *config || build(&without).await.is_err() {
+            return Err(error);
         }
-        match Self::new(config).await {
-            Ok(client) => Ok((client, None)),
-            Err(error) if files.is_empty() => Err(error),
-            Err(error) => {
-                let client = Self {
-                    auth: Authenticator::new(config)?,
-                    built: Mutex::new(Built {
-                        client: Err(error.clone()),
-                        files,
-                    }),
-                    config: config.clone(),
-                };
-                Ok((client, Some(error)))
-            }
-        }
+        let client = Self {
+            auth: Authenticator::new(config)?,
+            built: Mutex::new(Built {
+                client: Err(error.clone()),
+                at: Instant::now(),
+                files: Vec::new(),
+            }),
+            is_building: Arc::default(),
+            config: config.clone(),
+        };
+        Ok((client, Some(error)))
     }
 
-    /// The client, made anew if one of its files has changed.
+    /// Its files could not be used when that was last tried.
+    pub(crate) fn lacks_files(&self) -> bool {
+        self.built.lock().client.is_err()
+    }
+
+    /// The client, made anew if one of its files has changed, or could not be used until now.
     async fn current(&self) -> Result<reqwest::Client, ClientError> {
-        let (client, files) = {
+        let (client, files, at) = {
             let built = self.built.lock();
-            (built.client.clone(), built.files.clone())
+            (built.client.clone(), built.files.clone(), built.at)
+        };
+        let client = match client {
+            Ok(client) => client,
+            Err(error) if at.elapsed() < TRY_EVERY => return Err(error),
+            Err(error) => return self.build_again(error).await,
         };
         for (path, then) in &files {
             if file_state(path).await != *then {
@@ -111,6 +146,30 @@ impl HttpClient {
                 return client;
             }
         }
+        Ok(client)
+    }
+
+    /// One at a time, which may hang: meanwhile the others fail as before.
+    async fn build_again(&self, before: ClientError) -> Result<reqwest::Client, ClientError> {
+        if self.is_building.swap(true, Ordering::AcqRel) {
+            return Err(before);
+        }
+        let (config, is_building) = (self.config.clone(), Ended(Arc::clone(&self.is_building)));
+        let building = tokio::task::spawn_blocking(move || {
+            let built = build_now(&config);
+            drop(is_building);
+            built
+        });
+        let built = building
+            .await
+            .unwrap_or_else(|e| Err(ClientError(format!("error creating HTTP client: {e}"))));
+        let built = built.unwrap_or_else(|error| Built {
+            client: Err(error),
+            at: Instant::now(),
+            files: Vec::new(),
+        });
+        let client = built.client.clone();
+        *self.built.lock() = built;
         client
     }
 
@@ -131,7 +190,7 @@ impl HttpClient {
         let client = self.current().await.map_err(own)?;
         let mut all = headers;
         self.add_headers(&mut all).await.map_err(own)?;
-        self.auth.add_to(&client, &mut all).await.map_err(own)?;
+        self.auth.add_to(&mut all).await.map_err(own)?;
         let request = client.get(url.clone()).headers(all);
         let exchange = async {
             let sent = request.send().await;
@@ -226,6 +285,7 @@ fn build_now(config: &HttpClientConfig) -> Result<Built, ClientError> {
         .map_err(|e| ClientError(format!("error creating HTTP client: {}", error::innermost(&e))))?;
     Ok(Built {
         client: Ok(client),
+        at: Instant::now(),
         files,
     })
 }

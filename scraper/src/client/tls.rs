@@ -55,6 +55,18 @@ pub(super) fn files(config: &TlsConfig) -> Vec<PathBuf> {
     texts.chain(key).collect()
 }
 
+/// The same but for what is read from files.
+pub(super) fn without_files(config: &TlsConfig) -> TlsConfig {
+    let mut without = config.clone();
+    without.ca = without.ca.filter(|ca| matches!(ca, TextSource::Inline(_)));
+    let is_inline =
+        matches!(without.cert, Some(TextSource::Inline(_))) && matches!(without.key, Some(SecretSource::Inline(_)));
+    if !is_inline {
+        (without.cert, without.key) = (None, None);
+    }
+    without
+}
+
 /// # Errors
 /// When a file cannot be read or what it holds cannot be used.
 pub(super) fn client_config(config: &TlsConfig, http2: bool) -> Result<ClientConfig, ClientError> {
@@ -108,13 +120,26 @@ fn read(source: &TextSource, what: &str) -> Result<Vec<u8>, ClientError> {
     }
 }
 
+fn named(source: &TextSource, what: &str) -> String {
+    match source {
+        TextSource::Inline(_) => what.to_owned(),
+        TextSource::File(path) => format!("{what} file {}", path.display()),
+    }
+}
+
 fn certificates(source: &TextSource, what: &str) -> Result<Vec<CertificateDer<'static>>, ClientError> {
     let pem = read(source, what)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(ClientError(format!("tls_config: {what} holds no PEM certificate"))),
-        Err(e) => Err(ClientError(format!("tls_config: {what} is not PEM: {e}"))),
+        Ok(_) => Err(ClientError(format!(
+            "tls_config: {} holds no PEM certificate",
+            named(source, what)
+        ))),
+        Err(e) => Err(ClientError(format!(
+            "tls_config: {} is not PEM: {e}",
+            named(source, what)
+        ))),
     }
 }
 

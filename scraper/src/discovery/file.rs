@@ -242,7 +242,7 @@ pub(crate) fn check_targets(configs: &[FileSdConfig]) -> (Vec<BadGroups>, Vec<Pa
     let (mut bad, mut missing) = (Vec::new(), Vec::new());
     for pattern in configs.iter().flat_map(|config| &config.files) {
         let mut paths = expand(pattern);
-        paths.retain(|path| path.exists());
+        paths.retain(|path| path != pattern || path.try_exists().unwrap_or(true));
         if paths.is_empty() {
             missing.push(pattern.clone());
         }

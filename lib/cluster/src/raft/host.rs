@@ -317,6 +317,8 @@ fn keys_of(id: GroupId) -> (Vec<u8>, Vec<u8>) {
 /// which the log is committed, and no log.
 async fn remove_stored(store: &Arc<NodeStore>, id: GroupId) -> Result<(), StoreError> {
     let (from, to) = keys_of(id);
+    // What it had acknowledged counts, and that may be told of what is still being written.
+    store.written().await;
     let reading = store.clone();
     let newest = blocking(move || GroupLog::newest(reading, id)).await;
     let newest = newest.map_err(|_| StoreError::Closed)??;

@@ -156,7 +156,10 @@ impl RaftService for HostShared {
         let (inner, raft) = self.addressed(first.header.as_ref())?;
         let vote = codec::vote_of(first.vote)?;
         let staging = inner.machine.stage().map_err(stopped)?;
-        let staging = receive(staging, first, chunks).await?;
+        let staging = tokio::select! {
+            () = inner.closed.cancelled() => return Err(RpcError::Broken("the replica is being closed".into())),
+            staging = receive(staging, first, chunks) => staging?,
+        };
         let meta = staging.head().map(Head::meta).unwrap_or_default();
         tracing::info!(group = %inner.id, last = ?meta.last_log_id, "installing a snapshot");
         let snapshot = Snapshot {

@@ -29,6 +29,10 @@ const INLINE_BYTES: usize = 128 << 10;
 /// Snapshots a group receives at the same time.
 const STAGINGS: usize = 2;
 
+/// The last that was given. Of the process, not of a machine: a replica may be closed and opened again while the snapshot that
+/// was being received for the one before is still being given up.
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+
 /// One group's machine and what is stored of it; lives as long as the group, across restarts.
 pub(crate) struct Machine {
     pub(crate) group: GroupId,
@@ -37,7 +41,6 @@ pub(crate) struct Machine {
     core: Arc<Mutex<Core>>,
     /// One flush or installation at a time.
     flushing: Arc<Mutex<()>>,
-    generations: AtomicU64,
     stagings: Arc<Semaphore>,
     /// Snapshots being sent; the log is not purged meanwhile.
     pub(crate) sending: AtomicUsize,
@@ -83,7 +86,6 @@ impl Machine {
             machine,
             core: Arc::default(),
             flushing: Arc::default(),
-            generations: AtomicU64::new(0),
             stagings: Arc::new(Semaphore::new(STAGINGS)),
             sending: AtomicUsize::new(0),
             flush_due: Notify::new(),
@@ -119,7 +121,7 @@ impl Machine {
     fn load(self: &Arc<Self>, core: &mut Core) -> Result<(), StateError> {
         let stored = snapshot::read_generation(&self.store, self.group)?;
         core.generation = stored.unwrap_or(0);
-        self.generations.fetch_max(core.generation, Ordering::Relaxed);
+        GENERATIONS.fetch_max(core.generation, Ordering::Relaxed);
         snapshot::remove_other_generations(&self.store, self.group, core.generation)?;
         let head = self
             .store
@@ -304,7 +306,7 @@ impl Machine {
                 operation: "receive a snapshot",
                 message: format!("{STAGINGS} are being received already"),
             })?;
-        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1;
         let epoch = self.store.epoch();
         Ok(Staging::new(
             self.store.clone(),

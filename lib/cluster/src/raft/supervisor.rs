@@ -29,6 +29,12 @@ const FOLLOWER_SHARE: u64 = 8;
 pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError> {
     let host = &inner.host;
     let (store, group) = (host.options.store.clone(), inner.id);
+    // What an incarnation before this one, or a replica that was closed here, has handed over is written first: read before
+    // that, the log and the vote would be older than what is stored later.
+    tokio::select! {
+        () = inner.closed.cancelled() => return Err(GroupError::Unavailable("it is being closed".into())),
+        () = store.written() => {}
+    }
     let opened = blocking(move || GroupLog::open(store, group)).await;
     let log = opened.map_err(|error| GroupError::Unavailable(error.to_string()))??;
     let adapter = inner.machine.begin().await?;
@@ -72,7 +78,7 @@ pub(crate) async fn supervise(inner: Arc<GroupInner>, first: Running) {
         inner.running.write().take();
         // Once more: a read that was under way may have asked the old one since.
         inner.alone.ask_again();
-        stop_raft(&running).await;
+        end(&inner, &running).await;
         drop(running);
         match again(&inner).await {
             Some(next) => running = next,
@@ -112,10 +118,15 @@ async fn stop(inner: &GroupInner, running: Running) {
         tracing::warn!(group = %inner.id, %error, "the last flush failed: a restart replays more of the log");
     }
     inner.running.write().take();
-    // On a bad disk Raft may be waiting for a write, which is given up when the store is closed.
+    end(inner, &running).await;
+}
+
+/// Ends Raft. On a bad disk it may be waiting for a write, which is given up when the store is closed: then it is left to
+/// itself, and writes nothing more.
+async fn end(inner: &GroupInner, running: &Running) {
     tokio::select! {
-        () = stop_raft(&running) => {}
-        _ = store.in_trouble(HAND_OVER_WITHIN) => {}
+        () = stop_raft(running) => {}
+        _ = inner.machine.store.in_trouble(HAND_OVER_WITHIN) => {}
     }
     running.log.seal();
 }

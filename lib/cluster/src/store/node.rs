@@ -55,7 +55,7 @@ pub struct Identity {
     pub node: NodeId,
 }
 
-/// A place in the writer's queue: what is submitted there comes before all that has none yet.
+/// Room in the writer's queue: what is submitted there does not wait any more.
 pub(crate) struct Place<'a>(mpsc::Permit<'a, Message>);
 
 impl Place<'_> {
@@ -247,6 +247,18 @@ impl NodeStore {
             Some(place) => place.submit(submission),
             None => (submission.done)(Err(StoreError::Closed)),
         }
+    }
+
+    /// Waits until all that was submitted before is written, so that reads see it; returns too when the store is closed.
+    pub(crate) async fn written(&self) {
+        let (sender, written) = oneshot::channel();
+        let behind = Submission {
+            writes: Vec::new(),
+            sync: false,
+            done: Box::new(move |_| drop(sender.send(()))),
+        };
+        self.submit(behind).await;
+        let _ = written.await;
     }
 
     /// Waits for a place in the writer's queue; none once the store is closed.

@@ -239,30 +239,41 @@ pub(crate) fn nan_first(a: f64, b: f64) -> std::cmp::Ordering {
 }
 
 /// The quantile of numbers by linear interpolation between neighbours.
-///
-/// The values come out in another order.
-pub(crate) fn quantile(q: f64, values: &mut [f64], cancel: &CancelFlag) -> Evaluated<f64> {
-    if values.is_empty() || q.is_nan() {
-        return Ok(f64::NAN);
+pub(crate) fn quantile(q: f64, values: &[f64], cancel: &CancelFlag) -> Evaluated<f64> {
+    if values.len() <= order::STRIDE {
+        return Ok(quantile_in(q, &mut values.to_vec()));
     }
+    let nth = |n| order::nth(values, n, cancel);
+    between(q, values.len(), |lower, upper| Ok((nth(lower)?, nth(upper)?)))
+}
+
+/// As [`quantile`], of a few; they come out in another order.
+pub(crate) fn quantile_in(q: f64, values: &mut [f64]) -> f64 {
+    let found = between(q, values.len(), |lower, _| {
+        let (_, at_lower, above) = values.select_nth_unstable_by(lower, |a, b| nan_first(*a, *b));
+        let next = above.iter().copied().min_by(|a, b| nan_first(*a, *b));
+        Ok::<_, std::convert::Infallible>((*at_lower, next.unwrap_or(*at_lower)))
+    });
+    match found {
+        Ok(found) => found,
+    }
+}
+
+/// Of so many values, by the two of them, in their order, between which it lies.
+fn between<E>(q: f64, count: usize, two: impl FnOnce(usize, usize) -> Result<(f64, f64), E>) -> Result<f64, E> {
+    let Some(last) = count.checked_sub(1).filter(|_| !q.is_nan()) else {
+        return Ok(f64::NAN);
+    };
     if q < 0.0 {
         return Ok(f64::NEG_INFINITY);
     }
     if q > 1.0 {
         return Ok(f64::INFINITY);
     }
-    let last = values.len() - 1;
     let rank = q * last as f64;
     let lower = (rank.floor() as usize).min(last);
-    let upper = (lower + 1).min(last);
     let weight = rank - rank.floor();
-    let (lower, upper) = if values.len() > order::STRIDE {
-        (order::nth(values, lower, cancel)?, order::nth(values, upper, cancel)?)
-    } else {
-        let (_, at_lower, above) = values.select_nth_unstable_by(lower, |a, b| nan_first(*a, *b));
-        let next = above.iter().copied().min_by(|a, b| nan_first(*a, *b));
-        (*at_lower, next.unwrap_or(*at_lower))
-    };
+    let (lower, upper) = two(lower, (lower + 1).min(last))?;
     Ok(lower * (1.0 - weight) + upper * weight)
 }
 
@@ -318,7 +329,7 @@ mod tests {
 
     #[test]
     fn quantiles_interpolate() {
-        let quantile = |q, values: &[f64]| quantile(q, &mut values.to_vec(), &CancelFlag::new()).unwrap();
+        let quantile = |q, values: &[f64]| quantile(q, values, &CancelFlag::new()).unwrap();
         assert_eq!(quantile(0.8, &[2.0, 0.0, 1.0]), 1.6);
         assert!(quantile(0.2, &[1.0, f64::NAN, 0.0]).is_nan());
         assert_eq!(quantile(1.5, &[1.0]), f64::INFINITY);

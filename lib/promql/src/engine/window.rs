@@ -240,7 +240,10 @@ impl Exec<'_> {
 
     fn range_column(&self, call: &RangeCall<'_>, points: &Points, node: &Node) -> Evaluated<Column> {
         let starts = self.plan.params.use_start_times && !points.float_starts.is_empty();
-        if let Some(simple) = call.simple.filter(|_| !starts)
+        let simple = call.simple.filter(|_| !starts);
+        let scratch = simple.map_or(0, |simple| simple.scratch_bytes(points));
+        let _in_hand = (scratch > 0).then(|| self.hold_bytes(scratch)).transpose()?;
+        if let Some(simple) = simple
             && let Some(column) = simple.column(call.window, points, node.grid, &|| self.check())?
         {
             return Ok(column);

@@ -2,9 +2,10 @@
 
 use super::{Grouping, Groups};
 use crate::ast::Span;
-use crate::engine::arithmetic::quantile;
+use crate::engine::arithmetic::{quantile, quantile_in};
 use crate::engine::column::{Column, OVERHEAD_BYTES, Point, is_metadata};
 use crate::engine::context::{Evaluated, Exec, Sink};
+use crate::engine::order::STRIDE;
 use crate::limits::EvalError;
 use crate::plan::{Node, NodeKind};
 use crate::printer::QuotedBytes;
@@ -53,7 +54,11 @@ impl Exec<'_> {
                     }
                 }
                 if !values.is_empty() {
-                    out.set_float(i, quantile(*q, &mut values, self.cancel)?);
+                    let value = match values.len() <= STRIDE {
+                        true => quantile_in(*q, &mut values),
+                        false => quantile(*q, &values, self.cancel)?,
+                    };
+                    out.set_float(i, value);
                 }
             }
             if out.has_any() {

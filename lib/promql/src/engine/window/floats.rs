@@ -47,6 +47,14 @@ impl Simple {
         }
     }
 
+    /// What making the column takes beside it.
+    pub(super) const fn scratch_bytes(self, points: &Points) -> u64 {
+        match self {
+            Self::Sum | Self::Avg => (points.floats.len() as u64).saturating_mul(size_of::<Sliding>() as u64),
+            Self::Change { .. } | Self::Count | Self::Last => 0,
+        }
+    }
+
     /// The column of a series; none where it is not of that kind. Looks now and then by `check` whether the query has
     /// ended.
     pub(super) fn column(

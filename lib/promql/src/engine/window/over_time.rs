@@ -191,7 +191,7 @@ pub(crate) fn quantile(view: &View<'_>) -> Result {
         view.notes.invalid_quantile(view.first_span, q);
     }
     view.note_ignored_histograms();
-    float(quantile_of(q, &mut view.floats.to_vec(), view.cancel)?)
+    float(quantile_of(q, view.floats, view.cancel)?)
 }
 
 pub(crate) fn mad(view: &View<'_>) -> Result {
@@ -202,7 +202,7 @@ pub(crate) fn mad(view: &View<'_>) -> Result {
     if view.floats.iter().any(|v| v.is_nan()) {
         return float(f64::NAN);
     }
-    let median = quantile_of(0.5, &mut view.floats.to_vec(), view.cancel)?;
-    let mut distances: Vec<f64> = view.floats.iter().map(|v| (v - median).abs()).collect();
-    float(quantile_of(0.5, &mut distances, view.cancel)?)
+    let median = quantile_of(0.5, view.floats, view.cancel)?;
+    let distances: Vec<f64> = view.floats.iter().map(|v| (v - median).abs()).collect();
+    float(quantile_of(0.5, &distances, view.cancel)?)
 }
