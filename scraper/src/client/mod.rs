@@ -16,8 +16,8 @@ use reqwest::redirect;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
-use tokio::time::timeout;
+use std::time::{Duration, SystemTime};
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 /// As long as Prometheus keeps connections that are not used.
