@@ -255,7 +255,9 @@ impl NodeStore {
         let behind = Submission {
             writes: Vec::new(),
             sync: false,
-            done: Box::new(move |_| drop(sender.send(()))),
+            done: Box::new(move |_| {
+                let _ = sender.send(());
+            }),
         };
         self.submit(behind).await;
         let _ = written.await;
