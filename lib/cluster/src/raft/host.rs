@@ -16,10 +16,10 @@ use gnomon_model::{Clock, ClusterId, GroupId, NodeId};
 use gnomon_proto::service::NodesService;
 use gnomon_proto::{ServiceError, v1};
 use openraft::{Config, SnapshotPolicy};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus::Registry;
 use prost::Message;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -131,6 +131,8 @@ pub(crate) struct HostShared {
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: HostMetrics,
     groups: RwLock<HashMap<GroupId, Arc<GroupInner>>>,
+    /// Of which a replica was started here, and may still have something written.
+    started: Mutex<HashSet<GroupId>>,
     closed: CancellationToken,
     tasks: TaskTracker,
 }
@@ -153,6 +155,7 @@ impl GroupHost {
                 config,
                 metrics,
                 groups: RwLock::default(),
+                started: Mutex::default(),
                 closed: CancellationToken::new(),
                 tasks: TaskTracker::new(),
             }),
@@ -361,6 +364,11 @@ pub(super) fn stored_groups(backend: &dyn Backend) -> Result<Vec<GroupId>, Store
 }
 
 impl HostShared {
+    /// Whether nothing of the group was started here before.
+    pub(crate) fn is_first_start(&self, id: GroupId) -> bool {
+        self.started.lock().insert(id)
+    }
+
     pub(crate) fn group(&self, id: GroupId) -> Option<Arc<GroupInner>> {
         self.groups.read().get(&id).cloned()
     }

@@ -31,9 +31,11 @@ pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError
     let (store, group) = (host.options.store.clone(), inner.id);
     // What an incarnation before this one, or a replica that was closed here, has handed over is written first: read before
     // that, the log and the vote would be older than what is stored later.
-    tokio::select! {
-        () = inner.closed.cancelled() => return Err(GroupError::Unavailable("it is being closed".into())),
-        () = store.written() => {}
+    if !host.is_first_start(group) {
+        tokio::select! {
+            () = inner.closed.cancelled() => return Err(GroupError::Unavailable("it is being closed".into())),
+            () = store.written() => {}
+        }
     }
     let opened = blocking(move || GroupLog::open(store, group)).await;
     let log = opened.map_err(|error| GroupError::Unavailable(error.to_string()))??;
