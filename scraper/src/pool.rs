@@ -86,12 +86,12 @@ impl Pool {
         self.config = config;
     }
 
-    /// Changes how targets are scraped: loops begin their knowledge of series anew.
     /// The job's certificate files could not be used.
     pub(crate) fn lacks_files(&self) -> bool {
         self.options.client.lacks_files()
     }
 
+    /// Changes how targets are scraped: loops begin their knowledge of series anew.
     pub(crate) fn replace_options(&mut self, options: Arc<PoolOptions>) {
         self.config = Arc::clone(&options.config);
         self.options = options;

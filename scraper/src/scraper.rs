@@ -326,11 +326,8 @@ impl Manager {
     }
 
     async fn steps(&self, configs: ScrapeConfigs) -> Result<Vec<Step>, ApplyError> {
-        let mut steps = Vec::with_capacity(configs.len());
-        for config in configs {
-            steps.push(self.plan(config).await?);
-        }
-        Ok(steps)
+        // Together: a job whose files are on a disk that hangs keeps the others waiting once.
+        futures::future::try_join_all(configs.into_iter().map(|config| self.plan(config))).await
     }
 
     async fn switch(&mut self, steps: Vec<Step>) {
@@ -388,8 +385,9 @@ impl Manager {
     ) -> Result<Arc<PoolOptions>, ApplyError> {
         // Nothing is in force before the first configuration: the other jobs are not to wait for a secret that is mounted late.
         // Nor are their changes to be refused for one that is missing anyway.
-        let lacks_files = |pool: &Pool| pool.lacks_files();
-        let made = match self.is_configured && !self.pools.get(&config.job_name).is_some_and(lacks_files) {
+        let present = self.pools.get(&config.job_name);
+        let lacks_them = present.is_some_and(|pool| pool.lacks_files() && pool.config().http.tls == config.http.tls);
+        let made = match self.is_configured && !lacks_them {
             true => PoolOptions::new(Arc::clone(config)).await,
             false => match PoolOptions::whatever_files(Arc::clone(config)).await {
                 Ok((options, Some(error))) => {

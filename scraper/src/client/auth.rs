@@ -1,18 +1,20 @@
 //! What a request carries to authenticate. Files are read for every request, so that rotated secrets need no reload.
 
-use super::ClientError;
+use super::{ClientError, HttpClient};
 use crate::config::http::{Auth, HttpClientConfig, OAuth2};
 use crate::config::{SecretSource, TextSource};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 pub(super) struct Authenticator {
     auth: Option<Auth>,
     token: Mutex<Option<Token>>,
+    /// Who asks the authorization server, which has a `tls_config` and a `proxy_url` of its own.
+    asks: OnceCell<Box<HttpClient>>,
 }
 
 /// An access token of OAuth 2.
@@ -28,7 +30,19 @@ struct TokenAnswer {
     access_token: String,
     #[serde(default)]
     token_type: String,
-    expires_in: Option<u64>,
+    /// Seconds; some servers send them as text.
+    expires_in: Option<serde_json::Value>,
+}
+
+impl TokenAnswer {
+    /// None where it does not say, or says 0.
+    fn lasts(&self) -> Option<Duration> {
+        let seconds = match self.expires_in.as_ref()? {
+            serde_json::Value::String(text) => text.parse().ok()?,
+            number => number.as_u64()?,
+        };
+        (seconds > 0).then_some(Duration::from_secs(seconds))
+    }
 }
 
 /// A token is not used in its last seconds.
@@ -69,6 +83,7 @@ impl Authenticator {
         Ok(Self {
             auth: config.auth.clone(),
             token: Mutex::new(None),
+            asks: OnceCell::new(),
         })
     }
 
@@ -104,10 +119,24 @@ impl Authenticator {
             }
             Some(Auth::OAuth2(oauth)) => {
                 secret(oauth.client_secret.as_ref(), "oauth2 client secret").await?;
-                client_of(oauth).await?;
+                self.asks(oauth).await?;
             }
         }
         Ok(())
+    }
+
+    /// Over HTTP/1.1, as Prometheus asks.
+    async fn asks(&self, oauth: &OAuth2) -> Result<reqwest::Client, ClientError> {
+        let config = HttpClientConfig {
+            tls: oauth.tls.clone(),
+            proxy: oauth.proxy.clone(),
+            enable_http2: false,
+            ..HttpClientConfig::default()
+        };
+        let made = self
+            .asks
+            .get_or_try_init(|| async { HttpClient::new(&config).await.map(Box::new) });
+        made.await?.current().await
     }
 
     async fn token(&self, oauth: &OAuth2) -> Result<HeaderValue, ClientError> {
@@ -117,7 +146,7 @@ impl Authenticator {
         if let Some(token) = kept.as_ref().filter(valid) {
             return Ok(token.header.clone());
         }
-        let token = fetch_token(&client_of(oauth).await?, oauth).await?;
+        let token = fetch_token(&self.asks(oauth).await?, oauth).await?;
         let header = token.header.clone();
         *kept = Some(token);
         Ok(header)
@@ -126,17 +155,6 @@ impl Authenticator {
 
 fn basic_header(user: &str, password: &str) -> Result<HeaderValue, ClientError> {
     sensitive(&format!("Basic {}", base64(format!("{user}:{password}").as_bytes())))
-}
-
-/// Who asks the authorization server, which has a `tls_config` and a `proxy_url` of its own. Made anew for each token: they
-/// last for minutes and more.
-async fn client_of(oauth: &OAuth2) -> Result<reqwest::Client, ClientError> {
-    let config = HttpClientConfig {
-        tls: oauth.tls.clone(),
-        proxy: oauth.proxy.clone(),
-        ..HttpClientConfig::default()
-    };
-    super::build(&config).await?.client
 }
 
 fn token_form(oauth: &OAuth2) -> String {
@@ -173,13 +191,14 @@ async fn fetch_token(client: &reqwest::Client, oauth: &OAuth2) -> Result<Token, 
     }
     let body = answer.bytes().await.map_err(|e| failed(super::error::innermost(&e)))?;
     let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|e| failed(e.to_string()))?;
+    let lasts = answer.lasts();
     let scheme = match answer.token_type.to_ascii_lowercase().as_str() {
         "" | "bearer" => "Bearer".to_owned(),
         _ => answer.token_type,
     };
     Ok(Token {
         header: sensitive(&format!("{scheme} {}", answer.access_token))?,
-        expires: answer.expires_in.map(|s| Instant::now() + Duration::from_secs(s)),
+        expires: lasts.and_then(|lasts| Instant::now().checked_add(lasts)),
     })
 }
 

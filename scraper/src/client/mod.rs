@@ -43,7 +43,7 @@ pub struct ClientError(pub String);
 pub(crate) struct HttpClient {
     config: HttpClientConfig,
     auth: Authenticator,
-    built: Mutex<Built>,
+    built: Arc<Mutex<Built>>,
     /// It is being made of files that could not be used before.
     is_building: Arc<AtomicBool>,
 }
@@ -85,7 +85,7 @@ impl HttpClient {
     pub(crate) async fn new(config: &HttpClientConfig) -> Result<Self, ClientError> {
         Ok(Self {
             auth: Authenticator::new(config)?,
-            built: Mutex::new(build(config).await?),
+            built: Arc::new(Mutex::new(build(config).await?)),
             is_building: Arc::default(),
             config: config.clone(),
         })
@@ -111,11 +111,11 @@ impl HttpClient {
         }
         let client = Self {
             auth: Authenticator::new(config)?,
-            built: Mutex::new(Built {
+            built: Arc::new(Mutex::new(Built {
                 client: Err(error.clone()),
                 at: Instant::now(),
                 files: Vec::new(),
-            }),
+            })),
             is_building: Arc::default(),
             config: config.clone(),
         };
@@ -154,23 +154,23 @@ impl HttpClient {
         if self.is_building.swap(true, Ordering::AcqRel) {
             return Err(before);
         }
-        let (config, is_building) = (self.config.clone(), Ended(Arc::clone(&self.is_building)));
+        let (config, built) = (self.config.clone(), Arc::clone(&self.built));
+        let is_building = Ended(Arc::clone(&self.is_building));
+        // Kept also where the request that wanted it has run out of time.
         let building = tokio::task::spawn_blocking(move || {
-            let built = build_now(&config);
+            let made = build_now(&config).unwrap_or_else(|error| Built {
+                client: Err(error),
+                at: Instant::now(),
+                files: Vec::new(),
+            });
+            let client = made.client.clone();
+            *built.lock() = made;
             drop(is_building);
-            built
+            client
         });
-        let built = building
+        building
             .await
-            .unwrap_or_else(|e| Err(ClientError(format!("error creating HTTP client: {e}"))));
-        let built = built.unwrap_or_else(|error| Built {
-            client: Err(error),
-            at: Instant::now(),
-            files: Vec::new(),
-        });
-        let client = built.client.clone();
-        *self.built.lock() = built;
-        client
+            .unwrap_or_else(|e| Err(ClientError(format!("error creating HTTP client: {e}"))))
     }
 
     /// Sends a GET and returns the answer with its body still to come. Errors name `shown_url`. Redirects are followed as configured.

@@ -201,6 +201,8 @@ impl GroupHost {
             }
             Err(error) => {
                 shared.groups.write().remove(&id);
+                // Whoever removes it meanwhile waits for that.
+                inner.ended.cancel();
                 Err(error)
             }
         }

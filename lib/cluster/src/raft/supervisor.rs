@@ -31,15 +31,19 @@ pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError
     let (store, group) = (host.options.store.clone(), inner.id);
     // What an incarnation before this one, or a replica that was closed here, has handed over is written first: read before
     // that, the log and the vote would be older than what is stored later.
-    if !host.is_first_start(group) {
-        tokio::select! {
-            () = inner.closed.cancelled() => return Err(GroupError::Unavailable("it is being closed".into())),
-            () = store.written() => {}
+    let is_first = host.is_first_start(group);
+    let read = async {
+        if !is_first {
+            store.written().await;
         }
-    }
-    let opened = blocking(move || GroupLog::open(store, group)).await;
-    let log = opened.map_err(|error| GroupError::Unavailable(error.to_string()))??;
-    let adapter = inner.machine.begin().await?;
+        let opened = blocking(move || GroupLog::open(store, group)).await;
+        let log = opened.map_err(|error| GroupError::Unavailable(error.to_string()))??;
+        Ok::<_, GroupError>((log, inner.machine.begin().await?))
+    };
+    let (log, adapter) = tokio::select! {
+        () = inner.closed.cancelled() => return Err(GroupError::Unavailable("it is being closed".into())),
+        read = read => read?,
+    };
     let network = Network {
         transport: host.options.transport.clone(),
         cluster: host.options.cluster,

@@ -242,12 +242,13 @@ impl Exec<'_> {
         let starts = self.plan.params.use_start_times && !points.float_starts.is_empty();
         let simple = call.simple.filter(|_| !starts);
         let scratch = simple.map_or(0, |simple| simple.scratch_bytes(points));
-        let _in_hand = (scratch > 0).then(|| self.hold_bytes(scratch)).transpose()?;
+        let in_hand = (scratch > 0).then(|| self.hold_bytes(scratch)).transpose()?;
         if let Some(simple) = simple
             && let Some(column) = simple.column(call.window, points, node.grid, &|| self.check())?
         {
             return Ok(column);
         }
+        drop(in_hand);
         match call.how {
             How::Each(function) => self.each_range(call, function, points, node),
             How::Extreme(greatest) => self.extremes(call, greatest, points, node),

@@ -47,11 +47,14 @@ impl Simple {
         }
     }
 
-    /// What making the column takes beside it.
-    pub(super) const fn scratch_bytes(self, points: &Points) -> u64 {
+    /// What making the column takes beside it, where that is worth counting.
+    pub(super) fn scratch_bytes(self, points: &Points) -> u64 {
+        let floats = &points.floats;
         match self {
-            Self::Sum | Self::Avg => (points.floats.len() as u64).saturating_mul(size_of::<Sliding>() as u64),
-            Self::Change { .. } | Self::Count | Self::Last => 0,
+            Self::Sum | Self::Avg if floats.len() > STRIDE && Sliding::is_exact_for(floats) => {
+                (floats.len() as u64).saturating_mul(size_of::<Sliding>() as u64)
+            }
+            _ => 0,
         }
     }
 
