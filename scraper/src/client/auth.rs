@@ -1,11 +1,11 @@
 //! What a request carries to authenticate. Files are read for every request, so that rotated secrets need no reload.
 
+use super::files::Files;
 use super::{ClientError, HttpClient};
 use crate::config::http::{Auth, HttpClientConfig, OAuth2};
 use crate::config::{SecretSource, TextSource};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
-use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ pub(super) struct Authenticator {
     token: Mutex<Option<Token>>,
     /// Who asks the authorization server, which has a `tls_config` and a `proxy_url` of its own.
     asks: OnceCell<Box<HttpClient>>,
+    files: Files,
 }
 
 /// An access token of OAuth 2.
@@ -48,29 +49,6 @@ impl TokenAnswer {
 /// A token is not used in its last seconds.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 
-pub(super) async fn read_text(path: &Path, what: &str) -> Result<String, ClientError> {
-    tokio::fs::read_to_string(path)
-        .await
-        .map(|text| text.trim().to_owned())
-        .map_err(|e| ClientError(format!("unable to read {what} file {}: {e}", path.display())))
-}
-
-async fn secret(source: Option<&SecretSource>, what: &str) -> Result<String, ClientError> {
-    match source {
-        None => Ok(String::new()),
-        Some(SecretSource::Inline(secret)) => Ok(secret.expose().to_owned()),
-        Some(SecretSource::File(path)) => read_text(path, what).await,
-    }
-}
-
-async fn text(source: Option<&TextSource>, what: &str) -> Result<String, ClientError> {
-    match source {
-        None => Ok(String::new()),
-        Some(TextSource::Inline(text)) => Ok(text.clone()),
-        Some(TextSource::File(path)) => read_text(path, what).await,
-    }
-}
-
 fn sensitive(text: &str) -> Result<HeaderValue, ClientError> {
     let mut value = HeaderValue::from_str(text)
         .map_err(|_| ClientError("the credentials have characters that no header may have".to_owned()))?;
@@ -79,12 +57,29 @@ fn sensitive(text: &str) -> Result<HeaderValue, ClientError> {
 }
 
 impl Authenticator {
-    pub(super) fn new(config: &HttpClientConfig) -> Result<Self, ClientError> {
-        Ok(Self {
+    pub(super) fn new(config: &HttpClientConfig, files: Files) -> Self {
+        Self {
             auth: config.auth.clone(),
             token: Mutex::new(None),
             asks: OnceCell::new(),
-        })
+            files,
+        }
+    }
+
+    async fn secret(&self, source: Option<&SecretSource>, what: &str) -> Result<String, ClientError> {
+        match source {
+            None => Ok(String::new()),
+            Some(SecretSource::Inline(secret)) => Ok(secret.expose().to_owned()),
+            Some(SecretSource::File(path)) => self.files.text(path, what).await,
+        }
+    }
+
+    async fn text(&self, source: Option<&TextSource>, what: &str) -> Result<String, ClientError> {
+        match source {
+            None => Ok(String::new()),
+            Some(TextSource::Inline(text)) => Ok(text.clone()),
+            Some(TextSource::File(path)) => self.files.text(path, what).await,
+        }
     }
 
     /// Adds the `Authorization` header, if any.
@@ -92,12 +87,14 @@ impl Authenticator {
         let value = match &self.auth {
             None => return Ok(()),
             Some(Auth::Basic(basic)) => {
-                let user = text(basic.username.as_ref(), "basic auth username").await?;
-                let password = secret(basic.password.as_ref(), "basic auth password").await?;
+                let user = self.text(basic.username.as_ref(), "basic auth username").await?;
+                let password = self.secret(basic.password.as_ref(), "basic auth password").await?;
                 basic_header(&user, &password)?
             }
             Some(Auth::Authorization(authorization)) => {
-                let credentials = secret(authorization.credentials.as_ref(), "authorization credentials").await?;
+                let credentials = self
+                    .secret(authorization.credentials.as_ref(), "authorization credentials")
+                    .await?;
                 sensitive(format!("{} {credentials}", authorization.scheme).trim())?
             }
             Some(Auth::OAuth2(oauth)) => self.token(oauth).await?,
@@ -111,14 +108,16 @@ impl Authenticator {
         match &self.auth {
             None => {}
             Some(Auth::Basic(basic)) => {
-                text(basic.username.as_ref(), "basic auth username").await?;
-                secret(basic.password.as_ref(), "basic auth password").await?;
+                self.text(basic.username.as_ref(), "basic auth username").await?;
+                self.secret(basic.password.as_ref(), "basic auth password").await?;
             }
             Some(Auth::Authorization(authorization)) => {
-                secret(authorization.credentials.as_ref(), "authorization credentials").await?;
+                self.secret(authorization.credentials.as_ref(), "authorization credentials")
+                    .await?;
             }
             Some(Auth::OAuth2(oauth)) => {
-                secret(oauth.client_secret.as_ref(), "oauth2 client secret").await?;
+                self.secret(oauth.client_secret.as_ref(), "oauth2 client secret")
+                    .await?;
                 self.asks(oauth).await?;
             }
         }
@@ -146,7 +145,10 @@ impl Authenticator {
         if let Some(token) = kept.as_ref().filter(valid) {
             return Ok(token.header.clone());
         }
-        let token = fetch_token(&self.asks(oauth).await?, oauth).await?;
+        let password = self
+            .secret(oauth.client_secret.as_ref(), "oauth2 client secret")
+            .await?;
+        let token = fetch_token(&self.asks(oauth).await?, oauth, &password).await?;
         let header = token.header.clone();
         *kept = Some(token);
         Ok(header)
@@ -170,16 +172,15 @@ fn token_form(oauth: &OAuth2) -> String {
 }
 
 /// The client-credentials grant (RFC 6749, section 4.4.2).
-async fn fetch_token(client: &reqwest::Client, oauth: &OAuth2) -> Result<Token, ClientError> {
+async fn fetch_token(client: &reqwest::Client, oauth: &OAuth2, password: &str) -> Result<Token, ClientError> {
     let failed = |reason: String| ClientError(format!("oauth2: cannot fetch token from {}: {reason}", oauth.token_url));
-    let password = secret(oauth.client_secret.as_ref(), "oauth2 client secret").await?;
     let form = token_form(oauth);
     let form_encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let answer = client
         .post(&oauth.token_url)
         .header(
             AUTHORIZATION,
-            basic_header(&form_encoded(&oauth.client_id), &form_encoded(&password))?,
+            basic_header(&form_encoded(&oauth.client_id), &form_encoded(password))?,
         )
         .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(form)

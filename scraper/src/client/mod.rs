@@ -2,6 +2,7 @@
 
 mod auth;
 mod error;
+mod files;
 mod tls;
 mod tls_error;
 mod verify;
@@ -10,10 +11,11 @@ pub(crate) use error::FetchError;
 
 use crate::config::http::{HttpClientConfig, ProxyConfig};
 use auth::Authenticator;
+use files::Files;
 use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -39,20 +41,21 @@ tokio::task_local! {
 #[error("{0}")]
 pub struct ClientError(pub String);
 
-/// Speaks HTTP to the targets of one job. Files that it depends on are looked at before each use.
+/// Speaks HTTP to the targets of one job. The files that it is made of are looked at as it is used.
 pub(crate) struct HttpClient {
     config: HttpClientConfig,
     auth: Authenticator,
     built: Arc<Mutex<Built>>,
-    /// It is being made of files that could not be used before.
-    is_building: Arc<AtomicBool>,
+    files: Files,
+    /// The files that it is made of are being looked at.
+    is_looking: Arc<AtomicBool>,
 }
 
 /// Files that are not read within this hang.
 const FILES_WITHIN: Duration = Duration::from_secs(10);
 
-/// Files that could not be used are tried again after this.
-const TRY_EVERY: Duration = Duration::from_secs(1);
+/// How often the files that a client is made of are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Says that something has ended, however it does.
 struct Ended(Arc<AtomicBool>);
@@ -66,16 +69,26 @@ impl Drop for Ended {
 struct Built {
     /// Why there is none: one of the files is missing or bad.
     client: Result<reqwest::Client, ClientError>,
-    at: Instant,
+    looked_at: Instant,
     /// The files that the client was made of, as they were then.
     files: Vec<(PathBuf, FileState)>,
+}
+
+impl Built {
+    fn none(why: ClientError) -> Self {
+        Self {
+            client: Err(why),
+            looked_at: Instant::now(),
+            files: Vec::new(),
+        }
+    }
 }
 
 /// Size and time of the last change; none where the file is not there.
 type FileState = Option<(u64, Option<SystemTime>)>;
 
-async fn file_state(path: &PathBuf) -> FileState {
-    let found = tokio::fs::metadata(path).await.ok()?;
+fn file_state(path: &Path) -> FileState {
+    let found = std::fs::metadata(path).ok()?;
     Some((found.len(), found.modified().ok()))
 }
 
@@ -83,12 +96,19 @@ impl HttpClient {
     /// # Errors
     /// When a certificate, key or proxy cannot be used.
     pub(crate) async fn new(config: &HttpClientConfig) -> Result<Self, ClientError> {
-        Ok(Self {
-            auth: Authenticator::new(config)?,
-            built: Arc::new(Mutex::new(build(config).await?)),
-            is_building: Arc::default(),
+        let files = Files::default();
+        let built = build(&files, config).await?;
+        Ok(Self::of(built, files, config))
+    }
+
+    fn of(built: Built, files: Files, config: &HttpClientConfig) -> Self {
+        Self {
+            auth: Authenticator::new(config, files.clone()),
+            built: Arc::new(Mutex::new(built)),
+            files,
+            is_looking: Arc::default(),
             config: config.clone(),
-        })
+        }
     }
 
     /// As [`Self::new`], also where files cannot be used, and why: each request fails then, and says so, until they can.
@@ -106,19 +126,11 @@ impl HttpClient {
             tls: tls::without_files(&config.tls),
             ..config.clone()
         };
-        if without == *config || build(&without).await.is_err() {
+        let files = Files::default();
+        if without == *config || build(&files, &without).await.is_err() {
             return Err(error);
         }
-        let client = Self {
-            auth: Authenticator::new(config)?,
-            built: Arc::new(Mutex::new(Built {
-                client: Err(error.clone()),
-                at: Instant::now(),
-                files: Vec::new(),
-            })),
-            is_building: Arc::default(),
-            config: config.clone(),
-        };
+        let client = Self::of(Built::none(error.clone()), files, config);
         Ok((client, Some(error)))
     }
 
@@ -127,50 +139,29 @@ impl HttpClient {
         self.built.lock().client.is_err()
     }
 
-    /// The client, made anew if one of its files has changed, or could not be used until now.
+    /// The client, made anew where its files have changed, or could not be used until now. One request at a time looks at
+    /// them, which may hang: the others have meanwhile what was there before.
     async fn current(&self) -> Result<reqwest::Client, ClientError> {
-        let (client, files, at) = {
+        let before = {
             let built = self.built.lock();
-            (built.client.clone(), built.files.clone(), built.at)
-        };
-        let client = match client {
-            Ok(client) => client,
-            Err(error) if at.elapsed() < TRY_EVERY => return Err(error),
-            Err(error) => return self.build_again(error).await,
-        };
-        for (path, then) in &files {
-            if file_state(path).await != *then {
-                let built = build(&self.config).await?;
-                let client = built.client.clone();
-                *self.built.lock() = built;
-                return client;
+            let depends_on_files = built.client.is_err() || !built.files.is_empty();
+            if !depends_on_files || built.looked_at.elapsed() < LOOK_EVERY {
+                return built.client.clone();
             }
-        }
-        Ok(client)
-    }
-
-    /// One at a time, which may hang: meanwhile the others fail as before.
-    async fn build_again(&self, before: ClientError) -> Result<reqwest::Client, ClientError> {
-        if self.is_building.swap(true, Ordering::AcqRel) {
-            return Err(before);
+            built.client.clone()
+        };
+        if self.is_looking.swap(true, Ordering::AcqRel) {
+            return before;
         }
         let (config, built) = (self.config.clone(), Arc::clone(&self.built));
-        let is_building = Ended(Arc::clone(&self.is_building));
-        // Kept also where the request that wanted it has run out of time.
-        let building = tokio::task::spawn_blocking(move || {
-            let made = build_now(&config).unwrap_or_else(|error| Built {
-                client: Err(error),
-                at: Instant::now(),
-                files: Vec::new(),
-            });
-            let client = made.client.clone();
-            *built.lock() = made;
-            drop(is_building);
+        let is_looking = Ended(Arc::clone(&self.is_looking));
+        // What is found is kept also where the request that looks has run out of time.
+        let look = move || {
+            let client = look(&config, &built);
+            drop(is_looking);
             client
-        });
-        building
-            .await
-            .unwrap_or_else(|e| Err(ClientError(format!("error creating HTTP client: {e}"))))
+        };
+        self.files.read(look).await?
     }
 
     /// Sends a GET and returns the answer with its body still to come. Errors name `shown_url`. Redirects are followed as configured.
@@ -218,7 +209,7 @@ impl HttpClient {
             let mut texts: Vec<String> = values.values.clone();
             texts.extend(values.secrets.iter().map(|s| s.expose().to_owned()));
             for file in &values.files {
-                texts.push(auth::read_text(file, "header").await?);
+                texts.push(self.files.text(file, "header").await?);
             }
             out.remove(&header);
             for text in texts {
@@ -252,17 +243,31 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
 }
 
 /// On a thread of its own: it takes a millisecond, and there may be hundreds of jobs.
-async fn build(config: &HttpClientConfig) -> Result<Built, ClientError> {
+async fn build(files: &Files, config: &HttpClientConfig) -> Result<Built, ClientError> {
     let config = config.clone();
-    tokio::task::spawn_blocking(move || build_now(&config))
-        .await
-        .unwrap_or_else(|e| Err(ClientError(format!("error creating HTTP client: {e}"))))
+    files.read(move || build_now(&config)).await?
+}
+
+/// Makes the client anew where that is due; blocks.
+fn look(config: &HttpClientConfig, built: &Mutex<Built>) -> Result<reqwest::Client, ClientError> {
+    let (before, files) = {
+        let built = built.lock();
+        (built.client.clone(), built.files.clone())
+    };
+    if before.is_ok() && files.iter().all(|(path, then)| file_state(path) == *then) {
+        built.lock().looked_at = Instant::now();
+        return before;
+    }
+    let anew = build_now(config).unwrap_or_else(Built::none);
+    let client = anew.client.clone();
+    *built.lock() = anew;
+    client
 }
 
 fn build_now(config: &HttpClientConfig) -> Result<Built, ClientError> {
     let state = |path: PathBuf| {
-        let found = std::fs::metadata(&path).ok();
-        (path, found.map(|found| (found.len(), found.modified().ok())))
+        let state = file_state(&path);
+        (path, state)
     };
     let files = tls::files(&config.tls).into_iter().map(state).collect();
     let mut builder = reqwest::Client::builder()
@@ -285,7 +290,7 @@ fn build_now(config: &HttpClientConfig) -> Result<Built, ClientError> {
         .map_err(|e| ClientError(format!("error creating HTTP client: {}", error::innermost(&e))))?;
     Ok(Built {
         client: Ok(client),
-        at: Instant::now(),
+        looked_at: Instant::now(),
         files,
     })
 }
