@@ -1,4 +1,4 @@
-//! A follower that needs a snapshot, behind a link that takes long to pass it: nobody else notices.
+//! A follower that needs a snapshot, or much of the log, behind a link that takes long to pass it: nobody else notices.
 
 use crate::harness::cutter::Cutter;
 use crate::harness::{eventually, eventually_within, remote};
@@ -158,6 +158,16 @@ async fn a_snapshot_over_a_slow_link_delays_nobody() {
     );
     assert!(grown.iter().all(|grown| *grown < STATE_BYTES), "{grown:?} bytes");
 
+    until_near(&trio, away).await;
+    assert_eq!(led(&trio, 0).await, Some(before), "at its end");
+    link.speed_up();
+    stop.cancel();
+    writer.await.expect("a writer");
+    it_has_all(&mut trio, away, at_ms, &ledger).await;
+}
+
+/// Waits until the follower has about all of every log.
+async fn until_near(trio: &Trio, away: u64) {
     eventually_within(PATIENCE, "the follower to have what came since", async || {
         let shown = trio.told_by(0, "/api/v1/cluster/shards").await?;
         let shards = shown["shards"].as_array()?.iter();
@@ -168,11 +178,52 @@ async fn a_snapshot_over_a_slow_link_delays_nobody() {
         shards.chain([&shown["metadata"]]).all(is_there).then_some(())
     })
     .await;
-    assert_eq!(led(&trio, 0).await, Some(before), "at its end");
+}
+
+/// What is read of a log at once takes longer than an answer is waited for, many times over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_over_a_slow_link_is_sent_once() {
+    const SERIES: usize = 8_000;
+    const BYTES_PER_SECOND: u64 = 100_000;
+    let folder = tempfile::tempdir().expect("temp folder");
+    let shards = format!("--ingest.shards={SHARDS}");
+    // Nothing is taken from the log, and who leads stays as it comes.
+    let flags = [&shards, "--ingest.flush-bytes=256MiB", "--cluster.prefer-after=1h"];
+    let mut trio = Trio::new(folder.path(), &flags);
+    let link = Cutter::start(trio.port(AWAY)).await;
+    trio.is_behind(AWAY, link.address());
+    trio.start(None).await;
+    let away = id_of(&trio, AWAY).await;
+    let at_ms = now_ms();
+    trio.kill(AWAY);
+    for first in (0..SERIES).step_by(AT_ONCE) {
+        write(&trio, 0, "wide", first..first + AT_ONCE, at_ms).await;
+    }
+    let before = eventually("the others to lead every group", async || {
+        led(&trio, 0)
+            .await
+            .filter(|groups| groups.values().all(|(leader, _)| *leader != away))
+    })
+    .await;
+
+    link.slow_down(BYTES_PER_SECOND);
+    let passed = link.passed();
+    trio.launch(AWAY, None);
+    until_near(&trio, away).await;
+    let bytes = link.passed() - passed;
+    println!("{bytes} bytes over the link");
+    let logged = (SERIES * LABEL_BYTES) as u64;
+    assert!(bytes > logged / 4, "{bytes} bytes are not all of it");
+    assert!(bytes < logged * 3 / 2, "{bytes} bytes: it was sent several times");
+    assert_eq!(led(&trio, 0).await, Some(before), "somebody was elected");
+    assert_eq!(
+        metric(&trio, AWAY, "gnomon_raft_snapshots_received_total").await,
+        Some(0.0)
+    );
     link.speed_up();
-    stop.cancel();
-    writer.await.expect("a writer");
-    it_has_all(&mut trio, away, at_ms, &ledger).await;
+    for at in 0..NODES {
+        trio.stop(at).await;
+    }
 }
 
 /// Makes the follower the only one that can lead, and reads from it.

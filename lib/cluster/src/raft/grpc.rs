@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -29,8 +30,12 @@ use tonic::{Code, Request, Response, Status, Streaming};
 const MESSAGE_BYTES: usize = 64 << 20;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The answer to a ping comes after the chunks before it, of which a slow link has some megabytes under way.
+/// The answer to a ping comes after what was sent before it: of a log, as much as `pace.rs` lets go, which may be one entry,
+const LOGS_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// and of snapshots some megabytes.
 const SNAPSHOTS_KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// A connection that is younger is not replaced where answers do not come.
+const RENEWED_AFTER: Duration = Duration::from_secs(5);
 /// Heartbeats of other groups are waited for this long.
 const LINGER: Duration = Duration::from_millis(1);
 /// Heartbeats in one message, and waiting for one.
@@ -63,6 +68,12 @@ enum Lane {
 
 type Beat = (RaftAppendRequest, oneshot::Sender<Result<RaftAppendResponse, RpcError>>);
 
+struct Connection {
+    address: String,
+    channel: Channel,
+    made: Instant,
+}
+
 /// The transport of a node in a real cluster.
 pub struct GrpcTransport {
     peers: Arc<Peers>,
@@ -73,7 +84,7 @@ pub struct GrpcTransport {
 struct Peers {
     addresses: Arc<dyn Addresses>,
     tls: Option<Arc<ClusterTls>>,
-    channels: Mutex<HashMap<(NodeId, Lane), (String, Channel)>>,
+    channels: Mutex<HashMap<(NodeId, Lane), Connection>>,
 }
 
 impl GrpcTransport {
@@ -113,12 +124,13 @@ impl Peers {
             .ok_or_else(|| unreachable("its address is not known".into()))?;
         let mut channels = self.channels.lock();
         let channel = match channels.get(&(node, lane)) {
-            Some((known, channel)) if *known == address => channel.clone(),
+            Some(known) if known.address == address => known.channel.clone(),
             _ => {
                 let endpoint = Endpoint::from_shared(format!("http://{address}"))
                     .map_err(|error| unreachable(format!("address {address:?}: {error}")))?;
                 let answered_within = match lane {
-                    Lane::Logs | Lane::Control => KEEP_ALIVE,
+                    Lane::Control => KEEP_ALIVE,
+                    Lane::Logs => LOGS_KEEP_ALIVE,
                     Lane::Snapshots => SNAPSHOTS_KEEP_ALIVE,
                 };
                 let endpoint = endpoint
@@ -131,7 +143,12 @@ impl Peers {
                     .initial_connection_window_size(8 << 20);
                 let channel = lazily(endpoint, &address, None, self.tls.as_ref())
                     .map_err(|error| unreachable(error.to_string()))?;
-                channels.insert((node, lane), (address, channel.clone()));
+                let made = Connection {
+                    address,
+                    channel: channel.clone(),
+                    made: Instant::now(),
+                };
+                channels.insert((node, lane), made);
                 channel
             }
         };
@@ -243,6 +260,15 @@ impl RaftTransport for GrpcTransport {
         Ok(answers
             .map(move |answer| answer.map_err(|status| from_status(to, &status)))
             .boxed())
+    }
+
+    fn renew(&self, to: NodeId) {
+        let mut channels = self.peers.channels.lock();
+        // All groups' streams are over the same one: the first that notices makes room for a new one.
+        let is_old = |known: &Connection| known.made.elapsed() > RENEWED_AFTER;
+        if channels.get(&(to, Lane::Logs)).is_some_and(is_old) {
+            channels.remove(&(to, Lane::Logs));
+        }
     }
 
     async fn heartbeat(&self, to: NodeId, request: RaftAppendRequest) -> Result<RaftAppendResponse, RpcError> {

@@ -20,6 +20,7 @@ mod machine;
 mod members;
 mod metrics;
 mod network;
+mod pace;
 mod recover;
 mod service;
 mod snapshot;

@@ -1,6 +1,7 @@
 //! What the library calls to reach other nodes, on top of a [`RaftTransport`].
 
 use super::codec::{self, Malformed};
+use super::pace::{Away, Paces};
 use super::snapshot::{SnapshotData, SnapshotPart};
 use super::state::Machine;
 use super::transport::{AppendAnswers, RaftTransport, RpcError};
@@ -22,8 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A follower that owes an answer for longer is given up and asked anew. A slow disk answers within this.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// An append stream is opened within this.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// Before an append stream that could not be opened is tried again; doubles up to the second.
 const OPEN_AGAIN: Duration = Duration::from_millis(20);
 const OPEN_AGAIN_MAX: Duration = Duration::from_millis(500);
@@ -39,6 +40,8 @@ pub(crate) struct Network {
     pub(crate) machine: Arc<Machine>,
     pub(crate) snapshots_sent: prometheus::IntCounter,
     pub(crate) no_writes: NoWrites,
+    /// Of the host.
+    pub(crate) paces: Paces,
 }
 
 /// Nodes that have said, with their last heartbeat, that their disks take no writes.
@@ -70,6 +73,7 @@ pub(crate) struct Client {
     machine: Arc<Machine>,
     snapshots_sent: prometheus::IntCounter,
     no_writes: NoWrites,
+    paces: Paces,
     /// Append streams that could not be opened, one after the other.
     unopened: u32,
 }
@@ -89,6 +93,7 @@ impl Network {
             machine: self.machine.clone(),
             snapshots_sent: self.snapshots_sent.clone(),
             no_writes: self.no_writes.clone(),
+            paces: self.paces.clone(),
             unopened: 0,
         }
     }
@@ -185,22 +190,17 @@ impl Client {
         if self.unopened > 0 {
             tokio::time::sleep(open_again_after(self.unopened)).await;
         }
-        let sent = Arc::new(AtomicU64::new(0));
-        let (counter, header) = (sent.clone(), self.header.clone());
-        let requests = input
-            .map(move |request| {
-                counter.fetch_add(1, Ordering::AcqRel);
-                request_to(&header, request)
-            })
-            .boxed();
-        let answers = tokio::time::timeout(ANSWER_WITHIN, self.transport.append(self.to, requests)).await;
+        let (away, header) = (Away::new(self.paces.of(self.to)), self.header.clone());
+        let requests = away.paced(input).map(move |request| request_to(&header, request));
+        let requests = requests.boxed();
+        let answers = tokio::time::timeout(OPEN_WITHIN, self.transport.append(self.to, requests)).await;
         self.unopened += 1;
         let answers = match answers {
             Ok(answers) => answers.map_err(|error| rpc_error(&error))?,
             Err(_) => return Err(rpc_error(&late(self.to))),
         };
         self.unopened = 0;
-        Ok(stream::unfold(Some((answers, 0u64)), next_answer(self.to, sent)).boxed())
+        Ok(stream::unfold(Some(answers), next_answer(self.to, away, Arc::clone(&self.transport))).boxed())
     }
 
     async fn beat(&self, request: AppendEntriesRequest<TypeConfig>) -> Result<StreamAppendResult<TypeConfig>, Rpc> {
@@ -223,39 +223,44 @@ fn open_again_after(unopened: u32) -> Duration {
 }
 
 fn late(node: NodeId) -> RpcError {
-    RpcError::Broken(format!(
-        "node {node} has not answered for {} s",
-        ANSWER_WITHIN.as_secs()
-    ))
+    RpcError::Broken(format!("node {node} has not answered in time"))
 }
 
-type Asked = Option<(AppendAnswers, u64)>;
-type NextAnswer = BoxFutureOf<Option<(Result<StreamAppendResult<TypeConfig>, Rpc>, Asked)>>;
+type NextAnswer = BoxFutureOf<Option<(Result<StreamAppendResult<TypeConfig>, Rpc>, Option<AppendAnswers>)>>;
 type BoxFutureOf<T> = futures::future::BoxFuture<'static, T>;
 
 /// The next answer, or an error (which ends the stream) when one is owed and does not come.
-fn next_answer(node: NodeId, sent: Arc<AtomicU64>) -> impl FnMut(Asked) -> NextAnswer {
-    move |asked| {
-        let sent = sent.clone();
+fn next_answer(
+    node: NodeId,
+    away: Arc<Away>,
+    transport: Arc<dyn RaftTransport>,
+) -> impl FnMut(Option<AppendAnswers>) -> NextAnswer {
+    move |answers| {
+        let (away, transport) = (Arc::clone(&away), Arc::clone(&transport));
         async move {
-            let (mut answers, mut got) = asked?;
-            loop {
-                match tokio::time::timeout(ANSWER_WITHIN, answers.next()).await {
-                    Ok(None) => return None,
-                    Ok(Some(Err(error))) => return Some((Err(rpc_error(&error)), None)),
-                    Ok(Some(Ok(answer))) => {
-                        got += 1;
-                        return Some(match answer_from(answer) {
-                            Ok(answer) => (Ok(answer), Some((answers, got))),
-                            Err(error) => (Err(broken(&error)), None),
-                        });
-                    }
-                    Err(_) if sent.load(Ordering::Acquire) > got => {
-                        return Some((Err(rpc_error(&late(node))), None));
-                    }
-                    Err(_) => {}
+            let mut answers = answers?;
+            let answer = loop {
+                let Some(patience) = away.patience() else {
+                    transport.renew(node);
+                    break Err(late(node));
+                };
+                if let Ok(answer) = tokio::time::timeout(patience, answers.next()).await {
+                    break answer?;
                 }
-            }
+            };
+            Some(match answer {
+                Ok(answer) => {
+                    away.answered();
+                    match answer_from(answer) {
+                        Ok(answer) => (Ok(answer), Some(answers)),
+                        Err(error) => (Err(broken(&error)), None),
+                    }
+                }
+                Err(error) => {
+                    away.failed();
+                    (Err(rpc_error(&error)), None)
+                }
+            })
         }
         .boxed()
     }
