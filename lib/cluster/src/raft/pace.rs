@@ -403,7 +403,7 @@ mod tests {
     async fn what_a_stream_had_under_way_ends_with_it() {
         let paces = Paces::default();
         let away = Away::new(paces.of(NodeId(2)));
-        let large = || stream::iter([request(1, 4, 1 << 20)]);
+        let large = || stream::iter([request(1, 4, (1 << 20) - ENTRY_BYTES)]);
         {
             let mut first = std::pin::pin!(away.paced(large()));
             assert!(first.next().await.is_some() && first.next().await.is_some());
