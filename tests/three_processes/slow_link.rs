@@ -185,7 +185,7 @@ async fn until_near(trio: &Trio, away: u64, entries: u64) {
 /// What is read of a log at once takes longer than an answer is waited for, many times over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_over_a_slow_link_is_sent_once() {
-    const SERIES: usize = 8_000;
+    const SERIES: usize = 4_000;
     const BYTES_PER_SECOND: u64 = 100_000;
     let folder = tempfile::tempdir().expect("temp folder");
     let shards = format!("--ingest.shards={SHARDS}");
@@ -217,7 +217,7 @@ async fn a_log_over_a_slow_link_is_sent_once() {
     println!("{bytes} bytes over the link");
     let logged = (SERIES * LABEL_BYTES) as u64;
     assert!(bytes > logged / 4, "{bytes} bytes are not all of it");
-    assert!(bytes < logged * 3 / 2, "{bytes} bytes: it was sent several times");
+    assert!(bytes < logged * 2, "{bytes} bytes: it was sent several times");
     assert_eq!(led(&trio, 0).await, Some(before), "somebody was elected");
     assert_eq!(
         metric(&trio, AWAY, "gnomon_raft_snapshots_received_total").await,
