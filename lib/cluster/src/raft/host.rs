@@ -4,7 +4,6 @@ use super::codec::{self, Tag};
 use super::group::{Group, GroupInner, GroupStatus};
 use super::log::GroupLog;
 use super::metrics::HostMetrics;
-use super::pace::Paces;
 use super::recover;
 use super::state::Machine;
 use super::supervisor;
@@ -134,8 +133,6 @@ pub(crate) struct HostShared {
     groups: RwLock<HashMap<GroupId, Arc<GroupInner>>>,
     /// Of which a replica was started here, and may still have something written.
     started: Mutex<HashSet<GroupId>>,
-    /// Of what is sent of logs.
-    pub(crate) paces: Paces,
     closed: CancellationToken,
     tasks: TaskTracker,
 }
@@ -159,7 +156,6 @@ impl GroupHost {
                 metrics,
                 groups: RwLock::default(),
                 started: Mutex::default(),
-                paces: Paces::default(),
                 closed: CancellationToken::new(),
                 tasks: TaskTracker::new(),
             }),

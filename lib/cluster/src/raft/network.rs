@@ -1,7 +1,7 @@
 //! What the library calls to reach other nodes, on top of a [`RaftTransport`].
 
 use super::codec::{self, Malformed};
-use super::pace::{Away, Paces};
+use super::pace::{Away, EndsAway, Pace};
 use super::snapshot::{SnapshotData, SnapshotPart};
 use super::state::Machine;
 use super::transport::{AppendAnswers, RaftTransport, RpcError};
@@ -40,8 +40,6 @@ pub(crate) struct Network {
     pub(crate) machine: Arc<Machine>,
     pub(crate) snapshots_sent: prometheus::IntCounter,
     pub(crate) no_writes: NoWrites,
-    /// Of the host.
-    pub(crate) paces: Paces,
 }
 
 /// Nodes that have said, with their last heartbeat, that their disks take no writes.
@@ -73,7 +71,7 @@ pub(crate) struct Client {
     machine: Arc<Machine>,
     snapshots_sent: prometheus::IntCounter,
     no_writes: NoWrites,
-    paces: Paces,
+    pace: Pace,
     /// Append streams that could not be opened, one after the other.
     unopened: u32,
 }
@@ -93,7 +91,7 @@ impl Network {
             machine: self.machine.clone(),
             snapshots_sent: self.snapshots_sent.clone(),
             no_writes: self.no_writes.clone(),
-            paces: self.paces.clone(),
+            pace: Pace::default(),
             unopened: 0,
         }
     }
@@ -190,17 +188,22 @@ impl Client {
         if self.unopened > 0 {
             tokio::time::sleep(open_again_after(self.unopened)).await;
         }
-        let (away, header) = (Away::new(self.paces.of(self.to)), self.header.clone());
+        let (away, ends) = Away::new(self.pace.clone());
+        let header = self.header.clone();
         let requests = away.paced(input).map(move |request| request_to(&header, request));
         let requests = requests.boxed();
         let answers = tokio::time::timeout(OPEN_WITHIN, self.transport.append(self.to, requests)).await;
         self.unopened += 1;
         let answers = match answers {
             Ok(answers) => answers.map_err(|error| rpc_error(&error))?,
-            Err(_) => return Err(rpc_error(&late(self.to))),
+            Err(_) => {
+                self.transport.renew(self.to);
+                return Err(rpc_error(&late(self.to)));
+            }
         };
         self.unopened = 0;
-        Ok(stream::unfold(Some(answers), next_answer(self.to, away, Arc::clone(&self.transport))).boxed())
+        let next = next_answer(self.to, away, Arc::clone(&self.transport));
+        Ok(stream::unfold(Some((answers, ends)), next).boxed())
     }
 
     async fn beat(&self, request: AppendEntriesRequest<TypeConfig>) -> Result<StreamAppendResult<TypeConfig>, Rpc> {
@@ -226,33 +229,31 @@ fn late(node: NodeId) -> RpcError {
     RpcError::Broken(format!("node {node} has not answered in time"))
 }
 
-type NextAnswer = BoxFutureOf<Option<(Result<StreamAppendResult<TypeConfig>, Rpc>, Option<AppendAnswers>)>>;
+/// Answers that are still to come.
+type ToCome = Option<(AppendAnswers, EndsAway)>;
+type NextAnswer = BoxFutureOf<Option<(Result<StreamAppendResult<TypeConfig>, Rpc>, ToCome)>>;
 type BoxFutureOf<T> = futures::future::BoxFuture<'static, T>;
 
 /// The next answer, or an error (which ends the stream) when one is owed and does not come.
-fn next_answer(
-    node: NodeId,
-    away: Arc<Away>,
-    transport: Arc<dyn RaftTransport>,
-) -> impl FnMut(Option<AppendAnswers>) -> NextAnswer {
-    move |answers| {
+fn next_answer(node: NodeId, away: Arc<Away>, transport: Arc<dyn RaftTransport>) -> impl FnMut(ToCome) -> NextAnswer {
+    move |to_come| {
         let (away, transport) = (Arc::clone(&away), Arc::clone(&transport));
         async move {
-            let mut answers = answers?;
+            let (mut answers, ends) = to_come?;
             let answer = loop {
-                let Some(patience) = away.patience() else {
+                if let Ok(answer) = tokio::time::timeout(away.patience(), answers.next()).await {
+                    break answer?;
+                }
+                if away.patience().is_zero() {
                     transport.renew(node);
                     break Err(late(node));
-                };
-                if let Ok(answer) = tokio::time::timeout(patience, answers.next()).await {
-                    break answer?;
                 }
             };
             Some(match answer {
                 Ok(answer) => {
                     away.answered();
                     match answer_from(answer) {
-                        Ok(answer) => (Ok(answer), Some(answers)),
+                        Ok(answer) => (Ok(answer), Some((answers, ends))),
                         Err(error) => (Err(broken(&error)), None),
                     }
                 }

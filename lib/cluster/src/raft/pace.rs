@@ -1,20 +1,20 @@
-//! How much of the log is on its way to a node at once.
+//! How much of a group's log is on its way to a follower at once.
 //!
 //! What a link has under way delays the answers behind it, and the pings of its connection: over a slow link a part of the
 //! log that is sent as it was read would be taken for lost before it could be answered, and be sent again for ever. So parts
-//! of the log go out in pieces, and so many of them as are answered soon: [`Pace::most`] grows with each answer that comes
-//! within a second, is halved by one that took two, and falls to its least where one did not come. An entry is not cut: one
-//! that is larger than what may be under way goes alone, and its answer is waited for longer.
+//! of the log go out in pieces, and so many of them as are answered soon: [`Pace`] grows with each answer that comes within a
+//! second, is halved by one that took two, and falls to its least where one did not come. An entry is not cut: one that is
+//! larger than what may be under way goes alone, and its answer is waited for longer.
 //!
-//! One [`Pace`] is for all groups that send to a node, since they share its link.
+//! Invariant: requests that nobody waits for the answers of any more end, whoever drives them (a connection's task may
+//! outlive both).
 
 use super::types::{Entry, TypeConfig};
 use futures::stream::{self, Stream, StreamExt};
-use gnomon_model::NodeId;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -24,124 +24,117 @@ type Request = AppendEntriesRequest<TypeConfig>;
 
 /// Bytes under way: at first,
 const FIRST: usize = 512 << 10;
-/// at least (13 KB/s are enough for an answer to that in time),
-const LEAST: usize = 64 << 10;
+/// at least (of each group, and all share a link),
+const LEAST: usize = 32 << 10;
 /// and at most.
-const MOST: usize = 8 << 20;
+const MOST: usize = 4 << 20;
 /// An answer within this lets more be sent,
 const SOON: Duration = Duration::from_secs(1);
 /// and one that takes longer than this less.
 const SLOW: Duration = Duration::from_secs(2);
-/// A node that owes an answer to what may be under way for longer is given up. A slow disk answers within this.
+/// A follower that owes an answer to what may be under way for longer is given up. A slow disk answers within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Of an entry, besides its payload.
 const ENTRY_BYTES: usize = 32;
 
-/// Of all nodes that are sent to.
-#[derive(Clone, Default)]
-pub(crate) struct Paces(Arc<Mutex<BTreeMap<NodeId, Arc<Pace>>>>);
+/// What is known of the link to a follower, from one stream of requests to the next.
+#[derive(Clone, Debug)]
+pub(super) struct Pace(Arc<Mutex<Known>>);
 
-impl Paces {
-    pub(crate) fn of(&self, node: NodeId) -> Arc<Pace> {
-        Arc::clone(self.0.lock().entry(node).or_default())
-    }
-}
-
-#[derive(Default)]
-pub(crate) struct Pace {
-    state: Mutex<State>,
-    /// Something was answered, or given up.
-    freed: Notify,
-}
-
-struct State {
+#[derive(Debug)]
+struct Known {
+    /// Bytes that may be under way.
     most: usize,
-    away: usize,
-    /// When `most` was last made less: what was sent before says nothing of it.
+    /// When that was last made less: what was sent before says nothing of it.
     lessened: Option<Instant>,
 }
 
-impl Default for State {
+impl Default for Pace {
     fn default() -> Self {
-        Self {
+        Self(Arc::new(Mutex::new(Known {
             most: FIRST,
-            away: 0,
             lessened: None,
-        }
-    }
-}
-
-impl State {
-    fn lessen(&mut self, most: usize) {
-        self.most = most.max(LEAST);
-        self.lessened = Some(Instant::now());
+        })))
     }
 }
 
 impl Pace {
     fn most(&self) -> usize {
-        self.state.lock().most
+        self.0.lock().most
     }
 
-    /// Waits until so many bytes may go. Something may always go where nothing is under way, and so may what is nothing.
-    async fn until_free(&self, bytes: usize) {
-        loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            {
-                let mut state = self.state.lock();
-                if bytes == 0 || state.away == 0 || state.away + bytes <= state.most {
-                    state.away += bytes;
-                    return;
-                }
-            }
-            freed.await;
-        }
+    fn lessen(&self, most: usize) {
+        let mut known = self.0.lock();
+        known.most = most.max(LEAST);
+        known.lessened = Some(Instant::now());
     }
 
-    fn answered(&self, bytes: usize, sent: Instant) {
-        let mut state = self.state.lock();
-        state.away -= bytes;
+    /// So many bytes were answered, when so many were under way.
+    fn answered(&self, bytes: usize, of: usize, sent: Instant) {
+        let mut known = self.0.lock();
         let took = sent.elapsed();
-        if took <= SOON {
-            state.most = (state.most + bytes).min(MOST);
-        } else if took > SLOW && state.lessened.is_none_or(|at| at <= sent) {
-            let half = state.most / 2;
-            state.lessen(half);
+        // Little that is answered soon says nothing of much.
+        if took <= SOON && of >= known.most / 2 {
+            known.most = (known.most + bytes).min(MOST);
+        } else if took > SLOW && known.lessened.is_none_or(|at| at <= sent) {
+            let half = known.most / 2;
+            drop(known);
+            self.lessen(half);
         }
-        drop(state);
-        self.freed.notify_waiters();
-    }
-
-    fn given_up(&self, bytes: usize) {
-        self.state.lock().away -= bytes;
-        self.freed.notify_waiters();
     }
 }
 
 /// What one stream of requests has under way.
+#[derive(Debug)]
 pub(super) struct Away {
-    pace: Arc<Pace>,
-    under_way: Mutex<UnderWay>,
+    pace: Pace,
+    state: Mutex<State>,
+    /// Something was answered, or nobody waits for answers any more.
+    freed: Notify,
 }
 
-struct UnderWay {
-    /// Bytes of each request that is not answered, and when it was handed out.
-    sent: VecDeque<(usize, Instant)>,
+#[derive(Debug)]
+struct State {
+    /// Of all in `sent`.
+    bytes: usize,
+    sent: VecDeque<Sent>,
     /// When something was answered last.
     answered: Instant,
+    has_ended: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    bytes: usize,
+    at: Instant,
+    /// In which it is to be answered.
+    within: Duration,
+}
+
+/// Ends the requests when it is dropped: it goes with their answers.
+#[derive(Debug)]
+pub(super) struct EndsAway(Arc<Away>);
+
+impl Drop for EndsAway {
+    fn drop(&mut self) {
+        self.0.state.lock().has_ended = true;
+        self.0.freed.notify_waiters();
+    }
 }
 
 impl Away {
-    pub(super) fn new(pace: Arc<Pace>) -> Arc<Self> {
-        Arc::new(Self {
+    pub(super) fn new(pace: Pace) -> (Arc<Self>, EndsAway) {
+        let away = Arc::new(Self {
             pace,
-            under_way: Mutex::new(UnderWay {
+            state: Mutex::new(State {
+                bytes: 0,
                 sent: VecDeque::new(),
                 answered: Instant::now(),
+                has_ended: false,
             }),
-        })
+            freed: Notify::new(),
+        });
+        (Arc::clone(&away), EndsAway(away))
     }
 
     /// The requests, in pieces, none before it may go.
@@ -155,58 +148,81 @@ impl Away {
             async move {
                 let piece = match pieces.pop_front() {
                     Some(piece) => piece,
+                    // What is asked for next would be lost to whoever sends instead.
+                    None if away.state.lock().has_ended => return None,
                     None => {
                         pieces = split(requests.next().await?, away.pace.most() / 2);
                         pieces.pop_front()?
                     }
                 };
-                let bytes = bytes_of(&piece);
-                away.pace.until_free(bytes).await;
-                away.under_way.lock().sent.push_back((bytes, Instant::now()));
+                away.send(bytes_of(&piece)).await?;
                 Some((piece, (requests, pieces)))
             }
         })
     }
 
-    /// How much longer an answer may be owed: none when it is late. What nothing is owed for may come at any time.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        let under_way = self.under_way.lock();
-        let Some((bytes, sent)) = under_way.sent.front() else {
-            return Some(ANSWER_WITHIN);
+    /// Waits until so many bytes may go, and notes that they do; none once nobody waits for answers. Something may always go
+    /// where nothing is under way, and so may what is nothing.
+    async fn send(&self, bytes: usize) -> Option<()> {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let most = self.pace.most();
+                let mut state = self.state.lock();
+                if state.has_ended {
+                    return None;
+                }
+                if bytes == 0 || state.bytes == 0 || state.bytes + bytes <= most {
+                    let times = bytes.div_ceil(most).max(1);
+                    state.bytes += bytes;
+                    state.sent.push_back(Sent {
+                        bytes,
+                        at: Instant::now(),
+                        within: ANSWER_WITHIN * u32::try_from(times).unwrap_or(u32::MAX),
+                    });
+                    return Some(());
+                }
+            }
+            freed.await;
+        }
+    }
+
+    /// How much longer an answer may be owed: zero when it is late. What nothing is owed for may come at any time.
+    pub(super) fn patience(&self) -> Duration {
+        let state = self.state.lock();
+        let Some(first) = state.sent.front() else {
+            return ANSWER_WITHIN;
         };
-        let times = bytes.div_ceil(self.pace.most()).max(1);
-        let within = ANSWER_WITHIN * u32::try_from(times).unwrap_or(u32::MAX);
         // Each has its time once those before it were answered.
-        let due = under_way.answered.max(*sent) + within;
-        due.checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())
+        let due = state.answered.max(first.at) + first.within;
+        due.saturating_duration_since(Instant::now())
     }
 
     /// The first of those that are under way was answered.
     pub(super) fn answered(&self) {
-        let first = {
-            let mut under_way = self.under_way.lock();
-            under_way.answered = Instant::now();
-            under_way.sent.pop_front()
+        let (first, of) = {
+            let mut state = self.state.lock();
+            state.answered = Instant::now();
+            let of = state.bytes;
+            let first = state.sent.pop_front();
+            state.bytes -= first.map_or(0, |first| first.bytes);
+            (first, of)
         };
-        if let Some((bytes, sent)) = first {
-            self.pace.answered(bytes, sent);
+        if let Some(first) = first {
+            self.pace.answered(first.bytes, of, first.at);
         }
+        self.freed.notify_waiters();
     }
 
     /// The stream has failed. Where an answer was owed for long, less is sent from now on.
     pub(super) fn failed(&self) {
-        let first = self.under_way.lock().sent.front().copied();
-        if first.is_some_and(|(bytes, sent)| bytes > 0 && sent.elapsed() > SLOW) {
-            self.pace.state.lock().lessen(LEAST);
+        let state = self.state.lock();
+        let is_slow = state.sent.front().is_some_and(|first| first.at.elapsed() > SLOW);
+        if state.bytes > 0 && is_slow {
+            self.pace.lessen(LEAST);
         }
-    }
-}
-
-impl Drop for Away {
-    fn drop(&mut self) {
-        let bytes = self.under_way.lock().sent.iter().map(|(bytes, _)| bytes).sum();
-        self.pace.given_up(bytes);
     }
 }
 
@@ -224,6 +240,9 @@ fn bytes_of(request: &Request) -> usize {
 
 /// The same entries in requests of at most so many bytes, or of one entry. One without entries stays one.
 fn split(request: Request, most: usize) -> VecDeque<Request> {
+    if bytes_of(&request) <= most {
+        return [request].into();
+    }
     let mut pieces = VecDeque::new();
     let Request {
         vote,
@@ -296,75 +315,66 @@ mod tests {
         }
     }
 
-    /// Sends so many streams of requests over one link, in which all that is under way waits for its turn; the longest that
-    /// any was without an answer that was owed, and how many streams had to be begun anew.
-    async fn over(bytes_per_s: usize, streams: u64, entry: usize) -> (Duration, usize) {
+    /// Sends as many streams of requests over one link, in which all that is under way waits for its turn, each with some
+    /// small requests in between; how many streams had to be begun anew.
+    async fn over(bytes_per_s: usize, streams: u64, entry: usize) -> usize {
         const ALL: usize = 4 << 20;
         const REQUEST: usize = 2 << 20;
-        let paces = Paces::default();
         let link = Arc::new(tokio::sync::Mutex::new(()));
         let one = |group: u64| {
-            let (paces, link) = (paces.clone(), Arc::clone(&link));
+            let link = Arc::clone(&link);
             async move {
-                let (mut done, mut longest, mut again) = (0usize, Duration::ZERO, 0);
+                let pace = Pace::default();
+                let (mut done, mut again) = (0usize, 0);
                 while done < ALL {
-                    let away = Away::new(paces.of(NodeId(2)));
-                    let left = (ALL - done).div_ceil(REQUEST);
-                    let each = REQUEST / entry;
-                    let requests = (0..left as u64).map(|n| request(1 + n * each as u64, each, entry));
-                    // As much as may go is under way, whether or not something was answered.
-                    let (away_sender, mut under_way) = tokio::sync::mpsc::unbounded_channel();
-                    let sending = {
-                        let requests = away.paced(stream::iter(requests.collect::<Vec<_>>()));
-                        async move {
-                            let mut requests = std::pin::pin!(requests);
-                            while let Some(request) = requests.next().await {
-                                if away_sender.send(request).is_err() {
-                                    break;
-                                }
+                    let (away, ends) = Away::new(pace.clone());
+                    let (each, left) = (REQUEST / entry, (ALL - done).div_ceil(REQUEST) as u64);
+                    let requests = (0..left).flat_map(move |n| {
+                        [
+                            request(1 + n * each as u64, each, entry),
+                            request(1 + (n + 1) * each as u64, 0, 0),
+                        ]
+                    });
+                    let requests = away.paced(stream::iter(requests.collect::<Vec<_>>()));
+                    let mut sent = driven(requests);
+                    while let Some(request) = sent.recv().await {
+                        let pass = async {
+                            let mut left = bytes_of(&request);
+                            while left > 0 {
+                                let turn = left.min(1500);
+                                let _link = link.lock().await;
+                                tokio::time::sleep(Duration::from_secs_f64(turn as f64 / bytes_per_s as f64)).await;
+                                left -= turn;
                             }
+                        };
+                        if tokio::time::timeout(away.patience(), pass).await.is_err() {
+                            away.failed();
+                            again += 1;
+                            break;
                         }
-                    };
-                    let answering = async {
-                        while let Some(request) = under_way.recv().await {
-                            let bytes = bytes_of(&request);
-                            let pass = async {
-                                // Pieces of a stream stand behind each other, and streams share the link.
-                                let mut left = bytes;
-                                while left > 0 {
-                                    let turn = left.min(1500);
-                                    let _link = link.lock().await;
-                                    let takes = Duration::from_secs_f64(turn as f64 / bytes_per_s as f64);
-                                    tokio::time::sleep(takes).await;
-                                    left -= turn;
-                                }
-                            };
-                            let began = Instant::now();
-                            let Some(patience) = away.patience() else { return };
-                            if tokio::time::timeout(patience, pass).await.is_err() {
-                                away.failed();
-                                again += 1;
-                                return;
-                            }
-                            longest = longest.max(began.elapsed());
-                            done += request.entries.len() * entry;
-                            away.answered();
-                        }
-                    };
-                    let sending = async {
-                        sending.await;
-                        std::future::pending::<()>().await;
-                    };
-                    tokio::select! { () = answering => {} () = sending => {} }
+                        done += request.entries.len() * entry;
+                        away.answered();
+                    }
+                    drop(ends);
                     assert!(again < 20, "group {group}: begun anew again and again");
                 }
-                (longest, again)
+                again
             }
         };
-        let all = futures::future::join_all((0..streams).map(one)).await;
-        assert_eq!(paces.of(NodeId(2)).state.lock().away, 0);
-        let longest = all.iter().map(|(longest, _)| *longest).max().unwrap();
-        (longest, all.iter().map(|(_, again)| again).sum())
+        futures::future::join_all((0..streams).map(one)).await.iter().sum()
+    }
+
+    /// As a connection does it: a task of its own takes all that may go, whoever looks at the answers.
+    fn driven(requests: impl Stream<Item = Request> + Send + 'static) -> tokio::sync::mpsc::UnboundedReceiver<Request> {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut requests = std::pin::pin!(requests);
+            while let Some(request) = requests.next().await {
+                // Nobody has to take it.
+                let _ = sender.send(request);
+            }
+        });
+        receiver
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,9 +385,8 @@ mod tests {
             (100_000, 4, 8 << 10),
             (500_000, 8, 128 << 10),
         ] {
-            let (longest, again) = over(bytes_per_s, streams, entry).await;
-            let what =
-                format!("{bytes_per_s} B/s, {streams} groups, entries of {entry}: {longest:?}, {again} begun anew");
+            let again = over(bytes_per_s, streams, entry).await;
+            let what = format!("{bytes_per_s} B/s, {streams} groups, entries of {entry}: {again} begun anew");
             println!("{what}");
             assert!(again <= 2 * streams as usize, "{what}");
         }
@@ -385,36 +394,48 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fast_links_are_sent_all_that_may_be_under_way() {
-        let paces = Paces::default();
-        let away = Away::new(paces.of(NodeId(2)));
+        let pace = Pace::default();
+        let (away, _ends) = Away::new(pace.clone());
         let requests = (0..40).map(|n| request(1 + n * 256, 256, 8 << 10));
-        let mut requests = std::pin::pin!(away.paced(stream::iter(requests.collect::<Vec<_>>())));
+        let mut sent = driven(away.paced(stream::iter(requests.collect::<Vec<_>>())));
         let mut pieces = 0;
-        while requests.next().await.is_some() {
+        while let Some(_request) = sent.recv().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
             away.answered();
             pieces += 1;
         }
-        assert_eq!(paces.of(NodeId(2)).most(), MOST);
+        assert_eq!(pace.most(), MOST);
         assert!(pieces < 60, "{pieces} pieces of 40 requests");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_stream_had_under_way_ends_with_it() {
-        let paces = Paces::default();
-        let away = Away::new(paces.of(NodeId(2)));
-        let large = || stream::iter([request(1, 4, FIRST / 2 - ENTRY_BYTES)]);
-        {
-            let mut first = std::pin::pin!(away.paced(large()));
-            assert!(first.next().await.is_some() && first.next().await.is_some());
-            let more = tokio::time::timeout(Duration::from_secs(60), first.next()).await;
-            assert!(more.is_err(), "more than may be under way");
+    async fn little_that_is_answered_soon_says_nothing_of_much() {
+        let pace = Pace::default();
+        let (away, _ends) = Away::new(pace.clone());
+        let requests = (0..1000).map(|n| request(1 + n, 1, 8 << 10));
+        let mut requests = std::pin::pin!(away.paced(stream::iter(requests.collect::<Vec<_>>())));
+        while requests.next().await.is_some() {
+            away.answered();
         }
-        let other = Away::new(paces.of(NodeId(2)));
-        let mut second = std::pin::pin!(other.paced(large()));
-        let waits = tokio::time::timeout(Duration::from_secs(60), second.next()).await;
-        assert!(waits.is_err(), "nodes share a link");
-        drop(away);
-        assert!(second.next().await.is_some());
+        assert_eq!(pace.most(), FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_end_with_their_answers_whoever_drives_them() {
+        let pace = Pace::default();
+        let (away, ends) = Away::new(pace.clone());
+        let mut sent = driven(away.paced(stream::iter([request(1, 4, FIRST / 2 - ENTRY_BYTES)])));
+        assert!(sent.recv().await.is_some() && sent.recv().await.is_some());
+        let more = tokio::time::timeout(ANSWER_WITHIN, sent.recv()).await;
+        assert!(more.is_err(), "more than may be under way");
+        assert_eq!(away.patience(), Duration::ZERO, "and it is late");
+        away.failed();
+        drop(ends);
+        assert!(sent.recv().await.is_none(), "it goes on");
+        assert_eq!(pace.most(), LEAST);
+        // The next one begins with nothing under way.
+        let (next, _ends) = Away::new(pace);
+        let mut sent = driven(next.paced(stream::iter([request(1, 4, LEAST / 4)])));
+        assert!(sent.recv().await.is_some());
     }
 }

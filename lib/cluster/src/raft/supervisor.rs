@@ -52,7 +52,6 @@ pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError
         machine: inner.machine.clone(),
         snapshots_sent: host.metrics.snapshots_sent.clone(),
         no_writes: inner.no_writes.clone(),
-        paces: host.paces.clone(),
     };
     let node = host.options.node.0;
     let raft = Raft::new(node, host.config.clone(), network, log.clone(), adapter.clone()).await;
