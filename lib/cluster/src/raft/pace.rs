@@ -26,8 +26,8 @@ type Request = AppendEntriesRequest<TypeConfig>;
 const FIRST: usize = 512 << 10;
 /// at least (of each group, and all share a link),
 const LEAST: usize = 32 << 10;
-/// and at most.
-const MOST: usize = 4 << 20;
+/// and at most: half of it is more than is read of a log at once, which goes out whole then.
+const MOST: usize = 6 << 20;
 /// An answer within this lets more be sent,
 const SOON: Duration = Duration::from_secs(1);
 /// and one that takes longer than this less.
