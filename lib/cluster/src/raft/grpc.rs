@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -30,12 +29,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 const MESSAGE_BYTES: usize = 64 << 20;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The answer to a ping comes after what was sent before it: of a log, as much as `pace.rs` lets go, which may be one entry,
+/// The answer to a ping comes after what was sent before it: of logs, what `pace.rs` lets go, which may be one large entry of each,
 const LOGS_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// and of snapshots some megabytes.
 const SNAPSHOTS_KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// A connection that is younger is not replaced where answers do not come.
-const RENEWED_AFTER: Duration = Duration::from_secs(5);
 /// Heartbeats of other groups are waited for this long.
 const LINGER: Duration = Duration::from_millis(1);
 /// Heartbeats in one message, and waiting for one.
@@ -68,12 +65,6 @@ enum Lane {
 
 type Beat = (RaftAppendRequest, oneshot::Sender<Result<RaftAppendResponse, RpcError>>);
 
-struct Connection {
-    address: String,
-    channel: Channel,
-    made: Instant,
-}
-
 /// The transport of a node in a real cluster.
 pub struct GrpcTransport {
     peers: Arc<Peers>,
@@ -84,7 +75,7 @@ pub struct GrpcTransport {
 struct Peers {
     addresses: Arc<dyn Addresses>,
     tls: Option<Arc<ClusterTls>>,
-    channels: Mutex<HashMap<(NodeId, Lane), Connection>>,
+    channels: Mutex<HashMap<(NodeId, Lane), (String, Channel)>>,
 }
 
 impl GrpcTransport {
@@ -124,7 +115,7 @@ impl Peers {
             .ok_or_else(|| unreachable("its address is not known".into()))?;
         let mut channels = self.channels.lock();
         let channel = match channels.get(&(node, lane)) {
-            Some(known) if known.address == address => known.channel.clone(),
+            Some((known, channel)) if *known == address => channel.clone(),
             _ => {
                 let endpoint = Endpoint::from_shared(format!("http://{address}"))
                     .map_err(|error| unreachable(format!("address {address:?}: {error}")))?;
@@ -143,12 +134,7 @@ impl Peers {
                     .initial_connection_window_size(8 << 20);
                 let channel = lazily(endpoint, &address, None, self.tls.as_ref())
                     .map_err(|error| unreachable(error.to_string()))?;
-                let made = Connection {
-                    address,
-                    channel: channel.clone(),
-                    made: Instant::now(),
-                };
-                channels.insert((node, lane), made);
+                channels.insert((node, lane), (address, channel.clone()));
                 channel
             }
         };
@@ -260,15 +246,6 @@ impl RaftTransport for GrpcTransport {
         Ok(answers
             .map(move |answer| answer.map_err(|status| from_status(to, &status)))
             .boxed())
-    }
-
-    fn renew(&self, to: NodeId) {
-        let mut channels = self.peers.channels.lock();
-        // All groups' streams are over the same one: the first that notices makes room for a new one.
-        let is_old = |known: &Connection| known.made.elapsed() > RENEWED_AFTER;
-        if channels.get(&(to, Lane::Logs)).is_some_and(is_old) {
-            channels.remove(&(to, Lane::Logs));
-        }
     }
 
     async fn heartbeat(&self, to: NodeId, request: RaftAppendRequest) -> Result<RaftAppendResponse, RpcError> {

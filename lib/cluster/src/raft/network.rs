@@ -194,15 +194,13 @@ impl Client {
         let requests = requests.boxed();
         let answers = tokio::time::timeout(OPEN_WITHIN, self.transport.append(self.to, requests)).await;
         self.unopened += 1;
-        let answers = match answers {
-            Ok(answers) => answers.map_err(|error| rpc_error(&error))?,
-            Err(_) => {
-                self.transport.renew(self.to);
-                return Err(rpc_error(&late(self.to)));
-            }
-        };
+        let answers = answers.unwrap_or_else(|_| Err(late(self.to)));
+        let answers = answers.map_err(|error| {
+            away.failed();
+            rpc_error(&error)
+        })?;
         self.unopened = 0;
-        let next = next_answer(self.to, away, Arc::clone(&self.transport));
+        let next = next_answer(self.to, away);
         Ok(stream::unfold(Some((answers, ends)), next).boxed())
     }
 
@@ -235,9 +233,9 @@ type NextAnswer = BoxFutureOf<Option<(Result<StreamAppendResult<TypeConfig>, Rpc
 type BoxFutureOf<T> = futures::future::BoxFuture<'static, T>;
 
 /// The next answer, or an error (which ends the stream) when one is owed and does not come.
-fn next_answer(node: NodeId, away: Arc<Away>, transport: Arc<dyn RaftTransport>) -> impl FnMut(ToCome) -> NextAnswer {
+fn next_answer(node: NodeId, away: Arc<Away>) -> impl FnMut(ToCome) -> NextAnswer {
     move |to_come| {
-        let (away, transport) = (Arc::clone(&away), Arc::clone(&transport));
+        let away = Arc::clone(&away);
         async move {
             let (mut answers, ends) = to_come?;
             let answer = loop {
@@ -245,7 +243,6 @@ fn next_answer(node: NodeId, away: Arc<Away>, transport: Arc<dyn RaftTransport>)
                     break answer?;
                 }
                 if away.patience().is_zero() {
-                    transport.renew(node);
                     break Err(late(node));
                 }
             };

@@ -2,11 +2,12 @@
 //!
 //! What a link has under way delays the answers behind it, and the pings of its connection: over a slow link a part of the
 //! log that is sent as it was read would be taken for lost before it could be answered, and be sent again for ever. So parts
-//! of the log go out in pieces, and so many of them as are answered soon: [`Pace`] grows with each answer that comes within a
-//! second, is halved by one that took two, and falls to its least where one did not come. An entry is not cut: one that is
-//! larger than what may be under way goes alone, and its answer is waited for longer.
+//! of the log go out in pieces, and so many of them as are answered soon: where that is tried, [`Pace`] grows with each answer
+//! that comes within a second (and a little with one within two), is halved by one that takes longer, and falls to its least
+//! where one does not come. An entry is not cut: one that is larger than what may be under way goes alone, and its answer is
+//! waited for longer.
 //!
-//! Invariant: requests that nobody waits for the answers of any more end, whoever drives them (a connection's task may
+//! Invariant: requests do not wait for room once nobody waits for their answers, whoever drives them (a connection's task may
 //! outlive both).
 
 use super::types::{Entry, TypeConfig};
@@ -26,6 +27,8 @@ type Request = AppendEntriesRequest<TypeConfig>;
 const FIRST: usize = 512 << 10;
 /// at least (of each group, and all share a link),
 const LEAST: usize = 32 << 10;
+/// or this, where answers are slow but come: a slow disk answers little no sooner than much.
+const LEAST_ANSWERED: usize = 256 << 10;
 /// and at most: half of it is more than is read of a log at once, which goes out whole then.
 const MOST: usize = 6 << 20;
 /// An answer within this lets more be sent,
@@ -74,12 +77,14 @@ impl Pace {
         let mut known = self.0.lock();
         let took = sent.elapsed();
         // Little that is answered soon says nothing of much.
-        if took <= SOON && of >= known.most / 2 {
-            known.most = (known.most + bytes).min(MOST);
-        } else if took > SLOW && known.lessened.is_none_or(|at| at <= sent) {
+        let is_tried = of >= known.most / 2;
+        if took <= SLOW {
+            let more = if took <= SOON { bytes } else { bytes.min(LEAST) };
+            known.most = (known.most + if is_tried { more } else { 0 }).min(MOST);
+        } else if known.lessened.is_none_or(|at| at <= sent) && known.most > LEAST_ANSWERED {
             let half = known.most / 2;
             drop(known);
-            self.lessen(half);
+            self.lessen(half.max(LEAST_ANSWERED));
         }
     }
 }
@@ -418,6 +423,32 @@ mod tests {
             away.answered();
         }
         assert_eq!(pace.most(), FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_slow_disk_answers_goes_on() {
+        for (each, least) in [(4_000, LEAST_ANSWERED), (1_500, FIRST)] {
+            let pace = Pace::default();
+            pace.lessen(LEAST);
+            for _ in 0..2 {
+                let (away, _ends) = Away::new(pace.clone());
+                let requests = (0..200).map(|n| request(1 + n * 16, 16, 8 << 10));
+                let mut sent = driven(away.paced(stream::iter(requests.collect::<Vec<_>>())));
+                while let Some(_request) = sent.recv().await {
+                    tokio::time::sleep(Duration::from_millis(each)).await;
+                    // One write to the disk has all that came until then.
+                    away.answered();
+                    while sent.try_recv().is_ok() {
+                        away.answered();
+                    }
+                }
+                if each > 2_000 {
+                    pace.0.lock().most = MOST;
+                }
+            }
+            let most = pace.most();
+            assert!(most >= least, "{most} bytes where answers take {each} ms");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,8 +51,6 @@ pub trait RaftTransport: Send + Sync + 'static {
         to: NodeId,
         requests: BoxStream<'static, RaftAppendRequest>,
     ) -> Result<AppendAnswers, RpcError>;
-    /// Answers of an append stream did not come: the next stream goes over a new connection, where there are any.
-    fn renew(&self, _to: NodeId) {}
     async fn heartbeat(&self, to: NodeId, request: RaftAppendRequest) -> Result<RaftAppendResponse, RpcError>;
     async fn vote(&self, to: NodeId, request: RaftVoteRequest) -> Result<RaftVoteResponse, RpcError>;
     async fn snapshot(
