@@ -29,7 +29,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 const MESSAGE_BYTES: usize = 64 << 20;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The answer to a ping comes after what was sent before it: of logs, what `pace.rs` lets go, which may be one large entry of each,
+/// The answer to a ping comes after what was sent before it: of logs, what `pace.rs` lets go, which may be one large entry of
+/// each,
 const LOGS_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// and of snapshots some megabytes.
 const SNAPSHOTS_KEEP_ALIVE: Duration = Duration::from_secs(60);

@@ -194,7 +194,7 @@ impl Client {
         let requests = requests.boxed();
         let answers = tokio::time::timeout(OPEN_WITHIN, self.transport.append(self.to, requests)).await;
         self.unopened += 1;
-        let answers = answers.unwrap_or_else(|_| Err(late(self.to)));
+        let answers = answers.unwrap_or_else(|_| Err(late(self.to, OPEN_WITHIN)));
         let answers = answers.map_err(|error| {
             away.failed();
             rpc_error(&error)
@@ -223,8 +223,8 @@ fn open_again_after(unopened: u32) -> Duration {
         .min(OPEN_AGAIN_MAX)
 }
 
-fn late(node: NodeId) -> RpcError {
-    RpcError::Broken(format!("node {node} has not answered in time"))
+fn late(node: NodeId, owed_for: Duration) -> RpcError {
+    RpcError::Broken(format!("node {node} has not answered for {} s", owed_for.as_secs()))
 }
 
 /// Answers that are still to come.
@@ -243,7 +243,7 @@ fn next_answer(node: NodeId, away: Arc<Away>) -> impl FnMut(ToCome) -> NextAnswe
                     break answer?;
                 }
                 if away.patience().is_zero() {
-                    break Err(late(node));
+                    break Err(late(node, away.owed_for()));
                 }
             };
             Some(match answer {

@@ -29,7 +29,7 @@ const FIRST: usize = 512 << 10;
 const LEAST: usize = 32 << 10;
 /// or this, where answers are slow but come: a slow disk answers little no sooner than much.
 const LEAST_ANSWERED: usize = 256 << 10;
-/// and at most: half of it is more than is read of a log at once, which goes out whole then.
+/// and at most: what is read of a log at once is less than half of it, and goes out whole then.
 const MOST: usize = 6 << 20;
 /// An answer within this lets more be sent,
 const SOON: Duration = Duration::from_secs(1);
@@ -61,30 +61,22 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
-    fn most(&self) -> usize {
-        self.0.lock().most
-    }
-
-    fn lessen(&self, most: usize) {
-        let mut known = self.0.lock();
-        known.most = most.max(LEAST);
-        known.lessened = Some(Instant::now());
+impl Known {
+    fn lessen(&mut self, most: usize) {
+        self.most = most;
+        self.lessened = Some(Instant::now());
     }
 
     /// So many bytes were answered, when so many were under way.
-    fn answered(&self, bytes: usize, of: usize, sent: Instant) {
-        let mut known = self.0.lock();
+    fn answered(&mut self, bytes: usize, of: usize, sent: Instant) {
         let took = sent.elapsed();
-        // Little that is answered soon says nothing of much.
-        let is_tried = of >= known.most / 2;
         if took <= SLOW {
+            // Little that is answered soon says nothing of much.
+            let is_tried = of >= self.most / 2;
             let more = if took <= SOON { bytes } else { bytes.min(LEAST) };
-            known.most = (known.most + if is_tried { more } else { 0 }).min(MOST);
-        } else if known.lessened.is_none_or(|at| at <= sent) && known.most > LEAST_ANSWERED {
-            let half = known.most / 2;
-            drop(known);
-            self.lessen(half.max(LEAST_ANSWERED));
+            self.most = (self.most + if is_tried { more } else { 0 }).min(MOST);
+        } else if self.lessened.is_none_or(|at| at <= sent) && self.most > LEAST_ANSWERED {
+            self.lessen((self.most / 2).max(LEAST_ANSWERED));
         }
     }
 }
@@ -106,6 +98,13 @@ struct State {
     /// When something was answered last.
     answered: Instant,
     has_ended: bool,
+}
+
+impl State {
+    /// Each has its time once those before it were answered.
+    fn owed_since(&self, first: &Sent) -> Instant {
+        self.answered.max(first.at)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +155,7 @@ impl Away {
                     // What is asked for next would be lost to whoever sends instead.
                     None if away.state.lock().has_ended => return None,
                     None => {
-                        pieces = split(requests.next().await?, away.pace.most() / 2);
+                        pieces = split(requests.next().await?, away.pace.0.lock().most / 2);
                         pieces.pop_front()?
                     }
                 };
@@ -174,7 +173,7 @@ impl Away {
             tokio::pin!(freed);
             freed.as_mut().enable();
             {
-                let most = self.pace.most();
+                let most = self.pace.0.lock().most;
                 let mut state = self.state.lock();
                 if state.has_ended {
                     return None;
@@ -200,9 +199,14 @@ impl Away {
         let Some(first) = state.sent.front() else {
             return ANSWER_WITHIN;
         };
-        // Each has its time once those before it were answered.
-        let due = state.answered.max(first.at) + first.within;
-        due.saturating_duration_since(Instant::now())
+        first.within.saturating_sub(state.owed_since(first).elapsed())
+    }
+
+    /// For how long an answer has been owed.
+    pub(super) fn owed_for(&self) -> Duration {
+        let state = self.state.lock();
+        let first = state.sent.front();
+        first.map_or(Duration::ZERO, |first| state.owed_since(first).elapsed())
     }
 
     /// The first of those that are under way was answered.
@@ -216,7 +220,7 @@ impl Away {
             (first, of)
         };
         if let Some(first) = first {
-            self.pace.answered(first.bytes, of, first.at);
+            self.pace.0.lock().answered(first.bytes, of, first.at);
         }
         self.freed.notify_waiters();
     }
@@ -226,7 +230,7 @@ impl Away {
         let state = self.state.lock();
         let is_slow = state.sent.front().is_some_and(|first| first.at.elapsed() > SLOW);
         if state.bytes > 0 && is_slow {
-            self.pace.lessen(LEAST);
+            self.pace.0.lock().lessen(LEAST);
         }
     }
 }
@@ -283,6 +287,10 @@ fn split(request: Request, most: usize) -> VecDeque<Request> {
 mod tests {
     use super::super::types::{Command, LogId, Vote};
     use super::*;
+
+    fn most(pace: &Pace) -> usize {
+        pace.0.lock().most
+    }
 
     fn request(first: u64, entries: usize, bytes: usize) -> Request {
         let entry = |index| Entry {
@@ -409,7 +417,7 @@ mod tests {
             away.answered();
             pieces += 1;
         }
-        assert_eq!(pace.most(), MOST);
+        assert_eq!(most(&pace), MOST);
         assert!(pieces < 60, "{pieces} pieces of 40 requests");
     }
 
@@ -422,33 +430,33 @@ mod tests {
         while requests.next().await.is_some() {
             away.answered();
         }
-        assert_eq!(pace.most(), FIRST);
+        assert_eq!(most(&pace), FIRST);
+    }
+
+    /// Where answers come so many milliseconds apart, each time all that are owed.
+    async fn after_answers_of(each_ms: u64, first: usize) -> usize {
+        let pace = Pace::default();
+        pace.0.lock().lessen(first);
+        let (away, _ends) = Away::new(pace.clone());
+        let requests = (0..200).map(|n| request(1 + n * 16, 16, 8 << 10));
+        let mut sent = driven(away.paced(stream::iter(requests.collect::<Vec<_>>())));
+        while let Some(_request) = sent.recv().await {
+            tokio::time::sleep(Duration::from_millis(each_ms)).await;
+            // One write to the disk has all that came until then.
+            away.answered();
+            while sent.try_recv().is_ok() {
+                away.answered();
+            }
+        }
+        most(&pace)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_slow_disk_answers_goes_on() {
-        for (each, least) in [(4_000, LEAST_ANSWERED), (1_500, FIRST)] {
-            let pace = Pace::default();
-            pace.lessen(LEAST);
-            for _ in 0..2 {
-                let (away, _ends) = Away::new(pace.clone());
-                let requests = (0..200).map(|n| request(1 + n * 16, 16, 8 << 10));
-                let mut sent = driven(away.paced(stream::iter(requests.collect::<Vec<_>>())));
-                while let Some(_request) = sent.recv().await {
-                    tokio::time::sleep(Duration::from_millis(each)).await;
-                    // One write to the disk has all that came until then.
-                    away.answered();
-                    while sent.try_recv().is_ok() {
-                        away.answered();
-                    }
-                }
-                if each > 2_000 {
-                    pace.0.lock().most = MOST;
-                }
-            }
-            let most = pace.most();
-            assert!(most >= least, "{most} bytes where answers take {each} ms");
-        }
+    async fn a_slow_disk_is_not_sent_little() {
+        assert_eq!(after_answers_of(4_000, MOST).await, LEAST_ANSWERED);
+        assert_eq!(after_answers_of(4_000, LEAST).await, LEAST);
+        let most = after_answers_of(1_500, LEAST).await;
+        assert!(most >= FIRST, "{most} bytes");
     }
 
     #[tokio::test(start_paused = true)]
@@ -463,7 +471,7 @@ mod tests {
         away.failed();
         drop(ends);
         assert!(sent.recv().await.is_none(), "it goes on");
-        assert_eq!(pace.most(), LEAST);
+        assert_eq!(most(&pace), LEAST);
         // The next one begins with nothing under way.
         let (next, _ends) = Away::new(pace);
         let mut sent = driven(next.paced(stream::iter([request(1, 4, LEAST / 4)])));
