@@ -2,7 +2,7 @@
 
 use super::remote::Remote;
 use super::silence::Silence;
-use crate::layers::{BadAddress, CallMetrics, ChannelOptions, Retries, connect_as};
+use crate::layers::{Answering, BadAddress, CallMetrics, ChannelOptions, Retries, connect_as};
 use crate::tls::host_of;
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -56,9 +56,15 @@ struct Route {
     through: usize,
 }
 
+struct Peer {
+    address: String,
+    service: Arc<dyn MetaService>,
+    answering: Answering,
+}
+
 struct Peers {
-    /// By address; this node's own replica first, then the configured ones.
-    all: Vec<(String, Arc<dyn MetaService>)>,
+    /// By address; this node's own replica first, then the configured ones. One node may be there under several.
+    all: Vec<Peer>,
     /// The first is this node's own replica.
     has_own: bool,
     /// Which one to ask next.
@@ -77,11 +83,48 @@ impl Peers {
         self.next = at % self.all.len();
     }
 
+    /// Who is there, by what it answered, or by the state.
+    fn node_at(&self, at: usize) -> Option<u64> {
+        let peer = self.all.get(at)?;
+        let answered = peer.answering.node().map(|node| node.0);
+        answered.or_else(|| {
+            self.addresses
+                .iter()
+                .find(|(_, a)| *a == peer.address)
+                .map(|(id, _)| *id)
+        })
+    }
+
+    fn are_one_node(&self, at: usize, other: usize) -> bool {
+        at == other || self.node_at(at).is_some_and(|node| self.node_at(other) == Some(node))
+    }
+
+    /// All places of the node that is there.
+    fn places_of(&self, at: usize) -> impl Iterator<Item = usize> {
+        (0..self.all.len()).filter(move |other| self.are_one_node(at, *other))
+    }
+
+    /// Whether the node did not answer of late, whatever it was asked as.
+    fn is_silent(&self, at: usize, now: Duration) -> bool {
+        self.places_of(at).any(|place| self.silence.lasts(place, now))
+    }
+
+    fn has_answered(&mut self, at: usize) {
+        let places: Vec<usize> = self.places_of(at).collect();
+        for place in &places {
+            self.silence.end(*place);
+        }
+        if self.route.is_some_and(|route| places.contains(&route.leader)) {
+            self.route = None;
+            self.turn_to(at);
+        }
+    }
+
     /// Whom what is to be decided goes to: once each time the leader's silence is over to itself.
     fn for_proposal(&mut self, now: Duration) -> (usize, Option<u64>) {
         match self.route {
-            Some(route) if self.silence.lasts(route.leader, now) => (route.through, Some(route.leader_id)),
-            Some(route) if self.silence.is_known(route.leader) => {
+            Some(route) if self.is_silent(route.leader, now) => (route.through, Some(route.leader_id)),
+            Some(route) if self.places_of(route.leader).any(|at| self.silence.is_known(at)) => {
                 self.silence.begin(route.leader, now);
                 (route.leader, None)
             }
@@ -92,8 +135,8 @@ impl Peers {
     /// One that may know a way to the leader.
     fn may_pass_on(&self, leader: usize, now: Duration) -> Option<usize> {
         let first = usize::from(self.has_own);
-        let mut others = (first..self.all.len()).filter(|at| *at != leader);
-        others.find(|at| !self.silence.lasts(*at, now))
+        let mut others = (first..self.all.len()).filter(|at| !self.are_one_node(*at, leader));
+        others.find(|at| !self.is_silent(*at, now))
     }
 }
 
@@ -123,6 +166,11 @@ impl MetaClient {
                 why: "no peer is named".into(),
             });
         }
+        let own = |(address, service)| Peer {
+            address,
+            service,
+            answering: Answering::default(),
+        };
         let client = Self {
             retries: Retries::new(1, metrics.clone()),
             channel,
@@ -131,7 +179,7 @@ impl MetaClient {
             names: peers.iter().filter(|peer| is_name(peer)).cloned().collect(),
             peers: Mutex::new(Peers {
                 has_own: local.is_some(),
-                all: local.into_iter().collect(),
+                all: local.into_iter().map(own).collect(),
                 next: 0,
                 route: None,
                 silence: Silence::default(),
@@ -159,17 +207,23 @@ impl MetaClient {
     /// The place of an address among the peers, made where it is not there yet. `name` is the host that it was found by.
     fn position_of(&self, address: &str, name: Option<&str>) -> Result<usize, BadAddress> {
         let mut peers = self.peers.lock();
-        if let Some(at) = peers.all.iter().position(|(a, _)| a == address) {
+        if let Some(at) = peers.all.iter().position(|peer| peer.address == address) {
             return Ok(at);
         }
-        let peer: Arc<dyn MetaService> = match &self.channel.network {
+        let answering = Answering::default();
+        let service: Arc<dyn MetaService> = match &self.channel.network {
             Some(network) => network.meta(address),
             None => {
                 let channel = connect_as(address, name, &self.channel, &self.metrics, &self.clock)?;
-                Arc::new(Remote::new(channel, self.retries.clone()).meta())
+                let remote = Remote::new(channel, self.retries.clone());
+                Arc::new(remote.telling(answering.clone()).meta())
             }
         };
-        peers.all.push((address.to_owned(), peer));
+        peers.all.push(Peer {
+            address: address.to_owned(),
+            service,
+            answering,
+        });
         Ok(peers.all.len() - 1)
     }
 
@@ -200,7 +254,7 @@ impl MetaClient {
             true => peers.for_proposal(now),
             false => (peers.next % peers.all.len(), None),
         };
-        let peer = peers.all[at].1.clone();
+        let peer = peers.all[at].service.clone();
         Asked { at, peer, to }
     }
 
@@ -225,10 +279,10 @@ impl MetaClient {
         match hinted {
             None => {
                 let mut others = (from + 1..from + peers.all.len()).map(|at| at % peers.all.len());
-                let next = others.find(|at| !peers.silence.lasts(*at, now));
+                let next = others.find(|at| !peers.is_silent(*at, now));
                 peers.turn_to(next.unwrap_or(from + 1));
             }
-            Some((_, leader)) if !peers.silence.lasts(leader, now) => peers.turn_to(leader),
+            Some((_, leader)) if !peers.is_silent(leader, now) => peers.turn_to(leader),
             // This node's own replica does not reach it either.
             Some((_, leader)) if peers.has_own && from == 0 => {
                 let next = peers.may_pass_on(leader, now);
@@ -249,11 +303,7 @@ impl MetaClient {
         let now = self.clock.monotonic();
         let mut peers = self.peers.lock();
         if has_answered {
-            peers.silence.end(asked.at);
-            if peers.route.is_some_and(|route| route.leader == asked.at) {
-                peers.route = None;
-                peers.turn_to(asked.at);
-            }
+            peers.has_answered(asked.at);
         } else if asked.to.is_none() && !(peers.has_own && asked.at == 0) {
             peers.silence.begin(asked.at, now);
         }

@@ -1,7 +1,7 @@
 //! gRPC clients as service bodies.
 
 use super::MAX_MESSAGE_BYTES;
-use crate::layers::{Membership, PeerChannel, Retries};
+use crate::layers::{Answering, Membership, PeerChannel, Retries};
 use crate::meta::changes::Assembling;
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -59,6 +59,18 @@ impl Remote {
         let channel = self
             .channel
             .map_request(move |request| Membership::to_node(request, node));
+        Self {
+            channel: BoxCloneSyncService::new(channel),
+            ..self
+        }
+    }
+
+    /// Tells `answering` who answers.
+    pub(super) fn telling(self, answering: Answering) -> Self {
+        let channel = self.channel.map_response(move |response| {
+            answering.note(&response);
+            response
+        });
         Self {
             channel: BoxCloneSyncService::new(channel),
             ..self

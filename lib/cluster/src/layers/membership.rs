@@ -1,8 +1,10 @@
-//! Which cluster a call is for, and which node, in headers of the call; and the check of them on the other side.
+//! Which cluster a call is for, and which node, in headers of the call; the check of them on the other side; and who it is
+//! that answers.
 //!
 //! ```text
 //! gnomon-cluster = the cluster's id, 32 hex digits
 //! gnomon-node = the number of the node that is meant, decimal; left out where it is not known
+//!               of an answer: of the node that gives it
 //! ```
 //!
 //! Raft's messages have both in their own header, and are checked by it.
@@ -11,9 +13,10 @@ use gnomon_model::ids::NAMED_CALLS_FEATURE_LEVEL;
 use gnomon_model::{ClusterId, NodeId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::MetaState;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
-use tonic::codegen::http::{HeaderMap, HeaderValue, Request};
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
 
 pub const CLUSTER_HEADER: &str = "gnomon-cluster";
 pub const NODE_HEADER: &str = "gnomon-node";
@@ -58,6 +61,28 @@ impl Membership {
     }
 }
 
+/// Which node answered last at an address. Clones are told the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answering(Arc<AtomicU64>);
+
+impl Answering {
+    /// None before the first answer, and of builds that do not say it.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            id => Some(NodeId(id)),
+        }
+    }
+
+    pub(crate) fn note<B>(&self, response: &Response<B>) {
+        let told = response.headers().get(NODE_HEADER);
+        let id = told.and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(id) = id {
+            self.0.store(id, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Who may call this node.
 #[derive(Clone, Debug)]
 pub struct Members {
@@ -85,6 +110,13 @@ impl Members {
             nodes: Some(nodes),
             ..self
         }
+    }
+
+    /// Says in an answer who gives it.
+    pub(super) fn sign<B>(&self, response: &mut Response<B>) {
+        response
+            .headers_mut()
+            .insert(NODE_HEADER, HeaderValue::from(self.node.0));
     }
 
     fn have_older(&self) -> bool {

@@ -14,6 +14,7 @@ mod trace;
 pub(crate) use channel::explained;
 pub use channel::{BadAddress, ChannelOptions, PeerChannel, connect, connect_as};
 pub use context::{TRACEPARENT, TraceContext};
+pub(crate) use membership::Answering;
 pub use membership::{CLUSTER_HEADER, Members, Membership, NODE_HEADER};
 pub use metrics::{CallMetrics, ServeMetrics};
 pub use retry::{Retries, RetryPolicy};

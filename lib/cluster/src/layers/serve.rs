@@ -91,7 +91,9 @@ impl<S> Serve<S> {
         let (service, method) = service_and_method(request.uri().path());
         self.layer.metrics.count(service, method, "refused");
         tracing::debug!(service, method, %error, "refused a call");
-        Some(Status::from(error).into_http())
+        let mut refusal = Status::from(error).into_http();
+        members.sign(&mut refusal);
+        Some(refusal)
     }
 }
 
@@ -134,7 +136,10 @@ where
         let started = layer.clock.monotonic();
         let call = span.in_scope(|| self.inner.call(request));
         let served = async move {
-            let response = call.await?;
+            let mut response = call.await?;
+            if let Some(members) = &layer.members {
+                members.sign(&mut response);
+            }
             let outcome = outcome(&response);
             Span::current().record("outcome", outcome);
             let (service, method) = service_and_method(&path);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::layers::{Members, Membership, ServeLayer, ServeMetrics};
 use gnomon_model::ClusterId;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tower::Layer;
 
 /// As `initialized` has it.
@@ -10,19 +11,23 @@ const OURS: ClusterId = ClusterId(0x2a);
 
 /// A node that is careful, as those of real processes are.
 async fn careful(id: u64, machine: &Arc<MetaMachine>) -> Node {
-    let metrics = ServeMetrics::register(&prometheus::Registry::new()).unwrap();
-    let members = Members::new(Membership::of(OURS), NodeId(id)).among(machine.watch());
-    let layer = ServeLayer::new(16, metrics, clock()).for_members(members);
     let replica = Replica {
         id,
         leader: Arc::new(Mutex::new(id)),
         machine: machine.clone(),
     };
+    serve_as(id, machine, Arc::new(replica)).await
+}
+
+async fn serve_as(id: u64, machine: &Arc<MetaMachine>, meta: Arc<dyn MetaService>) -> Node {
+    let metrics = ServeMetrics::register(&prometheus::Registry::new()).unwrap();
+    let members = Members::new(Membership::of(OURS), NodeId(id)).among(machine.watch());
+    let layer = ServeLayer::new(16, metrics, clock()).for_members(members);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let stop = CancellationToken::new();
     let router = Server::builder()
-        .add_service(layer.layer(meta_server(Arc::new(replica))))
+        .add_service(layer.layer(meta_server(meta)))
         .add_service(layer.layer(shard_write_server(Arc::new(ShardNode { id: 2 }))));
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped));
@@ -151,4 +156,77 @@ async fn calls_that_do_not_say_their_cluster_are_taken_as_long_as_a_member_may_b
     assert_eq!(is_heard(&silent()).await, Ok(()));
     level(4);
     assert!(is_heard(&silent()).await.is_err());
+}
+
+/// A leader that is served, and answers nothing that helps.
+struct Deaf {
+    leads: Replica,
+    is_deaf: AtomicBool,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl MetaService for Deaf {
+    async fn propose(&self, command: MetaCommand) -> Result<MetaResponse, ServiceError> {
+        if !self.is_deaf.load(Ordering::SeqCst) {
+            return self.leads.propose(command).await;
+        }
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Err(ServiceError::Unavailable("it does not hear".into()))
+    }
+    async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
+        self.leads.read().await
+    }
+    async fn watch(
+        &self,
+        after: u64,
+    ) -> Result<BoxStream<'static, Result<Arc<MetaState>, ServiceError>>, ServiceError> {
+        self.leads.watch(after).await
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_was_named_otherwise_than_it_is_known_is_asked_once() {
+    let machine = initialized();
+    let deaf = Arc::new(Deaf {
+        leads: Replica {
+            id: 1,
+            leader: Arc::new(Mutex::new(1)),
+            machine: machine.clone(),
+        },
+        is_deaf: AtomicBool::new(false),
+        asked: AtomicUsize::new(0),
+    });
+    let follower = Replica {
+        id: 2,
+        leader: Arc::new(Mutex::new(1)),
+        machine: machine.clone(),
+    };
+    let nodes = [
+        serve_as(1, &machine, deaf.clone()).await,
+        serve_as(2, &machine, Arc::new(follower)).await,
+    ];
+    for (id, node) in (1..).zip(&nodes) {
+        assert_eq!(machine.apply_command(&register(id, &node.address, 1)).refused, "");
+    }
+    // As a host is named in flags, and not as it advertises itself.
+    let named: Vec<String> = nodes
+        .iter()
+        .map(|node| node.address.replace("127.0.0.1", "localhost"))
+        .collect();
+    let channel = ChannelOptions {
+        membership: Membership::of(OURS),
+        ..ChannelOptions::default()
+    };
+    let client = MetaClient::new(None, &named, channel, metrics(), clock()).unwrap();
+    client.read().await.unwrap();
+    deaf.is_deaf.store(true, Ordering::SeqCst);
+    is_heard(&client).await.unwrap();
+    assert_eq!(deaf.asked.load(Ordering::SeqCst), 1);
+    is_heard(&client).await.unwrap();
+    assert_eq!(
+        deaf.asked.load(Ordering::SeqCst),
+        1,
+        "its silence lasts, by either name"
+    );
 }
