@@ -1,6 +1,6 @@
 //! The ring of scrapers, from the metadata state.
 
-use gnomon_cluster::node::left_ring_ms;
+use gnomon_cluster::node::{left_ring_ms, ring_changed_ms};
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{MetaState, Node, ScraperRing};
 use gnomon_scraper::{Members, Terms, after_join, after_leave};
@@ -17,7 +17,7 @@ fn millis(lease: Duration) -> i64 {
 fn members(state: &MetaState, lease: Duration) -> Members {
     let of_ring = |ring: &ScraperRing| {
         let since_ms = |node: &Node| match ring.nodes.contains(&node.id) {
-            true => node.lease_until_ms.saturating_sub(millis(lease)),
+            true => ring_changed_ms(node, lease),
             false => left_ring_ms(node, lease).unwrap_or(node.lease_until_ms),
         };
         Members {
@@ -46,21 +46,35 @@ fn note_lease(terms: &mut Terms, state: &MetaState, node: NodeId, lease: Duratio
     }
 }
 
-/// Up to when a scraper's targets were all its own under the ring before: those that go from one to another do so at a time
-/// that both know. None where that is not known to both.
-fn own_until_ms(before: &Members, after: &Members, state: &MetaState, me: NodeId, lease: Duration) -> Option<i64> {
+/// Up to when a scraper's targets were all its own under a ring.
+#[derive(Debug, PartialEq)]
+struct OwnUntil {
+    ms: i64,
+    /// By times that the metadata group has noted, rather than by leases, which are renewed.
+    is_noted: bool,
+}
+
+/// Until when they were under the ring before: those that go from one to another do so at a time that both know. None where
+/// that is not known to both.
+fn own_until(before: &Members, after: &Members, state: &MetaState, me: NodeId, lease: Duration) -> Option<OwnUntil> {
     if after.term != before.term + 1 || !before.nodes.contains(&me) {
         return None;
     }
-    let is_in = |ring: &Members, node: &NodeId| ring.nodes.contains(node);
-    let came = after.nodes.iter().filter(|node| !is_in(before, node));
-    let came = came.map(|node| after.since_ms(*node).map(after_join));
-    let gone = before.nodes.iter().filter(|node| !is_in(after, node)).map(|gone| {
-        let record = state.nodes.iter().find(|node| node.id == gone.0)?;
-        left_ring_ms(record, lease).map(after_leave)
+    let record = |id: &NodeId| state.nodes.iter().find(|node| node.id == id.0);
+    let not_in = |ring: &Members, node: &&NodeId| !ring.nodes.contains(node);
+    let came = after.nodes.iter().filter(|node| not_in(before, node)).map(|came| {
+        let node = record(came)?;
+        Some((node, after_join(ring_changed_ms(node, lease))))
     });
-    let first: Option<Vec<i64>> = came.chain(gone).collect();
-    first?.into_iter().min().map(|at| at - 1)
+    let gone = before.nodes.iter().filter(|node| not_in(after, node)).map(|gone| {
+        let node = record(gone)?;
+        Some((node, after_leave(left_ring_ms(node, lease)?)))
+    });
+    let changes: Vec<(&Node, i64)> = came.chain(gone).collect::<Option<_>>()?;
+    Some(OwnUntil {
+        ms: changes.iter().map(|(_, at)| *at).min()? - 1,
+        is_noted: changes.iter().all(|(node, _)| node.ring_changed_ms != 0),
+    })
 }
 
 /// What a scraper is told of the ring.
@@ -93,16 +107,15 @@ pub(super) fn follow(
                 let changed = term > known.term;
                 if changed {
                     let next = members(&state, lease);
-                    let until_ms = own_until_ms(known, &next, &state, node, lease);
                     // Leases show when a node came until they are renewed: it was heard in time where this node's own was
                     // renewed not much earlier.
-                    let in_time = |until_ms: &i64| {
-                        terms
-                            .borrow()
-                            .covers(known.term, until_ms - millis(lease / 3) - HEARD_MS)
+                    let is_sure = |until: &OwnUntil| {
+                        let heard_ms = until.ms - millis(lease / 3) - HEARD_MS;
+                        until.is_noted || terms.borrow().covers(known.term, heard_ms)
                     };
-                    if let Some(until_ms) = until_ms.filter(in_time) {
-                        terms.send_modify(|terms| terms.note_end(known.term, until_ms));
+                    let until = own_until(known, &next, &state, node, lease);
+                    if let Some(until) = until.filter(is_sure) {
+                        terms.send_modify(|terms| terms.note_end(known.term, until.ms));
                     }
                     *known = next;
                 }
@@ -189,29 +202,40 @@ mod tests {
             nodes: records.to_vec(),
             ..(*state(term, nodes)).clone()
         };
-        let own_until = |before: &MetaState, after: &MetaState, me| {
+        let until = |before: &MetaState, after: &MetaState, me| {
             let (before, next) = (members(before, LEASE), members(after, LEASE));
-            own_until_ms(&before, &next, after, NodeId(me), LEASE)
+            own_until(&before, &next, after, NodeId(me), LEASE)
         };
+        let by_leases = |ms| Some(OwnUntil { ms, is_noted: false });
         let two = ring(3, &[1, 2], &[node(1, "scraper", 110_000), node(2, "scraper", 111_000)]);
         let mut records = two.nodes.clone();
         records.push(node(3, "scraper", 115_000));
         let three = ring(4, &[1, 2, 3], &records);
-        assert_eq!(own_until(&two, &three, 1), Some(after_join(100_000) - 1));
-        assert_eq!(own_until(&two, &three, 3), None, "it had none");
+        assert_eq!(until(&two, &three, 1), by_leases(after_join(100_000) - 1));
+        assert_eq!(until(&two, &three, 3), None, "it had none");
         records[1] = node(2, SCRAPER_LEAVING, 116_000);
         let left = ring(5, &[1, 3], &records);
         for me in 1..=3 {
-            assert_eq!(own_until(&three, &left, me), Some(after_leave(101_000) - 1));
+            assert_eq!(until(&three, &left, me), by_leases(after_leave(101_000) - 1));
         }
-        assert_eq!(own_until(&two, &left, 1), None, "what was between is not known");
+        assert_eq!(until(&two, &left, 1), None, "what was between is not known");
         records[1] = node(2, "scraper", 99_000);
         assert_eq!(
-            own_until(&three, &ring(5, &[1, 3], &records), 2),
+            until(&three, &ring(5, &[1, 3], &records), 2),
             None,
             "others did not wait"
         );
-        assert_eq!(own_until(&left, &ring(6, &[1, 3], &records), 1), None, "nothing moved");
+        assert_eq!(until(&left, &ring(6, &[1, 3], &records), 1), None, "nothing moved");
+        // Noted, the time stays what it is when leases are renewed.
+        records[2].ring_changed_ms = 100_500;
+        for lease_until_ms in [115_500, 120_500] {
+            records[2].lease_until_ms = lease_until_ms;
+            let noted = OwnUntil {
+                ms: after_join(100_500) - 1,
+                is_noted: true,
+            };
+            assert_eq!(until(&two, &ring(4, &[1, 2, 3], &records), 1), Some(noted));
+        }
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl GroupId {
 }
 
 /// The newest feature level this build understands.
-pub const CURRENT_FEATURE_LEVEL: FeatureLevel = START_TIMES_FEATURE_LEVEL;
+pub const CURRENT_FEATURE_LEVEL: FeatureLevel = RING_TIMES_FEATURE_LEVEL;
 /// What every version understands.
 pub const BASE_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
 /// Deletes in the catalogue and in the logs of shards.
@@ -94,6 +94,8 @@ pub const NAMED_CALLS_FEATURE_LEVEL: FeatureLevel = CLUSTER_FEATURE_LEVEL;
 pub const BLOCK_EXTRAS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
 /// Start timestamps of samples: batches, log entries and pages that have them, blocks of format version 5.
 pub const START_TIMES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(6);
+/// The metadata state says when a scraper came into the ring or left it.
+pub const RING_TIMES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(7);
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -35,7 +35,7 @@ pub(super) fn forget(state: &mut MetaState, c: &ForgetNode, now_ms: i64) -> Resu
     }
     check_forget(state, c.node, now_ms)?;
     let id = c.node;
-    scrapers::leave(state, &[id]);
+    scrapers::leave(state, &[id], now_ms);
     state.nodes.retain(|node| node.id != id);
     state.founder_forgotten |= id == FOUNDER_ID;
     Ok(Effect::changed())

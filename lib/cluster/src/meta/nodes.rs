@@ -83,13 +83,15 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
         0 => state.next_node_id,
         id => id,
     };
+    let known = state.nodes.iter().find(|n| n.id == id);
+    let before = known.map(|n| n.incarnation);
     let node = Node {
         id,
         lease_until_ms,
+        ring_changed_ms: known.map_or(0, |n| n.ring_changed_ms),
         ..node.clone()
     };
     let (scrapes, incarnation) = (scrapers::may_scrape(&node), node.incarnation);
-    let before = state.nodes.iter().find(|n| n.id == id).map(|n| n.incarnation);
     match state.nodes.iter_mut().find(|n| n.id == id) {
         Some(old) if old.incarnation > node.incarnation => {
             return Err(format!(
@@ -106,9 +108,9 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
     }
     state.next_node_id = state.next_node_id.max(id.saturating_add(1));
     if scrapes {
-        scrapers::join(state, id, before != Some(incarnation));
+        scrapers::join(state, id, before != Some(incarnation), now_ms);
     } else {
-        scrapers::leave(state, &[id]);
+        scrapers::leave(state, &[id], now_ms);
     }
     Ok(Effect {
         node_id: id,
@@ -185,7 +187,7 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
     let is_news = is_clock_news(node.clock_off_ms, clock_off_ms);
     node.clock_off_ms = clock_off_ms;
     // One that was taken for dead and wakes up comes back under a new term.
-    let back = scrapers::may_scrape(node) && scrapers::join(state, c.node, false);
+    let back = scrapers::may_scrape(node) && scrapers::join(state, c.node, false, now_ms);
     Ok(Effect {
         changed: changes || is_off_otherwise || back,
         is_quiet: !(was_wrong || is_news || back),
@@ -208,7 +210,7 @@ pub(super) fn end_lease(state: &mut MetaState, c: &EndLease, now_ms: i64) -> Res
     }
     let shorter = node.lease_until_ms > now_ms;
     node.lease_until_ms = node.lease_until_ms.min(now_ms);
-    let left = scrapers::leave(state, &[c.node]);
+    let left = scrapers::leave(state, &[c.node], now_ms);
     Ok(Effect {
         changed: shorter || left,
         ..Effect::NONE

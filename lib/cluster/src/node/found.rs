@@ -413,6 +413,7 @@ impl Starting {
             version: options.version.clone(),
             draining: false,
             clock_off_ms: 0,
+            ring_changed_ms: 0,
         }
     }
 

@@ -48,12 +48,22 @@ pub(super) struct Renewal {
     pub(super) scraping: watch::Receiver<Scraping>,
 }
 
-/// When a scraper that is about to stop has left the ring, by the lease it got with that: until it is renewed.
+/// When a scraper came into the ring last, or left it. Clusters of an older feature level do not note it: it is taken from
+/// the lease that it got with that, which is right until it renews that.
+#[must_use]
+pub fn ring_changed_ms(node: &Node, lease: Duration) -> i64 {
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    match node.ring_changed_ms {
+        0 => node.lease_until_ms.saturating_sub(lease_ms),
+        noted => noted,
+    }
+}
+
+/// When a scraper that is about to stop has left the ring.
 #[must_use]
 pub fn left_ring_ms(node: &Node, lease: Duration) -> Option<i64> {
     let is_leaving = node.roles.iter().any(|role| role == SCRAPER_LEAVING);
-    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    is_leaving.then(|| node.lease_until_ms.saturating_sub(lease_ms))
+    is_leaving.then(|| ring_changed_ms(node, lease))
 }
 
 /// How far a scraper has come.

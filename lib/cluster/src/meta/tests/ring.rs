@@ -1,6 +1,7 @@
 //! Who scrapes, and the term of it.
 
 use super::*;
+use gnomon_model::ids::RING_TIMES_FEATURE_LEVEL;
 
 /// Applies the commands (all are taken) and gives the ring after each.
 fn rings(machine: &MetaMachine, script: &[(i64, Command)]) -> Vec<(u64, Vec<u64>)> {
@@ -76,4 +77,39 @@ fn the_ring_is_the_same_on_every_replica_and_after_a_restart() {
     again.restore(&store).unwrap();
     assert_eq!(again.state().scrapers, one.state().scrapers);
     assert_eq!(again.state().scrapers.as_ref().map(|r| r.term), Some(4));
+}
+
+/// Noted from the feature level on that says so; renewals and what is registered again do not change it.
+#[test]
+fn the_group_notes_when_a_scraper_came_or_went() {
+    let machine = MetaMachine::default();
+    run(&machine, &[(0, init(), "")]);
+    let level = RING_TIMES_FEATURE_LEVEL.0;
+    let newer = |id, incarnation| {
+        let Command::RegisterNode(mut register) = scraper(id, incarnation) else {
+            unreachable!("a registration");
+        };
+        register.node.as_mut().unwrap().feature_level = level;
+        Command::RegisterNode(register)
+    };
+    let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+    let script = [
+        (0, newer(4, 1), (0, 0)), // before the level
+        (10, raise, (0, 0)),
+        (100, newer(5, 1), (0, 100)), // comes, until 1100
+        (200, renew(4, 1, 1000), (0, 100)),
+        (1200, expire(), (1200, 1100)), // when their leases ended
+        (1300, renew(4, 1, 500), (1300, 1100)),
+        (1400, renew(4, 1, 500), (1300, 1100)),
+        (1500, newer(4, 1), (1300, 1100)),
+        (1600, newer(4, 2), (1600, 1100)), // a new life
+        (1700, end(4, 2), (1700, 1100)),
+        (1800, end(4, 2), (1700, 1100)),
+    ];
+    for (ms, command, expected) in script {
+        run(&machine, &[(ms, command, "")]);
+        let state = machine.state();
+        let noted = |id| state.nodes.iter().find(|n| n.id == id).map_or(0, |n| n.ring_changed_ms);
+        assert_eq!((noted(4), noted(5)), expected, "at {ms}");
+    }
 }
