@@ -202,6 +202,8 @@ pub struct Settings {
     pub block_cache_dir: Option<PathBuf>,
     /// 0 is none.
     pub block_cache_bytes: u64,
+    /// Blocks up to this are read by whoever needs them; 0 is none.
+    pub query_small_block_bytes: u64,
     /// 0 is none.
     pub result_cache_bytes: u64,
     /// 0 is no limit.
@@ -467,6 +469,8 @@ impl Settings {
             block_cache_dir: v.set("query.block-cache-dir").map(PathBuf::from),
             block_cache_bytes: parse_size_bytes(v.text("query.block-cache-size"))
                 .map_err(|e| format!("--query.block-cache-size: {e}"))?,
+            query_small_block_bytes: parse_size_bytes(v.text("query.small-block-size"))
+                .map_err(|e| format!("--query.small-block-size: {e}"))?,
             result_cache_bytes: parse_size_bytes(v.text("query.result-cache-size"))
                 .map_err(|e| format!("--query.result-cache-size: {e}"))?,
             read_sample_limit: v.number("storage.remote.read-sample-limit", 0)?.unwrap_or(50_000_000),

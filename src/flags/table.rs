@@ -509,6 +509,14 @@ const FLAGS: &[Flag] = &[
     ),
     own(
         QUERY,
+        "query.small-block-size",
+        "GNOMON_QUERY_SMALL_BLOCK_SIZE",
+        One("BYTES"),
+        "4MiB",
+        "Blocks up to this size are read by every querier that needs them, larger ones by the one each belongs to; 0 for all by that.",
+    ),
+    own(
+        QUERY,
         "query.result-cache-size",
         "GNOMON_QUERY_RESULT_CACHE_SIZE",
         One("BYTES"),

@@ -243,7 +243,13 @@ fn api_state(
         Arc::clone(blocks) as Arc<dyn BlockReads>,
         Arc::clone(&node.directory) as _,
     );
-    let blocks = SpreadBlocks::new(here, queriers, clock, &process.registry)?;
+    let blocks = SpreadBlocks::new(
+        here,
+        queriers,
+        settings.query_small_block_bytes,
+        clock,
+        &process.registry,
+    )?;
     let fanout = Fanout {
         tenant: TenantId::anonymous(),
         shards: node.directory.shard_reads(),

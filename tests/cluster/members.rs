@@ -146,6 +146,7 @@ impl Cluster {
             .args([
                 "--ingest.shards=4",
                 "--ingest.seal-quiet=500ms",
+                "--query.small-block-size=0",
                 "--ingest.flush-bytes=256KiB",
             ])
             .args(["--compactor.interval=2s", "--web.enable-remote-write-receiver"])

@@ -43,7 +43,8 @@ async fn blocks_are_read_by_the_queriers_that_they_belong_to() {
     let folder = tempfile::tempdir().expect("temp folder");
     let mut places = places(folder.path());
     for place in &mut places {
-        place.flags.push("--ingest.seal-quiet=1s".to_owned());
+        let flags = ["--ingest.seal-quiet=1s", "--query.small-block-size=0"];
+        place.flags.extend(flags.map(str::to_owned));
     }
     let mut nodes = replicas_at(places).await;
     let_lead(&nodes, nodes[0].id).await;

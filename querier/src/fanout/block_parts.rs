@@ -166,7 +166,8 @@ impl Fanout {
         plan: &FanoutPlan,
     ) -> Result<Option<BlockParts>, Replan> {
         // After a change of epochs a series may be in blocks of two shards.
-        if !self.blocks.is_spread() || !fragment.is_merging() || plan.epochs > 1 {
+        if !fragment.is_merging() || plan.epochs > 1 || !plan.blocks.iter().any(|block| self.blocks.is_elsewhere(block))
+        {
             return Ok(None);
         }
         let Some(stretches) = Stretches::of(plan, fragment) else {

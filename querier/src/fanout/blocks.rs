@@ -57,8 +57,8 @@ pub trait BlockReads: Send + Sync + 'static {
         evaluate_here(self, block, fragment, deletes, limits).await
     }
 
-    /// Whether other nodes have blocks that they can evaluate fragments over.
-    fn is_spread(&self) -> bool {
+    /// Whether another node has the block, and can evaluate fragments over it.
+    fn is_elsewhere(&self, _block: &v1::BlockRecord) -> bool {
         false
     }
 

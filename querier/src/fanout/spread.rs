@@ -1,5 +1,6 @@
 //! Blocks spread over the queriers: each is read by the one that owns it, so that what is kept of it is kept once. Where
-//! that one is away, slow or busy, or breaks off, the block is read here; the series are the same.
+//! that one is away, slow or busy, or breaks off, the block is read here; the series are the same. Small blocks are read
+//! wherever they are asked for: to ask another querier takes longer.
 
 use super::block_parts::BlockAnswer;
 use super::blocks::{BlockReads, ExemplarStream};
@@ -89,6 +90,7 @@ impl Queriers for Directory {
 pub struct SpreadBlocks {
     here: Arc<dyn BlockReads>,
     queriers: Arc<dyn Queriers>,
+    small_bytes: u64,
     clock: Arc<dyn Clock>,
     budget: TpsBudget,
     /// Queriers that are not asked, until when by the monotonic clock.
@@ -101,19 +103,22 @@ pub struct SpreadBlocks {
 type Owner = (NodeId, Arc<dyn BlockReadService>);
 
 impl SpreadBlocks {
+    /// Blocks of up to `small_bytes` are read here, whomever they belong to.
+    ///
     /// # Errors
     /// When its metrics are registered already.
     pub fn new(
         here: Arc<dyn BlockReads>,
         queriers: Arc<dyn Queriers>,
+        small_bytes: u64,
         clock: Arc<dyn Clock>,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let reads = IntCounterVec::new(
             Opts::new(
                 "gnomon_querier_block_reads_total",
-                "Blocks that were read for queries: here, since they belong to this querier; elsewhere, by the querier they \
-                 belong to; instead of that one, which was away, slow or busy.",
+                "Blocks that were read for queries: here, since they belong to this querier or are small; elsewhere, by the \
+                 querier they belong to; instead of that one, which was away, slow or busy.",
             ),
             &["read"],
         )?;
@@ -124,6 +129,7 @@ impl SpreadBlocks {
         Ok(Self {
             here,
             queriers,
+            small_bytes,
             clock,
             budget: TpsBudget::new(HEDGE_WINDOW, HEDGES_PER_SECOND, HEDGE_SHARE),
             away: Mutex::default(),
@@ -135,14 +141,22 @@ impl SpreadBlocks {
         self.reads.with_label_values(&[read]).inc();
     }
 
-    /// The other querier that a block belongs to; none where it is to be read here.
-    fn elsewhere(&self, block: &v1::BlockRecord) -> Option<Owner> {
-        let live = self.queriers.live();
-        let node = owner(block.id.as_bytes(), &live)?;
-        if node == self.queriers.own() {
-            self.count("here");
+    /// The other querier that a block belongs to.
+    fn other_owner(&self, block: &v1::BlockRecord) -> Option<NodeId> {
+        // Records of old builds may not say how large a block is.
+        if (1..=self.small_bytes).contains(&block.bytes) {
             return None;
         }
+        let node = owner(block.id.as_bytes(), &self.queriers.live());
+        node.filter(|node| *node != self.queriers.own())
+    }
+
+    /// The other querier that is to read a block; none where it is to be read here.
+    fn elsewhere(&self, block: &v1::BlockRecord) -> Option<Owner> {
+        let Some(node) = self.other_owner(block) else {
+            self.count("here");
+            return None;
+        };
         if self.is_away(node) {
             self.count("instead");
             return None;
@@ -327,8 +341,8 @@ impl BlockReads for SpreadBlocks {
         evaluated?.map_err(ServiceError::Invalid)
     }
 
-    fn is_spread(&self) -> bool {
-        self.queriers.live().len() > 1
+    fn is_elsewhere(&self, block: &v1::BlockRecord) -> bool {
+        self.other_owner(block).is_some()
     }
 
     /// Read here: there are few, in a section of their own, and seldom are they asked for.

@@ -683,7 +683,7 @@ impl Cluster {
         let blocks = StoredBlocks::new(store, 1 << 20, clock(), &prometheus::Registry::new()).unwrap();
         let blocks: Arc<dyn BlockReads> = if self.spread {
             let others = Others::known(Arc::clone(&self.store) as _, &self.evaluated_elsewhere);
-            Arc::new(SpreadBlocks::new(Arc::new(blocks), others, clock(), &prometheus::Registry::new()).unwrap())
+            Arc::new(SpreadBlocks::new(Arc::new(blocks), others, 0, clock(), &prometheus::Registry::new()).unwrap())
         } else {
             Arc::new(blocks)
         };

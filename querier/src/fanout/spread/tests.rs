@@ -149,6 +149,8 @@ impl Queriers for Known {
     }
 }
 
+const SMALL_BYTES: u64 = 4096;
+
 struct Rig {
     here: Arc<Store>,
     there: Arc<Store>,
@@ -177,6 +179,7 @@ fn rig() -> Rig {
     let spread = SpreadBlocks::new(
         Arc::clone(&here) as _,
         Arc::clone(&known) as _,
+        SMALL_BYTES,
         clock.clone(),
         &registry,
     );
@@ -252,6 +255,21 @@ async fn a_block_is_read_by_its_owner_and_the_series_are_the_same() {
     }
     let [here, there] = rig.counts();
     assert!(here > 5 && there > 7, "{here} and {there}");
+    // One that is small has all of them.
+    let small = v1::BlockRecord {
+        bytes: SMALL_BYTES,
+        ..block("b")
+    };
+    *rig.known.live.lock() = vec![NodeId(2)];
+    assert!(rig.spread.is_elsewhere(&block("b")) && !rig.spread.is_elsewhere(&small));
+    let read = rig.spread.labels(&small, None, &[]).await;
+    assert_eq!((read, rig.counts()), (Ok(vec!["names".to_owned()]), [here + 1, there]));
+    let larger = v1::BlockRecord {
+        bytes: small.bytes + 1,
+        ..small
+    };
+    assert!(rig.spread.is_elsewhere(&larger));
+    let here = here + 1;
     // Alone, or before it has joined.
     for live in [vec![NodeId(1)], Vec::new()] {
         *rig.known.live.lock() = live;
