@@ -6,7 +6,7 @@ use super::host::HostShared;
 use super::log::GroupLog;
 use super::network::NoWrites;
 use super::state::{Machine, MachineAdapter};
-use super::types::{Command, TypeConfig};
+use super::types::{Command, LogId, TypeConfig};
 use super::{GroupError, MAX_ENTRY_BYTES, ProposeError};
 use bytes::Bytes;
 use futures::stream::StreamExt;
@@ -105,6 +105,8 @@ pub(crate) struct Running {
     pub(crate) raft: GroupRaft,
     pub(crate) log: GroupLog,
     pub(crate) adapter: MachineAdapter,
+    /// The newest entry of a replica that was removed here, where this one began with less.
+    pub(crate) left: Option<LogId>,
 }
 
 /// Who leads, as this node knows it.

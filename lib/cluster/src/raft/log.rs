@@ -183,6 +183,11 @@ impl GroupLog {
         self.inner.tail.lock().appended_bytes
     }
 
+    /// The newest entry that is there, or was before it was purged.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.inner.tail.lock().last
+    }
+
     /// Index of the first entry that may be there, and of the last.
     pub(crate) fn bounds(&self) -> (u64, Option<u64>) {
         let tail = self.inner.tail.lock();

@@ -2,10 +2,11 @@
 
 use super::GroupError;
 use super::group::{GroupInner, Leadership, Running};
-use super::log::GroupLog;
+use super::log::{GroupLog, left_at};
 use super::network::Network;
 use super::types::{Members, TypeConfig};
 use crate::blocking::blocking;
+use crate::store::StoreError;
 use gnomon_model::NodeId;
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -36,11 +37,16 @@ pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError
         if !is_first {
             store.written().await;
         }
-        let opened = blocking(move || GroupLog::open(store, group)).await;
-        let log = opened.map_err(|error| GroupError::Unavailable(error.to_string()))??;
-        Ok::<_, GroupError>((log, inner.machine.begin().await?))
+        let open = move || {
+            let left = left_at(store.backend().as_ref(), group)?;
+            Ok::<_, StoreError>((GroupLog::open(store, group)?, left))
+        };
+        let (log, left) = blocking(open)
+            .await
+            .map_err(|error| GroupError::Unavailable(error.to_string()))??;
+        Ok::<_, GroupError>((log, left, inner.machine.begin().await?))
     };
-    let (log, adapter) = tokio::select! {
+    let (log, left, adapter) = tokio::select! {
         () = inner.closed.cancelled() => return Err(GroupError::Unavailable("it is being closed".into())),
         read = read => read?,
     };
@@ -54,13 +60,32 @@ pub(crate) async fn start(inner: &Arc<GroupInner>) -> Result<Running, GroupError
         no_writes: inner.no_writes.clone(),
     };
     let node = host.options.node.0;
-    let raft = Raft::new(node, host.config.clone(), network, log.clone(), adapter.clone()).await;
+    let left = left.filter(|left| log.last() < Some(*left));
+    let mut config = host.config.clone();
+    if left.is_some() {
+        Arc::make_mut(&mut config).enable_elect = false;
+    }
+    let raft = Raft::new(node, config, network, log.clone(), adapter.clone()).await;
     let raft = raft.map_err(|fatal| GroupError::Unavailable(fatal.to_string()))?;
     // Nobody else can win, so there is nothing to wait for.
-    if raft.voter_ids().eq([node]) {
+    if left.is_none() && raft.voter_ids().eq([node]) {
         drop(raft.trigger().elect(false).await);
     }
-    Ok(Running { raft, log, adapter })
+    Ok(Running {
+        raft,
+        log,
+        adapter,
+        left,
+    })
+}
+
+/// Lets a replica stand for election once it has what the one before it had. Until then it may be told, by a snapshot, of
+/// members that there were when that one was here, itself alone at worst: nobody else's vote would keep it from leading
+/// without what the others have committed since.
+fn may_stand(running: &Running) {
+    if running.left.is_some_and(|left| running.log.last() >= Some(left)) {
+        running.raft.runtime_config().elect(true);
+    }
 }
 
 /// Runs until the group is closed.
@@ -186,6 +211,7 @@ async fn follow(inner: &GroupInner, running: &Running) -> Fatal<TypeConfig> {
             let members = now.membership_config.membership();
             let needs_clock = !leads_alone(now.state.is_leader(), members);
             running.raft.runtime_config().tick(needs_clock);
+            may_stand(running);
             now.running_state.clone()
         };
         if let Err(fatal) = state {

@@ -1,8 +1,12 @@
 //! A group of one: proposals, restarts, power cuts, failures.
 
 use super::*;
+use crate::raft::codec;
+use crate::raft::types::{Command, Entry, Members};
 use crate::store::Faults;
 use gnomon_proto::v1;
+use gnomon_proto::v1::raft_append_response::Result as Answer;
+use openraft::{EmptyNode, EntryPayload};
 use std::sync::atomic::Ordering;
 
 struct One {
@@ -306,5 +310,52 @@ async fn a_replica_made_anew_votes_for_nobody_without_what_the_one_before_had() 
         }
     }
     assert!(ask(Some(newest), false).await.unwrap().granted);
+    one.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_made_anew_does_not_lead_without_what_the_one_before_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = start(on_disk(folder.path())).await;
+    set(&one.group, "a", "1").await.unwrap();
+    let (newest, term) = (one.group.read_index().await.unwrap(), one.group.status().term);
+    assert!(one.host.remove(GROUP, &[]).await.unwrap());
+    let group = one.host.open(GROUP, Arc::new(Kv::default())).await.unwrap();
+    let (service, cluster) = (one.host.service(), one.host.identity().cluster);
+    let id = |index| v1::RaftLogId { term, index };
+    let send = |from: u64, payloads: Vec<EntryPayload<Command, u64, EmptyNode>>| {
+        let entry = |(index, payload)| {
+            codec::entry_to_wire(&Entry {
+                log_id: codec::log_id_from(id(index)),
+                payload,
+            })
+        };
+        service.heartbeat(v1::RaftAppendRequest {
+            header: Some(v1::RaftHeader {
+                cluster_id: cluster.0.to_be_bytes().to_vec().into(),
+                from: 2,
+                to: 1,
+                group: GROUP.0,
+            }),
+            vote: Some(v1::RaftVote {
+                term: term + 1,
+                node: 2,
+                committed: true,
+            }),
+            previous: from.checked_sub(1).map(id),
+            leader_commit: None,
+            entries: (from..).zip(payloads).map(entry).collect(),
+        })
+    };
+    // It hears of a time when it was alone: for itself, it would lead at the next tick.
+    let alone = Members::new_with_defaults(vec![[1].into()], []);
+    let answer = send(0, vec![EntryPayload::Membership(alone)]).await.unwrap();
+    assert!(matches!(answer.result, Some(Answer::Matched(_))), "{answer:?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!group.is_leader());
+    let rest = (1..=newest).map(|_| EntryPayload::Blank).collect();
+    let answer = send(1, rest).await.unwrap();
+    assert!(matches!(answer.result, Some(Answer::Matched(_))), "{answer:?}");
+    eventually("it leads with all that was here", || group.is_leader()).await;
     one.host.shutdown().await;
 }
