@@ -108,10 +108,13 @@ pub(super) fn follow(
                 if changed {
                     let next = members(&state, lease);
                     // Leases show when a node came until they are renewed: it was heard in time where this node's own was
-                    // renewed not much earlier.
+                    // renewed not much earlier. Noted or not, without a lease others may have had its targets by then.
+                    let own = state.nodes.iter().find(|own| own.id == node.0);
+                    let lease_until_ms = own.map_or(i64::MIN, |own| own.lease_until_ms);
                     let is_sure = |until: &OwnUntil| {
                         let heard_ms = until.ms - millis(lease / 3) - HEARD_MS;
-                        until.is_noted || terms.borrow().covers(known.term, heard_ms)
+                        let is_noted = until.is_noted && until.ms < lease_until_ms;
+                        is_noted || terms.borrow().covers(known.term, heard_ms)
                     };
                     let until = own_until(known, &next, &state, node, lease);
                     if let Some(until) = until.filter(is_sure) {

@@ -104,17 +104,16 @@ impl Peers {
         (0..self.all.len()).filter(move |other| self.are_one_node(at, *other))
     }
 
-    /// Whether the node did not answer of late, whatever it was asked as.
+    /// Whether it did not answer of late; one that was never heard there is as silent as its node is elsewhere.
     fn is_silent(&self, at: usize, now: Duration) -> bool {
-        self.places_of(at).any(|place| self.silence.lasts(place, now))
+        let was_heard = self.all.get(at).is_some_and(|peer| peer.answering.node().is_some());
+        let of_node = || self.places_of(at).any(|place| self.silence.lasts(place, now));
+        self.silence.lasts(at, now) || (!was_heard && of_node())
     }
 
     fn has_answered(&mut self, at: usize) {
-        let places: Vec<usize> = self.places_of(at).collect();
-        for place in &places {
-            self.silence.end(*place);
-        }
-        if self.route.is_some_and(|route| places.contains(&route.leader)) {
+        self.silence.end(at);
+        if self.route.is_some_and(|route| self.are_one_node(route.leader, at)) {
             self.route = None;
             self.turn_to(at);
         }
@@ -124,7 +123,7 @@ impl Peers {
     fn for_proposal(&mut self, now: Duration) -> (usize, Option<u64>) {
         match self.route {
             Some(route) if self.is_silent(route.leader, now) => (route.through, Some(route.leader_id)),
-            Some(route) if self.places_of(route.leader).any(|at| self.silence.is_known(at)) => {
+            Some(route) if self.silence.is_known(route.leader) => {
                 self.silence.begin(route.leader, now);
                 (route.leader, None)
             }
@@ -135,7 +134,8 @@ impl Peers {
     /// One that may know a way to the leader.
     fn may_pass_on(&self, leader: usize, now: Duration) -> Option<usize> {
         let first = usize::from(self.has_own);
-        let mut others = (first..self.all.len()).filter(|at| !self.are_one_node(*at, leader));
+        let is_own = |at: usize| self.has_own && self.are_one_node(at, 0);
+        let mut others = (first..self.all.len()).filter(|at| !self.are_one_node(*at, leader) && !is_own(*at));
         others.find(|at| !self.is_silent(*at, now))
     }
 }
@@ -269,6 +269,15 @@ impl MetaClient {
         });
         let (from, now) = (asked.at, self.clock.monotonic());
         let mut peers = self.peers.lock();
+        // Its address may not be reached from here, and another that it was named by may.
+        let hinted = hinted.map(|(id, leader)| {
+            let mut others = peers.places_of(leader).filter(|at| *at != from);
+            let heard = others.find(|at| !peers.is_silent(*at, now));
+            match peers.is_silent(leader, now) {
+                true => (id, heard.unwrap_or(leader)),
+                false => (id, leader),
+            }
+        });
         if asked.to.is_some() {
             // Another leads, or it does not reach the leader either, or is gone itself.
             peers.route = peers.route.filter(|route| route.through != from);

@@ -66,7 +66,7 @@ impl Membership {
 pub(crate) struct Answering(Arc<AtomicU64>);
 
 impl Answering {
-    /// None before the first answer, and of builds that do not say it.
+    /// None before the first answer, and of builds that do not say it and nodes of other clusters.
     pub(crate) fn node(&self) -> Option<NodeId> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
@@ -77,9 +77,7 @@ impl Answering {
     pub(crate) fn note<B>(&self, response: &Response<B>) {
         let told = response.headers().get(NODE_HEADER);
         let id = told.and_then(|value| value.to_str().ok()?.parse().ok());
-        if let Some(id) = id {
-            self.0.store(id, Ordering::Relaxed);
-        }
+        self.0.store(id.unwrap_or(0), Ordering::Relaxed);
     }
 }
 

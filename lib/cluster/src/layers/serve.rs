@@ -91,8 +91,12 @@ impl<S> Serve<S> {
         let (service, method) = service_and_method(request.uri().path());
         self.layer.metrics.count(service, method, "refused");
         tracing::debug!(service, method, %error, "refused a call");
+        // Numbers of nodes mean something within a cluster only.
+        let is_of_ours = !matches!(error, ServiceError::OtherCluster(_));
         let mut refusal = Status::from(error).into_http();
-        members.sign(&mut refusal);
+        if is_of_ours {
+            members.sign(&mut refusal);
+        }
         Some(refusal)
     }
 }
