@@ -166,6 +166,34 @@ mod tests {
         task.await.unwrap();
     }
 
+    /// What was noted does not depend on when this node renewed its lease; what it says ends with that.
+    #[tokio::test]
+    async fn a_noted_time_is_heard_in_time_while_the_lease_holds() {
+        let until_ms = after_join(100_000) - 1;
+        for (own_lease_ms, is_known) in [(until_ms + 1, true), (until_ms, false)] {
+            let node = |id: u64, lease_until_ms: i64| Node {
+                id,
+                lease_until_ms,
+                ring_changed_ms: 1_000 * (id - 1) as i64 * 50,
+                ..Node::default()
+            };
+            let (sender, states) = watch::channel(state(3, &[1, 2]));
+            let stop = CancellationToken::new();
+            let (followed, task) = follow(states, NodeId(1), LEASE, stop.clone());
+            let (mut ring, terms) = (followed.members, followed.terms);
+            let task = tokio::spawn(task);
+            sender.send_replace(Arc::new(MetaState {
+                nodes: vec![node(1, own_lease_ms), node(2, 150_000), node(3, 150_000)],
+                ..(*state(4, &[1, 2, 3])).clone()
+            }));
+            ring.changed().await.unwrap();
+            assert_eq!(terms.borrow().covers(3, until_ms), is_known, "{own_lease_ms}");
+            assert!(!terms.borrow().covers(3, until_ms + 1));
+            stop.cancel();
+            task.await.unwrap();
+        }
+    }
+
     #[test]
     fn who_came_and_who_left_is_told_with_the_time() {
         let node = |id: u64, lease_until_ms: i64| Node {

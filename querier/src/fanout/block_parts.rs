@@ -166,8 +166,7 @@ impl Fanout {
         plan: &FanoutPlan,
     ) -> Result<Option<BlockParts>, Replan> {
         // After a change of epochs a series may be in blocks of two shards.
-        if !fragment.is_merging() || plan.epochs > 1 || !plan.blocks.iter().any(|block| self.blocks.is_elsewhere(block))
-        {
+        if !fragment.is_merging() || plan.epochs > 1 || !self.blocks.are_spread(&plan.blocks) {
             return Ok(None);
         }
         let Some(stretches) = Stretches::of(plan, fragment) else {

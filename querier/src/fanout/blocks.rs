@@ -57,8 +57,8 @@ pub trait BlockReads: Send + Sync + 'static {
         evaluate_here(self, block, fragment, deletes, limits).await
     }
 
-    /// Whether another node has the block, and can evaluate fragments over it.
-    fn is_elsewhere(&self, _block: &v1::BlockRecord) -> bool {
+    /// Whether another node has one of the blocks, and can evaluate fragments over it.
+    fn are_spread(&self, _blocks: &[v1::BlockRecord]) -> bool {
         false
     }
 

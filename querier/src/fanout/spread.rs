@@ -141,19 +141,24 @@ impl SpreadBlocks {
         self.reads.with_label_values(&[read]).inc();
     }
 
-    /// The other querier that a block belongs to.
-    fn other_owner(&self, block: &v1::BlockRecord) -> Option<NodeId> {
-        // Records of old builds may not say how large a block is.
-        if (1..=self.small_bytes).contains(&block.bytes) {
-            return None;
-        }
-        let node = owner(block.id.as_bytes(), &self.queriers.live());
+    /// Read by whoever needs it. Records of old builds may not say how large a block is.
+    fn is_small(&self, block: &v1::BlockRecord) -> bool {
+        (1..=self.small_bytes).contains(&block.bytes)
+    }
+
+    /// The other one of the living that a block belongs to.
+    fn other_owner(&self, block: &v1::BlockRecord, live: &[NodeId]) -> Option<NodeId> {
+        let node = owner(block.id.as_bytes(), live);
         node.filter(|node| *node != self.queriers.own())
     }
 
     /// The other querier that is to read a block; none where it is to be read here.
     fn elsewhere(&self, block: &v1::BlockRecord) -> Option<Owner> {
-        let Some(node) = self.other_owner(block) else {
+        let owner = match self.is_small(block) {
+            true => None,
+            false => self.other_owner(block, &self.queriers.live()),
+        };
+        let Some(node) = owner else {
             self.count("here");
             return None;
         };
@@ -341,8 +346,13 @@ impl BlockReads for SpreadBlocks {
         evaluated?.map_err(ServiceError::Invalid)
     }
 
-    fn is_elsewhere(&self, block: &v1::BlockRecord) -> bool {
-        self.other_owner(block).is_some()
+    fn are_spread(&self, blocks: &[v1::BlockRecord]) -> bool {
+        let mut large = blocks.iter().filter(|block| !self.is_small(block)).peekable();
+        if large.peek().is_none() {
+            return false;
+        }
+        let live = self.queriers.live();
+        large.any(|block| self.other_owner(block, &live).is_some())
     }
 
     /// Read here: there are few, in a section of their own, and seldom are they asked for.

@@ -12,6 +12,7 @@ use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::{MetaCommand, MetaResponse, MetaState};
 use parking_lot::Mutex;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -87,12 +88,8 @@ impl Peers {
     fn node_at(&self, at: usize) -> Option<u64> {
         let peer = self.all.get(at)?;
         let answered = peer.answering.node().map(|node| node.0);
-        answered.or_else(|| {
-            self.addresses
-                .iter()
-                .find(|(_, a)| *a == peer.address)
-                .map(|(id, _)| *id)
-        })
+        let mut known = self.addresses.iter().filter(|(_, address)| *address == peer.address);
+        answered.or_else(|| known.next().map(|(id, _)| *id))
     }
 
     fn are_one_node(&self, at: usize, other: usize) -> bool {
@@ -271,12 +268,9 @@ impl MetaClient {
         let mut peers = self.peers.lock();
         // Its address may not be reached from here, and another that it was named by may.
         let hinted = hinted.map(|(id, leader)| {
-            let mut others = peers.places_of(leader).filter(|at| *at != from);
-            let heard = others.find(|at| !peers.is_silent(*at, now));
-            match peers.is_silent(leader, now) {
-                true => (id, heard.unwrap_or(leader)),
-                false => (id, leader),
-            }
+            let others = peers.places_of(leader).filter(|at| *at != from);
+            let heard = iter::once(leader).chain(others).find(|at| !peers.is_silent(*at, now));
+            (id, heard.unwrap_or(leader))
         });
         if asked.to.is_some() {
             // Another leads, or it does not reach the leader either, or is gone itself.

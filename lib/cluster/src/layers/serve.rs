@@ -49,6 +49,16 @@ impl ServeLayer {
     }
 }
 
+impl ServeLayer {
+    /// Says in an answer which node gives it.
+    fn signed(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(members) = &self.members {
+            members.sign(&mut response);
+        }
+        response
+    }
+}
+
 impl<S> Layer<S> for ServeLayer {
     type Service = Serve<S>;
 
@@ -81,7 +91,7 @@ impl<S> Serve<S> {
             "this node has {} calls of {service} under way already",
             self.layer.max_calls
         );
-        Status::from(ServiceError::Busy(why)).into_http()
+        self.layer.signed(Status::from(ServiceError::Busy(why)).into_http())
     }
 
     /// None for a call that is for this node.
@@ -92,12 +102,13 @@ impl<S> Serve<S> {
         self.layer.metrics.count(service, method, "refused");
         tracing::debug!(service, method, %error, "refused a call");
         // Numbers of nodes mean something within a cluster only.
-        let is_of_ours = !matches!(error, ServiceError::OtherCluster(_));
-        let mut refusal = Status::from(error).into_http();
-        if is_of_ours {
-            members.sign(&mut refusal);
-        }
-        Some(refusal)
+        let is_stranger = matches!(error, ServiceError::OtherCluster(_));
+        let refusal = Status::from(error).into_http();
+        Some(if is_stranger {
+            refusal
+        } else {
+            self.layer.signed(refusal)
+        })
     }
 }
 
@@ -140,10 +151,7 @@ where
         let started = layer.clock.monotonic();
         let call = span.in_scope(|| self.inner.call(request));
         let served = async move {
-            let mut response = call.await?;
-            if let Some(members) = &layer.members {
-                members.sign(&mut response);
-            }
+            let response = layer.signed(call.await?);
             let outcome = outcome(&response);
             Span::current().record("outcome", outcome);
             let (service, method) = service_and_method(&path);

@@ -261,14 +261,15 @@ async fn a_block_is_read_by_its_owner_and_the_series_are_the_same() {
         ..block("b")
     };
     *rig.known.live.lock() = vec![NodeId(2)];
-    assert!(rig.spread.is_elsewhere(&block("b")) && !rig.spread.is_elsewhere(&small));
+    assert!(rig.spread.are_spread(&[small.clone(), block("b")]));
+    assert!(!rig.spread.are_spread(std::slice::from_ref(&small)) && !rig.spread.are_spread(&[]));
     let read = rig.spread.labels(&small, None, &[]).await;
     assert_eq!((read, rig.counts()), (Ok(vec!["names".to_owned()]), [here + 1, there]));
     let larger = v1::BlockRecord {
         bytes: small.bytes + 1,
         ..small
     };
-    assert!(rig.spread.is_elsewhere(&larger));
+    assert!(rig.spread.are_spread(&[larger]));
     let here = here + 1;
     // Alone, or before it has joined.
     for live in [vec![NodeId(1)], Vec::new()] {

@@ -276,23 +276,47 @@ async fn reads_share_rounds_and_come_after_what_was_acknowledged() {
     one.host.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_made_anew_votes_for_nobody_without_what_the_one_before_had() {
-    let folder = tempfile::tempdir().unwrap();
-    let one = start(on_disk(folder.path())).await;
+/// A replica that was removed, and made anew with nothing.
+struct Anew {
+    one: One,
+    group: Group,
+    /// What the one before had last, and its term.
+    newest: u64,
+    term: u64,
+}
+
+async fn made_anew(folder: &Path) -> Anew {
+    let one = start(on_disk(folder)).await;
     set(&one.group, "a", "1").await.unwrap();
     let (newest, term) = (one.group.read_index().await.unwrap(), one.group.status().term);
     assert!(one.host.remove(GROUP, &[]).await.unwrap());
-    one.host.open(GROUP, Arc::new(Kv::default())).await.unwrap();
-    let (service, cluster) = (one.host.service(), one.host.identity().cluster);
+    let group = one.host.open(GROUP, Arc::new(Kv::default())).await.unwrap();
+    Anew {
+        one,
+        group,
+        newest,
+        term,
+    }
+}
+
+/// What node 2 puts before what it sends to it.
+fn header_of_two(one: &One) -> v1::RaftHeader {
+    v1::RaftHeader {
+        cluster_id: one.host.identity().cluster.0.to_be_bytes().to_vec().into(),
+        from: 2,
+        to: 1,
+        group: GROUP.0,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_made_anew_votes_for_nobody_without_what_the_one_before_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let Anew { one, newest, term, .. } = made_anew(folder.path()).await;
+    let service = one.host.service();
     let ask = |last: Option<u64>, pre_vote: bool| {
         service.vote(v1::RaftVoteRequest {
-            header: Some(v1::RaftHeader {
-                cluster_id: cluster.0.to_be_bytes().to_vec().into(),
-                from: 2,
-                to: 1,
-                group: GROUP.0,
-            }),
+            header: Some(header_of_two(&one)),
             vote: Some(v1::RaftVote {
                 term: term + 1,
                 node: 2,
@@ -316,12 +340,13 @@ async fn a_replica_made_anew_votes_for_nobody_without_what_the_one_before_had() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_made_anew_does_not_lead_without_what_the_one_before_had() {
     let folder = tempfile::tempdir().unwrap();
-    let one = start(on_disk(folder.path())).await;
-    set(&one.group, "a", "1").await.unwrap();
-    let (newest, term) = (one.group.read_index().await.unwrap(), one.group.status().term);
-    assert!(one.host.remove(GROUP, &[]).await.unwrap());
-    let group = one.host.open(GROUP, Arc::new(Kv::default())).await.unwrap();
-    let (service, cluster) = (one.host.service(), one.host.identity().cluster);
+    let Anew {
+        one,
+        group,
+        newest,
+        term,
+    } = made_anew(folder.path()).await;
+    let service = one.host.service();
     let id = |index| v1::RaftLogId { term, index };
     let send = |from: u64, payloads: Vec<EntryPayload<Command, u64, EmptyNode>>| {
         let entry = |(index, payload)| {
@@ -331,12 +356,7 @@ async fn a_replica_made_anew_does_not_lead_without_what_the_one_before_had() {
             })
         };
         service.heartbeat(v1::RaftAppendRequest {
-            header: Some(v1::RaftHeader {
-                cluster_id: cluster.0.to_be_bytes().to_vec().into(),
-                from: 2,
-                to: 1,
-                group: GROUP.0,
-            }),
+            header: Some(header_of_two(&one)),
             vote: Some(v1::RaftVote {
                 term: term + 1,
                 node: 2,
