@@ -43,13 +43,15 @@ fn kinds(document: &Value) -> Vec<(&str, bool)> {
         .collect()
 }
 
+/// Whole objects: one that is being written has a `#` in its name until it
+/// is renamed (object_store's local folders).
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
             found.extend(files_below(&path));
-        } else {
+        } else if !path.to_string_lossy().contains('#') {
             found.push(path);
         }
     }
