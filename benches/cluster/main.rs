@@ -2,8 +2,8 @@
 //! own (root is needed), one after the other. Prints Markdown tables for docs/benchmarks.md, which says what they mean.
 //!
 //! `make bench-cluster`. In the environment: PARTS (a list of `failover`, `replication`, `shards`, `queriers`, `requests`,
-//! `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), QUERIES (of each number of queriers),
-//! IDLE (seconds of rest) and MANY (shards of the larger cluster at rest), GNOMON (another binary).
+//! `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), QUERIES (of each number of queriers)
+//! and CLIENTS (that ask them at a time), IDLE (seconds of rest) and MANY (shards of the larger cluster at rest), GNOMON (another binary).
 
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
@@ -47,7 +47,11 @@ async fn main() {
         replication::by_shards(series, rounds).await;
     }
     if wants("queriers") {
-        queriers::run(series / 5, rounds, number("QUERIES", 1_000)).await;
+        let asking = queriers::Asking {
+            times: number("QUERIES", 1_000),
+            clients: number("CLIENTS", 2),
+        };
+        queriers::run(series / 5, rounds, asking).await;
     }
     if wants("requests") {
         requests::run(series / 5, rounds, shards, number("IDLE", 60) as u64).await;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-const CLIENTS: usize = 2;
 const QUERIERS: [usize; 3] = [1, 2, 3];
 const SHARDS: usize = 2;
 /// After writing, and after the first queries, for what was put off.
@@ -29,6 +28,26 @@ const QUERIES: [&str; 3] = [
 enum Where {
     Heads,
     Blocks,
+}
+
+/// Which querier is asked next.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// Another one each time: all of them are at work at once, on cores and in processor caches that they share here.
+    InTurn,
+    /// The first as often as is its share, then the next one: what a querier of several does for a query, by itself.
+    OneAfterTheOther,
+}
+
+impl Order {
+    /// The querier and the kind of the `number`th of `times` queries.
+    fn place(self, number: usize, times: usize, queriers: usize) -> (usize, usize) {
+        let (querier, turn) = match self {
+            Self::InTurn => (number % queriers, number / queriers),
+            Self::OneAfterTheOther => (number * queriers / times, number),
+        };
+        (querier, turn % QUERIES.len())
+    }
 }
 
 /// CPU seconds so far: of all processes, and of the queriers.
@@ -55,23 +74,34 @@ impl Cpu {
     }
 }
 
-/// `times` is how many queries each number of queriers is asked.
-pub(crate) async fn run(series: usize, rounds: usize, times: usize) {
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asking {
+    /// Queries that each number of queriers is asked.
+    pub(crate) times: usize,
+    /// Of them under way at a time.
+    pub(crate) clients: usize,
+}
+
+pub(crate) async fn run(series: usize, rounds: usize, asking: Asking) {
+    let Asking { times, clients } = asking;
     for at in [Where::Heads, Where::Blocks] {
         let lie = match at {
             Where::Heads => "in the heads",
             Where::Blocks => "in blocks",
         };
         println!(
-            "Queriers, samples {lie}: 1 ingester, {SHARDS} shards, {} series, {rounds} samples of each, {} queries of {} kinds:\n",
+            "Queriers, samples {lie}: 1 ingester, {SHARDS} shards, {} series, {rounds} samples of each, {} queries of {} kinds, \
+             {clients} at a time:\n",
             grouped(series as f64),
             grouped(times as f64),
             QUERIES.len()
         );
         println!(
-            "| queriers | CPU ms per query | … of it in queriers | queries per second | CPU at rest, % of a core |"
+            "| queriers | CPU ms per query (of it in queriers), in turn | … one after the other | queries per second, in turn \
+             | … one after the other | CPU at rest, % of a core |"
         );
-        println!("|---:|---:|---:|---:|---:|");
+        println!("|---:|---:|---:|---:|---:|---:|");
         for queriers in QUERIERS {
             let shape = Shape {
                 queriers,
@@ -80,14 +110,15 @@ pub(crate) async fn run(series: usize, rounds: usize, times: usize) {
             let Some(cluster) = Cluster::start(shape).await else {
                 return;
             };
-            println!("| {queriers} | {}", asked(&cluster, at, series, rounds, times).await);
+            println!("| {queriers} | {}", asked(&cluster, at, series, rounds, asking).await);
         }
         println!();
     }
 }
 
 /// The rest of a row.
-async fn asked(cluster: &Cluster, at: Where, series: usize, rounds: usize, times: usize) -> String {
+async fn asked(cluster: &Cluster, at: Where, series: usize, rounds: usize, asking: Asking) -> String {
+    let Asking { times, clients: most } = asking;
     let now_ms = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
     let end_ms = match at {
         Where::Heads => now_ms,
@@ -121,32 +152,39 @@ async fn asked(cluster: &Cluster, at: Where, series: usize, rounds: usize, times
     let rest = Cpu::of(cluster)
         .await
         .each_second(before, began.elapsed().as_secs_f64());
-    let (before, began) = (Cpu::of(cluster).await, Instant::now());
-    let mut clients = JoinSet::new();
-    for number in 0..times {
-        while clients.len() >= CLIENTS {
-            clients.join_next().await.expect("one").expect("an answer");
+    let mut columns = Vec::new();
+    let mut each_second = Vec::new();
+    for order in [Order::InTurn, Order::OneAfterTheOther] {
+        let (before, began) = (Cpu::of(cluster).await, Instant::now());
+        let mut clients = JoinSet::new();
+        for number in 0..times {
+            while clients.len() >= most {
+                clients.join_next().await.expect("one").expect("an answer");
+            }
+            let (server, kind) = order.place(number, times, servers.len());
+            let (http, path) = (servers[server].clone(), path(QUERIES[kind]));
+            clients.spawn(async move {
+                let (code, text) = http.get(&path).await;
+                assert!(code == 200 && !text.contains("\"warnings\""), "{code} {text}");
+            });
         }
-        let (http, path) = (
-            servers[number % servers.len()].clone(),
-            path(QUERIES[number / servers.len() % QUERIES.len()]),
-        );
-        clients.spawn(async move {
-            let (code, text) = http.get(&path).await;
-            assert!(code == 200 && !text.contains("\"warnings\""), "{code} {text}");
-        });
+        while let Some(done) = clients.join_next().await {
+            done.expect("an answer");
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let asking = Cpu::of(cluster).await.each_second(before, seconds);
+        let each = |asking: f64, rest: f64| (asking - rest) * seconds / times as f64 * 1e3;
+        columns.push(format!(
+            "{:.2} ({:.2})",
+            each(asking.all, rest.all),
+            each(asking.queriers, rest.queriers)
+        ));
+        each_second.push(grouped(times as f64 / seconds));
     }
-    while let Some(done) = clients.join_next().await {
-        done.expect("an answer");
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    let asking = Cpu::of(cluster).await.each_second(before, seconds);
-    let each = |asking: f64, rest: f64| (asking - rest) * seconds / times as f64 * 1e3;
     format!(
-        "{:.2} | {:.2} | {} | {:.1} |",
-        each(asking.all, rest.all),
-        each(asking.queriers, rest.queriers),
-        grouped(times as f64 / seconds),
+        "{} | {} | {:.1} |",
+        columns.join(" | "),
+        each_second.join(" | "),
         rest.all * 100.0
     )
 }
