@@ -158,7 +158,7 @@ async fn asked(cluster: &Cluster, at: Where, series: usize, rounds: usize, askin
         let (before, began) = (Cpu::of(cluster).await, Instant::now());
         let mut clients = JoinSet::new();
         for number in 0..times {
-            while clients.len() >= most {
+            while clients.len() >= most.max(1) {
                 clients.join_next().await.expect("one").expect("an answer");
             }
             let (server, kind) = order.place(number, times, servers.len());

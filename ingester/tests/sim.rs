@@ -66,6 +66,9 @@ fn one_seed() {
             return;
         }
         let is_openraft = info.location().is_some_and(|at| at.file().contains("openraft"));
+        if is_openraft && is_of_an_older_term(text) {
+            return;
+        }
         if is_openraft && text.contains("PoisonError") && has_quit.load(Ordering::SeqCst) {
             return;
         }
@@ -97,6 +100,23 @@ fn one_seed() {
         "seed {seed}: something panicked, see above\n{}",
         report.newest.join("\n")
     );
+}
+
+/// openraft's own, and in builds with debug assertions only: a stream of one that leads no more is asked for more before it is
+/// told so, and what it has sent was taken back from the log for entries of a newer term. Without the assertion it ends in that
+/// very call, with nothing sent (`leader_changed` in openraft's `stream_state.rs`).
+fn is_of_an_older_term(panic: &str) -> bool {
+    let Some((_, range)) = panic.split_once("read_log_entries received reversed range: ") else {
+        return false;
+    };
+    let Some((before, last)) = range
+        .split_once("log_id_range: (")
+        .and_then(|(_, ids)| ids.split_once(", "))
+    else {
+        return false;
+    };
+    let term = |id: &str| id.split_once('.').and_then(|(term, _)| term.parse::<u64>().ok());
+    term(before).zip(term(last)).is_some_and(|(before, last)| before < last)
 }
 
 /// What the nodes log, with simulated times; `GNOMON_SIM_LOG` says how much.

@@ -170,7 +170,7 @@ impl Peers {
     where
         Calling: Future<Output = ()> + Send,
     {
-        let Some(after) = self.network.comes_twice() else {
+        let Some(after) = self.network.comes_twice(self.own) else {
             return;
         };
         let network = self.network.clone();

@@ -177,9 +177,12 @@ impl SimNetwork {
         }
     }
 
-    /// Whether a vote or a heartbeat comes a second time, and after what.
-    pub(crate) fn comes_twice(&self) -> Option<Duration> {
+    /// Whether a vote or a heartbeat comes a second time, and after what. Not what a machine would send that is gone.
+    pub(crate) fn comes_twice(&self, from: Sender) -> Option<Duration> {
         let mut inner = self.inner.lock();
+        if !inner.is_alive(from) {
+            return None;
+        }
         let twice = inner.weather.twice;
         let again = inner.random.random_bool(twice);
         again.then(|| Duration::from_millis(inner.random.random_range(1..2000)))

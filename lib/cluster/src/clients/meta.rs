@@ -51,7 +51,8 @@ fn is_name(peer: &str) -> bool {
 /// Places among the peers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Route {
-    leader: usize,
+    /// None where no state seen so far says where it is: it joined while this node was away, say.
+    leader: Option<usize>,
     leader_id: u64,
     /// Passes on to it.
     through: usize,
@@ -61,6 +62,8 @@ struct Peer {
     address: String,
     service: Arc<dyn MetaService>,
     answering: Answering,
+    /// Anything but silence, ever.
+    was_heard: bool,
 }
 
 struct Peers {
@@ -109,8 +112,10 @@ impl Peers {
     }
 
     fn has_answered(&mut self, at: usize) {
+        self.all[at].was_heard = true;
         self.silence.end(at);
-        if self.route.is_some_and(|route| self.are_one_node(route.leader, at)) {
+        let leader = self.route.and_then(|route| route.leader);
+        if leader.is_some_and(|leader| self.are_one_node(leader, at)) {
             self.route = None;
             self.turn_to(at);
         }
@@ -118,14 +123,34 @@ impl Peers {
 
     /// Whom what is to be decided goes to: once each time the leader's silence is over to itself.
     fn for_proposal(&mut self, now: Duration) -> (usize, Option<u64>) {
-        match self.route {
-            Some(route) if self.is_silent(route.leader, now) => (route.through, Some(route.leader_id)),
-            Some(route) if self.silence.is_known(route.leader) => {
-                self.silence.begin(route.leader, now);
-                (route.leader, None)
+        let otherwise = (self.next % self.all.len(), None);
+        let Some(route) = self.route else {
+            return otherwise;
+        };
+        match route.leader {
+            Some(leader) if !self.is_silent(leader, now) => {
+                if !self.silence.is_known(leader) {
+                    return otherwise;
+                }
+                self.silence.begin(leader, now);
+                (leader, None)
             }
-            _ => (self.next % self.all.len(), None),
+            _ => (route.through, Some(route.leader_id)),
         }
+    }
+
+    fn place_that_answered_as(&self, node: u64) -> Option<usize> {
+        let is_it = |peer: &Peer| peer.answering.node().is_some_and(|answered| answered.0 == node);
+        self.all.iter().position(is_it)
+    }
+
+    /// Whether a leader without a known place is reached only through who named it, who knows where it is (this node's own
+    /// replica does not): all others were asked too, or do not answer.
+    fn only_through(&self, named_by: usize, now: Duration) -> bool {
+        let is_own = |at: usize| self.has_own && at == 0;
+        let might_be_it = |at: usize| !self.all[at].was_heard && !self.is_silent(at, now);
+        let mut others = (0..self.all.len()).filter(|at| *at != named_by && !is_own(*at));
+        !is_own(named_by) && !others.any(might_be_it)
     }
 
     /// One that may know a way to the leader.
@@ -143,6 +168,8 @@ struct Asked {
     peer: Arc<dyn MetaService>,
     /// It is to pass on what is to be decided to this node, which does not answer here.
     to: Option<u64>,
+    /// A leader has to decide.
+    decides: bool,
 }
 
 impl MetaClient {
@@ -167,6 +194,7 @@ impl MetaClient {
             address,
             service,
             answering: Answering::default(),
+            was_heard: false,
         };
         let client = Self {
             retries: Retries::new(1, metrics.clone()),
@@ -220,6 +248,7 @@ impl MetaClient {
             address: address.to_owned(),
             service,
             answering,
+            was_heard: false,
         });
         Ok(peers.all.len() - 1)
     }
@@ -252,7 +281,7 @@ impl MetaClient {
             false => (peers.next % peers.all.len(), None),
         };
         let peer = peers.all[at].service.clone();
-        Asked { at, peer, to }
+        Asked { at, peer, to, decides }
     }
 
     /// Turns to the hinted node, or to the next peer, unless another call has turned already. To one that does not answer here
@@ -261,8 +290,19 @@ impl MetaClient {
         // One that names again whom it is to pass on to does not know how to: it is of a build before that.
         let hint = hint.filter(|id| asked.to != Some(*id));
         let hinted = hint.and_then(|id| {
-            let address = self.peers.lock().addresses.iter().find(|(n, _)| *n == id)?.1.clone();
-            Some((id, self.position_of(&address, None).ok()?))
+            let known = |(node, _): &&(u64, String)| *node == id;
+            let address = self
+                .peers
+                .lock()
+                .addresses
+                .iter()
+                .find(known)
+                .map(|(_, address)| address.clone());
+            let place = match address {
+                Some(address) => self.position_of(&address, None).ok(),
+                None => self.peers.lock().place_that_answered_as(id),
+            };
+            Some((id, place?))
         });
         let (from, now) = (asked.at, self.clock.monotonic());
         let mut peers = self.peers.lock();
@@ -276,11 +316,21 @@ impl MetaClient {
             // Another leads, or it does not reach the leader either, or is gone itself.
             peers.route = peers.route.filter(|route| route.through != from);
         }
-        if peers.next % peers.all.len() != from {
+        if peers.next % peers.all.len() != from && asked.to.is_none() {
             return;
         }
         match hinted {
             None => {
+                if let Some(leader_id) = hint
+                    && asked.decides
+                    && peers.only_through(from, now)
+                {
+                    peers.route = Some(Route {
+                        leader: None,
+                        leader_id,
+                        through: from,
+                    });
+                }
                 let mut others = (from + 1..from + peers.all.len()).map(|at| at % peers.all.len());
                 let next = others.find(|at| !peers.is_silent(*at, now));
                 peers.turn_to(next.unwrap_or(from + 1));
@@ -293,7 +343,7 @@ impl MetaClient {
             }
             Some((leader_id, leader)) => {
                 peers.route = Some(Route {
-                    leader,
+                    leader: Some(leader),
                     leader_id,
                     through: from,
                 });
@@ -330,6 +380,9 @@ impl MetaClient {
             }
         }
         let mut peers = self.peers.lock();
+        // Where a route without a place leads may be known now; who names the leader again is asked for nothing more.
+        let is_known = |route: &Route| addresses.iter().any(|(node, _)| *node == route.leader_id);
+        peers.route = peers.route.filter(|route| route.leader.is_some() || !is_known(route));
         peers.addresses = addresses;
         if state.revision >= peers.newest.revision {
             peers.newest = state.clone();

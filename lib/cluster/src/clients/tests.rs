@@ -87,6 +87,8 @@ struct Replica {
     id: u64,
     leader: Arc<Mutex<u64>>,
     machine: Arc<MetaMachine>,
+    /// How often one passed on.
+    passed_on: Arc<Mutex<usize>>,
 }
 
 impl Replica {
@@ -109,10 +111,14 @@ impl MetaService for Replica {
     }
     /// As if the leader were reached from here.
     async fn propose_through(&self, command: MetaCommand, _: u64) -> Result<MetaResponse, ServiceError> {
+        *self.passed_on.lock() += 1;
         Ok(self.machine.apply_command(&command))
     }
+    /// Any may, once it has asked the leader.
     async fn read(&self) -> Result<Arc<MetaState>, ServiceError> {
-        self.check()?;
+        if *self.leader.lock() == 0 {
+            return Err(ServiceError::NotLeader { leader: None });
+        }
         Ok(self.machine.state())
     }
     async fn watch(
@@ -174,17 +180,20 @@ fn initialized() -> Arc<MetaMachine> {
 struct Group {
     leader: Arc<Mutex<u64>>,
     machine: Arc<MetaMachine>,
+    passed_on: Arc<Mutex<usize>>,
     nodes: Vec<Node>,
 }
 
 async fn group() -> Group {
     let (machine, leader) = (initialized(), Arc::new(Mutex::new(1)));
+    let passed_on = Arc::default();
     let mut nodes = Vec::new();
     for id in [1, 2] {
         let replica = Replica {
             id,
             leader: leader.clone(),
             machine: machine.clone(),
+            passed_on: Arc::clone(&passed_on),
         };
         let node = serve(Services {
             meta: Some(Arc::new(replica)),
@@ -194,7 +203,12 @@ async fn group() -> Group {
         assert_eq!(machine.apply_command(&register(id, &node.address, 1)).refused, "");
         nodes.push(node);
     }
-    Group { leader, machine, nodes }
+    Group {
+        leader,
+        machine,
+        passed_on,
+        nodes,
+    }
 }
 
 fn client(peers: &[String]) -> Arc<MetaClient> {
@@ -241,6 +255,22 @@ async fn what_is_to_be_decided_goes_through_another_where_the_leader_is_not_reac
         assert_eq!(answer.unwrap().refused, "");
         assert!(group.machine.state().revision > before);
     }
+}
+
+#[tokio::test]
+async fn a_leader_of_whom_nothing_is_known_yet_is_reached_through_who_names_it() {
+    let group = group().await;
+    // Node 1 leads; this one was told of node 2 and of one that is gone, and has seen no state.
+    let gone = serve(Services::default()).await.address.clone();
+    let client = client(&[group.nodes[1].address.clone(), gone]);
+    let answer = client.propose(register(2, &group.nodes[1].address, 2)).await;
+    assert_eq!(answer.unwrap().refused, "");
+    // Once it knows where node 1 is it asks that itself.
+    client.read().await.unwrap();
+    *group.passed_on.lock() = 0;
+    let answer = client.propose(register(2, &group.nodes[1].address, 3)).await;
+    assert_eq!(answer.unwrap().refused, "");
+    assert_eq!(*group.passed_on.lock(), 0);
 }
 
 #[tokio::test]

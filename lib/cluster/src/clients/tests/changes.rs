@@ -13,6 +13,7 @@ async fn node_with(machine: &Arc<MetaMachine>) -> super::Node {
         id: 1,
         leader: Arc::new(Mutex::new(1)),
         machine: machine.clone(),
+        passed_on: Arc::default(),
     };
     serve(Services {
         meta: Some(Arc::new(replica)),

@@ -15,6 +15,7 @@ async fn careful(id: u64, machine: &Arc<MetaMachine>) -> Node {
         id,
         leader: Arc::new(Mutex::new(id)),
         machine: machine.clone(),
+        passed_on: Arc::default(),
     };
     serve_as(id, machine, Arc::new(replica)).await
 }
@@ -98,6 +99,7 @@ async fn a_peer_whose_address_another_cluster_has_by_now_is_passed_over() {
             id: 1,
             leader: Arc::new(Mutex::new(1)),
             machine: Arc::new(MetaMachine::default()),
+            passed_on: Arc::default(),
         };
         let router = Server::builder().add_service(layer.layer(meta_server(Arc::new(replica))));
         let stop = CancellationToken::new();
@@ -193,6 +195,7 @@ async fn a_peer_that_was_named_otherwise_than_it_is_known_is_asked_once() {
             id: 1,
             leader: Arc::new(Mutex::new(1)),
             machine: machine.clone(),
+            passed_on: Arc::default(),
         },
         is_deaf: AtomicBool::new(false),
         asked: AtomicUsize::new(0),
@@ -201,6 +204,7 @@ async fn a_peer_that_was_named_otherwise_than_it_is_known_is_asked_once() {
         id: 2,
         leader: Arc::new(Mutex::new(1)),
         machine: machine.clone(),
+        passed_on: Arc::default(),
     };
     let nodes = [
         serve_as(1, &machine, deaf.clone()).await,
