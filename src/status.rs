@@ -1,7 +1,9 @@
 //! What the process says of itself: readiness, the configuration in force, run-time facts.
 
 use gnomon_model::TimestampMs;
-use gnomon_querier::{BuildInfo, ConfigInfo, NodeInfo, Notifications, RELOAD_FAILED, RuntimeInfo, STARTING, STOPPING};
+use gnomon_querier::{
+    BuildInfo, CONFIG_DIFFERS, ConfigInfo, NodeInfo, Notifications, RELOAD_FAILED, RuntimeInfo, STARTING, STOPPING,
+};
 use parking_lot::RwLock;
 use std::sync::Arc;
 
@@ -58,6 +60,14 @@ impl Status {
     pub fn set_config(&self, config: ConfigInfo) {
         *self.config.write() = config;
         self.notifications.remove(RELOAD_FAILED);
+    }
+
+    /// Whether the cluster goes by another configuration.
+    pub fn config_differs(&self, differs: bool) {
+        match differs {
+            true => self.notifications.add(CONFIG_DIFFERS),
+            false => self.notifications.remove(CONFIG_DIFFERS),
+        }
     }
 
     /// Notes that a reload was refused; the configuration in force stays.

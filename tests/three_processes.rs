@@ -7,6 +7,8 @@ mod harness;
 mod cancel;
 #[path = "three_processes/commands.rs"]
 mod commands;
+#[path = "three_processes/configurations.rs"]
+mod configurations;
 #[path = "three_processes/ha_pairs.rs"]
 mod ha_pairs;
 #[path = "three_processes/ledger.rs"]

@@ -39,7 +39,7 @@ pub use fanout::{
     ServedBlocks, Skipped, SpreadBlocks, StoredBlocks,
 };
 pub use instant::Rfc3339;
-pub use notifications::{Notifications, RELOAD_FAILED, STARTING, STOPPING};
+pub use notifications::{CONFIG_DIFFERS, Notifications, RELOAD_FAILED, STARTING, STOPPING};
 pub use params::time as parse_time;
 pub use results::ResultCache;
 pub use router::{ApiSetupError, api_router};

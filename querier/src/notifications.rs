@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 
 /// Of Prometheus' words those that fit.
 pub const RELOAD_FAILED: &str = "Configuration reload has failed.";
+pub const CONFIG_DIFFERS: &str =
+    "This node goes by another configuration than the cluster. Reload it, once its file is the cluster's.";
 pub const STARTING: &str = "gnomon is starting.";
 pub const STOPPING: &str = "gnomon is shutting down and gracefully stopping all operations.";
 

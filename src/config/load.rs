@@ -339,7 +339,14 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Config {
+    fn finish(mut self) -> Config {
+        let redacted_yaml = self.shown.to_yaml();
+        let without_labels = (!self.global.external_labels.is_empty()).then(|| {
+            let mut global = self.global.clone();
+            global.external_labels = gnomon_model::Labels::empty();
+            self.shown.global = global.to_out();
+            self.shown.to_yaml()
+        });
         Config {
             path: self.path.to_owned(),
             global: self.global,
@@ -349,7 +356,8 @@ impl<'a> Loader<'a> {
             rule_files: self.rule_files,
             unsupported: self.unsupported,
             warnings: self.warnings,
-            redacted_yaml: self.shown.to_yaml(),
+            redacted_yaml,
+            without_labels,
             own_scrape_configs: self.own_scrape_configs,
             checksum: self.checksum.digest128(),
         }

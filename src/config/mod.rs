@@ -36,6 +36,8 @@ pub struct Config {
     /// Things worth a word in the log that are no errors.
     pub warnings: Vec<String>,
     redacted_yaml: String,
+    /// The same without external labels, where it has any.
+    without_labels: Option<String>,
     /// How many of `scrape_configs` are of the file itself.
     own_scrape_configs: usize,
     checksum: u128,
@@ -121,10 +123,11 @@ impl Config {
     }
 
     /// All that makes one configuration differ from another, but for secrets: what is shown, and the scrape
-    /// configurations from other files. For telling whether two nodes go by the same one.
+    /// configurations from other files. For telling whether two nodes go by the same one. External labels are not of it:
+    /// the operator's have the pod's name in them.
     #[must_use]
     pub fn identity(&self) -> String {
-        let mut text = self.redacted_yaml.clone();
+        let mut text = self.without_labels.as_ref().unwrap_or(&self.redacted_yaml).clone();
         for config in &self.scrape_configs[self.own_scrape_configs..] {
             text.push_str("---\n");
             text.push_str(&config.to_out().to_yaml());

@@ -11,12 +11,13 @@ use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::retention::Retention;
 use gnomon_ingester::otlp::OtlpSettings;
 use gnomon_model::relabel::RelabelConfig;
-use gnomon_proto::v1::{MetaCommand, ProposeConfig, meta_command};
+use gnomon_proto::v1::{MetaCommand, MetaState, ProposeConfig, meta_command};
 use gnomon_querier::ConfigInfo;
 use gnomon_scraper::config::ScrapeConfig;
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Reads the file; says what of it has no effect.
 pub(super) async fn first(process: &Process) -> anyhow::Result<Config> {
@@ -42,6 +43,7 @@ fn report(config: &Config) {
     }
 }
 
+#[derive(Clone)]
 struct Metrics {
     successful: Gauge,
     reloaded_at: Gauge,
@@ -99,7 +101,6 @@ impl Metrics {
 
     fn revised(&self, revision: u64) {
         self.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
-        self.differs.set(0);
     }
 
     fn retained(&self, retention: Retention) {
@@ -118,6 +119,62 @@ impl Metrics {
     }
 }
 
+/// What this node goes by, as the cluster knew it at one of its revisions.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    content_hash: String,
+    /// The cluster's newest then; 0 where it could not be asked.
+    revision: u64,
+    is_clusters: bool,
+}
+
+impl Known {
+    /// Whether the cluster goes by something else, by its state, which may be older than what is known.
+    fn differs_from(&self, state: &MetaState) -> bool {
+        match state.configs.last() {
+            Some(newest) if newest.revision > self.revision => newest.content_hash != self.content_hash,
+            _ => !self.is_clusters,
+        }
+    }
+}
+
+/// Says so while the cluster goes by another configuration than this node: in the log, in a metric and to the UI.
+async fn compare(
+    metrics: Metrics,
+    status: Arc<crate::status::Status>,
+    mut known: watch::Receiver<Known>,
+    mut states: watch::Receiver<Arc<MetaState>>,
+    stop: CancellationToken,
+) {
+    let mut said = false;
+    loop {
+        let state = states.borrow_and_update().clone();
+        let own = known.borrow_and_update().clone();
+        let differs = own.differs_from(&state);
+        let newest = state.configs.last().map_or(0, |newest| newest.revision);
+        if !differs && newest > own.revision {
+            metrics.revised(newest);
+        }
+        metrics.differs.set(i64::from(differs));
+        status.config_differs(differs);
+        if differs != said {
+            said = differs;
+            match differs {
+                true => tracing::warn!(
+                    revision = newest,
+                    "the cluster goes by another configuration than this node: reload it once its file is the cluster's"
+                ),
+                false => tracing::info!(revision = newest, "this node goes by the cluster's configuration again"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = known.changed() => if changed.is_err() { return },
+            changed = states.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// Who takes a configuration into force.
 struct Keeper {
     metrics: Metrics,
@@ -132,6 +189,7 @@ struct Keeper {
     otlp: watch::Sender<Arc<OtlpSettings>>,
     /// Of the texts of the configuration in force.
     checksum: watch::Sender<u128>,
+    known: watch::Sender<Known>,
 }
 
 impl Keeper {
@@ -194,8 +252,13 @@ impl Keeper {
     /// not undo what this node goes by.
     async fn propose(&self, config: &Config, explicit: bool, from_ms: i64) {
         let yaml = config.redacted_yaml();
-        let command = meta_command::Command::ProposeConfig(ProposeConfig {
+        let mut known = Known {
             content_hash: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(config.identity().as_bytes())),
+            revision: 0,
+            is_clusters: true,
+        };
+        let command = meta_command::Command::ProposeConfig(ProposeConfig {
+            content_hash: known.content_hash.clone(),
             redacted_yaml: yaml.to_owned(),
             from_ms,
             explicit,
@@ -206,15 +269,22 @@ impl Keeper {
         });
         match proposal.await {
             Ok(answer) if answer.refused.is_empty() => {
+                known.revision = answer.config_revision;
                 self.metrics.revised(answer.config_revision);
                 tracing::info!(revision = answer.config_revision, "configuration in force");
             }
             Ok(answer) => {
-                self.metrics.differs.set(1);
+                known.is_clusters = false;
+                // What is seen of the group's state may be older than its answer.
+                if let Ok(state) = self.meta.read().await {
+                    known.revision = state.configs.last().map_or(0, |newest| newest.revision);
+                }
                 tracing::warn!(why = answer.refused, "this node's configuration is not the cluster's");
             }
             Err(error) => tracing::warn!(%error, "the configuration's revision is not known"),
         }
+        self.metrics.differs.set(i64::from(!known.is_clusters));
+        self.known.send_replace(known);
     }
 }
 
@@ -238,9 +308,15 @@ pub(super) async fn in_force(
         retention: process.retention.clone(),
         otlp: running.otlp_settings.clone(),
         checksum: watch::Sender::new(config.checksum()),
+        known: watch::Sender::new(Known::default()),
     };
     let checksum = keeper.checksum.subscribe();
     keeper.take(&config, false).await?;
+    let (metrics, status) = (keeper.metrics.clone(), Arc::clone(&keeper.status));
+    let (known, states) = (keeper.known.subscribe(), node.meta_watch.clone());
+    process
+        .tasks
+        .spawn(compare(metrics, status, known, states, process.stop.clone()));
     let stop = process.stop.clone();
     process.tasks.spawn(async move {
         loop {

@@ -170,6 +170,8 @@ impl Targets {
             whole = found;
         }
         let mut gaps = Vec::new();
+        // Of scrapers that were killed, or stood still for longer than a target's time to answer.
+        let (mut given, mut lost) = (0, 0);
         for n in 0..TARGETS {
             let times: Vec<i64> = whole
                 .range((n, i64::MIN)..=(n, i64::MAX))
@@ -177,6 +179,10 @@ impl Targets {
                 .collect();
             let values: BTreeSet<i64> = whole.range((n, i64::MIN)..=(n, i64::MAX)).map(|(_, v)| *v).collect();
             assert_eq!(values.len(), times.len(), "target {n}: an answer is there twice");
+            for value in self.answers[n].lock().range(..now_ms) {
+                given += 1;
+                lost += usize::from(!values.contains(value));
+            }
             let offset = usual_offset(&times);
             let ticks: Vec<i64> = times.iter().map(|at| (at - offset).div_euclid(INTERVAL_MS)).collect();
             let doubled = ticks.windows(2).find(|pair| pair[0] == pair[1]);
@@ -187,8 +193,8 @@ impl Targets {
         }
         let between = self.no_false_markers(&queriers[0], &whole).await;
         format!(
-            "{} scrapes of {TARGETS} targets, {} ticks missed, {} at most one after the other, for {between} quarters of a second \
-             a marker between two scrapes",
+            "{} scrapes of {TARGETS} targets, {lost} of {given} answers not there, {} ticks missed, {} at most one after the \
+             other, for {between} quarters of a second a marker between two scrapes",
             whole.len(),
             gaps.iter().map(|(missed, _)| missed).sum::<i64>(),
             gaps.iter().map(|(_, longest)| longest).max().unwrap_or(&0)

@@ -66,6 +66,12 @@ impl Trio {
         self.scrapes = Some(yaml);
     }
 
+    /// The configuration of one, for its next reload; its next start writes its own again.
+    pub(crate) fn write_config(&self, at: usize, yaml: &str) {
+        let file = self.folder.join(format!("node-{at}/prometheus.yml"));
+        std::fs::write(file, yaml).expect("configuration");
+    }
+
     /// From its next start on the others reach one here, from where it goes on to where it listens.
     pub(crate) fn is_behind(&mut self, at: usize, address: String) {
         self.peers[at] = address;
