@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 /// Of Prometheus' words those that fit.
 pub const RELOAD_FAILED: &str = "Configuration reload has failed.";
 pub const CONFIG_DIFFERS: &str =
-    "This node goes by another configuration than the cluster. Reload it, once its file is the cluster's.";
+    "This node goes by another configuration than the cluster: update its file, or make it the cluster's, by a reload.";
 pub const STARTING: &str = "gnomon is starting.";
 pub const STOPPING: &str = "gnomon is shutting down and gracefully stopping all operations.";
 

@@ -14,10 +14,15 @@ use gnomon_model::relabel::RelabelConfig;
 use gnomon_proto::v1::{MetaCommand, MetaState, ProposeConfig, meta_command};
 use gnomon_querier::ConfigInfo;
 use gnomon_scraper::config::ScrapeConfig;
+use parking_lot::Mutex;
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+/// After this time the metadata group is told of a configuration that it could not be told of.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Reads the file; says what of it has no effect.
 pub(super) async fn first(process: &Process) -> anyhow::Result<Config> {
@@ -123,16 +128,18 @@ impl Metrics {
 #[derive(Clone, Debug, Default)]
 struct Known {
     content_hash: String,
-    /// The cluster's newest then; 0 where it could not be asked.
+    /// Its own then; 0 where it has none: the cluster did not take it, or could not be asked.
     revision: u64,
     is_clusters: bool,
+    /// The cluster is being asked: what it says may be seen in its state before the answer comes.
+    asking: bool,
 }
 
 impl Known {
     /// Whether the cluster goes by something else, by its state, which may be older than what is known.
     fn differs_from(&self, state: &MetaState) -> bool {
         match state.configs.last() {
-            Some(newest) if newest.revision > self.revision => newest.content_hash != self.content_hash,
+            Some(newest) if newest.revision >= self.revision => newest.content_hash != self.content_hash,
             _ => !self.is_clusters,
         }
     }
@@ -150,21 +157,23 @@ async fn compare(
     loop {
         let state = states.borrow_and_update().clone();
         let own = known.borrow_and_update().clone();
-        let differs = own.differs_from(&state);
-        let newest = state.configs.last().map_or(0, |newest| newest.revision);
-        if !differs && newest > own.revision {
-            metrics.revised(newest);
-        }
-        metrics.differs.set(i64::from(differs));
-        status.config_differs(differs);
-        if differs != said {
-            said = differs;
-            match differs {
-                true => tracing::warn!(
-                    revision = newest,
-                    "the cluster goes by another configuration than this node: reload it once its file is the cluster's"
-                ),
-                false => tracing::info!(revision = newest, "this node goes by the cluster's configuration again"),
+        if !own.asking {
+            let differs = own.differs_from(&state);
+            let newest = state.configs.last().map_or(0, |newest| newest.revision);
+            if !differs && newest > own.revision {
+                metrics.revised(newest);
+            }
+            metrics.differs.set(i64::from(differs));
+            if differs != said {
+                said = differs;
+                status.config_differs(differs);
+                match differs {
+                    true => tracing::warn!(
+                        revision = newest,
+                        "the cluster goes by another configuration than this node: update its file and reload it"
+                    ),
+                    false => tracing::info!(revision = newest, "this node goes by the cluster's configuration again"),
+                }
             }
         }
         tokio::select! {
@@ -190,6 +199,8 @@ struct Keeper {
     /// Of the texts of the configuration in force.
     checksum: watch::Sender<u128>,
     known: watch::Sender<Known>,
+    /// What the cluster has not heard of yet.
+    waiting: Mutex<Option<ProposeConfig>>,
 }
 
 impl Keeper {
@@ -251,23 +262,29 @@ impl Keeper {
     /// Makes the configuration a numbered revision of the cluster. That the metadata group cannot be asked now does
     /// not undo what this node goes by.
     async fn propose(&self, config: &Config, explicit: bool, from_ms: i64) {
-        let yaml = config.redacted_yaml();
-        let mut known = Known {
+        let proposal = ProposeConfig {
             content_hash: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(config.identity().as_bytes())),
-            revision: 0,
-            is_clusters: true,
-        };
-        let command = meta_command::Command::ProposeConfig(ProposeConfig {
-            content_hash: known.content_hash.clone(),
-            redacted_yaml: yaml.to_owned(),
+            redacted_yaml: config.redacted_yaml().to_owned(),
             from_ms,
             explicit,
-        });
-        let proposal = self.meta.propose(MetaCommand {
+        };
+        self.ask(proposal).await;
+    }
+
+    async fn ask(&self, proposal: ProposeConfig) {
+        self.known.send_modify(|known| known.asking = true);
+        let mut known = Known {
+            content_hash: proposal.content_hash.clone(),
+            revision: 0,
+            is_clusters: true,
+            asking: false,
+        };
+        let command = MetaCommand {
             proposed_at_ms: 0,
-            command: Some(command),
-        });
-        match proposal.await {
+            command: Some(meta_command::Command::ProposeConfig(proposal.clone())),
+        };
+        let mut waiting = None;
+        match self.meta.propose(command).await {
             Ok(answer) if answer.refused.is_empty() => {
                 known.revision = answer.config_revision;
                 self.metrics.revised(answer.config_revision);
@@ -275,16 +292,28 @@ impl Keeper {
             }
             Ok(answer) => {
                 known.is_clusters = false;
-                // What is seen of the group's state may be older than its answer.
-                if let Ok(state) = self.meta.read().await {
-                    known.revision = state.configs.last().map_or(0, |newest| newest.revision);
-                }
                 tracing::warn!(why = answer.refused, "this node's configuration is not the cluster's");
             }
-            Err(error) => tracing::warn!(%error, "the configuration's revision is not known"),
+            Err(error) => {
+                tracing::warn!(%error, "the configuration's revision is not known; asking again in {ASK_AGAIN:?}");
+                waiting = Some(proposal);
+            }
         }
+        *self.waiting.lock() = waiting;
         self.metrics.differs.set(i64::from(!known.is_clusters));
         self.known.send_replace(known);
+    }
+
+    /// What the metadata group could not be asked of late.
+    async fn ask_again(&self) {
+        let waiting = self.waiting.lock().take();
+        if let Some(proposal) = waiting {
+            self.ask(proposal).await;
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.waiting.lock().is_some()
     }
 }
 
@@ -309,6 +338,7 @@ pub(super) async fn in_force(
         otlp: running.otlp_settings.clone(),
         checksum: watch::Sender::new(config.checksum()),
         known: watch::Sender::new(Known::default()),
+        waiting: Mutex::default(),
     };
     let checksum = keeper.checksum.subscribe();
     keeper.take(&config, false).await?;
@@ -323,6 +353,12 @@ pub(super) async fn in_force(
             let wish = tokio::select! {
                 () = stop.cancelled() => return,
                 wish = wishes.recv() => wish,
+                () = tokio::time::sleep(ASK_AGAIN), if keeper.waits() => {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = keeper.ask_again() => continue,
+                    }
+                }
             };
             let Some(wish) = wish else { return };
             let result = reload(&keeper).await.map_err(|error| error_text(error.as_ref()));

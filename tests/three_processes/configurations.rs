@@ -63,7 +63,7 @@ async fn a_node_says_while_the_cluster_goes_by_another_configuration() {
     // A start does not bring back what was superseded.
     trio.stop(1).await;
     trio.scrape(format!("{changed}\n"));
-    trio.launch(1, Some("--target=ingester,querier"));
+    trio.launch(1, None);
     trio.until_ready(1).await;
     eventually("the node to say that it differs", async || {
         revision(&trio, 1).await.1.then_some(())
