@@ -7,6 +7,7 @@
 //!
 //! A role that does not run here is reached through the directory; no role can tell the difference.
 
+mod cluster_config;
 mod config;
 mod grpc;
 mod members;

@@ -1,6 +1,7 @@
 //! The configuration at the start, and reloads.
 
 use super::Process;
+use super::cluster_config::{Known, compare};
 use super::roles::{Running, write_limits};
 use crate::config::{Config, Reading};
 use crate::flags::{CREATED_ZERO, Settings, retention_text};
@@ -11,7 +12,7 @@ use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::retention::Retention;
 use gnomon_ingester::otlp::OtlpSettings;
 use gnomon_model::relabel::RelabelConfig;
-use gnomon_proto::v1::{MetaCommand, MetaState, ProposeConfig, meta_command};
+use gnomon_proto::v1::{MetaCommand, ProposeConfig, meta_command};
 use gnomon_querier::ConfigInfo;
 use gnomon_scraper::config::ScrapeConfig;
 use parking_lot::Mutex;
@@ -19,7 +20,6 @@ use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
 /// After this time the metadata group is told of a configuration that it could not be told of.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -49,12 +49,12 @@ fn report(config: &Config) {
 }
 
 #[derive(Clone)]
-struct Metrics {
+pub(super) struct Metrics {
     successful: Gauge,
     reloaded_at: Gauge,
     unsupported: IntGaugeVec,
     revision: IntGauge,
-    differs: IntGauge,
+    pub(super) differs: IntGauge,
     retention_bytes: Gauge,
     retention_seconds: Gauge,
 }
@@ -104,7 +104,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    fn revised(&self, revision: u64) {
+    pub(super) fn revised(&self, revision: u64) {
         self.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
     }
 
@@ -120,66 +120,6 @@ impl Metrics {
         self.unsupported.reset();
         for section in &config.unsupported {
             self.unsupported.with_label_values(&[section.section.as_str()]).set(1);
-        }
-    }
-}
-
-/// What this node goes by, as the cluster knew it at one of its revisions.
-#[derive(Clone, Debug, Default)]
-struct Known {
-    content_hash: String,
-    /// Its own then; 0 where it has none: the cluster did not take it, or could not be asked.
-    revision: u64,
-    is_clusters: bool,
-    /// The cluster is being asked: what it says may be seen in its state before the answer comes.
-    asking: bool,
-}
-
-impl Known {
-    /// Whether the cluster goes by something else, by its state, which may be older than what is known.
-    fn differs_from(&self, state: &MetaState) -> bool {
-        match state.configs.last() {
-            Some(newest) if newest.revision >= self.revision => newest.content_hash != self.content_hash,
-            _ => !self.is_clusters,
-        }
-    }
-}
-
-/// Says so while the cluster goes by another configuration than this node: in the log, in a metric and to the UI.
-async fn compare(
-    metrics: Metrics,
-    status: Arc<crate::status::Status>,
-    mut known: watch::Receiver<Known>,
-    mut states: watch::Receiver<Arc<MetaState>>,
-    stop: CancellationToken,
-) {
-    let mut said = false;
-    loop {
-        let state = states.borrow_and_update().clone();
-        let own = known.borrow_and_update().clone();
-        if !own.asking {
-            let differs = own.differs_from(&state);
-            let newest = state.configs.last().map_or(0, |newest| newest.revision);
-            if !differs && newest > own.revision {
-                metrics.revised(newest);
-            }
-            metrics.differs.set(i64::from(differs));
-            if differs != said {
-                said = differs;
-                status.config_differs(differs);
-                match differs {
-                    true => tracing::warn!(
-                        revision = newest,
-                        "the cluster goes by another configuration than this node: update its file and reload it"
-                    ),
-                    false => tracing::info!(revision = newest, "this node goes by the cluster's configuration again"),
-                }
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = known.changed() => if changed.is_err() { return },
-            changed = states.changed() => if changed.is_err() { return },
         }
     }
 }
