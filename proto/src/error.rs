@@ -34,7 +34,8 @@ pub enum ServiceError {
     /// What was named is not here.
     #[error("{0}")]
     NotFound(String),
-    /// A limit was reached: which, and what would be accepted.
+    /// A limit was reached: which, and what would be accepted. Of a write it is one of now (a full disk): what can never be
+    /// taken is `Invalid`.
     #[error("{0}")]
     LimitExceeded(String),
     #[error("deadline exceeded: {0}")]
@@ -72,6 +73,17 @@ impl ServiceError {
                 | Self::StaleView { .. }
                 | Self::StaleMap { .. }
         )
+    }
+
+    /// Whether the same call may succeed later, `LimitExceeded` included: a full disk gets room again, or its node hands over
+    /// what it leads.
+    #[must_use]
+    pub fn may_succeed_later(&self) -> bool {
+        self.is_retryable()
+            || matches!(
+                self,
+                Self::DeadlineExceeded(_) | Self::Cancelled | Self::LimitExceeded(_)
+            )
     }
 
     fn parts(&self) -> (Code, &'static str, Option<u64>) {

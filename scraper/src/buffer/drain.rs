@@ -24,11 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// After one that failed at once.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 
-/// Whether a push that failed so may succeed later.
-pub(crate) fn may_succeed_later(error: &ServiceError) -> bool {
-    error.is_retryable() || matches!(error, ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled)
-}
-
 /// What became of a push.
 enum Pushed {
     Taken,
@@ -133,7 +128,7 @@ impl Buffer {
                 Sent::Done
             }
             Pushed::Given(why) => self.never(work, why),
-            Pushed::Failed(error) if may_succeed_later(&error) => {
+            Pushed::Failed(error) if error.may_succeed_later() => {
                 debug!(%error, "a held scrape is not taken yet");
                 Sent::Later
             }

@@ -21,7 +21,6 @@ mod spill;
 mod tests;
 mod tick;
 
-pub(crate) use drain::may_succeed_later;
 pub(crate) use metrics::{BufferMetrics, Why};
 pub(crate) use queues::OfTarget;
 

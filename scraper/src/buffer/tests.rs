@@ -14,6 +14,8 @@ use tempfile::TempDir;
 #[derive(Default)]
 struct Shards {
     is_away: AtomicBool,
+    /// Pushes that came meanwhile.
+    refused: AtomicUsize,
     /// The cluster has nodes that understand no start timestamps.
     is_old: AtomicBool,
     /// One that does not answer, and how many pushes to it were under way at most.
@@ -65,7 +67,12 @@ impl TickSink for Shards {
             self.hanging.forever().await;
         }
         if self.is_away.load(Ordering::Relaxed) {
-            return Err(ServiceError::Unavailable("away".into()));
+            // In turn: nobody leads, the leader has a full disk, it does not answer.
+            return Err(match self.refused.fetch_add(1, Ordering::Relaxed) % 3 {
+                0 => ServiceError::Unavailable("away".into()),
+                1 => ServiceError::LimitExceeded("disk full".into()),
+                _ => ServiceError::DeadlineExceeded("no answer".into()),
+            });
         }
         let mut known = self.known.lock();
         let (term, last) = known.entry(tick.target).or_insert((0, i64::MIN));

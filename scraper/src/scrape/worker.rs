@@ -8,7 +8,7 @@ use super::refusals::{self, Refusals, Said, Say};
 use super::report::{Extra, Report, report_series};
 use super::run::{LoopSpec, PUSH_GRACE, PoolOptions, ScrapeEnv, Spare};
 use super::timing;
-use crate::buffer::{Why, may_succeed_later};
+use crate::buffer::Why;
 use crate::client::FetchError;
 use crate::hand_over::ticks_after;
 use crate::parse::Format;
@@ -310,7 +310,7 @@ impl Worker {
                 self.state.metadata.mark_sent(&unsent);
                 self.note_pushed(spec, &outcome);
             }
-            Err(e) if may_succeed_later(&e) => {
+            Err(e) if e.may_succeed_later() => {
                 self.env.metrics.pushes_failed.inc();
                 debug!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape held back");
                 self.env.buffer.hold(&tick);

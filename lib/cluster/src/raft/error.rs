@@ -82,9 +82,8 @@ impl From<ProposeError> for ServiceError {
                 leader: leader.map(|id| id.0),
             },
             // Asking again at once is of no use: the caller is told.
-            ProposeError::TooLarge { .. } | ProposeError::LowDisk { .. } | ProposeError::BadDisk(_) => {
-                Self::LimitExceeded(error.to_string())
-            }
+            ProposeError::LowDisk { .. } | ProposeError::BadDisk(_) => Self::LimitExceeded(error.to_string()),
+            ProposeError::TooLarge { .. } => Self::Invalid(error.to_string()),
             ProposeError::Unknown(message) => Self::Unknown(message),
             ProposeError::Unavailable(_) | ProposeError::Closed => Self::Unavailable(error.to_string()),
         }

@@ -148,12 +148,7 @@ impl WriteOutcome {
 
     /// Some of the write was not done; the first reason counts.
     pub(super) fn fail(&mut self, error: ServiceError) {
-        let may_succeed_later = error.is_retryable()
-            || matches!(
-                error,
-                ServiceError::DeadlineExceeded(_) | ServiceError::Cancelled | ServiceError::LimitExceeded(_)
-            );
-        let place = if may_succeed_later {
+        let place = if error.may_succeed_later() {
             &mut self.retryable
         } else {
             &mut self.failed

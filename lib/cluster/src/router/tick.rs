@@ -240,7 +240,7 @@ impl Resolver<'_> {
         self.tick.labels.write_labels(series, arena);
         let (from, to) = (u32::try_from(start), u32::try_from(arena.len()));
         let (Ok(from), Ok(to)) = (from, to) else {
-            return Err(ServiceError::LimitExceeded(
+            return Err(ServiceError::Invalid(
                 "the new series of one scrape have more than 4 GiB of labels".into(),
             ));
         };
