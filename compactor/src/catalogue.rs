@@ -11,6 +11,7 @@ use gnomon_proto::v1::{
     ReleaseJob, StageBlock,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Ids in one command: well below the largest log entry.
@@ -24,10 +25,11 @@ pub struct Catalogue {
 }
 
 /// A lease of a job. Saves double work; nothing is safe by it alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Lease {
     pub job: String,
-    pub term: u64,
+    /// Grows with each change of holder, and each time that the lease ran out.
+    term: AtomicU64,
 }
 
 impl Catalogue {
@@ -134,7 +136,7 @@ impl Catalogue {
         match self.propose(Command::AcquireJob(command)).await {
             Ok(response) => Ok(Some(Lease {
                 job: job.to_owned(),
-                term: response.job_term,
+                term: AtomicU64::new(response.job_term),
             })),
             Err(CompactorError::Refused(why)) => {
                 tracing::debug!(job, why, "job is not ours");
@@ -144,13 +146,31 @@ impl Catalogue {
         }
     }
 
+    /// Lengthens a lease that no other node had since it was acquired. It may have run out meanwhile: then others may have
+    /// given up what was staged, which its commit would show.
+    ///
+    /// # Errors
+    /// `Lost` where another node has or had the job; or when the group cannot be asked.
+    pub async fn renew(&self, lease: &Lease, lasts: Duration) -> Result<(), CompactorError> {
+        let lost = || Err(CompactorError::Lost(lease.job.clone()));
+        let before = lease.term.load(Ordering::Relaxed);
+        match self.acquire(&lease.job, lasts).await? {
+            None => lost(),
+            Some(again) => {
+                let term = again.term.load(Ordering::Relaxed);
+                lease.term.store(term, Ordering::Relaxed);
+                if term <= before + 1 { Ok(()) } else { lost() }
+            }
+        }
+    }
+
     /// # Errors
     /// When the group cannot be asked; the lease runs out by itself then.
     pub async fn release(&self, lease: &Lease) -> Result<(), CompactorError> {
         let command = ReleaseJob {
             job: lease.job.clone(),
             node: self.node.0,
-            term: lease.term,
+            term: lease.term.load(Ordering::Relaxed),
         };
         self.propose(Command::ReleaseJob(command)).await.map(drop)
     }

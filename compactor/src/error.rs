@@ -19,6 +19,9 @@ pub enum CompactorError {
     /// A record of the catalogue, or a block and its record, contradict themselves.
     #[error("block {block}: {what}")]
     Record { block: String, what: String },
+    /// This node said nothing for longer than its lease of the work, and another one had it since.
+    #[error("another node took over the job {0}: it is planned anew")]
+    Lost(String),
     #[error("the compactor is stopping")]
     Stopped,
 }

@@ -19,8 +19,3 @@ pub use catalogue::{Catalogue, Lease};
 pub use error::CompactorError;
 pub use garbage::Grace;
 pub use role::{Compactor, Settings};
-
-use std::time::Duration;
-
-/// How long a job is this node's after each sign of life.
-const JOB_LEASE: Duration = Duration::from_secs(120);

@@ -1,8 +1,8 @@
 //! Carrying out one merge: stage, write, publish. Whatever fails leaves the inputs live and the output condemned.
 
+use crate::CompactorError;
 use crate::catalogue::{Catalogue, Lease};
 use crate::plan::Merge;
-use crate::{CompactorError, JOB_LEASE};
 use futures::TryStreamExt;
 use gnomon_cluster::deletes::{KnownDeletes, newest_revision};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
@@ -34,6 +34,7 @@ pub(crate) struct Merger<'a> {
     pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) deletes: &'a KnownDeletes,
     pub(crate) stop: &'a CancellationToken,
+    pub(crate) lease_lasts: Duration,
     /// What all blocks together may take, the output included.
     pub(crate) cap_bytes: Option<u64>,
 }
@@ -324,7 +325,7 @@ impl Merger<'_> {
             return Ok(());
         }
         // Who else gets the job takes the output for abandoned.
-        self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
+        self.catalogue.renew(lease, self.lease_lasts).await?;
         let mut last = self.clock.monotonic();
         let mut sources = Vec::with_capacity(readers.len());
         for reader in readers {
@@ -349,17 +350,17 @@ impl Merger<'_> {
     /// Lets other tasks have their turn, and renews the lease every so often: whether it did so now, which `last` tells.
     ///
     /// # Errors
-    /// `Stopped`; or when the lease cannot be renewed.
+    /// `Stopped`; `Lost`; or when the lease cannot be renewed.
     async fn keep_going(&self, last: &mut Duration, lease: &Lease) -> Result<bool, CompactorError> {
         if self.stop.is_cancelled() {
             return Err(CompactorError::Stopped);
         }
         tokio::task::yield_now().await;
         let now = self.clock.monotonic();
-        let is_due = now.saturating_sub(*last) >= PROGRESS_EVERY;
+        let is_due = now.saturating_sub(*last) >= PROGRESS_EVERY.min(self.lease_lasts / 3);
         if is_due {
             *last = now;
-            self.catalogue.acquire(&lease.job, JOB_LEASE).await?;
+            self.catalogue.renew(lease, self.lease_lasts).await?;
         }
         Ok(is_due)
     }

@@ -1,11 +1,11 @@
 //! The role: one cycle after another until it is stopped.
 
+use crate::CompactorError;
 use crate::catalogue::Catalogue;
 use crate::garbage::{self, Grace};
 use crate::merge::{Merger, job_name, reservation};
 use crate::metrics::Metrics;
 use crate::plan::{self, Merge, Policy};
-use crate::{CompactorError, JOB_LEASE};
 use gnomon_cluster::deletes::KnownDeletes;
 use gnomon_cluster::retention::{Budget, used_bytes};
 use gnomon_model::{Clock, NodeId};
@@ -25,6 +25,8 @@ pub struct Settings {
     /// What it says of retention is replaced by what is in force.
     pub policy: Policy,
     pub grace: Grace,
+    /// How long a job is this node's after each sign of life.
+    pub lease: Duration,
     /// Between two cycles.
     pub interval: Duration,
     /// Larger objects are uploaded in parts of so many bytes.
@@ -183,7 +185,7 @@ impl Compactor {
 
     /// Lets go what retention says, and records of work that was given up.
     async fn sweep(&self) -> Result<(), CompactorError> {
-        let Some(lease) = self.catalogue.acquire("compactor/sweep", JOB_LEASE).await? else {
+        let Some(lease) = self.catalogue.acquire("compactor/sweep", self.settings.lease).await? else {
             return Ok(());
         };
         let state = self.catalogue.read().await?;
@@ -236,7 +238,7 @@ impl Compactor {
             if self.is_on_hold(&job) {
                 continue;
             }
-            let Some(lease) = self.catalogue.acquire(&job, JOB_LEASE).await? else {
+            let Some(lease) = self.catalogue.acquire(&job, self.settings.lease).await? else {
                 continue;
             };
             // Read anew: others may have worked since the plan was made.
@@ -319,6 +321,7 @@ impl Compactor {
             clock: &self.clock,
             deletes: &self.deletes,
             stop,
+            lease_lasts: self.settings.lease,
             cap_bytes: self.budget.for_blocks(state),
         };
         let start = self.clock.monotonic();
@@ -344,7 +347,7 @@ impl Compactor {
     }
 
     async fn collect_garbage(&self, stop: &CancellationToken) -> Result<(), CompactorError> {
-        let Some(lease) = self.catalogue.acquire("compactor/garbage", JOB_LEASE).await? else {
+        let Some(lease) = self.catalogue.acquire("compactor/garbage", self.settings.lease).await? else {
             return Ok(());
         };
         let now = self.clock.now();

@@ -84,6 +84,7 @@ fn settings() -> Settings {
             unnamed_ms: 0,
             staged_ms: H,
         },
+        lease: Duration::from_secs(120),
         interval: Duration::from_millis(1),
         part_bytes: gnomon_tsdb::block::PART_BYTES,
     }
@@ -475,6 +476,45 @@ async fn a_stopped_merge_leaves_its_inputs_and_frees_the_job() {
     assert_eq!(world.live().len(), 3);
     world.cycle().await.unwrap();
     assert_eq!(world.live().len(), 1);
+}
+
+/// A lease that ran out goes on unless another node had the job meanwhile, be it that this one has ended it.
+#[tokio::test]
+async fn a_lease_is_lengthened_until_another_node_has_had_the_job() {
+    let world = World::new(0, settings()).await;
+    let register = |id: u64| RegisterNode {
+        node: Some(Node {
+            id: 0,
+            address: format!("b:{id}"),
+            incarnation: id,
+            feature_level: CURRENT_FEATURE_LEVEL.0,
+            ..Node::default()
+        }),
+        lease_ms: 600_000,
+    };
+    propose(&world.meta, Command::RegisterNode(register(2))).await;
+    let [own, other] = [1, 2].map(|node| crate::Catalogue::new(world.meta.clone(), NodeId(node)));
+    let lasts = Duration::from_secs(20);
+    let lease = own.acquire("job", lasts).await.unwrap().unwrap();
+    for seconds in [19, 19, 21, 200] {
+        world.clock.advance(Duration::from_secs(seconds));
+        own.renew(&lease, lasts).await.unwrap();
+        assert!(other.acquire("job", lasts).await.unwrap().is_none());
+    }
+    for has_ended in [false, true] {
+        world.clock.advance(Duration::from_secs(21));
+        let others = other.acquire("job", lasts).await.unwrap().unwrap();
+        if has_ended {
+            other.release(&others).await.unwrap();
+        }
+        let lost = own.renew(&lease, lasts).await;
+        assert!(
+            matches!(&lost, Err(crate::CompactorError::Lost(job)) if job == "job"),
+            "{has_ended}: {lost:?}"
+        );
+    }
+    own.release(&lease).await.unwrap();
+    assert!(other.acquire("job", lasts).await.unwrap().is_some());
 }
 
 /// Parts come and are merged under a store that fails, below a size that holds a third of them: at no moment does the

@@ -9,6 +9,7 @@ use super::ha::ha_options;
 use super::number::whole_number;
 use crate::config::StorageConfig;
 use clap::{Arg, ArgAction, ArgMatches};
+use gnomon_cluster::meta::MAX_LEASE_MS;
 use gnomon_cluster::retention::Retention;
 use gnomon_cluster::tls::TlsFiles;
 use gnomon_ingester::{HaOptions, SeriesLimits};
@@ -163,6 +164,7 @@ pub struct Settings {
     pub seal_quiet: Duration,
     pub compactor_interval: Duration,
     pub compactor_grace: Duration,
+    pub compactor_lease: Duration,
     /// A shard's state is flushed after so many bytes of log.
     pub flush_bytes: u64,
     pub listen_addresses: Vec<String>,
@@ -315,6 +317,16 @@ impl Values<'_> {
             .ok_or_else(|| format!("--{name}: it must be longer than nothing"))
     }
 
+    /// What the metadata group gives a lease for.
+    fn lease(&self, name: &str) -> Result<Duration, String> {
+        let lease = self.duration(name)?;
+        let most = Duration::from_millis(MAX_LEASE_MS.unsigned_abs());
+        if !(Duration::from_secs(5)..=most).contains(&lease) {
+            return Err(format!("--{name}: from 5s to {}s are possible", most.as_secs()));
+        }
+        Ok(lease)
+    }
+
     /// None for one of 0.
     fn timeout(&self, name: &str) -> Result<Option<Duration>, String> {
         let ms = self.duration_ms(name)?.and_then(|ms| u64::try_from(ms).ok());
@@ -432,6 +444,7 @@ impl Settings {
             seal_quiet: v.duration("ingest.seal-quiet")?,
             compactor_interval: v.duration("compactor.interval")?,
             compactor_grace: v.duration("compactor.grace")?,
+            compactor_lease: v.lease("compactor.lease")?,
             flush_bytes: parse_size_bytes(v.text("ingest.flush-bytes"))
                 .map_err(|e| format!("--ingest.flush-bytes: {e}"))?,
             listen_addresses: v.list("web.listen-address"),

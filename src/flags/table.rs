@@ -318,6 +318,13 @@ const FLAGS: &[Flag] = &[
         "5m",
         "How long the object of a block that was replaced or let go is kept for queries that have begun.",
     ),
+    hidden(
+        "compactor.lease",
+        "GNOMON_COMPACTOR_LEASE",
+        One("DURATION"),
+        "2m",
+        "How long a compactor that says nothing keeps its work from the others.",
+    ),
     idle("storage.tsdb.min-block-duration", One("DURATION"), "2h", BLOCKS),
     idle("storage.tsdb.max-block-duration", One("DURATION"), "", BLOCKS),
     idle(

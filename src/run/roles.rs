@@ -240,6 +240,7 @@ fn start_compactor(
                 condemned_ms: i64::try_from(process.settings.compactor_grace.as_millis()).unwrap_or(i64::MAX),
                 ..Grace::default()
             },
+            lease: process.settings.compactor_lease,
             interval: process.settings.compactor_interval,
             part_bytes: gnomon_tsdb::block::PART_BYTES,
         };

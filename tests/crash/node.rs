@@ -366,6 +366,7 @@ fn settings(world: &World) -> Settings {
             unnamed_ms: 0,
             staged_ms: HOUR_MS,
         },
+        lease: Duration::from_secs(120),
         interval: Duration::from_millis(1),
         part_bytes: world.part_bytes,
     }
