@@ -199,6 +199,7 @@ impl Node {
         if let Some(ingester) = &running.ingester {
             roles::until_shards_are_open(&process, &handle, ingester).await?;
         }
+        web::count_targets(&process, &handle)?;
         routes.replace(web::routes(
             &process,
             &handle,

@@ -31,6 +31,7 @@ mod run;
 mod scrapers;
 mod snapshot;
 mod state;
+mod target_counts;
 
 pub use cors::with_cors;
 pub use error::{ApiError, ErrorType};
@@ -48,3 +49,4 @@ pub use state::{
     AdminOptions, ApiState, BuildInfo, ConfigInfo, MemoryLimits, NodeInfo, PROMETHEUS_API_VERSION, QueryOptions,
     RemoteReadLimits, RuntimeInfo, Scrapers, SearchOptions, WebOptions,
 };
+pub use target_counts::TargetCounts;

@@ -308,6 +308,7 @@ fn scraper(pool: &str, health: &str) -> Scraper {
                 scrape_pool: "node".into(),
             }],
             dropped_counts: [("node".to_owned(), 1)].into(),
+            counts: Vec::new(),
         },
         metadata: vec![v1::TargetMetadata {
             target_labels: bytes(&[("instance", &instance), ("job", pool)]),

@@ -9,8 +9,8 @@ use gnomon_model::LabelsRef;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::TargetsService;
 use gnomon_proto::v1::{
-    ActiveTarget, DroppedTarget, ListTargetsRequest, ListTargetsResponse, TargetMetadata, TargetMetadataRequest,
-    TargetMetadataResponse,
+    ActiveTarget, DroppedTarget, ListTargetsRequest, ListTargetsResponse, TargetCount, TargetMetadata,
+    TargetMetadataRequest, TargetMetadataResponse,
 };
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -29,6 +29,9 @@ pub(crate) enum Health {
 }
 
 impl Health {
+    /// Each at the place of its number.
+    const ALL: [Self; 3] = [Self::Unknown, Self::Up, Self::Down];
+
     /// The word of `/api/v1/targets`.
     #[must_use]
     pub(crate) const fn as_str(self) -> &'static str {
@@ -150,6 +153,7 @@ impl Status {
     #[must_use]
     pub fn list(&self, request: &ListTargetsRequest) -> ListTargetsResponse {
         let mut response = ListTargetsResponse::default();
+        let mut counts = [0; Health::ALL.len()];
         for (job, pool) in self.chosen(&request.scrape_pool) {
             if request.active {
                 response.active.extend(pool.active.iter().map(|(spec, state)| {
@@ -174,6 +178,11 @@ impl Status {
                     }
                 }));
             }
+            if request.counts {
+                for (_, state) in &pool.active {
+                    counts[state.last.lock().health as usize] += 1;
+                }
+            }
             if request.dropped {
                 response.dropped.extend(pool.dropped.iter().map(|labels| DroppedTarget {
                     discovered_labels: labels.as_bytes().to_vec().into(),
@@ -181,6 +190,13 @@ impl Status {
                 }));
             }
             response.dropped_counts.insert(job, pool.dropped_count);
+        }
+        if request.counts {
+            let counts = Health::ALL.iter().zip(counts).map(|(health, targets)| TargetCount {
+                health: health.as_str().to_owned(),
+                targets,
+            });
+            response.counts.extend(counts);
         }
         response
     }

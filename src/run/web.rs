@@ -25,8 +25,8 @@ use gnomon_promql::ParseOptions;
 use gnomon_proto::service::BlockReadService;
 use gnomon_querier::{
     AdminOptions, ApiState, BlockReads, Fanout, MemoryLimits, NodeInfo as _, QueryOptions, RemoteReadLimits,
-    ResultCache, SearchOptions, ServedBlocks, SpreadBlocks, StoredBlocks, WebOptions, api_router, scrapers_of,
-    with_cors,
+    ResultCache, SearchOptions, ServedBlocks, SpreadBlocks, StoredBlocks, TargetCounts, WebOptions, api_router,
+    scrapers_of, with_cors,
 };
 use gnomon_tsdb::CachedStore;
 use gnomon_tsdb::bucket::Bucket;
@@ -101,6 +101,14 @@ pub(super) fn served_blocks(process: &Process, blocks: &Arc<StoredBlocks>) -> Op
     let memory = query_memory(&process.settings).total_bytes / 4;
     let serves = process.settings.roles.querier;
     serves.then(|| Arc::new(ServedBlocks::new(Arc::clone(blocks) as _, memory)) as _)
+}
+
+/// Counts the targets of the whole cluster, for this node's metrics, until the process stops.
+pub(super) fn count_targets(process: &Process, node: &NodeHandle) -> Result<(), prometheus::Error> {
+    let counts = TargetCounts::register(&process.registry)?;
+    let scrapers = scrapers_of(Arc::clone(&node.directory));
+    process.tasks.spawn(counts.follow(scrapers, process.stop.clone()));
+    Ok(())
 }
 
 /// All routes of the HTTP listener.

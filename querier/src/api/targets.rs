@@ -161,6 +161,7 @@ pub(super) async fn targets(State(api): State<Arc<Api>>, form: Form) -> Result<A
         scrape_pool: form.get("scrapePool").to_owned(),
         active: any || state == "active",
         dropped: any || state == "dropped",
+        counts: false,
     };
     let scope = api.scope(&form)?;
     let list_dropped = request.dropped;
@@ -203,6 +204,7 @@ pub(super) async fn pools(State(api): State<Arc<Api>>, form: Form) -> Result<Ans
         scrape_pool: String::new(),
         active: true,
         dropped: true,
+        counts: false,
     };
     let scope = api.scope(&form)?;
     let found = api.gather(api.list_targets(&scope, request)).await?;

@@ -71,6 +71,7 @@ impl Rig {
             scrape_pool: String::new(),
             active: true,
             dropped: true,
+            counts: true,
         })
     }
 
@@ -79,7 +80,16 @@ impl Rig {
         let tick = self.sink.wait_for("up 0", |t| t.value("up") == Some(0.0)).await;
         assert!(tick.complete);
         assert_eq!(tick.samples.len(), 5, "a failed scrape has the report series only");
-        let active = self.list().active;
+        let list = self.list();
+        for health in ["unknown", "up", "down"] {
+            let shown = list.active.iter().filter(|target| target.health == health).count();
+            let counted: Vec<_> = list.counts.iter().filter(|count| count.health == health).collect();
+            assert!(
+                counted.len() == 1 && counted[0].targets == shown as u64,
+                "{health}: {list:?}"
+            );
+        }
+        let active = list.active;
         active
             .into_iter()
             .find(|t| t.health == "down")
