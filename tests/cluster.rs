@@ -45,12 +45,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use twin::{Compared, Pace, Twin};
 
-const ROLES: [&str; 8] = [
+const ROLES: [&str; 9] = [
     "ingester",
     "ingester",
     "ingester",
     "querier",
     "querier",
+    "compactor",
     "compactor",
     "scraper",
     "scraper",
@@ -118,7 +119,10 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
     println!("object store: {}", cluster.store.told());
     println!(
         "scrapes: {}",
-        sources.targets.check_all(&cluster.https("querier")).await
+        sources
+            .targets
+            .check_all(&cluster.https("querier"), &cluster.incidents)
+            .await
     );
     if let Some(reference) = &sources.reference {
         let mut said = Vec::new();
@@ -148,6 +152,9 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
         report.wrong.len()
     );
     println!("{}", report.rates());
+    let kept = cluster.kept_results().await;
+    println!("range queries of which a querier that runs had kept something: {kept}");
+    print!("{}", nemesis.by_kind(&report));
     for error in &report.errors {
         println!("the first by {error}");
     }
@@ -155,6 +162,10 @@ async fn nothing_is_lost_or_wrong_whatever_the_nemesis_does() {
         println!("{}", nemesis.told());
     }
     assert!(report.wrong.is_empty(), "seed {seed}: {:#?}", report.wrong);
+    assert!(
+        kept > 0 || !has_time,
+        "seed {seed}: no result was kept and asked for again"
+    );
     assert!(!nemesis.is_reshard_missing(), "seed {seed}: {}", nemesis.told());
     assert!(wrong_targets.is_empty(), "seed {seed}: {wrong_targets:#?}");
     for compared in [compared, late] {

@@ -17,13 +17,23 @@ pub(crate) enum Place {
     /// All.
     Shards,
     Store,
+    /// None; what scrapers scrape and do not hand on.
+    Scrapers,
 }
 
 #[derive(Debug)]
 struct Incident {
     place: Place,
     what: &'static str,
+    began: Instant,
     ended: Option<Instant>,
+}
+
+impl Incident {
+    /// When its effects are over; not yet, where it has not ended.
+    fn until(&self) -> Instant {
+        self.ended.unwrap_or_else(Instant::now) + AFTER
+    }
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +44,7 @@ impl Incidents {
         self.0.lock().push(Incident {
             place,
             what,
+            began: Instant::now(),
             ended: None,
         });
     }
@@ -46,12 +57,27 @@ impl Incidents {
         }
     }
 
+    /// Whether something was wrong with a scraper between `from` and when it can have handed on what it had then: `within`
+    /// that time, and longer while something is wrong with those who take it.
+    pub(crate) fn has_troubled_scrapers(&self, from: Instant, within: Duration) -> bool {
+        let incidents = self.0.lock();
+        let of = |place: Place| incidents.iter().filter(move |i| i.place == place);
+        let mut to = from + within;
+        // In the order in which they began.
+        for shards in of(Place::Shards).filter(|i| i.until() >= from) {
+            if shards.began <= to {
+                to = to.max(shards.until() + within);
+            }
+        }
+        of(Place::Scrapers).any(|i| i.began <= to && i.until() >= from)
+    }
+
     /// Why a read failed that a querier was asked for then, and that failed now: what went wrong at the querier itself
     /// comes first.
     pub(crate) fn cause(&self, querier: usize, asked: Instant) -> &'static str {
         let incidents = self.0.lock();
         let of = |place: Place| {
-            let is_of_time = |i: &&Incident| i.ended.is_none_or(|ended| asked <= ended + AFTER);
+            let is_of_time = |i: &&Incident| asked <= i.until();
             let mut found = incidents.iter().rev().filter(|i| i.place == place);
             found.find(is_of_time).map(|i| i.what)
         };
@@ -74,4 +100,25 @@ fn an_error_has_a_cause_only_within_its_time() {
     incidents.end_all();
     assert_eq!(incidents.cause(3, Instant::now()), "killed");
     assert_eq!(incidents.cause(3, Instant::now() + 2 * AFTER), NO_CAUSE);
+}
+
+#[test]
+fn what_a_scraper_had_is_lost_with_it_until_it_can_have_handed_it_on() {
+    let incidents = Incidents::default();
+    let (now, within) = (Instant::now(), Duration::from_secs(10));
+    assert!(!incidents.has_troubled_scrapers(now, within));
+    incidents.begin(Place::Scrapers, "killed");
+    incidents.end_all();
+    assert!(incidents.has_troubled_scrapers(now, within));
+    assert!(!incidents.has_troubled_scrapers(now + 2 * AFTER, within));
+    let earlier = now - Duration::from_secs(20);
+    assert!(!incidents.has_troubled_scrapers(earlier, within));
+    let away = Incident {
+        place: Place::Shards,
+        what: "killed",
+        began: now - Duration::from_secs(15),
+        ended: Some(now),
+    };
+    incidents.0.lock().insert(0, away);
+    assert!(incidents.has_troubled_scrapers(earlier, within));
 }

@@ -1,17 +1,20 @@
 //! What was acknowledged, those who write it, and those who read it back all the time.
 
-use crate::clocks::Clocks;
+use crate::clocks::{Clocks, WINDOW_MS};
 use crate::harness::{Http, PATIENCE, client, eventually, remote};
 use crate::incidents::{Incidents, NO_CAUSE};
 use crate::members::Cluster;
+use crate::targets::ask;
+use gnomon_querier::parse_time;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const WRITERS: usize = 3;
@@ -23,6 +26,14 @@ const SERIES: usize = 10;
 const PACES: [(i64, i64); WRITERS] = [(11 * 3_600_000, 5_000), (10 * 3_600_000, 5_000), (60_000, 500)];
 /// Steps that one query asks for at most.
 const PIECE: i64 = 200;
+/// Steps that are asked for although they are still to come: what is said of them may be remembered, and has to be forgotten.
+const TO_COME: i64 = 30;
+/// A reader asks again what it asked this many questions before, at most: of the result cache.
+const REMEMBERED: usize = 8;
+/// Sums of the same numbers in another order are as near as this, in parts of the sum.
+const NEAR: f64 = 1e-12;
+/// Shorter stalls of a writer are not noted one by one.
+const STALL: Duration = Duration::from_millis(500);
 /// A request that takes longer is made again, elsewhere.
 const REQUEST_WITHIN: Duration = Duration::from_secs(6);
 
@@ -41,16 +52,23 @@ pub(crate) struct Ledger {
     clocks: Clocks,
     begun_ms: i64,
     writers: [Mutex<Progress>; WRITERS],
+    /// The shards that may have a series in a window, by what parts of answers said was missing when it was not there:
+    /// writer, series, the window's number.
+    may_have: Mutex<BTreeMap<(usize, usize, i64), BTreeSet<u32>>>,
 }
 
 /// What was seen while it ran.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) longest_stall: Duration,
+    /// When each that is worth a word began, and how long it was.
+    pub(crate) stalls: Vec<(Instant, Duration)>,
     pub(crate) reads: u64,
     pub(crate) partial: u64,
     /// Reads that failed, by cause: what was wrong with the querier that was asked, or with what it asks.
     pub(crate) failed: BTreeMap<&'static str, u64>,
+    /// When each read was asked for that failed or was partial.
+    pub(crate) short: Vec<Instant>,
     pub(crate) wrong: Vec<String>,
     /// Of each cause the first.
     pub(crate) errors: Vec<String>,
@@ -79,8 +97,42 @@ impl Report {
     }
 }
 
+/// How a stretch is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// An instant query for the samples.
+    Samples,
+    /// A range query that has each sample at its step.
+    Steps,
+    /// The same, of the sums over all series: they are added up where the samples are.
+    Sums,
+}
+
+/// Steps `from..to` of a writer.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    writer: usize,
+    from: i64,
+    to: i64,
+    form: Form,
+    /// An error is wanted rather than a part.
+    is_strict: bool,
+}
+
 fn value(writer: usize, series: usize, step: i64) -> f64 {
     (step * 1_000 + (writer * SERIES + series) as i64) as f64 / 3.0
+}
+
+fn is_near(read: f64, expected: f64) -> bool {
+    (read - expected).abs() <= expected.abs() * NEAR
+}
+
+/// Of one of the values at least.
+fn is_sum_of_some(read: f64, values: &[f64]) -> bool {
+    (1..1_u32 << values.len()).any(|some| {
+        let chosen = values.iter().enumerate().filter(|(i, _)| some >> i & 1 == 1);
+        is_near(read, chosen.map(|(_, value)| value).sum())
+    })
 }
 
 impl Ledger {
@@ -89,6 +141,7 @@ impl Ledger {
             clocks: clocks.clone(),
             begun_ms: clocks.now_ms(),
             writers: Default::default(),
+            may_have: Mutex::default(),
         }
     }
 
@@ -148,81 +201,136 @@ impl Ledger {
         remote::body(series.collect())
     }
 
-    /// Steps `from..to` of a writer, read through one querier: none where it failed.
-    async fn read(&self, http: &Http, writer: usize, from: i64, to: i64) -> Read {
-        let range_ms = (to - from) * PACES[writer].1;
-        let end_ms = self.time_ms(writer, to - 1);
-        let query = format!("ledger{{writer=\"{writer}\"}}[{range_ms}ms]");
-        let url = http.url(&format!(
-            "/api/v1/query?query={}&time={}",
-            client::encode(&query),
-            end_ms as f64 / 1000.0
-        ));
-        let asked = async {
-            let answer = http.client().get(url).send().await.ok()?;
-            answer.text().await.ok()
+    /// What to ask the API.
+    fn path(&self, question: Question) -> String {
+        let Question {
+            writer,
+            from,
+            to,
+            form,
+            is_strict,
+        } = question;
+        let step_ms = PACES[writer].1;
+        let (start_ms, end_ms) = (self.time_ms(writer, from), self.time_ms(writer, to - 1));
+        let seconds = |ms: i64| ms as f64 / 1000.0;
+        let of_step = format!("ledger{{writer=\"{writer}\"}}[{step_ms}ms]");
+        let path = match form {
+            Form::Samples => {
+                let query = format!("ledger{{writer=\"{writer}\"}}[{}ms]", (to - from) * step_ms);
+                format!(
+                    "/api/v1/query?query={}&time={}",
+                    client::encode(&query),
+                    seconds(end_ms)
+                )
+            }
+            Form::Steps | Form::Sums => {
+                let query = match form {
+                    Form::Sums => format!("sum by (writer) (sum_over_time({of_step}))"),
+                    _ => format!("last_over_time({of_step})"),
+                };
+                format!(
+                    "/api/v1/query_range?query={}&start={}&end={}&step={}",
+                    client::encode(&query),
+                    seconds(start_ms),
+                    seconds(end_ms),
+                    seconds(step_ms)
+                )
+            }
         };
-        let Ok(Some(text)) = tokio::time::timeout(Duration::from_secs(40), asked).await else {
-            return Read::Failed("no answer".into());
+        path + if is_strict { "&partial=false" } else { "" }
+    }
+
+    /// What one querier answers.
+    async fn read(&self, http: &Http, question: Question) -> Read {
+        let answer = match ask(http, &self.path(question)).await {
+            Ok(answer) => answer,
+            Err(text) => return Read::Failed(text),
         };
-        let Ok(answer) = serde_json::from_str::<Value>(&text) else {
-            return Read::Failed(text);
-        };
-        if answer["status"] != "success" {
-            return Read::Failed(text);
+        let mut answered = Answer::default();
+        for warning in answer["warnings"].as_array().into_iter().flatten() {
+            let text = warning.as_str().unwrap_or_default();
+            match Gap::read(text) {
+                Some(gap) => answered.gaps.push(gap),
+                None => answered.wrong = Some(format!("a warning that does not say what is missing: {text}")),
+            }
         }
-        let mut found = BTreeMap::new();
-        let mut doubled = None;
         for row in answer["data"]["result"].as_array().into_iter().flatten() {
-            let series: usize = row["metric"]["instance"]
-                .as_str()
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(SERIES);
+            let series: usize = match row["metric"]["instance"].as_str() {
+                Some(n) => n.parse().unwrap_or(usize::MAX),
+                None => 0,
+            };
             for pair in row["values"].as_array().into_iter().flatten() {
                 let at = (pair[0].as_f64().unwrap_or_default() * 1000.0).round() as i64;
                 let value: f64 = pair[1].as_str().and_then(|v| v.parse().ok()).unwrap_or(f64::NAN);
-                if found.insert((series, at), value).is_some() {
-                    doubled = Some(format!("series {series} at {at} is there twice"));
+                if answered.found.insert((series, at), value).is_some() {
+                    answered.wrong = Some(format!("series {series} at {at} is there twice"));
                 }
             }
         }
-        let is_partial = answer["warnings"].as_array().is_some_and(|w| !w.is_empty());
-        Read::Answer {
-            found,
-            is_partial,
-            doubled,
+        if question.is_strict && !answered.gaps.is_empty() {
+            answered.wrong = Some(format!(
+                "a part where all or an error was asked for: {:?}",
+                answered.gaps
+            ));
         }
+        Read::Answer(answered)
+    }
+
+    /// Whether one shard may be that of a series, by this answer and all before in which it was missing.
+    fn is_of_a_shard(&self, writer: usize, series: usize, at: i64, gaps: &[Gap]) -> bool {
+        let said = gaps.iter().filter(|gap| gap.span_ms.contains(&at)).map(|gap| gap.shard);
+        let said: BTreeSet<u32> = said.collect();
+        let mut may_have = self.may_have.lock();
+        let key = (writer, series, at.div_euclid(WINDOW_MS));
+        let shards = may_have.entry(key).or_insert_with(|| said.clone());
+        shards.retain(|shard| said.contains(shard));
+        !shards.is_empty()
     }
 
     /// What is wrong with an answer: `sure` steps have to be there, further ones below `maybe` may be.
-    fn compare(&self, writer: usize, span: (i64, i64), sure: i64, maybe: i64, read: &Read) -> Option<String> {
-        let Read::Answer {
-            found,
-            is_partial,
-            doubled,
-        } = read
-        else {
-            return None;
-        };
-        if let Some(doubled) = doubled {
-            return Some(doubled.clone());
+    fn compare(&self, question: Question, sure: i64, maybe: i64, answer: &Answer) -> Option<String> {
+        let Question {
+            writer, from, to, form, ..
+        } = question;
+        if answer.wrong.is_some() {
+            return answer.wrong.clone();
         }
-        let (from, to) = span;
-        let mut left = found.clone();
+        let values = |step: i64| (0..SERIES).map(move |series| value(writer, series, step));
+        let mut left = answer.found.clone();
         for step in from..to {
-            for series in 0..SERIES {
-                let at = self.time_ms(writer, step);
+            let at = self.time_ms(writer, step);
+            let may_be_short = step >= sure || answer.gaps.iter().any(|gap| gap.span_ms.contains(&at));
+            let expected: Vec<f64> = match form {
+                Form::Sums => vec![values(step).sum()],
+                Form::Samples | Form::Steps => values(step).collect(),
+            };
+            for (series, expected) in expected.into_iter().enumerate() {
+                let is_right = |read: f64| match form {
+                    Form::Sums if may_be_short => is_sum_of_some(read, &values(step).collect::<Vec<_>>()),
+                    Form::Sums => is_near(read, expected),
+                    Form::Samples | Form::Steps => read == expected,
+                };
                 match left.remove(&(series, at)) {
-                    Some(read) if read != value(writer, series, step) || step >= maybe => {
+                    Some(read) if step >= maybe || !is_right(read) => {
                         return Some(format!(
-                            "writer {writer} series {series} step {step}: read {read}, never written"
+                            "{question:?}: series {series} step {step}: {read}, not {expected}; {sure} steps are \
+                             acknowledged, {maybe} tried"
                         ));
                     }
-                    None if step < sure && !is_partial => {
+                    None if !may_be_short => {
                         return Some(format!(
-                            "writer {writer} series {series} step {step} of {from}..{to} is missing without a warning; {} \
-                             samples were read, {sure} steps are acknowledged",
-                            found.len()
+                            "{question:?}: series {series} step {step} is missing without a warning; {} samples were \
+                             read, {sure} steps are acknowledged",
+                            answer.found.len()
+                        ));
+                    }
+                    None if step < sure
+                        && form != Form::Sums
+                        && !self.is_of_a_shard(writer, series, at, &answer.gaps) =>
+                    {
+                        return Some(format!(
+                            "{question:?}: series {series} step {step} is missing, but of no shard that was said to be: {:?}",
+                            answer.gaps
                         ));
                     }
                     _ => {}
@@ -230,7 +338,7 @@ impl Ledger {
             }
         }
         left.first_key_value()
-            .map(|(key, value)| format!("writer {writer}: {value} at {key:?} was never written"))
+            .map(|(key, value)| format!("{question:?}: {value} at {key:?} was never written"))
     }
 
     /// Everything that was acknowledged is there, once, and nothing else; how much it is.
@@ -247,13 +355,22 @@ impl Ledger {
                 let to = (from + PIECE).min(attempted);
                 for at in cluster.of("querier") {
                     let http = &cluster.members[at].http;
-                    let read = eventually("a whole answer", async || {
-                        let read = self.read(http, writer, from, to).await;
-                        matches!(read, Read::Answer { is_partial: false, .. }).then_some(read)
-                    })
-                    .await;
-                    let wrong = self.compare(writer, (from, to), acknowledged, attempted, &read);
-                    assert_eq!(wrong, None, "querier {at}, after all is over");
+                    for form in [Form::Samples, Form::Steps, Form::Sums] {
+                        let question = Question {
+                            writer,
+                            from,
+                            to,
+                            form,
+                            is_strict: false,
+                        };
+                        let answer = eventually("a whole answer", async || match self.read(http, question).await {
+                            Read::Answer(answer) if answer.gaps.is_empty() => Some(answer),
+                            _ => None,
+                        })
+                        .await;
+                        let wrong = self.compare(question, acknowledged, attempted, &answer);
+                        assert_eq!(wrong, None, "querier {at}, after all is over");
+                    }
                 }
             }
         }
@@ -263,11 +380,45 @@ impl Ledger {
 
 enum Read {
     Failed(String),
-    Answer {
-        found: BTreeMap<(usize, i64), f64>,
-        is_partial: bool,
-        doubled: Option<String>,
-    },
+    Answer(Answer),
+}
+
+#[derive(Debug, Default)]
+struct Answer {
+    found: BTreeMap<(usize, i64), f64>,
+    /// What it says is missing.
+    gaps: Vec<Gap>,
+    /// What is wrong with it, whatever was written.
+    wrong: Option<String>,
+}
+
+/// What a warning says is missing.
+#[derive(Debug, PartialEq, Eq)]
+struct Gap {
+    shard: u32,
+    /// Of samples, milliseconds.
+    span_ms: RangeInclusive<i64>,
+}
+
+impl Gap {
+    /// None where the text does not name a shard and the times of samples.
+    fn read(warning: &str) -> Option<Self> {
+        let (_, rest) = warning.split_once("shard ")?;
+        let (shard, rest) = rest.split_once(" (")?;
+        let (what, _) = rest.split_once(')')?;
+        let span_ms = match what {
+            "all samples" => i64::MIN..=i64::MAX,
+            span => {
+                let (from, to) = span.strip_prefix("samples from ")?.split_once(" to ")?;
+                let ms = |text: &str| parse_time(text).ok();
+                ms(from)?..=ms(to)?
+            }
+        };
+        Some(Self {
+            shard: shard.parse().ok()?,
+            span_ms,
+        })
+    }
 }
 
 /// Writers and readers that run.
@@ -300,6 +451,8 @@ impl Load {
         let mut all = Report::default();
         for one in self.tasks.join_all().await {
             all.longest_stall = all.longest_stall.max(one.longest_stall);
+            all.stalls.extend(one.stalls);
+            all.short.extend(one.short);
             all.reads += one.reads;
             all.partial += one.partial;
             for (cause, count) in one.failed {
@@ -330,7 +483,7 @@ async fn write(
             writer.attempted = step + 1;
             writer.refused.clear();
         }
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         loop {
             if stop.is_cancelled() {
                 return report;
@@ -353,15 +506,46 @@ async fn write(
                 }
             }
         }
-        report.longest_stall = report.longest_stall.max(began.elapsed());
+        let stalled = began.elapsed();
+        report.longest_stall = report.longest_stall.max(stalled);
+        if stalled >= STALL {
+            report.stalls.push((began, stalled));
+        }
         ledger.writers[writer].lock().acknowledged = step + 1;
         tokio::time::sleep(Duration::from_millis(rng.random_range(20..80))).await;
     }
     report
 }
 
-/// Random stretches, the newest more often, at any of the queriers (with the numbers of their members). An error is wrong
-/// unless something explains it.
+/// A stretch at random, the newest more often.
+fn any_question(ledger: &Ledger, rng: &mut StdRng) -> Option<Question> {
+    let writer = rng.random_range(0..WRITERS);
+    let sure = ledger.writers[writer].lock().acknowledged;
+    if sure == 0 {
+        return None;
+    }
+    let to = if rng.random_bool(0.5) {
+        sure
+    } else {
+        rng.random_range(1..=sure)
+    };
+    let form = [Form::Samples, Form::Steps, Form::Sums][rng.random_range(0..3)];
+    let is_ahead = form != Form::Samples && rng.random_bool(0.5);
+    Some(Question {
+        writer,
+        from: (to - rng.random_range(1..=PIECE)).max(0),
+        to: if is_ahead {
+            to + rng.random_range(1..=TO_COME)
+        } else {
+            to
+        },
+        form,
+        is_strict: rng.random_bool(0.15),
+    })
+}
+
+/// Questions at random, some of them again, of any of the queriers (with the numbers of their members). An error or a part is
+/// wrong unless something explains it.
 async fn read(
     ledger: Arc<Ledger>,
     queriers: Vec<(usize, Http)>,
@@ -370,46 +554,72 @@ async fn read(
     stop: CancellationToken,
 ) -> Report {
     let mut report = Report::default();
+    let mut asked_before: VecDeque<Question> = VecDeque::new();
     while !stop.is_cancelled() {
         tokio::time::sleep(Duration::from_millis(rng.random_range(20..200))).await;
-        let writer = rng.random_range(0..WRITERS);
-        let sure = ledger.writers[writer].lock().acknowledged;
-        if sure == 0 {
-            continue;
-        }
-        let to = if rng.random_bool(0.5) {
-            sure
-        } else {
-            rng.random_range(1..=sure)
+        let again = rng.random_bool(0.4) && !asked_before.is_empty();
+        let question = match again {
+            true => Some(asked_before[rng.random_range(0..asked_before.len())]),
+            false => any_question(&ledger, &mut rng),
         };
-        let from = (to - rng.random_range(1..=PIECE)).max(0);
+        let Some(question) = question else { continue };
+        if !again {
+            asked_before.push_back(question);
+            if asked_before.len() > REMEMBERED {
+                asked_before.pop_front();
+            }
+        }
+        let sure = ledger.writers[question.writer].lock().acknowledged;
         let (querier, http) = &queriers[rng.random_range(0..queriers.len())];
-        let asked = tokio::time::Instant::now();
-        let answer = ledger.read(http, writer, from, to).await;
-        let maybe = ledger.writers[writer].lock().attempted;
+        let asked = Instant::now();
+        let answer = ledger.read(http, question).await;
+        let maybe = ledger.writers[question.writer].lock().attempted;
         report.reads += 1;
-        match &answer {
+        let cause = incidents.cause(*querier, asked);
+        let wrong = match answer {
             Read::Failed(error) => {
-                let cause = incidents.cause(*querier, asked);
                 let count = report.failed.entry(cause).or_default();
                 *count += 1;
+                report.short.push(asked);
                 let short: String = error.chars().take(300).collect();
                 let what = format!("{cause}: querier {querier} after {:.1?}: {short}", asked.elapsed());
-                if cause == NO_CAUSE {
-                    println!("{what}");
-                    report.wrong.push(what);
-                } else if *count == 1 {
-                    report.errors.push(what);
+                if *count == 1 && cause != NO_CAUSE {
+                    report.errors.push(what.clone());
                 }
+                (cause == NO_CAUSE).then_some(what)
             }
-            Read::Answer { is_partial: true, .. } => report.partial += 1,
-            Read::Answer { .. } => {}
-        }
-        let wrong = ledger.compare(writer, (from, to), sure, maybe, &answer);
+            Read::Answer(answer) => {
+                let is_partial = !answer.gaps.is_empty();
+                report.partial += u64::from(is_partial);
+                if is_partial {
+                    report.short.push(asked);
+                }
+                let is_unexplained = is_partial && cause == NO_CAUSE;
+                let wrong = ledger.compare(question, sure, maybe, &answer);
+                wrong.or_else(|| {
+                    is_unexplained.then(|| format!("querier {querier}: a part without a cause: {:?}", answer.gaps))
+                })
+            }
+        };
         if let Some(wrong) = &wrong {
             println!("{wrong}");
         }
         report.wrong.extend(wrong);
     }
     report
+}
+
+#[test]
+fn a_warning_says_of_which_shard_and_which_times() {
+    let text = "shard 2 (samples from 2026-11-28T10:00:00Z to 2026-11-28T11:00:00.5Z) could not be read, the result is \
+                incomplete: x (y)";
+    let begin_ms = 1_795_860_000_000;
+    let expected = Gap {
+        shard: 2,
+        span_ms: begin_ms..=begin_ms + 3_600_500,
+    };
+    assert_eq!(Gap::read(text), Some(expected));
+    let block = Gap::read("block 01J of shard 3 (all samples) is gone, the result is incomplete");
+    assert_eq!(block.map(|gap| gap.shard), Some(3));
+    assert_eq!(Gap::read("something could not be read"), None);
 }

@@ -25,6 +25,8 @@ const GRPC: u16 = 9096;
 /// What an ingester's disk has.
 const ROOM: u64 = 2 << 30;
 
+const RESTARTING: &str = "restarting";
+
 /// A host and its process, if it runs.
 pub(crate) struct Member {
     pub(crate) host: usize,
@@ -149,7 +151,13 @@ impl Cluster {
                 "--query.small-block-size=0",
                 "--ingest.flush-bytes=256KiB",
             ])
-            .args(["--compactor.interval=2s", "--web.enable-remote-write-receiver"])
+            // Shorter than the nemesis lets a process stand still.
+            .args([
+                "--compactor.interval=2s",
+                "--compactor.lease=15s",
+                "--compactor.grace=10s",
+            ])
+            .arg("--web.enable-remote-write-receiver")
             .args([
                 "--web.enable-lifecycle",
                 "--web.enable-admin-api",
@@ -189,6 +197,8 @@ impl Cluster {
         match self.members[at].role {
             "querier" => self.incidents.begin(Place::Querier(at), what),
             "ingester" => self.incidents.begin(Place::Shards, what),
+            // What ends in good order hands on what it has.
+            "scraper" if what != RESTARTING => self.incidents.begin(Place::Scrapers, what),
             _ => {}
         }
     }
@@ -267,7 +277,7 @@ impl Cluster {
 
     /// It ends in good order.
     pub(crate) async fn end(&mut self, at: usize) {
-        self.note(at, "restarting");
+        self.note(at, RESTARTING);
         if let Some(mut process) = self.members[at].process.take() {
             process.signal("-TERM");
             // It may stand still.
@@ -334,6 +344,22 @@ impl Cluster {
             }
         }
         None
+    }
+
+    /// How many range queries queriers found something of in the result cache, since they started.
+    pub(crate) async fn kept_results(&self) -> u64 {
+        let mut kept = 0;
+        for http in self.https("querier") {
+            let (_, text) = http.get("/metrics").await;
+            let lines = text.lines().filter_map(|line| {
+                let (labels, count) = line
+                    .strip_prefix("gnomon_result_cache_lookups_total")?
+                    .rsplit_once(' ')?;
+                (!labels.contains("none")).then(|| count.parse::<u64>().ok())?
+            });
+            kept += lines.sum::<u64>();
+        }
+        kept
     }
 
     /// The ingester that leads a shard, as the cluster says itself.

@@ -19,13 +19,16 @@ mod store;
 #[path = "faults/wire.rs"]
 mod wire;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Report};
 use crate::members::Cluster;
 use crate::targets::Targets;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +119,13 @@ const FAULTS: [(Fault, &str, bool); 40] = [
     (Fault::Many, "many", true),
 ];
 
+impl Fault {
+    fn kind(self) -> &'static str {
+        let known = FAULTS.iter().find(|(fault, ..)| *fault == self);
+        known.expect("it is one of them").1
+    }
+}
+
 /// The kind that needs a cluster which replaces a silent node soon.
 pub(crate) const OUTLAST: &str = "replaced";
 /// So often something stays wrong when a step ends, until the next one ends.
@@ -143,7 +153,22 @@ const NEED_ORDER: [Fault; 7] = [
 /// What may take minutes.
 const TAKE_LONG: [Fault; 3] = [Fault::Outlast, Fault::RestartAll, Fault::Scale];
 
+/// What a cluster of three cannot write through, or what comes with other things.
+const SEVERAL: [Fault; 6] = [
+    Fault::KillAllIngesters,
+    Fault::PowerOfAll,
+    Fault::KillTwoCutOne,
+    Fault::Many,
+    Fault::Scale,
+    Fault::Reshard,
+];
+const OF_SEVERAL: &str = "several, or no majority";
+
 pub(crate) struct Nemesis {
+    /// From when on something of which kind was wrong, in order.
+    times: Vec<(Instant, &'static str)>,
+    /// Steps of each kind.
+    steps: BTreeMap<&'static str, u64>,
     rng: StdRng,
     /// What it chooses from.
     faults: Vec<Fault>,
@@ -182,6 +207,8 @@ impl Nemesis {
             .iter()
             .filter(|(fault, kind, is_short)| is_possible(*fault) && is_wanted(kind, *is_short));
         Self {
+            times: Vec::new(),
+            steps: BTreeMap::new(),
             rng,
             faults: wanted.map(|(fault, _, _)| *fault).collect(),
             has_time,
@@ -225,6 +252,37 @@ impl Nemesis {
         format!("the cluster {scaled}, and {reshard}")
     }
 
+    /// A line for each kind of fault that was alone, and one for all that was not: the longest stall of a writer that began
+    /// meanwhile, and how many reads failed or were partial.
+    pub(crate) fn by_kind(&self, report: &Report) -> String {
+        let of_time = |at: Instant| {
+            let next = self.times.partition_point(|(began, _)| *began <= at);
+            next.checked_sub(1).map(|last| self.times[last].1)
+        };
+        let steps = self.steps.iter();
+        let mut kinds: BTreeMap<&str, (u64, Duration, u64)> = steps
+            .map(|(kind, steps)| (*kind, (*steps, Duration::ZERO, 0)))
+            .collect();
+        for (began, stalled) in &report.stalls {
+            if let Some((_, longest, _)) = of_time(*began).and_then(|kind| kinds.get_mut(kind)) {
+                *longest = (*longest).max(*stalled);
+            }
+        }
+        for asked in &report.short {
+            if let Some((_, _, short)) = of_time(*asked).and_then(|kind| kinds.get_mut(kind)) {
+                *short += 1;
+            }
+        }
+        let mut text = String::new();
+        for (kind, (steps, longest, short)) in kinds {
+            let _ = writeln!(
+                text,
+                "{kind}: {steps} steps, longest stall {longest:.1?}, {short} reads failed or partial"
+            );
+        }
+        text
+    }
+
     /// More shards were asked for, and not taken.
     pub(crate) fn is_reshard_missing(&self) -> bool {
         self.reshard == Reshard::Asked
@@ -246,7 +304,14 @@ impl Nemesis {
         };
         if self.is_troubled && NEED_ORDER.contains(&fault) {
             cluster.heal().await;
+            self.is_troubled = false;
         }
+        let kind = match self.is_troubled || SEVERAL.contains(&fault) {
+            true => OF_SEVERAL,
+            false => fault.kind(),
+        };
+        self.times.push((Instant::now(), kind));
+        *self.steps.entry(kind).or_default() += 1;
         let on = self.make(fault, cluster).await;
         if self.reshard != Reshard::NotYet {
             self.never_again(Fault::Reshard);
@@ -256,6 +321,9 @@ impl Nemesis {
         }
         cluster.heal().await;
         self.is_troubled = self.rng.random_bool(STAYS);
+        if self.is_troubled {
+            self.times.push((Instant::now(), OF_SEVERAL));
+        }
         match self.is_troubled {
             true => format!("{fault:?} {on}; from now on {}", self.begin_some(cluster)),
             false => format!("{fault:?} {on}"),
@@ -268,21 +336,22 @@ impl Nemesis {
         let other = ingesters[(ingester + 1 + self.rng.random_range(0..ingesters.len() - 1)) % ingesters.len()];
         let querier = self.one_of(&cluster.of("querier"));
         let scraper = self.one_of(&cluster.of("scraper"));
-        let compactor = cluster.of("compactor");
+        let compactors = cluster.of("compactor");
+        let compactor = self.one_of(&compactors);
         let leader = cluster.leader(self.rng.random_range(0..4)).await.unwrap_or(ingester);
         match fault {
             Fault::KillIngester => self.kill(cluster, &[ingester]).await,
             Fault::KillLeader => self.kill(cluster, &[leader]).await,
             Fault::KillQuerier => self.kill(cluster, &[querier]).await,
-            Fault::KillCompactor => self.kill(cluster, &compactor).await,
+            Fault::KillCompactor => self.kill(cluster, &[compactor]).await,
             Fault::KillAllIngesters => self.kill(cluster, &ingesters).await,
             Fault::KillAtQuery => self.kill_at_query(cluster, querier).await,
             Fault::StopIngester => self.pause(cluster, ingester).await,
             Fault::StopLeader => self.pause_leader(cluster, leader).await,
             Fault::StopQuerier => self.pause(cluster, querier).await,
             Fault::StopAtQuery => self.stop_at_query(cluster, querier).await,
-            Fault::StopCompactor => self.pause_compactor(cluster, compactor[0]).await,
-            Fault::StopAtCommit => self.pause_at_commit(cluster, compactor[0]).await,
+            Fault::StopCompactor => self.pause_compactor(cluster, compactor).await,
+            Fault::StopAtCommit => self.pause_at_commit(cluster).await,
             Fault::Outlast => self.outlast(cluster, ingester).await,
             Fault::CutIngester => self.cut(cluster, ingester).await,
             Fault::CutLeader => self.cut(cluster, leader).await,
@@ -305,7 +374,7 @@ impl Nemesis {
             Fault::CutScraper => self.cut(cluster, scraper).await,
             Fault::ClockOfIngester => self.jump(cluster, ingester).await,
             Fault::ClockOfOther => {
-                let at = self.one_of(&[querier, compactor[0]]);
+                let at = self.one_of(&[querier, compactor]);
                 self.jump(cluster, at).await
             }
             Fault::ClockOfScraper => self.jump(cluster, scraper).await,
@@ -328,12 +397,12 @@ impl Nemesis {
 
 /// Waits until `check` gives something; panics with `what` after `limit`.
 async fn until<T>(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + limit;
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = check().await {
             return found;
         }
-        assert!(tokio::time::Instant::now() < deadline, "gave up waiting: {what}");
+        assert!(Instant::now() < deadline, "gave up waiting: {what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

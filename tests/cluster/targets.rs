@@ -5,6 +5,7 @@
 
 use crate::clocks::Clocks;
 use crate::harness::{Http, client, eventually};
+use crate::incidents::Incidents;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
@@ -17,12 +18,17 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const TARGETS: usize = 12;
 pub(crate) const INTERVAL_MS: i64 = 1_000;
 /// An answer may be given so much later than the sample's time: a scraper was paused between the two.
 const LATE_MS: i64 = 45_000;
+/// What a scrape waits for an answer, and what it may be late besides.
+const TIMEOUT_MS: i64 = 1_100;
+/// After a scraper got an answer shards have it, where nothing is wrong with these.
+const HANDED_ON_WITHIN: Duration = Duration::from_secs(15);
 /// So long after the last scrape a shard takes a target for gone: two intervals and 10 %, less what a tick may be late.
 const SILENT_MS: i64 = INTERVAL_MS * 2 - 100;
 /// The machine's clock and the one that processes are given are read one after the other.
@@ -130,7 +136,7 @@ impl Targets {
 
     /// All targets have a sample that is newer than now; how long that took. Panics after `within`.
     pub(crate) async fn until_scraped(&self, queriers: &[Http], within: Duration) -> Duration {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let after_ms = self.clocks.now_ms();
         loop {
             for http in queriers {
@@ -150,8 +156,63 @@ impl Targets {
         }
     }
 
-    /// Everything, once all is in order: no tick twice, no marker of a target that is there. What was not scraped is said.
-    pub(crate) async fn check_all(&self, queriers: &[Http]) -> String {
+    /// Whether something explains that an answer is not there: the scrape failed and says so, or something was wrong with
+    /// a scraper then or before it can have handed the answer on.
+    fn is_explained(&self, failed: &BTreeSet<i64>, given_ms: i64, incidents: &Incidents) -> bool {
+        if failed
+            .range(given_ms - TIMEOUT_MS..=given_ms + CLOCKS_MS)
+            .next()
+            .is_some()
+        {
+            return true;
+        }
+        let ago_ms = u64::try_from(self.clocks.now_ms() - given_ms).unwrap_or(0);
+        let given = Instant::now().checked_sub(Duration::from_millis(ago_ms));
+        given.is_some_and(|given| incidents.has_troubled_scrapers(given, HANDED_ON_WITHIN))
+    }
+
+    /// No scrape waits in a scraper for its shard.
+    async fn until_handed_on(http: &Http) {
+        eventually("scrapers to have handed on what they held", async || {
+            let answer = ask(http, "/api/v1/targets?state=active").await.ok()?;
+            let targets = answer["data"]["activeTargets"].as_array()?;
+            let holds = |target: &Value| target["heldScrapes"].as_u64().is_some_and(|held| held > 0);
+            (!targets.is_empty() && answer["warnings"].is_null() && !targets.iter().any(holds)).then_some(())
+        })
+        .await;
+    }
+
+    /// When scrapes of each target failed, as `up` says.
+    async fn failed(&self, http: &Http, at_ms: i64, seconds: i64) -> Vec<BTreeSet<i64>> {
+        let path = format!(
+            "/api/v1/query?query={}&time={}",
+            client::encode(&format!("up{{job=\"known\"}}[{seconds}s]")),
+            at_ms as f64 / 1000.0
+        );
+        let answer = eventually("a whole answer about scrapes that failed", async || {
+            let answer = ask(http, &path).await.ok()?;
+            answer["warnings"]
+                .as_array()
+                .is_none_or(Vec::is_empty)
+                .then_some(answer)
+        })
+        .await;
+        let mut failed = vec![BTreeSet::new(); TARGETS];
+        for row in answer["data"]["result"].as_array().into_iter().flatten() {
+            let Some(n) = number(row) else { continue };
+            for pair in row["values"].as_array().into_iter().flatten() {
+                if pair[1] == "0" {
+                    failed[n].insert((pair[0].as_f64().unwrap_or_default() * 1000.0).round() as i64);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Everything, once all is in order: no tick twice, no marker of a target that is there, each answer that was given is
+    /// there unless its scrape failed or something was wrong with a scraper. What was not scraped is said.
+    pub(crate) async fn check_all(&self, queriers: &[Http], incidents: &Incidents) -> String {
+        Self::until_handed_on(&queriers[0]).await;
         // What was scraped last may still be on its way when the first querier is asked, and there for the second.
         let now_ms = self.clocks.now_ms() - 3 * INTERVAL_MS;
         let seconds = (now_ms - self.begun_ms) / 1000 + 60;
@@ -170,9 +231,10 @@ impl Targets {
             whole = found;
         }
         let mut gaps = Vec::new();
-        // Of scrapers that were killed, or stood still for longer than a target's time to answer.
+        let all_failed = self.failed(&queriers[0], now_ms, seconds).await;
         let (mut given, mut lost) = (0, 0);
-        for n in 0..TARGETS {
+        let mut unexplained = Vec::new();
+        for (n, failed) in all_failed.iter().enumerate() {
             let times: Vec<i64> = whole
                 .range((n, i64::MIN)..=(n, i64::MAX))
                 .map(|((_, at), _)| *at)
@@ -181,7 +243,12 @@ impl Targets {
             assert_eq!(values.len(), times.len(), "target {n}: an answer is there twice");
             for value in self.answers[n].lock().range(..now_ms) {
                 given += 1;
-                lost += usize::from(!values.contains(value));
+                if !values.contains(value) {
+                    lost += 1;
+                    if !self.is_explained(failed, *value, incidents) {
+                        unexplained.push((n, *value));
+                    }
+                }
             }
             let offset = usual_offset(&times);
             let ticks: Vec<i64> = times.iter().map(|at| (at - offset).div_euclid(INTERVAL_MS)).collect();
@@ -191,6 +258,10 @@ impl Targets {
             let longest = ticks.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap_or(0);
             gaps.push((missed, longest));
         }
+        assert!(
+            unexplained.is_empty(),
+            "answers of targets (which, when) that were neither handed on nor explained: {unexplained:?}"
+        );
         let between = self.no_false_markers(&queriers[0], &whole).await;
         format!(
             "{} scrapes of {TARGETS} targets, {lost} of {given} answers not there, {} ticks missed, {} at most one after the \

@@ -30,7 +30,7 @@ const INSTANCES: usize = 4;
 const REPEATED_S: i64 = 90;
 /// Of an instance: a counter with resets, a gauge, a histogram of three buckets.
 const SERIES: usize = 5;
-/// How long the cluster may take to have what it has in part: a scrape goes to several shards.
+/// How long the cluster may take to give a whole answer once all is in order.
 const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 /// Seconds that one query asks for at most.
 const PIECE: i64 = 600;
@@ -190,9 +190,13 @@ impl Twin {
 
     /// The newest second that a server has all of; none where it has not.
     async fn newest(&self, http: &Http, shift_s: i64) -> Option<i64> {
-        // A target's series come with one scrape.
+        // A target's series come with one scrape, and go to several shards.
+        let of = |name: &str| format!("label_replace(timestamp({name}), \"of\", \"{name}\", \"\", \"\")");
         let query = format!(
-            "min(timestamp(replay_total)) and on () (count({{__name__=~\"replay_.+\"}}) == {})",
+            "min({} or {} or {}) and on () (count({{__name__=~\"replay_.+\"}}) == {})",
+            of("replay_total"),
+            of("replay_gauge"),
+            of("replay_bucket"),
             INSTANCES * SERIES
         );
         let path = format!(
@@ -307,11 +311,13 @@ impl Twin {
         let began = tokio::time::Instant::now();
         loop {
             match self.same(querier, reference, span).await {
-                Err(Unlike::NotYet(why) | Unlike::Differs(why)) if began.elapsed() > WHOLE_WITHIN => {
+                Err(Unlike::NotYet(_)) if began.elapsed() < WHOLE_WITHIN => {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                Err(Unlike::NotYet(why) | Unlike::Differs(why)) => {
                     let there = Self::not_there(querier, self.shift_s, span).await;
                     return Err(format!("{why}; of {} to {} {there}", span.0, span.1));
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
                 Ok(()) => return Ok(()),
             }
         }
@@ -381,8 +387,6 @@ pub(crate) fn compare(
             if to < next {
                 continue;
             }
-            // Since when it differs. What cannot be compared in between does not make it better.
-            let mut began = None;
             // While something is wrong another querier may be asked, and the answer may be partial.
             while !stop.is_cancelled() {
                 let querier = &queriers[rng.random_range(0..queriers.len())];
@@ -396,14 +400,14 @@ pub(crate) fn compare(
                         break;
                     }
                     Err(Unlike::NotYet(_)) => {}
+                    // Each series has a sample of this second, and with it came all before it.
                     Err(Unlike::Differs(why)) => {
-                        let began = began.get_or_insert_with(tokio::time::Instant::now);
-                        if began.elapsed() > WHOLE_WITHIN {
-                            println!("{why}");
-                            compared.wrong.push(why);
-                            next = to + 1;
-                            break;
-                        }
+                        let there = Twin::not_there(querier, twin.shift_s, (next, to)).await;
+                        let why = format!("{why}; of {next} to {to} {there}");
+                        println!("{why}");
+                        compared.wrong.push(why);
+                        next = to + 1;
+                        break;
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;

@@ -11,12 +11,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// Longer than leases last.
+/// Longer than leases last, and than replaced blocks are kept.
 const PAST_LEASES_MS: (u64, u64) = (30_000, 40_000);
 /// The compactor looks for work every two seconds, and there is some while windows are sealed.
 const MERGED_WITHIN: Duration = Duration::from_secs(20);
 /// What `--cluster.replace-after` says in this test, its lease, and copies of all shards.
 const REPLACED_WITHIN: Duration = Duration::from_secs(120);
+
+/// Until a compactor that woke up has committed what it had put into the bucket, or it was given up.
+const DECIDED_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the catalogue says of the block at a path of the bucket: `given up` where it has none; none where it does not say.
+async fn state_of(cluster: &Cluster, path: &str) -> Option<String> {
+    let told = cluster.told("blocks").await?;
+    let mut blocks = told["blocks"].as_array()?.iter();
+    let state = match blocks.find(|block| block["id"].as_str().is_some_and(|id| path.contains(id))) {
+        Some(block) => block["state"].as_str()?,
+        None => "given up",
+    };
+    Some(state.to_owned())
+}
 
 impl Nemesis {
     pub(super) async fn kill(&mut self, cluster: &mut Cluster, which: &[usize]) -> String {
@@ -116,33 +130,52 @@ impl Nemesis {
         format!("{at} three times, {all:.1?} in all")
     }
 
-    /// The compactor has put a block into the bucket, and stands still before it hears so: it has not committed it. At
-    /// times until its lease of the work is over.
-    pub(super) async fn pause_at_commit(&mut self, cluster: &Cluster, at: usize) -> String {
+    /// A compactor has put a block into the bucket, and stands still before it hears so: it has not committed it. At
+    /// times until its lease of the work is over, and another has done it.
+    pub(super) async fn pause_at_commit(&mut self, cluster: &Cluster) -> String {
         let Some(proxy) = &cluster.store.proxy else {
             return "not possible here".into();
         };
-        let (process, own) = (cluster.process(at).id(), cluster.net.address(at));
-        let own: IpAddr = own.parse().expect("an address");
+        let compactors: Vec<(IpAddr, usize, u32)> = cluster
+            .of("compactor")
+            .into_iter()
+            .map(|at| {
+                let address = cluster.net.address(at).parse().expect("an address");
+                (address, at, cluster.process(at).id())
+            })
+            .collect();
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let is_done = AtomicBool::new(false);
         proxy.tell_of_puts(Some(Box::new(move |from, path| {
-            if from == own && path.contains("/blocks/") && !is_done.swap(true, Ordering::Relaxed) {
-                send_signal(process, "-STOP");
-                let _ = tell.send(());
+            let maker = compactors.iter().find(|(address, ..)| *address == from);
+            let Some((_, at, process)) = maker.filter(|_| path.contains("/blocks/")) else {
+                return;
+            };
+            if !is_done.swap(true, Ordering::Relaxed) {
+                send_signal(*process, "-STOP");
+                let _ = tell.send((*at, path.to_owned()));
             }
         })));
         let merged = tokio::time::timeout(MERGED_WITHIN, told.recv()).await;
         proxy.tell_of_puts(None);
-        if merged.is_err() && told.try_recv().is_err() {
-            return format!("{at} had nothing to commit");
-        }
+        let Some((at, path)) = merged.ok().flatten().or_else(|| told.try_recv().ok()) else {
+            return "there was nothing to commit".into();
+        };
         let began = tokio::time::Instant::now();
         let is_long = self.rng.random_bool(0.5);
         let (least_ms, most_ms) = if is_long { PAST_LEASES_MS } else { (1_000, 5_000) };
         self.for_a_while(least_ms, most_ms).await;
+        let stood_still = began.elapsed();
+        // Before it wakes up the other one may have done the work, and given up what this one had put there.
+        let while_still = state_of(cluster, &path).await;
         cluster.resume(at);
-        format!("{at} for {:.1?}", began.elapsed())
+        let after = until(
+            "the block that was put to be live, or given up",
+            DECIDED_WITHIN,
+            async || Some(state_of(cluster, &path).await?).filter(|state| state != "staged"),
+        )
+        .await;
+        format!("{at} for {stood_still:.1?}, {path}: {while_still:?} meanwhile, {after} in the end")
     }
 
     pub(super) async fn restart_all(&mut self, cluster: &mut Cluster) -> String {
