@@ -96,7 +96,7 @@ GNOMON_OVERLOAD_SECONDS ?= 600
 test-senders: setup peers ## Prometheus, vmagent, the OpenTelemetry SDK and a gRPC client through an overload of 10 minutes
 	@deploy/setup.sh senders
 	GNOMON_OVERLOAD_SECONDS=$(GNOMON_OVERLOAD_SECONDS) \
-	  cargo test --workspace --locked --test one_node -- --nocapture --test-threads=1 senders::
+	  cargo test --workspace --locked --test three_processes -- --nocapture --test-threads=1 senders::
 
 GNOMON_NEMESIS_STEPS ?= 40
 GNOMON_SEEDS ?= 1 2 3 4 5

@@ -46,8 +46,6 @@ mod retention;
 mod s3;
 #[path = "one_node/scrape.rs"]
 mod scrape;
-#[path = "one_node/senders.rs"]
-mod senders;
 #[path = "one_node/steps.rs"]
 mod steps;
 #[path = "one_node/storage_kills.rs"]

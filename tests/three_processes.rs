@@ -19,6 +19,8 @@ mod local_cluster;
 mod names;
 #[path = "three_processes/scrapers.rs"]
 mod scrapers;
+#[path = "three_processes/senders.rs"]
+mod senders;
 #[path = "three_processes/slow_link.rs"]
 mod slow_link;
 #[path = "three_processes/trio.rs"]
