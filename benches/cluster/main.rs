@@ -3,7 +3,8 @@
 //!
 //! `make bench-cluster`. In the environment: PARTS (a list of `failover`, `replication`, `shards`, `queriers`, `requests`,
 //! `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), QUERIES (of each number of queriers)
-//! and CLIENTS (that ask them at a time), IDLE (seconds of rest) and MANY (shards of the larger cluster at rest), GNOMON (another binary).
+//! and CLIENTS (that ask them at a time), IDLE (seconds of rest) and MANY (shards of the larger cluster at rest), GNOMON (another
+//! binary), FLAGS (of all processes besides, with a space between).
 
 #[path = "../../tests/harness/mod.rs"]
 mod harness;

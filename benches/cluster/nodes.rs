@@ -4,6 +4,7 @@
 use crate::harness::{Http, Process, eventually};
 use crate::net::Net;
 use crate::side_by_side::measure::{cpu_seconds, status_kib};
+use crate::side_by_side::setting;
 use crate::store::Store;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -209,6 +210,7 @@ impl Cluster {
             .arg(format!("--ingest.replicas={}", self.shape.replicas))
             .args(["--ingest.seal-quiet=3s", "--compactor.grace=5s"])
             .arg("--web.enable-remote-write-receiver")
+            .args(setting("FLAGS", "").split_whitespace())
             .envs(environment);
         let name = format!("{} {host}", member.role);
         member.process = Some(Process::start(&name, &mut command, member.folder.join("log")));
