@@ -94,7 +94,6 @@ test-crash: setup peers ## a fault at every operation of storage; kills while it
 # How long the trouble lasts.
 GNOMON_OVERLOAD_SECONDS ?= 600
 test-senders: setup peers ## Prometheus, vmagent, the OpenTelemetry SDK and a gRPC client through an overload of 10 minutes
-	@deploy/setup.sh senders
 	GNOMON_OVERLOAD_SECONDS=$(GNOMON_OVERLOAD_SECONDS) \
 	  cargo test --workspace --locked --test three_processes -- --nocapture --test-threads=1 senders::
 

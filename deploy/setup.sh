@@ -189,7 +189,7 @@ fetch_senders() {
   rm -rf "$folder"
   python3 -c 'import ensurepip' >/dev/null 2>&1 || install_for_s3_server
   echo "setup: fetching grpcio and the OpenTelemetry SDK for Python (used by tests only) into $folder"
-  if python3 -m venv "$folder" >/dev/null 2>&1 && "$folder/bin/pip" install -q grpcio grpcio-tools grpcio-reflection \
+  if python3 -m venv "$folder" >/dev/null 2>&1 && "$folder/bin/pip" install -q --retries 1 --timeout 15 grpcio grpcio-tools grpcio-reflection \
     opentelemetry-sdk opentelemetry-exporter-otlp-proto-http opentelemetry-exporter-otlp-proto-grpc; then
     touch "$folder/complete"
     return
@@ -201,7 +201,7 @@ fetch_senders() {
 case ${1:-} in
   senders) fetch_senders ;;
   build) install_for_build ;;
-  peers) shift; fetch_peers "$@"; s3_server_for_tests; fetch_azurite ;;
+  peers) shift; fetch_peers "$@"; s3_server_for_tests; fetch_azurite; fetch_senders ;;
   s3) need_curl; s3_server_for_cluster ;;
   *) echo "usage: setup.sh build | peers [PACKAGE…] | s3 | senders" >&2; exit 2 ;;
 esac

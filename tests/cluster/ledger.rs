@@ -57,12 +57,21 @@ pub(crate) struct Ledger {
     may_have: Mutex<BTreeMap<(usize, usize, i64), BTreeSet<u32>>>,
 }
 
+/// A writer waited for an acknowledgement.
+#[derive(Debug)]
+pub(crate) struct Stall {
+    pub(crate) began: Instant,
+    pub(crate) lasted: Duration,
+    /// Those that failed: how long after the first, where, what became of it.
+    pub(crate) attempts: Vec<String>,
+}
+
 /// What was seen while it ran.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) longest_stall: Duration,
-    /// When each that is worth a word began, and how long it was.
-    pub(crate) stalls: Vec<(Instant, Duration)>,
+    /// Those that are worth a word.
+    pub(crate) stalls: Vec<Stall>,
     pub(crate) reads: u64,
     pub(crate) partial: u64,
     /// Reads that failed, by cause: what was wrong with the querier that was asked, or with what it asks.
@@ -509,7 +518,12 @@ async fn write(
         let stalled = began.elapsed();
         report.longest_stall = report.longest_stall.max(stalled);
         if stalled >= STALL {
-            report.stalls.push((began, stalled));
+            let attempts = std::mem::take(&mut ledger.writers[writer].lock().refused);
+            report.stalls.push(Stall {
+                began,
+                lasted: stalled,
+                attempts,
+            });
         }
         ledger.writers[writer].lock().acknowledged = step + 1;
         tokio::time::sleep(Duration::from_millis(rng.random_range(20..80))).await;

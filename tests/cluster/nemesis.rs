@@ -19,7 +19,7 @@ mod store;
 #[path = "faults/wire.rs"]
 mod wire;
 
-use crate::ledger::{Ledger, Report};
+use crate::ledger::{Ledger, Report, Stall};
 use crate::members::Cluster;
 use crate::targets::Targets;
 use rand::RngExt;
@@ -128,6 +128,8 @@ impl Fault {
 
 /// The kind that needs a cluster which replaces a silent node soon.
 pub(crate) const OUTLAST: &str = "replaced";
+/// What a step begins with that could not be made here and now.
+const NOTHING: &str = "nothing: ";
 /// So often something stays wrong when a step ends, until the next one ends.
 const STAYS: f64 = 0.3;
 
@@ -141,7 +143,8 @@ enum Reshard {
 }
 
 /// What waits for something within a time, of a cluster that is in order otherwise.
-const NEED_ORDER: [Fault; 7] = [
+const NEED_ORDER: [Fault; 8] = [
+    Fault::StopAtCommit,
     Fault::Outlast,
     Fault::RestartAll,
     Fault::KillScraper,
@@ -164,11 +167,21 @@ const SEVERAL: [Fault; 6] = [
 ];
 const OF_SEVERAL: &str = "several, or no majority";
 
+/// What writers and readers saw while something of a kind was wrong.
+struct OfKind<'a> {
+    steps: u64,
+    longest: Option<&'a Stall>,
+    /// Reads that failed or were partial.
+    short: u64,
+}
+
 pub(crate) struct Nemesis {
     /// From when on something of which kind was wrong, in order.
     times: Vec<(Instant, &'static str)>,
-    /// Steps of each kind.
+    /// Steps of each kind, those of each fault, and those in which nothing could be done.
     steps: BTreeMap<&'static str, u64>,
+    made: BTreeMap<String, u64>,
+    void: u64,
     rng: StdRng,
     /// What it chooses from.
     faults: Vec<Fault>,
@@ -209,6 +222,8 @@ impl Nemesis {
         Self {
             times: Vec::new(),
             steps: BTreeMap::new(),
+            made: BTreeMap::new(),
+            void: 0,
             rng,
             faults: wanted.map(|(fault, _, _)| *fault).collect(),
             has_time,
@@ -260,25 +275,36 @@ impl Nemesis {
             next.checked_sub(1).map(|last| self.times[last].1)
         };
         let steps = self.steps.iter();
-        let mut kinds: BTreeMap<&str, (u64, Duration, u64)> = steps
-            .map(|(kind, steps)| (*kind, (*steps, Duration::ZERO, 0)))
+        let mut kinds: BTreeMap<&str, OfKind<'_>> = steps
+            .map(|(kind, steps)| {
+                let none = OfKind {
+                    steps: *steps,
+                    longest: None,
+                    short: 0,
+                };
+                (*kind, none)
+            })
             .collect();
-        for (began, stalled) in &report.stalls {
-            if let Some((_, longest, _)) = of_time(*began).and_then(|kind| kinds.get_mut(kind)) {
-                *longest = (*longest).max(*stalled);
+        for stall in &report.stalls {
+            if let Some(of) = of_time(stall.began).and_then(|kind| kinds.get_mut(kind)) {
+                of.longest = of.longest.into_iter().chain([stall]).max_by_key(|stall| stall.lasted);
             }
         }
         for asked in &report.short {
-            if let Some((_, _, short)) = of_time(*asked).and_then(|kind| kinds.get_mut(kind)) {
-                *short += 1;
+            if let Some(of) = of_time(*asked).and_then(|kind| kinds.get_mut(kind)) {
+                of.short += 1;
             }
         }
-        let mut text = String::new();
-        for (kind, (steps, longest, short)) in kinds {
+        let mut text = format!("steps: {:?}; nothing could be done in {}\n", self.made, self.void);
+        for (kind, OfKind { steps, longest, short }) in kinds {
+            let (lasted, attempts) = longest.map_or((Duration::ZERO, &[][..]), |stall| (stall.lasted, &stall.attempts));
             let _ = writeln!(
                 text,
-                "{kind}: {steps} steps, longest stall {longest:.1?}, {short} reads failed or partial"
+                "{kind}: {steps} steps, longest stall {lasted:.1?}, {short} reads failed or partial"
             );
+            for attempt in attempts {
+                let _ = writeln!(text, "    {}", attempt.chars().take(200).collect::<String>());
+            }
         }
         text
     }
@@ -311,8 +337,13 @@ impl Nemesis {
             false => fault.kind(),
         };
         self.times.push((Instant::now(), kind));
-        *self.steps.entry(kind).or_default() += 1;
         let on = self.make(fault, cluster).await;
+        if on.starts_with(NOTHING) {
+            self.void += 1;
+        } else {
+            *self.steps.entry(kind).or_default() += 1;
+            *self.made.entry(format!("{fault:?}")).or_default() += 1;
+        }
         if self.reshard != Reshard::NotYet {
             self.never_again(Fault::Reshard);
         }

@@ -1,7 +1,7 @@
 //! A process' clock that jumps by five minutes, forward or back, and later back again.
 
-use super::Nemesis;
 use super::scraper::TAKEN_OVER_WITHIN;
+use super::{NOTHING, Nemesis};
 use crate::harness::eventually;
 use crate::members::Cluster;
 use rand::RngExt;
@@ -11,7 +11,7 @@ const JUMP_S: i64 = 300;
 impl Nemesis {
     pub(super) async fn jump(&mut self, cluster: &Cluster, at: usize) -> String {
         if !cluster.clocks.can_be_set() {
-            return "not possible here".into();
+            return format!("{NOTHING}not possible here");
         }
         let by_s = if self.rng.random_bool(0.5) { JUMP_S } else { -JUMP_S };
         cluster.set_clock(at, by_s);

@@ -1,6 +1,6 @@
 //! Disks that lose what was not synced, are full, or take long.
 
-use super::Nemesis;
+use super::{NOTHING, Nemesis};
 use crate::members::Cluster;
 use rand::RngExt;
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl Nemesis {
     pub(super) async fn fill_disk(&mut self, cluster: &Cluster, at: usize) -> String {
         let left = [0, 64 << 10, 4 << 20][self.rng.random_range(0..3)];
         if !cluster.fill_disk(at, left) {
-            return "not possible here".into();
+            return format!("{NOTHING}not possible here");
         }
         self.for_a_while(2_000, 8_000).await;
         format!("{at}, {left} bytes left")
@@ -38,7 +38,7 @@ impl Nemesis {
     pub(super) async fn slow_disk(&mut self, cluster: &Cluster, at: usize) -> String {
         let ms = self.rng.random_range(50..800);
         if !cluster.slow_disk(at, Duration::from_millis(ms)) {
-            return "not possible here".into();
+            return format!("{NOTHING}not possible here");
         }
         self.for_a_while(2_000, 10_000).await;
         format!("{at}, {ms} ms for a sync")

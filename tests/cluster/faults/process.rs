@@ -1,6 +1,6 @@
 //! Processes that are killed, stand still, or are restarted in good order.
 
-use super::{Nemesis, until};
+use super::{NOTHING, Nemesis, until};
 use crate::harness::{client, eventually, send_signal};
 use crate::members::Cluster;
 use crate::targets::ask;
@@ -134,7 +134,7 @@ impl Nemesis {
     /// times until its lease of the work is over, and another has done it.
     pub(super) async fn pause_at_commit(&mut self, cluster: &Cluster) -> String {
         let Some(proxy) = &cluster.store.proxy else {
-            return "not possible here".into();
+            return format!("{NOTHING}not possible here");
         };
         let compactors: Vec<(IpAddr, usize, u32)> = cluster
             .of("compactor")
@@ -159,7 +159,7 @@ impl Nemesis {
         let merged = tokio::time::timeout(MERGED_WITHIN, told.recv()).await;
         proxy.tell_of_puts(None);
         let Some((at, path)) = merged.ok().flatten().or_else(|| told.try_recv().ok()) else {
-            return "there was nothing to commit".into();
+            return format!("{NOTHING}no block was put within {MERGED_WITHIN:?}");
         };
         let began = tokio::time::Instant::now();
         let is_long = self.rng.random_bool(0.5);
@@ -175,6 +175,13 @@ impl Nemesis {
             async || Some(state_of(cluster, &path).await?).filter(|state| state != "staged"),
         )
         .await;
+        if is_long {
+            let is_staged = while_still.as_deref() == Some("staged");
+            assert!(
+                !is_staged,
+                "{path} of compactor {at} waits for it after {stood_still:.1?}: no other took over"
+            );
+        }
         format!("{at} for {stood_still:.1?}, {path}: {while_still:?} meanwhile, {after} in the end")
     }
 
@@ -193,7 +200,7 @@ impl Nemesis {
     pub(super) async fn kill_at_query(&mut self, cluster: &mut Cluster, killed: usize) -> String {
         let asked = cluster.of("querier").into_iter().find(|at| *at != killed);
         let Some(asked) = asked else {
-            return "there is one querier".into();
+            return format!("{NOTHING}there is one querier");
         };
         let counting = self.count_all(cluster, asked);
         self.for_a_while(0, 150).await;

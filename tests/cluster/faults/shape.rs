@@ -1,6 +1,6 @@
 //! A cluster that grows and shrinks, and gets more shards.
 
-use super::{Nemesis, Reshard};
+use super::{NOTHING, Nemesis, Reshard};
 use crate::harness::eventually;
 use crate::members::Cluster;
 use serde_json::Value;
@@ -20,7 +20,7 @@ impl Nemesis {
     /// Two ingesters join and get replicas; later they are drained, and end.
     pub(super) async fn scale(&mut self, cluster: &mut Cluster) -> String {
         if !may_grow(cluster) {
-            return "no hosts are left".into();
+            return format!("{NOTHING}no hosts are left");
         }
         let new = [cluster.add("ingester"), cluster.add("ingester")];
         let mut said = self.begin_some(cluster);
@@ -63,7 +63,7 @@ impl Nemesis {
         let from_ms = cluster.clocks.next_window_ms();
         let left_ms = from_ms - cluster.clocks.now_ms();
         if !cluster.clocks.can_be_set() || self.reshard != Reshard::NotYet || !(LATE_MS..SOON_MS).contains(&left_ms) {
-            return "not now".into();
+            return format!("{NOTHING}not now");
         }
         self.reshard = Reshard::Asked;
         let mut why = String::new();

@@ -1,6 +1,6 @@
 //! An object store that fails, is slow, or is away.
 
-use super::Nemesis;
+use super::{NOTHING, Nemesis};
 use crate::members::Cluster;
 use rand::RngExt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ impl Nemesis {
     pub(super) async fn store_fails(&mut self, cluster: &Cluster) -> String {
         let per_mille = self.rng.random_range(50..500);
         let Some(proxy) = cluster.disturb_store() else {
-            return "not possible here".into();
+            return format!("{NOTHING}not possible here");
         };
         proxy.fail(per_mille);
         self.for_a_while(3_000, 10_000).await;
@@ -19,7 +19,7 @@ impl Nemesis {
     pub(super) async fn store_slow(&mut self, cluster: &Cluster) -> String {
         let ms = self.rng.random_range(200..2_500);
         let Some(proxy) = cluster.disturb_store() else {
-            return "not possible here".into();
+            return format!("{NOTHING}not possible here");
         };
         proxy.delay(Duration::from_millis(ms));
         self.for_a_while(3_000, 10_000).await;
@@ -28,7 +28,7 @@ impl Nemesis {
 
     pub(super) async fn store_away(&mut self, cluster: &Cluster) -> String {
         let Some(proxy) = cluster.disturb_store() else {
-            return "not possible here".into();
+            return format!("{NOTHING}not possible here");
         };
         proxy.go_away(true);
         let began = tokio::time::Instant::now();
