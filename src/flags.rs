@@ -15,7 +15,7 @@ mod table;
 
 pub use block::{Block, BlockTask, Export, ExportFormat, Import, Where};
 pub use bucket::BucketCheck;
-pub use cluster::{Cluster, ClusterTask, Recover, Spread, spread_rule};
+pub use cluster::{Cluster, ClusterTask, Recover};
 pub(crate) use settings::CREATED_ZERO;
 pub use settings::{CheckConfig, CheckMetrics, CheckWebConfig, Command, Query, Roles, Settings, retention_text};
 pub use table::{Effect, Flag, Takes, flags};

@@ -126,7 +126,6 @@ pub(super) fn shards(state: &MetaState, seen: &Seen) -> Value {
             "fromMs": (e.from_ms != i64::MIN).then_some(e.from_ms),
             "shards": e.shards,
             "byLabels": e.by_labels,
-            "spread": e.spreads.iter().map(|rule| (&rule.job, rule.ways)).collect::<BTreeMap<_, _>>(),
         })
     };
     json!({

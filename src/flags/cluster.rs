@@ -37,7 +37,7 @@ pub enum ClusterTask {
     Move { shard: u32, from: u64, to: u64, wait: bool },
     Rebalance,
     Replicas { replicas: u32 },
-    Reshard { shards: u32, spread: Spread },
+    Reshard { shards: u32 },
     CancelReshard,
     Forget { node: u64 },
 }
@@ -104,19 +104,7 @@ pub(super) fn cluster() -> clap::Command {
                         .required(false)
                         .required_unless_present("cancel"),
                 )
-                .arg(
-                    Arg::new("spread")
-                        .long("spread")
-                        .value_name("JOB=WAYS")
-                        .help("Let each metric of a job go to so many shards, by its series; in place of the jobs that are spread now. May be repeated.")
-                        .action(ArgAction::Append)
-                        .value_parser(spread_rule),
-                )
-                .arg(flag("no-spread", "Spread no job any more.").conflicts_with("spread"))
-                .arg(
-                    flag("cancel", "Call a change off that is not in force yet.")
-                        .conflicts_with_all(["shards", "spread", "no-spread"]),
-                )
+                .arg(flag("cancel", "Call a change off that is not in force yet.").conflicts_with("shards"))
                 .arg(json()),
         )
         .subcommand(recover())
@@ -126,26 +114,6 @@ pub(super) fn cluster() -> clap::Command {
                 .arg(number("node", "Its id, as `status` shows it."))
                 .arg(json()),
         )
-}
-
-/// Which jobs' metrics go to more than one shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spread {
-    AsNow,
-    /// Over so many shards.
-    Only(Vec<(String, u32)>),
-}
-
-/// Of `JOB=WAYS`; a job may have a `=` in its name.
-///
-/// # Errors
-/// What it should look like.
-pub fn spread_rule(text: &str) -> Result<(String, u32), String> {
-    let rule = text.rsplit_once('=').and_then(|(job, ways)| {
-        let ways = ways.parse().ok().filter(|ways| *ways > 0)?;
-        (!job.is_empty()).then(|| (job.to_owned(), ways))
-    });
-    rule.ok_or_else(|| format!("{text:?} is no job with a number of shards, as api=4"))
 }
 
 fn recover() -> clap::Command {
@@ -284,11 +252,6 @@ pub(super) fn cluster_command(cluster: &ArgMatches) -> Command {
             "reshard" if flag("cancel") => ClusterTask::CancelReshard,
             "reshard" => ClusterTask::Reshard {
                 shards: small("shards"),
-                spread: match task.get_many::<(String, u32)>("spread") {
-                    Some(rules) => Spread::Only(rules.cloned().collect()),
-                    None if flag("no-spread") => Spread::Only(Vec::new()),
-                    None => Spread::AsNow,
-                },
             },
             _ => ClusterTask::Status,
         },

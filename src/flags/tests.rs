@@ -391,25 +391,12 @@ fn whatever_is_asked_of_a_cluster_is_told_as_json_too() {
         "rebalance",
         "replicas 3",
         "reshard 8",
-        "reshard 8 --spread=a=2 --spread=b=8",
-        "reshard 8 --no-spread",
         "reshard --cancel",
         "forget 3",
     ] {
         let (words, json) = (asked(args), asked(&format!("{args} --json")));
         assert!(!words.json && json.json, "{args}");
         assert_eq!(words.task, json.task);
-    }
-}
-
-#[test]
-fn a_job_is_spread_over_a_number_of_shards() {
-    for (text, rule) in [("api=4", ("api", 4)), ("a=b=2", ("a=b", 2)), ("x y=1", ("x y", 1))] {
-        assert_eq!(super::spread_rule(text), Ok((rule.0.to_owned(), rule.1)));
-    }
-    for text in ["", "api", "api=", "=4", "api=0", "api=-1", "api=many", "api=5000000000"] {
-        let why = super::spread_rule(text).expect_err(text);
-        assert!(why.contains("api=4"), "{why}");
     }
 }
 

@@ -168,6 +168,7 @@ const SEVERAL: [Fault; 6] = [
 const OF_SEVERAL: &str = "several, or no majority";
 
 /// What writers and readers saw while something of a kind was wrong.
+#[derive(Default)]
 struct OfKind<'a> {
     steps: u64,
     longest: Option<&'a Stall>,
@@ -274,25 +275,19 @@ impl Nemesis {
             let next = self.times.partition_point(|(began, _)| *began <= at);
             next.checked_sub(1).map(|last| self.times[last].1)
         };
-        let steps = self.steps.iter();
-        let mut kinds: BTreeMap<&str, OfKind<'_>> = steps
-            .map(|(kind, steps)| {
-                let none = OfKind {
-                    steps: *steps,
-                    longest: None,
-                    short: 0,
-                };
-                (*kind, none)
-            })
-            .collect();
+        let mut kinds = BTreeMap::<&str, OfKind<'_>>::new();
+        for (kind, steps) in &self.steps {
+            kinds.entry(kind).or_default().steps = *steps;
+        }
         for stall in &report.stalls {
-            if let Some(of) = of_time(stall.began).and_then(|kind| kinds.get_mut(kind)) {
+            if let Some(kind) = of_time(stall.began) {
+                let of = kinds.entry(kind).or_default();
                 of.longest = of.longest.into_iter().chain([stall]).max_by_key(|stall| stall.lasted);
             }
         }
         for asked in &report.short {
-            if let Some(of) = of_time(*asked).and_then(|kind| kinds.get_mut(kind)) {
-                of.short += 1;
+            if let Some(kind) = of_time(*asked) {
+                kinds.entry(kind).or_default().short += 1;
             }
         }
         let mut text = format!("steps: {:?}; nothing could be done in {}\n", self.made, self.void);

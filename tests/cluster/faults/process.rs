@@ -167,7 +167,10 @@ impl Nemesis {
         self.for_a_while(least_ms, most_ms).await;
         let stood_still = began.elapsed();
         // Before it wakes up the other one may have done the work, and given up what this one had put there.
-        let while_still = state_of(cluster, &path).await;
+        let while_still = until("the state of the block that was put", DECIDED_WITHIN, async || {
+            state_of(cluster, &path).await
+        })
+        .await;
         cluster.resume(at);
         let after = until(
             "the block that was put to be live, or given up",
@@ -176,13 +179,12 @@ impl Nemesis {
         )
         .await;
         if is_long {
-            let is_staged = while_still.as_deref() == Some("staged");
             assert!(
-                !is_staged,
+                while_still != "staged",
                 "{path} of compactor {at} waits for it after {stood_still:.1?}: no other took over"
             );
         }
-        format!("{at} for {stood_still:.1?}, {path}: {while_still:?} meanwhile, {after} in the end")
+        format!("{at} for {stood_still:.1?}, {path}: {while_still} meanwhile, {after} in the end")
     }
 
     pub(super) async fn restart_all(&mut self, cluster: &mut Cluster) -> String {

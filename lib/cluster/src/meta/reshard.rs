@@ -51,7 +51,7 @@ pub enum CannotReshard {
     NoCluster,
     #[error("{0} shards: 1 to {MAX_SHARDS} are possible")]
     Number(u32),
-    #[error("there are {0} shards already, and the same jobs are spread")]
+    #[error("there are {0} shards already")]
     Same(u32),
     #[error(
         "placement epoch {epoch} with {shards} shards is on its way (it begins at {from_ms} ms): one at a time; \
