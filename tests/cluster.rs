@@ -6,6 +6,8 @@
 
 mod harness;
 
+#[path = "cluster/answers.rs"]
+mod answers;
 #[path = "cluster/apart.rs"]
 mod apart;
 #[path = "cluster/clocks.rs"]

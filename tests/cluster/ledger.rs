@@ -1,16 +1,15 @@
 //! What was acknowledged, those who write it, and those who read it back all the time.
 
+use crate::answers::{Answer, Gap, is_near, is_sum_of_some};
 use crate::clocks::{Clocks, WINDOW_MS};
 use crate::harness::{Http, PATIENCE, client, eventually, remote};
 use crate::incidents::{Incidents, NO_CAUSE};
 use crate::members::Cluster;
 use crate::targets::ask;
-use gnomon_querier::parse_time;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -30,8 +29,6 @@ const PIECE: i64 = 200;
 const TO_COME: i64 = 30;
 /// A reader asks again what it asked this many questions before, at most: of the result cache.
 const REMEMBERED: usize = 8;
-/// Sums of the same numbers in another order are as near as this, in parts of the sum.
-const NEAR: f64 = 1e-12;
 /// Shorter stalls of a writer are not noted one by one.
 const STALL: Duration = Duration::from_millis(500);
 /// A request that takes longer is made again, elsewhere.
@@ -130,18 +127,6 @@ struct Question {
 
 fn value(writer: usize, series: usize, step: i64) -> f64 {
     (step * 1_000 + (writer * SERIES + series) as i64) as f64 / 3.0
-}
-
-fn is_near(read: f64, expected: f64) -> bool {
-    (read - expected).abs() <= expected.abs() * NEAR
-}
-
-/// Of one of the values at least.
-fn is_sum_of_some(read: f64, values: &[f64]) -> bool {
-    (1..1_u32 << values.len()).any(|some| {
-        let chosen = values.iter().enumerate().filter(|(i, _)| some >> i & 1 == 1);
-        is_near(read, chosen.map(|(_, value)| value).sum())
-    })
 }
 
 impl Ledger {
@@ -392,44 +377,6 @@ enum Read {
     Answer(Answer),
 }
 
-#[derive(Debug, Default)]
-struct Answer {
-    found: BTreeMap<(usize, i64), f64>,
-    /// What it says is missing.
-    gaps: Vec<Gap>,
-    /// What is wrong with it, whatever was written.
-    wrong: Option<String>,
-}
-
-/// What a warning says is missing.
-#[derive(Debug, PartialEq, Eq)]
-struct Gap {
-    shard: u32,
-    /// Of samples, milliseconds.
-    span_ms: RangeInclusive<i64>,
-}
-
-impl Gap {
-    /// None where the text does not name a shard and the times of samples.
-    fn read(warning: &str) -> Option<Self> {
-        let (_, rest) = warning.split_once("shard ")?;
-        let (shard, rest) = rest.split_once(" (")?;
-        let (what, _) = rest.split_once(')')?;
-        let span_ms = match what {
-            "all samples" => i64::MIN..=i64::MAX,
-            span => {
-                let (from, to) = span.strip_prefix("samples from ")?.split_once(" to ")?;
-                let ms = |text: &str| parse_time(text).ok();
-                ms(from)?..=ms(to)?
-            }
-        };
-        Some(Self {
-            shard: shard.parse().ok()?,
-            span_ms,
-        })
-    }
-}
-
 /// Writers and readers that run.
 pub(crate) struct Load {
     stop: CancellationToken,
@@ -621,19 +568,4 @@ async fn read(
         report.wrong.extend(wrong);
     }
     report
-}
-
-#[test]
-fn a_warning_says_of_which_shard_and_which_times() {
-    let text = "shard 2 (samples from 2026-11-28T10:00:00Z to 2026-11-28T11:00:00.5Z) could not be read, the result is \
-                incomplete: x (y)";
-    let begin_ms = 1_795_860_000_000;
-    let expected = Gap {
-        shard: 2,
-        span_ms: begin_ms..=begin_ms + 3_600_500,
-    };
-    assert_eq!(Gap::read(text), Some(expected));
-    let block = Gap::read("block 01J of shard 3 (all samples) is gone, the result is incomplete");
-    assert_eq!(block.map(|gap| gap.shard), Some(3));
-    assert_eq!(Gap::read("something could not be read"), None);
 }

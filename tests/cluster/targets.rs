@@ -189,14 +189,7 @@ impl Targets {
             client::encode(&format!("up{{job=\"known\"}}[{seconds}s]")),
             at_ms as f64 / 1000.0
         );
-        let answer = eventually("a whole answer about scrapes that failed", async || {
-            let answer = ask(http, &path).await.ok()?;
-            answer["warnings"]
-                .as_array()
-                .is_none_or(Vec::is_empty)
-                .then_some(answer)
-        })
-        .await;
+        let answer = whole(http, &path, "a whole answer about scrapes that failed").await;
         let mut failed = vec![BTreeSet::new(); TARGETS];
         for row in answer["data"]["result"].as_array().into_iter().flatten() {
             let Some(n) = number(row) else { continue };
@@ -350,6 +343,18 @@ pub(crate) async fn ask(http: &Http, path: &str) -> Result<Value, String> {
     Ok(answer)
 }
 
+/// The same, waited for until nothing is missing from it.
+async fn whole(http: &Http, path: &str, what: &str) -> Value {
+    eventually(what, async || {
+        let answer = ask(http, path).await.ok()?;
+        answer["warnings"]
+            .as_array()
+            .is_none_or(Vec::is_empty)
+            .then_some(answer)
+    })
+    .await
+}
+
 /// At which steps a query has something of which target.
 async fn present(http: &Http, query: &str, from_ms: i64, to_ms: i64, step_ms: i64) -> BTreeSet<(usize, i64)> {
     let path = format!(
@@ -359,14 +364,7 @@ async fn present(http: &Http, query: &str, from_ms: i64, to_ms: i64, step_ms: i6
         to_ms as f64 / 1000.0,
         step_ms as f64 / 1000.0
     );
-    let answer = eventually("a whole answer about markers", async || {
-        let answer = ask(http, &path).await.ok()?;
-        answer["warnings"]
-            .as_array()
-            .is_none_or(Vec::is_empty)
-            .then_some(answer)
-    })
-    .await;
+    let answer = whole(http, &path, "a whole answer about markers").await;
     let mut found = BTreeSet::new();
     for row in answer["data"]["result"].as_array().into_iter().flatten() {
         let Some(n) = number(row) else { continue };
