@@ -118,6 +118,8 @@ fn errors_name_the_flag_and_what_it_takes() {
         (&["--ingest.ha-failover-timeout=2h"], "at most"),
         (&["--ingest.ha-update-timeout=0s"], "longer than nothing"),
         (&["--ingest.ha-max-clusters=0"], "at least 1"),
+        (&["--compactor.lease=4s"], "from 5s to 600s"),
+        (&["--compactor.lease=11m"], "from 5s to 600s"),
         (&["--ingest.grpc-listen-address=4317"], "HOST:PORT"),
         (&["--ingest.replicas=2"], "1, 3, 5"),
         (&["--ingest.replicas=3"], "--cluster.peers"),
