@@ -1,11 +1,14 @@
 //! What a cluster does when its leaders are killed, and what it costs: real processes, each in a network namespace of its
 //! own (root is needed), one after the other. Prints Markdown tables for docs/benchmarks.md, which says what they mean.
 //!
-//! `make bench-cluster`. In the environment: PARTS (a list of `failover`, `replication`, `shards`, `queriers`, `requests`,
-//! `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), QUERIES (of each number of queriers)
+//! `make bench-cluster`. In the environment: PARTS (a list of `failover`, `replication`, `scraping`, `shards`, `queriers`,
+//! `requests`, `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), SCRAPING (seconds), QUERIES (of each number of queriers)
 //! and CLIENTS (that ask them at a time), IDLE (seconds of rest) and MANY (shards of the larger cluster at rest), GNOMON (another
 //! binary), FLAGS (of all processes besides, with a space between).
 
+#[path = "../ingest/exporters.rs"]
+#[allow(dead_code, reason = "`make bench` uses all of it")]
+mod exporters;
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
 #[path = "../ingest/load.rs"]
@@ -23,6 +26,7 @@ mod nodes;
 mod queriers;
 mod replication;
 mod requests;
+mod scraping;
 #[path = "../../tests/cluster/store.rs"]
 #[allow(dead_code, reason = "tests/cluster.rs uses all of it")]
 mod store;
@@ -34,7 +38,7 @@ use side_by_side::{number, setting};
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     // cargo passes --bench; there is nothing to choose.
-    let parts = setting("PARTS", "failover,replication,shards,queriers,requests,idle");
+    let parts = setting("PARTS", "failover,replication,scraping,shards,queriers,requests,idle");
     let wants = |part: &str| parts.split(',').any(|p| p.trim() == part);
     let (series, rounds) = (number("SERIES", 100_000), number("ROUNDS", 60));
     let shards = number("SHARDS", 6);
@@ -43,6 +47,9 @@ async fn main() {
     }
     if wants("replication") {
         replication::run(series, rounds, shards).await;
+    }
+    if wants("scraping") {
+        scraping::run(series, shards, number("SCRAPING", 60) as u64).await;
     }
     if wants("shards") {
         replication::by_shards(series, rounds).await;

@@ -180,6 +180,20 @@ impl Cluster {
         Some(cluster)
     }
 
+    /// Where members reach what this process plays.
+    pub(crate) fn outside(&self) -> String {
+        self.net.outside()
+    }
+
+    /// Gives all members another configuration.
+    pub(crate) async fn configure(&self, text: &str) {
+        std::fs::write(self.folder().join("prometheus.yml"), text).expect("configuration");
+        for member in &self.members {
+            let (code, answer) = member.http.post("/-/reload", "", Vec::new()).await;
+            assert_eq!(code, 200, "{answer}");
+        }
+    }
+
     fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -209,7 +223,7 @@ impl Cluster {
             .arg(format!("--ingest.shards={}", self.shape.shards))
             .arg(format!("--ingest.replicas={}", self.shape.replicas))
             .args(["--ingest.seal-quiet=3s", "--compactor.grace=5s"])
-            .arg("--web.enable-remote-write-receiver")
+            .args(["--web.enable-remote-write-receiver", "--web.enable-lifecycle"])
             .args(setting("FLAGS", "").split_whitespace())
             .envs(environment);
         let name = format!("{} {host}", member.role);

@@ -17,7 +17,7 @@ const CALM: Duration = Duration::from_secs(5);
 /// So long the cluster's CPU at rest is measured: it is told in ticks of 10 ms.
 const REST: Duration = Duration::from_secs(10);
 /// Queries of a dashboard, over all that was written.
-const QUERIES: [&str; 3] = [
+pub(crate) const QUERIES: [&str; 3] = [
     "sum by (mode) (rate(node_metric_1_total[5m]))",
     "max by (instance) (node_metric_2_total)",
     "topk(5, sum by (instance) (rate(node_metric_3_total[5m])))",

@@ -1,8 +1,9 @@
 //! What a cluster asks of an object store, by what for: counted at a proxy before a real S3 server.
 
-use crate::harness::eventually;
-use crate::load::Load;
+use crate::harness::{client, eventually};
+use crate::load::{Load, STEP_MS};
 use crate::nodes::{Cluster, Shape, metric};
+use crate::queriers::QUERIES;
 use crate::written::{Target, write};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,6 +47,7 @@ fn row(what: &str, before: &Requests, after: &Requests, of: f64) {
 pub(crate) async fn run(series: usize, rounds: usize, shards: usize, seconds: u64) {
     let shape = Shape {
         compactors: 1,
+        queriers: 1,
         ..Shape::ingesters(3, shards, 3)
     };
     let Some(mut cluster) = Cluster::start_on_s3(shape).await else {
@@ -107,4 +109,49 @@ pub(crate) async fn run(series: usize, rounds: usize, shards: usize, seconds: u6
         merges.max(1.0),
     );
     println!();
+    let first_ms = last_ms - (WINDOWS - 1) * WINDOW_MS - rounds as i64 * STEP_MS;
+    queries(&mut cluster, first_ms, last_ms).await;
+}
+
+/// What queriers fetch: of merged blocks that the querier has not read yet, that it has read, and that it had read before it
+/// was started again.
+async fn queries(cluster: &mut Cluster, first_ms: i64, last_ms: i64) {
+    println!("What a querier fetches for a query of all of it, which the compactor has merged, one after the other:\n");
+    println!(
+        "| query | GET, MiB, asked the first time | again | by a querier that was started again |\n|---|---:|---:|---:|"
+    );
+    let querier = cluster.of("querier")[0];
+    let (start, end) = (first_ms as f64 / 1e3, last_ms as f64 / 1e3);
+    let mut columns = vec![Vec::new(); QUERIES.len()];
+    for round in 0..3 {
+        if round == 2 {
+            cluster.kill(querier);
+            cluster.launch(querier);
+            cluster.until_ready(querier).await;
+        }
+        for (query, columns) in QUERIES.iter().zip(&mut columns) {
+            let query = client::encode(query);
+            let path = format!("/api/v1/query_range?query={query}&start={start}&end={end}&step=60&nocache=1");
+            let before = fetched(cluster);
+            let (code, text) = cluster.members[querier].http.get(&path).await;
+            assert!(
+                code == 200 && text.contains("\"values\"") && !text.contains("\"warnings\""),
+                "{code} {text}"
+            );
+            let after = fetched(cluster);
+            let mib = (after.1 - before.1) as f64 / f64::from(1 << 20);
+            columns.push(format!("{}, {mib:.2}", after.0 - before.0));
+        }
+    }
+    for (query, columns) in QUERIES.iter().zip(columns) {
+        println!("| `{query}` | {} |", columns.join(" | "));
+    }
+    println!();
+}
+
+/// Objects' ranges that were fetched so far, and their bytes.
+fn fetched(cluster: &Cluster) -> (u64, u64) {
+    let proxy = cluster.store.as_ref().and_then(|store| store.proxy.as_ref());
+    let gets = counted(cluster).get("GET").copied().unwrap_or(0);
+    (gets, proxy.map_or(0, |proxy| proxy.got_bytes()))
 }

@@ -3,9 +3,12 @@
 use super::load::{Load, SERIES_OF_EACH};
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_ENCODING;
+use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,10 +16,17 @@ use tokio::sync::watch;
 
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 
+/// How answers are sent, to servers that understand both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Plain,
+    Gzip,
+}
+
 /// They end when this is dropped.
 pub(crate) struct Played {
     exporters: usize,
-    port: u16,
+    address: SocketAddr,
     said: watch::Sender<Option<Arc<Load>>>,
     samples: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
@@ -27,9 +37,12 @@ pub(crate) struct Played {
 struct Said {
     load: watch::Receiver<Option<Arc<Load>>>,
     samples: Arc<AtomicU64>,
+    sent: Sent,
 }
 
-async fn exposition(State(said): State<Said>, Path(exporter): Path<usize>) -> Result<String, StatusCode> {
+type Answer = ([(HeaderName, &'static str); 1], Vec<u8>);
+
+async fn exposition(State(said): State<Said>, Path(exporter): Path<usize>) -> Result<Answer, StatusCode> {
     let load = said.load.borrow().clone().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
     let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
     let round = (now.as_secs() / INTERVAL.as_secs() % 10_000) as usize;
@@ -40,18 +53,35 @@ async fn exposition(State(said): State<Said>, Path(exporter): Path<usize>) -> Re
         let _ = writeln!(text, "{} {value}", Load::exposition_name(i));
     }
     said.samples.fetch_add(SERIES_OF_EACH as u64, Ordering::Relaxed);
-    Ok(text)
+    let (encoding, body) = match said.sent {
+        Sent::Plain => ("identity", text.into_bytes()),
+        Sent::Gzip => ("gzip", gzip(&text)),
+    };
+    Ok(([(CONTENT_ENCODING, encoding)], body))
+}
+
+/// At the level of Go's `promhttp`.
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let written = encoder.write_all(text.as_bytes());
+    written.and_then(|()| encoder.finish()).expect("a Vec has room")
 }
 
 impl Played {
     pub(crate) async fn start(load: &Arc<Load>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
+        Self::start_at("127.0.0.1", load, Sent::Plain).await
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) async fn start_at(host: &str, load: &Arc<Load>, sent: Sent) -> Self {
+        let listener = tokio::net::TcpListener::bind((host, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
         let (said, watched) = watch::channel(Some(Arc::clone(load)));
         let samples = Arc::new(AtomicU64::new(0));
         let state = Said {
             load: watched,
             samples: Arc::clone(&samples),
+            sent,
         };
         let routes = Router::new().route("/exporter/{n}", get(exposition)).with_state(state);
         let task = tokio::spawn(async move {
@@ -59,7 +89,7 @@ impl Played {
         });
         Self {
             exporters: load.series / SERIES_OF_EACH,
-            port,
+            address,
             said,
             samples,
             task,
@@ -83,10 +113,10 @@ impl Played {
             INTERVAL.as_secs(),
         );
         for exporter in 0..self.exporters {
-            let (port, instance) = (self.port, Load::instance(exporter));
+            let (address, instance) = (self.address, Load::instance(exporter));
             let _ = writeln!(
                 text,
-                "  - {{targets: ['127.0.0.1:{port}'], labels: {{__metrics_path__: /exporter/{exporter}, instance: '{instance}'}}}}"
+                "  - {{targets: ['{address}'], labels: {{__metrics_path__: /exporter/{exporter}, instance: '{instance}'}}}}"
             );
         }
         text

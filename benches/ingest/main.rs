@@ -14,6 +14,7 @@ mod harness;
 mod side_by_side;
 
 mod check;
+#[allow(dead_code, reason = "`make bench-cluster` uses all of it")]
 mod exporters;
 mod load;
 mod scraping;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a scraper comes      from COMES_MS after it came into the ring on its targets are its own
-//! a scraper is gone    from LEAVES_MS after it left, or its lease ended, its targets are others'
+//! a scraper is gone    from LEAVES_MS after it left its targets are others', or once its lease has ended
 //! ```
 //! The time stands in the metadata state: both hear the same one, and where they hear of it before it has come, the one makes
 //! all ticks before it and the other all from it on. Who hears of it later acts at once; what both make then is for the
@@ -28,6 +28,12 @@ pub const fn after_join(since_ms: i64) -> i64 {
 #[must_use]
 pub const fn after_leave(left_ms: i64) -> i64 {
     left_ms.saturating_add(LEAVES_MS)
+}
+
+/// When a scraper left the ring that makes no more ticks from `end_ms` on.
+#[must_use]
+pub const fn before_leave(end_ms: i64) -> i64 {
+    end_ms.saturating_sub(LEAVES_MS)
 }
 
 /// The time of a change, as long as it is still to come.

@@ -32,7 +32,7 @@ pub use buffer::BufferOptions;
 pub use check::{CheckedFiles, check_files};
 pub use client::ClientError;
 pub use discovery::{BadGroups, parse_groups};
-pub use hand_over::{after_join, after_leave};
+pub use hand_over::{after_join, after_leave, before_leave};
 pub use ring::{Members, Ring, Terms};
 pub use scrape::TickSink;
 pub use scrape::body::{DEFAULT_BODY_LIMIT_BYTES, TOTAL_BODY_BYTES};

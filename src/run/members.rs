@@ -3,7 +3,7 @@
 use gnomon_cluster::node::{left_ring_ms, ring_changed_ms};
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{MetaState, Node, ScraperRing};
-use gnomon_scraper::{Members, Terms, after_join, after_leave};
+use gnomon_scraper::{Members, Terms, after_join, after_leave, before_leave};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -18,7 +18,8 @@ fn members(state: &MetaState, lease: Duration) -> Members {
     let of_ring = |ring: &ScraperRing| {
         let since_ms = |node: &Node| match ring.nodes.contains(&node.id) {
             true => ring_changed_ms(node, lease),
-            false => left_ring_ms(node, lease).unwrap_or(node.lease_until_ms),
+            // Of one that only fell silent nothing is expected once its lease is over.
+            false => left_ring_ms(node, lease).unwrap_or_else(|| before_leave(node.lease_until_ms)),
         };
         Members {
             term: ring.term,
@@ -212,7 +213,9 @@ mod tests {
             ],
             ..(*state(3, &[1])).clone()
         };
-        let expected = [(NodeId(1), 100_000), (NodeId(2), 90_000), (NodeId(3), 99_000)];
+        // Of the second, whose lease ended, others make all ticks since then.
+        let expected = [(NodeId(1), 100_000), (NodeId(2), 89_000), (NodeId(3), 99_000)];
+        assert_eq!(after_leave(expected[1].1), 90_000);
         let since_ms = members(&told, LEASE).since_ms;
         assert_eq!(since_ms, expected);
         let (_sender, states) = watch::channel(Arc::new(told));

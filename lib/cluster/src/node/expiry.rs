@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How often leases are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often leases are looked at: others have the targets of a lease that has ended so much later.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// When a leader may judge leases: nodes get the length of one to come to it first, since nobody could renew while
 /// there was no leader.

@@ -395,7 +395,7 @@ impl Starting {
         super::lease::scrape_as(&mut node, super::SCRAPER_STARTING);
         Command::RegisterNode(RegisterNode {
             node: Some(node),
-            lease_ms: i64::try_from(self.options.lease.as_millis()).unwrap_or(i64::MAX),
+            lease_ms: super::lease::asked_ms(self.options.lease),
         })
     }
 

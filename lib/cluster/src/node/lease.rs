@@ -26,6 +26,12 @@ pub const SCRAPER_STARTING: &str = "scraper-starting";
 /// The role of a scraper that is about to stop: others have its targets from a little after it came to be so.
 pub const SCRAPER_LEAVING: &str = "scraper-leaving";
 
+/// How long a lease a node asks for: a thirtieth less than the one that it and all others reckon with, so that others have
+/// heard of its end, and scrape its targets, once that is over.
+pub(super) fn asked_ms(lease: Duration) -> i64 {
+    i64::try_from((lease - lease / 30).as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Before a lease that could not be renewed is tried again: it is not to end by that.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -186,7 +192,7 @@ impl Renewal {
         scrape_as(&mut node, role);
         command(Command::RegisterNode(RegisterNode {
             node: Some(node),
-            lease_ms: self.lease_ms(),
+            lease_ms: asked_ms(self.lease),
         }))
     }
 
@@ -201,7 +207,7 @@ impl Renewal {
         command(Command::RenewLease(RenewLease {
             node: self.node.id,
             incarnation: self.node.incarnation,
-            lease_ms: self.lease_ms(),
+            lease_ms: asked_ms(self.lease),
             clock_off_ms: self.told(clock_off_ms),
         }))
     }
@@ -210,10 +216,6 @@ impl Renewal {
     fn told(&self, clock_off_ms: i64) -> i64 {
         let may_tell = self.states.borrow().feature_level >= CLOCKS_FEATURE_LEVEL.0;
         if may_tell { clock_off_ms } else { 0 }
-    }
-
-    fn lease_ms(&self) -> i64 {
-        i64::try_from(self.lease.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn say(&self, before_ms: i64, now_ms: i64) {

@@ -54,6 +54,8 @@ struct Shared {
     requests: AtomicU64,
     /// The same by method; `LIST` for listings.
     by_method: Mutex<BTreeMap<String, u64>>,
+    /// Of answers to `GET`, listings left out, with their heads.
+    got_bytes: AtomicU64,
     /// Before each request, milliseconds.
     delay_ms: AtomicU64,
     /// Connections end at once.
@@ -88,6 +90,7 @@ impl Proxy {
             counts: Default::default(),
             requests: AtomicU64::new(0),
             by_method: Mutex::default(),
+            got_bytes: AtomicU64::new(0),
             delay_ms: AtomicU64::new(0),
             is_away: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -155,6 +158,11 @@ impl Proxy {
     /// The same by method; listings are `LIST`.
     pub fn by_method(&self) -> BTreeMap<String, u64> {
         self.shared.by_method.lock().unwrap().clone()
+    }
+
+    /// Bytes of answers to `GET`, with their heads; those of listings do not count.
+    pub fn got_bytes(&self) -> u64 {
+        self.shared.got_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -311,6 +319,9 @@ fn answer(shared: &Shared, client: &mut TcpStream, head: &str, body: &[u8]) -> b
         return false;
     }
     tell(shared, client, head, &whole);
+    if head.starts_with("GET ") && !is_listing(head) {
+        shared.got_bytes.fetch_add(whole.len() as u64, Ordering::Relaxed);
+    }
     let half = whole.len() / 2;
     match fault {
         Some(Fault::LostAnswer) => false,
