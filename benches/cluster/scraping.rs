@@ -95,7 +95,12 @@ pub(crate) async fn run(series: usize, shards: usize, seconds: u64) {
 }
 
 async fn measure(shape: Shape, series: usize, seconds: u64) -> Option<Scraped> {
-    let cluster = Cluster::start(Shape { scrapers: 1, ..shape }).await?;
+    let cluster = Cluster::start(Shape {
+        scrapers: 1,
+        queriers: 1,
+        ..shape
+    })
+    .await?;
     let load = Arc::new(Load::new(series, 1, 0));
     let played = Played::start_at(&cluster.outside(), &load, Sent::Gzip).await;
     let idle_kib = cluster.anonymous_kib("scraper");
@@ -108,6 +113,7 @@ async fn measure(shape: Shape, series: usize, seconds: u64) -> Option<Scraped> {
         (played.samples() >= FIRST * series as u64).then_some(())
     })
     .await;
+    played.until_known(&cluster.servers("querier")[0]).await;
     let (before, start, samples) = (cluster.used().await, Cpu::of(&cluster), played.samples());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let (cpu, samples) = (Cpu::of(&cluster).beyond(start, 1.0), played.samples() - samples);

@@ -1,9 +1,10 @@
 //! Exporters that this process plays, for servers that scrape.
 
+use super::harness::{Http, client, eventually_within};
 use super::load::{Load, SERIES_OF_EACH};
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_ENCODING;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
 use std::fmt::Write as _;
@@ -15,6 +16,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
+
+/// VictoriaMetrics shows samples half a minute late.
+const KNOWN_WITHIN: Duration = Duration::from_secs(90);
 
 /// How answers are sent, to servers that understand both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +44,7 @@ struct Said {
     sent: Sent,
 }
 
-type Answer = ([(HeaderName, &'static str); 1], Vec<u8>);
+type Answer = ([(HeaderName, &'static str); 2], Vec<u8>);
 
 async fn exposition(State(said): State<Said>, Path(exporter): Path<usize>) -> Result<Answer, StatusCode> {
     let load = said.load.borrow().clone().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
@@ -57,7 +61,13 @@ async fn exposition(State(said): State<Said>, Path(exporter): Path<usize>) -> Re
         Sent::Plain => ("identity", text.into_bytes()),
         Sent::Gzip => ("gzip", gzip(&text)),
     };
-    Ok(([(CONTENT_ENCODING, encoding)], body))
+    Ok((
+        [
+            (CONTENT_TYPE, "text/plain; version=0.0.4"),
+            (CONTENT_ENCODING, encoding),
+        ],
+        body,
+    ))
 }
 
 /// At the level of Go's `promhttp`.
@@ -104,6 +114,20 @@ impl Played {
     /// Samples that were asked for so far.
     pub(crate) fn samples(&self) -> u64 {
         self.samples.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a server has all series of one scrape of each.
+    pub(crate) async fn until_known(&self, server: &Http) {
+        let path = format!(
+            "/api/v1/query?query={}",
+            client::encode("sum(scrape_samples_scraped{job=\"node\"})")
+        );
+        let all = format!("\"{}\"", self.exporters * SERIES_OF_EACH);
+        eventually_within(KNOWN_WITHIN, "the series of all exporters", async || {
+            let answer = server.client().get(server.url(&path)).send().await.ok()?;
+            answer.text().await.ok()?.contains(&all).then_some(())
+        })
+        .await;
     }
 
     /// The part of a `prometheus.yml` that scrapes them.

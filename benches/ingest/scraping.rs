@@ -41,6 +41,7 @@ pub(crate) async fn run(name: &str, load: &Arc<Load>, seconds: u64, apart: bool)
         (played.samples() >= FIRST * load.series as u64).then_some(())
     })
     .await;
+    played.until_known(&server.http).await;
     let (cpu, samples) = (cpu_seconds(process.id()), played.samples());
     tokio::time::sleep(Duration::from_secs(seconds).max(INTERVAL)).await;
     let (cpu, samples) = (cpu_seconds(process.id()) - cpu, played.samples() - samples);
