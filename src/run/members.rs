@@ -1,6 +1,6 @@
 //! The ring of scrapers, from the metadata state.
 
-use gnomon_cluster::node::{left_ring_ms, ring_changed_ms};
+use gnomon_cluster::node::{asked_ms, left_ring_ms, ring_changed_ms};
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{MetaState, Node, ScraperRing};
 use gnomon_scraper::{Members, Terms, after_join, after_leave, before_leave};
@@ -42,7 +42,7 @@ fn note_lease(terms: &mut Terms, state: &MetaState, node: NodeId, lease: Duratio
     let ring = state.scrapers.iter().find(|ring| ring.nodes.contains(&node.0));
     let own = state.nodes.iter().find(|own| own.id == node.0);
     if let (Some(ring), Some(own)) = (ring, own) {
-        let renewed_ms = own.lease_until_ms.saturating_sub(millis(lease));
+        let renewed_ms = own.lease_until_ms.saturating_sub(asked_ms(lease));
         terms.note(ring.term, renewed_ms.saturating_sub(CLOCKS_DIFFER_MS));
     }
 }
@@ -283,7 +283,7 @@ mod tests {
             ..(*state(term, nodes)).clone()
         };
         let mut terms = Terms::default();
-        note_lease(&mut terms, &renewed(3, &[1, 2], 115_000), NodeId(2), LEASE);
+        note_lease(&mut terms, &renewed(3, &[1, 2], 114_500), NodeId(2), LEASE);
         let sure_ms = 100_000 - CLOCKS_DIFFER_MS;
         assert!(terms.covers(3, sure_ms) && !terms.covers(3, sure_ms + 1));
         assert!(!terms.covers(2, sure_ms), "another term is another ring");

@@ -5,11 +5,12 @@ use crate::harness::Process;
 use crate::net::Net;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rustix::net::sockopt::set_socket_linger;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Names the file, the port to listen at, the port to relay to, and the seed; the test does nothing without it.
@@ -115,28 +116,46 @@ fn relays_where_it_is_told_to() {
         let luck = seeds.random_range(0..100);
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
+        let is_reset = Arc::new(AtomicBool::new(false));
         for (source, sink) in [(&client, &server), (&server, &client)] {
             let (Ok(source), Ok(sink)) = (source.try_clone(), sink.try_clone()) else {
                 continue;
             };
             let rng = StdRng::seed_from_u64(seeds.random_range(0..u64::MAX));
-            let present = present.clone();
+            let (present, is_reset) = (present.clone(), is_reset.clone());
             std::thread::spawn(move || {
-                pass(&source, &sink, &present, luck, rng);
-                let _ = source.shutdown(Shutdown::Both);
-                let _ = sink.shutdown(Shutdown::Both);
+                if pass(&source, &sink, &present, luck, rng) == End::Reset {
+                    is_reset.store(true, Ordering::Relaxed);
+                    for stream in [&source, &sink] {
+                        // Closed like that it is reset; the other way's thread wakes, and closes its side.
+                        let _ = set_socket_linger(stream, Some(Duration::ZERO));
+                        let _ = stream.shutdown(Shutdown::Read);
+                    }
+                } else if !is_reset.load(Ordering::Relaxed) {
+                    let _ = source.shutdown(Shutdown::Both);
+                    let _ = sink.shutdown(Shutdown::Both);
+                }
             });
         }
     }
 }
 
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// As one that is closed.
+    Closed,
+    /// As by a host that does not know it any more.
+    Reset,
+}
+
 /// Until one of the two ends, or chance ends both.
-fn pass(mut source: &TcpStream, mut sink: &TcpStream, present: &Present, luck: u64, mut rng: StdRng) {
+fn pass(mut source: &TcpStream, mut sink: &TcpStream, present: &Present, luck: u64, mut rng: StdRng) -> End {
     let mut some = vec![0; 64 << 10];
     let mut judged = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
     loop {
         let count = match source.read(&mut some) {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => return End::Closed,
             Ok(count) => count,
         };
         while luck < present.get().stalled {
@@ -148,11 +167,11 @@ fn pass(mut source: &TcpStream, mut sink: &TcpStream, present: &Present, luck: u
         if second != judged {
             judged = second;
             if rng.random_range(0..100) < ended {
-                return;
+                return if rng.random() { End::Reset } else { End::Closed };
             }
         }
         if sink.write_all(&some[..count]).is_err() {
-            return;
+            return End::Closed;
         }
     }
 }

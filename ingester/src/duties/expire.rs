@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Targets of one entry.
 const MOST: usize = 1000;
 /// As long as a scraper's lease. A leader of less has heard of no target yet that its scraper, or the next one, holds for it;
-/// and a target whose scraper has died is scraped again within this and an interval.
+/// and a target whose scraper has died is scraped again within this and an interval of its death.
 const LEASE_MS: u64 = 15_000;
 /// So long after a shard was closed its targets are in the shards of the next epoch, if anywhere: it lets go of them.
 const HANDED_OVER_MS: i64 = 10 * 60 * 1000;
@@ -21,7 +21,7 @@ impl Duties {
     /// when they are made.
     pub(super) async fn expire_targets(&mut self, leading: Duration) {
         let now_ms = self.context.clock.now().0;
-        let is_scraped = has_live_scraper(&self.context.states.borrow(), now_ms);
+        let scrapers = Scrapers::of(&self.context.states.borrow(), now_ms);
         let leading_ms = u64::try_from(leading.as_millis()).unwrap_or(u64::MAX);
         let targets: Vec<_> = self.shard.machine.read(|state| {
             // What comes after that goes to other shards: only who was silent before was silent.
@@ -34,9 +34,12 @@ impl Duties {
                     let is_ours = !is_closed || is_handed_over || t.is_overdue_at(until_ms);
                     let patience_ms = t.patience_ms();
                     let could_hear = leading_ms > patience_ms.max(LEASE_MS);
-                    let waits_ms = match is_scraped {
-                        true => patience_ms.max(t.handed_over_within_ms(LEASE_MS)),
-                        false => patience_ms,
+                    let waits_ms = match scrapers {
+                        Scrapers::None => patience_ms,
+                        Scrapers::Alive(alive) if alive.went_on(t.heard_ms, t.next_within_ms()) => {
+                            patience_ms.max(LEASE_MS.saturating_add(t.next_within_ms()))
+                        }
+                        Scrapers::Alive(_) => LEASE_MS.saturating_add(patience_ms),
                     };
                     !t.is_idle() && silent_ms > waits_ms && could_hear && is_ours
                 });
@@ -68,12 +71,95 @@ impl Duties {
     }
 }
 
-/// Whether somebody is there who scrapes, or may hold scrapes, by his lease. One whose lease has just ended is in the ring
-/// until that is committed; one that starts or stops is in it no more, or not yet.
-fn has_live_scraper(state: &MetaState, now_ms: i64) -> bool {
-    let ring = state.scrapers.iter().flat_map(|ring| &ring.nodes);
-    let in_ring: Vec<u64> = ring.copied().collect();
-    let may_hold = |role: &String| role == SCRAPER_STARTING || role == SCRAPER_LEAVING;
-    let mut live = state.nodes.iter().filter(|node| node.lease_until_ms >= now_ms);
-    live.any(|node| in_ring.contains(&node.id) || node.roles.iter().any(may_hold))
+/// Who could still bring scrapes of a target that is silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scrapers {
+    /// Nobody is there who scrapes, or may hold scrapes, by his lease.
+    None,
+    Alive(Alive),
+}
+
+/// What is known of all of them together, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Alive {
+    /// Each of the ring renewed its lease then or later.
+    renewed_ms: i64,
+    /// One came or went; none where the cluster does not note it.
+    changed_ms: Option<i64>,
+}
+
+impl Scrapers {
+    /// One whose lease has just ended is in the ring until that is committed; one that starts or stops is in it no more, or not
+    /// yet.
+    fn of(state: &MetaState, now_ms: i64) -> Self {
+        let ring = state.scrapers.as_ref().map_or(&[][..], |ring| &ring.nodes);
+        let in_ring = || state.nodes.iter().filter(|node| ring.contains(&node.id));
+        let may_hold = |role: &String| role == SCRAPER_STARTING || role == SCRAPER_LEAVING;
+        let mut live = state.nodes.iter().filter(|node| node.lease_until_ms >= now_ms);
+        if !live.any(|node| ring.contains(&node.id) || node.roles.iter().any(may_hold)) {
+            return Self::None;
+        }
+        let lease_until_ms = in_ring().map(|node| node.lease_until_ms).min().unwrap_or(i64::MIN);
+        let lease_ms = i64::try_from(LEASE_MS).unwrap_or(i64::MAX);
+        let changed_ms = state.nodes.iter().map(|node| node.ring_changed_ms).max();
+        Self::Alive(Alive {
+            renewed_ms: lease_until_ms.saturating_sub(lease_ms),
+            changed_ms: changed_ms.filter(|at| *at > 0),
+        })
+    }
+}
+
+impl Alive {
+    /// Whether a target's scraper lived until after its next scrape, and no other has come by the target. It is not so, or not
+    /// known, of one that died: up to an interval after its last scrape that is, its lease ends, and its successor's first
+    /// scrape comes within another interval.
+    fn went_on(self, heard_ms: i64, next_within_ms: u64) -> bool {
+        let next_ms = heard_ms.saturating_add_unsigned(next_within_ms);
+        self.renewed_ms > next_ms && self.changed_ms.is_some_and(|changed| changed <= heard_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_proto::v1::{Node, ScraperRing};
+
+    fn node(id: u64, role: &str, lease_until_ms: i64, ring_changed_ms: i64) -> Node {
+        Node {
+            id,
+            roles: vec![role.into()],
+            lease_until_ms,
+            ring_changed_ms,
+            ..Node::default()
+        }
+    }
+
+    fn state(ring: &[u64], nodes: &[Node]) -> MetaState {
+        MetaState {
+            scrapers: Some(ScraperRing {
+                term: 1,
+                nodes: ring.to_vec(),
+            }),
+            nodes: nodes.to_vec(),
+            ..MetaState::default()
+        }
+    }
+
+    #[test]
+    fn scrapers_that_went_on_bring_nothing_more_of_a_silent_target() {
+        let of = |ring: &[u64], nodes: &[Node]| match Scrapers::of(&state(ring, nodes), 100_000) {
+            Scrapers::None => None,
+            Scrapers::Alive(alive) => Some(alive.went_on(60_000, 11_000)),
+        };
+        let well = node(1, "scraper", 111_000, 5_000);
+        assert_eq!(of(&[1], std::slice::from_ref(&well)), Some(true));
+        let renewed_just_before = node(2, "scraper", 86_000, 5_000);
+        assert_eq!(of(&[1, 2], &[well.clone(), renewed_just_before.clone()]), Some(false));
+        let died = node(2, "scraper", 86_000, 86_000);
+        assert_eq!(of(&[1], &[well.clone(), died]), Some(false), "another has its targets");
+        assert_eq!(of(&[1], &[node(1, "scraper", 111_000, 0)]), Some(false), "not noted");
+        assert_eq!(of(&[2], &[renewed_just_before]), None, "its lease is over");
+        assert_eq!(of(&[], &[node(3, SCRAPER_STARTING, 111_000, 5_000)]), Some(false));
+        assert_eq!(of(&[], &[node(3, "ingester", 111_000, 0)]), None);
+    }
 }

@@ -188,11 +188,9 @@ impl Target {
         self.interval_ms.saturating_mul(2).saturating_add(self.interval_ms / 10)
     }
 
-    /// A target whose scraper has died is heard of again within this: its lease, and an interval and 10 %.
-    pub(crate) const fn handed_over_within_ms(&self, lease_ms: u64) -> u64 {
-        lease_ms
-            .saturating_add(self.interval_ms)
-            .saturating_add(self.interval_ms / 10)
+    /// Within this its scraper, if it lives, has made another scrape: an interval and 10 %.
+    pub(crate) const fn next_within_ms(&self) -> u64 {
+        self.interval_ms.saturating_add(self.interval_ms / 10)
     }
 
     /// Whether it had been silent for too long by then.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How long a node is waited for that says nothing.
 const LEASE: Duration = Duration::from_secs(15);
-/// The end of a lease is looked for twice a second, the ring told, a target scraped and read: on a machine that does more.
+/// The end of a lease is looked for ten times a second, the ring told, a target scraped and read: on a machine that does more.
 const SLACK: Duration = Duration::from_secs(10);
 /// After what time other scrapers have the targets of one that is gone, or has a wrong clock.
 pub(super) const TAKEN_OVER_WITHIN: Duration =

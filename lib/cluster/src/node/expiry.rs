@@ -14,29 +14,33 @@ use tokio_util::sync::CancellationToken;
 /// How often leases are looked at: others have the targets of a lease that has ended so much later.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// When a leader may judge leases: nodes get the length of one to come to it first, since nobody could renew while
-/// there was no leader.
+/// When a leader may judge leases: nodes get a time to come to it first, since nobody could renew while there was no leader.
 #[derive(Debug)]
 pub(super) struct Judge {
     grace: Duration,
-    leading_since: Option<Duration>,
+    /// While it leads.
+    not_before: Option<Duration>,
 }
 
 impl Judge {
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             grace,
-            leading_since: None,
+            not_before: None,
         }
     }
 
     pub(super) fn may(&mut self, leads: bool, now: Duration) -> bool {
         if !leads {
-            self.leading_since = None;
+            self.not_before = None;
             return false;
         }
-        let since = *self.leading_since.get_or_insert(now);
-        now.saturating_sub(since) >= self.grace
+        now >= *self.not_before.get_or_insert(now + self.grace)
+    }
+
+    /// Once more, whatever it has judged by so far.
+    pub(super) fn wait(&mut self, now: Duration, at_least: Duration) {
+        self.not_before = self.not_before.max(Some(now + at_least));
     }
 }
 
@@ -71,7 +75,9 @@ pub(super) struct Expiry {
 
 impl Expiry {
     pub(super) async fn run(self, stop: CancellationToken) {
-        let mut judge = Judge::new(self.lease);
+        // Leases are renewed three times in their length, and every second where that failed: all that are alive have come by
+        // half of one. Scrapers that ended together with the leader are succeeded within their leases so.
+        let mut judge = Judge::new(self.lease / 2);
         let mut jumps = Jumps::default();
         loop {
             tokio::select! {
@@ -80,7 +86,7 @@ impl Expiry {
             }
             if jumps.look(self.clock.now().0, self.clock.monotonic()) {
                 // Nodes get the length of a lease to renew theirs by the new time.
-                judge = Judge::new(self.lease);
+                judge.wait(self.clock.monotonic(), self.lease);
             }
             if !judge.may(self.group.is_leader(), self.clock.monotonic()) {
                 continue;
@@ -130,5 +136,9 @@ mod tests {
         assert!(judge.may(true, s(115)));
         assert!(!judge.may(false, s(116)), "another leads");
         assert!(!judge.may(true, s(117)) && judge.may(true, s(132)));
+        judge.wait(s(133), s(15));
+        assert!(!judge.may(true, s(147)) && judge.may(true, s(148)), "the clock was set");
+        judge.wait(s(150), s(5));
+        assert!(!judge.may(false, s(151)) && !judge.may(true, s(152)) && judge.may(true, s(167)));
     }
 }

@@ -28,7 +28,8 @@ pub const SCRAPER_LEAVING: &str = "scraper-leaving";
 
 /// How long a lease a node asks for: a thirtieth less than the one that it and all others reckon with, so that others have
 /// heard of its end, and scrape its targets, once that is over.
-pub(super) fn asked_ms(lease: Duration) -> i64 {
+#[must_use]
+pub fn asked_ms(lease: Duration) -> i64 {
     i64::try_from((lease - lease / 30).as_millis()).unwrap_or(i64::MAX)
 }
 
