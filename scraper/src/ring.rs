@@ -16,8 +16,8 @@ pub struct Members {
     /// that missed one.
     pub term: u64,
     pub nodes: Vec<NodeId>,
-    /// Of each node that is known when it came into the ring, or, of one that is not in it, when it left or its lease ended:
-    /// milliseconds of the metadata group's leader.
+    /// Of each node that is known when it came into the ring, or, of one that is not in it, when it left, or when it would
+    /// have left that fell silent (`before_leave`): milliseconds of the metadata group's leader.
     pub since_ms: Vec<(NodeId, i64)>,
 }
 

@@ -3,8 +3,8 @@
 use super::Duties;
 use crate::shard::entry::{Command, SilentTarget};
 use gnomon_cluster::node::{SCRAPER_LEAVING, SCRAPER_STARTING};
-use gnomon_model::ids::OPERATIONS_FEATURE_LEVEL;
-use gnomon_proto::v1::MetaState;
+use gnomon_model::ids::{OPERATIONS_FEATURE_LEVEL, RING_TIMES_FEATURE_LEVEL};
+use gnomon_proto::v1::{MetaState, Node};
 use std::time::Duration;
 
 /// Targets of one entry.
@@ -12,6 +12,10 @@ const MOST: usize = 1000;
 /// As long as a scraper's lease. A leader of less has heard of no target yet that its scraper, or the next one, holds for it;
 /// and a target whose scraper has died is scraped again within this and an interval of its death.
 const LEASE_MS: u64 = 15_000;
+/// Clocks of nodes that are right differ by no more.
+const CLOCKS_DIFFER_MS: i64 = 60_000;
+/// What the roles of those begin with that scrape, or may again.
+const SCRAPER: &str = "scraper";
 /// So long after a shard was closed its targets are in the shards of the next epoch, if anywhere: it lets go of them.
 const HANDED_OVER_MS: i64 = 10 * 60 * 1000;
 
@@ -84,8 +88,10 @@ enum Scrapers {
 struct Alive {
     /// Each of the ring renewed its lease then or later.
     renewed_ms: i64,
-    /// One came or went; none where the cluster does not note it.
+    /// One came or went for the last time; none where the cluster does not note it.
     changed_ms: Option<i64>,
+    /// No other could have its targets.
+    is_only_one: bool,
 }
 
 impl Scrapers {
@@ -101,10 +107,15 @@ impl Scrapers {
         }
         let lease_until_ms = in_ring().map(|node| node.lease_until_ms).min().unwrap_or(i64::MIN);
         let lease_ms = i64::try_from(LEASE_MS).unwrap_or(i64::MAX);
-        let changed_ms = state.nodes.iter().map(|node| node.ring_changed_ms).max();
+        // By a clock that was wrong something may have happened that is still to come.
+        let latest_ms = now_ms.saturating_add(CLOCKS_DIFFER_MS);
+        let changes = state.nodes.iter().map(|node| node.ring_changed_ms);
+        let changed_ms = changes.filter(|at| *at <= latest_ms).max();
+        let scrapes = |node: &&Node| node.roles.iter().any(|role| role.starts_with(SCRAPER));
         Self::Alive(Alive {
             renewed_ms: lease_until_ms.saturating_sub(lease_ms),
-            changed_ms: changed_ms.filter(|at| *at > 0),
+            changed_ms: changed_ms.filter(|_| state.feature_level >= RING_TIMES_FEATURE_LEVEL.0),
+            is_only_one: state.nodes.iter().filter(scrapes).count() == 1,
         })
     }
 }
@@ -115,14 +126,15 @@ impl Alive {
     /// scrape comes within another interval.
     fn went_on(self, heard_ms: i64, next_within_ms: u64) -> bool {
         let next_ms = heard_ms.saturating_add_unsigned(next_within_ms);
-        self.renewed_ms > next_ms && self.changed_ms.is_some_and(|changed| changed <= heard_ms)
+        let nobody_came = self.changed_ms.is_some_and(|changed| changed <= heard_ms);
+        self.is_only_one || (self.renewed_ms > next_ms && nobody_came)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_proto::v1::{Node, ScraperRing};
+    use gnomon_proto::v1::ScraperRing;
 
     fn node(id: u64, role: &str, lease_until_ms: i64, ring_changed_ms: i64) -> Node {
         Node {
@@ -134,8 +146,9 @@ mod tests {
         }
     }
 
-    fn state(ring: &[u64], nodes: &[Node]) -> MetaState {
+    fn state(level: u64, ring: &[u64], nodes: &[Node]) -> MetaState {
         MetaState {
+            feature_level: level as u32,
             scrapers: Some(ScraperRing {
                 term: 1,
                 nodes: ring.to_vec(),
@@ -147,19 +160,32 @@ mod tests {
 
     #[test]
     fn scrapers_that_went_on_bring_nothing_more_of_a_silent_target() {
-        let of = |ring: &[u64], nodes: &[Node]| match Scrapers::of(&state(ring, nodes), 100_000) {
-            Scrapers::None => None,
-            Scrapers::Alive(alive) => Some(alive.went_on(60_000, 11_000)),
+        let newest = u64::from(RING_TIMES_FEATURE_LEVEL.0);
+        let at = |level, ring: &[u64], nodes: &[&Node]| {
+            let nodes: Vec<Node> = nodes.iter().copied().cloned().collect();
+            match Scrapers::of(&state(level, ring, &nodes), 100_000) {
+                Scrapers::None => None,
+                Scrapers::Alive(alive) => Some(alive.went_on(60_000, 11_000)),
+            }
         };
+        let of = |ring: &[u64], nodes: &[&Node]| at(newest, ring, nodes);
         let well = node(1, "scraper", 111_000, 5_000);
-        assert_eq!(of(&[1], std::slice::from_ref(&well)), Some(true));
+        let too = node(2, "scraper", 112_000, 0);
+        assert_eq!(of(&[1, 2], &[&well, &too]), Some(true));
+        assert_eq!(at(newest - 1, &[1, 2], &[&well, &too]), Some(false), "not noted");
         let renewed_just_before = node(2, "scraper", 86_000, 5_000);
-        assert_eq!(of(&[1, 2], &[well.clone(), renewed_just_before.clone()]), Some(false));
+        assert_eq!(of(&[1, 2], &[&well, &renewed_just_before]), Some(false));
         let died = node(2, "scraper", 86_000, 86_000);
-        assert_eq!(of(&[1], &[well.clone(), died]), Some(false), "another has its targets");
-        assert_eq!(of(&[1], &[node(1, "scraper", 111_000, 0)]), Some(false), "not noted");
-        assert_eq!(of(&[2], &[renewed_just_before]), None, "its lease is over");
-        assert_eq!(of(&[], &[node(3, SCRAPER_STARTING, 111_000, 5_000)]), Some(false));
-        assert_eq!(of(&[], &[node(3, "ingester", 111_000, 0)]), None);
+        assert_eq!(of(&[1], &[&well, &died]), Some(false), "another has its targets");
+        let by_a_wrong_clock = node(2, "scraper", 112_000, 400_000);
+        assert_eq!(of(&[1, 2], &[&well, &by_a_wrong_clock]), Some(true));
+        // Who is alone leaves its targets to nobody.
+        let ingester = node(3, "ingester", 111_000, 0);
+        let not_renewed = node(1, "scraper", 101_000, 90_000);
+        assert_eq!(at(1, &[1], &[&not_renewed, &ingester]), Some(true));
+        assert_eq!(of(&[2], &[&renewed_just_before]), None, "its lease is over");
+        let starting = node(4, SCRAPER_STARTING, 111_000, 5_000);
+        assert_eq!(of(&[], &[&starting, &died]), Some(false));
+        assert_eq!(of(&[], &[&ingester]), None);
     }
 }

@@ -337,22 +337,24 @@ async fn a_target_gone_silent_gets_its_markers() {
 #[tokio::test]
 async fn what_a_live_scraper_may_hold_is_waited_for() {
     let mut rig = Rig::new(WriteOptions::default());
-    let scraper = gnomon_proto::v1::Node {
-        address: "scraper:9095".into(),
+    let scraper = |address: &str| gnomon_proto::v1::Node {
+        address: address.into(),
         roles: vec!["scraper".into()],
         incarnation: 1,
         feature_level: 1,
         ..gnomon_proto::v1::Node::default()
     };
-    let register = Change::RegisterNode(gnomon_proto::v1::RegisterNode {
-        node: Some(scraper),
-        lease_ms: 60_000,
-    });
-    let command = MetaCommand {
-        proposed_at_ms: NOW,
-        command: Some(register),
-    };
-    assert_eq!(rig.meta.propose(command).await.unwrap().refused, "");
+    for address in ["one:9095", "other:9095"] {
+        let register = Change::RegisterNode(gnomon_proto::v1::RegisterNode {
+            node: Some(scraper(address)),
+            lease_ms: 60_000,
+        });
+        let command = MetaCommand {
+            proposed_at_ms: NOW,
+            command: Some(register),
+        };
+        assert_eq!(rig.meta.propose(command).await.unwrap().refused, "");
+    }
     // Leading for long: it is not a new leader's patience that is seen here.
     rig.pass(Duration::from_secs(20)).await;
     let heard = rig.node.clock.now().0;

@@ -18,29 +18,32 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Judge {
     grace: Duration,
-    /// While it leads.
-    not_before: Option<Duration>,
+    leading_since: Option<Duration>,
+    /// Whoever leads meanwhile.
+    not_before: Duration,
 }
 
 impl Judge {
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             grace,
-            not_before: None,
+            leading_since: None,
+            not_before: Duration::ZERO,
         }
     }
 
     pub(super) fn may(&mut self, leads: bool, now: Duration) -> bool {
         if !leads {
-            self.not_before = None;
+            self.leading_since = None;
             return false;
         }
-        now >= *self.not_before.get_or_insert(now + self.grace)
+        let since = *self.leading_since.get_or_insert(now);
+        now.saturating_sub(since) >= self.grace && now >= self.not_before
     }
 
     /// Once more, whatever it has judged by so far.
     pub(super) fn wait(&mut self, now: Duration, at_least: Duration) {
-        self.not_before = self.not_before.max(Some(now + at_least));
+        self.not_before = self.not_before.max(now + at_least);
     }
 }
 
@@ -75,9 +78,9 @@ pub(super) struct Expiry {
 
 impl Expiry {
     pub(super) async fn run(self, stop: CancellationToken) {
-        // Leases are renewed three times in their length, and every second where that failed: all that are alive have come by
-        // half of one. Scrapers that ended together with the leader are succeeded within their leases so.
-        let mut judge = Judge::new(self.lease / 2);
+        // All that are alive have come by then, also where two whom they asked before were silent, 5 s each. Scrapers that
+        // ended together with the leader are succeeded within their leases so: another leads after some two seconds.
+        let mut judge = Judge::new(self.lease * 3 / 4);
         let mut jumps = Jumps::default();
         loop {
             tokio::select! {
@@ -138,7 +141,8 @@ mod tests {
         assert!(!judge.may(true, s(117)) && judge.may(true, s(132)));
         judge.wait(s(133), s(15));
         assert!(!judge.may(true, s(147)) && judge.may(true, s(148)), "the clock was set");
-        judge.wait(s(150), s(5));
-        assert!(!judge.may(false, s(151)) && !judge.may(true, s(152)) && judge.may(true, s(167)));
+        judge.wait(s(150), s(40));
+        assert!(!judge.may(false, s(151)) && !judge.may(true, s(152)) && !judge.may(true, s(189)));
+        assert!(judge.may(true, s(190)));
     }
 }
