@@ -20,6 +20,7 @@ mod net;
 #[path = "../side_by_side/mod.rs"]
 mod side_by_side;
 
+mod compared;
 mod failover;
 mod idle;
 mod nodes;

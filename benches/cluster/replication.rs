@@ -1,10 +1,9 @@
 //! What three replicas cost beside one, and whether the cost of a sample stays the same with more shards.
 
+use crate::compared::{self, Row};
 use crate::nodes::Shape;
 use crate::side_by_side::grouped;
 use crate::written::{PER_REQUEST, Written, measure};
-
-type Row = (&'static str, usize, fn(&Written) -> f64);
 
 /// One replica on one node, and three on three, under the same load.
 pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
@@ -14,7 +13,7 @@ pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
     let Some(three) = measure(Shape::ingesters(3, shards, 3), series, rounds).await else {
         return;
     };
-    let rows: [Row; 9] = [
+    let rows: [Row<Written>; 9] = [
         ("CPU s per million samples, all nodes", 2, Written::cpu_per_million),
         ("samples per second", 0, Written::samples_per_second),
         ("bytes on the wire per sample, from senders to nodes", 1, |w| {
@@ -34,7 +33,7 @@ pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
             (w.loaded_kib - w.idle_kib) / w.series
         }),
         ("… per series and replica, bytes", 0, |w| {
-            (w.loaded_kib - w.idle_kib) / w.series * 1024.0
+            (w.loaded_kib - w.idle_kib) / w.series / w.replicas * 1024.0
         }),
     ];
     println!(
@@ -43,23 +42,7 @@ pub(crate) async fn run(series: usize, rounds: usize, shards: usize) {
         grouped(series as f64),
         grouped(PER_REQUEST as f64)
     );
-    println!("| | 1 replica on 1 node | 3 replicas on 3 nodes | ratio |\n|---|---:|---:|---:|");
-    for (at, (what, digits, figure)) in rows.into_iter().enumerate() {
-        let replicas = if at == 8 { 3.0 } else { 1.0 };
-        let (a, b) = (figure(&one), figure(&three) / replicas);
-        // One node tells nobody anything.
-        let ratio = if a < 0.05 {
-            "-".to_owned()
-        } else {
-            format!("{:.2}", b / a)
-        };
-        let [a, b] = [a, b].map(|figure| match digits {
-            0 => grouped(figure),
-            _ => format!("{figure:.digits$}"),
-        });
-        println!("| {what} | {a} | {b} | {ratio} |");
-    }
-    println!();
+    compared::print(&one, &three, &rows);
 }
 
 /// One node with ever more shards.

@@ -1,6 +1,7 @@
 //! What it costs where a scraper reads exporters and pushes to ingesters: each one's CPU, what goes over the wire, and what a
 //! scraper keeps of its targets.
 
+use crate::compared::{self, Row};
 use crate::exporters::{INTERVAL, Played, Sent};
 use crate::load::{Load, SERIES_OF_EACH};
 use crate::nodes::{Cluster, Shape, Used};
@@ -48,8 +49,6 @@ impl Cpu {
     }
 }
 
-type Row = (&'static str, usize, fn(&Scraped) -> f64);
-
 /// One replica on one node, and three on three; the same exporters, and one scraper.
 pub(crate) async fn run(series: usize, shards: usize, seconds: u64) {
     let Some(one) = measure(Shape::ingesters(1, shards, 1), series, seconds).await else {
@@ -58,7 +57,7 @@ pub(crate) async fn run(series: usize, shards: usize, seconds: u64) {
     let Some(three) = measure(Shape::ingesters(3, shards, 3), series, seconds).await else {
         return;
     };
-    let rows: [Row; 7] = [
+    let rows: [Row<Scraped>; 7] = [
         ("CPU s per million samples, ingesters", 2, |s| {
             s.cpu.ingesters / s.samples * 1e6
         }),
@@ -86,12 +85,7 @@ pub(crate) async fn run(series: usize, shards: usize, seconds: u64) {
         INTERVAL.as_secs(),
         grouped(one.samples)
     );
-    println!("| | 1 replica on 1 node | 3 replicas on 3 nodes | ratio |\n|---|---:|---:|---:|");
-    for (what, digits, figure) in rows {
-        let (a, b) = (figure(&one), figure(&three));
-        println!("| {what} | {a:.digits$} | {b:.digits$} | {:.2} |", b / a);
-    }
-    println!();
+    compared::print(&one, &three, &rows);
 }
 
 async fn measure(shape: Shape, series: usize, seconds: u64) -> Option<Scraped> {

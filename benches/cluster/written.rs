@@ -49,6 +49,7 @@ pub(crate) async fn write(target: &Target, load: &Load) {
 pub(crate) struct Written {
     pub(crate) samples: f64,
     pub(crate) series: f64,
+    pub(crate) replicas: f64,
     /// From the first request to the answer to the last.
     pub(crate) seconds: f64,
     /// From the first request to some seconds after the last.
@@ -119,6 +120,7 @@ pub(crate) async fn measure(shape: Shape, series: usize, rounds: usize) -> Optio
     Some(Written {
         samples: (series * rounds) as f64,
         series: series as f64,
+        replicas: shape.replicas as f64,
         seconds,
         writing,
         all,

@@ -2,20 +2,16 @@
 
 use super::Duties;
 use crate::shard::entry::{Command, SilentTarget};
-use gnomon_cluster::node::{SCRAPER_LEAVING, SCRAPER_STARTING};
+use gnomon_cluster::node::{CLOCK_MAY_BE_OFF_MS, LEASE, SCRAPER_LEAVING, SCRAPER_STARTING, scrapes_or_may};
 use gnomon_model::ids::{OPERATIONS_FEATURE_LEVEL, RING_TIMES_FEATURE_LEVEL};
-use gnomon_proto::v1::{MetaState, Node};
+use gnomon_proto::v1::MetaState;
 use std::time::Duration;
 
 /// Targets of one entry.
 const MOST: usize = 1000;
 /// As long as a scraper's lease. A leader of less has heard of no target yet that its scraper, or the next one, holds for it;
 /// and a target whose scraper has died is scraped again within this and an interval of its death.
-const LEASE_MS: u64 = 15_000;
-/// Clocks of nodes that are right differ by no more.
-const CLOCKS_DIFFER_MS: i64 = 60_000;
-/// What the roles of those begin with that scrape, or may again.
-const SCRAPER: &str = "scraper";
+const LEASE_MS: u64 = LEASE.as_millis() as u64;
 /// So long after a shard was closed its targets are in the shards of the next epoch, if anywhere: it lets go of them.
 const HANDED_OVER_MS: i64 = 10 * 60 * 1000;
 
@@ -108,14 +104,13 @@ impl Scrapers {
         let lease_until_ms = in_ring().map(|node| node.lease_until_ms).min().unwrap_or(i64::MIN);
         let lease_ms = i64::try_from(LEASE_MS).unwrap_or(i64::MAX);
         // By a clock that was wrong something may have happened that is still to come.
-        let latest_ms = now_ms.saturating_add(CLOCKS_DIFFER_MS);
+        let latest_ms = now_ms.saturating_add(CLOCK_MAY_BE_OFF_MS);
         let changes = state.nodes.iter().map(|node| node.ring_changed_ms);
         let changed_ms = changes.filter(|at| *at <= latest_ms).max();
-        let scrapes = |node: &&Node| node.roles.iter().any(|role| role.starts_with(SCRAPER));
         Self::Alive(Alive {
             renewed_ms: lease_until_ms.saturating_sub(lease_ms),
             changed_ms: changed_ms.filter(|_| state.feature_level >= RING_TIMES_FEATURE_LEVEL.0),
-            is_only_one: state.nodes.iter().filter(scrapes).count() == 1,
+            is_only_one: state.nodes.iter().filter(|node| scrapes_or_may(node)).count() == 1,
         })
     }
 }
@@ -134,7 +129,7 @@ impl Alive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gnomon_proto::v1::ScraperRing;
+    use gnomon_proto::v1::{Node, ScraperRing};
 
     fn node(id: u64, role: &str, lease_until_ms: i64, ring_changed_ms: i64) -> Node {
         Node {

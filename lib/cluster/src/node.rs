@@ -26,7 +26,9 @@ pub use clocks::CLOCK_MAY_BE_OFF_MS;
 pub use error::NodeError;
 pub use identity::{ClusterMark, NodeIdentity};
 use lease::Scraping;
-pub use lease::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING, asked_ms, left_ring_ms, ring_changed_ms};
+pub use lease::{
+    SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING, asked_ms, left_ring_ms, ring_changed_ms, scrapes_or_may,
+};
 pub use left::LeftNode;
 use peers::KnownPeers;
 pub use wishes::{GroupWishes, LastHeard};

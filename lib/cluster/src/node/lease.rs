@@ -26,6 +26,13 @@ pub const SCRAPER_STARTING: &str = "scraper-starting";
 /// The role of a scraper that is about to stop: others have its targets from a little after it came to be so.
 pub const SCRAPER_LEAVING: &str = "scraper-leaving";
 
+/// Whether a node is a scraper, whatever keeps it from taking targets for the time being.
+#[must_use]
+pub fn scrapes_or_may(node: &Node) -> bool {
+    let all = [SCRAPER, SCRAPER_ASIDE, SCRAPER_STARTING, SCRAPER_LEAVING];
+    node.roles.iter().any(|role| all.contains(&role.as_str()))
+}
+
 /// How long a lease a node asks for: a thirtieth less than the one that it and all others reckon with, so that others have
 /// heard of its end, and scrape its targets, once that is over.
 #[must_use]
