@@ -17,7 +17,7 @@ mod start;
 mod testing;
 
 pub use duties::{Duties, DutyContext, DutyOptions, UploadError};
-pub use ha::{HaOptions, HaTracker};
+pub use ha::{HaOptions, HaTracker, fill_turns};
 pub use head::{BadPage, WINDOW_MS};
 pub use intake::Intake;
 pub use metrics::{GrpcWriteMetrics, IngesterMetrics, OtlpMetrics, RemoteWriteMetrics};

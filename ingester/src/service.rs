@@ -293,6 +293,7 @@ mod tests {
             shard: 0,
             batch: batch.finish(),
             starts_left_out: false,
+            only_newer: false,
         };
         node.shards.append(request).await.unwrap()
     }

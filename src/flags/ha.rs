@@ -21,6 +21,7 @@ pub(super) fn ha_options(v: &Values<'_>) -> Result<Option<HaOptions>, String> {
         update_timeout: v.duration("ingest.ha-update-timeout")?,
         failover_timeout: v.duration("ingest.ha-failover-timeout")?,
         max_clusters: v.number("ingest.ha-max-clusters", 1)?.unwrap_or(100),
+        max_held_bytes: usize::try_from(v.size_or_none("ingest.ha-max-held")?).unwrap_or(usize::MAX),
     };
     if options.cluster_label == options.replica_label {
         return Err(format!(

@@ -344,6 +344,12 @@ impl Values<'_> {
             .ok_or_else(|| format!("--{name}: {text:?} is not a whole number of at least {least}"))
     }
 
+    /// Nothing too.
+    pub(super) fn size_or_none(&self, name: &str) -> Result<u64, String> {
+        let text = self.set(name).unwrap_or_default();
+        parse_size_bytes(&text).map_err(|error| format!("--{name}: {error}"))
+    }
+
     /// More than nothing.
     fn size(&self, name: &str) -> Result<Option<u64>, String> {
         let Some(text) = self.set(name) else { return Ok(None) };

@@ -674,7 +674,7 @@ const FLAGS: &[Flag] = &[
         "GNOMON_INGEST_HA_UPDATE_TIMEOUT",
         One("DURATION"),
         "15s",
-        "How often it is noted that a server of an HA pair lives; no more than this is missing when it dies.",
+        "How often it is noted that a server of an HA pair lives.",
     ),
     own(
         CLUSTER,
@@ -692,6 +692,15 @@ const FLAGS: &[Flag] = &[
         One("N"),
         "100",
         "HA pairs that there may be.",
+    ),
+    own(
+        CLUSTER,
+        "ingest.ha-max-held",
+        "GNOMON_INGEST_HA_MAX_HELD",
+        One("BYTES"),
+        "64MiB",
+        "Memory for what the waiting servers of HA pairs sent last, so that nothing is missing when the other one dies; 0 keeps \
+         nothing.",
     ),
     own(
         CLUSTER,

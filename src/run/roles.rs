@@ -144,7 +144,9 @@ fn start_intake(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> p
         }
         None => None,
     };
-    Ok(Intake::new(Arc::clone(router), tracker))
+    let intake = Intake::new(Arc::clone(router), tracker);
+    tokio::spawn(gnomon_ingester::fill_turns(Arc::clone(&intake), process.stop.clone()));
+    Ok(intake)
 }
 
 fn start_ingester(

@@ -329,6 +329,7 @@ async fn append(running: &Running, ledger: &mut Ledger, samples: &[(Place, f64)]
         shard: 0,
         batch: batch.finish(),
         starts_left_out: false,
+        only_newer: false,
     };
     ledger.sent(samples);
     let answer = running.shards.append(request).await.map_err(|e| e.to_string())?;

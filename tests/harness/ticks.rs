@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 pub const TARGETS: usize = 24;
 /// More than twice of what a scrape is late on a machine that does much else: by lateness alone ticks could not be told apart.
-const INTERVAL_MS: i64 = 3000;
+pub const INTERVAL_MS: i64 = 3000;
 /// Seconds.
 pub const TWO_TICKS: f64 = 6.0;
 
@@ -52,7 +52,7 @@ impl Ticks {
     }
 
     /// Every scrape of every target, in milliseconds.
-    async fn scrapes(&self) -> BTreeMap<String, Vec<i64>> {
+    pub async fn scrapes(&self) -> BTreeMap<String, Vec<i64>> {
         let found = client::series(&self.querier.query("up{job=\"app\"}[10m]", now()).await);
         let times = |samples: Vec<(f64, String)>| samples.iter().map(|(at, _)| (at * 1000.0).round() as i64).collect();
         found

@@ -26,23 +26,6 @@ async fn until_led(trio: &Trio, at: usize, count: usize) -> Value {
     .await
 }
 
-/// Who leads the metadata group, by place.
-async fn leader(trio: &Trio) -> usize {
-    eventually("a leader of the metadata group", async || {
-        let shown = shards(trio, 0).await?;
-        let voters = shown["metadata"]["voters"].as_array().map_or(0, Vec::len);
-        let leader = shown["metadata"]["leader"].as_u64()?;
-        let nodes = trio.told_by(0, "/api/v1/cluster/nodes").await?;
-        let node = nodes["nodes"]
-            .as_array()?
-            .iter()
-            .find(|node| node["id"] == leader)?
-            .clone();
-        (voters == NODES).then(|| trio.place_of(node["address"].as_str()?))?
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_shards_is_called_off_after_the_metadata_leader_died() {
     let folder = tempfile::tempdir().expect("temp folder");
@@ -56,7 +39,7 @@ async fn a_change_of_shards_is_called_off_after_the_metadata_leader_died() {
     let mut trio = Trio::new(folder.path(), &flags);
     trio.start_all(None).await;
     until_led(&trio, 0, SHARDS).await;
-    let leads = leader(&trio).await;
+    let leads = trio.metadata_leader().await;
     let (asked, stands) = ((leads + 1) % NODES, (leads + 2) % NODES);
 
     let stop = CancellationToken::new();

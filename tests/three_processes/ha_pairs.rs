@@ -10,8 +10,11 @@ use std::time::Duration;
 
 /// Of all three servers.
 const INTERVAL_MS: i64 = 1_000;
-/// `--ingest.ha-update-timeout`: what may be missing after a death, beside a scrape on either side.
-const UPDATE_MS: i64 = 2_000;
+/// `--ingest.ha-update-timeout`: what would be missing after a death, if nothing of the other one's were held.
+const UPDATE_MS: i64 = 5_000;
+
+/// Of two samples one after the other: a scrape before a death, the next one of the other server, on a busy machine.
+const MOST_BETWEEN_MS: i64 = 3 * INTERVAL_MS;
 
 /// Says what time it is.
 async fn clock() -> u16 {
@@ -88,7 +91,7 @@ async fn a_pair_that_writes_through_different_ingesters_counts_once_whoever_dies
     };
     let folder = tempfile::tempdir().expect("temp folder");
     let update = format!("--ingest.ha-update-timeout={UPDATE_MS}ms");
-    let flags = ["--ingest.ha-tracker", &update, "--ingest.ha-failover-timeout=9s"];
+    let flags = ["--ingest.ha-tracker", &update, "--ingest.ha-failover-timeout=12s"];
     let mut trio = Trio::new(folder.path(), &flags);
     trio.start(None).await;
     let reader = trio.http(2);
@@ -144,15 +147,12 @@ async fn a_pair_that_writes_through_different_ingesters_counts_once_whoever_dies
         }
         let steps: Vec<i64> = counted.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
         let longest = steps.iter().max().copied().unwrap_or_default();
-        assert!(
-            longest <= UPDATE_MS + 3 * INTERVAL_MS,
-            "a gap of {longest} ms: {steps:?}"
-        );
+        assert!(longest <= MOST_BETWEEN_MS, "a gap of {longest} ms: {steps:?}");
         // Where a turn ends and the next begins, two scrapes may be close together; nowhere else.
         let close = steps.iter().filter(|step| **step < INTERVAL_MS / 2).count();
         assert!(close <= 3, "{close} samples are doubled: {steps:?}");
         assert!(
-            counted.len() <= there + 3 && counted.len() + 12 >= there,
+            counted.len() <= there + 3 && counted.len() + 6 >= there,
             "{} samples where the third server has {there}",
             counted.len()
         );

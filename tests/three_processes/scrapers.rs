@@ -1,9 +1,14 @@
-//! Ingesters that scrape too, restarted one after the other as for an upgrade: their targets miss no tick.
+//! Ingesters that scrape too: restarted one after the other as for an upgrade, their targets miss no tick; where one is killed its
+//! targets are scraped again within a lease and an interval.
 
 use crate::harness::eventually;
 use crate::harness::exporter::Exporter;
-use crate::harness::ticks::{TARGETS, TWO_TICKS, Ticks, config};
+use crate::harness::ticks::{INTERVAL_MS, TARGETS, TWO_TICKS, Ticks, config};
 use crate::trio::{NODES, Trio, now_ms};
+use gnomon_cluster::node::LEASE;
+
+/// What a scrape may be late on a machine that does much else.
+const LATE_MS: i64 = 2_000;
 
 fn now() -> f64 {
     now_ms() as f64 / 1000.0
@@ -49,5 +54,56 @@ async fn no_tick_is_missed_or_doubled_by_a_rolling_restart_of_nodes_with_all_rol
         other
             .are_kept(before - TWO_TICKS / 2.0, &format!("node {at} is back"))
             .await;
+    }
+}
+
+/// It leads the metadata group too: who judges its lease has to be elected first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn targets_of_a_killed_node_that_led_the_metadata_group_are_scraped_within_a_lease_and_an_interval() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let exporter = Exporter::start().await;
+    exporter.say("steady 1\n");
+    let mut trio = Trio::new(folder.path(), &[]);
+    trio.scrape(config(&exporter.address));
+    trio.start(None).await;
+    trio.until_whole().await;
+    let leads = trio.metadata_leader().await;
+    let reader = (leads + 1) % NODES;
+    let ticks = Ticks::of(trio.http(reader));
+    ticks.until_scraped(now() + TWO_TICKS).await;
+    let its_own = eventually("all to scrape", async || {
+        let of_each = counted(&trio, reader).await;
+        (of_each.len() == NODES && of_each.iter().sum::<u64>() == TARGETS as u64).then_some(of_each)
+    })
+    .await;
+    let died = now_ms();
+    trio.kill(leads);
+    ticks.until_scraped(now() + TWO_TICKS).await;
+    let again = now_ms();
+
+    let within = LEASE.as_millis() as i64 + INTERVAL_MS + LATE_MS;
+    let mut latest = 0;
+    for (target, times) in ticks.scrapes().await {
+        let first = times.iter().find(|at| **at > died).expect("it was scraped");
+        assert!(
+            first - died <= within,
+            "{target}: scraped again after {} ms",
+            first - died
+        );
+        latest = latest.max(first - died);
+    }
+    // No target was taken for gone meanwhile.
+    let path = format!(
+        "/api/v1/query_range?query=count(up%7Bjob%3D%22app%22%7D)&start={}&end={}&step=1",
+        died / 1000,
+        again / 1000
+    );
+    let counted = trio.told_by(reader, &path).await.expect("an answer");
+    let steps = counted["result"][0]["values"].as_array().expect("steps").clone();
+    assert!(steps.len() as i64 >= (again - died) / 1000, "{steps:?}");
+    assert!(steps.iter().all(|step| step[1] == TARGETS.to_string()), "{steps:?}");
+    println!("targets by node {its_own:?}; those of the dead one scraped again after {latest} ms at most");
+    for at in (0..NODES).filter(|at| *at != leads) {
+        trio.stop(at).await;
     }
 }

@@ -256,6 +256,23 @@ impl Trio {
         }
     }
 
+    /// Who leads the metadata group, by place, once all vote in it.
+    pub(crate) async fn metadata_leader(&self) -> usize {
+        eventually("a leader of the metadata group", async || {
+            let shown = self.cluster("/api/v1/cluster/shards").await?;
+            let voters = shown["metadata"]["voters"].as_array().map_or(0, Vec::len);
+            let leader = shown["metadata"]["leader"].as_u64()?;
+            let nodes = self.cluster("/api/v1/cluster/nodes").await?;
+            let node = nodes["nodes"]
+                .as_array()?
+                .iter()
+                .find(|node| node["id"] == leader)?
+                .clone();
+            (voters == self.nodes.len()).then(|| self.place_of(node["address"].as_str()?))?
+        })
+        .await
+    }
+
     /// The feature level that the cluster has come to.
     pub(crate) async fn level(&self) -> Option<u64> {
         self.cluster("/api/v1/cluster/nodes").await?["featureLevel"].as_u64()

@@ -141,6 +141,7 @@ impl Rig {
             shard: 0,
             batch: batch.finish(),
             starts_left_out: false,
+            only_newer: false,
         };
         self.node.shards.append(request).await
     }

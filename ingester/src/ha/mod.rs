@@ -5,14 +5,19 @@
 //!                                                             -> those are written without the replica's label
 //! ```
 //! Who has the turn is decided in the metadata group (`gnomon_cluster`'s `meta/ha.rs`), so that all ingesters agree.
-//! A sample that is of nobody's turn yet is neither taken nor dropped: its sender is told to come again.
+//! A sample that is of nobody's turn yet is neither taken nor dropped: its sender is told to come again. What is dropped of a time
+//! that whoever has the turn may not reach is held (`held.rs`), and written when the turn goes over (`fill.rs`).
 
+mod fill;
+mod held;
 mod replicas;
 #[cfg(test)]
 mod tests;
 mod tracker;
 mod turns;
 
+pub use fill::fill_turns;
+pub(crate) use held::Form;
 pub(crate) use replicas::{Replicas, Verdicts};
 pub(crate) use tracker::HaError;
 pub use tracker::{HaOptions, HaTracker};

@@ -1,5 +1,6 @@
 //! The replicas of HA pairs in one request, and what becomes of their samples.
 
+use super::held::{Form, StandBy};
 use super::{HaError, HaTracker, Turns};
 use crate::intake::Rows;
 use gnomon_cluster::router::MetricInfo;
@@ -92,22 +93,47 @@ impl<'a> Replicas<'a> {
     /// Asks whose samples count.
     pub(crate) async fn judge(self, tracker: &HaTracker, tenant: &TenantId) -> Result<Verdicts, HaError> {
         let mut turns = Vec::with_capacity(self.found.len());
+        let (mut stand_bys, mut may_fill) = (Vec::new(), false);
         for one in &self.found {
             // One without samples has nothing to decide.
-            turns.push(match one.times {
-                None => Turns::default(),
-                Some((oldest_ms, newest_ms)) => {
-                    let asked = tracker.turns(tenant, one.cluster, one.replica, oldest_ms, newest_ms);
-                    asked.await?
-                }
-            });
+            let Some((oldest_ms, newest_ms)) = one.times else {
+                turns.push(Turns::default());
+                continue;
+            };
+            let asked = tracker.turns(tenant, one.cluster, one.replica, oldest_ms, newest_ms);
+            let found = asked.await?;
+            may_fill |= found.may_fill(oldest_ms, newest_ms);
+            if tracker.held().is_on() && found.may_hold(oldest_ms, newest_ms) {
+                stand_bys.push(StandBy {
+                    cluster: one.cluster.to_owned(),
+                    replica: one.replica.to_owned(),
+                    oldest_ms,
+                    newest_ms,
+                });
+            }
+            turns.push(found);
         }
         Ok(Verdicts {
             of_series: self.of_series,
             turns,
+            stand_bys,
+            may_fill,
+            pass: Pass::All,
             dropped: 0,
         })
     }
+}
+
+/// Which samples a writer is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Pass {
+    /// Those of its turn; the others are dropped.
+    #[default]
+    All,
+    /// Those of its turn; of those that fill the turn before another pass was made.
+    Own,
+    /// Those that fill the turn before.
+    Fills,
 }
 
 /// Whose samples count, for the series of one request.
@@ -115,6 +141,9 @@ impl<'a> Replicas<'a> {
 pub(crate) struct Verdicts {
     of_series: Vec<u32>,
     turns: Vec<Turns>,
+    stand_bys: Vec<StandBy>,
+    may_fill: bool,
+    pass: Pass,
     dropped: u64,
 }
 
@@ -124,11 +153,35 @@ impl Verdicts {
         self.dropped
     }
 
+    /// From here on [`Verdicts::rows`] gives what fills the end of the turn before: true where there may be some. It is to be
+    /// written before the rest, and only what is newer than what there is.
+    pub(crate) fn begin_fills(&mut self) -> bool {
+        if self.may_fill {
+            self.pass = Pass::Fills;
+        }
+        self.may_fill
+    }
+
+    /// From here on all else.
+    pub(crate) fn begin_own(&mut self) {
+        if self.may_fill {
+            self.pass = Pass::Own;
+        }
+    }
+
+    /// Keeps the request for replicas whose samples will count if they should have the next turn.
+    pub(crate) fn hold(self, tracker: &HaTracker, tenant: &TenantId, form: Form, body: &[u8]) {
+        if !self.stand_bys.is_empty() {
+            tracker.hold(tenant, form, self.stand_bys, body);
+        }
+    }
+
     /// What takes the items of a series: those that count.
     pub(crate) fn rows<'b, R: Rows>(&'b mut self, series: u32, inner: &'b mut R) -> Counting<'b, R> {
         let replica = self.of_series.get(series as usize).copied().unwrap_or(NONE);
         Counting {
             turns: self.turns.get(replica as usize),
+            pass: self.pass,
             dropped: &mut self.dropped,
             inner,
         }
@@ -138,13 +191,28 @@ impl Verdicts {
 /// Passes on what counts.
 pub(crate) struct Counting<'b, R> {
     turns: Option<&'b Turns>,
+    pass: Pass,
     dropped: &'b mut u64,
     inner: &'b mut R,
 }
 
 impl<R> Counting<'_, R> {
     fn counts(&self, timestamp_ms: i64) -> bool {
-        self.turns.is_none_or(|turns| turns.has(timestamp_ms))
+        let is_own = self.turns.is_none_or(|turns| turns.has(timestamp_ms));
+        match self.pass {
+            Pass::All | Pass::Own => is_own,
+            Pass::Fills => !is_own && self.turns.is_some_and(|turns| turns.fills(timestamp_ms)),
+        }
+    }
+
+    /// Of one that does not count.
+    fn drop_one(&mut self, timestamp_ms: i64) {
+        let is_dropped = match self.pass {
+            Pass::All => true,
+            Pass::Own => self.turns.is_none_or(|turns| !turns.fills(timestamp_ms)),
+            Pass::Fills => false,
+        };
+        *self.dropped += u64::from(is_dropped);
     }
 }
 
@@ -158,14 +226,14 @@ impl<R: Rows> Rows for Counting<'_, R> {
     fn sample(&mut self, timestamp_ms: i64, value: f64) {
         match self.counts(timestamp_ms) {
             true => self.inner.sample(timestamp_ms, value),
-            false => *self.dropped += 1,
+            false => self.drop_one(timestamp_ms),
         }
     }
 
     fn histogram(&mut self, timestamp_ms: i64, encoded: &[u8]) {
         match self.counts(timestamp_ms) {
             true => self.inner.histogram(timestamp_ms, encoded),
-            false => *self.dropped += 1,
+            false => self.drop_one(timestamp_ms),
         }
     }
 

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::http::Request;
 use futures::stream::BoxStream;
 use gnomon_cluster::meta::MetaMachine;
+use gnomon_model::ids::HA_FILLS_FEATURE_LEVEL;
 use gnomon_model::{Clock, TenantId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::prometheus as wire;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// The metadata group without Raft.
@@ -45,6 +47,7 @@ impl MetaService for Meta {
 struct Rig {
     node: Node,
     meta: Arc<Meta>,
+    intake: Arc<Intake>,
     receiver: Arc<RemoteWrite>,
     tracker: Arc<HaTracker>,
 }
@@ -109,13 +112,29 @@ impl Rig {
         let registry = prometheus::Registry::new();
         let tracker = HaTracker::new(options, service, states, clock.clone(), &registry).unwrap();
         let intake = Intake::new(node.router.clone(), Some(tracker.clone()));
-        let receiver = RemoteWrite::new(intake, RemoteWriteOptions::default(), &node.metrics, clock);
+        let receiver = RemoteWrite::new(intake.clone(), RemoteWriteOptions::default(), &node.metrics, clock);
         Self {
             node,
             meta,
+            intake,
             receiver,
             tracker,
         }
+    }
+
+    /// Of a build that fills the end of the turn before, and does.
+    fn that_fills(options: HaOptions) -> (Self, tokio_util::sync::DropGuard) {
+        let level = HA_FILLS_FEATURE_LEVEL.0;
+        let rig = Self::with_options(level, options);
+        let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+        let answer = rig.meta.machine.apply_command(&MetaCommand {
+            proposed_at_ms: NOW,
+            command: Some(raise),
+        });
+        assert_eq!(answer.refused, "");
+        let stop = CancellationToken::new();
+        tokio::spawn(fill_turns(rig.intake.clone(), stop.clone()));
+        (rig, stop.drop_guard())
     }
 
     fn now(&self) -> i64 {
@@ -264,6 +283,61 @@ async fn what_is_nobodys_yet_is_neither_taken_nor_dropped() {
     assert_eq!(rig.write("c", 1, &[NOW + 20_000, NOW + 28_000]).await, 204);
     assert!(rig.stored(STORED).await.contains(&(NOW + 20_000, 1.0)));
     assert_eq!(rig.stored(STORED).await.len(), 5);
+}
+
+fn half_a_minute(max_held_bytes: usize) -> HaOptions {
+    HaOptions {
+        failover_timeout: Duration::from_secs(30),
+        max_held_bytes,
+        ..HaOptions::default()
+    }
+}
+
+/// What the other one sent while the first had the turn is written behind the first one's last sample.
+#[tokio::test]
+async fn nothing_is_missing_where_the_turn_goes_over() {
+    let (rig, _stop) = Rig::that_fills(half_a_minute(1 << 20));
+    assert_eq!(rig.write("c", 1, &[NOW]).await, 204);
+    for ms in [1_000, 5_000, 10_000, 14_000] {
+        assert_eq!(rig.write("c", 2, &[NOW + ms]).await, 204);
+    }
+    assert_eq!(rig.write("c", 1, &[NOW + 6_000]).await, 204);
+    let waits = [NOW + 14_500, NOW + 15_500];
+    assert_eq!(rig.write("c", 2, &waits).await, 503);
+    assert_eq!(rig.stored(STORED).await, [(NOW, 1.0), (NOW + 6_000, 1.0)]);
+    // The first one is dead.
+    rig.node.clock.advance(Duration::from_secs(36));
+    assert_eq!(rig.write("c", 2, &waits).await, 503, "after what is held");
+    let mut expected = vec![(NOW, 1.0), (NOW + 6_000, 1.0), (NOW + 10_000, 2.0), (NOW + 14_000, 2.0)];
+    let filled = async {
+        while rig.stored(STORED).await != expected {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), filled)
+        .await
+        .expect("what is held");
+    // It was not dead: what it kept of that time would be there twice.
+    assert_eq!(rig.write("c", 1, &[NOW + 7_000, NOW + 12_000]).await, 204);
+    assert_eq!(rig.stored(STORED).await, expected);
+    rig.node.clock.advance(Duration::from_secs(3));
+    assert_eq!(rig.write("c", 2, &waits).await, 204);
+    expected.extend([(NOW + 14_500, 2.0), (NOW + 15_500, 2.0)]);
+    assert_eq!(rig.stored(STORED).await, expected);
+    assert_eq!(rig.tracker.held().bytes(), 0);
+}
+
+/// Nobody has what the other one sent: the first one's own is as good as it was.
+#[tokio::test]
+async fn where_nothing_is_held_the_turn_ends_where_it_ended() {
+    let (rig, _stop) = Rig::that_fills(half_a_minute(0));
+    assert_eq!(rig.write("c", 1, &[NOW]).await, 204);
+    assert_eq!(rig.write("c", 2, &[NOW + 14_000]).await, 204);
+    rig.node.clock.advance(Duration::from_secs(36));
+    assert_eq!(rig.write("c", 2, &[NOW + 15_500]).await, 204);
+    assert_eq!(rig.write("c", 1, &[NOW + 7_000]).await, 204);
+    let expected = [(NOW, 1.0), (NOW + 7_000, 1.0), (NOW + 15_500, 2.0)];
+    assert_eq!(rig.stored(STORED).await, expected);
 }
 
 /// One sample that is dated ahead lengthens no turn: what the other one has is not dropped after a death.

@@ -1,8 +1,9 @@
 //! Asks the metadata group whose turn it is, seldom.
 
-use super::turns::{Step, Turns, as_it_stands, step};
+use super::held::{Form, Held, StandBy};
+use super::turns::{FILL_MS, Step, Turns, as_it_stands, is_filling, step};
 use gnomon_cluster::clients::decide;
-use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, HA_FILLS_FEATURE_LEVEL};
 use gnomon_model::{Clock, TenantId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::MetaService;
@@ -32,13 +33,15 @@ pub struct HaOptions {
     pub cluster_label: String,
     /// The label by which they differ; it is dropped. A series without either of them is taken as it is.
     pub replica_label: String,
-    /// How far beyond its newest sample a replica's turn goes: how often it is lengthened, and what is missing at most
-    /// when it dies.
+    /// How far beyond its newest sample a replica's turn goes: how often it is lengthened.
     pub update_timeout: Duration,
     /// Silence, or lag behind the other, after which the turn goes over. Longer than samples of a pair are apart.
     pub failover_timeout: Duration,
     /// Pairs that a tenant may have.
     pub max_clusters: u32,
+    /// Of what stand-bys sent last, for when one of them is taken; 0: nothing is kept, and up to `update_timeout` and an interval
+    /// are missing.
+    pub max_held_bytes: usize,
 }
 
 impl Default for HaOptions {
@@ -50,6 +53,7 @@ impl Default for HaOptions {
             update_timeout: Duration::from_secs(15),
             failover_timeout: Duration::from_secs(120),
             max_clusters: 100,
+            max_held_bytes: 64 << 20,
         }
     }
 }
@@ -85,6 +89,9 @@ struct Metrics {
     waits: IntCounter,
     deduplicated: IntCounter,
     pairs: IntGauge,
+    held_bytes: IntGauge,
+    held_gone: IntCounter,
+    filled: IntCounter,
 }
 
 impl Metrics {
@@ -102,11 +109,26 @@ impl Metrics {
             &["outcome"],
         )?;
         registry.register(Box::new(claims.clone()))?;
-        let pairs = IntGauge::new("gnomon_ha_pairs", "HA pairs that the cluster knows.")?;
-        registry.register(Box::new(pairs.clone()))?;
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
         Ok(Self {
             claims,
-            pairs,
+            pairs: gauge("gnomon_ha_pairs", "HA pairs that the cluster knows.")?,
+            held_bytes: gauge(
+                "gnomon_ha_held_bytes",
+                "Bytes of requests of stand-bys that are held until whoever has the turn has passed them.",
+            )?,
+            held_gone: counter(
+                "gnomon_ha_held_dropped_total",
+                "Held requests of stand-bys that are lost to a fail-over: there was no room for them, or they could not be written.",
+            )?,
+            filled: counter(
+                "gnomon_ha_filled_samples_total",
+                "Held samples of stand-bys that were written behind the last ones of whoever had the turn.",
+            )?,
             changes: counter(
                 "gnomon_ha_turns_total",
                 "Turns of HA pairs that began by a claim of this node.",
@@ -133,6 +155,7 @@ pub struct HaTracker {
     lanes: Vec<tokio::sync::Mutex<()>>,
     /// When which replica claimed last (monotonic), by hash.
     claimed: Mutex<HashMap<u64, Duration>>,
+    held: Held,
 }
 
 impl HaTracker {
@@ -146,6 +169,7 @@ impl HaTracker {
         registry: &Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         Ok(Arc::new(Self {
+            held: Held::new(options.max_held_bytes),
             options,
             meta,
             states,
@@ -158,6 +182,33 @@ impl HaTracker {
 
     pub(crate) fn options(&self) -> &HaOptions {
         &self.options
+    }
+
+    pub(super) fn states(&self) -> watch::Receiver<Arc<MetaState>> {
+        self.states.clone()
+    }
+
+    pub(super) const fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Keeps a request of stand-bys for when one of them is taken.
+    pub(super) fn hold(&self, tenant: &TenantId, form: Form, stand_bys: Vec<StandBy>, body: &[u8]) {
+        let gone = self.held.keep(tenant, form, stand_bys, body);
+        self.metrics.held_gone.inc_by(gone);
+        self.note_held();
+    }
+
+    pub(super) fn note_held(&self) {
+        self.metrics.held_bytes.set(self.held.bytes() as i64);
+    }
+
+    pub(crate) fn count_filled(&self, samples: u64) {
+        self.metrics.filled.inc_by(samples);
+    }
+
+    pub(super) fn count_not_filled(&self, requests: u64) {
+        self.metrics.held_gone.inc_by(requests);
     }
 
     pub(crate) fn count_deduplicated(&self, samples: u64) {
@@ -187,19 +238,38 @@ impl HaTracker {
                 .min(self.clock.now().0)
                 .saturating_sub(self.options.failover_ms());
             let first_ms = oldest_ms.max(earliest_ms);
-            self.claim(tenant, cluster, replica, first_ms, true, key).await?;
+            self.claim(tenant, cluster, replica, (first_ms, first_ms), true, key)
+                .await?;
         }
         match self.step(tenant, cluster, replica, newest_ms) {
             Step::Go(turns) => Ok(turns),
             Step::Wait => Err(self.wait(cluster)),
-            Step::Claim { urgent } => self.claim(tenant, cluster, replica, newest_ms, urgent, key).await,
+            Step::Filling => Err(self.filling(cluster)),
+            Step::Claim { urgent } => {
+                let times = (oldest_ms, newest_ms);
+                self.claim(tenant, cluster, replica, times, urgent, key).await
+            }
         }
     }
 
     fn step(&self, tenant: &TenantId, cluster: &str, replica: &str, newest_ms: i64) -> Step {
         let state = Arc::clone(&self.states.borrow());
         let now_ms = self.clock.now().0;
-        step(find(&state, tenant, cluster), replica, newest_ms, now_ms, &self.options)
+        let pair = find(&state, tenant, cluster);
+        let step = step(pair, replica, newest_ms, now_ms, &self.options);
+        let begins_ms = pair.and_then(|pair| pair.turns.last()).map(|turn| turn.from_ms);
+        match begins_ms {
+            Some(begins_ms) if newest_ms >= begins_ms && self.held.is_filling(tenant, cluster) => Step::Filling,
+            _ => step,
+        }
+    }
+
+    fn filling(&self, cluster: &str) -> HaError {
+        self.metrics.waits.inc();
+        HaError::Retry(format!(
+            "HA cluster {cluster:?}: what this replica sent of the end of the turn before is written first, within {} s or so",
+            FILL_MS as f64 / 1e3
+        ))
     }
 
     fn wait(&self, cluster: &str) -> HaError {
@@ -223,7 +293,7 @@ impl HaTracker {
         tenant: &TenantId,
         cluster: &str,
         replica: &str,
-        newest_ms: i64,
+        (oldest_ms, newest_ms): (i64, i64),
         urgent: bool,
         key: u64,
     ) -> Result<Turns, HaError> {
@@ -235,7 +305,9 @@ impl HaTracker {
             let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
             return stands.ok_or_else(|| self.wait(cluster));
         }
+        let fills = !has_turn && self.fills(tenant, cluster, replica, (oldest_ms, newest_ms));
         let command = Command::ClaimHaTurn(ClaimHaTurn {
+            fills,
             tenant: tenant.as_str().to_owned(),
             cluster: cluster.to_owned(),
             replica: replica.to_owned(),
@@ -276,12 +348,28 @@ impl HaTracker {
                 "HA pair: the samples of this replica count from now on"
             );
         }
-        let turns = Turns::of(pair, replica);
+        if is_filling(pair, self.clock.now().0) && pair.turns.last().is_some_and(|turn| newest_ms >= turn.from_ms) {
+            return Err(self.filling(cluster));
+        }
+        let turns = Turns::of(pair, replica, self.options.update_ms());
         Ok(if newest_ms < pair.until_ms {
             turns
         } else {
             turns.open_ended()
         })
+    }
+
+    /// Whether something of the end of the turn that another has is held here, or comes with these times, and all nodes know what
+    /// to do with it.
+    fn fills(&self, tenant: &TenantId, cluster: &str, replica: &str, (oldest_ms, newest_ms): (i64, i64)) -> bool {
+        let state = Arc::clone(&self.states.borrow());
+        let pair = find(&state, tenant, cluster).filter(|_| state.feature_level >= HA_FILLS_FEATURE_LEVEL.0);
+        let Some(pair) = pair.filter(|_| self.held.is_on()) else {
+            return false;
+        };
+        let extend_ms = self.options.update_ms();
+        Turns::of(pair, replica, extend_ms).may_hold(oldest_ms, newest_ms)
+            || self.held.has(tenant, pair, replica, extend_ms)
     }
 
     fn last_turn(&self, tenant: &TenantId, cluster: &str) -> Option<(String, i64)> {
@@ -345,7 +433,7 @@ impl HaTracker {
     }
 }
 
-fn find<'a>(state: &'a MetaState, tenant: &TenantId, cluster: &str) -> Option<&'a HaPair> {
+pub(super) fn find<'a>(state: &'a MetaState, tenant: &TenantId, cluster: &str) -> Option<&'a HaPair> {
     let key = (tenant.as_str(), cluster);
     let found = state
         .ha_pairs

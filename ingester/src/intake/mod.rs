@@ -44,6 +44,20 @@ impl Intake {
         self.ha.as_deref().map(HaTracker::options)
     }
 
+    /// Counts what came of the samples that fill the end of the turn before: those that were taken. What is not newer than what
+    /// there is is dropped; so is what no shard takes, which is told of with the rest of the request, if at all.
+    pub(crate) fn filled(&self, outcome: &WriteOutcome) -> Result<u64, NotWritten> {
+        if let Some(error) = &outcome.retryable {
+            return Err(NotWritten::Retry(error.to_string()));
+        }
+        let refused = outcome.refused.iter().map(|refused| refused.count).sum::<u64>();
+        self.deduplicated(refused + outcome.duplicates);
+        if let Some(ha) = &self.ha {
+            ha.count_filled(outcome.taken);
+        }
+        Ok(outcome.taken)
+    }
+
     /// Counts what was dropped.
     pub(crate) fn deduplicated(&self, samples: u64) {
         if let Some(ha) = &self.ha {
@@ -62,6 +76,8 @@ pub(crate) struct Written {
     pub(crate) exemplars: u64,
     /// Samples and histograms of replicas that do not have the turn, which were dropped.
     pub(crate) deduplicated: u64,
+    /// Of replicas that have the turn: those that were written behind the end of the turn before.
+    pub(crate) filled: u64,
 }
 
 /// Why nothing of a request was written.

@@ -6,7 +6,7 @@ mod labels;
 pub(crate) mod scan;
 #[cfg(test)]
 mod tests;
-mod version_1;
+pub(crate) mod version_1;
 pub(crate) mod version_2;
 #[cfg(test)]
 mod version_2_tests;

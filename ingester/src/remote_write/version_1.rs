@@ -2,9 +2,9 @@
 
 use super::labels::{self, BodyLabels};
 use super::scan::{self, BadBody, Fields, Outline};
-use crate::ha::{HaOptions, Replicas, Verdicts};
+use crate::ha::{Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NotWritten, Rows, Written};
-use gnomon_cluster::router::MetricInfo;
+use gnomon_cluster::router::{MetricInfo, RouterBatch};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
 
 /// Writes a decompressed body: nothing of it where it is malformed.
@@ -29,13 +29,14 @@ pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Re
         _ => Verdicts::default(),
     };
     let mut written = Written::default();
-    let mut batch = intake.router.batch(tenant, &labels);
-    batch.announce(&identities);
-    for (number, (identity, items)) in identities.iter().zip(items).enumerate() {
-        batch.series(*identity, number as u32);
-        let mut rows = verdicts.rows(number as u32, &mut batch);
-        add_items(&mut rows, items, &mut written).map_err(bad)?;
+    if verdicts.begin_fills() {
+        let mut batch = intake.router.batch(tenant, &labels).only_newer();
+        add_series(&mut batch, &identities, &items, &mut verdicts, &mut Written::default()).map_err(bad)?;
+        written.filled = intake.filled(&batch.send(intake.timeout).await)?;
     }
+    verdicts.begin_own();
+    let mut batch = intake.router.batch(tenant, &labels);
+    add_series(&mut batch, &identities, &items, &mut verdicts, &mut written).map_err(bad)?;
     for (start, end) in &outline.metadata {
         let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
         add_metadata(&mut batch, bytes).map_err(bad)?;
@@ -43,7 +44,25 @@ pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Re
     written.deduplicated = verdicts.dropped();
     intake.deduplicated(written.deduplicated);
     written.outcome = batch.send(intake.timeout).await;
+    if let (Some(tracker), None) = (&intake.ha, &written.outcome.retryable) {
+        verdicts.hold(tracker, tenant, Form::Version1, body);
+    }
     Ok(written)
+}
+
+fn add_series(
+    batch: &mut RouterBatch<'_>,
+    identities: &[u128],
+    items: &[&[u8]],
+    verdicts: &mut Verdicts,
+    written: &mut Written,
+) -> Result<(), BadBody> {
+    batch.announce(identities);
+    for (number, (identity, items)) in (0..).zip(identities.iter().zip(items)) {
+        batch.series(*identity, number);
+        add_items(&mut verdicts.rows(number, batch), items, written)?;
+    }
+    Ok(())
 }
 
 /// Whose series they are. One pass more over the samples, where HA pairs are looked for.

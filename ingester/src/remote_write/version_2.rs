@@ -5,7 +5,7 @@
 use super::labels::what_is_wrong;
 use super::scan::{self, BadBody, Fields, Span, Value};
 use super::version_1::kind_name;
-use crate::ha::{HaOptions, Replicas, Verdicts};
+use crate::ha::{Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NO_LABELS, NotWritten, Rows, Written, put_canonical};
 use gnomon_cluster::router::{LabelSource, MetricInfo};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
@@ -330,6 +330,19 @@ pub(crate) async fn write_request(
     };
     request.ha = ha.as_deref().map(crate::ha::HaTracker::options);
     let mut written = Written::default();
+    if verdicts.begin_fills() {
+        let mut batch = intake.router.batch(tenant, &request).only_newer();
+        batch.announce(&identities);
+        let mut ignored = Written::default();
+        for (number, identity) in (0..).zip(&identities) {
+            batch.series(*identity, number);
+            request
+                .add_items(number, &mut verdicts.rows(number, &mut batch), &mut ignored)
+                .map_err(bad)?;
+        }
+        written.filled = intake.filled(&batch.send(intake.timeout).await)?;
+    }
+    verdicts.begin_own();
     let mut batch = intake.router.batch(tenant, &request);
     batch.announce(&identities);
     let mut last: &[u8] = &[];
@@ -343,6 +356,9 @@ pub(crate) async fn write_request(
     written.deduplicated = verdicts.dropped();
     intake.deduplicated(written.deduplicated);
     written.outcome = batch.send(intake.timeout).await;
+    if let (Some(tracker), None) = (&ha, &written.outcome.retryable) {
+        verdicts.hold(tracker, tenant, Form::Version2, request.body);
+    }
     Ok(written)
 }
 

@@ -61,8 +61,12 @@ impl Shards {
         if is_doubled(&shard, &batch) {
             return Ok(doubled(&batch));
         }
+        let mut limits = self.limits_of(&shard);
+        if request.only_newer {
+            limits.out_of_order_ms = 0;
+        }
         let command = Command::Batch {
-            limits: self.limits_of(&shard),
+            limits,
             batch: &request.batch[..],
         };
         let answer = shard.propose(command).await?;

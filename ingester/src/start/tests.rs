@@ -106,6 +106,7 @@ impl Running {
             shard: 0,
             batch: batch.finish(),
             starts_left_out: false,
+            only_newer: false,
         };
         let acknowledged = async {
             loop {

@@ -71,7 +71,7 @@ impl GroupId {
 }
 
 /// The newest feature level this build understands.
-pub const CURRENT_FEATURE_LEVEL: FeatureLevel = RING_TIMES_FEATURE_LEVEL;
+pub const CURRENT_FEATURE_LEVEL: FeatureLevel = HA_FILLS_FEATURE_LEVEL;
 /// What every version understands.
 pub const BASE_FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);
 /// Deletes in the catalogue and in the logs of shards.
@@ -96,6 +96,8 @@ pub const BLOCK_EXTRAS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
 pub const START_TIMES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(6);
 /// The metadata state says when a scraper came into the ring or left it.
 pub const RING_TIMES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(7);
+/// Who takes over the turn of an HA pair fills the end of the turn before; batches of which only what is newer is taken.
+pub const HA_FILLS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(8);
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

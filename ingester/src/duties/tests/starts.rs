@@ -51,6 +51,7 @@ async fn a_block_has_the_starts_of_its_samples() {
         shard: 0,
         batch: builder().finish(),
         starts_left_out: true,
+        only_newer: false,
     };
     rig.node.shards.append(request).await.unwrap();
     let level = START_TIMES_FEATURE_LEVEL.0;

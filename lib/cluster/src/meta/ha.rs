@@ -7,12 +7,17 @@
 //! another claims                nothing, while who has the turn is heard of and keeps up;
 //!                               else the turn is its own from where the one before ends
 //! ```
+//! How far the samples of the one before really reach is not known: to somewhere in the last `extend_ms` of its turn. Where
+//! samples of the next one are held that are of that time (`ClaimHaTurn.fills`), they are written behind what there is of each
+//! series, and the one before has nothing of that time any more.
+//!
 //! Invariant: turns of a pair never overlap, and where one ends never moves once the next has begun. So whoever goes by
-//! an older state takes no sample that a newer state gives to somebody else.
+//! an older state takes no sample that a newer state gives to somebody else, but of the time that is filled, from one that was
+//! silent for as long as a fail-over takes.
 
 use super::machine::{Effect, Refusal};
 use gnomon_model::TenantId;
-use gnomon_model::ids::CLUSTER_FEATURE_LEVEL;
+use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, HA_FILLS_FEATURE_LEVEL};
 use gnomon_proto::v1::{ClaimHaTurn, HaPair, HaTurn, MetaState};
 
 /// Pairs of all tenants.
@@ -39,6 +44,7 @@ pub(super) fn claim(state: &mut MetaState, c: &ClaimHaTurn, now_ms: i64) -> Resu
     let turn = |from_ms| HaTurn {
         replica: c.replica.clone(),
         from_ms,
+        ..HaTurn::default()
     };
     let Ok(at) = found else {
         make_room(state, c, now_ms)?;
@@ -63,7 +69,13 @@ pub(super) fn claim(state: &mut MetaState, c: &ClaimHaTurn, now_ms: i64) -> Resu
         if !silent && !lags {
             return Ok(Effect::NONE);
         }
-        pair.turns.push(turn(pair.until_ms));
+        let mut next = turn(pair.until_ms);
+        if c.fills {
+            let least_ms = pair.turns.last().map_or(i64::MIN, |last| last.from_ms);
+            next.fills_from_ms = Some(fills_from_ms(pair.until_ms, c.extend_ms).max(least_ms));
+            next.claimed_ms = now_ms;
+        }
+        pair.turns.push(next);
         let too_many = pair.turns.len().saturating_sub(MAX_TURNS);
         pair.turns.drain(..too_many);
     }
@@ -73,6 +85,13 @@ pub(super) fn claim(state: &mut MetaState, c: &ClaimHaTurn, now_ms: i64) -> Resu
     Ok(Effect::changed())
 }
 
+/// From when on samples of a replica that waits for its turn may be wanted, as the turn before ends at `until_ms`: it was
+/// lengthened to that when its newest sample was `extend_ms` before, and a target's sample before that may be as much older.
+#[must_use]
+pub const fn fills_from_ms(until_ms: i64, extend_ms: i64) -> i64 {
+    until_ms.saturating_sub(extend_ms.saturating_mul(2))
+}
+
 fn check(state: &MetaState, c: &ClaimHaTurn) -> Result<(), Refusal> {
     if state.feature_level < CLUSTER_FEATURE_LEVEL.0 {
         return Err(format!(
@@ -80,6 +99,10 @@ fn check(state: &MetaState, c: &ClaimHaTurn) -> Result<(), Refusal> {
             state.feature_level
         )
         .into());
+    }
+    if c.fills && state.feature_level < HA_FILLS_FEATURE_LEVEL.0 {
+        let level = state.feature_level;
+        return Err(format!("the cluster is at feature level {level}, filling needs {HA_FILLS_FEATURE_LEVEL}").into());
     }
     c.tenant.parse::<TenantId>().map_err(|e| Refusal(e.to_string()))?;
     for (what, name) in [("cluster", &c.cluster), ("replica", &c.replica)] {

@@ -28,7 +28,7 @@ pub use config::MAX_CONFIG_BYTES;
 pub use epochs::{EPOCH_GUARD_MS, MAX_SHARDS};
 pub(crate) use forget::forgettable;
 pub use forget::{CannotForget, FORGET_AFTER_MS, check_forget, forget_node};
-pub use ha::{MAX_HA_NAME_BYTES, MAX_HA_PAIRS};
+pub use ha::{MAX_HA_NAME_BYTES, MAX_HA_PAIRS, fills_from_ms};
 pub use machine::MetaMachine;
 pub(crate) use nodes::FOUNDER_ID;
 pub use nodes::MAX_LEASE_MS;

@@ -28,6 +28,8 @@ pub(super) struct Chunk {
     pub(super) known: Vec<NamedSeries>,
     /// By index among the batch's new series; references are 0.
     pub(super) new: Vec<NamedSeries>,
+    /// Only what is newer than its series' newest sample is to be taken.
+    pub(super) only_newer: bool,
 }
 
 /// Encodes rows, or one tick, for one shard.
@@ -43,6 +45,7 @@ pub(super) struct ChunkWriter {
     /// An upper bound of the bytes still to come; only kept for ticks, whose last piece has to say so at its start.
     to_come: usize,
     open_is_last: bool,
+    only_newer: bool,
     done: Vec<Chunk>,
 }
 
@@ -60,8 +63,15 @@ impl ChunkWriter {
             new_index: ByKey::default(),
             to_come: 0,
             open_is_last: true,
+            only_newer: false,
             done: Vec::new(),
         }
+    }
+
+    /// Of which only what is newer is to be taken, or all.
+    pub(super) fn only_newer(mut self, only_newer: bool) -> Self {
+        self.only_newer = only_newer;
+        self
     }
 
     /// `to_come` is an upper bound of the bytes of the items that will be added: [`ITEM_BYTES`] for each, and texts.
@@ -96,6 +106,7 @@ impl ChunkWriter {
             bytes: full.finish(),
             known: std::mem::take(&mut self.known),
             new: std::mem::take(&mut self.new),
+            only_newer: self.only_newer,
         });
         self.new_index.clear();
     }

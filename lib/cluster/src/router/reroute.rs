@@ -111,6 +111,7 @@ fn as_rows(
         placement,
         seed: TenantSeed::of(view.tenant()),
         labels,
+        only_newer: chunk.only_newer,
         texts: HashMap::new(),
         lanes: Vec::new(),
     };
@@ -147,6 +148,7 @@ struct Moving<'a> {
     placement: &'a Placement,
     seed: TenantSeed,
     labels: &'a dyn LabelSource,
+    only_newer: bool,
     /// By the caller's number.
     texts: HashMap<u32, Vec<u8>>,
     lanes: Vec<(Owner, ChunkWriter)>,
@@ -172,7 +174,7 @@ impl Moving<'_> {
             return Ok(());
         };
         let at = self.lanes.iter().position(|(o, _)| *o == owner).unwrap_or_else(|| {
-            let writer = ChunkWriter::rows(self.view.tenant(), owner.epoch);
+            let writer = ChunkWriter::rows(self.view.tenant(), owner.epoch).only_newer(self.only_newer);
             self.lanes.push((owner, writer));
             self.lanes.len() - 1
         });

@@ -69,7 +69,10 @@ impl Resend<'_> {
         for group in self.view.groups() {
             let group = group?;
             let mut writer = match &group.tick {
-                None => ChunkWriter::rows(self.view.tenant(), self.view.epoch()),
+                None => {
+                    let writer = ChunkWriter::rows(self.view.tenant(), self.view.epoch());
+                    writer.only_newer(self.chunk.only_newer)
+                }
                 Some(header) => {
                     let to_come = self.bound(&group)?;
                     ChunkWriter::tick(self.view.tenant(), self.view.epoch(), header.clone(), to_come)

@@ -34,6 +34,7 @@ pub struct RouterBatch<'a> {
     refused: Vec<Refused>,
     /// No epoch was there to place a sample by.
     unplaced: bool,
+    only_newer: bool,
     hits: u64,
     misses: u64,
 }
@@ -69,9 +70,18 @@ impl<'a> RouterBatch<'a> {
             scratch: Vec::new(),
             refused: Vec::new(),
             unplaced: false,
+            only_newer: false,
             hits: 0,
             misses: 0,
         }
+    }
+
+    /// Of each series only what is newer than its newest sample is taken, whatever the out-of-order window; the rest is refused
+    /// as out of order. Needs feature level 8.
+    #[must_use]
+    pub fn only_newer(mut self) -> Self {
+        self.only_newer = true;
+        self
     }
 
     /// Says which series will come: `identities[n]` is that of the one whose number is `n`. They are looked up together,
@@ -229,7 +239,7 @@ impl<'a> RouterBatch<'a> {
         let Some(owner) = self.placement.owner(self.seed, labels, TimestampMs(timestamp_ms)) else {
             return;
         };
-        let lane = lane_of(&mut self.lanes, self.tenant, owner);
+        let lane = lane_of(&mut self.lanes, self.tenant, owner, self.only_newer);
         let writer = &mut self.lanes[lane].1;
         writer.make_room(ITEM_BYTES + self.scratch.len());
         let key = writer.new_series(key, self.series, labels);
@@ -237,7 +247,7 @@ impl<'a> RouterBatch<'a> {
     }
 
     fn lane(&mut self, owner: Owner) -> usize {
-        lane_of(&mut self.lanes, self.tenant, owner)
+        lane_of(&mut self.lanes, self.tenant, owner, self.only_newer)
     }
 
     /// Sends everything, to all shards at once. After `deadline` whatever has no answer is reported as retryable.
@@ -286,11 +296,12 @@ impl<'a> RouterBatch<'a> {
     }
 }
 
-fn lane_of(lanes: &mut Vec<(Owner, ChunkWriter)>, tenant: &TenantId, owner: Owner) -> usize {
+fn lane_of(lanes: &mut Vec<(Owner, ChunkWriter)>, tenant: &TenantId, owner: Owner, only_newer: bool) -> usize {
     if let Some(at) = lanes.iter().position(|(o, _)| *o == owner) {
         return at;
     }
-    lanes.push((owner, ChunkWriter::rows(tenant, owner.epoch)));
+    let writer = ChunkWriter::rows(tenant, owner.epoch).only_newer(only_newer);
+    lanes.push((owner, writer));
     lanes.len() - 1
 }
 

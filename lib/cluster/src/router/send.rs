@@ -345,6 +345,7 @@ impl Router {
             shard: shard.0,
             batch: chunk.bytes.clone(),
             starts_left_out: self.leaves_out_starts(),
+            only_newer: chunk.only_newer,
         };
         let sent = match writer.to {
             None => writer.client.append(request),

@@ -11,7 +11,17 @@ pub(super) fn claim(cluster: &str, replica: &str, newest_ms: i64) -> Command {
         extend_ms: 15_000,
         failover_ms: 30_000,
         max_pairs: 2,
+        fills: false,
     })
+}
+
+/// Of one whose samples are held.
+fn claim_and_fill(cluster: &str, replica: &str, newest_ms: i64) -> Command {
+    let mut command = claim(cluster, replica, newest_ms);
+    if let Command::ClaimHaTurn(claim) = &mut command {
+        claim.fills = true;
+    }
+    command
 }
 
 fn at_level_4() -> MetaMachine {
@@ -64,6 +74,51 @@ fn the_other_has_its_turn_after_silence_from_where_the_first_ends() {
     // The first one is back: its turn is over, and what it claims is without effect.
     run(&machine, &[(52_000, claim("c", "a", 52_000), "")]);
     assert_eq!(pair(&machine, "c").1, 65_000);
+}
+
+#[test]
+fn who_has_samples_of_the_end_of_the_turn_before_takes_that_too() {
+    let machine = at_level_4();
+    let refused = "the cluster is at feature level 4, filling needs 8";
+    run(
+        &machine,
+        &[
+            (1000, claim("c", "a", 900), ""),
+            (80_000, claim_and_fill("c", "b", 80_000), refused),
+        ],
+    );
+    let node = |id| {
+        Command::RegisterNode(RegisterNode {
+            node: Some(Node {
+                id,
+                address: "127.0.0.1:9095".into(),
+                incarnation: 2,
+                feature_level: 8,
+                ..Node::default()
+            }),
+            lease_ms: 1000,
+        })
+    };
+    let level = Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 8 });
+    run(&machine, &[(0, node(1), ""), (0, node(2), ""), (0, level, "")]);
+    let last = || {
+        let state = machine.state();
+        let turn = state.ha_pairs[0].turns.last().expect("a turn").clone();
+        (turn.replica, turn.from_ms, turn.fills_from_ms, turn.claimed_ms)
+    };
+    // Not before its beginning.
+    run(&machine, &[(80_000, claim_and_fill("c", "b", 80_000), "")]);
+    assert_eq!(last(), ("b".into(), 15_900, Some(-14_100), 80_000));
+    run(&machine, &[(200_000, claim_and_fill("c", "a", 200_000), "")]);
+    assert_eq!(last(), ("a".into(), 95_000, Some(65_000), 200_000));
+    run(
+        &machine,
+        &[
+            (201_000, claim_and_fill("c", "a", 201_000), ""),
+            (300_000, claim("c", "b", 300_000), ""),
+        ],
+    );
+    assert_eq!(last(), ("b".into(), 216_000, None, 0));
 }
 
 #[test]
