@@ -151,7 +151,7 @@ mod tests {
             let message = http_body_util::Full::new(Bytes::from_static(&[0, 0, 0, 0, 0]));
             let mut request = Request::new(Body::new(message));
             *request.headers_mut() = with_timeout(timeout);
-            let answer = unary(never, request).await;
+            let answer = unary(tower::service_fn(never), request).await;
             let status = Status::from_header_map(answer.headers()).expect("a status");
             assert_eq!(status.code(), code, "{timeout}");
         }
