@@ -134,6 +134,10 @@ async fn a_pair_that_writes_through_different_ingesters_counts_once_whoever_dies
     let end = back + 4_000;
     let seen = samples(&truth.http, end).await;
     let turns = sum(&trio, "gnomon_ha_turns_total", &[0, 1, 2]).await;
+    // The first turn that went over was filled by an ingester that died afterwards.
+    let filled = sum(&trio, "gnomon_ha_filled_samples_total", &[0, 1, 2]).await;
+    assert!(filled > 0.0, "nothing was filled");
+    assert_eq!(sum(&trio, "gnomon_ha_held_dropped_total", &[0, 1, 2]).await, 0.0);
     for at in 0..NODES {
         let counted = samples(&trio.http(at), end).await;
         let (Some(from), Some(to)) = (counted.first(), counted.last()) else {

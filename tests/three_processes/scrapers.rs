@@ -76,8 +76,8 @@ async fn targets_of_a_killed_node_that_led_the_metadata_group_are_scraped_within
         (of_each.len() == NODES && of_each.iter().sum::<u64>() == TARGETS as u64).then_some(of_each)
     })
     .await;
-    let died = now_ms();
     trio.kill(leads);
+    let died = now_ms();
     ticks.until_scraped(now() + TWO_TICKS).await;
     let again = now_ms();
 

@@ -6,24 +6,23 @@
 //! the other's turn goes on                         -> what it has passed goes
 //! the turn goes over to the stand-by               -> what there is of the end of the turn before is written (`fill.rs`)
 //! ```
-//! Bounds: bytes of all together, the oldest go first. What a node has kept ends with it: a fail-over misses it then.
+//! Bounds: bytes of all together, those that are being written too; the oldest of whoever has most go first. What a node has kept
+//! ends with it: a fail-over misses it then.
 
 use super::tracker::find;
-use super::turns::{fill_window, has_turn, held_window};
+use super::turns::{fill_windows, has_turn, held_window, overlaps};
 use gnomon_model::TenantId;
 use gnomon_proto::v1::{HaPair, MetaState};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-/// As a request names them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One replica of a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StandBy {
+    pub(crate) tenant: TenantId,
     pub(crate) cluster: String,
     pub(crate) replica: String,
-    /// Of its samples in the request.
-    pub(crate) oldest_ms: i64,
-    pub(crate) newest_ms: i64,
 }
 
 /// How a body is to be read.
@@ -35,31 +34,48 @@ pub(crate) enum Form {
     Version2,
 }
 
-/// A request with samples of stand-bys.
-#[derive(Debug)]
+/// A request with samples of a stand-by.
+#[derive(Clone, Debug)]
 pub(crate) struct HeldRequest {
-    pub(crate) tenant: TenantId,
     pub(crate) form: Form,
-    pub(crate) stand_by: StandBy,
     /// A snappy block, shared by the stand-bys of one request.
     pub(crate) body: Arc<[u8]>,
+    /// Of the stand-by's samples in it, as far as they may be wanted.
+    pub(crate) times: (i64, i64),
 }
 
 impl HeldRequest {
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.stand_by.cluster.len() + self.stand_by.replica.len() + self.body.len()
+        size_of::<Self>() + self.body.len()
+    }
+
+    fn is_within(&self, window: (i64, i64)) -> bool {
+        overlaps(window, self.times.0, self.times.1)
     }
 }
 
-type Pair = (TenantId, String);
+/// In the order in which they came.
+#[derive(Debug, Default)]
+struct Queue {
+    requests: VecDeque<HeldRequest>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn pop(&mut self) -> Option<HeldRequest> {
+        let gone = self.requests.pop_front()?;
+        self.bytes -= gone.bytes();
+        Some(gone)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// By pair, in the order in which they came.
-    pairs: HashMap<Pair, VecDeque<HeldRequest>>,
+    queues: HashMap<StandBy, Queue>,
+    /// Of all queues, and of what is being written.
     bytes: usize,
-    /// Pairs of which some is being written.
-    filling: HashSet<Pair>,
+    /// Of whom some is being written.
+    filling: HashSet<StandBy>,
 }
 
 /// One per process.
@@ -67,21 +83,36 @@ struct Kept {
 pub(crate) struct Held {
     kept: Mutex<Kept>,
     most_bytes: usize,
+    /// Something is to be written at once.
+    pub(super) arrived: tokio::sync::Notify,
 }
 
-/// What a pair's turn that has begun waits for: to be written in this order.
+/// What a turn that has begun waits for: to be written in this order. When it is dropped, the turn waits no more.
 #[derive(Debug)]
 pub(crate) struct Fill {
-    pub(crate) pair: HaPair,
+    held: Arc<Held>,
+    pub(crate) stand_by: StandBy,
+    /// The end of the turn before, half-open.
+    pub(crate) window: (i64, i64),
     pub(crate) requests: VecDeque<HeldRequest>,
+    bytes: usize,
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        let mut kept = self.held.kept.lock();
+        kept.bytes -= self.bytes;
+        kept.filling.remove(&self.stand_by);
+    }
 }
 
 impl Held {
-    pub(crate) fn new(most_bytes: usize) -> Self {
-        Self {
+    pub(crate) fn new(most_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
             kept: Mutex::default(),
             most_bytes,
-        }
+            arrived: tokio::sync::Notify::new(),
+        })
     }
 
     /// Whether anything may be kept at all.
@@ -93,23 +124,23 @@ impl Held {
         self.kept.lock().bytes
     }
 
-    /// Keeps a body for each of these; how many others went to make room.
-    pub(crate) fn keep(&self, tenant: &TenantId, form: Form, stand_bys: Vec<StandBy>, body: &[u8]) -> u64 {
+    /// Keeps a body for each of these, with times of theirs; how many requests went to make room.
+    pub(crate) fn keep(&self, form: Form, stand_bys: Vec<(StandBy, (i64, i64))>, body: &[u8]) -> u64 {
+        if body.len() > self.most_bytes {
+            return stand_bys.len() as u64;
+        }
         let Ok(body) = snap::raw::Encoder::new().compress_vec(body) else {
-            return 0;
+            return stand_bys.len() as u64;
         };
         let body: Arc<[u8]> = body.into();
         let mut kept = self.kept.lock();
-        for stand_by in stand_bys {
-            let pair = (tenant.clone(), stand_by.cluster.clone());
-            let request = HeldRequest {
-                tenant: tenant.clone(),
-                form,
-                stand_by,
-                body: Arc::clone(&body),
-            };
+        for (stand_by, times) in stand_bys {
+            let body = Arc::clone(&body);
+            let request = HeldRequest { form, body, times };
             kept.bytes += request.bytes();
-            kept.pairs.entry(pair).or_default().push_back(request);
+            let queue = kept.queues.entry(stand_by).or_default();
+            queue.bytes += request.bytes();
+            queue.requests.push_back(request);
         }
         let mut gone = 0;
         while kept.bytes > self.most_bytes && kept.drop_one() {
@@ -118,83 +149,84 @@ impl Held {
         gone
     }
 
-    /// Whether something of this replica is kept that would fill the end of the turn that the pair has now.
-    pub(crate) fn has(&self, tenant: &TenantId, pair: &HaPair, replica: &str, extend_ms: i64) -> bool {
-        let (from_ms, until_ms) = held_window(pair, extend_ms);
+    /// Whether something of this replica is kept that would fill the end of the turn that another has now.
+    pub(crate) fn has(&self, stand_by: &StandBy, pair: &HaPair, extend_ms: i64) -> bool {
+        let window = held_window(pair, extend_ms);
         let kept = self.kept.lock();
-        let requests = kept.pairs.get(&(tenant.clone(), pair.cluster.clone()));
-        requests.into_iter().flatten().any(|request| {
-            let one = &request.stand_by;
-            one.replica == replica && one.newest_ms >= from_ms && one.oldest_ms < until_ms
-        })
+        let queue = kept.queues.get(stand_by);
+        queue.is_some_and(|queue| queue.requests.iter().any(|request| request.is_within(window)))
     }
 
-    /// Lets go what the turns have passed, and gives what they wait for: [`Held::filled`] is to be called for each.
-    pub(crate) fn due(&self, state: &MetaState, extend_ms: i64) -> Vec<Fill> {
+    /// Whether something of this replica, which has the turn, is still to be written of the end of the one before.
+    pub(crate) fn is_waited_for(&self, stand_by: &StandBy, pair: &HaPair) -> bool {
+        let kept = self.kept.lock();
+        let is_kept = || {
+            let window = fill_windows(pair, &stand_by.replica).last();
+            let queue = kept.queues.get(stand_by).zip(window);
+            queue.is_some_and(|(queue, window)| queue.requests.iter().any(|request| request.is_within(window)))
+        };
+        kept.filling.contains(stand_by) || is_kept()
+    }
+
+    /// Lets go what the turns have passed, and gives what they wait for.
+    pub(crate) fn due(self: &Arc<Self>, state: &MetaState, extend_ms: i64) -> Vec<Fill> {
         let mut fills = Vec::new();
         let mut kept = self.kept.lock();
-        if kept.pairs.is_empty() {
-            return fills;
-        }
-        kept.pairs.retain(|(tenant, cluster), requests| {
-            let Some(pair) = find(state, tenant, cluster) else {
-                return false;
-            };
-            if requests.iter().any(|request| has_turn(pair, &request.stand_by.replica)) {
-                let mut requests = std::mem::take(requests);
-                requests.retain(|request| is_wanted(pair, &request.stand_by));
-                fills.push(Fill {
-                    pair: pair.clone(),
-                    requests,
-                });
-                return false;
+        let Kept { queues, bytes, filling } = &mut *kept;
+        queues.retain(|stand_by, queue| {
+            let before = queue.bytes;
+            match find(state, &stand_by.tenant, &stand_by.cluster) {
+                None => queue.requests.clear(),
+                Some(pair) if has_turn(pair, &stand_by.replica) => {
+                    // What comes while some of it is being written is written after that.
+                    if filling.contains(stand_by) {
+                        return true;
+                    }
+                    let mut requests = std::mem::take(&mut queue.requests);
+                    if let Some(window) = fill_windows(pair, &stand_by.replica).last() {
+                        requests.retain(|request| request.is_within(window));
+                        let bytes = requests.iter().map(HeldRequest::bytes).sum();
+                        fills.push((stand_by.clone(), window, requests, bytes));
+                    }
+                }
+                Some(pair) => {
+                    let (from_ms, _) = held_window(pair, extend_ms);
+                    while queue.requests.front().is_some_and(|request| request.times.1 < from_ms) {
+                        queue.pop();
+                    }
+                }
             }
-            let (from_ms, _) = held_window(pair, extend_ms);
-            requests.retain(|request| request.stand_by.newest_ms >= from_ms);
-            !requests.is_empty()
+            if queue.requests.is_empty() {
+                queue.bytes = 0;
+            }
+            *bytes -= before - queue.bytes;
+            !queue.requests.is_empty()
         });
-        fills.retain(|fill| !fill.requests.is_empty());
-        kept.bytes = kept.pairs.values().flatten().map(HeldRequest::bytes).sum();
-        kept.filling.extend(fills.iter().map(Fill::key));
-        fills
+        fills.retain(|(_, _, requests, _)| !requests.is_empty());
+        for (stand_by, _, _, of_fill) in &fills {
+            *bytes += of_fill;
+            filling.insert(stand_by.clone());
+        }
+        drop(kept);
+        let fill = |(stand_by, window, requests, bytes)| Fill {
+            held: Arc::clone(self),
+            stand_by,
+            window,
+            requests,
+            bytes,
+        };
+        fills.into_iter().map(fill).collect()
     }
-
-    /// All of it was written, or will not be.
-    pub(crate) fn filled(&self, fill: &Fill) {
-        self.kept.lock().filling.remove(&fill.key());
-    }
-
-    /// Whether this node is writing what fills the end of the turn before.
-    pub(crate) fn is_filling(&self, tenant: &TenantId, cluster: &str) -> bool {
-        let kept = self.kept.lock();
-        !kept.filling.is_empty() && kept.filling.contains(&(tenant.clone(), cluster.to_owned()))
-    }
-}
-
-impl Fill {
-    fn key(&self) -> Pair {
-        let tenant = self
-            .requests
-            .front()
-            .map_or_else(TenantId::anonymous, |first| first.tenant.clone());
-        (tenant, self.pair.cluster.clone())
-    }
-}
-
-/// Whether the turn is its own, and fills a time that this has samples of.
-fn is_wanted(pair: &HaPair, one: &StandBy) -> bool {
-    let window = fill_window(pair).filter(|_| has_turn(pair, &one.replica));
-    window.is_some_and(|(from_ms, until_ms)| one.newest_ms >= from_ms && one.oldest_ms < until_ms)
 }
 
 impl Kept {
-    /// The oldest of the pair that has most.
+    /// The oldest of whoever has most.
     fn drop_one(&mut self) -> bool {
-        let most = self.pairs.values_mut().max_by_key(|requests| requests.len());
-        let Some(gone) = most.and_then(VecDeque::pop_front) else {
+        let most = self.queues.values_mut().max_by_key(|queue| queue.bytes);
+        let Some(gone) = most.and_then(Queue::pop) else {
             return false;
         };
-        self.bytes = self.bytes.saturating_sub(gone.bytes());
+        self.bytes -= gone.bytes();
         true
     }
 }
@@ -206,13 +238,12 @@ mod tests {
 
     const EXTEND_MS: i64 = 15_000;
 
-    fn stand_by(replica: &str, oldest_ms: i64, newest_ms: i64) -> Vec<StandBy> {
-        vec![StandBy {
+    fn stand_by(replica: &str) -> StandBy {
+        StandBy {
+            tenant: TenantId::anonymous(),
             cluster: "shop".into(),
             replica: replica.into(),
-            oldest_ms,
-            newest_ms,
-        }]
+        }
     }
 
     fn state(turns: &[(&str, i64, Option<i64>)], until_ms: i64) -> MetaState {
@@ -237,9 +268,8 @@ mod tests {
 
     fn keep(held: &Held, replica: &str, oldest_ms: i64, newest_ms: i64) -> u64 {
         held.keep(
-            &TenantId::anonymous(),
             Form::Version1,
-            stand_by(replica, oldest_ms, newest_ms),
+            vec![(stand_by(replica), (oldest_ms, newest_ms))],
             &[7; 100],
         )
     }
@@ -247,15 +277,14 @@ mod tests {
     #[test]
     fn what_the_turn_has_passed_goes_and_the_rest_waits() {
         let held = Held::new(1 << 20);
-        let tenant = TenantId::anonymous();
         keep(&held, "b", 60_000, 69_999);
         keep(&held, "b", 60_000, 70_000);
         let before = held.bytes();
         let now = state(&[("a", 0, None)], 100_000);
         assert!(held.due(&now, EXTEND_MS).is_empty());
-        assert!(held.bytes() > 0 && held.bytes() < before);
-        assert!(held.has(&tenant, &now.ha_pairs[0], "b", EXTEND_MS));
-        assert!(!held.has(&tenant, &now.ha_pairs[0], "c", EXTEND_MS));
+        assert_eq!(held.bytes(), before / 2);
+        assert!(held.has(&stand_by("b"), &now.ha_pairs[0], EXTEND_MS));
+        assert!(!held.has(&stand_by("c"), &now.ha_pairs[0], EXTEND_MS));
         held.due(&state(&[("a", 0, None)], 100_001), EXTEND_MS);
         assert_eq!(held.bytes(), 0);
         keep(&held, "b", 99_000, 99_000);
@@ -264,34 +293,48 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_turn_fills_and_others_go() {
+    fn who_has_the_turn_fills_and_waits_for_it() {
         let held = Held::new(1 << 20);
         for (replica, oldest_ms, newest_ms) in [("b", 90_000, 90_500), ("c", 91_000, 91_000), ("b", 95_000, 99_000)] {
             keep(&held, replica, oldest_ms, newest_ms);
         }
+        let of_c = held.bytes() / 3;
         let over = state(&[("a", 0, None), ("b", 100_000, Some(90_501))], 115_000);
+        let pair = &over.ha_pairs[0];
+        assert!(held.is_waited_for(&stand_by("b"), pair) && !held.is_waited_for(&stand_by("c"), pair));
         let due = held.due(&over, EXTEND_MS);
-        let times: Vec<i64> = due[0].requests.iter().map(|r| r.stand_by.newest_ms).collect();
-        assert_eq!((due.len(), times), (1, vec![99_000]));
-        assert_eq!(held.bytes(), 0);
-        assert!(held.is_filling(&TenantId::anonymous(), "shop"));
-        held.filled(&due[0]);
-        assert!(!held.is_filling(&TenantId::anonymous(), "shop"));
+        let times: Vec<_> = due[0].requests.iter().map(|request| request.times).collect();
+        assert_eq!((due.len(), times), (1, vec![(95_000, 99_000)]));
+        assert_eq!(due[0].window, (90_501, 100_000));
+        assert!(held.is_waited_for(&stand_by("b"), pair), "it is not written yet");
+        assert_eq!(held.bytes(), 2 * of_c, "as long as it is written");
+        // One more comes meanwhile.
+        keep(&held, "b", 99_500, 99_500);
+        assert!(held.due(&over, EXTEND_MS).is_empty());
+        drop(due);
+        assert!(held.is_waited_for(&stand_by("b"), pair));
+        assert_eq!(held.due(&over, EXTEND_MS).len(), 1);
+        assert!(!held.is_waited_for(&stand_by("b"), pair));
+        assert_eq!(held.bytes(), of_c);
         // Without a time to fill there is nothing to be done.
         keep(&held, "b", 95_000, 99_000);
         assert!(
-            held.due(&state(&[("a", 0, None), ("b", 100_000, None)], 115_000), EXTEND_MS)
+            held.due(&state(&[("a", 0, None), ("b", 100_000, None)], 200_000), EXTEND_MS)
                 .is_empty()
         );
         assert_eq!(held.bytes(), 0);
     }
 
     #[test]
-    fn the_oldest_make_room() {
+    fn the_oldest_of_whoever_has_most_make_room() {
         let held = Held::new(1000);
+        assert_eq!(keep(&held, "c", 1, 1), 0);
         let gone: u64 = (0..100).map(|n| keep(&held, "b", n, n)).sum();
         assert!(gone > 0 && gone < 100 && held.bytes() <= 1000, "{gone}");
         let pair = &state(&[("a", 0, None)], 100).ha_pairs[0];
-        assert!(held.has(&TenantId::anonymous(), pair, "b", 1), "the newest stay");
+        assert!(held.has(&stand_by("b"), pair, 1), "the newest stay");
+        assert!(held.has(&stand_by("c"), pair, 50), "it had little");
+        let too_large = held.keep(Form::Version1, vec![(stand_by("d"), (1, 1))], &[7; 1001]);
+        assert_eq!(too_large, 1);
     }
 }

@@ -15,9 +15,10 @@ mod replicas;
 mod tests;
 mod tracker;
 mod turns;
+mod waits;
 
 pub use fill::fill_turns;
-pub(crate) use held::Form;
+pub(crate) use held::{Fill, Form};
 pub(crate) use replicas::{Replicas, Verdicts};
 pub(crate) use tracker::HaError;
 pub use tracker::{HaOptions, HaTracker};

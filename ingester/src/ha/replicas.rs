@@ -1,6 +1,7 @@
 //! The replicas of HA pairs in one request, and what becomes of their samples.
 
 use super::held::{Form, StandBy};
+use super::tracker::Asked;
 use super::{HaError, HaTracker, Turns};
 use crate::intake::Rows;
 use gnomon_cluster::router::MetricInfo;
@@ -90,37 +91,57 @@ impl<'a> Replicas<'a> {
         }
     }
 
-    /// Asks whose samples count.
-    pub(crate) async fn judge(self, tracker: &HaTracker, tenant: &TenantId) -> Result<Verdicts, HaError> {
-        let mut turns = Vec::with_capacity(self.found.len());
-        let (mut stand_bys, mut may_fill) = (Vec::new(), false);
+    /// Asks whose samples count. `may_fill` is of a writer that begins with [`Verdicts::begin_fills`], and holds.
+    pub(crate) async fn judge(
+        self,
+        tracker: &HaTracker,
+        tenant: &TenantId,
+        may_fill: bool,
+    ) -> Result<Verdicts, HaError> {
+        let mut verdicts = Verdicts {
+            turns: Vec::with_capacity(self.found.len()),
+            ..Verdicts::default()
+        };
         for one in &self.found {
             // One without samples has nothing to decide.
             let Some((oldest_ms, newest_ms)) = one.times else {
-                turns.push(Turns::default());
+                verdicts.turns.push(Turns::default());
                 continue;
             };
-            let asked = tracker.turns(tenant, one.cluster, one.replica, oldest_ms, newest_ms);
-            let found = asked.await?;
-            may_fill |= found.may_fill(oldest_ms, newest_ms);
-            if tracker.held().is_on() && found.may_hold(oldest_ms, newest_ms) {
-                stand_bys.push(StandBy {
-                    cluster: one.cluster.to_owned(),
-                    replica: one.replica.to_owned(),
-                    oldest_ms,
-                    newest_ms,
-                });
+            let asked = Asked {
+                tenant,
+                cluster: one.cluster,
+                replica: one.replica,
+                oldest_ms,
+                newest_ms,
+                may_fill,
+            };
+            let turns = tracker.turns(asked).await?;
+            verdicts.may_fill |= may_fill && turns.may_fill(oldest_ms, newest_ms);
+            if let Some(times) = turns
+                .held(oldest_ms, newest_ms)
+                .filter(|_| may_fill && tracker.held().is_on())
+            {
+                verdicts.stand_bys.push((asked.stand_by(), times));
             }
-            turns.push(found);
+            verdicts.turns.push(turns);
         }
-        Ok(Verdicts {
+        verdicts.of_series = self.of_series;
+        Ok(verdicts)
+    }
+
+    /// Of one replica what fills that time, and nothing else.
+    pub(crate) fn only_fills(self, stand_by: &StandBy, window: (i64, i64)) -> Verdicts {
+        let turns = self.found.iter().map(|one| {
+            let is_it = (one.cluster, one.replica) == (&stand_by.cluster, &stand_by.replica);
+            is_it.then(|| Turns::that_fill(window)).unwrap_or_default()
+        });
+        Verdicts {
+            turns: turns.collect(),
             of_series: self.of_series,
-            turns,
-            stand_bys,
-            may_fill,
-            pass: Pass::All,
-            dropped: 0,
-        })
+            pass: Pass::Fills,
+            ..Verdicts::default()
+        }
     }
 }
 
@@ -141,7 +162,7 @@ enum Pass {
 pub(crate) struct Verdicts {
     of_series: Vec<u32>,
     turns: Vec<Turns>,
-    stand_bys: Vec<StandBy>,
+    stand_bys: Vec<(StandBy, (i64, i64))>,
     may_fill: bool,
     pass: Pass,
     dropped: u64,
@@ -170,10 +191,8 @@ impl Verdicts {
     }
 
     /// Keeps the request for replicas whose samples will count if they should have the next turn.
-    pub(crate) fn hold(self, tracker: &HaTracker, tenant: &TenantId, form: Form, body: &[u8]) {
-        if !self.stand_bys.is_empty() {
-            tracker.hold(tenant, form, self.stand_bys, body);
-        }
+    pub(crate) fn hold(&mut self, tracker: &HaTracker, form: Form, body: &[u8]) {
+        tracker.hold(form, std::mem::take(&mut self.stand_bys), body);
     }
 
     /// What takes the items of a series: those that count.

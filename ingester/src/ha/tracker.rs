@@ -1,7 +1,8 @@
 //! Asks the metadata group whose turn it is, seldom.
 
 use super::held::{Form, Held, StandBy};
-use super::turns::{FILL_MS, Step, Turns, as_it_stands, is_filling, step};
+use super::turns::{Step, Turns, as_it_stands, has_turn, step};
+use super::waits::Waits;
 use gnomon_cluster::clients::decide;
 use gnomon_model::ids::{CLUSTER_FEATURE_LEVEL, HA_FILLS_FEATURE_LEVEL};
 use gnomon_model::{Clock, TenantId};
@@ -123,7 +124,8 @@ impl Metrics {
             )?,
             held_gone: counter(
                 "gnomon_ha_held_dropped_total",
-                "Held requests of stand-bys that are lost to a fail-over: there was no room for them, or they could not be written.",
+                "Requests of stand-bys that were let go before it was known whether they are wanted, for want of room, or that could not be \
+                 written when they were.",
             )?,
             filled: counter(
                 "gnomon_ha_filled_samples_total",
@@ -145,6 +147,32 @@ impl Metrics {
     }
 }
 
+/// Samples of one replica in a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) cluster: &'a str,
+    pub(crate) replica: &'a str,
+    pub(crate) oldest_ms: i64,
+    pub(crate) newest_ms: i64,
+    /// Whoever asks writes what fills the end of the turn before, where the request has some.
+    pub(crate) may_fill: bool,
+}
+
+impl Asked<'_> {
+    fn key(self) -> u64 {
+        xxh3_64([self.tenant.as_str(), self.cluster, self.replica].join("\0").as_bytes())
+    }
+
+    pub(crate) fn stand_by(self) -> StandBy {
+        StandBy {
+            tenant: self.tenant.clone(),
+            cluster: self.cluster.to_owned(),
+            replica: self.replica.to_owned(),
+        }
+    }
+}
+
 /// One per process.
 pub struct HaTracker {
     options: HaOptions,
@@ -155,7 +183,8 @@ pub struct HaTracker {
     lanes: Vec<tokio::sync::Mutex<()>>,
     /// When which replica claimed last (monotonic), by hash.
     claimed: Mutex<HashMap<u64, Duration>>,
-    held: Held,
+    held: Arc<Held>,
+    waits: Waits,
 }
 
 impl HaTracker {
@@ -177,6 +206,7 @@ impl HaTracker {
             metrics: Metrics::register(registry)?,
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             claimed: Mutex::default(),
+            waits: Waits::default(),
         }))
     }
 
@@ -188,15 +218,26 @@ impl HaTracker {
         self.states.clone()
     }
 
-    pub(super) const fn held(&self) -> &Held {
+    pub(super) const fn held(&self) -> &Arc<Held> {
         &self.held
     }
 
-    /// Keeps a request of stand-bys for when one of them is taken.
-    pub(super) fn hold(&self, tenant: &TenantId, form: Form, stand_bys: Vec<StandBy>, body: &[u8]) {
-        let gone = self.held.keep(tenant, form, stand_bys, body);
+    /// Keeps a request of stand-bys for when one of them is taken, with times of theirs.
+    pub(super) fn hold(&self, form: Form, stand_bys: Vec<(StandBy, (i64, i64))>, body: &[u8]) {
+        let state = Arc::clone(&self.states.borrow());
+        if stand_bys.is_empty() || state.feature_level < HA_FILLS_FEATURE_LEVEL.0 {
+            return;
+        }
+        let is_taken = |(one, _): &(StandBy, _)| {
+            find(&state, &one.tenant, &one.cluster).is_some_and(|pair| has_turn(pair, &one.replica))
+        };
+        let taken_by_now = stand_bys.iter().any(is_taken);
+        let gone = self.held.keep(form, stand_bys, body);
         self.metrics.held_gone.inc_by(gone);
         self.note_held();
+        if taken_by_now {
+            self.held.arrived.notify_one();
+        }
     }
 
     pub(super) fn note_held(&self) {
@@ -215,60 +256,73 @@ impl HaTracker {
         self.metrics.deduplicated.inc_by(samples);
     }
 
-    /// Which samples of a replica count, of which these are the oldest and the newest times.
-    pub(crate) async fn turns(
-        &self,
-        tenant: &TenantId,
-        cluster: &str,
-        replica: &str,
-        oldest_ms: i64,
-        newest_ms: i64,
-    ) -> Result<Turns, HaError> {
-        if let Step::Go(turns) = self.step(tenant, cluster, replica, newest_ms) {
-            return Ok(turns);
-        }
-        let pair = [tenant.as_str(), cluster].join("\0");
-        let lane = &self.lanes[xxh3_64(pair.as_bytes()) as usize % LANES];
-        // One claim at a time: whoever waited for another's finds it decided.
-        let _turn = lane.lock().await;
-        let key = xxh3_64([pair.as_str(), replica].join("\0").as_bytes());
-        if self.last_turn(tenant, cluster).is_none() {
-            // The first turn begins with its oldest sample: another's that are older are not dropped.
-            let earliest_ms = newest_ms
-                .min(self.clock.now().0)
-                .saturating_sub(self.options.failover_ms());
-            let first_ms = oldest_ms.max(earliest_ms);
-            self.claim(tenant, cluster, replica, (first_ms, first_ms), true, key)
-                .await?;
-        }
-        match self.step(tenant, cluster, replica, newest_ms) {
-            Step::Go(turns) => Ok(turns),
-            Step::Wait => Err(self.wait(cluster)),
-            Step::Filling => Err(self.filling(cluster)),
-            Step::Claim { urgent } => {
-                let times = (oldest_ms, newest_ms);
-                self.claim(tenant, cluster, replica, times, urgent, key).await
-            }
+    /// Which samples of a replica count.
+    pub(crate) async fn turns(&self, asked: Asked<'_>) -> Result<Turns, HaError> {
+        let turns = self.decide(asked).await?;
+        match self.waits(asked, &turns) {
+            true => Err(self.filling(asked.cluster)),
+            false => Ok(turns),
         }
     }
 
-    fn step(&self, tenant: &TenantId, cluster: &str, replica: &str, newest_ms: i64) -> Step {
+    async fn decide(&self, asked: Asked<'_>) -> Result<Turns, HaError> {
+        if let Step::Go(turns) = self.step(asked) {
+            return Ok(turns);
+        }
+        let pair = [asked.tenant.as_str(), asked.cluster].join("\0");
+        let lane = &self.lanes[xxh3_64(pair.as_bytes()) as usize % LANES];
+        // One claim at a time: whoever waited for another's finds it decided.
+        let _turn = lane.lock().await;
+        let key = asked.key();
+        if self.last_turn(asked).is_none() {
+            // The first turn begins with its oldest sample: another's that are older are not dropped.
+            let earliest_ms = asked
+                .newest_ms
+                .min(self.clock.now().0)
+                .saturating_sub(self.options.failover_ms());
+            let first_ms = asked.oldest_ms.max(earliest_ms);
+            let first = Asked {
+                newest_ms: first_ms,
+                ..asked
+            };
+            self.claim(first, true, key).await?;
+        }
+        match self.step(asked) {
+            Step::Go(turns) => Ok(turns),
+            Step::Wait => Err(self.wait(asked.cluster)),
+            Step::Claim { urgent } => self.claim(asked, urgent, key).await,
+        }
+    }
+
+    fn step(&self, asked: Asked<'_>) -> Step {
         let state = Arc::clone(&self.states.borrow());
         let now_ms = self.clock.now().0;
-        let pair = find(&state, tenant, cluster);
-        let step = step(pair, replica, newest_ms, now_ms, &self.options);
-        let begins_ms = pair.and_then(|pair| pair.turns.last()).map(|turn| turn.from_ms);
-        match begins_ms {
-            Some(begins_ms) if newest_ms >= begins_ms && self.held.is_filling(tenant, cluster) => Step::Filling,
-            _ => step,
+        let pair = find(&state, asked.tenant, asked.cluster);
+        step(pair, asked.replica, asked.newest_ms, now_ms, &self.options)
+    }
+
+    /// Whether these samples are of a turn that has just begun, and what fills the end of the one before is not written yet.
+    fn waits(&self, asked: Asked<'_>, turns: &Turns) -> bool {
+        let state = Arc::clone(&self.states.borrow());
+        let pair = find(&state, asked.tenant, asked.cluster).filter(|pair| has_turn(pair, asked.replica));
+        let Some((pair, last)) = pair.and_then(|pair| Some((pair, pair.turns.last()?))) else {
+            return false;
+        };
+        let is_newer = asked.newest_ms >= last.from_ms;
+        let is_of_it = is_newer || turns.may_fill(asked.oldest_ms, asked.newest_ms);
+        if !is_of_it || !Waits::may_wait(last, self.clock.now().0) {
+            return false;
         }
+        let since = self.waits.since(asked.key(), last.from_ms, self.clock.monotonic());
+        let is_waited_for = || self.held.is_waited_for(&asked.stand_by(), pair);
+        (is_newer && Waits::for_others(since)) || (Waits::for_own(since) && is_waited_for())
     }
 
     fn filling(&self, cluster: &str) -> HaError {
         self.metrics.waits.inc();
         HaError::Retry(format!(
-            "HA cluster {cluster:?}: what this replica sent of the end of the turn before is written first, within {} s or so",
-            FILL_MS as f64 / 1e3
+            "HA cluster {cluster:?}: this replica has the turn now; what it sent of the end of the turn before is written \
+             first, within a few seconds"
         ))
     }
 
@@ -282,36 +336,27 @@ impl HaTracker {
     }
 
     /// What is decided as things stand, where there is nothing undecided.
-    fn as_it_stands(&self, tenant: &TenantId, cluster: &str, replica: &str, newest_ms: i64) -> Option<Turns> {
+    fn as_it_stands(&self, asked: Asked<'_>) -> Option<Turns> {
         let state = Arc::clone(&self.states.borrow());
-        let pair = find(&state, tenant, cluster)?;
-        as_it_stands(pair, replica, newest_ms, self.clock.now().0, &self.options)
+        let pair = find(&state, asked.tenant, asked.cluster)?;
+        as_it_stands(pair, asked.replica, asked.newest_ms, self.clock.now().0, &self.options)
     }
 
-    async fn claim(
-        &self,
-        tenant: &TenantId,
-        cluster: &str,
-        replica: &str,
-        (oldest_ms, newest_ms): (i64, i64),
-        urgent: bool,
-        key: u64,
-    ) -> Result<Turns, HaError> {
-        let before = self.last_turn(tenant, cluster);
-        let has_turn = before.as_ref().is_some_and(|(has, _)| has == replica);
+    async fn claim(&self, asked: Asked<'_>, urgent: bool, key: u64) -> Result<Turns, HaError> {
+        let before = self.last_turn(asked);
+        let has_turn = before.as_ref().is_some_and(|(has, _)| has == asked.replica);
         // Where clocks differ, a claim that must be may come too early again and again: not with each request.
         let may_claim = (urgent && (has_turn || before.is_none())) || self.is_due(key);
         if !may_claim {
-            let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
-            return stands.ok_or_else(|| self.wait(cluster));
+            return self.as_it_stands(asked).ok_or_else(|| self.wait(asked.cluster));
         }
-        let fills = !has_turn && self.fills(tenant, cluster, replica, (oldest_ms, newest_ms));
+        let fills = !has_turn && self.fills(asked);
         let command = Command::ClaimHaTurn(ClaimHaTurn {
             fills,
-            tenant: tenant.as_str().to_owned(),
-            cluster: cluster.to_owned(),
-            replica: replica.to_owned(),
-            newest_ms,
+            tenant: asked.tenant.as_str().to_owned(),
+            cluster: asked.cluster.to_owned(),
+            replica: asked.replica.to_owned(),
+            newest_ms: asked.newest_ms,
             extend_ms: self.options.update_ms(),
             failover_ms: self.options.failover_ms(),
             max_pairs: self.options.max_clusters,
@@ -322,18 +367,17 @@ impl HaTracker {
                 HaError::Refused(_) => "refused",
             };
             self.metrics.claims.with_label_values(&[outcome]).inc();
-            let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
-            return stands.ok_or(error);
+            return self.as_it_stands(asked).ok_or(error);
         }
+        let (cluster, replica) = (asked.cluster, asked.replica);
         let state = Arc::clone(&self.states.borrow());
         self.metrics.pairs.set(state.ha_pairs.len() as i64);
-        let Some(pair) = find(&state, tenant, cluster) else {
+        let Some(pair) = find(&state, asked.tenant, cluster) else {
             return Err(self.wait(cluster));
         };
         if pair.turns.last().is_none_or(|turn| turn.replica != replica) {
             self.metrics.claims.with_label_values(&["too_early"]).inc();
-            let stands = self.as_it_stands(tenant, cluster, replica, newest_ms);
-            return stands.ok_or_else(|| self.wait(cluster));
+            return self.as_it_stands(asked).ok_or_else(|| self.wait(cluster));
         }
         self.metrics.claims.with_label_values(&["taken"]).inc();
         if !has_turn {
@@ -348,33 +392,31 @@ impl HaTracker {
                 "HA pair: the samples of this replica count from now on"
             );
         }
-        if is_filling(pair, self.clock.now().0) && pair.turns.last().is_some_and(|turn| newest_ms >= turn.from_ms) {
-            return Err(self.filling(cluster));
-        }
         let turns = Turns::of(pair, replica, self.options.update_ms());
-        Ok(if newest_ms < pair.until_ms {
+        Ok(if asked.newest_ms < pair.until_ms {
             turns
         } else {
             turns.open_ended()
         })
     }
 
-    /// Whether something of the end of the turn that another has is held here, or comes with these times, and all nodes know what
-    /// to do with it.
-    fn fills(&self, tenant: &TenantId, cluster: &str, replica: &str, (oldest_ms, newest_ms): (i64, i64)) -> bool {
+    /// Whether something of the end of the turn that another has is held here, or comes with this, and all nodes know what to do
+    /// with it.
+    fn fills(&self, asked: Asked<'_>) -> bool {
         let state = Arc::clone(&self.states.borrow());
-        let pair = find(&state, tenant, cluster).filter(|_| state.feature_level >= HA_FILLS_FEATURE_LEVEL.0);
-        let Some(pair) = pair.filter(|_| self.held.is_on()) else {
-            return false;
-        };
+        let pair = find(&state, asked.tenant, asked.cluster);
+        let pair = pair.filter(|_| self.held.is_on() && state.feature_level >= HA_FILLS_FEATURE_LEVEL.0);
         let extend_ms = self.options.update_ms();
-        Turns::of(pair, replica, extend_ms).may_hold(oldest_ms, newest_ms)
-            || self.held.has(tenant, pair, replica, extend_ms)
+        pair.is_some_and(|pair| {
+            let turns = Turns::of(pair, asked.replica, extend_ms);
+            let comes = asked.may_fill && turns.held(asked.oldest_ms, asked.newest_ms).is_some();
+            comes || self.held.has(&asked.stand_by(), pair, extend_ms)
+        })
     }
 
-    fn last_turn(&self, tenant: &TenantId, cluster: &str) -> Option<(String, i64)> {
+    fn last_turn(&self, asked: Asked<'_>) -> Option<(String, i64)> {
         let state = Arc::clone(&self.states.borrow());
-        let turn = find(&state, tenant, cluster)?.turns.last()?;
+        let turn = find(&state, asked.tenant, asked.cluster)?.turns.last()?;
         Some((turn.replica.clone(), turn.from_ms))
     }
 

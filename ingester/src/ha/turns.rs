@@ -2,14 +2,10 @@
 
 use super::HaOptions;
 use gnomon_cluster::meta::fills_from_ms;
-use gnomon_proto::v1::HaPair;
+use gnomon_proto::v1::{HaPair, HaTurn};
 
 /// Clocks of senders differ by this at most; samples that are further ahead say nothing of how far a sender is.
 const MOST_AHEAD_MS: i64 = 60_000;
-
-/// How long samples of a new turn wait, by the clock, for what fills the end of the turn before: all ingesters write theirs
-/// meanwhile, and what is newer is not to be there before it.
-pub(super) const FILL_MS: u64 = 3_000;
 
 /// Sample times of one replica: half-open, ascending, disjoint, milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +13,7 @@ pub(crate) struct Turns {
     /// Of samples that count.
     own: Vec<(i64, i64)>,
     /// Of samples that count where they are newer than what their series has.
-    fills: Option<(i64, i64)>,
+    fills: Vec<(i64, i64)>,
     /// Of samples that will, if the replica should have the next turn.
     held: Option<(i64, i64)>,
 }
@@ -25,17 +21,18 @@ pub(crate) struct Turns {
 impl Turns {
     /// Of a time before all turns, because nobody had one or it is forgotten, samples count whoever sends them.
     pub(crate) fn of(pair: &HaPair, replica: &str, extend_ms: i64) -> Self {
-        let before = pair.turns.first().map(|first| (i64::MIN, first.from_ms));
-        let ends = pair.turns.iter().skip(1);
-        let ends = ends.map(|next| next.fills_from_ms.unwrap_or(next.from_ms));
+        // A turn ends where another begins, or where that fills from.
+        let end_before = |turn: &HaTurn| turn.fills_from_ms.unwrap_or(turn.from_ms);
+        let before = pair.turns.first().map(|first| (i64::MIN, end_before(first)));
+        let ends = pair.turns.iter().skip(1).map(end_before);
         let turns = pair.turns.iter().zip(ends.chain([pair.until_ms]));
         let own = turns.filter(|(turn, _)| turn.replica == replica);
         let own = own.map(|(turn, until_ms)| (turn.from_ms, until_ms));
-        let is_last = has_turn(pair, replica);
+        let waits = !has_turn(pair, replica);
         Self {
             own: before.into_iter().chain(own).collect(),
-            fills: fill_window(pair).filter(|_| is_last),
-            held: (!is_last).then(|| held_window(pair, extend_ms)),
+            fills: fill_windows(pair, replica).collect(),
+            held: waits.then(|| held_window(pair, extend_ms)),
         }
     }
 
@@ -52,16 +49,26 @@ impl Turns {
     }
 
     pub(crate) fn fills(&self, timestamp_ms: i64) -> bool {
-        self.fills.is_some_and(|times| is_within(&times, timestamp_ms))
+        self.fills.iter().any(|times| is_within(times, timestamp_ms))
     }
 
     /// Whether some of the times from the oldest to the newest may be such.
     pub(crate) fn may_fill(&self, oldest_ms: i64, newest_ms: i64) -> bool {
-        self.fills.is_some_and(|times| overlaps(times, oldest_ms, newest_ms))
+        self.fills.iter().any(|times| overlaps(*times, oldest_ms, newest_ms))
     }
 
-    pub(crate) fn may_hold(&self, oldest_ms: i64, newest_ms: i64) -> bool {
-        self.held.is_some_and(|times| overlaps(times, oldest_ms, newest_ms))
+    /// Those of the times from the oldest to the newest that will count if the replica should have the next turn.
+    pub(crate) fn held(&self, oldest_ms: i64, newest_ms: i64) -> Option<(i64, i64)> {
+        let window = self.held.filter(|window| overlaps(*window, oldest_ms, newest_ms))?;
+        Some((oldest_ms.max(window.0), newest_ms.min(window.1 - 1)))
+    }
+
+    /// Of nobody but one whose samples fill this.
+    pub(crate) fn that_fill(window: (i64, i64)) -> Self {
+        Self {
+            fills: vec![window],
+            ..Self::default()
+        }
     }
 }
 
@@ -69,27 +76,20 @@ fn is_within((from_ms, until_ms): &(i64, i64), timestamp_ms: i64) -> bool {
     (*from_ms..*until_ms).contains(&timestamp_ms)
 }
 
-const fn overlaps((from_ms, until_ms): (i64, i64), oldest_ms: i64, newest_ms: i64) -> bool {
+pub(crate) const fn overlaps((from_ms, until_ms): (i64, i64), oldest_ms: i64, newest_ms: i64) -> bool {
     oldest_ms < until_ms && newest_ms >= from_ms
 }
 
-/// The end of the turn before the last, where the last one fills it.
-pub(crate) fn fill_window(pair: &HaPair) -> Option<(i64, i64)> {
-    let last = pair.turns.last()?;
-    Some((last.fills_from_ms?, last.from_ms))
+/// The ends of turns before those of the replica, where those fill them, ascending.
+pub(crate) fn fill_windows<'a>(pair: &'a HaPair, replica: &'a str) -> impl DoubleEndedIterator<Item = (i64, i64)> + 'a {
+    let own = pair.turns.iter().filter(move |turn| turn.replica == replica);
+    own.filter_map(|turn| Some((turn.fills_from_ms?, turn.from_ms)))
 }
 
 /// The end of the last turn, which the next one may fill.
 pub(crate) fn held_window(pair: &HaPair, extend_ms: i64) -> (i64, i64) {
     let least_ms = pair.turns.last().map_or(i64::MIN, |last| last.from_ms);
     (fills_from_ms(pair.until_ms, extend_ms).max(least_ms), pair.until_ms)
-}
-
-/// Whether samples of the last turn still wait for what fills the one before.
-pub(crate) fn is_filling(pair: &HaPair, now_ms: i64) -> bool {
-    let filling = pair.turns.last().filter(|last| last.fills_from_ms.is_some());
-    // Clocks differ.
-    filling.is_some_and(|last| now_ms.abs_diff(last.claimed_ms) < FILL_MS)
 }
 
 /// What to do about samples of a replica.
@@ -101,8 +101,6 @@ pub(crate) enum Step {
     Claim { urgent: bool },
     /// Some of them are nobody's yet, and nobody can have them now.
     Wait,
-    /// The turn is its own; what fills the one before is written first.
-    Filling,
 }
 
 /// Whether it has the turn.
@@ -143,10 +141,6 @@ pub(crate) fn step(pair: Option<&HaPair>, replica: &str, newest_ms: i64, now_ms:
     let silent_ms = now_ms.saturating_sub(pair.seen_ms);
     let stands = as_it_stands(pair, replica, newest_ms, now_ms, options);
     if has_turn(pair, replica) {
-        let begins_ms = pair.turns.last().map_or(i64::MIN, |last| last.from_ms);
-        if is_filling(pair, now_ms) && newest_ms >= begins_ms {
-            return Step::Filling;
-        }
         let Some(turns) = stands else {
             return Step::Claim { urgent: true };
         };

@@ -9,6 +9,7 @@ pub(crate) use rows::Rows;
 
 use crate::ha::{HaError, HaOptions, HaTracker};
 use gnomon_cluster::router::{Router, WriteOutcome};
+use gnomon_proto::v1::rejection::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,18 +45,21 @@ impl Intake {
         self.ha.as_deref().map(HaTracker::options)
     }
 
-    /// Counts what came of the samples that fill the end of the turn before: those that were taken. What is not newer than what
-    /// there is is dropped; so is what no shard takes, which is told of with the rest of the request, if at all.
+    /// Counts what came of the samples that fill the end of the turn before: how many were taken. What is not newer than what there
+    /// is is dropped.
     pub(crate) fn filled(&self, outcome: &WriteOutcome) -> Result<u64, NotWritten> {
-        if let Some(error) = &outcome.retryable {
-            return Err(NotWritten::Retry(error.to_string()));
-        }
-        let refused = outcome.refused.iter().map(|refused| refused.count).sum::<u64>();
-        self.deduplicated(refused + outcome.duplicates);
+        let not_newer = outcome
+            .refused
+            .iter()
+            .filter(|refused| refused.reason == Reason::OutOfOrder);
+        self.deduplicated(not_newer.map(|refused| refused.count).sum::<u64>() + outcome.duplicates);
         if let Some(ha) = &self.ha {
             ha.count_filled(outcome.taken);
         }
-        Ok(outcome.taken)
+        match &outcome.retryable {
+            None => Ok(outcome.taken),
+            Some(error) => Err(NotWritten::Retry(error.to_string())),
+        }
     }
 
     /// Counts what was dropped.
@@ -76,8 +80,6 @@ pub(crate) struct Written {
     pub(crate) exemplars: u64,
     /// Samples and histograms of replicas that do not have the turn, which were dropped.
     pub(crate) deduplicated: u64,
-    /// Of replicas that have the turn: those that were written behind the end of the turn before.
-    pub(crate) filled: u64,
 }
 
 /// Why nothing of a request was written.

@@ -273,7 +273,7 @@ impl Otlp {
         let identity = |n| xxh3_128_with_seed(converted.labels(n).as_bytes(), self.intake.seed);
         let identities: Vec<_> = series.map(identity).collect();
         let mut verdicts = match &self.intake.ha {
-            Some(tracker) => replicas(converted, tracker)?.judge(tracker, &tenant).await?,
+            Some(tracker) => replicas(converted, tracker)?.judge(tracker, &tenant, false).await?,
             None => Verdicts::default(),
         };
         let mut batch = self.intake.router.batch(&tenant, converted);

@@ -2,83 +2,127 @@
 
 use super::labels::{self, BodyLabels};
 use super::scan::{self, BadBody, Fields, Outline};
-use crate::ha::{Form, HaOptions, Replicas, Verdicts};
+use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NotWritten, Rows, Written};
 use gnomon_cluster::router::{MetricInfo, RouterBatch};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
 
+/// The series of a decompressed body.
+struct Series<'a> {
+    labels: BodyLabels<'a>,
+    identities: Vec<u128>,
+    /// What each has besides labels.
+    items: Vec<&'a [u8]>,
+}
+
+impl<'a> Series<'a> {
+    fn of(intake: &'a Intake, body: &'a [u8], outline: &'a Outline) -> Result<Self, BadBody> {
+        let labels = BodyLabels {
+            body,
+            series: &outline.series,
+            ha: intake.ha_options(),
+        };
+        let count = outline.series.len();
+        let (mut identities, mut items) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for number in 0..count as u32 {
+            let (identity, others) = labels::identity(labels.bytes(number), intake.seed)?;
+            identities.push(identity);
+            items.push(others);
+        }
+        Ok(Self {
+            labels,
+            identities,
+            items,
+        })
+    }
+
+    /// Adds of each series what counts.
+    fn add_to(
+        &self,
+        batch: &mut RouterBatch<'_>,
+        verdicts: &mut Verdicts,
+        written: &mut Written,
+    ) -> Result<(), BadBody> {
+        batch.announce(&self.identities);
+        for (number, (identity, items)) in (0..).zip(self.identities.iter().zip(&self.items)) {
+            batch.series(*identity, number);
+            add_items(&mut verdicts.rows(number, batch), items, written)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what fills the end of a turn; how many samples were taken.
+    async fn fill(&self, intake: &Intake, tenant: &TenantId, verdicts: &mut Verdicts) -> Result<u64, NotWritten> {
+        let mut batch = intake.router.batch(tenant, &self.labels).only_newer();
+        self.add_to(&mut batch, verdicts, &mut Written::default())
+            .map_err(malformed)?;
+        intake.filled(&batch.send(intake.timeout).await)
+    }
+}
+
+fn malformed(error: BadBody) -> NotWritten {
+    NotWritten::Malformed(error.to_string())
+}
+
 /// Writes a decompressed body: nothing of it where it is malformed.
 pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Result<Written, NotWritten> {
-    let bad = |error: BadBody| NotWritten::Malformed(error.to_string());
-    let outline = Outline::of(body).map_err(bad)?;
-    let ha = intake.ha_options();
-    let labels = BodyLabels {
-        body,
-        series: &outline.series,
-        ha,
+    let outline = Outline::of(body).map_err(malformed)?;
+    let series = Series::of(intake, body, &outline).map_err(malformed)?;
+    let mut verdicts = match &intake.ha {
+        Some(tracker) => {
+            let replicas = replicas(&series, tracker.options())?;
+            replicas.judge(tracker, tenant, true).await?
+        }
+        None => Verdicts::default(),
     };
-    let count = outline.series.len();
-    let (mut identities, mut items) = (Vec::with_capacity(count), Vec::with_capacity(count));
-    for number in 0..count as u32 {
-        let (identity, others) = labels::identity(labels.bytes(number), intake.seed).map_err(bad)?;
-        identities.push(identity);
-        items.push(others);
-    }
-    let mut verdicts = match (&intake.ha, ha) {
-        (Some(tracker), Some(ha)) => replicas(&labels, &items, ha)?.judge(tracker, tenant).await?,
-        _ => Verdicts::default(),
-    };
-    let mut written = Written::default();
     if verdicts.begin_fills() {
-        let mut batch = intake.router.batch(tenant, &labels).only_newer();
-        add_series(&mut batch, &identities, &items, &mut verdicts, &mut Written::default()).map_err(bad)?;
-        written.filled = intake.filled(&batch.send(intake.timeout).await)?;
+        series.fill(intake, tenant, &mut verdicts).await?;
     }
     verdicts.begin_own();
-    let mut batch = intake.router.batch(tenant, &labels);
-    add_series(&mut batch, &identities, &items, &mut verdicts, &mut written).map_err(bad)?;
+    let mut written = Written::default();
+    let mut batch = intake.router.batch(tenant, &series.labels);
+    series
+        .add_to(&mut batch, &mut verdicts, &mut written)
+        .map_err(malformed)?;
     for (start, end) in &outline.metadata {
         let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
-        add_metadata(&mut batch, bytes).map_err(bad)?;
+        add_metadata(&mut batch, bytes).map_err(malformed)?;
     }
     written.deduplicated = verdicts.dropped();
     intake.deduplicated(written.deduplicated);
-    written.outcome = batch.send(intake.timeout).await;
-    if let (Some(tracker), None) = (&intake.ha, &written.outcome.retryable) {
-        verdicts.hold(tracker, tenant, Form::Version1, body);
+    if let Some(tracker) = &intake.ha {
+        verdicts.hold(tracker, Form::Version1, body);
     }
+    written.outcome = batch.send(intake.timeout).await;
     Ok(written)
 }
 
-fn add_series(
-    batch: &mut RouterBatch<'_>,
-    identities: &[u128],
-    items: &[&[u8]],
-    verdicts: &mut Verdicts,
-    written: &mut Written,
-) -> Result<(), BadBody> {
-    batch.announce(identities);
-    for (number, (identity, items)) in (0..).zip(identities.iter().zip(items)) {
-        batch.series(*identity, number);
-        add_items(&mut verdicts.rows(number, batch), items, written)?;
-    }
-    Ok(())
+/// Writes of a body that was held what fills the end of a turn; how many samples were taken.
+pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<u64, NotWritten> {
+    let Some(ha) = intake.ha_options() else { return Ok(0) };
+    let outline = Outline::of(body).map_err(malformed)?;
+    let series = Series::of(intake, body, &outline).map_err(malformed)?;
+    let mut verdicts = replicas(&series, ha)?.only_fills(&fill.stand_by, fill.window);
+    series.fill(intake, &fill.stand_by.tenant, &mut verdicts).await
 }
 
 /// Whose series they are. One pass more over the samples, where HA pairs are looked for.
-fn replicas<'a>(labels: &BodyLabels<'a>, items: &[&[u8]], ha: &HaOptions) -> Result<Replicas<'a>, NotWritten> {
-    let bad = |error: BadBody| NotWritten::Malformed(error.to_string());
-    let mut replicas = Replicas::with_capacity(items.len());
-    for (number, items) in items.iter().enumerate() {
-        let (cluster, replica) = labels::pair(labels.bytes(number as u32), ha);
+fn replicas<'a>(series: &Series<'a>, ha: &HaOptions) -> Result<Replicas<'a>, NotWritten> {
+    let mut replicas = Replicas::with_capacity(series.items.len());
+    for (number, items) in series.items.iter().enumerate() {
+        let (cluster, replica) = labels::pair(series.labels.bytes(number as u32), ha);
         if !replicas.series(cluster, replica)? {
             continue;
         }
         let mut fields = Fields::of("TimeSeries", items);
-        while let Some((field, value)) = fields.next().map_err(bad)? {
+        while let Some((field, value)) = fields.next().map_err(malformed)? {
             let timestamp_ms = match field {
-                2 => scan::sample(fields.bytes(field, value).map_err(bad)?).map_err(bad)?.0,
-                4 => scan::histogram_time(fields.bytes(field, value).map_err(bad)?).map_err(bad)?,
+                2 => {
+                    scan::sample(fields.bytes(field, value).map_err(malformed)?)
+                        .map_err(malformed)?
+                        .0
+                }
+                4 => scan::histogram_time(fields.bytes(field, value).map_err(malformed)?).map_err(malformed)?,
                 _ => continue,
             };
             replicas.sample(timestamp_ms);

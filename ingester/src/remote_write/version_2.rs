@@ -5,9 +5,9 @@
 use super::labels::what_is_wrong;
 use super::scan::{self, BadBody, Fields, Span, Value};
 use super::version_1::kind_name;
-use crate::ha::{Form, HaOptions, Replicas, Verdicts};
+use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NO_LABELS, NotWritten, Rows, Written, put_canonical};
-use gnomon_cluster::router::{LabelSource, MetricInfo};
+use gnomon_cluster::router::{LabelSource, MetricInfo, RouterBatch};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -321,45 +321,78 @@ pub(crate) async fn write_request(
     tenant: &TenantId,
     mut request: Request<'_>,
 ) -> Result<Written, NotWritten> {
-    let bad = |error: BadBody| NotWritten::Malformed(error.to_string());
     let ha = intake.ha.clone();
     let identities = identities(&request, intake.seed)?;
     let mut verdicts = match &ha {
-        Some(tracker) => request.replicas(tracker.options())?.judge(tracker, tenant).await?,
+        Some(tracker) => {
+            let replicas = request.replicas(tracker.options())?;
+            replicas.judge(tracker, tenant, true).await?
+        }
         None => Verdicts::default(),
     };
     request.ha = ha.as_deref().map(crate::ha::HaTracker::options);
-    let mut written = Written::default();
     if verdicts.begin_fills() {
-        let mut batch = intake.router.batch(tenant, &request).only_newer();
-        batch.announce(&identities);
-        let mut ignored = Written::default();
-        for (number, identity) in (0..).zip(&identities) {
-            batch.series(*identity, number);
-            request
-                .add_items(number, &mut verdicts.rows(number, &mut batch), &mut ignored)
-                .map_err(bad)?;
-        }
-        written.filled = intake.filled(&batch.send(intake.timeout).await)?;
+        fill_from(intake, tenant, &request, &identities, &mut verdicts).await?;
     }
     verdicts.begin_own();
+    let mut written = Written::default();
     let mut batch = intake.router.batch(tenant, &request);
-    batch.announce(&identities);
+    add_series(&request, &identities, &mut batch, &mut verdicts, &mut written)?;
     let mut last: &[u8] = &[];
-    for (number, identity) in (0..).zip(&identities) {
-        batch.series(*identity, number);
-        request
-            .add_items(number, &mut verdicts.rows(number, &mut batch), &mut written)
-            .map_err(bad)?;
-        request.add_metadata(number, &mut batch, &mut last).map_err(bad)?;
+    for number in 0..request.series_count() {
+        request.add_metadata(number, &mut batch, &mut last).map_err(malformed)?;
     }
     written.deduplicated = verdicts.dropped();
     intake.deduplicated(written.deduplicated);
-    written.outcome = batch.send(intake.timeout).await;
-    if let (Some(tracker), None) = (&ha, &written.outcome.retryable) {
-        verdicts.hold(tracker, tenant, Form::Version2, request.body);
+    if let Some(tracker) = &ha {
+        verdicts.hold(tracker, Form::Version2, request.body);
     }
+    written.outcome = batch.send(intake.timeout).await;
     Ok(written)
+}
+
+/// Writes of a body that was held what fills the end of a turn; how many samples were taken.
+pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<u64, NotWritten> {
+    let Some(ha) = intake.ha_options() else { return Ok(0) };
+    let mut request = Request::of(body).map_err(malformed)?;
+    let identities = identities(&request, intake.seed)?;
+    let mut verdicts = request.replicas(ha)?.only_fills(&fill.stand_by, fill.window);
+    request.ha = Some(ha);
+    fill_from(intake, &fill.stand_by.tenant, &request, &identities, &mut verdicts).await
+}
+
+async fn fill_from(
+    intake: &Intake,
+    tenant: &TenantId,
+    request: &Request<'_>,
+    identities: &[u128],
+    verdicts: &mut Verdicts,
+) -> Result<u64, NotWritten> {
+    let mut batch = intake.router.batch(tenant, request).only_newer();
+    add_series(request, identities, &mut batch, verdicts, &mut Written::default())?;
+    intake.filled(&batch.send(intake.timeout).await)
+}
+
+/// Adds of each series what counts.
+fn add_series(
+    request: &Request<'_>,
+    identities: &[u128],
+    batch: &mut RouterBatch<'_>,
+    verdicts: &mut Verdicts,
+    written: &mut Written,
+) -> Result<(), NotWritten> {
+    batch.announce(identities);
+    for (number, identity) in (0..).zip(identities) {
+        batch.series(*identity, number);
+        request
+            .add_items(number, &mut verdicts.rows(number, batch), written)
+            .map_err(malformed)?;
+    }
+    Ok(())
+}
+
+fn malformed(error: BadBody) -> NotWritten {
+    NotWritten::Malformed(error.to_string())
 }
 
 fn identities(request: &Request<'_>, seed: u64) -> Result<Vec<u128>, NotWritten> {

@@ -12,8 +12,8 @@
 //! series, and the one before has nothing of that time any more.
 //!
 //! Invariant: turns of a pair never overlap, and where one ends never moves once the next has begun. So whoever goes by
-//! an older state takes no sample that a newer state gives to somebody else, but of the time that is filled, from one that was
-//! silent for as long as a fail-over takes.
+//! an older state takes no sample that a newer state gives to somebody else, but of the time that is filled: for as long as it has
+//! not heard of the new turn, late ones of whoever had the one before.
 
 use super::machine::{Effect, Refusal};
 use gnomon_model::TenantId;
