@@ -16,6 +16,8 @@ const UPDATE_MS: i64 = 5_000;
 /// Of two samples one after the other: a scrape before a death, the next one of the other server, on a busy machine.
 const MOST_BETWEEN_MS: i64 = 3 * INTERVAL_MS;
 
+const FILLED: &str = "gnomon_ha_filled_samples_total";
+
 /// Says what time it is.
 async fn clock() -> u16 {
     let metrics = || async {
@@ -111,10 +113,20 @@ async fn a_pair_that_writes_through_different_ingesters_counts_once_whoever_dies
     drop(first);
     let died = now_ms();
     until_later("the second server to be taken", &reader, died + 3_000).await;
+    let taken = now_ms();
+    until_later("samples of the second server's own turn", &reader, taken).await;
+    assert!(
+        sum(&trio, FILLED, &[0, 1, 2]).await > 0.0,
+        "what the second server sent before"
+    );
     let first = launch(&program, folder.path(), "a", target, Some(&to_first));
     // What is missing of the other's turn is looked for at this one: it has to have been there.
     let scrapes_again = now_ms() + 2_000;
     until_later("the first server to scrape again", &first.http, scrapes_again).await;
+    eventually("what the first server sends to be held", async || {
+        (sum(&trio, "gnomon_ha_held_bytes", &[0]).await > 0.0).then_some(())
+    })
+    .await;
     // The one in force cannot write any more: the ingester that it writes to dies.
     trio.kill(1);
     let died = now_ms();
@@ -134,9 +146,10 @@ async fn a_pair_that_writes_through_different_ingesters_counts_once_whoever_dies
     let end = back + 4_000;
     let seen = samples(&truth.http, end).await;
     let turns = sum(&trio, "gnomon_ha_turns_total", &[0, 1, 2]).await;
-    // The first turn that went over was filled by an ingester that died afterwards.
-    let filled = sum(&trio, "gnomon_ha_filled_samples_total", &[0, 1, 2]).await;
-    assert!(filled > 0.0, "nothing was filled");
+    assert!(
+        sum(&trio, FILLED, &[0]).await > 0.0,
+        "what the first server sent before"
+    );
     assert_eq!(sum(&trio, "gnomon_ha_held_dropped_total", &[0, 1, 2]).await, 0.0);
     for at in 0..NODES {
         let counted = samples(&trio.http(at), end).await;
