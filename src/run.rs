@@ -10,7 +10,6 @@
 mod cluster_config;
 mod config;
 mod grpc;
-mod members;
 mod roles;
 mod web;
 mod writers;

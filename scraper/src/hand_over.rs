@@ -20,19 +20,19 @@ const MOST_AHEAD_MS: i64 = 3_000;
 
 /// When a scraper that came into the ring at `since_ms` begins to make ticks.
 #[must_use]
-pub const fn after_join(since_ms: i64) -> i64 {
+pub(crate) const fn after_join(since_ms: i64) -> i64 {
     since_ms.saturating_add(COMES_MS)
 }
 
 /// When a scraper that left the ring at `left_ms` makes no more ticks.
 #[must_use]
-pub const fn after_leave(left_ms: i64) -> i64 {
+pub(crate) const fn after_leave(left_ms: i64) -> i64 {
     left_ms.saturating_add(LEAVES_MS)
 }
 
 /// When a scraper left the ring that makes no more ticks from `end_ms` on.
 #[must_use]
-pub const fn before_leave(end_ms: i64) -> i64 {
+pub(crate) const fn before_leave(end_ms: i64) -> i64 {
     end_ms.saturating_sub(LEAVES_MS)
 }
 

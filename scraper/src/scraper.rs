@@ -1,7 +1,7 @@
 //! The role: pools made to agree with the configuration, the ring and discovery.
 
 use crate::buffer::{Buffer, BufferMetrics, BufferOptions};
-use crate::client::ClientError;
+use crate::client::{Carrier, ClientError};
 use crate::config::ScrapeConfig;
 use crate::discovery::Discovery;
 use crate::hand_over::{Owners, after_leave, ahead};
@@ -32,6 +32,8 @@ pub struct ScraperOptions {
     /// This node, as it stands in the ring.
     pub node: NodeId,
     pub clock: Arc<dyn Clock>,
+    /// The network in production.
+    pub carrier: Arc<dyn Carrier>,
     pub sink: Arc<dyn TickSink>,
     pub registry: prometheus::Registry,
     /// The scrapers that are alive.
@@ -118,6 +120,7 @@ impl Scraper {
         let (changed, changes) = mpsc::unbounded_channel();
         let env = ScrapeEnv::new(
             options.clock,
+            options.carrier,
             options.sink,
             Arc::clone(&metrics),
             Arc::clone(&buffer),

@@ -1,6 +1,6 @@
 //! The roles that run here.
 
-use super::{Process, members};
+use super::Process;
 use crate::config::Config;
 use crate::flags::Settings;
 use anyhow::Context as _;
@@ -17,7 +17,7 @@ use gnomon_ingester::{DutyOptions, HaTracker, Ingester, IngesterOptions, Intake,
 use gnomon_model::{ShardId, TenantId};
 use gnomon_promql::QueryMemory;
 use gnomon_proto::service::TargetsService;
-use gnomon_scraper::{BufferOptions, ExternalUrl, Scraper, ScraperOptions, TickSink};
+use gnomon_scraper::{BufferOptions, ExternalUrl, Http, Scraper, ScraperOptions, TickSink};
 use gnomon_tsdb::bucket::Bucket;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -45,16 +45,8 @@ pub(super) struct Running {
 impl Running {
     /// Gives the targets of a scraper to others, where there are some: they are scraped here until then.
     pub(super) async fn hand_over(&self, node: &NodeHandle) {
-        let Some(scraper) = &self.scraper else {
-            return;
-        };
-        let has_heir = {
-            let state = node.meta_watch.borrow();
-            let ring = state.scrapers.as_ref().map(|ring| ring.nodes.as_slice());
-            ring.is_some_and(|nodes| nodes.len() > 1 && nodes.contains(&node.node_id.0))
-        };
-        if has_heir {
-            scraper.hand_over(node.end_scraping().await).await;
+        if let Some(scraper) = &self.scraper {
+            gnomon_scraper::leave(scraper, node).await;
         }
     }
 
@@ -282,11 +274,12 @@ fn external_url(settings: &Settings) -> Option<ExternalUrl> {
 
 fn start_scraper(process: &Process, node: &NodeHandle, router: &Arc<Router>) -> anyhow::Result<Scraper> {
     let states = node.meta_watch.clone();
-    let (ring, following) = members::follow(states, node.node_id, LEASE, process.stop.clone());
+    let (ring, following) = gnomon_scraper::follow(states, node.node_id, LEASE, process.stop.clone());
     process.tasks.spawn(following);
     let options = ScraperOptions {
         node: node.node_id,
         clock: Arc::clone(&process.clock),
+        carrier: Arc::new(Http),
         sink: Arc::clone(router) as Arc<dyn TickSink>,
         registry: process.registry.clone(),
         members: ring.members,

@@ -8,6 +8,7 @@ use super::queues::{Sent, Work};
 use super::segment::is_damage;
 use super::tick::{self, BadTick, HeldTick};
 use super::{Buffer, Place, Why};
+use gnomon_cluster::blocking::blocking;
 use gnomon_cluster::node::CLOCK_MAY_BE_OFF_MS;
 use gnomon_cluster::router::Refused;
 use gnomon_proto::ServiceError;
@@ -181,7 +182,7 @@ impl Buffer {
     async fn read(self: &Arc<Self>, work: &Work) -> Result<HeldTick, Unread> {
         let folder = self.folder.clone();
         let place = work.held.place.clone();
-        let reading = tokio::task::spawn_blocking(move || -> Result<HeldTick, Unread> {
+        let reading = blocking(move || -> Result<HeldTick, Unread> {
             let bytes = match (&place, &folder) {
                 (Place::Memory(bytes), _) => bytes.clone(),
                 (Place::Disk(spot), Some(folder)) => folder.read(spot)?,

@@ -27,6 +27,7 @@ pub(crate) use queues::OfTarget;
 use crate::ring::Terms;
 use crate::scrape::TickSink;
 use bytes::Bytes;
+use gnomon_cluster::blocking::blocking;
 use gnomon_cluster::router::Tick;
 use gnomon_model::{Clock, LabelsRef, TargetId};
 use hashbrown::HashMap;
@@ -290,9 +291,7 @@ impl Buffer {
                     .clone()
                     .ok_or_else(|| std::io::Error::other("there is no folder"))?;
                 let spot = *spot;
-                tokio::task::spawn_blocking(move || folder.read(&spot))
-                    .await
-                    .map_err(std::io::Error::other)?
+                blocking(move || folder.read(&spot)).await?
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::queues::{Held, Limits, Work};
 use super::segment::{self, EMPTY_BYTES};
 use super::{Buffer, Why};
+use gnomon_cluster::blocking::blocking;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -41,8 +42,8 @@ impl Buffer {
     /// Takes over what an earlier process left.
     pub(super) async fn load(self: &Arc<Self>) {
         let Some(folder) = self.folder.clone() else { return };
-        let loaded = tokio::task::spawn_blocking(move || folder.load()).await;
-        match loaded.map_err(std::io::Error::other).and_then(|found| found) {
+        let loaded = blocking(move || folder.load()).await;
+        match loaded.flatten() {
             Ok(found) => {
                 for (file, why) in &found.damaged {
                     self.metrics.damaged_files.inc();
@@ -105,7 +106,7 @@ impl Buffer {
         let Some(folder) = self.folder.clone().filter(|_| !dead.is_empty()) else {
             return;
         };
-        let removed = tokio::task::spawn_blocking(move || {
+        let removed = blocking(move || {
             let failed = |id: &u64| folder.remove(*id).err().map(|e| (*id, e));
             dead.iter().filter_map(failed).collect::<Vec<_>>()
         });
@@ -229,8 +230,8 @@ impl Buffer {
             return true;
         }
         let segment = self.queues.lock().next_segment();
-        let written = tokio::task::spawn_blocking(move || folder.write(segment, &ready)).await;
-        match written.map_err(std::io::Error::other).and_then(|written| written) {
+        let written = blocking(move || folder.write(segment, &ready)).await;
+        match written.flatten() {
             Ok((file_bytes, spots)) => {
                 self.queues.lock().moved(segment, file_bytes, &spots);
                 true

@@ -5,8 +5,9 @@ use std::error::Error;
 use std::io;
 use url::Url;
 
+/// Worded as Prometheus does.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FetchError {
+pub enum FetchError {
     #[error("Get {url:?}: {reason}")]
     Get { url: String, reason: String },
     /// The body was cut short, or the connection broke within it.

@@ -2,6 +2,7 @@
 //! wait for it are taken from those that the store needs.
 
 use super::ClientError;
+use gnomon_cluster::blocking::blocking;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -36,7 +37,7 @@ impl Files {
         let of_the_job = Arc::clone(&self.0).acquire_owned().await;
         let of_the_job = of_the_job.map_err(|error| failed(error.to_string()))?;
         let of_all = READS.acquire().await.map_err(|error| failed(error.to_string()))?;
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking(move || {
             let result = work();
             drop((of_the_job, of_all));
             result

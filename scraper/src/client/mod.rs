@@ -7,9 +7,10 @@ mod tls;
 mod tls_error;
 mod verify;
 
-pub(crate) use error::FetchError;
+pub use error::FetchError;
 
 use crate::config::http::{HttpClientConfig, ProxyConfig};
+use async_trait::async_trait;
 use auth::Authenticator;
 use files::Files;
 use parking_lot::Mutex;
@@ -41,7 +42,47 @@ tokio::task_local! {
 #[error("{0}")]
 pub struct ClientError(pub String);
 
-/// Speaks HTTP to the targets of one job. The files that it is made of are looked at as it is used.
+/// Carries requests of scrapes to targets, and answers back.
+#[async_trait]
+pub trait Carrier: Send + Sync + 'static {
+    /// `client` is that of the request's job. Errors name `shown_url`.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn carry(
+        &self,
+        client: reqwest::Client,
+        request: reqwest::Request,
+        shown_url: &str,
+    ) -> Result<reqwest::Response, FetchError>;
+}
+
+/// The network: redirects are followed as the client has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Http;
+
+#[async_trait]
+impl Carrier for Http {
+    /// Errors are worded as Go's client does.
+    async fn carry(
+        &self,
+        client: reqwest::Client,
+        request: reqwest::Request,
+        shown_url: &str,
+    ) -> Result<reqwest::Response, FetchError> {
+        let url = request.url().clone();
+        let exchange = async {
+            let sent = client.execute(request).await;
+            sent.map_err(|e| match HOP.with(|hop| hop.lock().take()) {
+                Some(hop) => FetchError::of_request(&hop, &shown(&hop), &e),
+                None => FetchError::of_request(&url, shown_url, &e),
+            })
+        };
+        HOP.scope(Mutex::new(None), exchange).await
+    }
+}
+
+/// Speaks to the targets of one job. The files that it is made of are looked at as it is used.
 pub(crate) struct HttpClient {
     config: HttpClientConfig,
     auth: Authenticator,
@@ -164,12 +205,13 @@ impl HttpClient {
         self.files.read(look).await?
     }
 
-    /// Sends a GET and returns the answer with its body still to come. Errors name `shown_url`. Redirects are followed as configured.
+    /// Sends a GET and returns the answer with its body still to come. Errors name `shown_url`.
     ///
     /// # Errors
-    /// When there is no answer, worded as Go's client does.
+    /// When there is no answer.
     pub(crate) async fn get(
         &self,
+        carrier: &dyn Carrier,
         url: &Url,
         shown_url: &str,
         headers: HeaderMap,
@@ -182,15 +224,9 @@ impl HttpClient {
         let mut all = headers;
         self.add_headers(&mut all).await.map_err(own)?;
         self.auth.add_to(&mut all).await.map_err(own)?;
-        let request = client.get(url.clone()).headers(all);
-        let exchange = async {
-            let sent = request.send().await;
-            sent.map_err(|e| match HOP.with(|hop| hop.lock().take()) {
-                Some(hop) => FetchError::of_request(&hop, &shown(&hop), &e),
-                None => FetchError::of_request(url, shown_url, &e),
-            })
-        };
-        HOP.scope(Mutex::new(None), exchange).await
+        let request = client.get(url.clone()).headers(all).build();
+        let request = request.map_err(|e| FetchError::of_request(url, shown_url, &e))?;
+        carrier.carry(client, request, shown_url).await
     }
 
     /// Reads the files that a request would be made with, and sends none.

@@ -2,7 +2,7 @@
 
 use super::body::{Body, BodyBudget, read_body};
 use super::run::PoolOptions;
-use crate::client::FetchError;
+use crate::client::{Carrier, FetchError};
 use crate::config::{NameEscaping, ScrapeConfig};
 use crate::parse::accept_header;
 use crate::target::Target;
@@ -44,6 +44,7 @@ pub(super) fn job_headers(config: &ScrapeConfig) -> HeaderMap {
 
 /// Asks the target, within its timeout.
 pub(super) async fn fetch(
+    carrier: &dyn Carrier,
     target: &Target,
     options: &PoolOptions,
     budget: &Arc<BodyBudget>,
@@ -57,9 +58,8 @@ pub(super) async fn fetch(
     let late = || FetchError::Timeout {
         url: target.shown_url.clone(),
     };
-    let response = timeout_at(deadline, options.client.get(&target.url, &target.shown_url, headers))
-        .await
-        .map_err(|_| late())??;
+    let asked = options.client.get(carrier, &target.url, &target.shown_url, headers);
+    let response = timeout_at(deadline, asked).await.map_err(|_| late())??;
     let status = response.status();
     if status != reqwest::StatusCode::OK {
         return Err(FetchError::Status(status_line(&response)));

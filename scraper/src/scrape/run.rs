@@ -8,7 +8,7 @@ use super::sink::TickSink;
 use super::timing;
 use super::worker::Worker;
 use crate::buffer::Buffer;
-use crate::client::{ClientError, HttpClient};
+use crate::client::{Carrier, ClientError, HttpClient};
 use crate::config::ScrapeConfig;
 use crate::hand_over::still_makes;
 use crate::metrics::ScraperMetrics;
@@ -37,6 +37,7 @@ pub(super) const PUSH_GRACE: Duration = Duration::from_secs(1);
 /// What all loops share.
 pub(crate) struct ScrapeEnv {
     pub clock: Arc<dyn Clock>,
+    pub carrier: Arc<dyn Carrier>,
     pub sink: Arc<dyn TickSink>,
     pub metrics: Arc<ScraperMetrics>,
     pub budget: Arc<BodyBudget>,
@@ -60,6 +61,7 @@ impl ScrapeEnv {
     #[must_use]
     pub(crate) fn new(
         clock: Arc<dyn Clock>,
+        carrier: Arc<dyn Carrier>,
         sink: Arc<dyn TickSink>,
         metrics: Arc<ScraperMetrics>,
         buffer: Arc<Buffer>,
@@ -68,6 +70,7 @@ impl ScrapeEnv {
     ) -> Self {
         Self {
             clock,
+            carrier,
             sink,
             metrics,
             budget: BodyBudget::new(TOTAL_BODY_BYTES),

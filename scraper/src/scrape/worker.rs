@@ -224,7 +224,8 @@ impl Worker {
             return (cache, failed(error.to_string(), 0.0));
         }
         let reuse = std::mem::take(&mut spare.body);
-        let fetched = match fetch(&spec.target, &spec.options, &self.env.budget, reuse).await {
+        let env = &self.env;
+        let fetched = match fetch(&*env.carrier, &spec.target, &spec.options, &env.budget, reuse).await {
             Ok(fetched) => fetched,
             Err(e) => {
                 let over = matches!(

@@ -31,6 +31,7 @@ impl Rig {
         });
         let registry = prometheus::Registry::new();
         let scraper = Scraper::start(ScraperOptions {
+            carrier: Arc::new(crate::client::Http),
             node: NodeId(1),
             clock: SystemClock::shared(),
             sink: Arc::clone(&sink) as Arc<dyn TickSink>,

@@ -1,9 +1,11 @@
 //! The ring of scrapers, from the metadata state.
 
-use gnomon_cluster::node::{asked_ms, left_ring_ms, ring_changed_ms};
+use crate::Scraper;
+use crate::hand_over::{after_join, after_leave, before_leave};
+use crate::ring::{Members, Terms};
+use gnomon_cluster::node::{NodeHandle, asked_ms, left_ring_ms, ring_changed_ms};
 use gnomon_model::NodeId;
 use gnomon_proto::v1::{MetaState, Node, ScraperRing};
-use gnomon_scraper::{Members, Terms, after_join, after_leave, before_leave};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -79,14 +81,26 @@ fn own_until(before: &Members, after: &Members, state: &MetaState, me: NodeId, l
 }
 
 /// What a scraper is told of the ring.
-pub(super) struct Followed {
-    pub(super) members: watch::Receiver<Members>,
+pub struct Followed {
+    pub members: watch::Receiver<Members>,
     /// When this node was in it for sure.
-    pub(super) terms: watch::Receiver<Terms>,
+    pub terms: watch::Receiver<Terms>,
 }
 
-/// Follows the state until told to stop.
-pub(super) fn follow(
+/// Gives the targets of a scraper to others, where there are some: they are scraped here until then.
+pub async fn leave(scraper: &Scraper, node: &NodeHandle) {
+    let has_heir = {
+        let state = node.meta_watch.borrow();
+        let ring = state.scrapers.as_ref().map(|ring| ring.nodes.as_slice());
+        ring.is_some_and(|nodes| nodes.len() > 1 && nodes.contains(&node.node_id.0))
+    };
+    if has_heir {
+        scraper.hand_over(node.end_scraping().await).await;
+    }
+}
+
+/// Follows the state until told to stop. `lease` is that which all nodes reckon with.
+pub fn follow(
     mut states: watch::Receiver<Arc<MetaState>>,
     node: NodeId,
     lease: Duration,
