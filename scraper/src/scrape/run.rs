@@ -229,6 +229,8 @@ async fn run(
                 continue;
             },
             changed = specs.changed(), if spec.until_ms.is_none() => match changed {
+                // Where only the timer is late, the tick is due.
+                Ok(()) if env.clock.now().0 >= tick_ms => {}
                 Ok(()) => continue,
                 Err(_) => break,
             },
