@@ -29,6 +29,8 @@ pub(crate) struct Pool {
     options: Arc<PoolOptions>,
     discovery: Discovery,
     loops: HashMap<TargetId, ScrapeLoop>,
+    /// Targets that go to other scrapers, and until when they are scraped here.
+    given_ms: HashMap<TargetId, i64>,
     status: PoolStatus,
 }
 
@@ -73,6 +75,7 @@ impl Pool {
             options,
             discovery,
             loops: HashMap::new(),
+            given_ms: HashMap::new(),
             status: PoolStatus::default(),
         }
     }
@@ -122,11 +125,16 @@ impl Pool {
             wanted.targets.into_iter().partition(|(id, _)| who.is_mine(*id));
         let now_ms = env.clock.now().0;
         let change_ms = |id: &TargetId| ahead(who.change_ms(*id), now_ms);
+        let given_ms = &mut self.given_ms;
+        given_ms.retain(|_, until_ms| ahead(Some(*until_ms), now_ms).is_some());
         self.loops.retain(|id, running| {
             let stays = mine.contains_key(id);
             if !stays {
                 match change_ms(id).filter(|_| others.contains_key(id)) {
-                    Some(until_ms) => running.hand_over(until_ms),
+                    Some(until_ms) => {
+                        running.hand_over(until_ms);
+                        given_ms.insert(*id, until_ms);
+                    }
                     None => running.stop(),
                 }
             }
@@ -144,7 +152,9 @@ impl Pool {
                 Some(running) if same(&running.spec(), &spec) => {}
                 Some(running) => running.update(spec),
                 None => {
-                    let running = ScrapeLoop::start(Arc::clone(env), spec, change_ms(&id), parent, tasks);
+                    // One that comes back before it has gone: what makes its ticks until then goes on.
+                    let from_ms = change_ms(&id).max(self.given_ms.get(&id).copied());
+                    let running = ScrapeLoop::start(Arc::clone(env), spec, from_ms, parent, tasks);
                     self.loops.insert(id, running);
                 }
             }
