@@ -98,11 +98,18 @@ impl Scrapers {
         let in_ring = || state.nodes.iter().filter(|node| ring.contains(&node.id));
         let may_hold = |role: &String| role == SCRAPER_STARTING || role == SCRAPER_LEAVING;
         let mut live = state.nodes.iter().filter(|node| node.lease_until_ms >= now_ms);
-        if !live.any(|node| ring.contains(&node.id) || node.roles.iter().any(may_hold)) {
+        let lease_ms = i64::try_from(LEASE_MS).unwrap_or(i64::MAX);
+        // What is known here may be some seconds old, and another have come since: somebody has renewed a lease after theirs.
+        let is_known = || {
+            let scrapers = state.nodes.iter().filter(|node| scrapes_or_may(node));
+            let ended_ms = scrapers.map(|node| node.lease_until_ms).max().unwrap_or(i64::MIN);
+            let newest_ms = state.nodes.iter().map(|node| node.lease_until_ms).max();
+            newest_ms.is_none_or(|until| until.saturating_sub(lease_ms) >= ended_ms)
+        };
+        if !live.any(|node| ring.contains(&node.id) || node.roles.iter().any(may_hold)) && is_known() {
             return Self::None;
         }
         let lease_until_ms = in_ring().map(|node| node.lease_until_ms).min().unwrap_or(i64::MIN);
-        let lease_ms = i64::try_from(LEASE_MS).unwrap_or(i64::MAX);
         // By a clock that was wrong something may have happened that is still to come.
         let latest_ms = now_ms.saturating_add(CLOCK_MAY_BE_OFF_MS);
         let changes = state.nodes.iter().map(|node| node.ring_changed_ms);
@@ -178,7 +185,10 @@ mod tests {
         let ingester = node(3, "ingester", 111_000, 0);
         let not_renewed = node(1, "scraper", 101_000, 90_000);
         assert_eq!(at(1, &[1], &[&not_renewed, &ingester]), Some(true));
-        assert_eq!(of(&[2], &[&renewed_just_before]), None, "its lease is over");
+        assert_eq!(of(&[2], &[&renewed_just_before, &ingester]), None, "its lease is over");
+        // Nothing is known of the time since: another may have come.
+        let as_long = node(3, "ingester", 100_000, 0);
+        assert_ne!(of(&[2], &[&renewed_just_before, &as_long]), None);
         let starting = node(4, SCRAPER_STARTING, 111_000, 5_000);
         assert_eq!(of(&[], &[&starting, &died]), Some(false));
         assert_eq!(of(&[], &[&ingester]), None);

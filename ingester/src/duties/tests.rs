@@ -338,22 +338,21 @@ async fn a_target_gone_silent_gets_its_markers() {
 #[tokio::test]
 async fn what_a_live_scraper_may_hold_is_waited_for() {
     let mut rig = Rig::new(WriteOptions::default());
-    let scraper = |address: &str| gnomon_proto::v1::Node {
-        address: address.into(),
-        roles: vec!["scraper".into()],
-        incarnation: 1,
-        feature_level: 1,
-        ..gnomon_proto::v1::Node::default()
+    let register = |address: &str, role: &str, lease_ms| MetaCommand {
+        proposed_at_ms: NOW,
+        command: Some(Change::RegisterNode(gnomon_proto::v1::RegisterNode {
+            node: Some(gnomon_proto::v1::Node {
+                address: address.into(),
+                roles: vec![role.into()],
+                incarnation: 1,
+                feature_level: 1,
+                ..gnomon_proto::v1::Node::default()
+            }),
+            lease_ms,
+        })),
     };
     for address in ["one:9095", "other:9095"] {
-        let register = Change::RegisterNode(gnomon_proto::v1::RegisterNode {
-            node: Some(scraper(address)),
-            lease_ms: 60_000,
-        });
-        let command = MetaCommand {
-            proposed_at_ms: NOW,
-            command: Some(register),
-        };
+        let command = register(address, "scraper", 60_000);
         assert_eq!(rig.meta.propose(command).await.unwrap().refused, "");
     }
     // Leading for long: it is not a new leader's patience that is seen here.
@@ -367,9 +366,11 @@ async fn what_a_live_scraper_may_hold_is_waited_for() {
     assert_eq!(rig.node.metrics.targets_expired.get(), 1);
     let all = rig.node.read(View::default()).await.unwrap();
     assert_eq!(all[r#"{__name__="a"}"#][1].0, heard + 10_000);
-    // Where nobody scrapes any more there is nothing to wait for.
+    // Where nobody scrapes any more there is nothing to wait for, as others' leases show.
     rig.pass(Duration::from_secs(60)).await;
     let heard = rig.node.clock.now().0;
+    let command = register("third:9095", "ingester", 200_000);
+    assert_eq!(rig.meta.propose(command).await.unwrap().refused, "");
     tick(&rig, heard, 1_000).await;
     rig.pass(Duration::from_secs(5)).await;
     assert_eq!(rig.node.metrics.targets_expired.get(), 2);
