@@ -25,6 +25,12 @@ mod nemesis;
 mod network;
 #[path = "sim/run.rs"]
 mod run;
+#[path = "sim/scraped.rs"]
+mod scraped;
+#[path = "sim/scrapers.rs"]
+mod scrapers;
+#[path = "sim/targets.rs"]
+mod targets;
 #[path = "sim/trace.rs"]
 mod trace;
 #[path = "sim/watch.rs"]
@@ -38,6 +44,8 @@ const ALWAYS: [u64; 27] = [
     1, 2, 3, 11, 12, 32, 41, 60, 63, 73, 81, 94, 104, 105, 106, 107, 274, 534, 1136, 1192, 1779, 2246, 6981, 7611,
     30424, 80677, 97280,
 ];
+/// And of those with scrapers.
+const WITH_SCRAPERS: [u64; 6] = [8, 130, 270, 315, 698, 930];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -150,7 +158,7 @@ fn log() {
 
 #[test]
 fn a_handful_of_seeds() {
-    for seed in ALWAYS {
+    for seed in ALWAYS.into_iter().chain(WITH_SCRAPERS) {
         println!("seed {seed}");
         if let Outcome::Failed(output) = in_process(seed, false) {
             panic!("seed {seed} fails; make sim SEED={seed} runs it again\n{output}");
@@ -165,12 +173,15 @@ fn the_same_seed_is_the_same_run() {
         Outcome::Fine(line) => line,
         Outcome::Failed(output) => panic!("{output}"),
     };
-    let (one, again, other) = (sum(5), sum(5), sum(6));
-    assert_eq!(one, again);
-    assert_ne!(
-        one.split_once(':').map(|p| p.1.to_owned()),
-        other.split_once(':').map(|p| p.1.to_owned())
-    );
+    // Without scrapers, and with them.
+    for (seed, next) in [(5, 6), (8, 9)] {
+        let (one, again, other) = (sum(seed), sum(seed), sum(next));
+        assert_eq!(one, again);
+        assert_ne!(
+            one.split_once(':').map(|p| p.1.to_owned()),
+            other.split_once(':').map(|p| p.1.to_owned())
+        );
+    }
 }
 
 /// `make sim`.

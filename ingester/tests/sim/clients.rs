@@ -4,6 +4,7 @@ use super::clock::Origin;
 use super::ledger::{self, Key, Ledger, Unread, labels_of, value_of};
 use super::machine::Running;
 use super::trace::Trace;
+use gnomon_cluster::node::NodeHandle;
 use gnomon_cluster::router::{Router, RouterOptions};
 use gnomon_model::{Labels, TenantId};
 use gnomon_proto::v1::MetaState;
@@ -30,8 +31,8 @@ pub(crate) struct Sheet {
 }
 
 /// A router on a machine.
-pub(crate) fn router(running: &Running) -> Result<Router, prometheus::Error> {
-    let directory = running.node.directory.clone();
+pub(crate) fn router(node: &NodeHandle) -> Result<Router, prometheus::Error> {
+    let directory = node.directory.clone();
     let (placement, registry) = (directory.placement(), prometheus::Registry::new());
     Router::new(RouterOptions::default(), placement, directory, &registry)
 }

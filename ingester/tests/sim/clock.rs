@@ -38,6 +38,8 @@ pub(crate) struct SimClock {
     drift_ppm: i64,
     /// The wall clock's error, milliseconds.
     offset_ms: Mutex<i64>,
+    /// What a process that is paused saw last.
+    held: Mutex<Option<Duration>>,
 }
 
 impl SimClock {
@@ -46,11 +48,23 @@ impl SimClock {
             origin,
             drift_ppm,
             offset_ms: Mutex::new(0),
+            held: Mutex::new(None),
         }
     }
 
     pub(crate) fn jump_to(&self, offset_ms: i64) {
         *self.offset_ms.lock() = offset_ms;
+    }
+
+    /// Stands still until it is let go, and is right at once then.
+    pub(crate) fn hold(&self, is_held: bool) {
+        let since = self.runs();
+        *self.held.lock() = is_held.then_some(since);
+    }
+
+    fn runs(&self) -> Duration {
+        let us = self.origin.at.elapsed().as_micros() as i64;
+        Duration::from_micros((us + us / 1_000_000 * self.drift_ppm).unsigned_abs())
     }
 }
 
@@ -61,7 +75,7 @@ impl Clock for SimClock {
     }
 
     fn monotonic(&self) -> Duration {
-        let us = self.origin.at.elapsed().as_micros() as i64;
-        Duration::from_micros((us + us / 1_000_000 * self.drift_ppm).unsigned_abs())
+        let held = *self.held.lock();
+        held.unwrap_or_else(|| self.runs())
     }
 }

@@ -4,6 +4,7 @@
 use super::bodies::{Peers, address};
 use super::clock::{Origin, SimClock};
 use super::network::{Sender, Served, SimNetwork};
+use super::targets::{self, Scraping, SimScraper};
 use super::trace::Trace;
 use gnomon_cluster::clients::{LocalServices, PeerNetwork};
 use gnomon_cluster::layers::ChannelOptions;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -40,12 +42,16 @@ pub(crate) struct Surroundings {
     pub(crate) first: usize,
     /// How many shards there are to be from the next window on, where that is to change.
     pub(crate) reshard: Option<u32>,
+    /// Where there are scrapers.
+    pub(crate) scraping: Option<Scraping>,
+    /// How long a node counts as alive after its last sign of life.
+    pub(crate) lease: Duration,
+    /// Whether wall clocks jump.
+    pub(crate) clocks_jump: bool,
 }
 
-/// How long a node counts as alive after its last sign of life.
-pub(crate) const LEASE: Duration = Duration::from_secs(3);
-/// After what silence a node's replicas are made anew elsewhere.
-pub(crate) const REPLACE_AFTER: Duration = Duration::from_secs(6);
+/// Replicas are made anew elsewhere after the silence of so many leases.
+const REPLACE_AFTER: u32 = 2;
 const PREFER_AFTER: Duration = Duration::from_secs(2);
 /// After what time a process that ended by itself is started again, as a service manager does.
 const START_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -76,6 +82,8 @@ pub(crate) struct Machine {
     is_failing: AtomicBool,
     /// Disks that it has had.
     disks: u32,
+    /// Lives that it has had.
+    lives: u32,
     around: Surroundings,
     life: Option<Life>,
 }
@@ -95,6 +103,7 @@ struct Life {
 pub(crate) struct Running {
     pub(crate) node: Arc<NodeHandle>,
     pub(crate) ingester: Option<Arc<Ingester>>,
+    pub(crate) scraper: Option<SimScraper>,
 }
 
 impl Machine {
@@ -111,6 +120,7 @@ impl Machine {
             backend: Arc::default(),
             is_failing: AtomicBool::new(false),
             disks: 0,
+            lives: 0,
             around: around.clone(),
             life: None,
         }
@@ -156,8 +166,8 @@ impl Machine {
             shards: Some(around.shards),
             replicas: Some(3),
             expect: 3,
-            replace_after: REPLACE_AFTER,
-            lease: LEASE,
+            replace_after: around.lease * REPLACE_AFTER,
+            lease: around.lease,
             join_timeout: Duration::from_secs(3600),
             flush_log_bytes: around.flush_log_bytes,
             channel: ChannelOptions {
@@ -189,6 +199,7 @@ impl Machine {
             groups: Arc::clone(&groups),
             running: Arc::clone(&running),
         });
+        self.next_folder();
         let mut options = self.options(own, &stop);
         let (disk, place) = (self.disk.clone(), self.place);
         if self.roles.iter().any(|role| role == "ingester") {
@@ -205,7 +216,42 @@ impl Machine {
             groups.lock().replace(opened.clone());
             served.serve(own, of_groups(opened));
         }));
-        tokio::spawn(run(options, own, network, trace, ended, running));
+        let is_scraper = self.roles.iter().any(|role| role == "scraper");
+        let scraper = self.around.scraping.clone().filter(|_| is_scraper).map(|scraping| {
+            let life = targets::Life {
+                own,
+                network: network.clone(),
+                clock: self.clock.clone(),
+                folder: self.waiting_scrapes(),
+                stop,
+            };
+            (scraping, life)
+        });
+        let begun = Begun {
+            own,
+            network,
+            trace,
+            ended,
+            running,
+            scraper,
+        };
+        tokio::spawn(begun.run(options));
+    }
+
+    /// Of this life: what an earlier one would still write after its end is written nowhere.
+    fn waiting_scrapes(&self) -> PathBuf {
+        self.around
+            .folder
+            .join(format!("{}-scrapes-{}", self.place, self.lives))
+    }
+
+    fn next_folder(&mut self) {
+        let before = self.waiting_scrapes();
+        self.lives += 1;
+        if before.is_dir() {
+            let moved = std::fs::rename(before, self.waiting_scrapes());
+            moved.expect("a folder in memory");
+        }
     }
 
     /// Begins another life where the process ended by itself a while ago; its disk is as it was.
@@ -229,7 +275,8 @@ impl Machine {
         self.around.network.begin(self.place);
         self.backend = Arc::new(self.backend.after_power_cut(kept));
         self.is_failing.store(false, Ordering::Relaxed);
-        life.stop.cancel();
+        self.next_folder();
+        life.kill();
         // What is left of it reaches neither a disk nor a machine; it only has to end.
         tokio::spawn(bury(life));
     }
@@ -239,6 +286,28 @@ impl Machine {
         self.crash(0);
         self.backend = Arc::default();
         self.disks += 1;
+    }
+
+    /// As on SIGTERM, of one without a store; what is returned ends when the process would have.
+    pub(crate) fn leave(&mut self) -> Option<JoinHandle<()>> {
+        let life = self.life.take()?;
+        let (network, place) = (self.around.network.clone(), self.place);
+        Some(tokio::spawn(async move {
+            let running = life.running.lock().take();
+            if let Some(Running {
+                node,
+                scraper: Some(own),
+                ..
+            }) = &running
+            {
+                gnomon_scraper::leave(&own.scraper, node).await;
+                life.stop.cancel();
+                own.scraper.stop().await;
+                node.shutdown().await;
+            }
+            network.begin(place);
+            life.kill();
+        }))
     }
 
     /// As on SIGTERM; returns when the process would have ended.
@@ -277,75 +346,113 @@ fn is_of_the_disk(error: &NodeError) -> bool {
     matches!(of_store, StoreError::Engine { .. })
 }
 
-/// Starts the node and its role, and has them served.
-async fn run(
-    options: NodeOptions,
+/// What a life begins with.
+struct Begun {
     own: Sender,
     network: SimNetwork,
     trace: Trace,
     ended: Arc<OnceLock<Instant>>,
     running: Arc<Mutex<Option<Running>>>,
-) {
-    let place = own.place;
-    let (clock, registry, bucket, stop) = (
-        options.clock.clone(),
-        options.registry.clone(),
-        options.bucket.clone(),
-        options.stop.clone(),
-    );
-    let node = match start_node(options).await {
-        Ok(node) => node,
-        Err(error) if stop.is_cancelled() => {
-            tracing::debug!(%error, "ended while it started");
+    scraper: Option<(Scraping, targets::Life)>,
+}
+
+impl Begun {
+    /// Starts the node and its role, and has them served.
+    async fn run(self, options: NodeOptions) {
+        let Self {
+            own,
+            network,
+            trace,
+            ended,
+            running,
+            scraper,
+        } = self;
+        let place = own.place;
+        let (clock, registry, bucket, stop) = (
+            options.clock.clone(),
+            options.registry.clone(),
+            options.bucket.clone(),
+            options.stop.clone(),
+        );
+        let node = match start_node(options).await {
+            Ok(node) => node,
+            Err(error) if stop.is_cancelled() => {
+                tracing::debug!(%error, "ended while it started");
+                return;
+            }
+            Err(error) if is_of_the_disk(&error) => {
+                trace.event(format!("machine {place} ends, since it cannot start: {error}"));
+                let _ = ended.set(Instant::now());
+                return;
+            }
+            Err(error) => return trace.fail(format!("machine {place} does not start: {error}")),
+        };
+        let mut local = LocalServices::default();
+        let mut served = node.ingester.as_ref().map(of_groups).unwrap_or_default();
+        served.node = node.node_id;
+        let ingester = node.ingester.as_ref().map(|opened| IngesterOptions {
+            node: node.node_id,
+            host: opened.host.clone(),
+            meta: node.meta.clone(),
+            meta_watch: node.meta_watch.clone(),
+            bucket,
+            budget: Budget::fixed(Retention::default()),
+            clock,
+            registry,
+            write: WriteOptions::default(),
+            duties: DutyOptions::default(),
+            read_memory: QueryMemory::unlimited(),
+            prefer_after: PREFER_AFTER,
+            feature_level: CURRENT_FEATURE_LEVEL,
+            others: node.directory.others(),
+            stop: stop.clone(),
+        });
+        let ingester = match ingester.map(Ingester::start).transpose() {
+            Ok(ingester) => ingester.map(Arc::new),
+            Err(error) => return trace.fail(format!("machine {place} has no ingester: {error}")),
+        };
+        if let Some(ingester) = &ingester {
+            local.shard_write = Some(ingester.shards());
+            local.shard_read = Some(ingester.shards());
+            served.shard_write = Some(ingester.shards());
+            served.shard_read = Some(ingester.shards());
+        }
+        node.directory.set_local(local);
+        let scraper = match scraper {
+            Some((scraping, life)) => match scraping.start(&node, life).await {
+                Ok(scraper) => Some(scraper),
+                Err(error) => return trace.fail(format!("machine {place} has no scraper: {error}")),
+            },
+            None => None,
+        };
+        if stop.is_cancelled() {
+            if let Some(own) = &scraper {
+                own.killed.cancel();
+            }
             return;
         }
-        Err(error) if is_of_the_disk(&error) => {
-            trace.event(format!("machine {place} ends, since it cannot start: {error}"));
-            let _ = ended.set(Instant::now());
-            return;
+        network.serve(own, served);
+        trace.event(format!("machine {place} runs as node {}", node.node_id));
+        let (node, scrapes) = (Arc::new(node), scraper.is_some());
+        running.lock().replace(Running {
+            node: node.clone(),
+            ingester,
+            scraper,
+        });
+        if scrapes {
+            node.begin_scraping().await;
         }
-        Err(error) => return trace.fail(format!("machine {place} does not start: {error}")),
-    };
-    let mut local = LocalServices::default();
-    let mut served = node.ingester.as_ref().map(of_groups).unwrap_or_default();
-    served.node = node.node_id;
-    let ingester = node.ingester.as_ref().map(|opened| IngesterOptions {
-        node: node.node_id,
-        host: opened.host.clone(),
-        meta: node.meta.clone(),
-        meta_watch: node.meta_watch.clone(),
-        bucket,
-        budget: Budget::fixed(Retention::default()),
-        clock,
-        registry,
-        write: WriteOptions::default(),
-        duties: DutyOptions::default(),
-        read_memory: QueryMemory::unlimited(),
-        prefer_after: PREFER_AFTER,
-        feature_level: CURRENT_FEATURE_LEVEL,
-        others: node.directory.others(),
-        stop: stop.clone(),
-    });
-    let ingester = match ingester.map(Ingester::start).transpose() {
-        Ok(ingester) => ingester.map(Arc::new),
-        Err(error) => return trace.fail(format!("machine {place} has no ingester: {error}")),
-    };
-    if let Some(ingester) = &ingester {
-        local.shard_write = Some(ingester.shards());
-        local.shard_read = Some(ingester.shards());
-        served.shard_write = Some(ingester.shards());
-        served.shard_read = Some(ingester.shards());
     }
-    node.directory.set_local(local);
-    if stop.is_cancelled() {
-        return;
+}
+
+impl Life {
+    /// Nothing that it would still do is done.
+    fn kill(&self) {
+        self.stop.cancel();
+        if let Some(Running { scraper: Some(own), .. }) = &*self.running.lock() {
+            own.killed.cancel();
+        }
     }
-    network.serve(own, served);
-    trace.event(format!("machine {place} runs as node {}", node.node_id));
-    running.lock().replace(Running {
-        node: Arc::new(node),
-        ingester,
-    });
 }
 
 async fn bury(life: Life) {

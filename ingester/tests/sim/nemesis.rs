@@ -159,7 +159,8 @@ impl Nemesis {
             19..26 => self.restart(machines).await,
             26..40 => self.partition(machines),
             40..48 => self.bad_weather(),
-            48..58 => self.jump(machines),
+            48..58 if self.around.clocks_jump => self.jump(machines),
+            48..58 => {}
             58..65 => self.bad_disk(machines),
             65..71 => self.slow_disk(machines),
             71..77 => self.drain(machines, client).await,

@@ -80,6 +80,8 @@ struct Inner {
     lives: BTreeMap<usize, (u64, CancellationToken)>,
     served: BTreeMap<usize, Served>,
     cut: BTreeSet<(usize, usize)>,
+    /// Machines whose processes are paused: nothing passes to them or from them until they go on.
+    held: BTreeSet<usize>,
     weather: Weather,
     random: StdRng,
 }
@@ -94,6 +96,7 @@ enum Fate {
     Passes(Duration),
     Breaks(Duration),
     Cut,
+    Held,
     /// The sender is no more.
     Dead,
 }
@@ -105,6 +108,7 @@ impl SimNetwork {
                 lives: BTreeMap::new(),
                 served: BTreeMap::new(),
                 cut: BTreeSet::new(),
+                held: BTreeSet::new(),
                 weather: Weather::FINE,
                 random: StdRng::seed_from_u64(seed ^ 0x6e65_7477),
             })),
@@ -154,6 +158,14 @@ impl SimNetwork {
         self.inner.lock().cut.clear();
     }
 
+    pub(crate) fn hold(&self, place: usize, is_held: bool) {
+        let mut inner = self.inner.lock();
+        match is_held {
+            true => inner.held.insert(place),
+            false => inner.held.remove(&place),
+        };
+    }
+
     fn fate(&self, from: Sender, to: usize) -> Fate {
         let mut inner = self.inner.lock();
         if !inner.is_alive(from) {
@@ -162,6 +174,9 @@ impl SimNetwork {
         // A machine reaches itself.
         if from.place == to {
             return Fate::Passes(Duration::ZERO);
+        }
+        if inner.held.contains(&from.place) || inner.held.contains(&to) {
+            return Fate::Held;
         }
         if inner.cut.contains(&(from.place, to)) {
             return Fate::Cut;
@@ -190,11 +205,11 @@ impl SimNetwork {
 
     /// One message one way. `kind` is for the trace.
     pub(crate) async fn pass(&self, kind: u8, from: Sender, to: usize) -> Result<(), Lost> {
-        let patience = {
+        let mut patience = {
             let mut inner = self.inner.lock();
             inner.random.random_range(4..20)
         };
-        for _ in 0..patience {
+        while patience > 0 {
             match self.fate(from, to) {
                 Fate::Passes(takes) => {
                     self.trace.message(kind, from.place, to, takes);
@@ -209,7 +224,11 @@ impl SimNetwork {
                     tokio::time::sleep(takes).await;
                     return Err(Lost::Broken);
                 }
-                Fate::Cut => tokio::time::sleep(TRY_EVERY).await,
+                Fate::Cut => {
+                    patience -= 1;
+                    tokio::time::sleep(TRY_EVERY).await;
+                }
+                Fate::Held => tokio::time::sleep(TRY_EVERY).await,
                 Fate::Dead => break,
             }
         }

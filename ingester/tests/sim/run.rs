@@ -6,6 +6,8 @@ use super::ledger::{self, Found, Ledger, Unread};
 use super::machine::{Machine, Surroundings};
 use super::nemesis::Nemesis;
 use super::network::SimNetwork;
+use super::scrapers::Scrapers;
+use super::targets::{self, Scraping, Targets};
 use super::trace::Trace;
 use super::watch::{Terms, by_node, newest, stand, unsettled};
 use gnomon_cluster::clients::decide;
@@ -29,6 +31,10 @@ const READ_TRIES: u32 = 30;
 /// How long a new cluster may take until it writes, and one that is well again until all is as wished. A minute and a half
 /// is what an election, catching up and two moves one after the other take together, several times over.
 const WELL_WITHIN: Duration = Duration::from_secs(90);
+/// How long a node counts as alive after its last sign of life; where there are scrapers, longer than the times by which they
+/// hand over, as in production.
+const LEASE: Duration = Duration::from_secs(3);
+const SCRAPERS_LEASE: Duration = Duration::from_secs(6);
 const WRITERS: usize = 3;
 /// Machines with clients; those with ingesters have the numbers before.
 const CLIENTS: [usize; 2] = [10, 11];
@@ -46,6 +52,7 @@ pub(crate) struct Report {
 struct Cluster {
     machines: Vec<Machine>,
     clients: Vec<Machine>,
+    scrapers: Option<Scrapers>,
     around: Surroundings,
     terms: Terms,
 }
@@ -90,12 +97,24 @@ fn begin(seed: u64) -> (Option<u32>, Origin) {
     (Some(random.random_range(1..=4)), Origin::now(Some(window_after)))
 }
 
+/// In a quarter of the seeds there are scrapers: those that were run before there were any, and found something, are none of
+/// them, and are what they were.
+fn has_scrapers(seed: u64) -> bool {
+    matches!(seed % 20, 8..=10 | 15 | 18)
+}
+
 async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<Sheet> {
     let mut random = StdRng::seed_from_u64(seed ^ 0x0063_6c75);
     let (reshard, origin) = begin(seed);
+    let network = SimNetwork::new(seed, trace.clone());
+    let scraping = has_scrapers(seed).then(|| Scraping {
+        targets: Targets::new(targets::how_many(&mut random), &network),
+        origin,
+        lease: SCRAPERS_LEASE,
+    });
     let around = Surroundings {
         seed,
-        network: SimNetwork::new(seed, trace.clone()),
+        network,
         trace: trace.clone(),
         bucket: Arc::new(InMemory::new()),
         folder: folder.to_owned(),
@@ -103,6 +122,9 @@ async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<
         flush_log_bytes: [2 << 10, 16 << 10, 256 << 10][random.random_range(0..3)],
         first: random.random_range(3..=4),
         reshard,
+        lease: scraping.as_ref().map_or(LEASE, |scraping| scraping.lease),
+        clocks_jump: scraping.is_none() || random.random_bool(0.5),
+        scraping,
     };
     let (first, shards, flush) = (around.first, around.shards, around.flush_log_bytes);
     trace.event(format!(
@@ -113,12 +135,19 @@ async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<
     let mut cluster = Cluster {
         machines: (0..around.first).map(|place| machine(place, "ingester")).collect(),
         clients: CLIENTS.iter().map(|place| machine(*place, "querier")).collect(),
+        scrapers: around
+            .scraping
+            .clone()
+            .map(|scraping| Scrapers::new(&around, scraping, origin)),
         around: around.clone(),
         terms: Terms::default(),
     };
     for machine in cluster.machines.iter_mut().chain(&mut cluster.clients) {
         machine.start();
         tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+    }
+    if let Some(scrapers) = &mut cluster.scrapers {
+        scrapers.start_some();
     }
     cluster.until_well("the cluster is founded").await?;
     let sheet = Sheet {
@@ -132,7 +161,7 @@ async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<
     for (number, client) in cluster.clients.iter().enumerate() {
         let running = client.running()?;
         readers.spawn(clients::read(sheet.clone(), number, running.clone()));
-        let router = match clients::router(&running) {
+        let router = match clients::router(&running.node) {
             Ok(router) => Arc::new(router),
             Err(error) => {
                 trace.fail(format!("no router: {error}"));
@@ -144,8 +173,17 @@ async fn simulate(seed: u64, folder: &std::path::Path, trace: &Trace) -> Option<
         }
     }
     let lasting = Duration::from_secs(random.random_range(20..60));
-    cluster.suffer(lasting, origin).await?;
+    let with_scrapers = cluster.scrapers.is_some();
+    cluster.scrape_calmly().await?;
+    // With as much work for a processor as without them.
+    cluster
+        .suffer(if with_scrapers { lasting / 2 } else { lasting }, origin)
+        .await?;
     cluster.until_well("all is well again").await?;
+    cluster.scrape_calmly().await?;
+    if let Some(scrapers) = &mut cluster.scrapers {
+        scrapers.stop().await;
+    }
     sheet.enough.cancel();
     let ended = async { while writers.join_next().await.is_some() {} };
     if tokio::time::timeout(WELL_WITHIN, ended).await.is_err() {
@@ -166,6 +204,9 @@ impl Cluster {
             machine.start_again();
         }
         self.terms.look(&self.machines, &self.around.trace);
+        if let Some(scrapers) = &mut self.scrapers {
+            scrapers.look(&newest(&by_node(&self.machines)));
+        }
         self.around.trace.failure().is_none().then_some(())
     }
 
@@ -192,9 +233,52 @@ impl Cluster {
         }
     }
 
+    /// Scrapers come, go and die, and nothing else is wrong: every tick is accounted for. None where something failed.
+    async fn scrape_calmly(&mut self) -> Option<()> {
+        self.until_settled("scrapers have their targets").await?;
+        let Some(scrapers) = &mut self.scrapers else {
+            return Some(());
+        };
+        let strikes = scrapers.begin_calm();
+        for _ in 0..strikes {
+            let until = Instant::now() + self.scrapers.as_mut()?.calm_pause();
+            while Instant::now() < until {
+                tokio::time::sleep(LOOK_EVERY).await;
+                self.look()?;
+            }
+            self.scrapers.as_mut()?.strike_calmly();
+        }
+        self.until_settled("scrapers have their targets again").await?;
+        self.scrapers.as_mut()?.end_calm();
+        Some(())
+    }
+
+    /// Waits until the ring is as it is to be, and was for a while.
+    async fn until_settled(&mut self, what: &str) -> Option<()> {
+        let since = Instant::now();
+        while self.scrapers.as_ref().is_some_and(|scrapers| !scrapers.is_settled()) {
+            if since.elapsed() > WELL_WITHIN {
+                let stand = self.scrapers.as_ref().map_or_else(String::new, Scrapers::stand);
+                self.around
+                    .trace
+                    .fail(format!("after {WELL_WITHIN:?}, not yet: {what}{stand}"));
+                return None;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.look()?;
+        }
+        self.around.trace.event(what);
+        Some(())
+    }
+
     /// The nemesis, for some time; then everything is mended.
     async fn suffer(&mut self, lasting: Duration, origin: Origin) -> Option<()> {
-        let mut nemesis = Nemesis::new(CLIENTS.to_vec(), self.around.clone(), origin);
+        let scrapers = self.scrapers.iter().flat_map(Scrapers::places);
+        let others = CLIENTS.into_iter().chain(scrapers).collect();
+        if let Some(scrapers) = self.scrapers.as_mut().filter(|_| self.around.clocks_jump) {
+            scrapers.chronicle.skewed_from_ms = origin.true_ms();
+        }
+        let mut nemesis = Nemesis::new(others, self.around.clone(), origin);
         let until = Instant::now() + lasting;
         let mut next = Instant::now() + nemesis.pause();
         while Instant::now() < until {
@@ -202,12 +286,19 @@ impl Cluster {
             self.look()?;
             nemesis.mend(&mut self.machines);
             nemesis.reshard(&self.clients[0]).await;
+            if let Some(scrapers) = &mut self.scrapers {
+                scrapers.strike_now_and_then();
+            }
             if Instant::now() >= next {
                 nemesis.strike(&mut self.machines, &self.clients[0]).await;
                 next = Instant::now() + nemesis.pause();
             }
         }
         nemesis.end(&mut self.machines).await;
+        if let Some(scrapers) = &mut self.scrapers {
+            self.machines.iter().for_each(|machine| machine.clock.jump_to(0));
+            scrapers.end();
+        }
         for node in nemesis.take_draining() {
             let undrain = Command::SetDraining(SetDraining { node, draining: false });
             let client = self.clients[0].running()?;
@@ -271,6 +362,15 @@ impl Cluster {
             }
             if found != &all[0] {
                 return sheet.trace.fail(format!("replicas 0 and {at} of a shard differ"));
+            }
+        }
+        if let (Some(scrapers), Some(scraping)) = (&self.scrapers, &self.around.scraping) {
+            match scraping
+                .targets
+                .with(|targets| scrapers.chronicle.judge(targets, &all[0]))
+            {
+                Ok(seen) => sheet.trace.event(format!("{seen:?}")),
+                Err(wrong) => return sheet.trace.fail(wrong),
             }
         }
         let (samples, acknowledged) = (all[0].len(), expected.len());
