@@ -313,11 +313,10 @@ impl Cluster {
         Some(())
     }
 
-    /// Every replica has what was acknowledged, once, and what the others have.
-    async fn compare_shards(&self, sheet: &Sheet) {
+    /// What the replicas of all shards have: the first of each, the second, the third. None where something failed.
+    async fn read_replicas(&self, sheet: &Sheet) -> Option<Vec<Found>> {
         let nodes = by_node(&self.machines);
         let state = newest(&nodes);
-        let expected = sheet.ledger.lock().expected(i64::MIN);
         let mut all: Vec<Found> = vec![Found::new(); 3];
         for shard in &state.shards {
             for (at, node) in shard.nodes.iter().enumerate() {
@@ -326,9 +325,10 @@ impl Cluster {
                     .find(|(id, _)| id.0 == *node)
                     .and_then(|(_, running)| running.ingester.clone());
                 let Some(ingester) = ingester else {
-                    return sheet
+                    sheet
                         .trace
                         .fail(format!("shard {}: node {node} has no ingester", shard.shard));
+                    return None;
                 };
                 let mut found = Found::new();
                 let (shards, epoch) = (ingester.shards(), newest_epoch(&state));
@@ -348,20 +348,47 @@ impl Cluster {
                     Err(Unread::NotNow(error)) => {
                         let group = GroupId::of_shard(ShardId(shard.shard));
                         let where_they_stand = stand(&nodes, group);
-                        return sheet.trace.fail(format!(
+                        sheet.trace.fail(format!(
                             "group {group} cannot be read at node {node}: {error}{where_they_stand}"
                         ));
+                        return None;
                     }
-                    Err(Unread::Wrong(wrong)) => return sheet.trace.fail(format!("node {node}: {wrong}")),
+                    Err(Unread::Wrong(wrong)) => {
+                        sheet.trace.fail(format!("node {node}: {wrong}"));
+                        return None;
+                    }
                 }
             }
         }
+        Some(all)
+    }
+
+    /// Every replica has what was acknowledged, once, and what the others have.
+    async fn compare_shards(&self, sheet: &Sheet) {
+        let expected = sheet.ledger.lock().expected(i64::MIN);
+        let mut tries = 0;
+        let all = loop {
+            let Some(all) = self.read_replicas(sheet).await else {
+                return;
+            };
+            tries += 1;
+            // Targets that nobody scrapes any more get their markers meanwhile, and one replica is read after the other.
+            if tries == READ_TRIES || self.scrapers.is_none() || all.iter().all(|found| found == &all[0]) {
+                break all;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
         for (at, found) in all.iter().enumerate() {
             if let Some(wrong) = sheet.ledger.lock().judge(&expected, found) {
                 return sheet.trace.fail(format!("replicas {at} of all shards: {wrong}"));
             }
             if found != &all[0] {
-                return sheet.trace.fail(format!("replicas 0 and {at} of a shard differ"));
+                let mut one = all[0].iter().filter(|(key, value)| found.get(*key) != Some(*value));
+                let mut other = found.iter().filter(|(key, value)| all[0].get(*key) != Some(*value));
+                let (one, other) = (one.next(), other.next());
+                return sheet
+                    .trace
+                    .fail(format!("replicas 0 and {at} of a shard differ: {one:?}, {other:?}"));
             }
         }
         if let (Some(scrapers), Some(scraping)) = (&self.scrapers, &self.around.scraping) {
