@@ -134,7 +134,10 @@ impl<'a> Replicas<'a> {
     pub(crate) fn only_fills(self, stand_by: &StandBy, window: (i64, i64)) -> Verdicts {
         let turns = self.found.iter().map(|one| {
             let is_it = (one.cluster, one.replica) == (&stand_by.cluster, &stand_by.replica);
-            is_it.then(|| Turns::that_fill(window)).unwrap_or_default()
+            match is_it {
+                true => Turns::that_fill(window),
+                false => Turns::default(),
+            }
         });
         Verdicts {
             turns: turns.collect(),
