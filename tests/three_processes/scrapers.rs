@@ -101,7 +101,8 @@ async fn targets_of_a_killed_node_that_led_the_metadata_group_are_scraped_within
     let counted = trio.told_by(reader, &path).await.expect("an answer");
     let steps = counted["result"][0]["values"].as_array().expect("steps").clone();
     assert!(steps.len() as i64 >= (again - died) / 1000, "{steps:?}");
-    assert!(steps.iter().all(|step| step[1] == TARGETS.to_string()), "{steps:?}");
+    let all = TARGETS.to_string();
+    assert!(steps.iter().all(|step| step[1] == all.as_str()), "{steps:?}");
     println!("targets by node {its_own:?}; those of the dead one scraped again after {latest} ms at most");
     for at in (0..NODES).filter(|at| *at != leads) {
         trio.stop(at).await;
