@@ -212,6 +212,7 @@ async fn run(
     cancel: CancellationToken,
 ) {
     let mut worker = Worker::new(Arc::clone(&env), state, &specs.borrow().clone(), cancel.clone());
+    let mut has_skipped = false;
     loop {
         let spec = Arc::clone(&specs.borrow_and_update());
         let tick_ms = worker.next_tick(&spec, from_ms);
@@ -235,6 +236,12 @@ async fn run(
                 Err(_) => break,
             },
         }
+        // A process that stood still: another scraper may have the target by now, of which more is known an instant later. Not
+        // twice, or on a machine that is always so late nothing would be scraped.
+        has_skipped = !has_skipped && is_long_over(tick_ms, &spec, env.clock.now().0);
+        if has_skipped {
+            continue;
+        }
         let end = async {
             cancel.cancelled().await;
             tokio::time::sleep(GRACE).await;
@@ -245,6 +252,12 @@ async fn run(
         }
     }
     worker.forget();
+}
+
+/// Whether the next tick is due as well.
+fn is_long_over(tick_ms: i64, spec: &LoopSpec, now_ms: i64) -> bool {
+    let late_ms = u128::try_from(now_ms.saturating_sub(tick_ms)).unwrap_or(0);
+    late_ms >= spec.target.interval.as_millis()
 }
 
 /// Waits for a time of the wall clock. Whether it has come: else the clock was set back, and the time may be long after the
