@@ -98,6 +98,8 @@ pub const START_TIMES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(6);
 pub const RING_TIMES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(7);
 /// Who takes over the turn of an HA pair fills the end of the turn before; batches of which only what is newer is taken.
 pub const HA_FILLS_FEATURE_LEVEL: FeatureLevel = FeatureLevel(8);
+/// A lease that a clock that was ahead gave gets shorter with the next one, also where it was ahead by less than a minute.
+pub const SHORTER_LEASES_FEATURE_LEVEL: FeatureLevel = FeatureLevel(8);
 
 /// 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use super::scrapers;
 use crate::bounds::bounds_of;
 use crate::node::CLOCK_MAY_BE_OFF_MS;
 use crate::placement::Placement;
-use gnomon_model::ids::{CLOCKS_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL};
+use gnomon_model::ids::{CLOCKS_FEATURE_LEVEL, CLUSTER_FEATURE_LEVEL, SHORTER_LEASES_FEATURE_LEVEL};
 use gnomon_model::{GroupId, ShardId};
 use gnomon_proto::v1::{
     EndLease, GroupMembers, InitCluster, MetaState, Node, RegisterNode, RenewLease, SetDraining, SetShardReplicas,
@@ -170,10 +170,14 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
         )
         .into());
     }
-    // Proposal times of two leaders may be out of order; a lease never gets shorter by that. One that is much too long was
-    // given by a clock that was wrong: it would outlast a node that ends now.
+    // Proposal times of two leaders may be out of order; a lease never gets shorter by that. One that is longer by more than itself
+    // was given by a clock that was ahead: it would outlast a node that ends now.
     let knows_clocks = state.feature_level >= CLOCKS_FEATURE_LEVEL.0;
-    let was_wrong = knows_clocks && node.lease_until_ms > until.saturating_add(CLOCK_MAY_BE_OFF_MS);
+    let slack_ms = match state.feature_level >= SHORTER_LEASES_FEATURE_LEVEL.0 {
+        true => until.saturating_sub(now_ms),
+        false => CLOCK_MAY_BE_OFF_MS,
+    };
+    let was_wrong = knows_clocks && node.lease_until_ms > until.saturating_add(slack_ms);
     let changes = until > node.lease_until_ms || was_wrong;
     if changes {
         node.lease_until_ms = until;

@@ -331,6 +331,32 @@ fn the_feature_level_waits_for_every_live_node_and_for_who_has_a_shard() {
 }
 
 #[test]
+fn a_lease_gets_shorter_where_the_clock_that_gave_it_was_ahead_by_more_than_a_lease() {
+    for (level, lease_until_ms) in [(7, 45_000), (8, 6_000)] {
+        let machine = machine();
+        let newer = |id: u64| {
+            let Command::RegisterNode(mut register) = node(id, 2) else {
+                unreachable!("a registration");
+            };
+            if let Some(node) = &mut register.node {
+                node.feature_level = level;
+            }
+            Command::RegisterNode(register)
+        };
+        let raise = Command::RaiseFeatureLevel(RaiseFeatureLevel { level });
+        let begin = [(100, newer(1), ""), (100, newer(2), ""), (100, raise, "")];
+        run(&machine, &begin);
+        run(
+            &machine,
+            &[(40_000, renew(1, 2, 5000), ""), (35_001, renew(1, 2, 5000), "")],
+        );
+        assert_eq!(machine.state().nodes[0].lease_until_ms, 45_000, "two leaders' times");
+        run(&machine, &[(1_000, renew(1, 2, 5000), "")]);
+        assert_eq!(machine.state().nodes[0].lease_until_ms, lease_until_ms, "level {level}");
+    }
+}
+
+#[test]
 fn a_lease_that_a_wrong_clock_made_too_long_gets_shorter_and_how_far_clocks_are_off_is_noted() {
     let machine = machine();
     let off = |clock_off_ms| {
