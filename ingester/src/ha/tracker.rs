@@ -224,18 +224,19 @@ impl HaTracker {
 
     /// Keeps a request of stand-bys for when one of them is taken, with times of theirs.
     pub(super) fn hold(&self, form: Form, stand_bys: Vec<(StandBy, (i64, i64))>, body: &[u8]) {
-        let state = Arc::clone(&self.states.borrow());
-        if stand_bys.is_empty() || state.feature_level < HA_FILLS_FEATURE_LEVEL.0 {
+        let state = || Arc::clone(&self.states.borrow());
+        if stand_bys.is_empty() || state().feature_level < HA_FILLS_FEATURE_LEVEL.0 {
             return;
         }
-        let is_taken = |(one, _): &(StandBy, _)| {
-            find(&state, &one.tenant, &one.cluster).is_some_and(|pair| has_turn(pair, &one.replica))
-        };
-        let taken_by_now = stand_bys.iter().any(is_taken);
+        let whose: Vec<StandBy> = stand_bys.iter().map(|(one, _)| one.clone()).collect();
         let gone = self.held.keep(form, stand_bys, body);
         self.metrics.held_gone.inc_by(gone);
         self.note_held();
-        if taken_by_now {
+        // By a state that is as new as what is kept: who looks for what is due has seen one of the two.
+        let state = state();
+        let is_taken =
+            |one: &StandBy| find(&state, &one.tenant, &one.cluster).is_some_and(|pair| has_turn(pair, &one.replica));
+        if whose.iter().any(is_taken) {
             self.held.arrived.notify_one();
         }
     }

@@ -77,7 +77,7 @@ fn is_within((from_ms, until_ms): &(i64, i64), timestamp_ms: i64) -> bool {
 }
 
 pub(crate) const fn overlaps((from_ms, until_ms): (i64, i64), oldest_ms: i64, newest_ms: i64) -> bool {
-    oldest_ms < until_ms && newest_ms >= from_ms
+    from_ms < until_ms && oldest_ms < until_ms && newest_ms >= from_ms
 }
 
 /// The ends of turns before those of the replica, where those fill them, ascending.

@@ -12,7 +12,8 @@ const FOR_OTHERS: Duration = Duration::from_secs(3);
 pub(super) const FOR_OWN: Duration = Duration::from_secs(30);
 /// A turn that was claimed so long ago waits for nothing. Clocks may be off by less.
 const RECENT_MS: u64 = 300_000;
-const MAX_REMEMBERED: usize = 4096;
+/// More than there may be pairs.
+const MAX_REMEMBERED: usize = 16_384;
 
 /// When this node first had to do with turns that fill the one before (monotonic): by pair and replica, with the turn's beginning.
 #[derive(Debug, Default)]
@@ -36,7 +37,10 @@ impl Waits {
     pub(super) fn since(&self, key: u64, from_ms: i64, now: Duration) -> Duration {
         let mut first = self.0.lock();
         if first.len() >= MAX_REMEMBERED && !first.contains_key(&key) {
-            first.clear();
+            first.retain(|_, (_, at)| Self::for_own(now.saturating_sub(*at)));
+            if first.len() >= MAX_REMEMBERED {
+                return FOR_OWN;
+            }
         }
         let (turn, at) = first.entry(key).or_insert((from_ms, now));
         if *turn != from_ms {

@@ -45,21 +45,20 @@ impl Intake {
         self.ha.as_deref().map(HaTracker::options)
     }
 
-    /// Counts what came of the samples that fill the end of the turn before: how many were taken. What is not newer than what there
-    /// is is dropped.
-    pub(crate) fn filled(&self, outcome: &WriteOutcome) -> Result<u64, NotWritten> {
-        let not_newer = outcome
-            .refused
-            .iter()
-            .filter(|refused| refused.reason == Reason::OutOfOrder);
-        self.deduplicated(not_newer.map(|refused| refused.count).sum::<u64>() + outcome.duplicates);
+    /// Counts what came of the samples that fill the end of the turn before, and leaves what whoever sent them has to hear of: what
+    /// is not newer than what there is is dropped.
+    pub(crate) fn filled(&self, mut outcome: WriteOutcome) -> WriteOutcome {
+        let mut dropped = std::mem::take(&mut outcome.duplicates);
+        outcome.refused.retain(|refused| {
+            let is_dropped = matches!(refused.reason, Reason::OutOfOrder | Reason::DuplicateTimestamp);
+            dropped += if is_dropped { refused.count } else { 0 };
+            !is_dropped
+        });
+        self.deduplicated(dropped);
         if let Some(ha) = &self.ha {
             ha.count_filled(outcome.taken);
         }
-        match &outcome.retryable {
-            None => Ok(outcome.taken),
-            Some(error) => Err(NotWritten::Retry(error.to_string())),
-        }
+        outcome
     }
 
     /// Counts what was dropped.

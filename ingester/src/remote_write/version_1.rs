@@ -4,7 +4,7 @@ use super::labels::{self, BodyLabels};
 use super::scan::{self, BadBody, Fields, Outline};
 use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NotWritten, Rows, Written};
-use gnomon_cluster::router::{MetricInfo, RouterBatch};
+use gnomon_cluster::router::{MetricInfo, RouterBatch, WriteOutcome};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
 
 /// The series of a decompressed body.
@@ -51,12 +51,17 @@ impl<'a> Series<'a> {
         Ok(())
     }
 
-    /// Writes what fills the end of a turn; how many samples were taken.
-    async fn fill(&self, intake: &Intake, tenant: &TenantId, verdicts: &mut Verdicts) -> Result<u64, NotWritten> {
+    /// Writes what fills the end of a turn.
+    async fn fill(
+        &self,
+        intake: &Intake,
+        tenant: &TenantId,
+        verdicts: &mut Verdicts,
+    ) -> Result<WriteOutcome, NotWritten> {
         let mut batch = intake.router.batch(tenant, &self.labels).only_newer();
         self.add_to(&mut batch, verdicts, &mut Written::default())
             .map_err(malformed)?;
-        intake.filled(&batch.send(intake.timeout).await)
+        Ok(intake.filled(batch.send(intake.timeout).await))
     }
 }
 
@@ -75,11 +80,14 @@ pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Re
         }
         None => Verdicts::default(),
     };
+    let mut written = Written::default();
     if verdicts.begin_fills() {
-        series.fill(intake, tenant, &mut verdicts).await?;
+        written.outcome = series.fill(intake, tenant, &mut verdicts).await?;
+        if let Some(error) = &written.outcome.retryable {
+            return Err(NotWritten::Retry(error.to_string()));
+        }
     }
     verdicts.begin_own();
-    let mut written = Written::default();
     let mut batch = intake.router.batch(tenant, &series.labels);
     series
         .add_to(&mut batch, &mut verdicts, &mut written)
@@ -93,13 +101,15 @@ pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Re
     if let Some(tracker) = &intake.ha {
         verdicts.hold(tracker, Form::Version1, body);
     }
-    written.outcome = batch.send(intake.timeout).await;
+    written.outcome.add(batch.send(intake.timeout).await);
     Ok(written)
 }
 
-/// Writes of a body that was held what fills the end of a turn; how many samples were taken.
-pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<u64, NotWritten> {
-    let Some(ha) = intake.ha_options() else { return Ok(0) };
+/// Writes of a body that was held what fills the end of a turn.
+pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<WriteOutcome, NotWritten> {
+    let Some(ha) = intake.ha_options() else {
+        return Ok(WriteOutcome::default());
+    };
     let outline = Outline::of(body).map_err(malformed)?;
     let series = Series::of(intake, body, &outline).map_err(malformed)?;
     let mut verdicts = replicas(&series, ha)?.only_fills(&fill.stand_by, fill.window);

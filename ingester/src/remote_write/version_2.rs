@@ -7,7 +7,7 @@ use super::scan::{self, BadBody, Fields, Span, Value};
 use super::version_1::kind_name;
 use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NO_LABELS, NotWritten, Rows, Written, put_canonical};
-use gnomon_cluster::router::{LabelSource, MetricInfo, RouterBatch};
+use gnomon_cluster::router::{LabelSource, MetricInfo, RouterBatch, WriteOutcome};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -331,11 +331,14 @@ pub(crate) async fn write_request(
         None => Verdicts::default(),
     };
     request.ha = ha.as_deref().map(crate::ha::HaTracker::options);
+    let mut written = Written::default();
     if verdicts.begin_fills() {
-        fill_from(intake, tenant, &request, &identities, &mut verdicts).await?;
+        written.outcome = fill_from(intake, tenant, &request, &identities, &mut verdicts).await?;
+        if let Some(error) = &written.outcome.retryable {
+            return Err(NotWritten::Retry(error.to_string()));
+        }
     }
     verdicts.begin_own();
-    let mut written = Written::default();
     let mut batch = intake.router.batch(tenant, &request);
     add_series(&request, &identities, &mut batch, &mut verdicts, &mut written)?;
     let mut last: &[u8] = &[];
@@ -347,13 +350,15 @@ pub(crate) async fn write_request(
     if let Some(tracker) = &ha {
         verdicts.hold(tracker, Form::Version2, request.body);
     }
-    written.outcome = batch.send(intake.timeout).await;
+    written.outcome.add(batch.send(intake.timeout).await);
     Ok(written)
 }
 
-/// Writes of a body that was held what fills the end of a turn; how many samples were taken.
-pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<u64, NotWritten> {
-    let Some(ha) = intake.ha_options() else { return Ok(0) };
+/// Writes of a body that was held what fills the end of a turn.
+pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<WriteOutcome, NotWritten> {
+    let Some(ha) = intake.ha_options() else {
+        return Ok(WriteOutcome::default());
+    };
     let mut request = Request::of(body).map_err(malformed)?;
     let identities = identities(&request, intake.seed)?;
     let mut verdicts = request.replicas(ha)?.only_fills(&fill.stand_by, fill.window);
@@ -367,10 +372,10 @@ async fn fill_from(
     request: &Request<'_>,
     identities: &[u128],
     verdicts: &mut Verdicts,
-) -> Result<u64, NotWritten> {
+) -> Result<WriteOutcome, NotWritten> {
     let mut batch = intake.router.batch(tenant, request).only_newer();
     add_series(request, identities, &mut batch, verdicts, &mut Written::default())?;
-    intake.filled(&batch.send(intake.timeout).await)
+    Ok(intake.filled(batch.send(intake.timeout).await))
 }
 
 /// Adds of each series what counts.

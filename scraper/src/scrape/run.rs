@@ -204,6 +204,9 @@ impl ScrapeLoop {
     }
 }
 
+/// At least so late is what a process that stood still makes.
+const LONG_OVER: Duration = Duration::from_secs(1);
+
 async fn run(
     env: Arc<ScrapeEnv>,
     mut specs: watch::Receiver<Arc<LoopSpec>>,
@@ -254,10 +257,10 @@ async fn run(
     worker.forget();
 }
 
-/// Whether the next tick is due as well.
+/// Whether the next tick is due as well, and the machine is not just a little late.
 fn is_long_over(tick_ms: i64, spec: &LoopSpec, now_ms: i64) -> bool {
-    let late_ms = u128::try_from(now_ms.saturating_sub(tick_ms)).unwrap_or(0);
-    late_ms >= spec.target.interval.as_millis()
+    let late = Duration::from_millis(u64::try_from(now_ms.saturating_sub(tick_ms)).unwrap_or(0));
+    late >= spec.target.interval.max(LONG_OVER)
 }
 
 /// Waits for a time of the wall clock. Whether it has come: else the clock was set back, and the time may be long after the

@@ -1,6 +1,7 @@
 //! What callers hand to the router and get back.
 
 use super::memo::TickMemo;
+use super::send::add_refused;
 use gnomon_model::{Labels, LabelsRef, TargetId, TenantId};
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::rejection::Reason;
@@ -61,6 +62,19 @@ pub struct WriteOutcome {
     pub retryable: Option<ServiceError>,
     /// Some of the write was not done, and will not be if it is sent again.
     pub failed: Option<ServiceError>,
+}
+
+impl WriteOutcome {
+    /// What came of both writes.
+    pub fn add(&mut self, other: Self) {
+        self.taken += other.taken;
+        self.duplicates += other.duplicates;
+        for one in other.refused {
+            add_refused(&mut self.refused, one);
+        }
+        self.retryable = self.retryable.take().or(other.retryable);
+        self.failed = self.failed.take().or(other.failed);
+    }
 }
 
 /// One float sample of a tick.
