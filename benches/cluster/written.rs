@@ -1,6 +1,6 @@
 //! The load of `make bench`, written through all ingesters of a cluster, and what that took.
 
-use crate::harness::{Http, eventually};
+use crate::harness::{Http, eventually_within};
 use crate::load::{Load, STEP_MS};
 use crate::nodes::{Cluster, Shape, Used, metric};
 use crate::side_by_side::send;
@@ -10,6 +10,8 @@ use tokio::task::JoinSet;
 
 /// What was put off (flushes, a late compaction of the store) is counted for this long.
 const SETTLE: Duration = Duration::from_secs(10);
+/// Parts of some ten million samples take minutes, with the rest of the load still under way.
+const UPLOADED_WITHIN: Duration = Duration::from_secs(600);
 const WINDOW_MS: i64 = 7_200_000;
 const SENDERS: usize = 4;
 pub(crate) const PER_REQUEST: usize = 2_000;
@@ -87,7 +89,7 @@ pub(crate) async fn shards_with_series(cluster: &Cluster) -> usize {
 /// Waits until what was written, in one window that is over, is in blocks, and in no head any more. Each shard's leader uploads
 /// one part.
 pub(crate) async fn until_in_blocks(cluster: &Cluster, shards: usize) {
-    eventually("all parts to be uploaded", async || {
+    eventually_within(UPLOADED_WITHIN, "all parts to be uploaded", async || {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (mut uploaded, mut waiting) = (0.0, 0.0);
         for host in cluster.of("ingester") {
