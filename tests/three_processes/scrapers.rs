@@ -6,6 +6,7 @@ use crate::harness::exporter::Exporter;
 use crate::harness::ticks::{INTERVAL_MS, TARGETS, TWO_TICKS, Ticks, config};
 use crate::trio::{NODES, Trio, now_ms};
 use gnomon_cluster::node::LEASE;
+use std::path::Path;
 
 /// What a scrape may be late on a machine that does much else.
 const LATE_MS: i64 = 2_000;
@@ -22,14 +23,20 @@ async fn counted(trio: &Trio, at: usize) -> Vec<u64> {
     up.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
 }
 
+/// Three nodes with all roles, and what all their targets are.
+async fn that_scrape(folder: &Path) -> (Trio, Exporter) {
+    let exporter = Exporter::start().await;
+    exporter.say("steady 1\n");
+    let mut trio = Trio::new(folder, &[]);
+    trio.scrape(config(&exporter.address));
+    trio.start(None).await;
+    (trio, exporter)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_tick_is_missed_or_doubled_by_a_rolling_restart_of_nodes_with_all_roles() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let exporter = Exporter::start().await;
-    exporter.say("steady 1\n");
-    let mut trio = Trio::new(folder.path(), &[]);
-    trio.scrape(config(&exporter.address));
-    trio.start(None).await;
+    let (mut trio, _exporter) = that_scrape(folder.path()).await;
     Ticks::of(trio.http(0)).until_scraped(now() + TWO_TICKS).await;
     for at in 0..NODES {
         eventually("the targets of the cluster in the metrics of each node", async || {
@@ -61,11 +68,7 @@ async fn no_tick_is_missed_or_doubled_by_a_rolling_restart_of_nodes_with_all_rol
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn targets_of_a_killed_node_that_led_the_metadata_group_are_scraped_within_a_lease_and_an_interval() {
     let folder = tempfile::tempdir().expect("temp folder");
-    let exporter = Exporter::start().await;
-    exporter.say("steady 1\n");
-    let mut trio = Trio::new(folder.path(), &[]);
-    trio.scrape(config(&exporter.address));
-    trio.start(None).await;
+    let (mut trio, _exporter) = that_scrape(folder.path()).await;
     trio.until_whole().await;
     let leads = trio.metadata_leader().await;
     let reader = (leads + 1) % NODES;
