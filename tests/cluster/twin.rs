@@ -289,12 +289,9 @@ impl Twin {
     /// From the beginning, at each querier, once all is in order.
     pub(crate) async fn check_all(&self, queriers: &[Http], reference: &Http) -> i64 {
         let wanted = self.pace.newest(machine_s());
+        self.until_newest(reference, self.reference_shift_s, wanted).await;
         for http in queriers {
-            eventually("the cluster to have what Prometheus has", async || {
-                let newest = self.newest(http, self.shift_s).await?;
-                (newest >= wanted).then_some(())
-            })
-            .await;
+            self.until_newest(http, self.shift_s, wanted).await;
             let mut from = self.begun_s + 1;
             while from < wanted {
                 let to = (from + PIECE).min(wanted - 1);
@@ -305,6 +302,15 @@ impl Twin {
             }
         }
         wanted - self.begun_s
+    }
+
+    /// Both scrape for themselves, so each is waited for.
+    async fn until_newest(&self, http: &Http, shift_s: i64, wanted: i64) {
+        eventually("all samples of the exporter to be there", async || {
+            let newest = self.newest(http, shift_s).await?;
+            (newest >= wanted).then_some(())
+        })
+        .await;
     }
 
     async fn until_same(&self, querier: &Http, reference: &Http, span: (i64, i64)) -> Result<(), String> {

@@ -30,7 +30,9 @@ impl Duties {
             let is_handed_over = until_ms.saturating_add(HANDED_OVER_MS) <= now_ms;
             let all = state.tenants.iter().flat_map(|(tenant, there)| {
                 let silent = there.head.targets.iter().filter(|(_, t)| {
-                    let silent_ms = u64::try_from(now_ms.saturating_sub(t.heard_ms)).unwrap_or(0);
+                    // Of a time to come, by a clock that was ahead: until then nothing can be taken for a tick of it.
+                    let heard_ms = t.newest_ms().map_or(t.heard_ms, |newest| newest.max(t.heard_ms));
+                    let silent_ms = u64::try_from(now_ms.saturating_sub(heard_ms)).unwrap_or(0);
                     let is_ours = !is_closed || is_handed_over || t.is_overdue_at(until_ms);
                     let patience_ms = t.patience_ms();
                     let could_hear = leading_ms > patience_ms.max(LEASE_MS);

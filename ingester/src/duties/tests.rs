@@ -335,6 +335,19 @@ async fn a_target_gone_silent_gets_its_markers() {
     assert!(gnomon_model::is_stale_nan(samples[1].1));
 }
 
+/// By a clock that was ahead. Its others are refused until that time has come, and nobody is silent.
+#[tokio::test]
+async fn a_target_with_a_scrape_of_a_time_to_come_is_not_silent_before_it() {
+    let mut rig = Rig::new(WriteOptions::default());
+    tick(&rig, NOW + 50_000, 15_000).await;
+    rig.pass(Duration::from_secs(50 + 30)).await;
+    assert_eq!(rig.node.metrics.targets_expired.get(), 0);
+    rig.pass(Duration::from_secs(10)).await;
+    assert_eq!(rig.node.metrics.targets_expired.get(), 1);
+    let all = rig.node.read(View::default()).await.unwrap();
+    assert_eq!(all[r#"{__name__="a"}"#][1].0, NOW + 65_000);
+}
+
 #[tokio::test]
 async fn what_a_live_scraper_may_hold_is_waited_for() {
     let mut rig = Rig::new(WriteOptions::default());

@@ -175,12 +175,29 @@ impl Target {
     /// that is so late that the next follows within a quarter of it is mistaken for such. Nothing is here twice of a target
     /// that had no series.
     pub(crate) fn is_doubled_by(&self, header: &TickHeader) -> bool {
-        let newest = self.open.as_ref().map(|open| open.tick_ms).max(self.last_tick_ms);
-        let same_place_ms = header.interval_ms.min(self.interval_ms) / SAME_PLACE_OF_INTERVAL;
         header.term > self.term
             && !header.names_only
             && !self.is_idle()
-            && newest.is_some_and(|newest| newest.abs_diff(header.tick_ms) < same_place_ms)
+            && self
+                .newest_ms()
+                .is_some_and(|newest| newest.abs_diff(header.tick_ms) < self.same_place_ms(header))
+    }
+
+    /// Whether its newest tick is so far behind this one in time that the two are not one scrape made twice.
+    pub(crate) fn is_well_after(&self, header: &TickHeader) -> bool {
+        let place_ms = i64::try_from(self.same_place_ms(header)).unwrap_or(i64::MAX);
+        let newest = self.newest_ms();
+        newest.is_some_and(|newest| newest > header.tick_ms && newest.saturating_sub(header.tick_ms) >= place_ms)
+    }
+
+    /// The newest tick of which something is there.
+    pub(crate) fn newest_ms(&self) -> Option<i64> {
+        self.open.as_ref().map(|open| open.tick_ms).max(self.last_tick_ms)
+    }
+
+    /// Scrapes that are closer are of one place in the interval.
+    fn same_place_ms(&self, header: &TickHeader) -> u64 {
+        header.interval_ms.min(self.interval_ms) / SAME_PLACE_OF_INTERVAL
     }
 
     /// Silent for longer than this many milliseconds, a target counts as gone: two intervals and 10 %.

@@ -143,6 +143,8 @@ impl<'a, 'b> BatchRun<'a, 'b> {
         }
         self.response.ticks_taken.push(verdict == Verdict::Take);
         self.response.ticks_repeated.push(verdict == Verdict::Repeated);
+        self.response.tick_earlier |=
+            verdict == Verdict::Repeated && !header.names_only && target.is_well_after(header);
         self.head.targets.insert(header.target, target);
         self.head.changes.targets.insert(header.target);
         Ok(done)

@@ -182,14 +182,10 @@ impl Chronicle {
     fn misses_nothing(&self, account: &Account<'_>, from_ms: i64, until_ms: i64, seen: &mut Seen) -> Wrong<()> {
         let target = account.target;
         let (name, interval_ms) = (&target.instance, target.interval_ms);
-        // By a clock that was ahead: shards have scrapes of a time that is still to come, and none before it is taken.
-        let is_of_later = |push: &Push| {
-            let is_stored = push.outcome != Outcome::Refused && push.tick_ms > push.ended_ms.max(from_ms);
-            is_stored && push.ended_ms < from_ms
-        };
-        if target.pushes.iter().any(is_of_later) {
-            return Ok(());
-        }
+        // By a clock that was ahead shards have scrapes of a time that is still to come, and take none before it.
+        let is_of_later = |answer: &&Answer| answer.asked_ms > answer.true_ms + CLOCKS_DIFFER_MS;
+        let of_later = target.answers.iter().filter(is_of_later);
+        let has_later_ms = of_later.map(|answer| answer.asked_ms).max().unwrap_or(i64::MIN);
         let (first_ms, last_ms) = (from_ms + interval_ms, until_ms - interval_ms);
         // Whoever was silent when other shards came was so for those before: see `marks_what_was_silent`.
         let is_of_before = |at: i64| (WINDOW_MS - self.lease_ms - 2 * interval_ms..WINDOW_MS).contains(&at);
@@ -215,6 +211,7 @@ impl Chronicle {
                 Some(answer) if (answer.asked_ms - tick_ms).abs() > TOLERANCE_MS => {
                     Some(format!("was made late: {answer:?}"))
                 }
+                Some(_) if tick_ms <= has_later_ms => None,
                 Some(answer) if account.stored.get(&tick_ms).map(|stored| stored.value) != Some(answer.value) => {
                     Some(format!("was made, and is not stored: {answer:?}"))
                 }

@@ -210,6 +210,9 @@ impl Buffer {
         if outcome.older_term && !self.is_sole(&work.held) {
             return Pushed::Given(Why::OtherOwner);
         }
+        if outcome.earlier && !outcome.older_term {
+            return Pushed::Given(Why::Clock);
+        }
         let rows = self.sink.push_rows(&tick, PATIENCE).await;
         if let Some(error) = rows.retryable.or(rows.failed) {
             return Pushed::Failed(error);

@@ -14,7 +14,8 @@ pub(crate) enum Why {
     Refused,
     /// It did not read back from disk.
     Damaged,
-    /// It was made while the clock was ahead: its time is still to come by this node's and the metadata group's leader's.
+    /// It was made while the clock was ahead: its time is still to come by this node's and the metadata group's leader's. Or the
+    /// shards have a later one: by a clock that was ahead, or this one's is behind.
     Clock,
 }
 

@@ -7,7 +7,7 @@ use gnomon_cluster::router::{TickOutcome, WriteOutcome};
 use gnomon_model::SystemClock;
 use gnomon_proto::ServiceError;
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicI64, AtomicUsize};
 use tempfile::TempDir;
 
 /// Shards as the buffer sees them: newest term and tick of each target, and what was taken.
@@ -24,6 +24,8 @@ struct Shards {
     known: Mutex<BTreeMap<TargetId, (u64, i64)>>,
     /// Times of scrapes that another has made.
     doubles: Mutex<Vec<i64>>,
+    /// Before this the shards take nothing for a tick that was made twice.
+    earlier_than: AtomicI64,
     ticks: Mutex<Vec<(TargetId, i64)>>,
     rows: Mutex<Vec<(TargetId, i64)>>,
     asked: Notify,
@@ -85,6 +87,8 @@ impl TickSink for Shards {
             (*term, *last) = (tick.term, tick.tick_ms);
             outcome.taken = true;
             self.ticks.lock().push((tick.target, tick.tick_ms));
+        } else {
+            outcome.earlier = tick.tick_ms < self.earlier_than.load(Ordering::Relaxed);
         }
         Ok(outcome)
     }
@@ -421,6 +425,23 @@ async fn a_scrape_that_another_made_as_well_is_not_offered_as_samples() {
     assert_eq!(times(&rig.shards.ticks.lock(), 1), [5]);
     assert!(rig.shards.rows.lock().is_empty());
     assert_eq!(rig.shed(Why::OtherOwner), 2 * 2);
+    rig.stop().await;
+}
+
+/// Somebody's clock was ahead, or this one's is behind. As samples they would be taken, and counters would seem to fall.
+#[tokio::test]
+async fn a_scrape_that_is_well_before_the_shards_newest_is_given_up() {
+    let rig = Rig::new(1 << 20, None);
+    rig.shards.known.lock().insert(TargetId(1), (1, 5));
+    rig.shards.earlier_than.store(5, Ordering::Relaxed);
+    for tick in 3..7 {
+        rig.hold(1, tick);
+    }
+    rig.come_back();
+    rig.until_empty().await;
+    assert_eq!(times(&rig.shards.ticks.lock(), 1), [6]);
+    assert_eq!(times(&rig.shards.rows.lock(), 1), [5]);
+    assert_eq!(rig.shed(Why::Clock), 2 * 2);
     rig.stop().await;
 }
 

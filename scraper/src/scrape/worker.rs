@@ -307,6 +307,8 @@ impl Worker {
             return;
         }
         match self.try_push(&tick, spec.target.interval, duration).await {
+            // As rows they would be taken, and a counter would seem to fall where the later scrape stands.
+            Ok(outcome) if outcome.earlier && !outcome.older_term => self.give_up(spec, &tick, Why::Clock),
             Ok(outcome) => {
                 self.state.metadata.mark_sent(&unsent);
                 self.note_pushed(spec, &outcome);
@@ -319,11 +321,15 @@ impl Worker {
             Err(e) => {
                 self.env.metrics.pushes_failed.inc();
                 warn!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape not stored");
-                let samples = (tick.samples.len() + tick.histograms.len()) as u64;
-                let name = spec.target.labels.as_bytes().into();
-                self.env.buffer.give_up(tick.target, &name, samples, Why::Refused);
+                self.give_up(spec, &tick, Why::Refused);
             }
         }
+    }
+
+    fn give_up(&self, spec: &LoopSpec, tick: &Tick<'_>, why: Why) {
+        let samples = (tick.samples.len() + tick.histograms.len()) as u64;
+        let name = spec.target.labels.as_bytes().into();
+        self.env.buffer.give_up(tick.target, &name, samples, why);
     }
 
     /// Within the time there is, which a loop that was told to end has less of.

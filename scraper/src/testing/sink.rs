@@ -38,6 +38,8 @@ pub(crate) struct RecordingSink {
     more: Notify,
     /// Pushes that fail before one is taken.
     pub(crate) failures: AtomicUsize,
+    /// Pushes after these that meet a later tick.
+    pub(crate) earlier: AtomicUsize,
 }
 
 #[async_trait]
@@ -50,6 +52,16 @@ impl TickSink for RecordingSink {
             .is_ok()
         {
             return Err(ServiceError::Unavailable("not now".into()));
+        }
+        if self
+            .earlier
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fail)
+            .is_ok()
+        {
+            return Ok(TickOutcome {
+                earlier: true,
+                ..TickOutcome::default()
+            });
         }
         let labels = |series| {
             let mut bytes = Vec::new();

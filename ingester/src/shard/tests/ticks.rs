@@ -209,6 +209,28 @@ fn a_refusal_says_whether_the_tick_was_there_or_another_owns_the_target() {
     assert_eq!((older.ticks_taken, older.ticks_repeated), (vec![false], vec![false]));
 }
 
+/// A quarter of the interval is 3.75 s.
+#[test]
+fn a_refusal_says_whether_the_shard_has_a_later_tick_or_this_one() {
+    let mut rig = Rig::new();
+    let of = |term, tick_ms| TickHeader {
+        term,
+        ..header(tick_ms)
+    };
+    rig.tick(&of(3, T0 + 30_000), &["a"]);
+    for (tick, is_earlier) in [
+        (of(3, T0 + 30_000), false),
+        (of(3, T0 + 26_251), false),
+        (of(3, T0 + 26_250), true),
+        (of(2, T0), false),
+        (of(4, T0), true),
+        (of(4, T0 + 45_000), false),
+    ] {
+        let answer = rig.tick(&tick, &["a"]);
+        assert_eq!(answer.tick_earlier, is_earlier, "{tick:?}");
+    }
+}
+
 #[test]
 fn the_home_remembers_other_shards_for_some_ticks() {
     let mut rig = Rig::new();

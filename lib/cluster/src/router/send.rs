@@ -85,6 +85,8 @@ pub(super) struct Tally {
     pub(super) tick_of_older_term: bool,
     /// Another scraper made it.
     pub(super) tick_doubled: bool,
+    /// The shard's newest tick of the target is well after it.
+    pub(super) tick_earlier: bool,
     /// Batches with samples that the shard does not own. Of one that is a tick nothing was taken where `ticks_misrouted`
     /// counts it.
     pub(super) misrouted: Vec<Misrouted>,
@@ -222,6 +224,7 @@ impl Router {
                 tally.tick_refused |= is_refused;
                 tally.tick_of_older_term |= is_refused && !is_repeated;
                 tally.tick_doubled |= response.ticks_doubled;
+                tally.tick_earlier |= is_refused && response.tick_earlier;
                 tally.add(response);
                 if is_misrouted {
                     tally.misrouted.push(Misrouted { shard, chunk });

@@ -547,6 +547,7 @@ async fn push_once(
         outcome.taken &= !tally.tick_refused;
         outcome.older_term |= tally.tick_of_older_term;
         outcome.doubled |= tally.tick_doubled;
+        outcome.earlier |= tally.tick_earlier;
         outcome.samples_taken += tally.taken;
         outcome.duplicates += tally.duplicates;
         outcome.series_added += tally.series_added;

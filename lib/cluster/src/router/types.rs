@@ -154,6 +154,9 @@ pub struct TickOutcome {
     pub older_term: bool,
     /// A shard refused it because it has this scrape by another scraper: it must not be offered as plain samples.
     pub doubled: bool,
+    /// A shard refused it because it has a later scrape of the target, by a quarter of the interval or more: the clock of whoever
+    /// made that one was ahead, or the clock by which this one was made is behind.
+    pub earlier: bool,
     pub samples_taken: u64,
     pub duplicates: u64,
     /// Series that had no live sample of this target before: `scrape_series_added`.

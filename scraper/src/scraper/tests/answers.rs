@@ -257,3 +257,20 @@ async fn what_the_shards_did_not_take_is_said_again() {
     let sent = rig.counter("gnomon_scrape_buffer_ticks_sent_total");
     assert_eq!(before, Some(sent as usize), "what waited came first");
 }
+
+#[tokio::test]
+async fn what_is_well_before_the_shards_newest_is_counted_as_given_up() {
+    let server = Server::exposing_text("a 1\nb 2\n").await;
+    let rig = Rig::new();
+    rig.sink.earlier.store(1, std::sync::atomic::Ordering::Relaxed);
+    rig.apply([job(&server.address)]).await;
+    let taken = rig.sink.wait_for("a tick that is taken", |_| true).await;
+    let samples = rig.counter("gnomon_scrape_buffer_shed_samples_total");
+    assert_eq!(rig.counter("gnomon_scrape_buffer_shed_ticks_total"), 1.0);
+    assert_eq!(samples, taken.samples.len() as f64);
+    assert_eq!(
+        rig.counter("gnomon_scrape_buffer_ticks_held_total"),
+        0.0,
+        "nor offered again"
+    );
+}
