@@ -2,9 +2,10 @@
 //! own (root is needed), one after the other. Prints Markdown tables for docs/benchmarks.md, which says what they mean.
 //!
 //! `make bench-cluster`. In the environment: PARTS (a list of `failover`, `replication`, `scraping`, `shards`, `queriers`,
-//! `requests`, `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), SCRAPING (seconds), QUERIES (of each number of queriers)
-//! and CLIENTS (that ask them at a time), IDLE (seconds of rest) and MANY (shards of the larger cluster at rest), GNOMON (another
-//! binary), FLAGS (of all processes besides, with a space between).
+//! `requests`, `idle`), KILLS and SHARDS, SERIES and ROUNDS (one sample of each series per round), SCRAPING (seconds), QUERIES (of
+//! each number of queriers), CLIENTS (that ask them at a time) and PLACES (where the samples are then: `heads`, `blocks`), IDLE
+//! (seconds of rest) and MANY (shards of the larger cluster at rest), GNOMON (another binary), FLAGS (of all processes besides,
+//! with a space between).
 
 #[path = "../ingest/exporters.rs"]
 #[allow(dead_code, reason = "`make bench` uses all of it")]
@@ -60,7 +61,7 @@ async fn main() {
             times: number("QUERIES", 1_000),
             clients: number("CLIENTS", 2),
         };
-        queriers::run(series / 5, rounds, asking).await;
+        queriers::run(&setting("PLACES", "heads,blocks"), series / 5, rounds, asking).await;
     }
     if wants("requests") {
         requests::run(series / 5, rounds, shards, number("IDLE", 60) as u64).await;

@@ -83,13 +83,17 @@ pub(crate) struct Asking {
     pub(crate) clients: usize,
 }
 
-pub(crate) async fn run(series: usize, rounds: usize, asking: Asking) {
+/// `places` names where the samples are to lie: `heads`, `blocks`.
+pub(crate) async fn run(places: &str, series: usize, rounds: usize, asking: Asking) {
     let Asking { times, clients } = asking;
     for at in [Where::Heads, Where::Blocks] {
-        let lie = match at {
-            Where::Heads => "in the heads",
-            Where::Blocks => "in blocks",
+        let (place, lie) = match at {
+            Where::Heads => ("heads", "in the heads"),
+            Where::Blocks => ("blocks", "in blocks"),
         };
+        if !places.split(',').any(|wanted| wanted == place) {
+            continue;
+        }
         println!(
             "Queriers, samples {lie}: 1 ingester, {SHARDS} shards, {} series, {rounds} samples of each, {} queries of {} kinds, \
              {clients} at a time:\n",

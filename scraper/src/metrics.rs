@@ -94,11 +94,11 @@ impl ScraperMetrics {
             )?,
             ticks_refused: m.counter(
                 "gnomon_scraper_ticks_refused_total",
-                "Scrapes refused because another scraper owns the target by now.",
+                "Scrapes refused because another scraper owns the target by now, or has made them.",
             )?,
             ticks_skipped: m.counter(
                 "gnomon_scraper_ticks_skipped_total",
-                "Scrapes left out because the one before took too long.",
+                "Scrapes left out because the one before took too long, or the process stood still when they were due.",
             )?,
             samples_refused: m.counters(
                 "gnomon_scraper_samples_refused_total",

@@ -289,9 +289,10 @@ impl Twin {
     /// From the beginning, at each querier, once all is in order.
     pub(crate) async fn check_all(&self, queriers: &[Http], reference: &Http) -> i64 {
         let wanted = self.pace.newest(machine_s());
-        self.until_newest(reference, self.reference_shift_s, wanted).await;
+        self.until_newest("Prometheus", reference, self.reference_shift_s, wanted)
+            .await;
         for http in queriers {
-            self.until_newest(http, self.shift_s, wanted).await;
+            self.until_newest("the cluster", http, self.shift_s, wanted).await;
             let mut from = self.begun_s + 1;
             while from < wanted {
                 let to = (from + PIECE).min(wanted - 1);
@@ -305,8 +306,8 @@ impl Twin {
     }
 
     /// Both scrape for themselves, so each is waited for.
-    async fn until_newest(&self, http: &Http, shift_s: i64, wanted: i64) {
-        eventually("all samples of the exporter to be there", async || {
+    async fn until_newest(&self, who: &str, http: &Http, shift_s: i64, wanted: i64) {
+        eventually(&format!("{who} to have all samples of the exporter"), async || {
             let newest = self.newest(http, shift_s).await?;
             (newest >= wanted).then_some(())
         })

@@ -183,10 +183,11 @@ impl Target {
                 .is_some_and(|newest| newest.abs_diff(header.tick_ms) < self.same_place_ms(header))
     }
 
-    /// Whether its newest tick is so far behind this one in time that the two are not one scrape made twice.
+    /// Whether its newest tick is so much later than this one that the two are not one scrape made twice. The markers of a target
+    /// that counted as gone are none: what it had not sent yet comes late.
     pub(crate) fn is_well_after(&self, header: &TickHeader) -> bool {
         let place_ms = i64::try_from(self.same_place_ms(header)).unwrap_or(i64::MAX);
-        let newest = self.newest_ms();
+        let newest = self.newest_ms().filter(|_| !self.is_idle());
         newest.is_some_and(|newest| newest > header.tick_ms && newest.saturating_sub(header.tick_ms) >= place_ms)
     }
 

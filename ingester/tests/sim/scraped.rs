@@ -3,6 +3,7 @@
 use super::clock::WINDOW_MS;
 use super::ledger::Found;
 use super::targets::{Answer, METRICS, Outcome, Push, Target};
+use gnomon_cluster::node::CLOCK_MAY_BE_OFF_MS;
 use gnomon_model::{NodeId, STALE_NAN};
 use gnomon_scraper::Ring;
 use std::collections::{BTreeMap, HashMap};
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 /// A clock that differs by more is wrong.
 const CLOCKS_DIFFER_MS: i64 = 1_000;
+/// Scrapes of a time that is still to come by more, and a little, no shard takes.
+const MOST_AHEAD_MS: i64 = CLOCK_MAY_BE_OFF_MS + CLOCKS_DIFFER_MS;
 /// How late a scrape may begin and still have the time of its tick.
 const TOLERANCE_MS: i64 = 2;
 /// How much later than a lease after its death a scraper's targets may be others': that its lease is over is looked for every
@@ -183,7 +186,8 @@ impl Chronicle {
         let target = account.target;
         let (name, interval_ms) = (&target.instance, target.interval_ms);
         // By a clock that was ahead shards have scrapes of a time that is still to come, and take none before it.
-        let is_of_later = |answer: &&Answer| answer.asked_ms > answer.true_ms + CLOCKS_DIFFER_MS;
+        let is_of_later =
+            |answer: &&Answer| (CLOCKS_DIFFER_MS..=MOST_AHEAD_MS).contains(&(answer.asked_ms - answer.true_ms));
         let of_later = target.answers.iter().filter(is_of_later);
         let has_later_ms = of_later.map(|answer| answer.asked_ms).max().unwrap_or(i64::MIN);
         let (first_ms, last_ms) = (from_ms + interval_ms, until_ms - interval_ms);
@@ -211,7 +215,10 @@ impl Chronicle {
                 Some(answer) if (answer.asked_ms - tick_ms).abs() > TOLERANCE_MS => {
                     Some(format!("was made late: {answer:?}"))
                 }
-                Some(_) if tick_ms <= has_later_ms => None,
+                Some(_) if tick_ms <= has_later_ms => {
+                    tick_ms += interval_ms;
+                    continue;
+                }
                 Some(answer) if account.stored.get(&tick_ms).map(|stored| stored.value) != Some(answer.value) => {
                     Some(format!("was made, and is not stored: {answer:?}"))
                 }

@@ -7,7 +7,7 @@
 //!
 //! Invariant: what is given up is counted, in all and by target.
 //! Invariant: a scrape that shards refuse as a tick is offered as plain samples, which have no say in staleness, only
-//! where nobody else can have scraped the target then ([`Terms`]).
+//! where nobody else can have scraped the target then ([`Terms`]), and the shards have no later one.
 //! Invariant: none is given up for this node's clock alone, which may be wrong now as well as it may have been then.
 
 mod drain;

@@ -243,6 +243,7 @@ async fn run(
         // twice, or on a machine that is always so late nothing would be scraped.
         has_skipped = !has_skipped && is_long_over(tick_ms, &spec, env.clock.now().0);
         if has_skipped {
+            worker.leave_out(&spec, tick_ms);
             continue;
         }
         let end = async {

@@ -307,11 +307,9 @@ impl Worker {
             return;
         }
         match self.try_push(&tick, spec.target.interval, duration).await {
-            // As rows they would be taken, and a counter would seem to fall where the later scrape stands.
-            Ok(outcome) if outcome.earlier && !outcome.older_term => self.give_up(spec, &tick, Why::Clock),
             Ok(outcome) => {
                 self.state.metadata.mark_sent(&unsent);
-                self.note_pushed(spec, &outcome);
+                self.note_pushed(spec, &tick, &outcome);
             }
             Err(e) if e.may_succeed_later() => {
                 self.env.metrics.pushes_failed.inc();
@@ -321,15 +319,18 @@ impl Worker {
             Err(e) => {
                 self.env.metrics.pushes_failed.inc();
                 warn!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape not stored");
-                self.give_up(spec, &tick, Why::Refused);
+                self.give_up(spec, &tick, 0, Why::Refused);
             }
         }
     }
 
-    fn give_up(&self, spec: &LoopSpec, tick: &Tick<'_>, why: Why) {
+    /// All but what was taken.
+    fn give_up(&self, spec: &LoopSpec, tick: &Tick<'_>, taken: u64, why: Why) {
         let samples = (tick.samples.len() + tick.histograms.len()) as u64;
         let name = spec.target.labels.as_bytes().into();
-        self.env.buffer.give_up(tick.target, &name, samples, why);
+        self.env
+            .buffer
+            .give_up(tick.target, &name, samples.saturating_sub(taken), why);
     }
 
     /// Within the time there is, which a loop that was told to end has less of.
@@ -369,10 +370,14 @@ impl Worker {
         }
     }
 
-    fn note_pushed(&self, spec: &LoopSpec, outcome: &TickOutcome) {
+    fn note_pushed(&self, spec: &LoopSpec, tick: &Tick<'_>, outcome: &TickOutcome) {
         let metrics = &self.env.metrics;
         metrics.samples.inc_by(outcome.samples_taken);
-        if !outcome.taken {
+        if !outcome.taken && outcome.earlier && !outcome.older_term {
+            // As plain samples they would be taken, and a counter would seem to fall where the later scrape stands.
+            let there = outcome.samples_taken + outcome.duplicates;
+            self.give_up(spec, tick, there, Why::Clock);
+        } else if !outcome.taken {
             metrics.ticks_refused.inc();
             debug!(target = %spec.target.url, term = spec.term, "scrape refused: the target has another owner");
         }
@@ -449,12 +454,19 @@ impl Worker {
         self.counted_series = now;
     }
 
+    /// Ticks that were due meanwhile, behind the one at work.
     fn count_skipped(&self, tick_ms: i64, interval: Duration) {
         let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
-        let late = self.env.clock.now().0.saturating_sub(tick_ms);
-        if late >= interval {
-            self.env.metrics.ticks_skipped.inc_by((late / interval).unsigned_abs());
-        }
+        let late = self.env.clock.now().0.saturating_sub(tick_ms).max(0);
+        self.env.metrics.ticks_skipped.inc_by((late / interval).unsigned_abs());
+    }
+
+    /// The tick is not made, nor are those that were due meanwhile.
+    pub(super) fn leave_out(&self, spec: &LoopSpec, tick_ms: i64) {
+        self.env.metrics.ticks_skipped.inc();
+        self.count_skipped(tick_ms, spec.target.interval);
+        let (pool, target) = (&spec.target.pool, &spec.target.url);
+        debug!(scrape_pool = %pool, %target, tick_ms, "scrape left out: this process stood still when it was due");
     }
 
     pub(super) fn forget(&mut self) {

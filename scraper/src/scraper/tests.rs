@@ -102,11 +102,16 @@ impl Rig {
     }
 
     fn counter(&self, name: &str) -> f64 {
+        self.counter_of(name, "")
+    }
+
+    /// Of those with this label value; of all where it is empty.
+    fn counter_of(&self, name: &str, value: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|f| f.name() == name);
-        family.map_or(0.0, |f| {
-            f.get_metric().iter().map(|m| m.get_counter().get_value()).sum()
-        })
+        let metrics = family.map(|f| f.get_metric()).into_iter().flatten();
+        let all = metrics.filter(|m| value.is_empty() || m.get_label().iter().any(|l| l.value() == value));
+        all.map(|m| m.get_counter().get_value()).sum()
     }
 }
 

@@ -229,6 +229,13 @@ fn a_refusal_says_whether_the_shard_has_a_later_tick_or_this_one() {
         let answer = rig.tick(&tick, &["a"]);
         assert_eq!(answer.tick_earlier, is_earlier, "{tick:?}");
     }
+    // A target that counted as gone has no tick where its markers stand.
+    let silent = silent(rig.now_ms);
+    rig.apply(Command::ExpireTargets {
+        targets: vec![SilentTarget { term: 4, ..silent }],
+    });
+    let held = rig.tick(&of(4, T0 + 50_000), &["a"]);
+    assert_eq!((held.ticks_repeated, held.tick_earlier), (vec![true], false));
 }
 
 #[test]

@@ -215,16 +215,18 @@ impl Router {
                 let no_tick = response.ticks_taken.contains(&false);
                 tally.ticks_misrouted += usize::from(no_tick && is_misrouted);
                 // A repeated tick after an attempt of unknown outcome is that attempt, which was carried out; so is one that is sent
-                // again by a newer map. Who says why it refuses one: an older term is none of the attempts before.
+                // again by a newer map. Who says why it refuses one: an older term is none of the attempts before, and an attempt
+                // that was carried out would have been the newest.
                 let says_why = response.ticks_repeated.len() == response.ticks_taken.len();
                 let is_repeated = response.ticks_repeated.contains(&true);
                 let was_sent = after_unknown || again;
-                let may_be_ours = was_sent && !response.ticks_doubled && (is_repeated || !says_why);
+                let is_anothers = response.ticks_doubled || response.tick_earlier;
+                let may_be_ours = was_sent && !is_anothers && (is_repeated || !says_why);
                 let is_refused = no_tick && !(may_be_ours || is_misrouted);
                 tally.tick_refused |= is_refused;
                 tally.tick_of_older_term |= is_refused && !is_repeated;
                 tally.tick_doubled |= response.ticks_doubled;
-                tally.tick_earlier |= is_refused && response.tick_earlier;
+                tally.tick_earlier |= response.tick_earlier;
                 tally.add(response);
                 if is_misrouted {
                     tally.misrouted.push(Misrouted { shard, chunk });

@@ -82,7 +82,10 @@ impl ShardState {
                     continue;
                 }
                 // Pieces in the middle look alike.
-                let repeated = (tick.first || tick.last) && self.ticks.iter().any(|(t, _)| t == tick);
+                let is_later = |t: &TickHeader| t.target == tick.target && t.tick_ms > tick.tick_ms;
+                let earlier = self.ticks.iter().any(|(t, _)| is_later(t));
+                response.tick_earlier |= earlier;
+                let repeated = earlier || (tick.first || tick.last) && self.ticks.iter().any(|(t, _)| t == tick);
                 response.ticks_taken.push(!repeated);
                 if tick.home {
                     self.others.entry(tick.target).or_default().extend(&tick.other_shards);
@@ -443,6 +446,14 @@ async fn an_unknown_outcome_is_asked_again_and_nothing_doubles() {
     assert!(tick.taken, "a repeated tick after an unknown outcome was taken");
     let repeated = f.push(&of_target(3), 10, true).await.unwrap();
     assert!(!repeated.taken);
+    f.shard(0)
+        .faults
+        .push_back(Fault::Before(ServiceError::Unknown("reset".into())));
+    let earlier = f.push(&of_target(3), 9, true).await.unwrap();
+    assert!(
+        !earlier.taken && earlier.earlier,
+        "of a tick before the newest nothing was taken, whatever became of the first attempt"
+    );
 }
 
 /// Silence that is shorter than a leader may need moves nobody's idea of who leads.

@@ -5,7 +5,10 @@ use super::{StoreError, StoreOptions};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use prometheus::IntCounter;
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, LogLevel, Options, ReadOptions};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, LogLevel, Options,
+    ReadOptions,
+};
 use rocksdb::{DBRecoveryMode, ErrorKind, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -365,7 +368,11 @@ fn family_options(space: Space, options: &StoreOptions, cache: &Cache) -> Option
     table.set_cache_index_and_filter_blocks(true);
     table.set_format_version(5);
     if space == Space::State {
+        // Index and filter in pieces: whole, those of a file of half a million keys are larger than what the cache takes, and were
+        // read anew for each series of a part that was uploaded.
         table.set_bloom_filter(10.0, false);
+        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        table.set_partition_filters(true);
     }
     family.set_block_based_table_factory(&table);
     family

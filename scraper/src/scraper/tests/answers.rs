@@ -265,9 +265,9 @@ async fn what_is_well_before_the_shards_newest_is_counted_as_given_up() {
     rig.sink.earlier.store(1, std::sync::atomic::Ordering::Relaxed);
     rig.apply([job(&server.address)]).await;
     let taken = rig.sink.wait_for("a tick that is taken", |_| true).await;
-    let samples = rig.counter("gnomon_scrape_buffer_shed_samples_total");
-    assert_eq!(rig.counter("gnomon_scrape_buffer_shed_ticks_total"), 1.0);
-    assert_eq!(samples, taken.samples.len() as f64);
+    let shed = |what: &str| rig.counter_of(&format!("gnomon_scrape_buffer_shed_{what}_total"), "clock");
+    assert_eq!((shed("ticks"), shed("samples")), (1.0, taken.samples.len() as f64));
+    assert_eq!(rig.counter("gnomon_scraper_ticks_refused_total"), 0.0);
     assert_eq!(
         rig.counter("gnomon_scrape_buffer_ticks_held_total"),
         0.0,
