@@ -277,8 +277,8 @@ mod tests {
     #[test]
     fn what_the_turn_has_passed_goes_and_the_rest_waits() {
         let held = Held::new(1 << 20);
-        keep(&held, "b", 60_000, 69_999);
-        keep(&held, "b", 60_000, 70_000);
+        keep(&held, "b", 10_000, 19_999);
+        keep(&held, "b", 10_000, 20_000);
         let before = held.bytes();
         let now = state(&[("a", 0, None)], 100_000);
         assert!(held.due(&now, EXTEND_MS).is_empty());

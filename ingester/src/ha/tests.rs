@@ -329,6 +329,38 @@ async fn nothing_is_missing_where_the_turn_goes_over() {
     assert_eq!(rig.tracker.held().bytes(), 0);
 }
 
+/// Scrapes once a minute: of one target the dead one's last sample is 50 s older than of the other, and the waiting one's stands
+/// between.
+#[tokio::test]
+async fn nothing_is_missing_of_a_target_that_was_next() {
+    let (rig, _stop) = Rig::that_fills(half_a_minute(1 << 20));
+    let write = async |replica: u8, target: &str, at: i64| {
+        let name = format!("r{replica}");
+        let labels = [
+            ("__name__", "m"),
+            ("__replica__", &name),
+            ("cluster", "c"),
+            ("target", target),
+        ];
+        rig.post(vec![series(&labels, &[(at, f64::from(replica))])]).await.0
+    };
+    assert_eq!(write(1, "x", NOW).await, 204);
+    rig.node.clock.advance(Duration::from_secs(50));
+    assert_eq!(write(1, "y", NOW + 50_000).await, 204);
+    assert_eq!(write(2, "x", NOW + 30_000).await, 204);
+    // The first one is dead.
+    rig.node.clock.advance(Duration::from_secs(36));
+    assert_eq!(write(2, "y", NOW + 80_000).await, 503, "after what is held");
+    let of_x = r#"{__name__="m", cluster="c", target="x"}"#;
+    let filled = async {
+        while rig.stored(of_x).await != [(NOW, 1.0), (NOW + 30_000, 2.0)] {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(30), filled).await;
+    assert!(ended.is_ok(), "{:?}", rig.node.read(View::default()).await.unwrap());
+}
+
 /// Nobody has what the other one sent: the first one's own is as good as it was.
 #[tokio::test]
 async fn where_nothing_is_held_the_turn_ends_where_it_ended() {

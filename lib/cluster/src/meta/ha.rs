@@ -85,11 +85,18 @@ pub(super) fn claim(state: &mut MetaState, c: &ClaimHaTurn, now_ms: i64) -> Resu
     Ok(Effect::changed())
 }
 
+/// The longest interval of scrapes of which a fill misses none: Prometheus' default of a minute, and some lateness.
+const LONG_INTERVAL_MS: i64 = 65_000;
+
 /// From when on samples of a replica that waits for its turn may be wanted, as the turn before ends at `until_ms`: it was
-/// lengthened to that when its newest sample was `extend_ms` before, and a target's sample before that may be as much older.
+/// lengthened to that when its newest sample was `extend_ms` before, and a target's sample before that may be an interval older.
 #[must_use]
 pub const fn fills_from_ms(until_ms: i64, extend_ms: i64) -> i64 {
-    until_ms.saturating_sub(extend_ms.saturating_mul(2))
+    let interval_ms = match extend_ms > LONG_INTERVAL_MS {
+        true => extend_ms,
+        false => LONG_INTERVAL_MS,
+    };
+    until_ms.saturating_sub(extend_ms).saturating_sub(interval_ms)
 }
 
 fn check(state: &MetaState, c: &ClaimHaTurn) -> Result<(), Refusal> {

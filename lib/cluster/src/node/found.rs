@@ -341,6 +341,12 @@ impl Starting {
                 "the number of shards was decided at the first start: gnomon cluster reshard changes it"
             );
         }
+        if self.options.is_ingester() && !is_alone && self.options.replicas.is_none() && state.replicas <= 1 {
+            tracing::warn!(
+                "each shard has one replica: with the disk of a node goes what it has acknowledged and not uploaded. With three \
+                 ingesters `gnomon cluster replicas 3` makes it three; --cluster.expect=3 does at the very first start"
+            );
+        }
         if let Some(wanted) = self.options.replicas
             && wanted != state.replicas.max(1)
         {

@@ -109,16 +109,23 @@ fn who_has_samples_of_the_end_of_the_turn_before_takes_that_too() {
     // Not before its beginning.
     run(&machine, &[(80_000, claim_and_fill("c", "b", 80_000), "")]);
     assert_eq!(last(), ("b".into(), 15_900, Some(-14_100), 80_000));
-    run(&machine, &[(200_000, claim_and_fill("c", "a", 200_000), "")]);
-    assert_eq!(last(), ("a".into(), 95_000, Some(65_000), 200_000));
+    // What a target had an interval of a minute before the newest sample, which was at 180 s, is filled behind.
     run(
         &machine,
         &[
-            (201_000, claim_and_fill("c", "a", 201_000), ""),
-            (300_000, claim("c", "b", 300_000), ""),
+            (180_000, claim_and_fill("c", "b", 180_000), ""),
+            (300_000, claim_and_fill("c", "a", 300_000), ""),
         ],
     );
-    assert_eq!(last(), ("b".into(), 216_000, None, 0));
+    assert_eq!(last(), ("a".into(), 195_000, Some(115_000), 300_000));
+    run(
+        &machine,
+        &[
+            (301_000, claim_and_fill("c", "a", 301_000), ""),
+            (400_000, claim("c", "b", 400_000), ""),
+        ],
+    );
+    assert_eq!(last(), ("b".into(), 316_000, None, 0));
 }
 
 #[test]
