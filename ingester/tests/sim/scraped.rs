@@ -193,10 +193,18 @@ impl Chronicle {
         let (first_ms, last_ms) = (from_ms + interval_ms, until_ms - interval_ms);
         // Whoever was silent when other shards came was so for those before: see `marks_what_was_silent`.
         let is_of_before = |at: i64| (WINDOW_MS - self.lease_ms - 2 * interval_ms..WINDOW_MS).contains(&at);
-        let is_wrong = |at: &&i64| (first_ms..=last_ms).contains(*at) && !is_of_before(**at);
+        // By a clock that was ahead then, of a scrape that failed.
+        let has_failed = |at: i64| {
+            target
+                .pushes
+                .iter()
+                .any(|push| push.tick_ms == at && push.value.is_none() && push.began_ms < from_ms)
+        };
+        let is_wrong = |at: &&i64| (first_ms..=last_ms).contains(*at) && !is_of_before(**at) && !has_failed(**at);
         if let Some(marked_ms) = account.markers.iter().find(is_wrong) {
             return Err(format!(
-                "{name}: a marker at {marked_ms}, while scrapers only came and went"
+                "{name}: a marker at {marked_ms}, while scrapers only came and went{}",
+                account.near(*marked_ms)
             ));
         }
         let mut made: HashMap<i64, Vec<&Answer>> = HashMap::new();
