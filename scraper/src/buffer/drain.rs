@@ -210,8 +210,7 @@ impl Buffer {
         if outcome.older_term && !self.is_sole(&work.held) {
             return Pushed::Given(Why::OtherOwner);
         }
-        // As plain samples they would be taken, and a counter would seem to fall where the later scrape stands.
-        if outcome.earlier && !outcome.older_term {
+        if outcome.is_behind_newest() {
             return Pushed::Given(Why::Clock);
         }
         let rows = self.sink.push_rows(&tick, PATIENCE).await;

@@ -373,8 +373,7 @@ impl Worker {
     fn note_pushed(&self, spec: &LoopSpec, tick: &Tick<'_>, outcome: &TickOutcome) {
         let metrics = &self.env.metrics;
         metrics.samples.inc_by(outcome.samples_taken);
-        if !outcome.taken && outcome.earlier && !outcome.older_term {
-            // As plain samples they would be taken, and a counter would seem to fall where the later scrape stands.
+        if outcome.is_behind_newest() {
             let there = outcome.samples_taken + outcome.duplicates;
             self.give_up(spec, tick, there, Why::Clock);
         } else if !outcome.taken {

@@ -164,6 +164,15 @@ pub struct TickOutcome {
     pub refused: Vec<Refused>,
 }
 
+impl TickOutcome {
+    /// Whether it was refused for no other reason than that there is a later scrape of the target. As plain samples its samples would
+    /// be taken, and a counter would seem to fall where the later scrape stands.
+    #[must_use]
+    pub const fn is_behind_newest(&self) -> bool {
+        self.earlier && !self.taken && !self.doubled && !self.older_term
+    }
+}
+
 /// Characters of names and values that the labels of an exemplar may have together: OpenMetrics 1.0 and Prometheus allow no
 /// more.
 const MAX_EXEMPLAR_CHARS: usize = 128;
