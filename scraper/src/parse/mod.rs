@@ -131,6 +131,23 @@ pub enum FloatLabel {
     Quantile,
 }
 
+/// What names a series within expositions: its bytes, and how its labels are rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextKey {
+    pub(crate) hash: u128,
+    pub(crate) bytes: u32,
+}
+
+impl TextKey {
+    #[inline]
+    pub(crate) fn of(text: &[u8], float_label: FloatLabel) -> Self {
+        Self {
+            hash: xxhash_rust::xxh3::xxh3_128_with_seed(text, float_label as u64),
+            bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
 /// Walks over an exposition.
 pub trait Parser: Send {
     /// Moves to the next entry: its kind, or none at the end.
@@ -138,6 +155,16 @@ pub trait Parser: Send {
     /// # Errors
     /// When the exposition is not well formed; the rest of it cannot be read.
     fn next_entry(&mut self) -> Result<Option<EntryKind>, ParseError>;
+
+    /// The same, where the caller knows which series stood here in the scrape before. If it does again, its labels are not
+    /// taken apart, and are not to be asked for.
+    ///
+    /// # Errors
+    /// As above.
+    fn next_entry_after(&mut self, likely: Option<TextKey>) -> Result<Option<EntryKind>, ParseError> {
+        let _ = likely;
+        self.next_entry()
+    }
 
     /// Of Type, Help and Unit: the metric family's name.
     fn family(&self) -> Cow<'_, str>;
@@ -152,6 +179,10 @@ pub trait Parser: Send {
     /// Of samples: how labels are rewritten.
     fn float_label(&self) -> FloatLabel {
         FloatLabel::None
+    }
+    /// Of samples: both of these.
+    fn key(&self) -> TextKey {
+        TextKey::of(self.series(), self.float_label())
     }
     /// Of float samples.
     fn value(&self) -> f64;

@@ -353,3 +353,80 @@ mod round_trip {
 }
 
 mod protobuf;
+
+/// What an entry tells when its labels are not asked for.
+type Told = (EntryKind, String, FloatLabel, u64, Option<i64>, TextKey);
+
+/// All entries, told which series are likely next; whether the labels of one may be asked for is left out.
+fn told(body: &[u8], mut likely: impl FnMut(usize) -> Option<TextKey>) -> Result<Vec<Told>, ParseError> {
+    let mut parser = TextParser::new(body);
+    let mut all: Vec<Told> = Vec::new();
+    let mut samples = 0;
+    while let Some(kind) = parser.next_entry_after(likely(samples))? {
+        let is_sample = kind == EntryKind::Sample;
+        samples += usize::from(is_sample);
+        let what = match kind {
+            EntryKind::Sample => String::from_utf8_lossy(parser.series()).into_owned(),
+            _ => format!("{} {}", parser.family(), parser.text()),
+        };
+        let value = if is_sample { parser.value().to_bits() } else { 0 };
+        all.push((
+            kind,
+            what,
+            parser.float_label(),
+            value,
+            parser.timestamp_ms(),
+            parser.key(),
+        ));
+    }
+    Ok(all)
+}
+
+#[test]
+fn what_is_likely_changes_nothing() {
+    let mut bodies: Vec<Vec<u8>> = [
+        "a 1\na{} 2\na{b=\"c\"} 3 17\na {b=\"c\"} 4\na\t{b=\"c\"}\t5\n  a 6\n\n\na{b=\"c}\\\" 7\",} 8\n",
+        "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket {le=\"2\"} 2\nh_sum 3\n# TYPE h_bucket counter\nh_bucket{le=\"1\"} 1\n",
+        "# TYPE s summary\ns{quantile=\"1\"} NaN\ns 1\n# a comment\n# HELP s text\n{\"u v\",a=\"b\"} 1\n{\"u v\"} 2",
+        "a {b=\"c\"} 1\na 1\na{b=\"c\"}1\na{b=\"c\"} \n",
+        "a 1\na b\n",
+        "a 1\na 1 2 3\n",
+        "a 1\na",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into();
+    if let Some(folder) = shared("realdata") {
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().flatten().map(|f| f.path()).collect();
+        files.sort();
+        let texts = files.into_iter().filter(|path| path.is_file()).take(20);
+        bodies.extend(texts.filter_map(|path| std::fs::read(path).ok()));
+    }
+    let everything: Vec<TextKey> = bodies
+        .iter()
+        .flat_map(|body| told(body, |_| None).unwrap_or_default())
+        .filter(|entry| entry.0 == EntryKind::Sample)
+        .map(|entry| entry.5)
+        .collect();
+    assert!(everything.len() > 10);
+    for body in &bodies {
+        let plain = told(body, |_| None);
+        let keys: Vec<_> = plain
+            .iter()
+            .flatten()
+            .filter(|entry| entry.0 == EntryKind::Sample)
+            .collect();
+        assert_eq!(
+            told(body, |at| keys.get(at).map(|entry| entry.5)),
+            plain,
+            "all as before"
+        );
+        assert_eq!(
+            told(body, |at| keys.get(at / 2).map(|entry| entry.5)),
+            plain,
+            "twice as many"
+        );
+        for likely in everything.iter().take(30) {
+            assert_eq!(told(body, |_| Some(*likely)), plain, "one of all, each time");
+        }
+    }
+}

@@ -4,7 +4,7 @@
 use super::labels::{SeriesSpans, Span, float_label, unescape_text};
 use super::lexer::{Lexer, Quote, Token};
 use super::text_lexer::TextLexer;
-use super::{EntryKind, Exemplar, FloatLabel, MetricKind, ParseError, Parser, float};
+use super::{EntryKind, Exemplar, FloatLabel, MetricKind, ParseError, Parser, TextKey, float};
 use std::borrow::Cow;
 
 /// Reads one exposition. See [`Parser`].
@@ -22,6 +22,8 @@ pub struct TextParser<'a> {
     family: Span,
     text: Span,
     float_label: FloatLabel,
+    /// Of the current sample, where it is known already.
+    key: Option<TextKey>,
 }
 
 impl<'a> TextParser<'a> {
@@ -39,6 +41,7 @@ impl<'a> TextParser<'a> {
             family: 0..0,
             text: 0..0,
             float_label: FloatLabel::None,
+            key: None,
         }
     }
 
@@ -122,6 +125,47 @@ impl<'a> TextParser<'a> {
             return Err(self.lexer.while_parsing(self.entry, "metric name not set"));
         };
         self.float_label = float_label(self.kind, self.at(&self.typed), self.at(&name));
+        self.key = None;
+        self.rest_of_sample(token)
+    }
+
+    /// Whether the line begins with this series, a blank, and what may be a value: as much as was read of it once tells
+    /// the same again.
+    #[inline]
+    fn begins_with(&mut self, likely: TextKey) -> bool {
+        let begin = self.lexer.pos();
+        let end = begin.saturating_add(likely.bytes as usize);
+        let Some(text) = self.lexer.input.get(begin..end) else {
+            return false;
+        };
+        let [b' ', next] = self
+            .lexer
+            .input
+            .get(end..)
+            .and_then(|rest| rest.get(..2))
+            .unwrap_or_default()
+        else {
+            return false;
+        };
+        // A name may have its labels behind a blank.
+        if matches!(next, b' ' | b'\t' | b'\n' | b'{') || matches!(text.first(), None | Some(b'#' | b'\n')) {
+            return false;
+        }
+        let name_end = text.iter().position(|b| *b == b'{').unwrap_or(text.len());
+        let label = float_label(self.kind, self.at(&self.typed), &text[..name_end]);
+        if TextKey::of(text, label) != likely {
+            return false;
+        }
+        self.spans.clear();
+        self.series = begin..end;
+        self.float_label = label;
+        self.key = Some(likely);
+        self.lexer.pass_series(end);
+        true
+    }
+
+    /// From the value on.
+    fn rest_of_sample(&mut self, token: Token) -> Result<EntryKind, ParseError> {
         if token != Token::Value {
             return Err(self.lexer.unexpected(self.entry, "expected value after metric", token));
         }
@@ -151,6 +195,15 @@ impl<'a> TextParser<'a> {
 }
 
 impl Parser for TextParser<'_> {
+    fn next_entry_after(&mut self, likely: Option<TextKey>) -> Result<Option<EntryKind>, ParseError> {
+        self.entry = self.lexer.pos();
+        if !likely.is_some_and(|likely| self.begins_with(likely)) {
+            return self.next_entry();
+        }
+        let token = self.lexer.lex();
+        self.rest_of_sample(token).map(Some)
+    }
+
     fn next_entry(&mut self) -> Result<Option<EntryKind>, ParseError> {
         loop {
             self.entry = self.lexer.pos();
@@ -193,6 +246,10 @@ impl Parser for TextParser<'_> {
 
     fn float_label(&self) -> FloatLabel {
         self.float_label
+    }
+
+    fn key(&self) -> TextKey {
+        self.key.unwrap_or_else(|| TextKey::of(self.series(), self.float_label))
     }
 
     fn value(&self) -> f64 {

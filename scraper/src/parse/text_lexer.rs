@@ -35,6 +35,13 @@ impl<'a> TextLexer<'a> {
         }
     }
 
+    /// At the beginning of a line: a series ends at `end`, and its value follows.
+    pub(super) fn pass_series(&mut self, end: usize) {
+        self.start = self.pos;
+        self.pos = end;
+        self.state = State::Value;
+    }
+
     fn take(&mut self, end: usize, next: State, token: Token) -> Token {
         self.pos = end;
         self.state = next;

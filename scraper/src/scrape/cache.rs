@@ -5,15 +5,12 @@
 //! Invariant: a key stands for one final label set as long as the options of the job do not change; the owner makes a
 //! new cache when they do.
 
-use crate::parse::FloatLabel;
+use crate::parse::TextKey;
 use gnomon_cluster::router::{LabelSource, SeriesIdentity, TickMemo};
 use gnomon_model::{Labels, LabelsRef};
 use hashbrown::{HashMap, HashTable};
 use std::hash::{BuildHasherDefault, Hasher};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
-
-/// Hash of the exposed text. Keys are compared by their 128 bits alone.
-pub(super) type TextKey = u128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// Keys are hashes already.
 #[derive(Default)]
@@ -41,7 +38,10 @@ const DROPPED: u32 = u32::MAX;
 /// An exposed series.
 #[derive(Clone, Copy)]
 struct Text {
-    key: TextKey,
+    /// Of its key. Keys are compared by these 128 bits alone.
+    hash: u128,
+    /// Of its key.
+    bytes: u32,
     /// Or [`DROPPED`].
     series: u32,
     /// The last round in which it was exposed.
@@ -100,10 +100,6 @@ pub(super) struct SeriesCache {
 /// A cache may grow by this much before a refused scrape makes it forget.
 const SLACK: usize = 1000;
 
-pub(super) fn text_key(text: &[u8], float_label: FloatLabel) -> TextKey {
-    xxh3_128_with_seed(text, float_label as u64)
-}
-
 impl SeriesCache {
     /// `fixed` are series that do not come from the exposition; their numbers are their indices.
     pub(super) fn new(fixed: Vec<Labels>) -> Self {
@@ -140,6 +136,15 @@ impl SeriesCache {
         self.seen = 0;
     }
 
+    /// What came after the text that was seen last, when it was exposed first: most often it does so again.
+    #[inline]
+    pub(super) fn likely(&self) -> Option<TextKey> {
+        self.texts.get(self.expected).map(|text| TextKey {
+            hash: text.hash,
+            bytes: text.bytes,
+        })
+    }
+
     #[inline]
     pub(super) fn see(&mut self, key: TextKey) -> Seen {
         let Some(at) = self.place(key) else {
@@ -160,12 +165,12 @@ impl SeriesCache {
 
     #[inline]
     fn place(&self, key: TextKey) -> Option<usize> {
-        let is = |at: usize| self.texts.get(at).is_some_and(|text| text.key == key);
+        let is = |at: usize| self.texts.get(at).is_some_and(|text| text.hash == key.hash);
         if is(self.expected) {
             return Some(self.expected);
         }
         self.by_key
-            .find(key as u64, |at| is(*at as usize))
+            .find(key.hash as u64, |at| is(*at as usize))
             .map(|at| *at as usize)
     }
 
@@ -191,9 +196,14 @@ impl SeriesCache {
     fn insert_text(&mut self, key: TextKey, series: u32) -> Option<()> {
         let at = u32::try_from(self.texts.len()).ok()?;
         let round = self.round;
-        self.texts.push(Text { key, series, round });
+        self.texts.push(Text {
+            hash: key.hash,
+            bytes: key.bytes,
+            series,
+            round,
+        });
         let texts = &self.texts;
-        self.by_key.insert_unique(key as u64, at, |at| hash_of(texts, *at));
+        self.by_key.insert_unique(key.hash as u64, at, |at| hash_of(texts, *at));
         self.seen += 1;
         Some(())
     }
@@ -277,7 +287,8 @@ impl SeriesCache {
         self.by_key.clear();
         let texts = &self.texts;
         for (at, text) in (0..).zip(texts) {
-            self.by_key.insert_unique(text.key as u64, at, |at| hash_of(texts, *at));
+            self.by_key
+                .insert_unique(text.hash as u64, at, |at| hash_of(texts, *at));
         }
         for (number, series) in self.series.iter_mut().enumerate().skip(self.fixed) {
             if series.labels.is_some() && series.round != round {
@@ -297,7 +308,7 @@ impl SeriesCache {
 
 /// Keys are hashes.
 fn hash_of(texts: &[Text], at: u32) -> u64 {
-    texts.get(at as usize).map_or(0, |text| text.key as u64)
+    texts.get(at as usize).map_or(0, |text| text.hash as u64)
 }
 
 impl LabelSource for SeriesCache {
@@ -315,6 +326,7 @@ impl LabelSource for SeriesCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parse::FloatLabel;
 
     fn labels(name: &str) -> Labels {
         Labels::from_pairs([("__name__", name)])
@@ -324,7 +336,7 @@ mod tests {
     fn two_texts_of_one_series_are_one_series() {
         let mut cache = SeriesCache::new(vec![labels("up")]);
         cache.begin_round();
-        let (a, b) = (text_key(b"a", FloatLabel::None), text_key(b"b", FloatLabel::None));
+        let (a, b) = (TextKey::of(b"a", FloatLabel::None), TextKey::of(b"b", FloatLabel::None));
         assert_eq!(cache.see(a), Seen::Unknown);
         let first = cache.insert(a, labels("x").as_ref()).unwrap();
         assert!(first.new && !first.again && first.series == 1);
@@ -343,7 +355,7 @@ mod tests {
             for i in 0..SLACK {
                 let name = format!("m{round}_{i}");
                 cache
-                    .insert(text_key(name.as_bytes(), FloatLabel::None), labels(&name).as_ref())
+                    .insert(TextKey::of(name.as_bytes(), FloatLabel::None), labels(&name).as_ref())
                     .unwrap();
             }
             cache.abandon_round();
@@ -358,7 +370,9 @@ mod tests {
     #[test]
     fn what_a_whole_scrape_lacks_is_forgotten_and_its_number_used_again() {
         let mut cache = SeriesCache::new(vec![labels("up")]);
-        let keys: Vec<_> = ["a", "b", "c"].map(|t| text_key(t.as_bytes(), FloatLabel::None)).into();
+        let keys: Vec<_> = ["a", "b", "c"]
+            .map(|t| TextKey::of(t.as_bytes(), FloatLabel::None))
+            .into();
         cache.begin_round();
         cache.insert(keys[0], labels("a").as_ref()).unwrap();
         cache.insert(keys[1], labels("b").as_ref()).unwrap();
@@ -378,7 +392,7 @@ mod tests {
     #[test]
     fn texts_are_found_in_whatever_order_they_come() {
         let mut cache = SeriesCache::new(Vec::new());
-        let key = |n: u32| text_key(&n.to_le_bytes(), FloatLabel::None);
+        let key = |n: u32| TextKey::of(&n.to_le_bytes(), FloatLabel::None);
         let mut series = HashMap::new();
         let mut state = 1u32;
         for round in 0..50 {

@@ -1,11 +1,11 @@
 //! From a body to the samples of a tick.
 
-use super::cache::{Seen, SeriesCache, SeriesHit, text_key};
+use super::cache::{Seen, SeriesCache, SeriesHit};
 use super::labels;
 use super::limits::{self, Breach, DEFAULT_SAMPLE_LIMIT};
 use super::metadata::Metadata;
 use crate::config::{ScrapeConfig, ScrapeLimits};
-use crate::parse::{EntryKind, Format, Parser, parser_for};
+use crate::parse::{EntryKind, Format, Parser, TextKey, parser_for};
 use gnomon_cluster::router::{TickExemplar, TickHistogram, TickSample, is_exemplar_kept};
 use gnomon_model::histogram::{FloatHistogram, ResetHint};
 use gnomon_model::labels::Quoted;
@@ -166,7 +166,7 @@ impl Collector<'_> {
     }
 
     fn read(&mut self, parser: &mut dyn Parser) -> Result<(), Refusal> {
-        while let Some(kind) = parser.next_entry()? {
+        while let Some(kind) = parser.next_entry_after(self.cache.likely())? {
             match kind {
                 EntryKind::Type | EntryKind::Help | EntryKind::Unit => self.metadata.note(kind, parser),
                 EntryKind::Comment => {}
@@ -184,7 +184,7 @@ impl Collector<'_> {
     /// The series under the parser; none where relabelling drops it.
     #[inline]
     fn find(&mut self, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
-        let key = text_key(parser.series(), parser.float_label());
+        let key = parser.key();
         match self.cache.see(key) {
             Seen::Series(hit) => Ok(Some(hit)),
             Seen::Dropped => Ok(None),
@@ -192,7 +192,7 @@ impl Collector<'_> {
         }
     }
 
-    fn introduce(&mut self, key: u128, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
+    fn introduce(&mut self, key: TextKey, parser: &dyn Parser) -> Result<Option<SeriesHit>, Refusal> {
         // One more would be beyond the limit: it is not remembered.
         let over = self.counts.kept >= limits::sample_limit(&self.config.limits);
         let Scratch { labels, builder, .. } = &mut *self.scratch;

@@ -29,8 +29,15 @@ impl BitWriter<'_> {
         if self.bytes.len() + count > self.bytes.capacity() {
             self.bytes.reserve_exact((self.bytes.len() / 4).max(16));
         }
-        self.bytes
-            .extend_from_slice(&(value << (64 - left)).to_be_bytes()[..count]);
+        let all = (value << (64 - left)).to_be_bytes();
+        let end = self.bytes.len() + count;
+        if self.bytes.capacity() - self.bytes.len() >= all.len() {
+            // Of a length that is known: copied without a call.
+            self.bytes.extend_from_slice(&all);
+            self.bytes.truncate(end);
+        } else {
+            self.bytes.extend_from_slice(&all[..count]);
+        }
         *self.free = (count * 8) as u8 - left as u8;
     }
 }
