@@ -14,6 +14,7 @@ mod environment;
 pub mod faults;
 mod gcs;
 mod keys;
+mod profile;
 mod s3;
 mod suffix;
 mod wire;

@@ -73,6 +73,7 @@ fn urls_that_cannot_be_used_say_what_can() {
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
 /// An account's key as it may be: base64 of anything.
+const CONNECTION: &str = "AZURE_STORAGE_CONNECTION_STRING";
 const AZURE_KEY: &str = "bm90IGEga2V5";
 
 #[test]
@@ -130,6 +131,43 @@ fn stores_are_opened_by_what_the_environment_says() {
         ),
         (
             "az://c/p",
+            &[(
+                CONNECTION,
+                "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=bm90IGEga2V5;EndpointSuffix=core.windows.net",
+            )],
+            "account: \"acct\"|acct.blob.core.windows.net|AccessKey(",
+        ),
+        (
+            "az://c/p",
+            &[(
+                CONNECTION,
+                "AccountName=cn;AccountKey=bm90IGEga2U9PT0=;EndpointSuffix=core.chinacloudapi.cn;",
+            )],
+            "account: \"cn\"|cn.blob.core.chinacloudapi.cn",
+        ),
+        (
+            "az://c/p",
+            &[(
+                CONNECTION,
+                "AccountName=a;AccountKey=bm90IGEga2V5;BlobEndpoint=http://127.0.0.1:10000/a;QueueEndpoint=x",
+            )],
+            "account: \"a\"|127.0.0.1|port: Some(10000)|path: \"/a",
+        ),
+        (
+            "abfss://c@acct.dfs.core.windows.net/p",
+            &[(
+                CONNECTION,
+                "BlobEndpoint=https://acct.blob.core.windows.net/;SharedAccessSignature=?sv=1&sig=x%3D",
+            )],
+            "account: \"acct\"|acct.blob.core.windows.net|SASToken",
+        ),
+        (
+            "az://c/p",
+            &[(CONNECTION, "UseDevelopmentStorage=true")],
+            "account: \"devstoreaccount1\"|is_emulator: true",
+        ),
+        (
+            "az://c/p",
             &[("AZURE_STORAGE_USE_EMULATOR", "true")],
             "account: \"devstoreaccount1\"|is_emulator: true",
         ),
@@ -149,12 +187,32 @@ fn what_the_environment_lacks_is_named() {
         (
             "az://c/p",
             &[],
-            "the storage account is not named: set AZURE_STORAGE_ACCOUNT_NAME, or write abfss://",
+            "the storage account is not named: set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING, or write abfss://",
         ),
         (
             "az://c/p",
             &[("AZURE_STORAGE_ACCOUNT_NAME", "")],
             "the storage account is not named",
+        ),
+        (
+            "az://c/p",
+            &[(CONNECTION, "secret")],
+            "AZURE_STORAGE_CONNECTION_STRING: it is NAME=VALUE",
+        ),
+        (
+            "az://c/p",
+            &[(CONNECTION, "AccountKey=bm90IGEga2V5")],
+            "AZURE_STORAGE_CONNECTION_STRING: AccountName is missing",
+        ),
+        (
+            "abfss://c@other.dfs.core.windows.net/p",
+            &[(CONNECTION, "AccountName=acct;AccountKey=bm90IGEga2V5")],
+            "AZURE_STORAGE_CONNECTION_STRING: it is of the account \"acct\", and \"other\" is named",
+        ),
+        (
+            "s3://b/p",
+            &[("AWS_PROFILE", "none"), ("HOME", "/nonexistent")],
+            "AWS_PROFILE=none: there is no such profile in /nonexistent/.aws/credentials or /nonexistent/.aws/config",
         ),
         (
             "gs://b",
