@@ -1,5 +1,6 @@
 //! The shards of this node, as the services that other roles call.
 
+mod believed;
 mod evaluate;
 mod read;
 mod through;
@@ -9,6 +10,7 @@ use crate::metrics::IngesterMetrics;
 use crate::shard::ShardMachine;
 use crate::shard::entry::{Command, Entry, Limits};
 use async_trait::async_trait;
+use believed::BelievedClock;
 use bytes::Bytes;
 use gnomon_cluster::others::OtherNodes;
 use gnomon_cluster::raft::{ProposeError, ReadError};
@@ -125,6 +127,7 @@ impl Shard {
 pub struct Shards {
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) believed: BelievedClock,
     pub(crate) metrics: IngesterMetrics,
     options: WriteOptions,
     /// In force; a reload may change them.
@@ -147,6 +150,7 @@ impl Shards {
     pub fn new(options: WriteOptions, clock: Arc<dyn Clock>, metrics: IngesterMetrics) -> Self {
         Self {
             shards: RwLock::default(),
+            believed: BelievedClock::new(clock.clone()),
             clock,
             metrics,
             appends: tokio::sync::Semaphore::new(options.max_appends),
@@ -273,6 +277,10 @@ mod tests {
     use gnomon_proto::v1::{AppendRequest, AppendResponse, View};
 
     async fn tick(node: &Node, term: u64, tick_ms: i64) -> AppendResponse {
+        append(node, term, tick_ms).await.unwrap()
+    }
+
+    async fn append(node: &Node, term: u64, tick_ms: i64) -> Result<AppendResponse, ServiceError> {
         let mut batch = BatchBuilder::new(&TenantId::anonymous(), PlacementEpoch(1));
         batch.begin_tick(&TickHeader {
             target: TargetId(1),
@@ -295,7 +303,22 @@ mod tests {
             starts_left_out: false,
             only_newer: false,
         };
-        node.shards.append(request).await.unwrap()
+        node.shards.append(request).await
+    }
+
+    /// A scraper's clock and this node's are ahead by five minutes, and are set right.
+    #[tokio::test]
+    async fn what_clocks_that_jumped_make_does_not_stand_in_the_way() {
+        let node = Node::new(WriteOptions::default());
+        node.shards.believed.set_has_others(true);
+        assert!(tick(&node, 1, NOW).await.ticks_taken[0]);
+        node.clock.set_wall(TimestampMs(NOW + 315_000));
+        let refused = append(&node, 1, NOW + 315_000).await.unwrap_err();
+        assert!(matches!(refused, ServiceError::Busy(_)), "{refused:?}");
+        // A scraper whose clock is right is not kept waiting.
+        assert!(tick(&node, 1, NOW + 15_000).await.ticks_taken[0]);
+        node.clock.set_wall(TimestampMs(NOW + 30_000));
+        assert!(tick(&node, 1, NOW + 30_000).await.ticks_taken[0]);
     }
 
     #[tokio::test]

@@ -194,6 +194,13 @@ impl Opener {
         loop {
             let state = states.borrow_and_update().clone();
             self.shards.set_feature_level(state.feature_level);
+            let ingesters = state
+                .nodes
+                .iter()
+                .filter(|node| node.roles.iter().any(|role| role == "ingester"));
+            self.shards.believed.set_has_others(ingesters.count() > 1);
+            // Looked at now and then, it is known before it jumps.
+            self.shards.believed.now();
             let failed = self.open_all(&state).await | self.remove_others(&state).await;
             let raised = tokio::select! {
                 () = self.stop.cancelled() => return,

@@ -57,7 +57,7 @@ impl Shards {
             return Err(ServiceError::Busy(text.to_owned()));
         }
         let batch = check_batch(&request.batch)?;
-        check_ticks(&batch, shard.stamp())?;
+        check_ticks(&batch, self.believed.now())?;
         if is_doubled(&shard, &batch) {
             return Ok(doubled(&batch));
         }
