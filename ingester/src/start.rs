@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::assign::{Rules, has_replica, voters};
 use gnomon_cluster::clients::decide;
-use gnomon_cluster::node::{GroupWishes, LastHeard};
+use gnomon_cluster::node::{GroupWishes, LastHeard, is_clock_wrong};
 use gnomon_cluster::others::OtherNodes;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
 use gnomon_cluster::retention::Budget;
@@ -198,9 +198,11 @@ impl Opener {
                 .nodes
                 .iter()
                 .filter(|node| node.roles.iter().any(|role| role == "ingester"));
-            self.shards.believed.set_has_others(ingesters.count() > 1);
+            let believed = &self.shards.believed;
+            believed.set_has_others(ingesters.count() > 1);
             // Looked at now and then, it is known before it jumps.
-            self.shards.believed.now();
+            let now = believed.now();
+            believed.set_known_wrong(is_clock_wrong(&state, self.node, now.0));
             let failed = self.open_all(&state).await | self.remove_others(&state).await;
             let raised = tokio::select! {
                 () = self.stop.cancelled() => return,

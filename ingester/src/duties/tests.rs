@@ -313,8 +313,7 @@ async fn a_scrape_of_a_time_that_is_still_to_come_is_not_taken_and_others_are() 
         rig.append(scrape(NOW + 59_000, 15_000)).await.unwrap().ticks_taken,
         [true]
     );
-    // This node's clock is set back, and others may know better: the shard's time is not.
-    rig.node.shards.believed.set_has_others(true);
+    // This node's clock is set back: the shard's time is not.
     rig.node.clock.set_wall(TimestampMs(NOW - 300_000));
     assert_eq!(
         rig.append(scrape(NOW + 60_000, 15_000)).await.unwrap().ticks_taken,

@@ -23,6 +23,8 @@ pub(crate) struct BelievedClock {
     /// None before it is asked for the first time.
     seen: Mutex<Option<Seen>>,
     has_others: AtomicBool,
+    /// The others say so.
+    is_known_wrong: AtomicBool,
 }
 
 /// A moment by both clocks.
@@ -40,12 +42,23 @@ impl BelievedClock {
             clock,
             seen: Mutex::new(None),
             has_others: AtomicBool::new(false),
+            is_known_wrong: AtomicBool::new(false),
         }
     }
 
     /// Whether there are other ingesters, which would take the lead.
     pub(crate) fn set_has_others(&self, has_others: bool) {
         self.has_others.store(has_others, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_others(&self) -> bool {
+        self.has_others.load(Ordering::Relaxed)
+    }
+
+    /// What the cluster knows of this node's clock: while it is wrong it is not believed, and where it jumps from there, it
+    /// is.
+    pub(crate) fn set_known_wrong(&self, is_known_wrong: bool) {
+        self.is_known_wrong.store(is_known_wrong, Ordering::Relaxed);
     }
 
     pub(crate) fn now(&self) -> TimestampMs {
@@ -56,7 +69,7 @@ impl BelievedClock {
             doubted_since: None,
         };
         let mut seen = self.seen.lock();
-        let Some(before) = seen.as_mut().filter(|_| self.has_others.load(Ordering::Relaxed)) else {
+        let Some(before) = seen.as_mut().filter(|_| self.has_others()) else {
             *seen = Some(is_new);
             return now;
         };
@@ -67,16 +80,22 @@ impl BelievedClock {
             return now;
         }
         let jumped_s = now.0.saturating_sub(expected_ms) / 1000;
-        let Some(since) = before.doubted_since else {
-            before.doubted_since = Some(at);
-            tracing::warn!(
-                jumped_s,
-                "this node's clock jumped: scrapes go by the time before, for now"
-            );
-            return TimestampMs(expected_ms);
-        };
-        if at.saturating_sub(since) < WRONG_CLOCKS_LEAD {
-            return TimestampMs(expected_ms);
+        let is_known_wrong = self.is_known_wrong.load(Ordering::Relaxed);
+        match before.doubted_since {
+            // It was wrong before.
+            None if is_known_wrong => {}
+            None => {
+                before.doubted_since = Some(at);
+                tracing::warn!(
+                    jumped_s,
+                    "this node's clock jumped: scrapes go by the time before, for now"
+                );
+                return TimestampMs(expected_ms);
+            }
+            Some(since) if is_known_wrong || at.saturating_sub(since) < WRONG_CLOCKS_LEAD => {
+                return TimestampMs(expected_ms);
+            }
+            Some(_) => {}
         }
         *before = is_new;
         tracing::warn!(
@@ -145,6 +164,24 @@ mod tests {
         // The next jump is doubted anew.
         rig.jump(300_000);
         assert_eq!(rig.after(Duration::from_secs(20)), 41_000);
+    }
+
+    #[test]
+    fn a_clock_that_is_known_to_be_wrong_is_not_believed_and_from_there_it_is() {
+        let rig = Rig::new(true);
+        rig.after(Duration::ZERO);
+        rig.jump(300_000);
+        assert_eq!(rig.after(Duration::from_secs(10)), 10_000);
+        rig.believed.set_known_wrong(true);
+        assert_eq!(rig.after(Duration::from_secs(3_590)), 3_600_000);
+        rig.jump(-300_000);
+        assert_eq!(rig.after(Duration::from_secs(1)), 3_601_000);
+        // One that was so from the start is followed to where it is right.
+        let rig = Rig::new(true);
+        rig.after(Duration::ZERO);
+        rig.believed.set_known_wrong(true);
+        rig.jump(300_000);
+        assert_eq!(rig.after(Duration::from_secs(1)), 301_000);
     }
 
     #[test]

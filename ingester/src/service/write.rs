@@ -57,7 +57,11 @@ impl Shards {
             return Err(ServiceError::Busy(text.to_owned()));
         }
         let batch = check_batch(&request.batch)?;
-        check_ticks(&batch, self.believed.now())?;
+        let now = match self.believed.has_others() {
+            true => self.believed.now(),
+            false => shard.stamp(),
+        };
+        check_ticks(&batch, now)?;
         if is_doubled(&shard, &batch) {
             return Ok(doubled(&batch));
         }

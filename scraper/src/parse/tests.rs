@@ -395,6 +395,16 @@ fn what_is_likely_changes_nothing() {
     ]
     .map(|text| text.as_bytes().to_vec())
     .into();
+    // The same texts in another family.
+    for kind in [
+        "# TYPE a histogram\n",
+        "# TYPE \"u v\" histogram\n",
+        "# TYPE s summary\n",
+    ] {
+        let body = "a_bucket{le=\"1\"} 1\na_bucket {le=\"1\"} 1\n{\"u v_bucket\",le=\"1\"} 1\ns{quantile=\"1\"} 1\n";
+        bodies.push(body.into());
+        bodies.push([kind, body].concat().into());
+    }
     if let Some(folder) = shared("realdata") {
         let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().flatten().map(|f| f.path()).collect();
         files.sort();
@@ -425,7 +435,7 @@ fn what_is_likely_changes_nothing() {
             plain,
             "twice as many"
         );
-        for likely in everything.iter().take(30) {
+        for likely in everything.iter().take(50) {
             assert_eq!(told(body, |_| Some(*likely)), plain, "one of all, each time");
         }
     }

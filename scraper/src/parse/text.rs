@@ -2,10 +2,13 @@
 //! may lack commas between them, and any line that begins with `#` and is no HELP or TYPE is a comment.
 
 use super::labels::{SeriesSpans, Span, float_label, unescape_text};
-use super::lexer::{Lexer, Quote, Token};
+use super::lexer::{COLON, Lexer, NAME_START, Quote, Token, name_end};
 use super::text_lexer::TextLexer;
 use super::{EntryKind, Exemplar, FloatLabel, MetricKind, ParseError, Parser, TextKey, float};
 use std::borrow::Cow;
+
+/// Beyond it a line is not looked at for the series of the scrape before: each look costs its length.
+const MAX_LIKELY_BYTES: u32 = 4096;
 
 /// Reads one exposition. See [`Parser`].
 #[derive(Debug)]
@@ -134,7 +137,10 @@ impl<'a> TextParser<'a> {
     #[inline]
     fn begins_with(&mut self, likely: TextKey) -> bool {
         let begin = self.lexer.pos();
-        let end = begin.saturating_add(likely.bytes as usize);
+        if likely.bytes > MAX_LIKELY_BYTES {
+            return false;
+        }
+        let end = begin + likely.bytes as usize;
         let Some(text) = self.lexer.input.get(begin..end) else {
             return false;
         };
@@ -148,10 +154,14 @@ impl<'a> TextParser<'a> {
             return false;
         };
         // A name may have its labels behind a blank.
-        if matches!(next, b' ' | b'\t' | b'\n' | b'{') || matches!(text.first(), None | Some(b'#' | b'\n')) {
+        if matches!(next, b' ' | b'\t' | b'\n' | b'{') {
             return false;
         }
-        let name_end = text.iter().position(|b| *b == b'{').unwrap_or(text.len());
+        let name_end = name_end(text, 0, NAME_START | COLON);
+        // A name in quotes stands among the labels.
+        if name_end == 0 || !matches!(text.get(name_end), None | Some(b'{')) {
+            return false;
+        }
         let label = float_label(self.kind, self.at(&self.typed), &text[..name_end]);
         if TextKey::of(text, label) != likely {
             return false;

@@ -48,6 +48,11 @@ pub(super) fn wrong_clocks(state: &MetaState, now_ms: i64) -> Vec<NodeId> {
     wrong.map(|n| NodeId(n.id)).collect()
 }
 
+/// Whether the cluster knows that this ingester's clock is wrong, at `now_ms` of a clock that is right.
+pub fn is_clock_wrong(state: &MetaState, node: NodeId, now_ms: i64) -> bool {
+    wrong_clocks(state, now_ms).contains(&node)
+}
+
 /// Whether a clock that is so far from the leader's is wrong, by the clocks of the ingesters whose leases are not over at
 /// `now_ms` of the leader's clock.
 pub(super) fn is_wrong(state: &MetaState, off_ms: i64, now_ms: i64) -> bool {

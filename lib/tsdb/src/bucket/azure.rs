@@ -15,6 +15,12 @@ const KEY: [&str; 3] = [
     "AZURE_STORAGE_KEY",
 ];
 const SIGNATURE: [&str; 2] = ["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"];
+/// A service principal, workload identity, an emulator.
+const OTHER_WAYS: [&str; 3] = [
+    "AZURE_CLIENT_SECRET",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_STORAGE_USE_EMULATOR",
+];
 /// As the portal shows it: account, key and endpoint in one.
 const CONNECTION: &str = "AZURE_STORAGE_CONNECTION_STRING";
 /// What an account's services are called after it; sovereign clouds have other names.
@@ -35,11 +41,10 @@ pub(super) fn open(text: &str, url: &Url, environment: &Environment) -> Result<B
         builder = builder.with_msi_endpoint(endpoint);
     }
     let named = place.account.as_deref().or_else(|| environment.first(&ACCOUNT));
-    // Who names a key or a signature means nothing else that may stand there.
-    let has_own = environment
-        .first(&KEY)
-        .or_else(|| environment.first(&SIGNATURE))
-        .is_some();
+    // Who names another way in does not mean what may stand there as well.
+    let has_own = [&KEY[..], &SIGNATURE, &OTHER_WAYS]
+        .iter()
+        .any(|names| environment.first(names).is_some());
     let connection = environment.first(&[CONNECTION]).filter(|_| !has_own);
     let connection = connection.map(|text| Connection::read(text, named)).transpose();
     let connection = connection.map_err(|what| wire.setting(format!("{CONNECTION}: {what}")))?;

@@ -5,16 +5,19 @@
 
 use super::Environment;
 use async_trait::async_trait;
+use gnomon_model::{Clock, SystemClock};
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// After which a key is read again: who renews the file with temporary keys need not restart anything.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Whoever has it read goes on with the key that is known after that long.
+const READ_WITHIN: Duration = Duration::from_secs(1);
 const DEFAULT_PROFILE: &str = "default";
 /// Ways to a key that are not gone; each with what names it.
 const OTHER_WAYS: [&str; 6] = [
@@ -25,12 +28,15 @@ const OTHER_WAYS: [&str; 6] = [
     "web_identity_token_file",
     "login_session",
 ];
-/// These come before any file.
-const COMES_BEFORE: [&str; 4] = [
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+/// Either of these comes before any file; all of its names have to be set.
+const COMES_BEFORE: [&[&str]; 4] = [
+    &["AWS_ACCESS_KEY_ID"],
+    &["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"],
+    &["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"],
+    &[
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    ],
 ];
 
 /// What a profile says, of both files.
@@ -53,13 +59,23 @@ impl std::fmt::Debug for Profile {
 }
 
 impl Profile {
-    /// What cannot be read, or has no key, is an error where the profile was asked for by name and nothing else has a key;
-    /// else it is as if there were none, with a word in the log.
+    /// What cannot be read, or has a key that cannot be used, is an error where the profile was asked for by name and nothing
+    /// else has a key; else it is as if there were none, with a word in the log. One without any leaves it to the machine.
     pub(super) fn of(environment: &Environment) -> Result<Self, String> {
+        Self::by(&SystemClock::shared(), environment)
+    }
+
+    fn by(clock: &Arc<dyn Clock>, environment: &Environment) -> Result<Self, String> {
         let named = environment.first(&["AWS_PROFILE", "AWS_DEFAULT_PROFILE"]);
-        let signs = environment.first(&["AWS_SKIP_SIGNATURE"]) != Some("true");
-        let needs_key = signs && environment.first(&COMES_BEFORE).is_none();
-        match Self::read(environment, named, needs_key) {
+        let unsigned = environment
+            .first(&["AWS_SKIP_SIGNATURE"])
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let has_key = COMES_BEFORE
+            .iter()
+            .any(|names| names.iter().all(|name| environment.first(&[name]).is_some()));
+        let needs_key = !has_key && !matches!(&unsigned[..], "true" | "1" | "yes" | "on" | "y");
+        match Self::read(clock, environment, named, needs_key) {
             Err(error) if named.is_some() && needs_key => Err(error),
             Err(error) => {
                 tracing::warn!(%error, "no profile of Amazon's tools is used");
@@ -69,7 +85,12 @@ impl Profile {
         }
     }
 
-    fn read(environment: &Environment, named: Option<&str>, needs_key: bool) -> Result<Self, String> {
+    fn read(
+        clock: &Arc<dyn Clock>,
+        environment: &Environment,
+        named: Option<&str>,
+        needs_key: bool,
+    ) -> Result<Self, String> {
         let files = Files::of(environment);
         let profile = named.unwrap_or(DEFAULT_PROFILE);
         let Some(settings) = files.read(profile)? else {
@@ -90,7 +111,12 @@ impl Profile {
                     files = files.names(),
                     "the object store's key is this profile's"
                 );
-                keys = Some(Arc::new(KeysOfProfile::new(files, profile.to_owned(), key)));
+                keys = Some(Arc::new(KeysOfProfile::new(
+                    clock.clone(),
+                    files,
+                    profile.to_owned(),
+                    key,
+                )));
             }
         }
         Ok(Self { settings, keys })
@@ -151,10 +177,12 @@ impl Files {
     }
 }
 
-/// The lines of one section; `None` without the section. Settings within settings (lines that are indented) are left out.
+/// The lines of one section; `None` without the section. Settings within settings (lines that are indented, below
+/// one without a value) are left out.
 fn settings_of(text: &str, section: &str) -> Option<BTreeMap<String, String>> {
     let mut found = None;
-    let mut is_in = false;
+    // Whether the section is the one, and the setting before has none of its own.
+    let (mut is_in, mut is_within) = (false, false);
     for line in text.lines() {
         let trimmed = line.trim();
         if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
@@ -164,12 +192,14 @@ fn settings_of(text: &str, section: &str) -> Option<BTreeMap<String, String>> {
             let name = header.split(']').next().unwrap_or_default();
             let words: Vec<_> = name.split_whitespace().collect();
             is_in = words.join(" ") == section;
+            is_within = false;
             if is_in {
                 found.get_or_insert_with(BTreeMap::new);
             }
             continue;
         }
-        let (true, false, Some((key, value))) = (is_in, line.starts_with([' ', '\t']), trimmed.split_once('=')) else {
+        let is_indented = line.starts_with([' ', '\t']);
+        let (true, Some((key, value))) = (is_in && !(is_indented && is_within), trimmed.split_once('=')) else {
             continue;
         };
         // What follows a blank and a sign of comments is one.
@@ -178,6 +208,7 @@ fn settings_of(text: &str, section: &str) -> Option<BTreeMap<String, String>> {
             .filter_map(|sign| value.find(sign))
             .min();
         let value = value[..end.unwrap_or(value.len())].trim();
+        is_within = value.is_empty();
         found
             .get_or_insert_with(BTreeMap::new)
             .insert(key.trim().to_ascii_lowercase(), value.to_owned());
@@ -208,26 +239,33 @@ fn key_of(settings: &BTreeMap<String, String>) -> Result<Option<AwsCredential>, 
 }
 
 /// The key of a profile as its file has it; the last one that was there while it has none.
-#[derive(Debug)]
 pub(super) struct KeysOfProfile {
+    clock: Arc<dyn Clock>,
     files: Files,
     profile: String,
     known: Mutex<Known>,
 }
 
-#[derive(Debug)]
 struct Known {
     key: Arc<AwsCredential>,
-    read_at: Instant,
+    /// Monotonic.
+    read_at: Duration,
+}
+
+impl std::fmt::Debug for KeysOfProfile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KeysOfProfile").field(&self.profile).finish()
+    }
 }
 
 impl KeysOfProfile {
-    fn new(files: Files, profile: String, key: AwsCredential) -> Self {
+    fn new(clock: Arc<dyn Clock>, files: Files, profile: String, key: AwsCredential) -> Self {
         let known = Known {
             key: Arc::new(key),
-            read_at: Instant::now(),
+            read_at: clock.monotonic(),
         };
         Self {
+            clock,
             files,
             profile,
             known: Mutex::new(known),
@@ -235,9 +273,10 @@ impl KeysOfProfile {
     }
 
     /// What is known, and whether it is for the caller to read it again.
-    fn key(&self, now: Instant) -> (Arc<AwsCredential>, bool) {
+    fn key(&self) -> (Arc<AwsCredential>, bool) {
+        let now = self.clock.monotonic();
         let mut known = self.known.lock();
-        let is_due = now.saturating_duration_since(known.read_at) >= READ_AGAIN_AFTER;
+        let is_due = now.saturating_sub(known.read_at) >= READ_AGAIN_AFTER;
         if is_due {
             known.read_at = now;
         }
@@ -273,31 +312,36 @@ impl CredentialProvider for KeysOfFile {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let (key, is_due) = self.0.key(Instant::now());
-        if is_due {
-            let keys = self.0.clone();
-            tokio::task::spawn_blocking(move || keys.read_again());
+        let (key, is_due) = self.0.key();
+        if !is_due {
+            return Ok(key);
         }
-        Ok(key)
+        let keys = self.0.clone();
+        let read = tokio::task::spawn_blocking(move || keys.read_again());
+        // The folder may be one that hangs.
+        let _ = tokio::time::timeout(READ_WITHIN, read).await;
+        Ok(self.0.key().0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gnomon_model::{ManualClock, TimestampMs};
 
     const CREDENTIALS: &str = "\
 # the first\n[default]\naws_access_key_id = AKIA1\naws_secret_access_key=s/1+=\n\n[ other ]\r\nAWS_ACCESS_KEY_ID = AKIA2 # mine\r
-aws_secret_access_key = s2\naws_session_token = t2\ns3 =\n  max_concurrent_requests = 20\n[half]\naws_access_key_id = AKIA3\n";
+  aws_secret_access_key = s2\naws_session_token = t2\ns3 =\n  max_concurrent_requests = 20\n[half]\naws_access_key_id = AKIA3\n";
     const CONFIG: &str = "\
 [default]\nregion = eu-west-1\n[profile other]\nregion = eu-north-1\nendpoint_url = http://127.0.0.1:8333\n
 [profile role]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = default\n[profile bare]\nregion = us-west-2\n";
 
-    struct Rig(tempfile::TempDir);
+    struct Rig(tempfile::TempDir, Arc<ManualClock>);
 
     impl Rig {
         fn new() -> Self {
-            let rig = Self(tempfile::tempdir().unwrap());
+            let clock = Arc::new(ManualClock::at(TimestampMs(0)));
+            let rig = Self(tempfile::tempdir().unwrap(), clock);
             std::fs::create_dir(rig.0.path().join(".aws")).unwrap();
             rig.write("credentials", CREDENTIALS);
             rig.write("config", CONFIG);
@@ -311,12 +355,13 @@ aws_secret_access_key = s2\naws_session_token = t2\ns3 =\n  max_concurrent_reque
         fn profile(&self, more: &[(&str, &str)]) -> Result<Profile, String> {
             let home = self.0.path().to_str().unwrap();
             let pairs: Vec<_> = [("HOME", home)].into_iter().chain(more.iter().copied()).collect();
-            Profile::of(&Environment::of(&pairs))
+            let clock: Arc<dyn Clock> = self.1.clone();
+            Profile::by(&clock, &Environment::of(&pairs))
         }
     }
 
     fn key(profile: &Profile) -> Option<(String, String, Option<String>)> {
-        let (key, _) = profile.keys.as_ref()?.key(Instant::now());
+        let (key, _) = profile.keys.as_ref()?.key();
         Some((key.key_id.clone(), key.secret_key.clone(), key.token.clone()))
     }
 
@@ -342,8 +387,12 @@ aws_secret_access_key = s2\naws_session_token = t2\ns3 =\n  max_concurrent_reque
         assert_eq!((key(&named), named.get("region")), (None, Some("eu-west-1")));
         for (name, file) in [("AWS_PROFILE", "role"), ("AWS_PROFILE", "half")] {
             assert!(
-                rig.profile(&[("AWS_WEB_IDENTITY_TOKEN_FILE", "/t"), (name, file)])
-                    .is_ok()
+                rig.profile(&[
+                    ("AWS_WEB_IDENTITY_TOKEN_FILE", "/t"),
+                    ("AWS_ROLE_ARN", "r"),
+                    (name, file)
+                ])
+                .is_ok()
             );
         }
         // Elsewhere there is nothing.
@@ -381,7 +430,8 @@ aws_secret_access_key = s2\naws_session_token = t2\ns3 =\n  max_concurrent_reque
         let rig = Rig::new();
         let keys = rig.profile(&[]).unwrap().keys.unwrap();
         let id = |after: Duration| {
-            let (key, is_due) = keys.key(Instant::now() + after);
+            rig.1.advance(after);
+            let (key, is_due) = keys.key();
             if is_due {
                 keys.read_again();
             }
@@ -390,10 +440,10 @@ aws_secret_access_key = s2\naws_session_token = t2\ns3 =\n  max_concurrent_reque
         rig.write("credentials", &CREDENTIALS.replace("AKIA1", "AKIA9"));
         assert_eq!(id(Duration::ZERO), "AKIA1");
         assert_eq!(id(READ_AGAIN_AFTER), "AKIA1", "while it is read");
-        assert_eq!(id(READ_AGAIN_AFTER), "AKIA9");
+        assert_eq!(id(Duration::ZERO), "AKIA9");
         // Half of a file, while it is written.
         rig.write("credentials", "[default]\naws_access_key_id = AKIA8\n");
-        assert_eq!(id(READ_AGAIN_AFTER * 3), "AKIA9");
-        assert_eq!(id(READ_AGAIN_AFTER * 3), "AKIA9");
+        assert_eq!(id(READ_AGAIN_AFTER), "AKIA9");
+        assert_eq!(id(Duration::ZERO), "AKIA9");
     }
 }
