@@ -61,6 +61,7 @@ impl BelievedClock {
         self.is_known_wrong.store(is_known_wrong, Ordering::Relaxed);
     }
 
+    /// The time, as far as it is believed; each call is a look at the clock, too.
     pub(crate) fn now(&self) -> TimestampMs {
         let (now, at) = (self.clock.now(), self.clock.monotonic());
         let is_new = Seen {
@@ -82,8 +83,9 @@ impl BelievedClock {
         let jumped_s = now.0.saturating_sub(expected_ms) / 1000;
         let is_known_wrong = self.is_known_wrong.load(Ordering::Relaxed);
         match before.doubted_since {
-            // It was wrong before.
-            None if is_known_wrong => {}
+            None if is_known_wrong => {
+                tracing::info!(jumped_s, "this node's clock was wrong, and jumped: scrapes go by it");
+            }
             None => {
                 before.doubted_since = Some(at);
                 tracing::warn!(
@@ -95,13 +97,12 @@ impl BelievedClock {
             Some(since) if is_known_wrong || at.saturating_sub(since) < WRONG_CLOCKS_LEAD => {
                 return TimestampMs(expected_ms);
             }
-            Some(_) => {}
+            Some(_) => tracing::warn!(
+                jumped_s,
+                "this node's clock jumped, and nobody says that it is wrong: scrapes go by it"
+            ),
         }
         *before = is_new;
-        tracing::warn!(
-            jumped_s,
-            "this node's clock jumped, and nobody says that it is wrong: scrapes go by it"
-        );
         now
     }
 }

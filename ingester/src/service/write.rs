@@ -57,6 +57,7 @@ impl Shards {
             return Err(ServiceError::Busy(text.to_owned()));
         }
         let batch = check_batch(&request.batch)?;
+        // Who is alone has nobody to say which time is right: the shard's goes on, as for all else.
         let now = match self.believed.has_others() {
             true => self.believed.now(),
             false => shard.stamp(),

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 /// After which a key is read again: who renews the file with temporary keys need not restart anything.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// Whoever has it read goes on with the key that is known after that long.
+/// A request waits for that no longer than this, and goes on with the key that is known.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 const DEFAULT_PROFILE: &str = "default";
-/// Ways to a key that are not gone; each with what names it.
+/// Settings of a profile that name another way to a key: none of these is gone.
 const OTHER_WAYS: [&str; 6] = [
     "role_arn",
     "credential_process",
