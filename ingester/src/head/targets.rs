@@ -105,14 +105,18 @@ impl Target {
         }
     }
 
-    /// Series with a live sample of the open tick; they are put in order. How many had none of this target before.
-    pub(crate) fn see(&mut self, ordinals: &mut [Ordinal]) -> u64 {
+    /// Series with a live sample of the open tick; they are put in order, each once. How many had none of this target before.
+    pub(crate) fn see(&mut self, ordinals: &mut Vec<Ordinal>) -> u64 {
         let Some(open) = &mut self.open else {
             return 0;
         };
         // Mostly they are.
         ordinals.sort_unstable();
-        let here: RoaringBitmap = ordinals.iter().copied().collect();
+        ordinals.dedup();
+        let mut here = RoaringBitmap::new();
+        // They ascend: all are appended.
+        let appended = here.append(ordinals.iter().copied());
+        debug_assert!(appended.is_ok());
         let added = here.len() - here.intersection_len(&self.live);
         if open.seen.is_empty() {
             open.seen = here;

@@ -19,6 +19,7 @@ use gnomon_model::duration::format_duration_ms;
 use gnomon_proto::ServiceError;
 use gnomon_proto::v1::rejection::Reason;
 use parking_lot::Mutex;
+use prometheus::Histogram;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,8 @@ pub(super) struct Worker {
     counted_series: i64,
     last_tick_ms: i64,
     last_began: Option<Duration>,
+    /// Where the times between scrapes are observed, and of which configured interval.
+    interval_lengths: Option<(Duration, Histogram)>,
     refusals: Mutex<Refusals>,
     /// The loop was told to end.
     cancel: CancellationToken,
@@ -150,6 +153,7 @@ impl Worker {
             counted_series: 0,
             last_tick_ms: i64::MIN,
             last_began: None,
+            interval_lengths: None,
             refusals: Mutex::default(),
             cancel,
         }
@@ -437,14 +441,20 @@ impl Worker {
     }
 
     fn note_interval(&mut self, spec: &LoopSpec, began: Duration) {
-        if let Some(last) = self.last_began.replace(began) {
-            let ms = i64::try_from(spec.target.interval.as_millis()).unwrap_or(i64::MAX);
-            self.env
-                .metrics
-                .interval_length_seconds
-                .with_label_values(&[format_duration_ms(ms).as_str()])
-                .observe(began.saturating_sub(last).as_secs_f64());
-        }
+        let Some(last) = self.last_began.replace(began) else {
+            return;
+        };
+        let interval = spec.target.interval;
+        let lengths = match self.interval_lengths.take() {
+            Some((of, lengths)) if of == interval => lengths,
+            _ => {
+                let ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+                let all = &self.env.metrics.interval_length_seconds;
+                all.with_label_values(&[format_duration_ms(ms).as_str()])
+            }
+        };
+        lengths.observe(began.saturating_sub(last).as_secs_f64());
+        self.interval_lengths = Some((interval, lengths));
     }
 
     fn count_series(&mut self, now: usize) {

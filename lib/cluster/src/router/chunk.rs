@@ -12,6 +12,9 @@ pub const MAX_ITEM_BYTES: usize = 480 * 1024;
 /// What an item costs at most besides its texts: start 11, head 10, key 10, time 10, value 9, two lengths 5 each.
 pub(super) const ITEM_BYTES: usize = 60;
 
+/// For so many series of a batch at most room is made beforehand.
+const MAX_EXPECTED: usize = CHUNK_BYTES / 12;
+
 /// A series that a batch names by reference.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NamedSeries {
@@ -82,6 +85,12 @@ impl ChunkWriter {
         writer.to_come = to_come;
         writer.open();
         writer
+    }
+
+    /// Of so many series that the shard knows, most likely.
+    pub(super) fn expecting(mut self, known: usize) -> Self {
+        self.known.reserve(known.min(MAX_EXPECTED));
+        self
     }
 
     fn open(&mut self) {

@@ -93,6 +93,8 @@ struct TickLane {
     owner: Owner,
     /// Upper bound of the bytes of its items.
     bytes: usize,
+    /// Items of series that are known.
+    known: usize,
 }
 
 /// The first pass over a tick: who owns each item.
@@ -182,7 +184,8 @@ impl Resolver<'_> {
     fn lane(&mut self, owner: Owner) -> u32 {
         let lanes = &mut self.scratch.lanes;
         let at = lanes.iter().position(|lane| lane.owner == owner).unwrap_or_else(|| {
-            lanes.push(TickLane { owner, bytes: 0 });
+            let (bytes, known) = (0, 0);
+            lanes.push(TickLane { owner, bytes, known });
             lanes.len() - 1
         });
         at as u32
@@ -227,7 +230,9 @@ impl Resolver<'_> {
         self.hits += 1;
         let (epoch, shard) = (self.epoch_of(at)?, known.shard);
         let lane = self.lane(Owner { epoch, shard });
-        self.scratch.lanes[lane as usize].bytes += bytes;
+        let there = &mut self.scratch.lanes[lane as usize];
+        there.bytes += bytes;
+        there.known += 1;
         let place = Place::Known(known.reference);
         self.scratch.slots.push(Slot { lane, place });
         Ok(())
@@ -320,7 +325,7 @@ impl<'a> Encoder<'a> {
             let mut header = header(tick, is_home, if is_home { others.clone() } else { Vec::new() });
             header.names_only = names_only;
             header.complete &= !(is_mixed && tick.track_timestamps_staleness);
-            ChunkWriter::tick(tick.tenant, lane.owner.epoch, header, lane.bytes)
+            ChunkWriter::tick(tick.tenant, lane.owner.epoch, header, lane.bytes).expecting(lane.known)
         };
         Self {
             tick,
