@@ -45,7 +45,7 @@ const ALWAYS: [u64; 27] = [
     30424, 80677, 97280,
 ];
 /// And of those with scrapers.
-const WITH_SCRAPERS: [u64; 9] = [8, 130, 270, 315, 698, 930, 5049, 5108, 6789];
+const WITH_SCRAPERS: [u64; 10] = [8, 130, 270, 315, 698, 930, 5049, 5108, 6789, 8290];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

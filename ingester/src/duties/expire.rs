@@ -5,7 +5,6 @@ use crate::shard::entry::{Command, SilentTarget};
 use gnomon_cluster::node::{CLOCK_MAY_BE_OFF_MS, LEASE, SCRAPER_LEAVING, SCRAPER_STARTING, scrapes_or_may};
 use gnomon_model::ids::{OPERATIONS_FEATURE_LEVEL, RING_TIMES_FEATURE_LEVEL};
 use gnomon_proto::v1::MetaState;
-use std::time::Duration;
 
 /// Targets of one entry.
 const MOST: usize = 1000;
@@ -17,10 +16,15 @@ const HANDED_OVER_MS: i64 = 10 * 60 * 1000;
 
 impl Duties {
     /// A leader gives targets the time to come to it, before it counts what went before it against them; and as long as there
-    /// are scrapers, what they hold, or the next owner of a target, the time to come. Where markers stand does not depend on
-    /// when they are made.
-    pub(super) async fn expire_targets(&mut self, leading: Duration) {
-        let now_ms = self.context.clock.now().0;
+    /// are scrapers, what they hold, or the next owner of a target, the time to come. One whose clock was set does so as if it
+    /// led only since: how long a target was silent by it, it was not. Where markers stand does not depend on when they are
+    /// made.
+    pub(super) async fn expire_targets(&mut self) {
+        let (now_ms, now) = (self.context.clock.now().0, self.context.clock.monotonic());
+        if self.jumps.look(now_ms, now) {
+            self.leading_since = None;
+        }
+        let leading = now.saturating_sub(*self.leading_since.get_or_insert(now));
         let scrapers = Scrapers::of(&self.context.states.borrow(), now_ms);
         let leading_ms = u64::try_from(leading.as_millis()).unwrap_or(u64::MAX);
         let targets: Vec<_> = self.shard.machine.read(|state| {
@@ -35,7 +39,6 @@ impl Duties {
                     let silent_ms = u64::try_from(now_ms.saturating_sub(heard_ms)).unwrap_or(0);
                     let is_ours = !is_closed || is_handed_over || t.is_overdue_at(until_ms);
                     let patience_ms = t.patience_ms();
-                    let could_hear = leading_ms > patience_ms.max(LEASE_MS);
                     let waits_ms = match scrapers {
                         Scrapers::None => patience_ms,
                         Scrapers::Alive(alive) if alive.went_on(t.heard_ms, t.next_within_ms()) => {
@@ -43,6 +46,7 @@ impl Duties {
                         }
                         Scrapers::Alive(_) => LEASE_MS.saturating_add(patience_ms),
                     };
+                    let could_hear = leading_ms > waits_ms.max(LEASE_MS);
                     !t.is_idle() && silent_ms > waits_ms && could_hear && is_ours
                 });
                 silent.map(|(id, target)| SilentTarget {

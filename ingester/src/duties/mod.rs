@@ -18,6 +18,7 @@ pub use upload::UploadError;
 use crate::metrics::IngesterMetrics;
 use crate::service::Shard;
 use crate::shard::entry::Limits;
+use gnomon_cluster::node::Jumps;
 use gnomon_cluster::retention::Budget;
 use gnomon_model::Clock;
 use gnomon_proto::service::MetaService;
@@ -80,6 +81,8 @@ pub struct Duties {
     shard: Arc<Shard>,
     /// Monotonic time at which this node was first seen leading.
     leading_since: Option<Duration>,
+    /// Of this node's clock.
+    jumps: Jumps,
     watched: seal::WatchedWindows,
     uploads: upload::Backoff,
     /// Whether this leader has seen to it that parts are numbered after those that the catalogue has.
@@ -93,6 +96,7 @@ impl Duties {
             context,
             shard,
             leading_since: None,
+            jumps: Jumps::default(),
             watched: seal::WatchedWindows::default(),
             uploads: upload::Backoff::default(),
             has_own_numbers: false,
@@ -145,8 +149,7 @@ impl Duties {
             return;
         }
         let now = self.context.clock.monotonic();
-        let since = *self.leading_since.get_or_insert(now);
-        self.expire_targets(now.saturating_sub(since)).await;
+        self.expire_targets().await;
         self.take_deletes().await;
         if self.number_parts().await {
             self.seal_due_windows(now).await;

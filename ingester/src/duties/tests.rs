@@ -335,6 +335,22 @@ async fn a_target_gone_silent_gets_its_markers() {
     assert!(gnomon_model::is_stale_nan(samples[1].1));
 }
 
+/// By which it would have been silent for long enough.
+#[tokio::test]
+async fn a_clock_that_was_set_makes_nobody_silent() {
+    let mut rig = Rig::new(WriteOptions::default());
+    rig.pass(Duration::from_secs(60)).await;
+    let heard = rig.node.clock.now().0;
+    tick(&rig, heard, 15_000).await;
+    rig.node.clock.set_wall(TimestampMs(heard + 42_000));
+    rig.pass(Duration::from_secs(30)).await;
+    assert_eq!(rig.node.metrics.targets_expired.get(), 0);
+    rig.pass(Duration::from_secs(10)).await;
+    assert_eq!(rig.node.metrics.targets_expired.get(), 1);
+    let all = rig.node.read(View::default()).await.unwrap();
+    assert_eq!(all[r#"{__name__="a"}"#][1].0, heard + 15_000);
+}
+
 /// By a clock that was ahead. Its others are refused until that time has come, and nobody is silent.
 #[tokio::test]
 async fn a_target_with_a_scrape_of_a_time_to_come_is_not_silent_before_it() {

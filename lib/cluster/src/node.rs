@@ -22,7 +22,7 @@ mod peers;
 mod tests;
 mod wishes;
 
-pub use clocks::{CLOCK_MAY_BE_OFF_MS, is_clock_wrong};
+pub use clocks::{CLOCK_MAY_BE_OFF_MS, Jumps, is_clock_wrong};
 pub use error::NodeError;
 pub use identity::{ClusterMark, NodeIdentity};
 use lease::Scraping;

@@ -12,9 +12,30 @@
 use gnomon_model::NodeId;
 use gnomon_model::ids::CLOCKS_FEATURE_LEVEL;
 use gnomon_proto::v1::{MetaState, Node};
+use std::time::Duration;
 
 /// A clock may be so far from the others, milliseconds; one that is further is wrong.
 pub const CLOCK_MAY_BE_OFF_MS: i64 = 60_000;
+
+/// Whether a clock was set: what has lasted for long enough by that alone has not.
+#[derive(Debug, Default)]
+pub struct Jumps {
+    /// The wall clock less the one that does not jump, milliseconds.
+    apart_ms: Option<i64>,
+}
+
+impl Jumps {
+    /// By how much wall time may differ from time that passed and still count as the same.
+    const SLACK_MS: u64 = 1_000;
+
+    /// Whether it was set since it was looked at last. Both times are of now; the wall clock's is the one that is judged by.
+    pub fn look(&mut self, wall_ms: i64, monotonic: Duration) -> bool {
+        let passed_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
+        let apart_ms = wall_ms.saturating_sub(passed_ms);
+        let before = self.apart_ms.replace(apart_ms);
+        before.is_some_and(|before| before.abs_diff(apart_ms) > Self::SLACK_MS)
+    }
+}
 
 /// By how much a clock that showed `before_ms` and then `after_ms` is at least ahead of one that showed `theirs_ms` in
 /// between; negative where it is behind, 0 where it may be neither.
@@ -154,6 +175,16 @@ mod tests {
             ..state(&[0, 0, 0])
         };
         assert!(!is_wrong(&old, 300_000, 50), "nobody can know");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_once() {
+        let s = Duration::from_secs;
+        let mut jumps = Jumps::default();
+        assert!(!jumps.look(1_000_000, s(5)));
+        assert!(!jumps.look(1_001_400, s(6)), "it goes a little faster");
+        assert!(jumps.look(1_302_000, s(7)) && !jumps.look(1_303_000, s(8)));
+        assert!(jumps.look(1_004_000, s(9)) && !jumps.look(1_005_000, s(10)));
     }
 
     #[test]

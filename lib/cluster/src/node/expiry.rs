@@ -1,5 +1,6 @@
 //! The leader of the metadata group takes scrapers out of the ring whose lease has ended.
 
+use super::clocks::Jumps;
 use crate::meta::overdue_scrapers;
 use crate::raft::Group;
 use gnomon_model::Clock;
@@ -44,25 +45,6 @@ impl Judge {
     /// Once more, whatever it has judged by so far.
     pub(super) fn wait(&mut self, now: Duration, at_least: Duration) {
         self.not_before = self.not_before.max(now + at_least);
-    }
-}
-
-/// Whether the clock was set: leases that end by that have not ended.
-#[derive(Debug, Default)]
-struct Jumps {
-    /// The wall clock less the one that does not jump, milliseconds.
-    apart_ms: Option<i64>,
-}
-
-impl Jumps {
-    /// By how much wall time may differ from time that passed and still count as the same.
-    const SLACK_MS: u64 = 1_000;
-
-    fn look(&mut self, wall_ms: i64, monotonic: Duration) -> bool {
-        let passed_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
-        let apart_ms = wall_ms.saturating_sub(passed_ms);
-        let before = self.apart_ms.replace(apart_ms);
-        before.is_some_and(|before| before.abs_diff(apart_ms) > Self::SLACK_MS)
     }
 }
 
@@ -119,16 +101,6 @@ impl Expiry {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_clock_that_is_set_is_noticed_once() {
-        let s = Duration::from_secs;
-        let mut jumps = Jumps::default();
-        assert!(!jumps.look(1_000_000, s(5)));
-        assert!(!jumps.look(1_001_400, s(6)), "it goes a little faster");
-        assert!(jumps.look(1_302_000, s(7)) && !jumps.look(1_303_000, s(8)));
-        assert!(jumps.look(1_004_000, s(9)) && !jumps.look(1_005_000, s(10)));
-    }
 
     #[test]
     fn a_new_leader_waits_for_the_nodes_to_come_to_it() {
