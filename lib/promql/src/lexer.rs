@@ -1,6 +1,7 @@
 //! Text to tokens, with the errors Prometheus' lexer gives.
 
 use crate::ast::Span;
+use crate::printer::{code_escape, is_print};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
@@ -121,15 +122,16 @@ pub(crate) fn quote_char(c: char) -> String {
         '\t' => "'\\t'".to_owned(),
         '\r' => "'\\r'".to_owned(),
         c if (c as u32) < 0x20 || c as u32 == 0x7f => format!("'\\x{:02x}'", c as u32),
+        c if !is_print(c) => format!("'{}'", code_escape(c)),
         c => format!("'{c}'"),
     }
 }
 
 /// As Go's `%#U`.
 fn code_point(c: char) -> String {
-    match c.is_control() {
-        true => format!("U+{:04X}", c as u32),
-        false => format!("U+{:04X} '{c}'", c as u32),
+    match is_print(c) {
+        true => format!("U+{:04X} '{c}'", c as u32),
+        false => format!("U+{:04X}", c as u32),
     }
 }
 
@@ -202,7 +204,7 @@ impl<'a> Lexer<'a> {
                 let what = self.text[start + 1..]
                     .chars()
                     .next()
-                    .map_or_else(|| "EOF".to_owned(), quote_char);
+                    .map_or_else(|| "'\\ufffd'".to_owned(), quote_char);
                 Err((start, format!("unexpected character after '!': {what}")))
             }
             '<' | '>' if next == Some(b'=') || next == Some(b'/') => self.take(Token::Operator, start, 2),
@@ -272,7 +274,7 @@ impl<'a> Lexer<'a> {
                 let what = self.text[start + 1..]
                     .chars()
                     .next()
-                    .map_or_else(|| "EOF".to_owned(), quote_char);
+                    .map_or_else(|| "'\\ufffd'".to_owned(), quote_char);
                 Err((start, format!("unexpected character after '!' inside braces: {what}")))
             }
             c if is_ident_start(c) => {

@@ -4,10 +4,10 @@ use crate::ast::{
     AggregateExpr, At, BinaryExpr, Cardinality, DurationExpr, Expr, ExprKind, SubqueryExpr, VectorMatching,
     VectorSelector,
 };
+use gnomon_model::Matcher;
 use gnomon_model::duration::format_duration_ms;
-use gnomon_model::gofloat::{General, fixed};
-use gnomon_model::labels::{is_legacy_label_name, is_legacy_metric_name};
-use gnomon_model::{METRIC_NAME, MatchOp};
+use gnomon_model::gofloat::{General, Plain, fixed};
+use gnomon_model::labels::is_legacy_label_name;
 use std::fmt;
 
 /// A text as a PromQL string, in double quotes.
@@ -29,6 +29,25 @@ impl fmt::Display for QuotedBytes<'_> {
     }
 }
 
+/// Whether Go's `%q` shows it as it is (`strconv.IsPrint`): no space but the plain one, no control, nothing that is not seen.
+pub(crate) fn is_print(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
+    // Behind another character, so that one which combines with it counts as what is seen.
+    let mut text = String::from("a");
+    text.push(c);
+    text.escape_debug().nth(1) != Some('\\')
+}
+
+/// As Go's `%q` shows what is not ASCII and not [`is_print`].
+pub(crate) fn code_escape(c: char) -> String {
+    match c as u32 {
+        code @ ..=0xffff => format!("\\u{code:04x}"),
+        code => format!("\\U{code:08x}"),
+    }
+}
+
 fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     use fmt::Write;
     for c in text.chars() {
@@ -39,7 +58,7 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
             '\r' => f.write_str("\\r")?,
             '\t' => f.write_str("\\t")?,
             c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
-            c if c.is_control() => write!(f, "\\u{:04x}", c as u32)?,
+            c if !is_print(c) => f.write_str(&code_escape(c))?,
             c => f.write_char(c)?,
         }
     }
@@ -60,7 +79,7 @@ fn write_seconds(f: &mut fmt::Formatter<'_>, value: f64, duration: bool) -> fmt:
         return f.write_str("Inf");
     }
     if !duration {
-        return write!(f, "{}", General(value));
+        return write!(f, "{}", Plain(value));
     }
     let sign = if value.is_sign_negative() { "-" } else { "" };
     write!(f, "{sign}{}", format_duration_ms((value.abs() * 1000.0).round() as i64))
@@ -103,28 +122,18 @@ fn write_selector(f: &mut fmt::Formatter<'_>, selector: &VectorSelector) -> fmt:
     if shown.is_empty() && named == 1 {
         return Ok(());
     }
-    f.write_str("{")?;
-    for (i, matcher) in shown.iter().enumerate() {
-        if i > 0 {
-            f.write_str(",")?;
-        }
-        let name = matcher.name();
-        let quoted_name = name == METRIC_NAME && matcher.op() == MatchOp::Equal;
-        if quoted_name && !matcher.value().is_empty() && !is_legacy_metric_name(matcher.value()) {
-            write!(f, "{}", QuotedString(matcher.value()))?;
-        } else if is_legacy_label_name(name) {
-            write!(f, "{name}{}{}", matcher.op(), QuotedString(matcher.value()))?;
-        } else {
-            write!(
-                f,
-                "{}{}{}",
-                QuotedString(name),
-                matcher.op(),
-                QuotedString(matcher.value())
-            )?;
-        }
+    // As Prometheus has it, by what is written and not by names.
+    let mut written: Vec<String> = shown.iter().map(matcher_text).collect();
+    written.sort_unstable();
+    write!(f, "{{{}}}", written.join(","))
+}
+
+fn matcher_text(matcher: &Matcher) -> String {
+    let (name, op, value) = (matcher.name(), matcher.op(), QuotedString(matcher.value()));
+    match is_legacy_label_name(name) {
+        true => format!("{name}{op}{value}"),
+        false => format!("{}{op}{value}", QuotedString(name)),
     }
-    f.write_str("}")
 }
 
 fn write_extended(f: &mut fmt::Formatter<'_>, selector: &VectorSelector) -> fmt::Result {

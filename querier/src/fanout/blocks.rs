@@ -215,6 +215,16 @@ impl StoredBlocks {
         let reader = BlockReader::open_cached(Arc::clone(&self.store), path, &self.cached)
             .await
             .map_err(|error| self.open.failed(block, error))?;
+        // Whoever moved objects about, the answer of another block would be taken for this one's.
+        let meta = reader.meta();
+        let parts = meta.parts.iter().map(|part| part.number);
+        if meta.block.to_string() != block.id || meta.shard.0 != block.shard || !parts.eq(block.parts.iter().copied()) {
+            let error = BlockError::Damaged {
+                path: Path::from(block.path.as_str()),
+                what: format!("the object is block {}, its record says {}", meta.block, block.id),
+            };
+            return Err(self.open.failed(block, error));
+        }
         let reader = Arc::new(reader);
         self.open.cache.lock().insert(&block.path, &reader);
         Ok(reader)
@@ -324,7 +334,12 @@ mod tests {
     }
 
     async fn read(blocks: &StoredBlocks, path: &str) -> Result<usize, ServiceError> {
+        read_as(blocks, path, BlockId(1)).await
+    }
+
+    async fn read_as(blocks: &StoredBlocks, path: &str, id: BlockId) -> Result<usize, ServiceError> {
         let block = v1::BlockRecord {
+            id: id.to_string(),
             path: path.into(),
             ..v1::BlockRecord::default()
         };
@@ -338,6 +353,24 @@ mod tests {
             .select(&block, &selection, Deletes::default(), &Skipped::default())
             .await?;
         Ok(stream.try_collect::<Vec<_>>().await?.len())
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_another_block_is_not_answered_from() {
+        let store = Arc::new(InMemory::new());
+        store.put(&Path::from("there"), block().await.into()).await.unwrap();
+        let blocks = StoredBlocks::new(
+            store,
+            1 << 20,
+            Arc::new(ManualClock::at(TimestampMs(0))),
+            &Registry::new(),
+        )
+        .unwrap();
+        let found = read_as(&blocks, "there", BlockId(2)).await;
+        assert!(
+            matches!(&found, Err(ServiceError::Damaged(what)) if what.contains("its record says")),
+            "{found:?}"
+        );
     }
 
     #[tokio::test]

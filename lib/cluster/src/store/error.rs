@@ -6,6 +6,13 @@ pub enum StoreError {
     /// The engine refused or failed; after a failed write it takes nothing until it is reopened.
     #[error("{operation}: {message}")]
     Engine { operation: &'static str, message: String },
+    /// The engine found bytes that it did not write. Room does not help.
+    #[error(
+        "{operation}: {message}: files of the store are damaged; where the shards have other replicas, stop this node, move its \
+         data folder away and start it: it is filled anew. Else start it with a backup of the folder, or keep what it still \
+         answers (gnomon block export)"
+    )]
+    Damaged { operation: &'static str, message: String },
     /// An earlier write failed, and what was not synced before may be lost with it.
     #[error("the store failed earlier")]
     Failed,
@@ -27,6 +34,17 @@ pub enum StoreError {
     InUse { path: String },
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether more free space could be what is missing: not where files are damaged, missing, or another's.
+    pub(super) fn may_want_room(&self) -> bool {
+        let Self::Engine { message, .. } = self else {
+            return matches!(self, Self::Full { .. } | Self::Failed);
+        };
+        let has_other_cause = ["Permission denied", "Read-only file system", "No such file"];
+        !has_other_cause.iter().any(|cause| message.contains(cause))
+    }
 }
 
 impl From<StoreError> for std::io::Error {

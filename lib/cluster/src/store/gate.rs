@@ -16,6 +16,8 @@ use tokio::sync::watch;
 
 /// The disk is tried this often while it does not take writes.
 const TRY_EVERY: Duration = Duration::from_millis(200);
+/// Between two tries of a store that is damaged: half a minute.
+const SKIPPED_WHERE_DAMAGED: u32 = 150;
 /// Room for this much more must be there before writing goes on, so that what waits finds it too.
 const ROOM_BYTES: usize = 1 << 20;
 
@@ -39,6 +41,8 @@ struct State {
     trouble: Trouble,
     /// The engine itself failed, not only the look at the disk before it: it has to be reopened.
     engine_failed: bool,
+    /// Tries that are left out before the next: a store that is damaged fails again as soon as it comes to the place.
+    skipped: u32,
     /// One of those who wait is trying.
     trying: bool,
     /// Nobody waits any more.
@@ -175,6 +179,10 @@ impl Gate {
     fn fail(&self, error: &StoreError, engine_failed: bool) {
         let mut state = self.state.lock();
         state.engine_failed |= engine_failed;
+        let is_damaged = matches!(error, StoreError::Damaged { .. });
+        if is_damaged {
+            state.skipped = SKIPPED_WHERE_DAMAGED;
+        }
         if state.trouble.is_some() {
             return;
         }
@@ -187,9 +195,17 @@ impl Gate {
         self.metrics.trouble.set(1);
         state.trouble = Some(text.clone());
         self.told.send_replace(Some(text));
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = self.disk.as_ref().filter(|_| !is_damaged) {
             disk.drop_ballast();
         }
+    }
+
+    /// Whether it is too early for another try.
+    fn is_early(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_early = state.skipped > 0;
+        state.skipped = state.skipped.saturating_sub(1);
+        is_early
     }
 
     /// Waits until the disk takes writes again; one of those who wait tries.
@@ -233,6 +249,9 @@ impl Gate {
     }
 
     fn recover(&self, bytes: usize, engine_failed: bool) -> Result<(), StoreError> {
+        if self.is_early() {
+            return Err(StoreError::Failed);
+        }
         if let Some(disk) = &self.disk {
             disk.probe(bytes.max(ROOM_BYTES))?;
         }

@@ -100,8 +100,13 @@ impl NodeStore {
                 // The ballast is that process' own.
                 Err(error @ StoreError::InUse { .. }) => return Err(error),
                 // A full disk forbids even opening; ballast is for this.
-                Err(_) if disk.drop_to_open() => {}
-                Err(error) => return Err(error),
+                Err(error) if error.may_want_room() && disk.drop_to_open() => {}
+                Err(error) => {
+                    return Err(StoreError::Folder {
+                        path: folder.display().to_string(),
+                        message: error.to_string(),
+                    });
+                }
             }
         };
         // The names of the new folders are lost by a power cut until the folders that hold them are synced.

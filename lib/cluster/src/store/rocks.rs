@@ -30,9 +30,15 @@ pub(super) struct RocksBatch {
 }
 
 fn engine(operation: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
-    move |error| StoreError::Engine {
-        operation,
-        message: error.into_string(),
+    move |error| match error.kind() {
+        ErrorKind::Corruption => StoreError::Damaged {
+            operation,
+            message: error.into_string(),
+        },
+        _ => StoreError::Engine {
+            operation,
+            message: error.into_string(),
+        },
     }
 }
 

@@ -165,7 +165,9 @@ impl Exec<'_> {
         self.each_series(selector.request, &mut |series| {
             let mut held = self.hold(series.samples.len() as u64)?;
             held.add_bytes(series.samples.histogram_bytes())?;
-            let column = if selector.extended == Extended::Smoothed {
+            // A time is that of a sample, not of a point between two.
+            let is_value = matches!(take, Take::Value);
+            let column = if selector.extended == Extended::Smoothed && is_value {
                 self.smoothed(Points::of_series(series), selector, lookback_ms)
             } else {
                 newest(series, selector, lookback_ms, take)?

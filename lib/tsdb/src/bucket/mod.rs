@@ -103,6 +103,10 @@ impl Bucket {
         }
         match url.scheme() {
             "file" => {
+                let path = text.get("file:".len()..).unwrap_or_default();
+                if !path.starts_with('/') {
+                    return Err(bad(format!("not a whole path: file:///folder/{path}, say")));
+                }
                 let folder = url
                     .to_file_path()
                     .map_err(|()| bad("not a path of this machine".to_owned()))?;

@@ -229,6 +229,7 @@ fn what_the_environment_lacks_is_named() {
             &[("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/adc.json")],
             "/nonexistent/adc.json",
         ),
+        ("file:blocks", &[], "file:///folder/blocks"),
         (
             "gs://b",
             &[("STORAGE_EMULATOR_HOST", "http://")],

@@ -7,24 +7,26 @@ use crate::engine::column::{Column, Point};
 use crate::engine::context::{Columns, Evaluated, Exec, Sink};
 use crate::limits::EvalError;
 use crate::plan::Node;
-use gnomon_model::gofloat::fixed;
+use gnomon_model::gofloat::General;
 use std::cmp::Ordering;
 
-/// How many elements to keep at each step; an error where the number is none.
+/// How many elements to keep at each step; an error where a number is none. Where none is kept at any step, any number that is
+/// one is good.
 fn counts(scalars: &[f64]) -> Evaluated<Vec<usize>> {
-    let count = |k: &f64| {
-        if k.is_nan() {
-            return Err(EvalError::execution("Parameter value is NaN"));
-        }
-        if *k >= i64::MAX as f64 || *k < i64::MIN as f64 {
-            return Err(EvalError::execution(format!(
-                "Scalar value {} overflows int64",
-                fixed(*k, 6)
-            )));
-        }
-        Ok(if *k < 1.0 { 0 } else { *k as usize })
-    };
-    scalars.iter().map(count).collect()
+    if scalars.iter().any(|k| k.is_nan()) {
+        return Err(EvalError::execution("Parameter value is NaN"));
+    }
+    let least = scalars.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = scalars.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let wrong = |k: f64, how: &str| EvalError::execution(format!("Scalar value {} {how} int64", General(k)));
+    if most >= 1.0 && least <= i64::MIN as f64 {
+        return Err(wrong(least, "underflows"));
+    }
+    if most >= i64::MAX as f64 {
+        return Err(wrong(most, "overflows"));
+    }
+    let count = |k: &f64| if *k < 1.0 { 0 } else { *k as usize };
+    Ok(scalars.iter().map(count).collect())
 }
 
 /// Which of two comes first in the result: by value, then (to be the same in every plan) by labels.
@@ -192,11 +194,16 @@ impl Exec<'_> {
             if ratio.is_nan() {
                 return Err(EvalError::execution("Ratio value is NaN"));
             }
-            let capped = ratio.clamp(-1.0, 1.0);
-            if capped != *ratio {
-                self.notes.invalid_ratio(span, *ratio, capped);
-            }
-            ratios.push(capped);
+            ratios.push(ratio.clamp(-1.0, 1.0));
+        }
+        // Of many steps the ends are told.
+        let most = scalars.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let least = scalars.iter().copied().fold(f64::INFINITY, f64::min);
+        if most > 1.0 {
+            self.notes.invalid_ratio(span, most, 1.0);
+        }
+        if least < -1.0 {
+            self.notes.invalid_ratio(span, least, -1.0);
         }
         debug_assert_eq!(ratios.len(), node.grid.n);
         self.stream(input, &mut |mut column| {

@@ -23,10 +23,12 @@ impl Exec<'_> {
         grouping: Grouping<'_>,
         sink: &mut Sink<'_>,
     ) -> Evaluated<()> {
-        for q in quantiles {
-            if !(0.0..=1.0).contains(q) {
-                self.notes.invalid_quantile(span, *q);
-            }
+        // Of many steps the ends are told.
+        let none = quantiles.iter().copied().find(|q| q.is_nan());
+        let most = quantiles.iter().copied().reduce(f64::max).filter(|q| *q > 1.0);
+        let least = quantiles.iter().copied().reduce(f64::min).filter(|q| *q < 0.0);
+        for q in [none, most, least].into_iter().flatten() {
+            self.notes.invalid_quantile(span, q);
         }
         let collected = self.collect(input)?;
         let columns = &collected.columns;
