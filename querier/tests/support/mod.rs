@@ -564,6 +564,12 @@ impl Cluster {
     /// Turns a part into a live block, as a shard's leader does; queriers that only watch hear of it with
     /// [`Self::tell`].
     pub async fn publish(&self, shard: u32, part: u64) -> String {
+        let id = BlockId(u128::from(shard) << 64 | u128::from(part));
+        self.publish_as(id, shard, part).await
+    }
+
+    /// As [`Self::publish`], as the block of that id.
+    pub async fn publish_as(&self, id: BlockId, shard: u32, part: u64) -> String {
         let series = self
             .shards
             .heads
@@ -576,7 +582,6 @@ impl Cluster {
             .clone();
         let all_times: Vec<_> = series.values().flatten().map(|(t, _)| *t).collect();
         let (min, max) = (*all_times.iter().min().unwrap(), *all_times.iter().max().unwrap());
-        let id = BlockId(u128::from(shard) << 64 | u128::from(part));
         let window = TimeRange::new(TimestampMs(min), TimestampMs(max + 1));
         let (exemplars, metadata) = {
             let heads = self.shards.heads.lock();
