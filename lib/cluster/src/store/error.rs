@@ -37,7 +37,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether more free space could be what is missing: not where files are damaged, missing, or another's.
+    /// Whether more free space could be what is missing: not where files are damaged, missing, or another's. By the system's words,
+    /// which is all that the engine passes on.
     pub(super) fn may_want_room(&self) -> bool {
         let Self::Engine { message, .. } = self else {
             return matches!(self, Self::Full { .. } | Self::Failed);

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// The disk is tried this often while it does not take writes.
 const TRY_EVERY: Duration = Duration::from_millis(200);
-/// Between two tries of a store that is damaged: half a minute.
+/// Between two tries of a store that is damaged: half a minute, or less where several wait.
 const SKIPPED_WHERE_DAMAGED: u32 = 150;
 /// Room for this much more must be there before writing goes on, so that what waits finds it too.
 const ROOM_BYTES: usize = 1 << 20;
@@ -200,7 +200,7 @@ impl Gate {
         }
     }
 
-    /// Whether it is too early for another try.
+    /// Whether it is too early for another try; asking counts as one that is left out.
     fn is_early(&self) -> bool {
         let mut state = self.state.lock();
         let is_early = state.skipped > 0;
