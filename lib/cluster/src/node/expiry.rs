@@ -48,6 +48,25 @@ impl Judge {
     }
 }
 
+/// Whether anything is committed: a leader that lost its quorum leads on, as far as it knows, and nobody can renew a lease.
+#[derive(Debug, Default)]
+struct Commits {
+    applied: u64,
+    /// Monotonic time at which something was seen to be applied last.
+    since: Option<Duration>,
+}
+
+impl Commits {
+    /// Each node renews its lease three times within it, the leader's own does.
+    fn go_on(&mut self, applied: u64, now: Duration, lease: Duration) -> bool {
+        if self.since.is_none() || applied != self.applied {
+            self.applied = applied;
+            self.since = Some(now);
+        }
+        self.since.is_some_and(|since| now.saturating_sub(since) < lease / 2)
+    }
+}
+
 /// Runs beside each replica of the metadata group; only its leader does something.
 pub(super) struct Expiry {
     /// The replica here: an expiry is decided by the leader's clock, or not at all.
@@ -64,6 +83,8 @@ impl Expiry {
         // ended together with the leader are succeeded within their leases so: another leads after some two seconds.
         let mut judge = Judge::new(self.lease * 3 / 4);
         let mut jumps = Jumps::default();
+        let mut commits = Commits::default();
+        let applied = self.group.applied_next();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -73,7 +94,10 @@ impl Expiry {
                 // Nodes get the length of a lease to renew theirs by the new time.
                 judge.wait(self.clock.monotonic(), self.lease);
             }
-            if !judge.may(self.group.is_leader(), self.clock.monotonic()) {
+            let now = self.clock.monotonic();
+            // Once a majority is back, nodes get the time to renew theirs.
+            let leads = commits.go_on(*applied.borrow(), now, self.lease) && self.group.is_leader();
+            if !judge.may(leads, now) {
                 continue;
             }
             let overdue = overdue_scrapers(&self.states.borrow(), self.clock.now().0);
@@ -101,6 +125,17 @@ impl Expiry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leader_without_a_quorum_begins_anew_once_it_has_one() {
+        let (s, lease) = (Duration::from_secs, Duration::from_secs(15));
+        let (mut commits, mut judge) = (Commits::default(), Judge::new(s(11)));
+        let mut may = |applied, at| judge.may(commits.go_on(applied, s(at), lease), s(at));
+        assert!(!may(5, 100) && !may(6, 105) && !may(7, 110) && may(8, 115));
+        assert!(may(8, 122), "that may happen");
+        assert!(!may(8, 123) && !may(8, 160), "nobody can have renewed anything");
+        assert!(!may(9, 161) && !may(10, 166) && !may(11, 171) && may(12, 176));
+    }
 
     #[test]
     fn a_new_leader_waits_for_the_nodes_to_come_to_it() {
