@@ -240,7 +240,7 @@ impl Node {
         &self.addresses
     }
 
-    /// Waits until it was told to stop, or to leave and has done so, or a listener failed.
+    /// Waits until it was told to stop, or to leave and has done so, or a listener failed, or the cluster will not have it.
     async fn ended(&mut self, lifecycle: &Lifecycle, drain_within: Duration) -> anyhow::Result<()> {
         let (stop, leave) = (&lifecycle.stop, &lifecycle.leave);
         let left = async {
@@ -250,6 +250,7 @@ impl Node {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
             () = left => Ok(()),
+            reason = self.handle.over() => Err(anyhow::anyhow!("the cluster does not take this node any more: {reason}")),
             Some(ended) = self.servers.join_next() => ended.unwrap_or_else(|e| Err(e.into())),
         }
     }

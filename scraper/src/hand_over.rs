@@ -89,6 +89,15 @@ impl Owners {
         self.members.term
     }
 
+    /// Whether other scrapers have, or had under the ring before, targets.
+    pub(crate) fn are_several(&self) -> bool {
+        self.members
+            .nodes
+            .iter()
+            .chain(&self.before.0)
+            .any(|node| *node != self.me)
+    }
+
     pub(crate) fn is_mine(&self, target: TargetId) -> bool {
         self.ring.owner(target) == Some(self.me)
     }
@@ -146,6 +155,10 @@ mod tests {
         }
         let alone = Owners::new(NodeId(1), members(1, &[1]));
         assert!(targets().all(|target| alone.change_ms(target).is_none()), "nobody else");
+        assert!(!alone.are_several());
+        let mut left = Owners::new(NodeId(1), members(1, &[1, 2]));
+        left.change(members(2, &[1]));
+        assert!(left.are_several(), "the other may not have heard of it");
     }
 
     /// Numbers of ticks of every 100 ms that one made: whether it gives or takes, hearing of it at that time.

@@ -145,6 +145,7 @@ impl Pool {
                 target,
                 options: Arc::clone(&self.options),
                 term: who.term(),
+                is_shared: who.are_several(),
                 forced_error: forced_error.clone(),
                 until_ms: None,
             };
@@ -234,5 +235,6 @@ fn same(old: &LoopSpec, new: &LoopSpec) -> bool {
     old.target == new.target
         && Arc::ptr_eq(&old.options, &new.options)
         && old.term == new.term
+        && old.is_shared == new.is_shared
         && old.forced_error == new.forced_error
 }

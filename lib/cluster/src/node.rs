@@ -182,6 +182,7 @@ pub struct NodeHandle {
     pub ingester: Option<IngesterNode>,
     lease: Duration,
     scraping: watch::Sender<Scraping>,
+    over: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -221,6 +222,22 @@ impl NodeHandle {
 }
 
 impl NodeHandle {
+    /// Waits until the cluster will not have this process any more, and says why: it was forgotten, another process runs with
+    /// its identity, or the cluster came to a feature level that it does not understand. Nothing it does is taken then.
+    pub async fn over(&self) -> String {
+        let mut over = self.over.clone();
+        let reason = over
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            // The node was stopped.
+            None => std::future::pending().await,
+        }
+    }
+
     /// A scraper comes into the ring now: its configuration is in force, and what it serves itself is ready. Returns when it is
     /// known there, or after a few seconds: it comes later then.
     pub async fn begin_scraping(&self) {
@@ -363,6 +380,7 @@ impl Starting {
         self.tasks
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
         let (scraping, told) = watch::channel(Scraping::Starting);
+        let (ends, over) = watch::channel(None);
         let lease = lease::Renewal {
             meta: client.clone(),
             node: self.as_node(identity.node_id, identity.incarnation),
@@ -372,6 +390,7 @@ impl Starting {
             clock_off: lease::register(&options.registry)?,
             only_scrapes: options.roles.iter().any(|role| role == "scraper") && !options.is_ingester(),
             scraping: told,
+            over: ends,
         };
         self.tasks.spawn(lease.run(self.stop.child_token()));
         let known = KnownPeers::of(&options.data_folder);
@@ -409,6 +428,7 @@ impl Starting {
             incarnation: identity.incarnation,
             lease: options.lease,
             scraping,
+            over,
             meta: client,
             meta_watch,
             directory,

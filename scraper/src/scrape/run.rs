@@ -143,6 +143,8 @@ pub(crate) struct LoopSpec {
     pub options: Arc<PoolOptions>,
     /// Of the ring that gave the target to this scraper.
     pub term: u64,
+    /// Whether there are, or were under the ring before, other scrapers that may have had it.
+    pub is_shared: bool,
     /// In place of scraping.
     pub forced_error: Option<Arc<str>>,
     /// From then on the target is another scraper's.

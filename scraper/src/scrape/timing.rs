@@ -1,5 +1,6 @@
 //! When a target is scraped, and which time its samples get.
 
+use gnomon_cluster::node::LEASE;
 use std::time::Duration;
 
 /// Prometheus' tolerance: a scrape that begins this little after its tick is given the tick's time, so that times of
@@ -26,6 +27,43 @@ pub(super) fn next_tick(after_ms: i64, interval: Duration, offset: Duration) -> 
 pub(super) fn align(tick_ms: i64, began_ms: i64, interval: Duration, tolerance: Duration) -> i64 {
     let tolerance = ms(tolerance).min(ms(interval) / 100).max(0);
     if (began_ms - tick_ms).unsigned_abs() <= tolerance.unsigned_abs() {
+        tick_ms
+    } else {
+        began_ms
+    }
+}
+
+/// For so long after a change of the ring the scraper before may not have heard of it, and makes the target's ticks as well:
+/// at most to the end of its lease.
+const MADE_BY_TWO: Duration = LEASE;
+/// As late as a scrape may be, within its interval, that is given its tick's time then.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Which ring's owner makes the ticks, and since when.
+pub(super) struct Ownership {
+    term: u64,
+    since: Duration,
+}
+
+impl Ownership {
+    /// A loop that begins at `now`, by the monotonic clock.
+    pub(super) const fn new(term: u64, now: Duration) -> Self {
+        Self { term, since: now }
+    }
+
+    /// Whether the owner before may still make ticks, of a target that goes from one to another with `term`.
+    pub(super) fn is_new(&mut self, term: u64, now: Duration) -> bool {
+        if self.term != term {
+            *self = Self::new(term, now);
+        }
+        now.saturating_sub(self.since) < MADE_BY_TWO
+    }
+}
+
+/// The time of a scrape whose tick another scraper may have made as well: the tick's, whoever makes it, as a shard takes
+/// one time once. Two times a few milliseconds apart would be two scrapes to it. Not of one that began long after its tick.
+pub(super) fn align_to_other(tick_ms: i64, began_ms: i64, interval: Duration) -> i64 {
+    if (0..ms(interval.min(LATE))).contains(&began_ms.saturating_sub(tick_ms)) {
         tick_ms
     } else {
         began_ms
@@ -69,6 +107,28 @@ mod tests {
         // Also with those of long intervals, now and then.
         assert_eq!(at(ms(1_001), SECOND), ms(1_050));
         assert_eq!(until_pushed(ms(1_001), ms(10)), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_two_scrapers_make_of_a_tick_has_one_time() {
+        let ten = 10 * SECOND;
+        // Each as late as it happens to be, and one by a clock that is a little behind.
+        let times = [5000, 5002, 5003, 5250, 5999].map(|began| align_to_other(5000, began, ten));
+        assert_eq!(times, [5000; 5]);
+        assert_eq!(align_to_other(5000, 6000, ten), 6000, "that is long after it");
+        assert_eq!(align_to_other(5000, 5100, SECOND / 10), 5100, "that is the next");
+        assert_eq!(align_to_other(5000, 4999, ten), 4999, "a clock that was set back");
+    }
+
+    #[test]
+    fn an_owner_is_new_for_as_long_as_the_one_before_may_not_know() {
+        let mut own = Ownership::new(3, 100 * SECOND);
+        assert!(own.is_new(3, 100 * SECOND));
+        assert!(own.is_new(3, 114 * SECOND));
+        assert!(!own.is_new(3, 115 * SECOND));
+        assert!(own.is_new(5, 200 * SECOND), "another may have had it in between");
+        assert!(own.is_new(5, 214 * SECOND));
+        assert!(!own.is_new(5, 215 * SECOND));
     }
 
     #[test]

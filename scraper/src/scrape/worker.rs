@@ -7,7 +7,7 @@ use super::fetch::{Fetched, fetch};
 use super::refusals::{self, Refusals, Said, Say};
 use super::report::{Extra, Report, report_series};
 use super::run::{LoopSpec, PUSH_GRACE, PoolOptions, ScrapeEnv, Spare};
-use super::timing;
+use super::timing::{self, Ownership};
 use crate::buffer::Why;
 use crate::client::FetchError;
 use crate::hand_over::ticks_after;
@@ -57,6 +57,7 @@ pub(super) struct Worker {
     counted_series: i64,
     last_tick_ms: i64,
     last_began: Option<Duration>,
+    ownership: Ownership,
     /// Where the times between scrapes are observed, and of which configured interval.
     interval_lengths: Option<(Duration, Histogram)>,
     refusals: Mutex<Refusals>,
@@ -145,6 +146,7 @@ impl Worker {
         spec: &LoopSpec,
         cancel: CancellationToken,
     ) -> Self {
+        let ownership = Ownership::new(spec.term, env.clock.monotonic());
         Self {
             env,
             state,
@@ -153,6 +155,7 @@ impl Worker {
             counted_series: 0,
             last_tick_ms: i64::MIN,
             last_began: None,
+            ownership,
             interval_lengths: None,
             refusals: Mutex::default(),
             cancel,
@@ -177,7 +180,12 @@ impl Worker {
         let (began, began_ms) = (env.clock.monotonic(), env.clock.now().0);
         self.note_interval(spec, began);
         let interval = spec.target.interval;
-        let at_ms = timing::align(tick_ms, began_ms, interval, env.timestamp_tolerance);
+        let is_new = self.ownership.is_new(spec.term, began);
+        let at_ms = if spec.is_shared && is_new {
+            timing::align_to_other(tick_ms, began_ms, interval)
+        } else {
+            timing::align(tick_ms, began_ms, interval, env.timestamp_tolerance)
+        };
         self.last_tick_ms = tick_ms.max(at_ms);
         let cache = self.cache_for(spec);
         let mut spare = env.take_spare();

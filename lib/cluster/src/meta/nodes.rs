@@ -95,8 +95,9 @@ pub(super) fn register(state: &mut MetaState, c: &RegisterNode, now_ms: i64) -> 
     match state.nodes.iter_mut().find(|n| n.id == id) {
         Some(old) if old.incarnation > node.incarnation => {
             return Err(format!(
-                "node {id} has been started since: its life {} is over, {} is the present one",
-                node.incarnation, old.incarnation
+                "node {id} was started again since, at {}: its present life is {}, not {}. A second process has its data \
+                 folder, or a copy of it",
+                old.address, old.incarnation, node.incarnation
             )
             .into());
         }
@@ -158,8 +159,9 @@ pub(super) fn renew_lease(state: &mut MetaState, c: &RenewLease, now_ms: i64) ->
     let node = node.ok_or_else(|| Refusal(format!("node {} is not registered", c.node)))?;
     if node.incarnation != c.incarnation {
         return Err(format!(
-            "the present life of node {} is {}, not {}",
-            c.node, node.incarnation, c.incarnation
+            "node {} was started again since, at {}: its present life is {}, not {}. A second process has its data folder, or a \
+             copy of it",
+            c.node, node.address, node.incarnation, c.incarnation
         )
         .into());
     }

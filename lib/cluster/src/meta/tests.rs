@@ -213,7 +213,7 @@ fn node_ids_are_given_once_and_leases_belong_to_a_life() {
         &[
             (0, node(1, 0), "has been started since"),
             (0, node(1, 5), ""),
-            (10, renew(1, 1, 500), "present life of node 1 is 5"),
+            (10, renew(1, 1, 500), "its present life is 5"),
             (10, renew(1, 5, 2000), ""),
             (20, renew(1, 5, 0), "a lease of 0 ms"),
             (20, renew(9, 5, 100), "node 9 is not registered"),

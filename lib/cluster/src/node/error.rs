@@ -4,7 +4,7 @@ use crate::layers::BadAddress;
 use crate::meta::CheckpointError;
 use crate::raft::GroupError;
 use crate::store::StoreError;
-use gnomon_model::{ClusterId, FeatureLevel};
+use gnomon_model::{ClusterId, FeatureLevel, NodeId};
 use gnomon_proto::ServiceError;
 
 /// Why a node cannot start.
@@ -42,6 +42,16 @@ pub enum NodeError {
         found: ClusterId,
     },
     #[error(
+        "the bucket {bucket} has no mark of cluster {cluster}, which this node is a member of: it is another bucket, or its \
+         disk is not mounted. Where it is the right one and lost its mark, or blocks begin anew in an empty one, put this into \
+         it as cluster.json: {mark}"
+    )]
+    Unmarked {
+        bucket: String,
+        cluster: ClusterId,
+        mark: String,
+    },
+    #[error(
         "the data folder {folder} is of cluster {cluster} as it was before it was recovered without this node (generation \
          {ours}, the bucket says {found}): what it has must not come back. Start it with an empty data folder"
     )]
@@ -73,6 +83,15 @@ pub enum NodeError {
         cluster: ClusterId,
         /// None where the bucket is marked by no cluster.
         found: Option<ClusterId>,
+    },
+    #[error(
+        "the data folder {folder} is a copy of node {node}'s, or an older state of it: the cluster knows of later starts, the \
+         last at {address}. Start the node with the folder it ran with last; a further node begins with an empty one"
+    )]
+    Copied {
+        folder: String,
+        node: NodeId,
+        address: String,
     },
     #[error("roles {0} need a cluster: name its ingesters in --cluster.peers")]
     NoPeers(String),

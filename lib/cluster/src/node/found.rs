@@ -131,12 +131,15 @@ impl Starting {
         let mark = tokio::time::timeout(MARK_PATIENCE, read_mark(bucket)).await;
         let found = match mark {
             Ok(Ok(Some(mark))) => mark,
+            // It ended before it could.
+            Ok(Ok(None)) if identity.founding => put_mark(bucket, &self.mark_of(identity)).await?,
             Ok(Ok(None)) => {
-                tracing::warn!(
-                    bucket = %options.bucket_name, cluster = %identity.cluster_id,
-                    "the bucket has no mark of this cluster: is it the right one? Blocks in another are not seen"
-                );
-                put_mark(bucket, &self.mark_of(identity)).await?
+                let mark = serde_json::to_string(&self.mark_of(identity));
+                return Err(NodeError::Unmarked {
+                    bucket: options.bucket_name.clone(),
+                    cluster: identity.cluster_id,
+                    mark: mark.unwrap_or_default(),
+                });
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot confirm the bucket's cluster; going on without");
@@ -274,6 +277,15 @@ impl Starting {
                 self.raise(client, state.feature_level).await?;
             }
             self.note_shards(&state);
+        }
+        let known = state.nodes.iter().find(|node| node.id == identity.node_id.0);
+        if let Some(known) = known.filter(|known| known.incarnation >= identity.incarnation) {
+            // Each start is counted in the folder before the cluster hears of it.
+            return Err(NodeError::Copied {
+                folder: self.options.data_folder.display().to_string(),
+                node: identity.node_id,
+                address: known.address.clone(),
+            });
         }
         let registration = self.registration(identity.node_id, identity.incarnation);
         self.propose(client, registration).await?;

@@ -60,6 +60,8 @@ pub(super) struct Renewal {
     pub(super) only_scrapes: bool,
     /// How far a scraper has come.
     pub(super) scraping: watch::Receiver<Scraping>,
+    /// Why the cluster will not renew it any more.
+    pub(super) over: watch::Sender<Option<String>>,
 }
 
 /// When a scraper came into the ring last, or left it. Clusters of an older feature level do not note it: it is taken from
@@ -121,6 +123,13 @@ impl Renewal {
                 // At once: nobody else scrapes its targets, it may be, or it waits until somebody does.
                 Ok(()) = scraping.changed() => {}
             }
+            if let Some(address) = self.is_lived_elsewhere() {
+                self.end(&format!(
+                    "a process at {address} has come in with this node's identity and life: one of the two data folders is a \
+                     copy of the other"
+                ));
+                return;
+            }
             wait = self.lease / 3;
             let role = match *scraping.borrow_and_update() {
                 Scraping::Starting => SCRAPER_STARTING,
@@ -167,10 +176,7 @@ impl Renewal {
                     }
                 }
                 Ok(answer) => {
-                    tracing::error!(
-                        node = self.node.id, reason = %answer.refused,
-                        "the cluster does not renew this node's lease: another process runs with its identity"
-                    );
+                    self.end(&answer.refused);
                     return;
                 }
                 Err(error) => {
@@ -179,6 +185,23 @@ impl Renewal {
                 }
             }
         }
+    }
+
+    fn end(&self, reason: &str) {
+        tracing::error!(
+            node = self.node.id,
+            reason,
+            "the cluster does not renew this node's lease"
+        );
+        self.over.send_replace(Some(reason.to_owned()));
+    }
+
+    /// Where another process came in with the same identity and the same life: both data folders counted the same starts.
+    fn is_lived_elsewhere(&self) -> Option<String> {
+        let state = self.states.borrow();
+        let known = state.nodes.iter().find(|node| node.id == self.node.id)?;
+        let is_other = known.incarnation == self.node.incarnation && known.address != self.node.address;
+        is_other.then(|| known.address.clone())
     }
 
     /// As the cluster has it: what was proposed may come to be after it was given up. Of one that does not scrape every role

@@ -6,6 +6,7 @@ use super::*;
 use crate::clients::meta_server;
 use gnomon_model::SystemClock;
 use gnomon_proto::v1::Node;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use std::path::Path;
 use tokio::net::TcpListener;
@@ -110,6 +111,21 @@ async fn a_bucket_is_of_one_cluster() {
     ] {
         assert!(error.contains(&part), "{error}");
     }
+    // An empty one: its disk is not mounted, it may be. What the user is told to write makes it the cluster's.
+    let empty = Arc::new(InMemory::new());
+    let error = start_node(options(a.path(), &empty, &["ingester"]))
+        .await
+        .err()
+        .unwrap();
+    let NodeError::Unmarked { mark, .. } = error else {
+        panic!("{error}");
+    };
+    assert!(identity::read_mark(empty.as_ref()).await.unwrap().is_none());
+    let path = object_store::path::Path::from("cluster.json");
+    empty.put(&path, mark.into()).await.unwrap();
+    let again = start_node(options(a.path(), &empty, &["ingester"])).await.unwrap();
+    assert_eq!(again.cluster_id, first.cluster_id);
+    again.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,6 +222,39 @@ async fn other_roles_join_through_their_peers_and_keep_their_ids() {
     let querier = start_node(joining(wiped.path())).await.unwrap();
     assert_eq!(querier.node_id, NodeId(3), "a wiped folder is a new node");
     querier.shutdown().await;
+    stop.cancel();
+    ingester.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_data_folder_does_not_live_beside_it() {
+    let [founder, folder, copy] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let bucket = Arc::new(InMemory::new());
+    let ingester = start_node(options(founder.path(), &bucket, &["ingester"]))
+        .await
+        .unwrap();
+    let stop = CancellationToken::new();
+    let peer = serve(&ingester, stop.clone()).await;
+    let joining = |folder: &Path, port: u16| {
+        let mut options = options(folder, &bucket, &["querier"]);
+        options.peers = vec![peer.clone()];
+        options.address = format!("127.0.0.1:{port}");
+        options.lease = Duration::from_millis(300);
+        options
+    };
+    let querier = start_node(joining(folder.path(), 9096)).await.unwrap();
+    std::fs::copy(folder.path().join("node.json"), copy.path().join("node.json")).unwrap();
+    let second = start_node(joining(copy.path(), 9097)).await.unwrap();
+    assert_eq!((second.node_id, second.incarnation), (querier.node_id, 2));
+    let told = querier.over().await;
+    assert!(told.contains("started again since, at 127.0.0.1:9097"), "{told}");
+    querier.shutdown().await;
+    let again = start_node(joining(folder.path(), 9096)).await.err().unwrap();
+    assert!(
+        matches!(&again, NodeError::Copied { address, .. } if address == "127.0.0.1:9097"),
+        "{again}"
+    );
+    second.shutdown().await;
     stop.cancel();
     ingester.shutdown().await;
 }

@@ -12,6 +12,7 @@ mod attempts;
 mod azure;
 mod environment;
 pub mod faults;
+mod folder;
 mod gcs;
 mod keys;
 mod profile;
@@ -28,8 +29,8 @@ pub use keys::{
 
 use bytes::Bytes;
 use environment::Environment;
+use folder::Folder;
 use gnomon_model::SystemClock;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::path::PathBuf;
@@ -119,7 +120,8 @@ impl Bucket {
         }
     }
 
-    /// A folder of this machine, of this process alone. What is put is synced to the disk before it is acknowledged.
+    /// A folder of this machine, of this process alone. What is put is synced to the disk before it is acknowledged. Once it
+    /// was marked by a cluster it fails for as long as the mark is not there.
     /// Files of uploads that a crash broke off are removed: no record names them, and nothing else would.
     ///
     /// # Errors
@@ -138,13 +140,10 @@ impl Bucket {
         let folder = folder.canonicalize().map_err(error)?;
         remove_broken_uploads(&folder, abandoned_after_ms).map_err(error)?;
         let url = format!("file://{}", folder.display());
-        let store = LocalFileSystem::new_with_prefix(&folder)
-            .map_err(|source| BucketError::Store {
-                url: url.clone(),
-                source,
-            })?
-            .with_fsync(true)
-            .with_automatic_cleanup(true);
+        let store = Folder::open(&folder).map_err(|source| BucketError::Store {
+            url: url.clone(),
+            source,
+        })?;
         Ok(Self {
             store: Arc::new(store),
             url,

@@ -4,6 +4,7 @@ use super::*;
 use crate::block::tests::{collect, meta, page, write};
 use crate::block::{BlockReader, BlockWriter, UploadSink};
 use crate::{Selection, SeriesPages};
+use futures::TryStreamExt;
 use gnomon_model::{BlockId, Labels, ShardId, TenantId, TimestampMs};
 use object_store::memory::InMemory;
 
@@ -440,4 +441,70 @@ fn a_folder_that_others_open_has_one_winner() {
             assert_eq!(told, expected, "founder {who}");
         }
     }
+}
+
+/// As a disk that is unmounted, and mounted again: below it there is an empty folder.
+#[tokio::test]
+async fn a_folder_that_is_gone_is_not_begun_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let (folder, away) = (place.path().join("bucket"), place.path().join("away"));
+    let (block, content) = (Path::from("t/blocks/0/0/1.gnb"), Bytes::from_static(b"block"));
+    for marked_before in [false, true] {
+        let bucket = Bucket::folder(&folder).unwrap();
+        let store = bucket.store();
+        if !marked_before {
+            store.put(&block, content.clone().into()).await.unwrap();
+            bucket
+                .create(&Path::from(CLUSTER_MARKER), Bytes::from_static(b"me"))
+                .await
+                .unwrap();
+        }
+        std::fs::rename(&folder, &away).unwrap();
+        for is_empty_folder in [false, true] {
+            if is_empty_folder {
+                std::fs::create_dir(&folder).unwrap();
+            }
+            let mut told = vec![
+                store.put(&block, content.clone().into()).await.map(drop),
+                store.put_multipart(&block).await.map(drop),
+                store.get(&block).await.map(drop),
+                store.get_ranges(&block, &[0..1]).await.map(drop),
+                store.delete(&block).await,
+                store.list_with_delimiter(None).await.map(drop),
+                store.copy(&block, &Path::from("other")).await,
+            ];
+            told.push(store.list(None).try_collect::<Vec<_>>().await.map(drop));
+            for (n, told) in told.into_iter().enumerate() {
+                let error = told.unwrap_err();
+                assert!(matches!(error, object_store::Error::Generic { .. }), "{n}: {error}");
+                assert!(error.to_string().contains("Is its disk mounted?"), "{n}: {error}");
+            }
+        }
+        assert_eq!(
+            std::fs::read_dir(&folder).unwrap().count(),
+            0,
+            "nothing was written to it"
+        );
+        std::fs::remove_dir(&folder).unwrap();
+        std::fs::rename(&away, &folder).unwrap();
+        assert_eq!(store.get(&block).await.unwrap().bytes().await.unwrap(), content);
+        assert_eq!(store.list(None).try_collect::<Vec<_>>().await.unwrap().len(), 2);
+    }
+}
+
+/// An upload that was begun before: what it publishes may be below the mount point.
+#[tokio::test]
+async fn an_upload_into_a_folder_that_goes_meanwhile_fails() {
+    let place = tempfile::tempdir().unwrap();
+    let (folder, away) = (place.path().join("bucket"), place.path().join("away"));
+    let bucket = Bucket::folder(&folder).unwrap();
+    bucket
+        .create(&Path::from(CLUSTER_MARKER), Bytes::from_static(b"me"))
+        .await
+        .unwrap();
+    let mut upload = bucket.store().put_multipart(&Path::from("t/block")).await.unwrap();
+    upload.put_part(Bytes::from_static(b"block").into()).await.unwrap();
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    assert!(upload.complete().await.is_err());
 }

@@ -81,6 +81,7 @@ struct Rig {
     group: Arc<Group>,
     clocks: Vec<Arc<ManualClock>>,
     scraping: Vec<watch::Sender<Scraping>>,
+    over: Vec<watch::Receiver<Option<String>>>,
     stop: CancellationToken,
     renewals: Vec<JoinHandle<()>>,
 }
@@ -113,6 +114,7 @@ impl Rig {
             group,
             clocks: Vec::new(),
             scraping: Vec::new(),
+            over: Vec::new(),
             stop: CancellationToken::new(),
             renewals: Vec::new(),
         };
@@ -135,6 +137,8 @@ impl Rig {
     fn start(&mut self, node: Node) {
         let (scraping, told) = watch::channel(Scraping::Starting);
         self.scraping.push(scraping);
+        let (ends, over) = watch::channel(None);
+        self.over.push(over);
         let clock = Arc::new(ManualClock::at(TimestampMs(self.group.now_ms())));
         let renewal = Renewal {
             meta: self.group.clone(),
@@ -145,6 +149,7 @@ impl Rig {
             states: self.group.machine.watch(),
             clock_off: Gauge::new("off", "seconds").unwrap(),
             scraping: told,
+            over: ends,
         };
         let entering = renewal.registration(SCRAPER_STARTING, 0).command.unwrap();
         assert_eq!(self.group.apply(entering).refused, "");
@@ -277,4 +282,32 @@ fn one_whose_lease_is_over_takes_no_targets() {
     assert!(!has_to_go(&state, 3, 0, 50), "its own is right");
     state.nodes[2].lease_until_ms = 49;
     assert!(!has_to_go(&state, 2, OFF_MS, 50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_that_another_process_lives_ends() {
+    let mut rig = Rig::new(1);
+    rig.pass(20, &[0, 0]).await;
+    assert!(rig.over.iter().all(|over| over.borrow().is_none()));
+    // As one that started from a copy of the folder in the same moment.
+    let twin = Node {
+        address: "10.0.0.9:9095".to_owned(),
+        ..node(2, &["scraper", "querier"])
+    };
+    rig.begin(twin);
+    rig.pass(20, &[0, 0, 0]).await;
+    let told = rig.over[1].borrow().clone().unwrap();
+    assert!(told.contains("10.0.0.9:9095"), "{told}");
+    assert_eq!(*rig.over[2].borrow(), None, "one of the two goes on");
+    // As one that was started again.
+    let next = Node {
+        incarnation: 2,
+        ..node(2, &["scraper", "querier"])
+    };
+    rig.begin(next);
+    rig.pass(20, &[0, 0, 0, 0]).await;
+    let told = rig.over[2].borrow().clone().unwrap();
+    assert!(told.contains("present life is 2, not 1"), "{told}");
+    assert_eq!(*rig.over[3].borrow(), None);
+    assert_eq!(*rig.over[0].borrow(), None, "another's");
 }
