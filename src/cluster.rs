@@ -306,6 +306,7 @@ fn shown(nodes: &Value, shards: &Value, ring: &Value) -> anyhow::Result<String> 
             .collect();
         let state = match (group["leader"].is_null(), group["settled"] == true) {
             (true, _) => "no leader",
+            _ if group["committed"].is_null() => "leader does not answer",
             (false, true) => "ok",
             (false, false) => "moving",
         };

@@ -6,7 +6,7 @@ use gnomon_cluster::clients::Directory;
 use gnomon_model::NodeId;
 use gnomon_proto::ServiceError;
 use gnomon_proto::service::TargetsService;
-use gnomon_proto::v1::{ListTargetsRequest, ListTargetsResponse, TargetMetadataRequest, TargetMetadataResponse};
+use gnomon_proto::v1::{ListTargetsRequest, ListTargetsResponse, Node, TargetMetadataRequest, TargetMetadataResponse};
 use std::sync::Arc;
 
 /// Stands for a scraper that cannot be called, so that its absence is told rather than overlooked.
@@ -23,18 +23,17 @@ impl TargetsService for Unreachable {
     }
 }
 
-/// Every node with the scraper role whose lease holds, the one in this process included.
+/// Every scraper that may have targets, the one in this process included.
 #[must_use]
 pub fn scrapers_of(directory: Arc<Directory>) -> Scrapers {
     Arc::new(move || {
-        let nodes = directory.live_nodes("scraper");
-        let service = |node: &gnomon_proto::v1::Node| {
+        let service = |node: &Node| {
             let name = format!("{} ({})", node.id, node.address);
             match directory.targets(NodeId(node.id)) {
                 Ok(service) => (name, service),
                 Err(error) => (name, Arc::new(Unreachable(error)) as Arc<dyn TargetsService>),
             }
         };
-        nodes.iter().map(service).collect()
+        directory.scrapers().iter().map(service).collect()
     })
 }

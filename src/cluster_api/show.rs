@@ -65,17 +65,20 @@ fn group(state: &MetaState, id: GroupId, wished: &[u64], seen: &Seen) -> Value {
         .max()
         .unwrap_or(0);
     let of_leader = told.get(&leader);
-    let committed = of_leader.map_or(0, |s| s.committed);
+    let committed = of_leader.map(|s| s.committed);
+    // One that was removed while it was away does not know: its leader does.
+    let is_removed = |node| of_leader.is_some_and(|s| !s.voters.contains(node) && !s.learners.contains(node));
     let member = |(node, s): (&u64, &GroupStatus)| {
         json!({
             "node": node,
             "role": match (leader == *node, s.voters.contains(node)) {
                 (true, _) => "leader",
+                _ if is_removed(node) => "removed",
                 (false, true) => "follower",
                 (false, false) => "learner",
             },
             "applied": s.applied,
-            "behind": committed.saturating_sub(s.applied),
+            "behind": committed.filter(|_| !is_removed(node)).map(|committed| committed.saturating_sub(s.applied)),
             "flushed": s.flushed,
         })
     };

@@ -260,6 +260,9 @@ pub fn meta_voters(state: &MetaState, now: &[u64], now_ms: i64, rules: &Rules) -
     while let Some(gone) = loads.gone_beyond(&voters.nodes, wanted) {
         voters.nodes.retain(|node| *node != gone);
     }
+    if let Some(spare) = loads.spare_beyond(&voters.nodes, wanted) {
+        voters.nodes.retain(|node| *node != spare);
+    }
     voters.nodes.sort_unstable();
     voters.nodes
 }

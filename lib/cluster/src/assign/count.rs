@@ -220,6 +220,15 @@ impl<'a> Loads<'a> {
         )
     }
 
+    /// One of an even number of members, all of them live, more than three and than are wanted: without it as many may be lost,
+    /// and fewer have to tell.
+    pub(super) fn spare_beyond(&self, members: &[u64], wanted: usize) -> Option<u64> {
+        let are_live = members.iter().all(|node| self.standing(*node) == Standing::Live);
+        let is_even = members.len().is_multiple_of(2) && members.len() > wanted.max(3);
+        let last = members.iter().copied().max_by_key(|node| self.dispensable(members, *node));
+        last.filter(|_| are_live && is_even)
+    }
+
     /// A member that is on its way, and will not arrive, or one that votes and is gone, where those who are wished could not
     /// decide without it, so that the change waits for it: who takes its place, a former voter before others. Told are
     /// those who vote now.

@@ -15,7 +15,7 @@ use gnomon_proto::service::{
 };
 use gnomon_proto::v1::{MetaState, Node};
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -146,6 +146,17 @@ impl Directory {
             .iter()
             .filter(|n| n.lease_until_ms > now_ms && n.incarnation > 0);
         live.filter(|n| n.roles.iter().any(|r| r == role)).cloned().collect()
+    }
+
+    /// Who may have targets: each node that scrapes and whose lease holds, by this node's clock, and each that is in the ring.
+    /// While nobody can renew a lease, and nobody ends one, these go on.
+    #[must_use]
+    pub fn scrapers(&self) -> Vec<Node> {
+        let live: HashSet<u64> = self.live_nodes("scraper").iter().map(|node| node.id).collect();
+        let state = self.state();
+        let in_ring = |id: u64| state.scrapers.iter().any(|ring| ring.nodes.contains(&id));
+        let scrapers = state.nodes.iter().filter(|node| live.contains(&node.id) || in_ring(node.id));
+        scrapers.cloned().collect()
     }
 
     /// Every shard of every epoch that is in force, ascending.

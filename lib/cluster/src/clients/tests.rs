@@ -132,10 +132,14 @@ impl MetaService for Replica {
 }
 
 fn register(id: u64, address: &str, incarnation: u64) -> MetaCommand {
+    register_as("ingester", id, address, incarnation)
+}
+
+fn register_as(role: &str, id: u64, address: &str, incarnation: u64) -> MetaCommand {
     let node = gnomon_proto::v1::Node {
         id,
         address: address.into(),
-        roles: vec!["ingester".into()],
+        roles: vec![role.into()],
         incarnation,
         feature_level: 1,
         ..Default::default()
@@ -467,6 +471,18 @@ async fn the_directory_uses_the_role_in_the_process_where_there_is_one() {
         assert_eq!(answer.map(|a| a.log_index), index, "node {node}");
     }
     assert_eq!(directory.live_nodes("ingester").len(), 0, "leases ended long ago");
+    // While there is no quorum that is nothing to go by: a scraper in the ring has its targets.
+    let scraper = register_as("scraper", 3, "127.0.0.1:1", 1);
+    assert_eq!(machine.apply_command(&scraper).refused, "");
+    assert_eq!(directory.live_nodes("scraper").len(), 0);
+    assert_eq!(directory.scrapers()[0].id, 3);
+    let expire = ExpireLeases {};
+    let expired = MetaCommand {
+        proposed_at_ms: 120_000,
+        command: Some(Command::ExpireLeases(expire)),
+    };
+    assert_eq!(machine.apply_command(&expired).refused, "");
+    assert_eq!(directory.scrapers(), []);
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 /// The disk is tried this often while it does not take writes.
 const TRY_EVERY: Duration = Duration::from_millis(200);
-/// Between two tries of a store that is damaged: half a minute, or less where several wait.
-const SKIPPED_WHERE_DAMAGED: u32 = 150;
+/// Between two tries of a store that is damaged, which fails again as soon as it comes to the place.
+const TRY_DAMAGED_EVERY: Duration = Duration::from_secs(30);
 /// Room for this much more must be there before writing goes on, so that what waits finds it too.
 const ROOM_BYTES: usize = 1 << 20;
 
@@ -41,8 +41,8 @@ struct State {
     trouble: Trouble,
     /// The engine itself failed, not only the look at the disk before it: it has to be reopened.
     engine_failed: bool,
-    /// Tries that are left out before the next: a store that is damaged fails again as soon as it comes to the place.
-    skipped: u32,
+    /// Monotonic time before which nothing is tried.
+    not_before: Duration,
     /// One of those who wait is trying.
     trying: bool,
     /// Nobody waits any more.
@@ -179,10 +179,7 @@ impl Gate {
     fn fail(&self, error: &StoreError, engine_failed: bool) {
         let mut state = self.state.lock();
         state.engine_failed |= engine_failed;
-        let is_damaged = matches!(error, StoreError::Damaged { .. });
-        if is_damaged {
-            state.skipped = SKIPPED_WHERE_DAMAGED;
-        }
+        let is_damaged = self.put_off(&mut state, error);
         if state.trouble.is_some() {
             return;
         }
@@ -200,12 +197,13 @@ impl Gate {
         }
     }
 
-    /// Whether it is too early for another try; asking counts as one that is left out.
-    fn is_early(&self) -> bool {
-        let mut state = self.state.lock();
-        let is_early = state.skipped > 0;
-        state.skipped = state.skipped.saturating_sub(1);
-        is_early
+    /// Whether the store is damaged: the next try is in a while then.
+    fn put_off(&self, state: &mut State, error: &StoreError) -> bool {
+        let is_damaged = matches!(error, StoreError::Damaged { .. });
+        if is_damaged {
+            state.not_before = self.metrics.now() + TRY_DAMAGED_EVERY;
+        }
+        is_damaged
     }
 
     /// Waits until the disk takes writes again; one of those who wait tries.
@@ -249,14 +247,16 @@ impl Gate {
     }
 
     fn recover(&self, bytes: usize, engine_failed: bool) -> Result<(), StoreError> {
-        if self.is_early() {
+        if self.metrics.now() < self.state.lock().not_before {
             return Err(StoreError::Failed);
         }
         if let Some(disk) = &self.disk {
             disk.probe(bytes.max(ROOM_BYTES))?;
         }
         if engine_failed {
-            self.backend.reopen()?;
+            self.backend.reopen().inspect_err(|error| {
+                self.put_off(&mut self.state.lock(), error);
+            })?;
             self.epoch.fetch_add(1, Ordering::AcqRel);
             self.metrics.reopens.inc();
             tracing::info!("the store was reopened");

@@ -28,6 +28,7 @@ struct Inner {
     /// After a failed write nothing is taken until reopened, as RocksDB does.
     failed: bool,
     syncs: u64,
+    reopenings: u64,
 }
 
 /// What goes wrong in a [`MemoryBackend`].
@@ -37,6 +38,8 @@ pub struct Faults {
     pub fail_writes: bool,
     /// This many more writes succeed, later ones fail.
     pub fail_after_writes: Option<u64>,
+    /// The same fail since files are damaged, and so does each opening.
+    pub damaged: bool,
     /// Each sync takes this long.
     pub sync_delay: Duration,
 }
@@ -55,6 +58,12 @@ impl MemoryBackend {
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.inner.lock().syncs
+    }
+
+    /// How often it was tried to open it again.
+    #[must_use]
+    pub fn reopenings(&self) -> u64 {
+        self.inner.lock().reopenings
     }
 
     /// Another engine with what would be found after a power cut now: everything synced, and the oldest `kept` of the
@@ -121,7 +130,20 @@ impl Inner {
                 *left -= 1;
                 self.faults.fail_writes
             }
-            None => self.faults.fail_writes,
+            None => self.faults.fail_writes || self.faults.damaged,
+        }
+    }
+
+    fn error(&self, operation: &'static str) -> StoreError {
+        match self.faults.damaged {
+            true => StoreError::Damaged {
+                operation,
+                message: "checksum mismatch (injected)".into(),
+            },
+            false => StoreError::Engine {
+                operation,
+                message: "no space left (injected)".into(),
+            },
         }
     }
 }
@@ -152,10 +174,7 @@ impl Backend for MemoryBackend {
         inner.readable()?;
         if inner.failed || inner.fails() {
             inner.failed = true;
-            return Err(StoreError::Engine {
-                operation: "write",
-                message: "no space left (injected)".into(),
-            });
+            return Err(inner.error("write"));
         }
         let inner = &mut *inner;
         for change in &changes {
@@ -203,11 +222,9 @@ impl Backend for MemoryBackend {
 
     fn reopen(&self) -> Result<(), StoreError> {
         let mut inner = self.inner.lock();
-        if inner.faults.fail_writes || inner.faults.fail_after_writes == Some(0) {
-            return Err(StoreError::Engine {
-                operation: "reopen",
-                message: "no space left (injected)".into(),
-            });
+        inner.reopenings += 1;
+        if inner.faults.fail_writes || inner.faults.damaged || inner.faults.fail_after_writes == Some(0) {
+            return Err(inner.error("reopen"));
         }
         inner.closed = false;
         inner.failed = false;

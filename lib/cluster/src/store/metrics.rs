@@ -4,6 +4,7 @@ use super::StoreError;
 use gnomon_model::Clock;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry, exponential_buckets};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Clone)]
 pub(super) struct StoreMetrics {
@@ -43,6 +44,11 @@ impl StoreMetrics {
             operation: "metrics",
             message: error.to_string(),
         })
+    }
+
+    /// Monotonic.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     fn register(registry: &Registry, clock: Arc<dyn Clock>) -> prometheus::Result<Self> {

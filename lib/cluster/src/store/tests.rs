@@ -1,7 +1,7 @@
 //! One suite for every engine, then what only disks or only memory can show.
 
 use super::*;
-use gnomon_model::{ClusterId, NodeId, SystemClock};
+use gnomon_model::{ClusterId, ManualClock, NodeId, SystemClock, TimestampMs};
 use prometheus::Registry;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -321,13 +321,44 @@ async fn a_damaged_log_opens_with_what_lies_before_the_damage() {
 /// As a simulation has it: everything on one thread, which nothing may block.
 #[test]
 fn a_store_without_a_thread_waits_for_its_disk_as_one_with_a_thread_does() {
-    let simulation = std::thread::spawn(|| {
+    simulate(without_a_thread);
+}
+
+#[test]
+fn a_damaged_store_is_tried_again_now_and_then() {
+    simulate(damaged);
+}
+
+fn simulate<Doing: Future<Output = ()>>(what: fn() -> Doing) {
+    let simulation = std::thread::spawn(move || {
         crate::blocking::do_at_once_here();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(without_a_thread());
+        runtime.block_on(what());
     });
     simulation.join().unwrap();
+}
+
+async fn damaged() {
+    let (backend, clock) = (Arc::new(MemoryBackend::new()), Arc::new(ManualClock::at(TimestampMs(0))));
+    let pace: Pace = Arc::new(|| Duration::ZERO);
+    let store = NodeStore::simulated(backend.clone(), clock.clone(), &Registry::new(), pace).unwrap();
+    backend.set_faults(Faults {
+        damaged: true,
+        ..Faults::default()
+    });
+    let waiting = submit(&store, vec![put("a", "1")], true).await;
+    let why = store.in_trouble(Duration::ZERO).await;
+    assert!(why.contains("files of the store are damaged"), "{why}");
+    for tried in 0..3 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(backend.reopenings(), tried, "not before its time");
+        clock.advance(Duration::from_secs(31));
+    }
+    // Its files are put back in their place.
+    backend.set_faults(Faults::default());
+    waiting.await.unwrap().unwrap();
+    assert_eq!(store.trouble(), None);
 }
 
 async fn without_a_thread() {
