@@ -359,6 +359,8 @@ mod tests {
         assert!(opened(&what).await.is_err());
         what.skip_damaged = true;
         assert!(opened(&what).await.unwrap().is_empty());
+        bucket.store().delete(&late.path()).await.unwrap();
+        assert!(opened(&what).await.unwrap().is_empty(), "it is missing");
     }
 
     #[test]

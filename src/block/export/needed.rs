@@ -102,15 +102,17 @@ impl Damage {
     pub(super) fn tell(&self) {
         if self.left_out > 0 {
             eprintln!(
-                "{} damaged blocks were left out: what is only in them is missing",
+                "{} damaged or missing blocks were left out: what is only in them is missing",
                 self.left_out
             );
         }
     }
 }
 
+/// An object that the catalogue has and the bucket has not is as lost as one that cannot be read.
 pub(super) fn is_damage(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<BlockError>().is_some_and(BlockError::is_damage)
+    let error = error.downcast_ref::<BlockError>();
+    error.is_some_and(|error| error.is_damage() || error.is_not_found())
 }
 
 #[cfg(test)]

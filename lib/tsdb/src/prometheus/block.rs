@@ -258,7 +258,9 @@ pub fn blocks_below(folder: &Path) -> Result<Vec<PathBuf>, TsdbError> {
             .file_name()
             .and_then(|name| name.to_str())
             .is_some_and(|n| n.parse::<Ulid>().is_ok());
-        if !is_name || !path.join("meta.json").is_file() {
+        // One without its meta.json is no whole block, which is said when it is opened; an empty folder is none.
+        let is_block = ["meta.json", "index"].iter().any(|file| path.join(file).is_file());
+        if !is_name || !is_block {
             continue;
         }
         // One that cannot be read is said to be so when it is opened.

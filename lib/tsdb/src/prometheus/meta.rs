@@ -3,12 +3,15 @@
 use super::{TsdbError, Ulid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 const FILE: &str = "meta.json";
 /// Thanos lists every file in it; a larger one is none.
 const MAX_BYTES: u64 = 64 << 20;
 const VERSION: u32 = 1;
+/// 57 years: no block lasts longer, whose times are right.
+const LONGEST_MS: i64 = 250_000 * 7_200_000;
 
 /// Fields that are not known are read over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,11 +85,16 @@ impl TsdbMeta {
     /// When it cannot be read, is none, is of another version than 1, or is of a downsampled block.
     pub fn read(folder: &Path) -> Result<Self, TsdbError> {
         let file = folder.join(FILE);
-        let len = std::fs::metadata(&file).map_err(TsdbError::io(&file))?.len();
         let damaged = |what: String| TsdbError::Damaged {
             file: file.clone(),
             offset: 0,
             what,
+        };
+        let len = match std::fs::metadata(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => {
+                return Err(damaged("it is missing, without which a block is not whole".to_owned()));
+            }
+            found => found.map_err(TsdbError::io(&file))?.len(),
         };
         if len > MAX_BYTES {
             return Err(damaged(format!("it has {len} bytes, {MAX_BYTES} are possible")));
@@ -97,6 +105,12 @@ impl TsdbMeta {
         if meta.min_time > meta.max_time {
             return Err(damaged(format!(
                 "minTime {} is after maxTime {}",
+                meta.min_time, meta.max_time
+            )));
+        }
+        if meta.max_time.saturating_sub(meta.min_time) > LONGEST_MS {
+            return Err(damaged(format!(
+                "it says that the block lasts from {} to {} ms, which none does",
                 meta.min_time, meta.max_time
             )));
         }

@@ -300,6 +300,23 @@ fn damage_is_found_and_says_where() {
 }
 
 #[test]
+fn a_block_whose_meta_is_missing_or_impossible_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = write_block(folder.path(), 3, 5);
+    let file = written.folder.join("meta.json");
+    let mut meta = TsdbMeta::read(&written.folder).unwrap();
+    meta.max_time = i64::MAX;
+    std::fs::write(&file, serde_json::to_vec(&meta).unwrap()).unwrap();
+    let error = TsdbMeta::read(&written.folder).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("which none does"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    let found = blocks_below(folder.path()).unwrap();
+    assert_eq!(found, std::slice::from_ref(&written.folder), "not passed over");
+    let error = TsdbMeta::read(&found[0]).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("it is missing"), "{error}");
+}
+
+#[test]
 fn a_damaged_chunk_can_be_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let written = write_block(folder.path(), 1, 300);
