@@ -67,7 +67,7 @@ fn group(state: &MetaState, id: GroupId, wished: &[u64], seen: &Seen) -> Value {
     let of_leader = told.get(&leader);
     let committed = of_leader.map(|s| s.committed);
     // One that was removed while it was away does not know: its leader does.
-    let is_removed = |node| of_leader.is_some_and(|s| !s.voters.contains(node) && !s.learners.contains(node));
+    let is_removed = |node: &u64| of_leader.is_some_and(|s| !s.voters.contains(node) && !s.learners.contains(node));
     let member = |(node, s): (&u64, &GroupStatus)| {
         json!({
             "node": node,

@@ -225,7 +225,10 @@ impl<'a> Loads<'a> {
     pub(super) fn spare_beyond(&self, members: &[u64], wanted: usize) -> Option<u64> {
         let are_live = members.iter().all(|node| self.standing(*node) == Standing::Live);
         let is_even = members.len().is_multiple_of(2) && members.len() > wanted.max(3);
-        let last = members.iter().copied().max_by_key(|node| self.dispensable(members, *node));
+        let last = members
+            .iter()
+            .copied()
+            .max_by_key(|node| self.dispensable(members, *node));
         last.filter(|_| are_live && is_even)
     }
 

@@ -155,7 +155,10 @@ impl Directory {
         let live: HashSet<u64> = self.live_nodes("scraper").iter().map(|node| node.id).collect();
         let state = self.state();
         let in_ring = |id: u64| state.scrapers.iter().any(|ring| ring.nodes.contains(&id));
-        let scrapers = state.nodes.iter().filter(|node| live.contains(&node.id) || in_ring(node.id));
+        let scrapers = state
+            .nodes
+            .iter()
+            .filter(|node| live.contains(&node.id) || in_ring(node.id));
         scrapers.cloned().collect()
     }
 

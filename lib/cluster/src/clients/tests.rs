@@ -226,7 +226,7 @@ async fn the_metadata_client_follows_the_leader_and_survives_a_peer() {
     let client = client(&group.nodes.iter().map(|n| n.address.clone()).collect::<Vec<_>>());
     assert_eq!(client.read().await.unwrap(), group.machine.state());
     let answer = client.propose(register(2, "127.0.0.1:1", 0)).await.unwrap();
-    assert!(answer.refused.contains("has been started since"), "{}", answer.refused);
+    assert!(answer.refused.contains("was started again since"), "{}", answer.refused);
     // Node 2 dies; node 1 leads a little later.
     drop(group.nodes.pop());
     *group.leader.lock() = 0;

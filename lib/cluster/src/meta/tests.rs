@@ -211,7 +211,7 @@ fn node_ids_are_given_once_and_leases_belong_to_a_life() {
     run(
         &machine,
         &[
-            (0, node(1, 0), "has been started since"),
+            (0, node(1, 0), "was started again since"),
             (0, node(1, 5), ""),
             (10, renew(1, 1, 500), "its present life is 5"),
             (10, renew(1, 5, 2000), ""),

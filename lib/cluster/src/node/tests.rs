@@ -247,7 +247,7 @@ async fn a_copy_of_a_data_folder_does_not_live_beside_it() {
     let second = start_node(joining(copy.path(), 9097)).await.unwrap();
     assert_eq!((second.node_id, second.incarnation), (querier.node_id, 2));
     let told = querier.over().await;
-    assert!(told.contains("started again since, at 127.0.0.1:9097"), "{told}");
+    assert!(told.contains("was started again since, at 127.0.0.1:9097"), "{told}");
     querier.shutdown().await;
     let again = start_node(joining(folder.path(), 9096)).await.err().unwrap();
     assert!(

@@ -329,7 +329,7 @@ fn a_damaged_store_is_tried_again_now_and_then() {
     simulate(damaged);
 }
 
-fn simulate<Doing: Future<Output = ()>>(what: fn() -> Doing) {
+fn simulate<Doing: Future<Output = ()> + 'static>(what: fn() -> Doing) {
     let simulation = std::thread::spawn(move || {
         crate::blocking::do_at_once_here();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -340,7 +340,10 @@ fn simulate<Doing: Future<Output = ()>>(what: fn() -> Doing) {
 }
 
 async fn damaged() {
-    let (backend, clock) = (Arc::new(MemoryBackend::new()), Arc::new(ManualClock::at(TimestampMs(0))));
+    let (backend, clock) = (
+        Arc::new(MemoryBackend::new()),
+        Arc::new(ManualClock::at(TimestampMs(0))),
+    );
     let pace: Pace = Arc::new(|| Duration::ZERO);
     let store = NodeStore::simulated(backend.clone(), clock.clone(), &Registry::new(), pace).unwrap();
     backend.set_faults(Faults {

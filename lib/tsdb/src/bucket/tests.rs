@@ -468,7 +468,7 @@ async fn a_folder_that_is_gone_is_not_begun_anew() {
                 store.put(&block, content.clone().into()).await.map(drop),
                 store.put_multipart(&block).await.map(drop),
                 store.get(&block).await.map(drop),
-                store.get_ranges(&block, &[0..1]).await.map(drop),
+                store.get_ranges(&block, &[0..1, 2..3]).await.map(drop),
                 store.delete(&block).await,
                 store.list_with_delimiter(None).await.map(drop),
                 store.copy(&block, &Path::from("other")).await,

@@ -308,12 +308,18 @@ fn a_block_whose_meta_is_missing_or_impossible_is_damaged() {
     meta.max_time = i64::MAX;
     std::fs::write(&file, serde_json::to_vec(&meta).unwrap()).unwrap();
     let error = TsdbMeta::read(&written.folder).unwrap_err();
-    assert!(error.is_damage() && error.to_string().contains("which none does"), "{error}");
+    assert!(
+        error.is_damage() && error.to_string().contains("which none does"),
+        "{error}"
+    );
     std::fs::remove_file(&file).unwrap();
     let found = blocks_below(folder.path()).unwrap();
     assert_eq!(found, std::slice::from_ref(&written.folder), "not passed over");
     let error = TsdbMeta::read(&found[0]).unwrap_err();
-    assert!(error.is_damage() && error.to_string().contains("it is missing"), "{error}");
+    assert!(
+        error.is_damage() && error.to_string().contains("it is missing"),
+        "{error}"
+    );
 }
 
 #[test]
