@@ -48,6 +48,14 @@ impl Place {
             check_folder(&place.data_dir)?;
             return Self::start(place, bucket(place)?, stop).await;
         }
+        let folder = place.data_dir.join("bucket");
+        if place.object_store.is_none() && !folder.is_dir() {
+            // Not to be made: the nodes have theirs.
+            bail!(
+                "the cluster's bucket is not {}: name it in --storage.object-store, as its nodes do",
+                folder.display()
+            );
+        }
         let bucket = bucket(place)?;
         let clock: Arc<dyn Clock> = SystemClock::shared();
         let metrics = CallMetrics::register(&prometheus::Registry::new())?;

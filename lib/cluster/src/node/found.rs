@@ -30,6 +30,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const ADOPTED_BYTES: usize = 512 << 10;
 /// One that waits says so this often.
 const SAY_AGAIN: Duration = Duration::from_secs(15);
+/// A cluster that starts needs less.
+const ASK_AFTER_S: u64 = 30;
 
 impl Starting {
     /// The identity in the folder, or a founder's new one; none for a node that has to join.
@@ -488,7 +490,15 @@ impl Starting {
                         if said.is_none_or(|said| now.saturating_sub(said) >= SAY_AGAIN) {
                             let waited_s = now.saturating_sub(began).as_secs();
                             let peers = self.options.others().join(",");
-                            tracing::info!(%error, peers, waited_s, "waiting for the metadata group");
+                            if waited_s < ASK_AFTER_S {
+                                tracing::info!(%error, peers, waited_s, "waiting for the metadata group");
+                            } else {
+                                tracing::warn!(
+                                    %error, peers, waited_s,
+                                    "waiting for the metadata group: do most of its ingesters run, and are these their \
+                                     --cluster.listen-address?"
+                                );
+                            }
                             said = Some(now);
                         }
                         last = Some(error);
