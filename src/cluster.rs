@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Between two looks at something that goes on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Answers mostly come at once.
+const SAY_AFTER: Duration = Duration::from_secs(5);
 
 /// Runs the command; 1 where it could not be done.
 #[must_use]
@@ -181,7 +183,17 @@ impl Server<'_> {
         for (name, value) in pairs {
             url.query_pairs_mut().append_pair(name, value);
         }
-        let answer = self.client.request(method, url.clone()).send().await;
+        let mut asking = std::pin::pin!(self.client.request(method, url.clone()).send());
+        let answer = match tokio::time::timeout(SAY_AFTER, &mut asking).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                eprintln!(
+                    "{} has not answered yet: without most voters of the metadata group nothing can be changed (gnomon cluster status)",
+                    shown_url(self.url)
+                );
+                asking.await
+            }
+        };
         let answer = answer.with_context(|| format!("{} cannot be asked", shown_url(self.url)))?;
         let status = answer.status();
         let body = answer.text().await.context("the answer ended early")?;

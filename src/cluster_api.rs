@@ -16,7 +16,7 @@ use gnomon_cluster::meta::{CannotForget, CannotReshard, Reshard, call_off, forge
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::meta_command::Command;
-use gnomon_proto::v1::{GroupStatus, MetaState, SetDraining, SetReplication, SetShardReplicas, ShardReplicas};
+use gnomon_proto::v1::{GroupStatus, MetaState, Node, SetDraining, SetReplication, SetShardReplicas, ShardReplicas};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -338,10 +338,15 @@ impl ClusterApi {
     /// What each ingester says of its groups.
     async fn groups(&self, state: &MetaState) -> Seen {
         let now_ms = self.clock.now().0;
-        let ingesters = state.nodes.iter().filter(|node| {
-            let is_live = node.incarnation > 0 && node.lease_until_ms >= now_ms;
-            is_live && node.roles.iter().any(|role| role == "ingester")
-        });
+        let has_lease = |node: &&Node| node.lease_until_ms >= now_ms;
+        let is_ingester = |node: &&Node| node.incarnation > 0 && node.roles.iter().any(|role| role == "ingester");
+        // Without a majority of the metadata group nobody has one: who is there is found by asking all then.
+        let none_has = !state.nodes.iter().filter(is_ingester).any(|node| has_lease(&node));
+        let ingesters = state
+            .nodes
+            .iter()
+            .filter(is_ingester)
+            .filter(|node| none_has || has_lease(node));
         let ask = |id: u64| async move {
             let told = async { self.directory.groups(NodeId(id))?.groups().await };
             let told = tokio::time::timeout(TELL_WITHIN, told).await;
