@@ -187,3 +187,51 @@ pub(super) fn jobs(state: &MetaState, now_ms: i64) -> Value {
     };
     json!({"jobs": state.jobs.iter().map(job).collect::<Vec<_>>()})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(leader: u64, voters: &[u64], applied: u64) -> GroupStatus {
+        GroupStatus {
+            group: 1,
+            term: 3,
+            leader,
+            committed: 50,
+            applied,
+            voters: voters.to_vec(),
+            ..GroupStatus::default()
+        }
+    }
+
+    #[test]
+    fn only_what_the_leader_counts_is_behind() {
+        let state = MetaState::default();
+        // Node 4 was removed while it was away.
+        let members = BTreeMap::from([
+            (1, told(1, &[1, 2, 3], 50)),
+            (2, told(1, &[1, 2, 3], 48)),
+            (4, told(1, &[1, 2, 4], 7)),
+        ]);
+        let seen = Seen::from([(1, members.clone())]);
+        let shown = group(&state, GroupId(1), &[1, 2, 3], &seen);
+        assert_eq!(shown["committed"], 50);
+        let of = |shown: &Value, at: usize, name: &str| shown["members"][at][name].clone();
+        assert_eq!(
+            (of(&shown, 1, "role"), of(&shown, 1, "behind")),
+            (json!("follower"), json!(2))
+        );
+        assert_eq!(
+            (of(&shown, 2, "role"), of(&shown, 2, "behind")),
+            (json!("removed"), Value::Null)
+        );
+        // The leader does not answer: nobody knows how far it is.
+        let without = members.into_iter().filter(|(node, _)| *node != 1).collect();
+        let shown = group(&state, GroupId(1), &[1, 2, 3], &Seen::from([(1, without)]));
+        assert_eq!(shown["leader"], 1);
+        assert_eq!(
+            (&shown["committed"], of(&shown, 0, "behind")),
+            (&Value::Null, Value::Null)
+        );
+    }
+}
