@@ -8,8 +8,8 @@ use gnomon_cluster::router::MetricInfo;
 use gnomon_model::{LabelsRef, TenantId};
 use std::collections::HashMap;
 
-/// Replicas in one request; a sender has one.
-const MAX_REPLICAS: usize = 64;
+/// Replicas in one request: a sender has one, a relay those of all its senders.
+const MAX_REPLICAS: usize = 1024;
 /// Of a series that is of no pair.
 const NONE: u32 = u32::MAX;
 

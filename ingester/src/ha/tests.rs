@@ -466,9 +466,9 @@ async fn pairs_are_limited_and_the_answer_says_so() {
             &[],
         )
     };
-    let (status, text) = rig.post((0..65).map(many).collect()).await;
+    let (status, text) = rig.post((0..1025).map(many).collect()).await;
     assert!(
-        status == 400 && text.contains("more than 64 replicas"),
+        status == 400 && text.contains("more than 1024 replicas"),
         "{status} {text}"
     );
 }

@@ -1,5 +1,6 @@
 //! Taking a request's body.
 
+use super::memory::{Memory, NoMemory, SetAside};
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode, header};
 use futures::StreamExt;
@@ -8,33 +9,55 @@ use std::time::Duration;
 /// Of a body that is refused for its length, this much is read.
 const MOST_DRAINED: usize = 256 << 20;
 
-/// The body as it was sent.
+/// Room that is made before anything has come.
+const FIRST_BYTES: usize = 64 << 10;
+
+/// The body as it was sent, for which as much memory is set aside as comes.
 ///
 /// # Errors
-/// The status and the words for a body that is too long, too slow or cut short.
-pub(crate) async fn read(request: Request<Body>, most: usize, limit: Duration) -> Result<Bytes, (StatusCode, String)> {
+/// The status and the words for a body that is too long, too slow or cut short, or that there is no memory for now.
+pub(crate) async fn read(
+    request: Request<Body>,
+    most: usize,
+    limit: Duration,
+    memory: &Memory,
+) -> Result<(Bytes, SetAside), (StatusCode, String)> {
     let too_slow = |_| {
         let text = format!("the body did not arrive within {} s", limit.as_secs_f64());
         (StatusCode::SERVICE_UNAVAILABLE, text)
     };
-    tokio::time::timeout(limit, read_all(request, most))
-        .await
-        .map_err(too_slow)?
-        .map_err(|text| (StatusCode::BAD_REQUEST, text))
+    let read = tokio::time::timeout(limit, read_all(request, most, memory));
+    read.await.map_err(too_slow)?.map_err(|bad| match bad {
+        Bad::Body(text) => (StatusCode::BAD_REQUEST, text),
+        Bad::Memory(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    })
 }
 
-async fn read_all(request: Request<Body>, most: usize) -> Result<Bytes, String> {
+enum Bad {
+    Body(String),
+    Memory(NoMemory),
+}
+
+async fn read_all(request: Request<Body>, most: usize, memory: &Memory) -> Result<(Bytes, SetAside), Bad> {
     let too_long = || format!("the body has more than {most} bytes");
     let declared = request.headers().get(header::CONTENT_LENGTH);
     let declared = declared.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > most) {
         drain(request.into_body()).await;
-        return Err(too_long());
+        return Err(Bad::Body(too_long()));
     }
-    axum::body::to_bytes(request.into_body(), most).await.map_err(|error| {
-        let is_too_long = std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
-        if is_too_long { too_long() } else { error.to_string() }
-    })
+    let mut set_aside = memory.set_aside(0).map_err(Bad::Memory)?;
+    let mut chunks = request.into_body().into_data_stream();
+    let mut body = Vec::with_capacity(declared.unwrap_or(0).min(FIRST_BYTES));
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| Bad::Body(error.to_string()))?;
+        if body.len() + chunk.len() > most {
+            return Err(Bad::Body(too_long()));
+        }
+        set_aside.merge(memory.set_aside(chunk.len()).map_err(Bad::Memory)?);
+        body.extend_from_slice(&chunk);
+    }
+    Ok((body.into(), set_aside))
 }
 
 /// Reads what is sent and drops it, so that a sender which writes its whole request before it reads gets the answer;

@@ -2,9 +2,11 @@
 
 pub(crate) mod body;
 mod labels;
+mod memory;
 mod rows;
 
 pub(crate) use labels::{NO_LABELS, put_canonical};
+pub(crate) use memory::{Memory, NoMemory, SetAside, reading};
 pub(crate) use rows::Rows;
 
 use crate::ha::{HaError, HaOptions, HaTracker};
@@ -22,7 +24,15 @@ pub struct Intake {
     pub(crate) seed: u64,
     /// How long a request may wait for its shards.
     pub(crate) timeout: Duration,
+    /// For requests of remote write, over HTTP and gRPC.
+    pub(crate) memory: Memory,
 }
+
+/// Of all requests of remote write that are in flight: as sent, as read, and what is noted of their series.
+const MOST_BYTES: usize = 512 << 20;
+
+/// What is noted of a series while its request is written: where it is, who it is, and where it goes.
+const BYTES_OF_SERIES: usize = 128;
 
 impl Intake {
     #[must_use]
@@ -38,7 +48,13 @@ impl Intake {
             ha,
             seed: rand::random(),
             timeout,
+            memory: Memory::new(MOST_BYTES),
         })
+    }
+
+    /// For what is noted of a request's series.
+    pub(crate) fn set_aside_for(&self, series: usize) -> Result<SetAside, NotWritten> {
+        Ok(self.memory.set_aside(series.saturating_mul(BYTES_OF_SERIES))?)
     }
 
     pub(crate) fn ha_options(&self) -> Option<&HaOptions> {
@@ -90,6 +106,15 @@ pub(crate) enum NotWritten {
     /// Send it again.
     #[error("{0}")]
     Retry(String),
+}
+
+impl From<NoMemory> for NotWritten {
+    fn from(error: NoMemory) -> Self {
+        match error {
+            NoMemory::Now(_) => Self::Retry(error.to_string()),
+            NoMemory::Ever(_) => Self::Malformed(error.to_string()),
+        }
+    }
 }
 
 impl From<HaError> for NotWritten {

@@ -25,7 +25,7 @@ pub use names::Strategy;
 pub use settings::OtlpSettings;
 
 use crate::ha::{HaTracker, Replicas, Verdicts};
-use crate::intake::{Intake, NotWritten, Rows, body};
+use crate::intake::{Intake, Memory, NotWritten, Rows, SetAside, body, reading};
 use crate::metrics::OtlpMetrics;
 use crate::remote_write::refusals;
 use crate::remote_write::scan::BadBody;
@@ -37,12 +37,12 @@ use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use axum::routing::post;
 use convert::{Rules, convert};
 use converted::{Converted, Item};
-use gnomon_cluster::router::MetricInfo;
+use gnomon_cluster::router::{MetricInfo, RouterBatch};
 use gnomon_model::{Clock, LabelsRef, TenantId};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// The path that exporters are given, with `/v1/metrics` behind it.
@@ -106,9 +106,11 @@ pub struct Otlp {
     metrics: OtlpMetrics,
     clock: Arc<dyn Clock>,
     permits: Semaphore,
-    /// In KiB.
-    memory: Arc<Semaphore>,
+    memory: Memory,
 }
+
+/// Metrics are compressed to a thirtieth, or less well.
+const LIKELY_RATIO: usize = 32;
 
 /// Of a request that was taken, in part at least: points that never will be, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,7 +135,7 @@ impl Otlp {
             metrics: metrics.otlp.clone(),
             clock,
             permits: Semaphore::new(options.max_requests),
-            memory: Arc::new(Semaphore::new(options.max_total_bytes >> 10)),
+            memory: Memory::new(options.max_total_bytes),
             options,
         })
     }
@@ -174,7 +176,8 @@ impl Otlp {
     async fn receive(&self, request: Request<Body>, encoding: Encoding) -> Result<Exported, Failure> {
         let compressed = is_gzip(request.headers())?;
         let _permit = self.permits.try_acquire().map_err(|_| self.too_busy())?;
-        let sent = body::read(request, self.options.max_compressed_bytes, self.options.body_timeout)
+        let (most, limit) = (self.options.max_compressed_bytes, self.options.body_timeout);
+        let (sent, _sent) = body::read(request, most, limit, &self.memory)
             .await
             .map_err(|(status, text)| Failure::new(status, text))?;
         let most = self.options.max_body_bytes;
@@ -182,12 +185,12 @@ impl Otlp {
         // The most it can be is set aside before it is made.
         let _memory = self.set_aside(if compressed { most } else { 2 * sent.len() })?;
         let body = match compressed {
-            true => gunzip(&sent, most).map_err(bad)?,
+            true => reading(sent.len().saturating_mul(LIKELY_RATIO), || gunzip(&sent, most)).map_err(bad)?,
             false => sent.into(),
         };
         let body = match encoding {
             Encoding::Protobuf => body,
-            Encoding::Json => json::to_protobuf(&body, most).map_err(|e| bad(e.to_string()))?,
+            Encoding::Json => reading(body.len(), || json::to_protobuf(&body, most)).map_err(|e| bad(e.to_string()))?,
         };
         self.export(&body).await
     }
@@ -197,15 +200,9 @@ impl Otlp {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, text)
     }
 
-    fn set_aside(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
-        let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        self.memory.clone().try_acquire_many_owned(kib).map_err(|_| {
-            let text = format!(
-                "the requests in flight have as many bytes as they may ({})",
-                self.options.max_total_bytes
-            );
-            Failure::new(StatusCode::SERVICE_UNAVAILABLE, text)
-        })
+    fn set_aside(&self, bytes: usize) -> Result<SetAside, Failure> {
+        let set_aside = self.memory.set_aside(bytes);
+        set_aside.map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
     }
 
     /// The same of a request that came over gRPC.
@@ -234,7 +231,9 @@ impl Otlp {
             lookback_ms: self.options.lookback_ms,
         };
         let bad = |text: String| Failure::new(StatusCode::BAD_REQUEST, text);
-        let mut converted = convert(body, rules, self.options.max_converted_bytes).map_err(|e| bad(e.to_string()))?;
+        let most = self.options.max_converted_bytes;
+        let converted = reading(body.len(), || convert(body, rules, most));
+        let mut converted = converted.map_err(|e| bad(e.to_string()))?;
         let _memory = self.set_aside(converted.weight())?;
         converted.ha = self.intake.ha_options().cloned();
         let outcome = self.write(&converted).await.map_err(|error| match error {
@@ -271,62 +270,69 @@ impl Otlp {
         let tenant = TenantId::anonymous();
         let series = 0..converted.series.len() as u32;
         let identity = |n| xxh3_128_with_seed(converted.labels(n).as_bytes(), self.intake.seed);
-        let identities: Vec<_> = series.map(identity).collect();
+        let size = converted.weight();
+        let identities: Vec<_> = reading(size, || series.map(identity).collect());
         let mut verdicts = match &self.intake.ha {
             Some(tracker) => replicas(converted, tracker)?.judge(tracker, &tenant, false).await?,
             None => Verdicts::default(),
         };
         let mut batch = self.intake.router.batch(&tenant, converted);
-        batch.announce(&identities);
-        let (mut current, mut samples) = (None, 0);
-        for (series, item) in &converted.items {
-            if current != Some(*series) {
-                current = Some(*series);
-                let identity = identities.get(*series as usize).copied().unwrap_or(0);
-                batch.series(identity, *series);
-            }
-            let mut rows = verdicts.rows(*series, &mut batch);
-            match *item {
-                Item::Sample {
-                    timestamp_ms,
-                    start_ms,
-                    value,
-                } => {
-                    rows.since(start_ms);
-                    rows.sample(timestamp_ms, value);
-                    samples += 1;
-                }
-                Item::Histogram {
-                    timestamp_ms,
-                    start_ms,
-                    encoded,
-                } => {
-                    rows.since(start_ms);
-                    rows.histogram(timestamp_ms, converted.encoded(encoded));
-                    samples += 1;
-                }
-                Item::Exemplar {
-                    timestamp_ms,
-                    value,
-                    labels,
-                } => {
-                    let labels = LabelsRef::from_canonical(converted.encoded(labels));
-                    rows.exemplar(timestamp_ms, value, labels);
-                }
-            }
-        }
-        for one in &converted.metadata {
-            batch.metadata(&MetricInfo {
-                metric: &one.metric,
-                kind: one.kind,
-                unit: &one.unit,
-                help: one.help,
-            });
-        }
+        let samples = reading(size, || add_to(&mut batch, converted, &identities, &mut verdicts));
         self.metrics.samples.inc_by(samples);
         self.intake.deduplicated(verdicts.dropped());
         Ok(batch.send(self.intake.timeout).await)
     }
+}
+
+/// Adds what counts; how many samples and histograms it had.
+fn add_to(batch: &mut RouterBatch<'_>, converted: &Converted<'_>, identities: &[u128], verdicts: &mut Verdicts) -> u64 {
+    batch.announce(identities);
+    let (mut current, mut samples) = (None, 0);
+    for (series, item) in &converted.items {
+        if current != Some(*series) {
+            current = Some(*series);
+            let identity = identities.get(*series as usize).copied().unwrap_or(0);
+            batch.series(identity, *series);
+        }
+        let mut rows = verdicts.rows(*series, batch);
+        match *item {
+            Item::Sample {
+                timestamp_ms,
+                start_ms,
+                value,
+            } => {
+                rows.since(start_ms);
+                rows.sample(timestamp_ms, value);
+                samples += 1;
+            }
+            Item::Histogram {
+                timestamp_ms,
+                start_ms,
+                encoded,
+            } => {
+                rows.since(start_ms);
+                rows.histogram(timestamp_ms, converted.encoded(encoded));
+                samples += 1;
+            }
+            Item::Exemplar {
+                timestamp_ms,
+                value,
+                labels,
+            } => {
+                let labels = LabelsRef::from_canonical(converted.encoded(labels));
+                rows.exemplar(timestamp_ms, value, labels);
+            }
+        }
+    }
+    for one in &converted.metadata {
+        batch.metadata(&MetricInfo {
+            metric: &one.metric,
+            kind: one.kind,
+            unit: &one.unit,
+            help: one.help,
+        });
+    }
+    samples
 }
 
 async fn handle(State(receiver): State<Arc<Otlp>>, request: Request<Body>) -> Response<Body> {

@@ -14,7 +14,7 @@ mod version_2_tests;
 pub use contents::Contents;
 pub use scan::BadBody;
 
-use crate::intake::{Intake, NotWritten, body};
+use crate::intake::{Intake, NotWritten, body, reading};
 use crate::metrics::RemoteWriteMetrics;
 pub(crate) use answer::{Answer, reason, refusals, short};
 use axum::body::Body;
@@ -110,12 +110,21 @@ impl RemoteWrite {
             Answer::new(StatusCode::SERVICE_UNAVAILABLE, text)
         })?;
         let most = self.options.max_compressed_bytes;
-        let compressed = body::read(request, most, self.options.body_timeout)
+        let memory = &self.intake.memory;
+        let (compressed, sent) = body::read(request, most, self.options.body_timeout, memory)
             .await
             .map_err(|(status, text)| Answer::new(status, text))?;
         self.metrics.compressed_bytes.inc_by(compressed.len() as u64);
-        let body = decompress(&compressed, self.options.max_body_bytes)?;
-        drop(compressed);
+        let length = decompressed_length(&compressed, self.options.max_body_bytes)?;
+        // What is written of it takes about as much again.
+        let _memory = memory
+            .set_aside(2 * length)
+            .map_err(|error| match NotWritten::from(error) {
+                NotWritten::Malformed(why) => Answer::new(StatusCode::BAD_REQUEST, why),
+                NotWritten::Retry(why) => Answer::new(StatusCode::SERVICE_UNAVAILABLE, why),
+            })?;
+        let body = reading(length, || decompress(&compressed))?;
+        drop((compressed, sent));
         self.metrics.body_bytes.inc_by(body.len() as u64);
         self.write(version, &body).await
     }
@@ -215,9 +224,12 @@ fn check_content_type(content_type: &str) -> Result<Version, String> {
     Ok(Version::One)
 }
 
-/// Allocates no more than `most` bytes, and not more than the compressed bytes can stand for.
-fn decompress(compressed: &[u8], most: usize) -> Result<Vec<u8>, Answer> {
-    let bad = |text: &str| Answer::new(StatusCode::BAD_REQUEST, text);
+fn bad(text: &str) -> Answer {
+    Answer::new(StatusCode::BAD_REQUEST, text)
+}
+
+/// No more than `most` bytes, and not more than the compressed bytes can stand for.
+fn decompressed_length(compressed: &[u8], most: usize) -> Result<usize, Answer> {
     let length = snap::raw::decompress_len(compressed).map_err(|_| bad("snappy: corrupt input"))?;
     // A length that cannot be true is told from one that is too large.
     if length > compressed.len().saturating_mul(MOST_COMPRESSION) {
@@ -228,6 +240,10 @@ fn decompress(compressed: &[u8], most: usize) -> Result<Vec<u8>, Answer> {
             "the body has {length} bytes decompressed: at most {most} are taken"
         )));
     }
+    Ok(length)
+}
+
+fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Answer> {
     snap::raw::Decoder::new()
         .decompress_vec(compressed)
         .map_err(|_| bad("snappy: corrupt input"))

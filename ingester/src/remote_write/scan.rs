@@ -167,6 +167,8 @@ impl Outline {
                     let length = fields.bytes(field, value)?.len();
                     let span = ((end - length) as u32, end as u32);
                     match field {
+                        // One of two bytes, of which nothing is to be written.
+                        1 if length == 0 => {}
                         1 => outline.series.push(span),
                         _ => outline.metadata.push(span),
                     }

@@ -3,7 +3,7 @@
 use super::labels::{self, BodyLabels};
 use super::scan::{self, BadBody, Fields, Outline};
 use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
-use crate::intake::{Intake, NotWritten, Rows, Written};
+use crate::intake::{Intake, NotWritten, Rows, Written, reading};
 use gnomon_cluster::router::{MetricInfo, RouterBatch, WriteOutcome};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
 
@@ -71,11 +71,13 @@ fn malformed(error: BadBody) -> NotWritten {
 
 /// Writes a decompressed body: nothing of it where it is malformed.
 pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Result<Written, NotWritten> {
-    let outline = Outline::of(body).map_err(malformed)?;
-    let series = Series::of(intake, body, &outline).map_err(malformed)?;
+    let size = body.len();
+    let outline = reading(size, || Outline::of(body)).map_err(malformed)?;
+    let _memory = intake.set_aside_for(outline.series.len() + outline.metadata.len())?;
+    let series = reading(size, || Series::of(intake, body, &outline)).map_err(malformed)?;
     let mut verdicts = match &intake.ha {
         Some(tracker) => {
-            let replicas = replicas(&series, tracker.options())?;
+            let replicas = reading(size, || replicas(&series, tracker.options()))?;
             replicas.judge(tracker, tenant, true).await?
         }
         None => Verdicts::default(),
@@ -89,13 +91,14 @@ pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Re
     }
     verdicts.begin_own();
     let mut batch = intake.router.batch(tenant, &series.labels);
-    series
-        .add_to(&mut batch, &mut verdicts, &mut written)
-        .map_err(malformed)?;
-    for (start, end) in &outline.metadata {
-        let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
-        add_metadata(&mut batch, bytes).map_err(malformed)?;
-    }
+    reading(size, || {
+        series.add_to(&mut batch, &mut verdicts, &mut written)?;
+        outline.metadata.iter().try_for_each(|(start, end)| {
+            let bytes = body.get(*start as usize..*end as usize).unwrap_or(&[]);
+            add_metadata(&mut batch, bytes)
+        })
+    })
+    .map_err(malformed)?;
     written.deduplicated = verdicts.dropped();
     intake.deduplicated(written.deduplicated);
     if let Some(tracker) = &intake.ha {
@@ -111,6 +114,7 @@ pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<Wr
         return Ok(WriteOutcome::default());
     };
     let outline = Outline::of(body).map_err(malformed)?;
+    let _memory = intake.set_aside_for(outline.series.len())?;
     let series = Series::of(intake, body, &outline).map_err(malformed)?;
     let mut verdicts = replicas(&series, ha)?.only_fills(&fill.stand_by, fill.window);
     series.fill(intake, &fill.stand_by.tenant, &mut verdicts).await

@@ -6,7 +6,7 @@ use super::labels::what_is_wrong;
 use super::scan::{self, BadBody, Fields, Span, Value};
 use super::version_1::kind_name;
 use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
-use crate::intake::{Intake, NO_LABELS, NotWritten, Rows, Written, put_canonical};
+use crate::intake::{Intake, NO_LABELS, NotWritten, Rows, Written, put_canonical, reading};
 use gnomon_cluster::router::{LabelSource, MetricInfo, RouterBatch, WriteOutcome};
 use gnomon_model::labels::{get_uvarint, put_uvarint};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
@@ -311,7 +311,7 @@ pub(super) fn first_bad(body: &[u8]) -> Option<String> {
 
 /// Writes a decompressed body: nothing of it where it is malformed.
 pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Result<Written, NotWritten> {
-    let request = Request::of(body).map_err(|error| NotWritten::Malformed(error.to_string()))?;
+    let request = reading(body.len(), || Request::of(body)).map_err(malformed)?;
     write_request(intake, tenant, request).await
 }
 
@@ -322,10 +322,12 @@ pub(crate) async fn write_request(
     mut request: Request<'_>,
 ) -> Result<Written, NotWritten> {
     let ha = intake.ha.clone();
-    let identities = identities(&request, intake.seed)?;
+    let size = request.body.len();
+    let _memory = intake.set_aside_for(request.series.len())?;
+    let identities = reading(size, || identities(&request, intake.seed))?;
     let mut verdicts = match &ha {
         Some(tracker) => {
-            let replicas = request.replicas(tracker.options())?;
+            let replicas = reading(size, || request.replicas(tracker.options()))?;
             replicas.judge(tracker, tenant, true).await?
         }
         None => Verdicts::default(),
@@ -340,11 +342,13 @@ pub(crate) async fn write_request(
     }
     verdicts.begin_own();
     let mut batch = intake.router.batch(tenant, &request);
-    add_series(&request, &identities, &mut batch, &mut verdicts, &mut written)?;
-    let mut last: &[u8] = &[];
-    for number in 0..request.series_count() {
-        request.add_metadata(number, &mut batch, &mut last).map_err(malformed)?;
-    }
+    reading(size, || {
+        add_series(&request, &identities, &mut batch, &mut verdicts, &mut written)?;
+        let mut last: &[u8] = &[];
+        (0..request.series_count())
+            .try_for_each(|number| request.add_metadata(number, &mut batch, &mut last))
+            .map_err(malformed)
+    })?;
     written.deduplicated = verdicts.dropped();
     intake.deduplicated(written.deduplicated);
     if let Some(tracker) = &ha {
@@ -360,6 +364,7 @@ pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<Wr
         return Ok(WriteOutcome::default());
     };
     let mut request = Request::of(body).map_err(malformed)?;
+    let _memory = intake.set_aside_for(request.series.len())?;
     let identities = identities(&request, intake.seed)?;
     let mut verdicts = request.replicas(ha)?.only_fills(&fill.stand_by, fill.window);
     request.ha = Some(ha);
