@@ -45,7 +45,7 @@ impl Contents {
     /// # Errors
     /// The words with which the receiver refuses it.
     pub fn of_version_2(compressed: &[u8], most: usize) -> Result<Self, String> {
-        let body = super::decompress(compressed, most).map_err(|answer| answer.text)?;
+        let body = super::decompress_at_most(compressed, most).map_err(|answer| answer.text)?;
         let request = version_2::Request::of(&body).map_err(|e| e.to_string())?;
         let mut contents = Self::default();
         let mut canonical = Vec::new();
@@ -68,7 +68,7 @@ impl Contents {
     /// # Errors
     /// The words with which the receiver refuses it.
     pub fn of(compressed: &[u8], most: usize) -> Result<Self, String> {
-        let body = super::decompress(compressed, most).map_err(|answer| answer.text)?;
+        let body = super::decompress_at_most(compressed, most).map_err(|answer| answer.text)?;
         let outline = Outline::of(&body).map_err(|e| e.to_string())?;
         let source = BodyLabels {
             body: &body,

@@ -243,6 +243,11 @@ fn decompressed_length(compressed: &[u8], most: usize) -> Result<usize, Answer> 
     Ok(length)
 }
 
+fn decompress_at_most(compressed: &[u8], most: usize) -> Result<Vec<u8>, Answer> {
+    decompressed_length(compressed, most)?;
+    decompress(compressed)
+}
+
 fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Answer> {
     snap::raw::Decoder::new()
         .decompress_vec(compressed)
