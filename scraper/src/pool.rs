@@ -142,11 +142,11 @@ impl Pool {
         });
         for (id, target) in mine {
             let spec = LoopSpec {
+                forced_error: forced_error.clone().or_else(|| target.error.clone()),
                 target,
                 options: Arc::clone(&self.options),
                 term: who.term(),
                 is_shared: who.are_several(),
-                forced_error: forced_error.clone(),
                 until_ms: None,
             };
             match self.loops.get(&id) {

@@ -7,6 +7,7 @@ use gnomon_model::labels::Quoted;
 use gnomon_model::relabel;
 use gnomon_model::{Labels, LabelsBuilder, TargetId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 use url::form_urlencoded;
@@ -30,7 +31,10 @@ pub(crate) struct Target {
     pub discovered: Labels,
     /// Those that its series get.
     pub labels: Labels,
+    /// Of nobody where the address is none: see `error`.
     pub url: Url,
+    /// Why it cannot be asked: each scrape fails with it.
+    pub error: Option<Arc<str>>,
     /// The URL as it is shown: with the address as it was given (a [`Url`] leaves out a port that is the scheme's own).
     pub shown_url: String,
     pub interval: Duration,
@@ -120,17 +124,29 @@ fn resolve(config: &ScrapeConfig, discovered: Labels) -> Result<Found, String> {
     if labels.get("instance").is_empty() {
         labels.set("instance", &address);
     }
-    let url = url_of(config, &labels)?;
-    let query = url.query().map(|q| format!("?{q}")).unwrap_or_default();
-    let shown_url = format!("{}://{address}{}{query}", url.scheme(), url.path());
+    let (url, shown_url, error) = match url_of(config, &labels) {
+        Ok(url) => {
+            let query = url.query().map(|q| format!("?{q}")).unwrap_or_default();
+            let shown_url = format!("{}://{address}{}{query}", url.scheme(), url.path());
+            (url, shown_url, None)
+        }
+        // A typo is a target that is down, and pages whoever is paged then.
+        Err(why) => {
+            let shown_url = format!("{}://{address}{}", labels.get(SCHEME), labels.get(METRICS_PATH));
+            let error = format!("Get {}: {why}", Quoted(&shown_url));
+            let nobody = Url::parse("http://invalid./").map_err(|e| e.to_string())?;
+            (nobody, shown_url, Some(error.into()))
+        }
+    };
     labels.retain(|name, _| !name.starts_with(RESERVED_PREFIX));
     let labels = labels.build();
     Ok(Found::Active(Box::new(Target {
-        id: identify(&config.job_name, &labels, &url),
+        id: identify(&config.job_name, &labels, if error.is_some() { &shown_url } else { url.as_str() }),
         pool: config.job_name.clone(),
         discovered,
         labels,
         url,
+        error,
         shown_url,
         interval,
         timeout,
@@ -164,6 +180,10 @@ fn url_of(config: &ScrapeConfig, labels: &LabelsBuilder) -> Result<Url, String> 
     if !matches!(scheme, "http" | "https") {
         return Err(format!("unsupported protocol scheme {}", Quoted(scheme)));
     }
+    // They would end the address, and what follows would be asked, or sent as a password.
+    if address.contains(['#', '?', '@', '\\']) || address.contains(char::is_whitespace) {
+        return Err(format!("{} is not a valid address: host:port is", Quoted(address)));
+    }
     let path = labels.get(METRICS_PATH);
     let slash = if path.starts_with('/') { "" } else { "/" };
     // Everything that is not the path's own is escaped: a `?` in a path is a part of it.
@@ -183,9 +203,9 @@ fn url_of(config: &ScrapeConfig, labels: &LabelsBuilder) -> Result<Url, String> 
 }
 
 /// Two paths of one host are two targets; so is one URL under two label sets.
-fn identify(job: &str, labels: &Labels, url: &Url) -> TargetId {
-    let mut bytes = Vec::with_capacity(labels.as_bytes().len() + job.len() + url.as_str().len() + 16);
-    for part in [job.as_bytes(), labels.as_bytes(), url.as_str().as_bytes()] {
+fn identify(job: &str, labels: &Labels, url: &str) -> TargetId {
+    let mut bytes = Vec::with_capacity(labels.as_bytes().len() + job.len() + url.len() + 16);
+    for part in [job.as_bytes(), labels.as_bytes(), url.as_bytes()] {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
         bytes.extend_from_slice(part);
     }

@@ -234,6 +234,10 @@ impl<'a> Loader<'a> {
             for other in &config.unsupported_discovery {
                 self.note_once(other.section, path, other.mark.line, LATER);
             }
+            if config.convert_classic_histograms_to_nhcb {
+                let why = "classic histograms are stored as the series that they are, and native ones as native";
+                self.note_once("convert_classic_histograms_to_nhcb", path, at.mark().line, why);
+            }
             self.scrape_configs.push(Arc::new(config));
         }
         Ok(())

@@ -4,7 +4,9 @@ use super::files::Files;
 use super::{ClientError, HttpClient};
 use crate::config::http::{Auth, HttpClientConfig, OAuth2};
 use crate::config::{SecretSource, TextSource};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use crate::scrape::AGENT;
+use reqwest::StatusCode;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
@@ -36,6 +38,31 @@ struct TokenAnswer {
 }
 
 impl TokenAnswer {
+    /// As JSON, or as a form, in which servers answered before there was the standard.
+    fn of(body: &[u8]) -> Result<Self, String> {
+        let bad = match serde_json::from_slice(body) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error.to_string(),
+        };
+        let mut answer = Self {
+            access_token: String::new(),
+            token_type: String::new(),
+            expires_in: None,
+        };
+        for (name, value) in url::form_urlencoded::parse(body) {
+            match &*name {
+                "access_token" => answer.access_token = value.into_owned(),
+                "token_type" => answer.token_type = value.into_owned(),
+                "expires_in" => answer.expires_in = Some(serde_json::Value::String(value.into_owned())),
+                _ => {}
+            }
+        }
+        match answer.access_token.is_empty() {
+            true => Err(bad),
+            false => Ok(answer),
+        }
+    }
+
     /// None where it does not say, or says 0.
     fn lasts(&self) -> Option<Duration> {
         let seconds = match self.expires_in.as_ref()? {
@@ -171,30 +198,65 @@ fn token_form(oauth: &OAuth2) -> String {
     form.finish()
 }
 
+/// A token's answer is no longer, by far.
+const MOST_TOKEN_BYTES: usize = 1 << 20;
+/// Characters of a server's answer in an error.
+const MOST_SAID: usize = 500;
+
+/// # Errors
+/// Where it ends early, or is longer than an answer may be.
+async fn bounded(mut answer: reqwest::Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|e| super::error::innermost(&e))? {
+        if body.len() + chunk.len() > MOST_TOKEN_BYTES {
+            return Err(format!("the answer has more than {MOST_TOKEN_BYTES} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
 /// The client-credentials grant (RFC 6749, section 4.4.2).
 async fn fetch_token(client: &reqwest::Client, oauth: &OAuth2, password: &str) -> Result<Token, ClientError> {
     let failed = |reason: String| ClientError(format!("oauth2: cannot fetch token from {}: {reason}", oauth.token_url));
-    let form = token_form(oauth);
     let form_encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-    let answer = client
-        .post(&oauth.token_url)
-        .header(
-            AUTHORIZATION,
-            basic_header(&form_encoded(&oauth.client_id), &form_encoded(password))?,
-        )
-        .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(form)
-        .send()
-        .await
-        .map_err(|e| failed(super::error::innermost(&e)))?;
-    if !answer.status().is_success() {
-        return Err(failed(answer.status().to_string()));
+    let basic = basic_header(&form_encoded(&oauth.client_id), &form_encoded(password))?;
+    let ask = async |basic: Option<&HeaderValue>, form: String| {
+        let request = client
+            .post(&oauth.token_url)
+            .header(USER_AGENT, AGENT)
+            .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form);
+        let request = match basic {
+            Some(basic) => request.header(AUTHORIZATION, basic),
+            None => request,
+        };
+        let answer = request.send().await.map_err(|e| failed(super::error::innermost(&e)))?;
+        let status = answer.status();
+        let body = bounded(answer).await.map_err(failed)?;
+        Ok((status, body))
+    };
+    let (mut status, mut body) = ask(Some(&basic), token_form(oauth)).await?;
+    if matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) {
+        // Some servers look for who asks in the form only (section 2.3.1).
+        let mut form = url::form_urlencoded::Serializer::new(token_form(oauth));
+        form.append_pair("client_id", &oauth.client_id)
+            .append_pair("client_secret", password);
+        let (again, answer) = ask(None, form.finish()).await?;
+        if again.is_success() {
+            (status, body) = (again, answer);
+        }
     }
-    let body = answer.bytes().await.map_err(|e| failed(super::error::innermost(&e)))?;
-    let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|e| failed(e.to_string()))?;
+    if !status.is_success() {
+        let said: String = String::from_utf8_lossy(&body).chars().take(MOST_SAID).collect();
+        return Err(failed(format!("{status}: {}", said.trim())));
+    }
+    let answer = TokenAnswer::of(&body).map_err(failed)?;
     let lasts = answer.lasts();
     let scheme = match answer.token_type.to_ascii_lowercase().as_str() {
         "" | "bearer" => "Bearer".to_owned(),
+        "mac" => "MAC".to_owned(),
+        "basic" => "Basic".to_owned(),
         _ => answer.token_type,
     };
     Ok(Token {
@@ -226,6 +288,8 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     #[test]
     fn base64_is_that_of_the_rfc() {
@@ -238,5 +302,65 @@ mod tests {
         ] {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
+    }
+
+    /// An authorization server that gives `answer` what each request has said, one connection each.
+    async fn server(answer: impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut said = Vec::new();
+                // Each request ends with its form, whose last field is known.
+                while !String::from_utf8_lossy(&said).contains("end=1") {
+                    if stream.read_buf(&mut said).await.unwrap_or(0) == 0 {
+                        break;
+                    }
+                }
+                let (status, body) = answer(&String::from_utf8_lossy(&said));
+                let head = format!("HTTP/1.1 {status} Said\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.write_all(&body).await;
+            }
+        });
+        url
+    }
+
+    async fn fetched(answer: impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static) -> Result<String, String> {
+        let oauth = OAuth2 {
+            client_id: "me".to_owned(),
+            token_url: server(answer).await,
+            endpoint_params: [("end".to_owned(), "1".to_owned())].into_iter().collect(),
+            ..OAuth2::default()
+        };
+        let token = fetch_token(&reqwest::Client::new(), &oauth, "word").await;
+        token
+            .map(|token| token.header.to_str().unwrap().to_owned())
+            .map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn tokens_are_taken_from_servers_of_all_kinds() {
+        let json = |text: &str| (200, format!(r#"{{"access_token":"t",{text}}}"#).into_bytes());
+        assert_eq!(fetched(move |_| json(r#""expires_in":"60""#)).await.unwrap(), "Bearer t");
+        assert_eq!(fetched(move |_| json(r#""token_type":"mac""#)).await.unwrap(), "MAC t");
+        let form = |_: &str| (200, b"access_token=t&token_type=bearer&expires_in=60".to_vec());
+        assert_eq!(fetched(form).await.unwrap(), "Bearer t");
+        let in_the_form = move |said: &str| match said.contains("client_secret=word") {
+            true => json(r#""token_type":"Bearer""#),
+            false => (401, b"{}".to_vec()),
+        };
+        assert_eq!(fetched(in_the_form).await.unwrap(), "Bearer t");
+        let names_itself = |said: &str| match said.to_ascii_lowercase().contains("user-agent: gnomon/") {
+            true => (200, b"access_token=t".to_vec()),
+            false => (400, Vec::new()),
+        };
+        assert_eq!(fetched(names_itself).await.unwrap(), "Bearer t");
+        let error = fetched(|_| (400, br#"{"error":"invalid_grant"}"#.to_vec())).await.unwrap_err();
+        assert!(error.contains("400") && error.contains("invalid_grant"), "{error}");
+        let error = fetched(|_| (200, vec![b'a'; MOST_TOKEN_BYTES + 1])).await.unwrap_err();
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
+        let error = fetched(|_| (200, b"{}".to_vec())).await.unwrap_err();
+        assert!(error.contains("access_token"), "{error}");
     }
 }

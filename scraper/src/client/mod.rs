@@ -341,7 +341,9 @@ fn with_proxy(builder: reqwest::ClientBuilder, config: &ProxyConfig) -> Result<r
     let mut proxy = reqwest::Proxy::all(url.clone())
         .map_err(|e| ClientError(format!("proxy_url {url}: {}", error::innermost(&e))))?;
     if let Some(hosts) = &config.no_proxy {
-        proxy = proxy.no_proxy(reqwest::NoProxy::from_string(hosts));
+        // As Go's: this machine itself is never asked through a proxy then.
+        let hosts = format!("{hosts},localhost,127.0.0.0/8,::1");
+        proxy = proxy.no_proxy(reqwest::NoProxy::from_string(&hosts));
     }
     let mut headers = HeaderMap::new();
     for (name, values) in &config.connect_headers {

@@ -51,7 +51,7 @@ pub struct Authorization {
 }
 
 /// The client-credentials grant (RFC 6749, section 4.4).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OAuth2 {
     pub client_id: String,
     pub client_secret: Option<SecretSource>,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
 
 /// How scrapes name themselves.
-pub(super) const AGENT: &str = concat!("gnomon/", env!("CARGO_PKG_VERSION"));
+pub(crate) const AGENT: &str = concat!("gnomon/", env!("CARGO_PKG_VERSION"));
 
 /// A whole answer.
 pub(super) struct Fetched {

@@ -15,6 +15,7 @@ mod sink;
 mod timing;
 mod worker;
 
+pub(crate) use fetch::AGENT;
 pub(crate) use metadata::Metadata;
 pub(crate) use run::{LoopSpec, PoolOptions, ScrapeEnv, ScrapeLoop};
 pub use sink::TickSink;

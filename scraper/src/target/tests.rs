@@ -80,7 +80,6 @@ fn bad_targets_say_why() {
             &[("__scrape_timeout__", "20s")],
             r#"scrape timeout cannot be greater than scrape interval ("20s" > "15s")"#,
         ),
-        (&[("__scheme__", "ftp")], "unsupported protocol scheme"),
     ] {
         let error = one(&config, labels).unwrap_err();
         assert!(error.reason.contains(reason), "{error}");
@@ -92,7 +91,25 @@ fn bad_targets_say_why() {
         bad.to_string(),
         r#"instance 0 in group 0: "http://host" is not a valid hostname"#
     );
-    assert!(targets_of(&config, &group(&["a b"], &[])).remove(0).is_err());
+}
+
+#[test]
+fn an_address_that_cannot_be_asked_is_a_target_that_is_down() {
+    let config = config("node");
+    let addresses = ["a b", "a:99999", "a:x", ":80", "[::1", "::1:80", "a:80#f", "a:80?q", "u:p@a:80", "a\\b"];
+    let mut ids = std::collections::HashSet::new();
+    for address in addresses {
+        let target = active(targets_of(&config, &group(&[address], &[])).remove(0));
+        let error = target.error.expect("an error");
+        assert!(error.starts_with("Get \"http://") && error.contains("is not a valid address"), "{error}");
+        assert_eq!(target.labels.get("instance"), Some(address));
+        assert!(target.shown_url.contains(address), "{}", target.shown_url);
+        ids.insert(target.id);
+    }
+    assert_eq!(ids.len(), addresses.len());
+    let error = active(one(&config, &[("__scheme__", "ftp")])).error.expect("an error");
+    assert!(error.contains("unsupported protocol scheme \"ftp\""), "{error}");
+    assert_eq!(active(one(&config, &[])).error, None);
 }
 
 #[test]
