@@ -235,6 +235,12 @@ fn what_has_no_effect_is_reported_once_a_kind() {
         .map(|u| (u.section.as_str(), u.line))
         .collect();
     assert_eq!(notes, [("dns_sd_configs", 6), ("remote_write", 1)]);
+    let text = "scrape_configs:\n- job_name: a\n- job_name: b\n  convert_classic_histograms_to_nhcb: true\n";
+    let noted = parsed(text).unwrap().unsupported;
+    assert_eq!(
+        (noted.len(), noted[0].section.as_str(), noted[0].line),
+        (1, "convert_classic_histograms_to_nhcb", 3)
+    );
     let error = config.require_supported().expect_err("strict").to_string();
     assert!(
         error.starts_with("/etc/p/prometheus.yml:6: dns_sd_configs is not supported yet"),
