@@ -15,6 +15,8 @@ const CLOCKS_DIFFER_MS: i64 = 1_000;
 const MOST_AHEAD_MS: i64 = CLOCK_MAY_BE_OFF_MS + CLOCKS_DIFFER_MS;
 /// How late a scrape may begin and still have the time of its tick.
 const TOLERANCE_MS: i64 = 2;
+/// Nor is one whose target has just come from another scraper later than this.
+const LATE_MS: i64 = 1_000;
 /// How much later than a lease after its death a scraper's targets may be others': that its lease is over is looked for every
 /// 100 ms, decided, and heard of.
 const HEARD_MS: i64 = 200;
@@ -328,7 +330,10 @@ impl<'a> Account<'a> {
             let Some(answer) = answer.filter(|answer| f64::from(answer.value) == value) else {
                 return Err(format!("{name}: {value} at {at_ms} is no answer of it"));
             };
-            if (answer.asked_ms - at_ms).abs() > TOLERANCE_MS {
+            // A scraper that has just got the target gives a scrape the time of its tick.
+            let late_ms = answer.asked_ms - at_ms;
+            let is_of_tick = account.tick_of(at_ms) == at_ms && (0..LATE_MS).contains(&late_ms);
+            if late_ms.abs() > TOLERANCE_MS && !is_of_tick {
                 return Err(format!("{name}: {answer:?} stands at {at_ms}"));
             }
             if let Some(other_ms) = times.insert(answer.value, at_ms) {
