@@ -124,24 +124,28 @@ fn resolve(config: &ScrapeConfig, discovered: Labels) -> Result<Found, String> {
     if labels.get("instance").is_empty() {
         labels.set("instance", &address);
     }
-    let (url, shown_url, error) = match url_of(config, &labels) {
+    let (told_by, url, shown_url, error) = match url_of(config, &labels) {
         Ok(url) => {
             let query = url.query().map(|q| format!("?{q}")).unwrap_or_default();
             let shown_url = format!("{}://{address}{}{query}", url.scheme(), url.path());
-            (url, shown_url, None)
+            (url.to_string(), url, shown_url, None)
         }
         // A typo is a target that is down, and pages whoever is paged then.
         Err(why) => {
             let shown_url = format!("{}://{address}{}", labels.get(SCHEME), labels.get(METRICS_PATH));
             let error = format!("Get {}: {why}", Quoted(&shown_url));
+            let params = labels.iter().filter(|(name, _)| name.starts_with(PARAM_PREFIX));
+            let told_by = params.fold(shown_url.clone(), |told, (name, value)| {
+                format!("{told}\n{name}={value}")
+            });
             let nobody = Url::parse("http://invalid./").map_err(|e| e.to_string())?;
-            (nobody, shown_url, Some(error.into()))
+            (told_by, nobody, shown_url, Some(error.into()))
         }
     };
     labels.retain(|name, _| !name.starts_with(RESERVED_PREFIX));
     let labels = labels.build();
     Ok(Found::Active(Box::new(Target {
-        id: identify(&config.job_name, &labels, if error.is_some() { &shown_url } else { url.as_str() }),
+        id: identify(&config.job_name, &labels, &told_by),
         pool: config.job_name.clone(),
         discovered,
         labels,

@@ -9,8 +9,8 @@ use std::time::Duration;
 /// Of a body that is refused for its length, this much is read.
 const MOST_DRAINED: usize = 256 << 20;
 
-/// Room that is made before anything has come.
-const FIRST_BYTES: usize = 64 << 10;
+/// Set aside at a time; room for a body, before anything of it has come.
+const AT_A_TIME: usize = 16 << 10;
 
 /// The body as it was sent, for which as much memory is set aside as comes.
 ///
@@ -47,14 +47,19 @@ async fn read_all(request: Request<Body>, most: usize, memory: &Memory) -> Resul
         return Err(Bad::Body(too_long()));
     }
     let mut set_aside = memory.set_aside(0).map_err(Bad::Memory)?;
+    let mut held = 0;
     let mut chunks = request.into_body().into_data_stream();
-    let mut body = Vec::with_capacity(declared.unwrap_or(0).min(FIRST_BYTES));
+    let mut body = Vec::with_capacity(declared.unwrap_or(0).min(AT_A_TIME));
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| Bad::Body(error.to_string()))?;
         if body.len() + chunk.len() > most {
             return Err(Bad::Body(too_long()));
         }
-        set_aside.merge(memory.set_aside(chunk.len()).map_err(Bad::Memory)?);
+        if body.len() + chunk.len() > held {
+            let more = chunk.len().max(AT_A_TIME);
+            set_aside.merge(memory.set_aside(more).map_err(Bad::Memory)?);
+            held += more;
+        }
         body.extend_from_slice(&chunk);
     }
     Ok((body.into(), set_aside))

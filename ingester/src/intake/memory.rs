@@ -40,7 +40,12 @@ impl Memory {
     }
 
     pub(crate) fn set_aside(&self, bytes: usize) -> Result<SetAside, NoMemory> {
-        if bytes > self.most_bytes {
+        self.set_aside_besides(0, bytes)
+    }
+
+    /// For a request that has so much already.
+    pub(crate) fn set_aside_besides(&self, held: usize, bytes: usize) -> Result<SetAside, NoMemory> {
+        if held.saturating_add(bytes) > self.most_bytes {
             return Err(NoMemory::Ever(self.most_bytes));
         }
         let pieces = u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX);
@@ -72,6 +77,8 @@ mod tests {
         assert_eq!(memory.set_aside((10 << 10) + 1).unwrap_err(), NoMemory::Ever(10 << 10));
         let second = memory.set_aside(4 << 10).unwrap();
         drop((first, second));
+        let never = memory.set_aside_besides(8 << 10, 3 << 10).unwrap_err();
+        assert_eq!(never, NoMemory::Ever(10 << 10), "both are the same request's");
         assert!(memory.set_aside(10 << 10).is_ok());
     }
 

@@ -31,6 +31,9 @@ pub struct Intake {
 /// Of all requests of remote write that are in flight: as sent, as read, and what is noted of their series.
 const MOST_BYTES: usize = 512 << 20;
 
+/// A body, and what is written of it, which takes about as much again.
+pub(crate) const TIMES_BODY: usize = 2;
+
 /// What is noted of a series while its request is written: where it is, who it is, and where it goes.
 const BYTES_OF_SERIES: usize = 128;
 
@@ -52,9 +55,10 @@ impl Intake {
         })
     }
 
-    /// For what is noted of a request's series.
-    pub(crate) fn set_aside_for(&self, series: usize) -> Result<SetAside, NotWritten> {
-        Ok(self.memory.set_aside(series.saturating_mul(BYTES_OF_SERIES))?)
+    /// For what is noted of the series of a request, which has a body of so many bytes.
+    pub(crate) fn set_aside_for(&self, series: usize, body_bytes: usize) -> Result<SetAside, NotWritten> {
+        let bytes = series.saturating_mul(BYTES_OF_SERIES);
+        Ok(self.memory.set_aside_besides(TIMES_BODY * body_bytes, bytes)?)
     }
 
     pub(crate) fn ha_options(&self) -> Option<&HaOptions> {

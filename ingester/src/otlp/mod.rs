@@ -25,7 +25,7 @@ pub use names::Strategy;
 pub use settings::OtlpSettings;
 
 use crate::ha::{HaTracker, Replicas, Verdicts};
-use crate::intake::{Intake, Memory, NotWritten, Rows, SetAside, body, reading};
+use crate::intake::{Intake, Memory, NoMemory, NotWritten, Rows, SetAside, body, reading};
 use crate::metrics::OtlpMetrics;
 use crate::remote_write::refusals;
 use crate::remote_write::scan::BadBody;
@@ -202,7 +202,13 @@ impl Otlp {
 
     fn set_aside(&self, bytes: usize) -> Result<SetAside, Failure> {
         let set_aside = self.memory.set_aside(bytes);
-        set_aside.map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+        set_aside.map_err(|error| {
+            let status = match error {
+                NoMemory::Now(_) => StatusCode::SERVICE_UNAVAILABLE,
+                NoMemory::Ever(_) => StatusCode::BAD_REQUEST,
+            };
+            Failure::new(status, error.to_string())
+        })
     }
 
     /// The same of a request that came over gRPC.

@@ -14,7 +14,7 @@ mod version_2_tests;
 pub use contents::Contents;
 pub use scan::BadBody;
 
-use crate::intake::{Intake, NotWritten, body, reading};
+use crate::intake::{Intake, NotWritten, TIMES_BODY, body, reading};
 use crate::metrics::RemoteWriteMetrics;
 pub(crate) use answer::{Answer, reason, refusals, short};
 use axum::body::Body;

@@ -73,7 +73,7 @@ fn malformed(error: BadBody) -> NotWritten {
 pub(crate) async fn write(intake: &Intake, tenant: &TenantId, body: &[u8]) -> Result<Written, NotWritten> {
     let size = body.len();
     let outline = reading(size, || Outline::of(body)).map_err(malformed)?;
-    let _memory = intake.set_aside_for(outline.series.len() + outline.metadata.len())?;
+    let _memory = intake.set_aside_for(outline.series.len() + outline.metadata.len(), size)?;
     let series = reading(size, || Series::of(intake, body, &outline)).map_err(malformed)?;
     let mut verdicts = match &intake.ha {
         Some(tracker) => {
@@ -114,7 +114,7 @@ pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<Wr
         return Ok(WriteOutcome::default());
     };
     let outline = Outline::of(body).map_err(malformed)?;
-    let _memory = intake.set_aside_for(outline.series.len())?;
+    let _memory = intake.set_aside_for(outline.series.len(), body.len())?;
     let series = Series::of(intake, body, &outline).map_err(malformed)?;
     let mut verdicts = replicas(&series, ha)?.only_fills(&fill.stand_by, fill.window);
     series.fill(intake, &fill.stand_by.tenant, &mut verdicts).await

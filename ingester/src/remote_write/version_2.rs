@@ -323,7 +323,7 @@ pub(crate) async fn write_request(
 ) -> Result<Written, NotWritten> {
     let ha = intake.ha.clone();
     let size = request.body.len();
-    let _memory = intake.set_aside_for(request.series.len())?;
+    let _memory = intake.set_aside_for(request.series.len(), size)?;
     let identities = reading(size, || identities(&request, intake.seed))?;
     let mut verdicts = match &ha {
         Some(tracker) => {
@@ -364,7 +364,7 @@ pub(crate) async fn fill(intake: &Intake, fill: &Fill, body: &[u8]) -> Result<Wr
         return Ok(WriteOutcome::default());
     };
     let mut request = Request::of(body).map_err(malformed)?;
-    let _memory = intake.set_aside_for(request.series.len())?;
+    let _memory = intake.set_aside_for(request.series.len(), body.len())?;
     let identities = identities(&request, intake.seed)?;
     let mut verdicts = request.replicas(ha)?.only_fills(&fill.stand_by, fill.window);
     request.ha = Some(ha);

@@ -214,7 +214,10 @@ impl NodeHandle {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.end_lease().await;
+        // Where it is over the lease may be another process' by now, of the same life.
+        if self.over.borrow().is_none() {
+            self.end_lease().await;
+        }
         if let Some(ingester) = &self.ingester {
             ingester.host.shutdown().await;
         }
@@ -357,6 +360,9 @@ impl Starting {
         }
         let mut identity = identity.ok_or(NodeError::Stopped)?;
         options.channel.membership.learn(identity.cluster_id);
+        if client.is_none() {
+            self.refuse_copy_early(&identity).await?;
+        }
         identity.incarnation += 1;
         file.write(&identity)?;
         let (states, meta_watch) = watch::channel(Arc::<MetaState>::default());
@@ -371,7 +377,14 @@ impl Starting {
             Some(client) => client,
             None => self.meta_client(self.voting_replica(ingester.as_ref(), &identity).await?)?,
         };
-        self.enter(&client, &identity).await?;
+        if let Err(error) = self.enter(&client, &identity).await {
+            if matches!(error, NodeError::Copied { .. }) {
+                // This start does not count, or one of the next would seem to be the newest.
+                identity.incarnation -= 1;
+                file.write(&identity)?;
+            }
+            return Err(error);
+        }
         if identity.founding {
             identity.founding = false;
             file.write(&identity)?;

@@ -8,6 +8,7 @@ use crate::scrape::AGENT;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use serde::Deserialize;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
@@ -17,6 +18,8 @@ pub(super) struct Authenticator {
     token: Mutex<Option<Token>>,
     /// Who asks the authorization server, which has a `tls_config` and a `proxy_url` of its own.
     asks: OnceCell<Box<HttpClient>>,
+    /// Whether that server looks for who asks in the form rather than in a header, once it is known.
+    in_form: OnceLock<bool>,
     files: Files,
 }
 
@@ -89,6 +92,7 @@ impl Authenticator {
             auth: config.auth.clone(),
             token: Mutex::new(None),
             asks: OnceCell::new(),
+            in_form: OnceLock::new(),
             files,
         }
     }
@@ -175,7 +179,7 @@ impl Authenticator {
         let password = self
             .secret(oauth.client_secret.as_ref(), "oauth2 client secret")
             .await?;
-        let token = fetch_token(&self.asks(oauth).await?, oauth, &password).await?;
+        let token = fetch_token(&self.asks(oauth).await?, oauth, &password, &self.in_form).await?;
         let header = token.header.clone();
         *kept = Some(token);
         Ok(header)
@@ -217,7 +221,12 @@ async fn bounded(mut answer: reqwest::Response) -> Result<Vec<u8>, String> {
 }
 
 /// The client-credentials grant (RFC 6749, section 4.4.2).
-async fn fetch_token(client: &reqwest::Client, oauth: &OAuth2, password: &str) -> Result<Token, ClientError> {
+async fn fetch_token(
+    client: &reqwest::Client,
+    oauth: &OAuth2,
+    password: &str,
+    in_form: &OnceLock<bool>,
+) -> Result<Token, ClientError> {
     let failed = |reason: String| ClientError(format!("oauth2: cannot fetch token from {}: {reason}", oauth.token_url));
     let form_encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let basic = basic_header(&form_encoded(&oauth.client_id), &form_encoded(password))?;
@@ -236,16 +245,27 @@ async fn fetch_token(client: &reqwest::Client, oauth: &OAuth2, password: &str) -
         let body = bounded(answer).await.map_err(failed)?;
         Ok((status, body))
     };
-    let (mut status, mut body) = ask(Some(&basic), token_form(oauth)).await?;
-    if matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) {
-        // Some servers look for who asks in the form only (section 2.3.1).
+    let with_secret = || {
         let mut form = url::form_urlencoded::Serializer::new(token_form(oauth));
-        form.append_pair("client_id", &oauth.client_id)
-            .append_pair("client_secret", password);
-        let (again, answer) = ask(None, form.finish()).await?;
+        form.append_pair("client_id", &oauth.client_id);
+        form.append_pair("client_secret", password);
+        form.finish()
+    };
+    let known = in_form.get().copied();
+    let (mut status, mut body) = match known {
+        Some(true) => ask(None, with_secret()).await?,
+        _ => ask(Some(&basic), token_form(oauth)).await?,
+    };
+    let mut is_in_form = known.unwrap_or(false);
+    if known.is_none() && matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) {
+        // Some servers look for who asks in the form only (section 2.3.1).
+        let (again, answer) = ask(None, with_secret()).await?;
         if again.is_success() {
-            (status, body) = (again, answer);
+            (status, body, is_in_form) = (again, answer, true);
         }
+    }
+    if status.is_success() {
+        in_form.get_or_init(|| is_in_form);
     }
     if !status.is_success() {
         let said: String = String::from_utf8_lossy(&body).chars().take(MOST_SAID).collect();
@@ -333,7 +353,11 @@ mod tests {
             endpoint_params: [("end".to_owned(), "1".to_owned())].into_iter().collect(),
             ..OAuth2::default()
         };
-        let token = fetch_token(&reqwest::Client::new(), &oauth, "word").await;
+        let in_form = OnceLock::new();
+        fetch_token(&reqwest::Client::new(), &oauth, "word", &in_form)
+            .await
+            .ok();
+        let token = fetch_token(&reqwest::Client::new(), &oauth, "word", &in_form).await;
         token
             .map(|token| token.header.to_str().unwrap().to_owned())
             .map_err(|error| error.to_string())
@@ -342,7 +366,10 @@ mod tests {
     #[tokio::test]
     async fn tokens_are_taken_from_servers_of_all_kinds() {
         let json = |text: &str| (200, format!(r#"{{"access_token":"t",{text}}}"#).into_bytes());
-        assert_eq!(fetched(move |_| json(r#""expires_in":"60""#)).await.unwrap(), "Bearer t");
+        assert_eq!(
+            fetched(move |_| json(r#""expires_in":"60""#)).await.unwrap(),
+            "Bearer t"
+        );
         assert_eq!(fetched(move |_| json(r#""token_type":"mac""#)).await.unwrap(), "MAC t");
         let form = |_: &str| (200, b"access_token=t&token_type=bearer&expires_in=60".to_vec());
         assert_eq!(fetched(form).await.unwrap(), "Bearer t");
@@ -356,7 +383,9 @@ mod tests {
             false => (400, Vec::new()),
         };
         assert_eq!(fetched(names_itself).await.unwrap(), "Bearer t");
-        let error = fetched(|_| (400, br#"{"error":"invalid_grant"}"#.to_vec())).await.unwrap_err();
+        let error = fetched(|_| (400, br#"{"error":"invalid_grant"}"#.to_vec()))
+            .await
+            .unwrap_err();
         assert!(error.contains("400") && error.contains("invalid_grant"), "{error}");
         let error = fetched(|_| (200, vec![b'a'; MOST_TOKEN_BYTES + 1])).await.unwrap_err();
         assert!(error.contains("more than 1048576 bytes"), "{error}");

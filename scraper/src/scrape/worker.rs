@@ -325,12 +325,12 @@ impl Worker {
             }
             Err(e) if e.may_succeed_later() => {
                 self.env.metrics.pushes_failed.inc();
-                debug!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape held back");
+                debug!(scrape_pool = %spec.target.pool, target = %spec.target.shown_url, error = %e, "scrape held back");
                 self.env.buffer.hold(&tick);
             }
             Err(e) => {
                 self.env.metrics.pushes_failed.inc();
-                warn!(scrape_pool = %spec.target.pool, target = %spec.target.url, error = %e, "scrape not stored");
+                warn!(scrape_pool = %spec.target.pool, target = %spec.target.shown_url, error = %e, "scrape not stored");
                 self.give_up(spec, &tick, 0, Why::Refused);
             }
         }
@@ -390,7 +390,7 @@ impl Worker {
             self.give_up(spec, tick, there, Why::Clock);
         } else if !outcome.taken {
             metrics.ticks_refused.inc();
-            debug!(target = %spec.target.url, term = spec.term, "scrape refused: the target has another owner");
+            debug!(target = %spec.target.shown_url, term = spec.term, "scrape refused: the target has another owner");
         }
         for refused in &outcome.refused {
             metrics
@@ -404,7 +404,7 @@ impl Worker {
                 _ => {}
             }
         }
-        let (pool, target) = (&spec.target.pool, &spec.target.url);
+        let (pool, target) = (&spec.target.pool, &spec.target.shown_url);
         match self.refusals.lock().note(&outcome.refused, self.env.clock.monotonic()) {
             Some(Say::Refused(said)) => {
                 let Said {
@@ -429,10 +429,10 @@ impl Worker {
         metrics.scrape_seconds.observe(duration.as_secs_f64());
         metrics.duplicate_timestamp.inc_by(outcome.counts.duplicates);
         if outcome.counts.duplicates > 0 {
-            debug!(target = %spec.target.url, count = outcome.counts.duplicates, "duplicate samples dropped");
+            debug!(target = %spec.target.shown_url, count = outcome.counts.duplicates, "duplicate samples dropped");
         }
         if let Some(error) = &outcome.error {
-            debug!(scrape_pool = %spec.target.pool, target = %spec.target.url, error, "scrape failed");
+            debug!(scrape_pool = %spec.target.pool, target = %spec.target.shown_url, error, "scrape failed");
             log_failure(spec, at_ms, error);
         }
         self.state.note(at_ms, duration, outcome.error.as_deref());
@@ -482,7 +482,7 @@ impl Worker {
     pub(super) fn leave_out(&self, spec: &LoopSpec, tick_ms: i64) {
         self.env.metrics.ticks_skipped.inc();
         self.count_skipped(tick_ms, spec.target.interval);
-        let (pool, target) = (&spec.target.pool, &spec.target.url);
+        let (pool, target) = (&spec.target.pool, &spec.target.shown_url);
         debug!(scrape_pool = %pool, %target, tick_ms, "scrape left out: this process stood still when it was due");
     }
 

@@ -96,17 +96,24 @@ fn bad_targets_say_why() {
 #[test]
 fn an_address_that_cannot_be_asked_is_a_target_that_is_down() {
     let config = config("node");
-    let addresses = ["a b", "a:99999", "a:x", ":80", "[::1", "::1:80", "a:80#f", "a:80?q", "u:p@a:80", "a\\b"];
+    let addresses = [
+        "a b", "a:99999", "a:x", ":80", "[::1", "::1:80", "a:80#f", "a:80?q", "u:p@a:80", "a\\b",
+    ];
     let mut ids = std::collections::HashSet::new();
     for address in addresses {
         let target = active(targets_of(&config, &group(&[address], &[])).remove(0));
         let error = target.error.expect("an error");
-        assert!(error.starts_with("Get \"http://") && error.contains("is not a valid address"), "{error}");
+        assert!(
+            error.starts_with("Get \"http://") && error.contains("is not a valid address"),
+            "{error}"
+        );
         assert_eq!(target.labels.get("instance"), Some(address));
         assert!(target.shown_url.contains(address), "{}", target.shown_url);
         ids.insert(target.id);
     }
     assert_eq!(ids.len(), addresses.len());
+    let probe = |of| active(targets_of(&config, &group(&["a:x"], &[("__param_target", of)])).remove(0)).id;
+    assert_ne!(probe("one"), probe("other"));
     let error = active(one(&config, &[("__scheme__", "ftp")])).error.expect("an error");
     assert!(error.contains("unsupported protocol scheme \"ftp\""), "{error}");
     assert_eq!(active(one(&config, &[])).error, None);

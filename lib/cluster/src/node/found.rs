@@ -30,6 +30,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const ADOPTED_BYTES: usize = 512 << 10;
 /// One that waits says so this often.
 const SAY_AGAIN: Duration = Duration::from_secs(15);
+/// A cluster that runs answers in so much.
+const ANSWER_SOON: Duration = Duration::from_secs(1);
 /// A cluster that starts needs less.
 const ASK_AFTER_S: u64 = 30;
 
@@ -133,8 +135,8 @@ impl Starting {
         let mark = tokio::time::timeout(MARK_PATIENCE, read_mark(bucket)).await;
         let found = match mark {
             Ok(Ok(Some(mark))) => mark,
-            // It ended before it could.
-            Ok(Ok(None)) if identity.founding => put_mark(bucket, &self.mark_of(identity)).await?,
+            // Its folder is a default that nothing is put into.
+            Ok(Ok(None)) if !options.uses_bucket() => return Ok(identity.generation),
             Ok(Ok(None)) => {
                 let mark = serde_json::to_string(&self.mark_of(identity));
                 return Err(NodeError::Unmarked {
@@ -280,18 +282,39 @@ impl Starting {
             }
             self.note_shards(&state);
         }
-        let known = state.nodes.iter().find(|node| node.id == identity.node_id.0);
-        if let Some(known) = known.filter(|known| known.incarnation >= identity.incarnation) {
-            // Each start is counted in the folder before the cluster hears of it.
-            return Err(NodeError::Copied {
-                folder: self.options.data_folder.display().to_string(),
-                node: identity.node_id,
-                address: known.address.clone(),
-            });
-        }
+        self.refuse_copy(&state, identity.node_id, identity.incarnation)?;
         let registration = self.registration(identity.node_id, identity.incarnation);
         self.propose(client, registration).await?;
         Ok(())
+    }
+
+    /// # Errors
+    /// Where the cluster knows of a start with the identity that this folder has not counted: each is counted in the folder
+    /// before the cluster hears of it. `life` is this one.
+    fn refuse_copy(&self, state: &MetaState, node: NodeId, life: u64) -> Result<(), NodeError> {
+        let known = state.nodes.iter().find(|known| known.id == node.0);
+        match known.filter(|known| known.incarnation >= life) {
+            None => Ok(()),
+            Some(known) => Err(NodeError::Copied {
+                folder: self.options.data_folder.display().to_string(),
+                node,
+                address: known.address.clone(),
+            }),
+        }
+    }
+
+    /// The same before anything that the folder has takes part in the cluster, where somebody answers soon.
+    pub(super) async fn refuse_copy_early(&self, identity: &NodeIdentity) -> Result<(), NodeError> {
+        if self.options.others().is_empty() {
+            return Ok(());
+        }
+        let asked = self.meta_client(None)?;
+        match tokio::time::timeout(ANSWER_SOON, asked.read()).await {
+            Ok(Ok(state)) if state.cluster_id == identity.cluster_id.to_string() => {
+                self.refuse_copy(&state, identity.node_id, identity.incarnation + 1)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes over the catalogue that an earlier cluster, or a snapshot of one, left in the bucket.

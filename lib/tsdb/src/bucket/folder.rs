@@ -20,6 +20,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// As many objects at a time, as the store itself does.
+const DELETED_AT_ONCE: usize = 10;
+
 /// The mark that was there is not there any more.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -126,17 +129,26 @@ impl ObjectStore for Folder {
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let (store, mark) = (Arc::clone(&self.store), Arc::clone(&self.mark));
-        let one = move |location: Path| {
+        let one = move |location: Result<Path>| {
             let (store, mark) = (Arc::clone(&store), Arc::clone(&mark));
             async move {
+                let location = location?;
+                let is_mark = location.as_ref() == CLUSTER_MARKER;
                 let delete = async {
                     let mut deleted = store.delete_stream(futures::stream::iter([Ok(location.clone())]).boxed());
                     deleted.try_next().await.map(|_| location)
                 };
+                if is_mark {
+                    // Nobody's from then on.
+                    mark.check().await?;
+                    let deleted = delete.await?;
+                    mark.was_there.store(false, Ordering::Relaxed);
+                    return Ok(deleted);
+                }
                 mark.around(delete).await
             }
         };
-        locations.and_then(one).boxed()
+        locations.map(one).buffered(DELETED_AT_ONCE).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

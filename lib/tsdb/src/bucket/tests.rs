@@ -492,6 +492,18 @@ async fn a_folder_that_is_gone_is_not_begun_anew() {
     }
 }
 
+#[tokio::test]
+async fn a_mark_that_is_deleted_is_not_missed() {
+    let place = tempfile::tempdir().unwrap();
+    let bucket = Bucket::folder(place.path()).unwrap();
+    let mark = Path::from(CLUSTER_MARKER);
+    bucket.create(&mark, Bytes::from_static(b"me")).await.unwrap();
+    delete_object(bucket.store().as_ref(), &mark).await.unwrap();
+    delete_object(bucket.store().as_ref(), &mark).await.unwrap();
+    let another = bucket.create(&mark, Bytes::from_static(b"other")).await;
+    assert_eq!(another.unwrap(), Created::New);
+}
+
 /// An upload that was begun before: what it publishes may be below the mount point.
 #[tokio::test]
 async fn an_upload_into_a_folder_that_goes_meanwhile_fails() {
