@@ -116,9 +116,8 @@ impl RemoteWrite {
             .map_err(|(status, text)| Answer::new(status, text))?;
         self.metrics.compressed_bytes.inc_by(compressed.len() as u64);
         let length = decompressed_length(&compressed, self.options.max_body_bytes)?;
-        // What is written of it takes about as much again.
         let _memory = memory
-            .set_aside(2 * length)
+            .set_aside(TIMES_BODY * length)
             .map_err(|error| match NotWritten::from(error) {
                 NotWritten::Malformed(why) => Answer::new(StatusCode::BAD_REQUEST, why),
                 NotWritten::Retry(why) => Answer::new(StatusCode::SERVICE_UNAVAILABLE, why),
