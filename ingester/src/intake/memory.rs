@@ -20,6 +20,12 @@ pub(crate) struct Memory {
 /// It is given back when this is dropped.
 pub(crate) type SetAside = OwnedSemaphorePermit;
 
+/// Gives back what is set aside beyond so many bytes.
+pub(crate) fn keep(set_aside: &mut SetAside, bytes: usize) {
+    let surplus = set_aside.num_permits().saturating_sub(bytes.div_ceil(PIECE));
+    drop(set_aside.split(surplus));
+}
+
 /// Why none is set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoMemory {
@@ -77,6 +83,11 @@ mod tests {
         assert_eq!(memory.set_aside((10 << 10) + 1).unwrap_err(), NoMemory::Ever(10 << 10));
         let second = memory.set_aside(4 << 10).unwrap();
         drop((first, second));
+        let mut much = memory.set_aside(8 << 10).unwrap();
+        keep(&mut much, 1 << 10);
+        assert!(memory.set_aside(9 << 10).is_ok());
+        keep(&mut much, 4 << 10);
+        assert_eq!(much.num_permits(), 1, "no more than there was");
         let never = memory.set_aside_besides(8 << 10, 3 << 10).unwrap_err();
         assert_eq!(never, NoMemory::Ever(10 << 10), "both are the same request's");
         assert!(memory.set_aside(10 << 10).is_ok());

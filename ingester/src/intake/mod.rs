@@ -6,7 +6,7 @@ mod memory;
 mod rows;
 
 pub(crate) use labels::{NO_LABELS, put_canonical};
-pub(crate) use memory::{Memory, NoMemory, SetAside, reading};
+pub(crate) use memory::{Memory, NoMemory, SetAside, keep, reading};
 pub(crate) use rows::Rows;
 
 use crate::ha::{HaError, HaOptions, HaTracker};

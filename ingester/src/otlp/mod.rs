@@ -25,7 +25,7 @@ pub use names::Strategy;
 pub use settings::OtlpSettings;
 
 use crate::ha::{HaTracker, Replicas, Verdicts};
-use crate::intake::{Intake, Memory, NoMemory, NotWritten, Rows, SetAside, body, reading};
+use crate::intake::{Intake, Memory, NoMemory, NotWritten, Rows, SetAside, body, keep, reading};
 use crate::metrics::OtlpMetrics;
 use crate::remote_write::refusals;
 use crate::remote_write::scan::BadBody;
@@ -183,7 +183,7 @@ impl Otlp {
         let most = self.options.max_body_bytes;
         let bad = |text: String| Failure::new(StatusCode::BAD_REQUEST, text);
         // The most it can be is set aside before it is made.
-        let _memory = self.set_aside(if compressed { most } else { 2 * sent.len() })?;
+        let mut memory = self.set_aside(if compressed { most } else { 2 * sent.len() })?;
         let body = match compressed {
             true => reading(sent.len().saturating_mul(LIKELY_RATIO), || gunzip(&sent, most)).map_err(bad)?,
             false => sent.into(),
@@ -192,6 +192,8 @@ impl Otlp {
             Encoding::Protobuf => body,
             Encoding::Json => reading(body.len(), || json::to_protobuf(&body, most)).map_err(|e| bad(e.to_string()))?,
         };
+        // Others get what it is not, for as long as shards take.
+        keep(&mut memory, body.len());
         self.export(&body).await
     }
 

@@ -5,7 +5,6 @@ use super::{ClientError, HttpClient};
 use crate::config::http::{Auth, HttpClientConfig, OAuth2};
 use crate::config::{SecretSource, TextSource};
 use crate::scrape::AGENT;
-use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use serde::Deserialize;
 use std::sync::OnceLock;
@@ -43,7 +42,8 @@ struct TokenAnswer {
 impl TokenAnswer {
     /// As JSON, or as a form, in which servers answered before there was the standard.
     fn of(body: &[u8]) -> Result<Self, String> {
-        let bad = match serde_json::from_slice(body) {
+        let bad = match serde_json::from_slice::<Self>(body) {
+            Ok(answer) if answer.access_token.is_empty() => "its access_token is empty".to_owned(),
             Ok(answer) => return Ok(answer),
             Err(error) => error.to_string(),
         };
@@ -69,10 +69,12 @@ impl TokenAnswer {
     /// None where it does not say, or says 0.
     fn lasts(&self) -> Option<Duration> {
         let seconds = match self.expires_in.as_ref()? {
-            serde_json::Value::String(text) => text.parse().ok()?,
-            number => number.as_u64()?,
+            serde_json::Value::String(text) => text.trim().parse().ok()?,
+            number => number.as_f64()?,
         };
-        (seconds > 0).then_some(Duration::from_secs(seconds))
+        Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|lasts| !lasts.is_zero())
     }
 }
 
@@ -257,21 +259,19 @@ async fn fetch_token(
         _ => ask(Some(&basic), token_form(oauth)).await?,
     };
     let mut is_in_form = known.unwrap_or(false);
-    if known.is_none() && matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) {
+    if known.is_none() && !status.is_success() {
         // Some servers look for who asks in the form only (section 2.3.1).
         let (again, answer) = ask(None, with_secret()).await?;
         if again.is_success() {
             (status, body, is_in_form) = (again, answer, true);
         }
     }
-    if status.is_success() {
-        in_form.get_or_init(|| is_in_form);
-    }
     if !status.is_success() {
         let said: String = String::from_utf8_lossy(&body).chars().take(MOST_SAID).collect();
         return Err(failed(format!("{status}: {}", said.trim())));
     }
     let answer = TokenAnswer::of(&body).map_err(failed)?;
+    in_form.get_or_init(|| is_in_form);
     let lasts = answer.lasts();
     let scheme = match answer.token_type.to_ascii_lowercase().as_str() {
         "" | "bearer" => "Bearer".to_owned(),
@@ -389,6 +389,15 @@ mod tests {
         assert!(error.contains("400") && error.contains("invalid_grant"), "{error}");
         let error = fetched(|_| (200, vec![b'a'; MOST_TOKEN_BYTES + 1])).await.unwrap_err();
         assert!(error.contains("more than 1048576 bytes"), "{error}");
+        for (text, seconds) in [("3600", 3600), ("3600.0", 3600), (r#"" 60""#, 60)] {
+            let answer = format!(r#"{{"access_token":"t","expires_in":{text}}}"#);
+            let lasts = TokenAnswer::of(answer.as_bytes()).unwrap().lasts();
+            assert_eq!(lasts, Some(Duration::from_secs(seconds)), "{text}");
+        }
+        let error = fetched(|_| (200, br#"{"access_token":""}"#.to_vec()))
+            .await
+            .unwrap_err();
+        assert!(error.contains("its access_token is empty"), "{error}");
         let error = fetched(|_| (200, b"{}".to_vec())).await.unwrap_err();
         assert!(error.contains("access_token"), "{error}");
     }
