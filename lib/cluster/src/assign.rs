@@ -239,7 +239,8 @@ fn wanted(state: &MetaState, loads: &Loads<'_>) -> usize {
     }
 }
 
-/// Who is to vote in the metadata group: one, three from three ingesters on, five from five on. `now` are those who do.
+/// Who is to vote in the metadata group: one, three from three ingesters on, five from five on. `now` are those who do, whoever
+/// leads first: it stays, or another one would have to judge anew who is gone.
 #[must_use]
 pub fn meta_voters(state: &MetaState, now: &[u64], now_ms: i64, rules: &Rules) -> Vec<u64> {
     let ingesters = ingesters(state, now_ms, rules);

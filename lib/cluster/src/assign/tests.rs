@@ -297,6 +297,11 @@ fn voters_of_the_metadata_group_are_one_three_and_five() {
     // One takes the place of one, and nobody that of the other: three of the four do, as an even number survives no more.
     assert_eq!(meta_voters(&state, &[1, 2, 3, 4, 5], NOW, &Rules::default()), [3, 4, 5]);
     assert_eq!(meta_voters(&state, &[3, 4, 5, 6], NOW, &Rules::default()), [3, 4, 5]);
+    assert_eq!(
+        meta_voters(&state, &[6, 3, 4, 5], NOW, &Rules::default()),
+        [3, 4, 6],
+        "6 leads"
+    );
     // Not while one of them is away: it may be the next that is lost.
     node_mut(&mut state, 6).lease_until_ms = NOW - 1;
     assert_eq!(meta_voters(&state, &[3, 4, 5, 6], NOW, &Rules::default()), [3, 4, 5, 6]);

@@ -59,7 +59,11 @@ fn wish(
         }
         // Before its leader has told there is nothing to begin with.
         None if voters.is_empty() => Vec::new(),
-        None => assign::meta_voters(state, voters, now_ms, rules),
+        None => {
+            let mut now = voters.to_vec();
+            now.sort_by_key(|node| *node != own.0);
+            assign::meta_voters(state, &now, now_ms, rules)
+        }
     };
     // Whoever leads the metadata group may go on.
     if group == GroupId::METADATA && nodes.contains(&own.0) {
