@@ -88,6 +88,7 @@ mod tests {
         assert!(memory.set_aside(9 << 10).is_ok());
         keep(&mut much, 4 << 10);
         assert_eq!(much.num_permits(), 1, "no more than there was");
+        drop(much);
         let never = memory.set_aside_besides(8 << 10, 3 << 10).unwrap_err();
         assert_eq!(never, NoMemory::Ever(10 << 10), "both are the same request's");
         assert!(memory.set_aside(10 << 10).is_ok());
