@@ -58,7 +58,7 @@ pub struct GlobalConfig {
 /// What `storage` asks for; it goes before the flags of the same meaning ([`crate::flags::Settings::retention`]).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StorageConfig {
-    /// How far behind its series' newest sample one may be and is still taken.
+    /// How far behind the newest sample of its shard one may be that is older than its series' newest, and is still taken.
     pub out_of_order_time_window: Option<Duration>,
     pub retention_time: Option<Duration>,
     pub retention_size_bytes: Option<u64>,

@@ -20,12 +20,6 @@ pub(crate) struct Memory {
 /// It is given back when this is dropped.
 pub(crate) type SetAside = OwnedSemaphorePermit;
 
-/// Gives back what is set aside beyond so many bytes.
-pub(crate) fn keep(set_aside: &mut SetAside, bytes: usize) {
-    let surplus = set_aside.num_permits().saturating_sub(bytes.div_ceil(PIECE));
-    drop(set_aside.split(surplus));
-}
-
 /// Why none is set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoMemory {
@@ -58,6 +52,12 @@ impl Memory {
         let set_aside = Arc::clone(&self.pieces).try_acquire_many_owned(pieces);
         set_aside.map_err(|_| NoMemory::Now(self.most_bytes))
     }
+}
+
+/// Gives back what is set aside beyond so many bytes.
+pub(crate) fn keep(set_aside: &mut SetAside, bytes: usize) {
+    let surplus = set_aside.num_permits().saturating_sub(bytes.div_ceil(PIECE));
+    drop(set_aside.split(surplus));
 }
 
 /// Reads a body of so many bytes. Where these are many, the tasks that wait for this thread go on with another one: requests

@@ -24,11 +24,11 @@ pub struct Intake {
     pub(crate) seed: u64,
     /// How long a request may wait for its shards.
     pub(crate) timeout: Duration,
-    /// For requests of remote write, over HTTP and gRPC.
+    /// For requests of remote write over HTTP; of those over gRPC, for what is noted of their series.
     pub(crate) memory: Memory,
 }
 
-/// Of all requests of remote write that are in flight: as sent, as read, and what is noted of their series.
+/// Of all requests of remote write that are in flight: bodies as sent, as read, and what is noted of series.
 const MOST_BYTES: usize = 512 << 20;
 
 /// A body, and what is written of it, which takes about as much again.
