@@ -45,7 +45,7 @@ pub(crate) enum Take {
     Time,
     /// When the counter behind it began, in seconds; 0 where that is not known.
     StartTime,
-    /// Its time in seconds; a histogram is an error.
+    /// The time of a float, in milliseconds; a histogram stays one.
     TimeOfFloat,
 }
 
@@ -161,8 +161,22 @@ impl Exec<'_> {
 
     /// An instant selector: at each step the newest sample that is younger than the lookback and not a stale marker.
     pub(crate) fn select(&self, selector: Selector, take: Take, sink: &mut Sink<'_>) -> Evaluated<()> {
+        self.select_where(selector, take, &|_| true, sink)
+    }
+
+    /// As [`Self::select`], of the series with labels that are wanted.
+    pub(crate) fn select_where(
+        &self,
+        selector: Selector,
+        take: Take,
+        wanted: &dyn Fn(&Labels) -> bool,
+        sink: &mut Sink<'_>,
+    ) -> Evaluated<()> {
         let lookback_ms = self.plan.params.lookback_ms.max(1);
         self.each_series(selector.request, &mut |series| {
+            if !wanted(&series.labels) {
+                return Ok(());
+            }
             let mut held = self.hold(series.samples.len() as u64)?;
             held.add_bytes(series.samples.histogram_bytes())?;
             // A time is that of a sample, not of a point between two.
@@ -170,7 +184,7 @@ impl Exec<'_> {
             let column = if selector.extended == Extended::Smoothed && is_value {
                 self.smoothed(Points::of_series(series), selector, lookback_ms)
             } else {
-                newest(series, selector, lookback_ms, take)?
+                newest(series, selector, lookback_ms, take)
             };
             drop(held);
             self.count_column(&column, selector.grid);
@@ -266,7 +280,7 @@ fn detect_resets(histograms: &mut [Option<Arc<FloatHistogram>>]) {
     }
 }
 
-fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> Evaluated<Column> {
+fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> Column {
     let samples = series.samples;
     let (grid, shift) = (selector.grid, selector.shift);
     let mut column = Column::empty(series.labels, grid.n);
@@ -298,22 +312,22 @@ fn newest(series: Series, selector: Selector, lookback_ms: i64, take: Take) -> E
         if let Some(histogram) = samples.histogram(last) {
             match take {
                 _ if histogram.is_stale() => {}
-                Take::Value => column.set_histogram(i, Arc::clone(histogram)),
+                Take::Value | Take::TimeOfFloat => column.set_histogram(i, Arc::clone(histogram)),
                 Take::Time => column.set_float(i, seconds),
                 Take::StartTime => column.set_float(i, 0.0),
-                Take::TimeOfFloat => return Err(EvalError::execution("info sample should be float")),
             }
         } else if !is_stale_nan(samples.values[last]) {
             let taken = match take {
                 Take::Value => samples.values[last],
-                Take::Time | Take::TimeOfFloat => seconds,
+                Take::Time => seconds,
+                Take::TimeOfFloat => time as f64,
                 Take::StartTime => samples.start_time(last) as f64 / 1000.0,
             };
             column.set_float(i, taken);
         }
     }
     buffers::give_back(samples.timestamps, samples.values);
-    Ok(column)
+    column
 }
 
 /// Takes the newest sample of steps whose lookbacks have as many samples as each other; which steps these are.
@@ -439,7 +453,7 @@ mod tests {
                 labels: Labels::default(),
                 samples: Samples { timestamps: timestamps.clone(), values: samples.clone(), ..Samples::default() },
             };
-            let column = newest(series, selector, lookback, Take::Value).unwrap();
+            let column = newest(series, selector, lookback, Take::Value);
             let found: Vec<Option<u64>> = (0..steps).map(|i| column.float(i).map(f64::to_bits)).collect();
             prop_assert_eq!(found, expected);
         }
