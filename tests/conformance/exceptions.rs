@@ -84,7 +84,12 @@ const ROWS: &[(&str, &str, &str)] = &[
     (
         "one{x=~\"(\"}",
         "error: invalid parameter \"query\": 1:5: parse error: error parsing regexp: missing closing ): `^(?:()$`",
-        "error: invalid parameter \"query\": 1:5: parse error: error parsing regexp: missing closing ): `^(?s:()$`",
+        "error: invalid parameter \"query\": 1:5: parse error: error parsing regexp: missing closing ): `(`",
+    ),
+    (
+        "one{y=~\"\\\\Q\"}",
+        "error: invalid parameter \"query\": 1:5: parse error: error parsing regexp: missing closing ): `^(?:\\Q)$`",
+        "{__name__=\"one\"} 1",
     ),
 ];
 

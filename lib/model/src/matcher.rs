@@ -39,7 +39,7 @@ impl Matcher {
     pub fn new(name: impl Into<String>, op: MatchOp, value: impl Into<String>) -> Result<Self, crate::re2::Error> {
         let (name, value) = (name.into(), value.into());
         let regex = match op {
-            MatchOp::Regex | MatchOp::NotRegex => Some(crate::re2::Regex::anchored(&value)?),
+            MatchOp::Regex | MatchOp::NotRegex => Some(crate::re2::Regex::alone(&value)?),
             MatchOp::Equal | MatchOp::NotEqual => None,
         };
         Ok(Self { name, op, value, regex })

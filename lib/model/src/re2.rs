@@ -34,7 +34,7 @@ pub struct Error {
 
 impl Error {
     /// What Go says of `expression` where it stands between anchors, as `^(?s:expression)$`, which is what Prometheus
-    /// compiles: the part at fault may reach into them.
+    /// compiles, but for matchers: the part at fault may reach into them.
     #[must_use]
     pub fn between_anchors(self, expression: &str) -> Self {
         match parse::parse(&between_anchors(expression)) {
@@ -52,7 +52,7 @@ impl Error {
     }
 }
 
-/// What Prometheus compiles.
+/// What Prometheus compiles, but for matchers.
 fn between_anchors(expression: &str) -> String {
     format!("^(?s:{expression})$")
 }
@@ -141,8 +141,20 @@ impl Regex {
     /// Compiles `^(?s:expression)$`.
     ///
     /// # Errors
-    /// When Go's RE2 would refuse `expression`, or it has more than 1 MiB, or compiles to more than 16 MiB.
+    /// As [`Self::alone`]; also where what is quoted has no end, so that it takes the anchors with it (`\Qa`).
     pub fn anchored(expression: &str) -> Result<Self, Error> {
+        let regex = Self::alone(expression)?;
+        if expression.contains("\\Q") {
+            parse::parse(&between_anchors(expression))?;
+        }
+        Ok(regex)
+    }
+
+    /// Compiles an expression that is read before anchors are put around it, as Prometheus does for matchers.
+    ///
+    /// # Errors
+    /// When Go's RE2 would refuse `expression`, or it has more than 1 MiB, or compiles to more than 16 MiB.
+    pub fn alone(expression: &str) -> Result<Self, Error> {
         if expression.len() > MAX_EXPRESSION_BYTES {
             let begins = &expression[..expression.floor_char_boundary(64)];
             return Err(Error::new("expression too large", &format!("{begins}…")));
@@ -157,10 +169,6 @@ impl Regex {
         }
         check_wanted(expression)?;
         let parsed = parse::parse(expression)?;
-        if expression.contains("\\Q") {
-            // What is quoted and has no end takes the anchors with it.
-            parse::parse(&between_anchors(expression))?;
-        }
         let shape = facts::shape(&parsed.hir);
         let literal_prefix = facts::literal_prefix(&parsed.hir);
         let engine = match shape {

@@ -165,7 +165,7 @@ fn errors_are_those_of_prometheus() {
         ("'\\q'", "1:1: parse error: unknown escape sequence U+0071 'q'"),
         (
             "foo{a=~\"(\"}",
-            "1:5: parse error: error parsing regexp: missing closing ): `^(?s:()$`",
+            "1:5: parse error: error parsing regexp: missing closing ): `(`",
         ),
     ] {
         assert_eq!(error(query), message, "{query}");
@@ -263,6 +263,13 @@ fn selectors_alone() {
     assert_eq!(matchers.len(), 2);
     assert!(parse_selector("sum(up)").is_err());
     assert!(parse_selector("up offset 5m").is_err());
+}
+
+#[test]
+fn what_is_quoted_in_a_matcher_needs_no_end() {
+    let matchers = parse_selector(r#"up{a=~"\\Qx.y"}"#).unwrap();
+    let quoted = matchers.iter().find(|matcher| matcher.name() == "a").unwrap();
+    assert!(quoted.matches("x.y") && !quoted.matches("xzy") && !quoted.matches("x.y)"));
 }
 
 #[test]

@@ -62,6 +62,17 @@ fn nesting_and_size_are_limited() {
 }
 
 #[test]
+fn what_is_quoted_to_the_end_is_an_expression_of_its_own_only() {
+    let alone = Regex::alone(r"\Qx.y").expect("an expression");
+    assert!(alone.is_match("x.y") && !alone.is_match("xzy"));
+    let error = Regex::anchored(r"\Qx.y").expect_err("it takes the anchors with it");
+    assert_eq!(
+        error.to_string(),
+        r"error parsing regexp: missing closing ): `^(?s:\Qx.y)$`"
+    );
+}
+
+#[test]
 fn groups_expand_as_in_go() {
     let host = regex("(?P<host>[^:]+):(?P<port>[0-9]+)(/x)?");
     let captures = host.captures("example:9090").expect("a match");

@@ -127,7 +127,7 @@ impl Parser<'_> {
                 let limit = format_size_bytes(MAX_PATTERN_BYTES as u64);
                 format!("regular expressions too large: together they take more than {limit}, compiled")
             }
-            Err(e) => e.between_anchors(&text).to_string(),
+            Err(e) => e.to_string(),
         };
         self.note(Span::new(label.span.start, value.span.end), message);
         Ok(None)
