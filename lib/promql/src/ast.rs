@@ -108,15 +108,20 @@ pub enum At {
 pub enum DurationExpr {
     Seconds {
         value: f64,
+        /// Written as a duration (`5m`), printed as one.
         duration: bool,
+        span: Span,
     },
     /// `step()`.
-    Step,
+    Step(Span),
     /// `range()`.
-    Range,
+    Range(Span),
+    /// Around a number alone only where it is the base of a power, and negative.
     Paren(Box<DurationExpr>),
     Unary {
         negative: bool,
+        /// The place of the sign.
+        start: usize,
         expr: Box<DurationExpr>,
     },
     Binary {
@@ -128,6 +133,23 @@ pub enum DurationExpr {
     Min(Box<DurationExpr>, Box<DurationExpr>),
     /// `max_of(a, b)`.
     Max(Box<DurationExpr>, Box<DurationExpr>),
+}
+
+impl DurationExpr {
+    /// Where it is said to stand in errors, as in Prometheus: without parentheses around it, and `min_of` and `max_of` from
+    /// their first operand to the end of the second.
+    pub(crate) fn span(&self) -> Span {
+        match self {
+            Self::Seconds { span, .. } | Self::Step(span) | Self::Range(span) => *span,
+            Self::Paren(inner) => inner.span(),
+            Self::Unary { start, expr, .. } => Span::new(*start, expr.span().end),
+            Self::Binary {
+                lhs: first, rhs: last, ..
+            }
+            | Self::Min(first, last)
+            | Self::Max(first, last) => Span::new(first.span().start, last.span().end),
+        }
+    }
 }
 
 /// `name{label="value"} offset 5m @ 10`.
@@ -294,6 +316,8 @@ pub struct VectorMatching {
     pub fill_left: Option<f64>,
     /// What stands in for a missing element of the right side.
     pub fill_right: Option<f64>,
+    /// Both are written as one, `fill (…)`.
+    pub fill_both: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -410,6 +410,7 @@ impl<'a> Parser<'a> {
             if !self.eat(Token::RightParen) {
                 return self.unexpected("fill modifier", "\")\"");
             }
+            matching.fill_both = word == "fill";
             if word != "fill_right" {
                 matching.fill_left = Some(value);
             }

@@ -88,17 +88,24 @@ fn write_seconds(f: &mut fmt::Formatter<'_>, value: f64, duration: bool) -> fmt:
 impl fmt::Display for DurationExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Durations are always printed with units, whatever they were written as.
-            Self::Seconds { value, .. } => write_seconds(f, *value, true),
-            Self::Step => f.write_str("step()"),
-            Self::Range => f.write_str("range()"),
+            Self::Seconds { value, duration, .. } => write_seconds(f, *value, *duration),
+            Self::Step(_) => f.write_str("step()"),
+            Self::Range(_) => f.write_str("range()"),
             Self::Paren(inner) => write!(f, "({inner})"),
-            Self::Unary { negative, expr } => write!(f, "{}{expr}", if *negative { "-" } else { "+" }),
+            Self::Unary { negative, expr, .. } => write!(f, "{}{expr}", if *negative { "-" } else { "+" }),
             Self::Binary { op, lhs, rhs } => write!(f, "{lhs} {} {rhs}", op.symbol()),
             Self::Min(a, b) => write!(f, "min_of({a}, {b})"),
             Self::Max(a, b) => write!(f, "max_of({a}, {b})"),
         }
     }
+}
+
+/// A whole duration: a number has a unit, which it has not within an expression.
+fn whole(duration: &DurationExpr) -> impl fmt::Display {
+    fmt::from_fn(move |f| match duration {
+        DurationExpr::Seconds { value, .. } => write_seconds(f, *value, true),
+        expression => write!(f, "{expression}"),
+    })
 }
 
 fn write_modifiers(f: &mut fmt::Formatter<'_>, offset: Option<&DurationExpr>, at: Option<At>) -> fmt::Result {
@@ -109,9 +116,9 @@ fn write_modifiers(f: &mut fmt::Formatter<'_>, offset: Option<&DurationExpr>, at
         None => {}
     }
     match offset {
+        Some(DurationExpr::Seconds { value: 0.0, .. }) | None => Ok(()),
         Some(offset @ DurationExpr::Binary { .. }) => write!(f, " offset ({offset})"),
-        Some(offset) => write!(f, " offset {offset}"),
-        None => Ok(()),
+        Some(offset) => write!(f, " offset {}", whole(offset)),
     }
 }
 
@@ -174,7 +181,7 @@ fn write_matching(f: &mut fmt::Formatter<'_>, matching: &VectorMatching) -> fmt:
         }
     }
     match (matching.fill_left, matching.fill_right) {
-        (Some(left), Some(right)) if left.to_bits() == right.to_bits() => write!(f, " fill ({})", General(left)),
+        (Some(both), Some(_)) if matching.fill_both => write!(f, " fill ({})", General(both)),
         (left, right) => {
             if let Some(left) = left {
                 write!(f, " fill_left ({})", General(left))?;
@@ -218,9 +225,9 @@ pub(crate) fn aggregation_prefix(aggregate: &AggregateExpr) -> impl fmt::Display
 /// What stands behind the expression.
 pub(crate) fn subquery_suffix(subquery: &SubqueryExpr) -> impl fmt::Display {
     fmt::from_fn(|f| {
-        write!(f, "[{}:", subquery.range)?;
+        write!(f, "[{}:", whole(&subquery.range))?;
         if let Some(step) = &subquery.step {
-            write!(f, "{step}")?;
+            write!(f, "{}", whole(step))?;
         }
         f.write_str("]")?;
         write_modifiers(f, subquery.offset.as_ref(), subquery.at)
@@ -259,7 +266,7 @@ impl fmt::Display for Expr {
             }
             ExprKind::Matrix(matrix) => {
                 write_selector(f, &matrix.selector)?;
-                write!(f, "[{}]", matrix.range)?;
+                write!(f, "[{}]", whole(&matrix.range))?;
                 write_extended(f, &matrix.selector)?;
                 write_modifiers(f, matrix.selector.offset.as_ref(), matrix.selector.at)
             }

@@ -86,8 +86,28 @@ fn errors_are_those_of_prometheus() {
         ("foo[5m", "1:7: parse error: unclosed left bracket"),
         (
             "foo[]",
-            "1:5: parse error: unexpected \"]\" in subquery selector, expected number or duration",
+            "1:5: parse error: unexpected \"]\" in subquery or range selector, expected number, duration, step(), or range()",
         ),
+        (
+            "foo[5m+]",
+            "1:8: parse error: unexpected \"]\" in subquery or range selector, expected number, duration, step(), or range()",
+        ),
+        (
+            "foo[5m:bar]",
+            "1:8: parse error: unexpected identifier \"bar\" in subquery selector, expected number, duration, step(), range(), or \"]\"",
+        ),
+        (
+            "foo[5m:step(]",
+            "1:13: parse error: unexpected \"]\" in subquery selector, expected number, duration, step(), range(), or \"]\"",
+        ),
+        (
+            "foo[5m 1m]",
+            "1:8: parse error: unexpected duration \"1m\" in subquery or range, expected \":\" or \"]\"",
+        ),
+        ("foo[5m/0]", "1:7: parse error: division by zero"),
+        ("foo[5m%(0s)]", "1:7: parse error: modulo by zero"),
+        ("foo offset (1m / -0 * 2)", "1:16: parse error: division by zero"),
+        ("foo[(-1)]", "1:6: parse error: duration must be greater than 0"),
         ("foo[0m]", "1:5: parse error: duration must be greater than 0"),
         ("foo[5m:-1m]", "1:8: parse error: duration must be greater than 0"),
         ("sum(*)", "1:5: parse error: unexpected <op:*> in aggregation"),
@@ -97,7 +117,7 @@ fn errors_are_those_of_prometheus() {
         ),
         (
             "some_metric[5m] OFFSET",
-            "1:23: parse error: unexpected end of input in offset, expected number or duration",
+            "1:23: parse error: unexpected end of input in offset, expected number, duration, step(), or range()",
         ),
         (
             "some_metric OFFSET 1m[5m]",
@@ -219,9 +239,25 @@ fn canonical_text() {
         ("0x10 + 1e3 + Inf", "16 + 1000 + Inf"),
         ("a atan2 b and c", "a atan2 b and c"),
         ("1h", "1h"),
-        ("x[2m*(1+2)]", "x[2m * (1s + 2s)]"),
+        ("x[2m*(1+2)]", "x[2m * (1 + 2)]"),
+        ("foo[5m*2]", "foo[5m * 2]"),
+        ("foo[300]", "foo[5m]"),
+        ("foo[(300)]", "foo[5m]"),
+        ("foo[1.5*((300))+(2m)]", "foo[1.5 * 300 + 2m]"),
+        ("foo[1h+(-2)^2:60] offset -60", "foo[1h + (-2) ^ 2:1m] offset -1m"),
+        (
+            "foo offset (min_of(60, step()) + 1)",
+            "foo offset (min_of(60, step()) + 1)",
+        ),
+        ("foo offset 0s", "foo"),
         ("rate(x[5m] anchored)", "rate(x[5m] anchored)"),
         ("a + fill_left(1) fill_right(2) b", "a + fill_left (1) fill_right (2) b"),
+        ("a + fill_right(1) fill_left(1) b", "a + fill_left (1) fill_right (1) b"),
+        (
+            "a + fill_left(NaN) fill_right(NaN) b",
+            "a + fill_left (NaN) fill_right (NaN) b",
+        ),
+        ("a + fill(NaN) b", "a + fill (NaN) b"),
         (r#""a\nb" "#, r#""a\nb""#),
         ("h </ 0.5", "h </ 0.5"),
     ] {
@@ -270,6 +306,22 @@ fn what_is_quoted_in_a_matcher_needs_no_end() {
     let matchers = parse_selector(r#"up{a=~"\\Qx.y"}"#).unwrap();
     let quoted = matchers.iter().find(|matcher| matcher.name() == "a").unwrap();
     assert!(quoted.matches("x.y") && !quoted.matches("xzy") && !quoted.matches("x.y)"));
+}
+
+/// Where in the query the duration is, in bytes.
+#[test]
+fn durations_without_a_usable_value_are_told_with_their_place() {
+    for (query, message) in [
+        ("foo[5m/(step()-step())]", "4:21: division by zero"),
+        ("foo[1h+5m%(range()*0)]", "7:20: modulo by zero"),
+        ("foo[-(step())]", "4:12: duration must be greater than 0"),
+        ("foo offset (2 ^ 2h)", "12:18: duration is out of range"),
+        ("foo[min_of(1m, -step())]", "11:22: duration must be greater than 0"),
+    ] {
+        let expr = parse(query, &ParseOptions::default()).unwrap();
+        let error = Plan::new(query, &expr, EvalParams::instant(0)).unwrap_err();
+        assert_eq!(error.to_string(), message, "{query}");
+    }
 }
 
 #[test]

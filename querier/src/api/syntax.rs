@@ -139,15 +139,10 @@ fn at(at: Option<At>) -> (Option<i64>, Option<&'static str>) {
     }
 }
 
-/// 0 for what only a running query knows (`step()`, say), as Prometheus shows it.
+/// 0 for arithmetic and what only a running query knows (`step()`, say), as Prometheus shows it.
 fn milliseconds(duration: &DurationExpr) -> i64 {
     match duration {
         DurationExpr::Seconds { value, .. } => (value * 1000.0).round() as i64,
-        DurationExpr::Paren(inner) => milliseconds(inner),
-        DurationExpr::Unary { negative, expr } => {
-            let ms = milliseconds(expr);
-            if *negative { -ms } else { ms }
-        }
         _ => 0,
     }
 }

@@ -59,8 +59,8 @@ fn is_absolute(at: Option<At>) -> bool {
 /// The same, whichever steps a query has.
 fn is_fixed(duration: &DurationExpr) -> bool {
     match duration {
-        DurationExpr::Seconds { .. } | DurationExpr::Step => true,
-        DurationExpr::Range => false,
+        DurationExpr::Seconds { .. } | DurationExpr::Step(_) => true,
+        DurationExpr::Range(_) => false,
         DurationExpr::Paren(inner) | DurationExpr::Unary { expr: inner, .. } => is_fixed(inner),
         DurationExpr::Binary { lhs, rhs, .. } => is_fixed(lhs) && is_fixed(rhs),
         DurationExpr::Min(a, b) | DurationExpr::Max(a, b) => is_fixed(a) && is_fixed(b),

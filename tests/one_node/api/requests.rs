@@ -444,7 +444,11 @@ pub(super) const DIFFERENT: &[(&str, u16, &str)] = &[
         400,
         "missing closing ): `(`",
     ),
-    ("GET /api/v1/query?query=up+offset", 400, "expected number or duration"),
+    (
+        "GET /api/v1/query?query=up+offset",
+        400,
+        "unexpected end of input in offset, expected number, duration, step(), or range()",
+    ),
     (
         "GET /api/v1/query?query=quantile(2,temp)&time={T}",
         200,

@@ -4,16 +4,40 @@ use super::{MAX_DEPTH, Parsed, Parser, Stop};
 use crate::ast::{BinaryOp, DurationExpr, Span};
 use crate::lexer::Token;
 
+/// Where a duration stands. What is said of something else in its place, or anywhere within it, depends on that alone.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    Offset,
+    Range,
+    Step,
+}
+
+impl Place {
+    /// What it stands in, and what may stand there.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Offset => ("offset", "number, duration, step(), or range()"),
+            Self::Range => ("subquery or range selector", "number, duration, step(), or range()"),
+            Self::Step => ("subquery selector", "number, duration, step(), range(), or \"]\""),
+        }
+    }
+}
+
 impl Parser<'_> {
+    fn no_duration<T>(&mut self, place: Place) -> Parsed<T> {
+        let (context, expected) = place.words();
+        self.unexpected(context, expected)
+    }
+
     /// What stands in brackets: a number of seconds, a duration or arithmetic.
-    pub(super) fn duration_expression(&mut self, floor: u8, context: &str) -> Parsed<DurationExpr> {
+    pub(super) fn duration_expression(&mut self, floor: u8, place: Place) -> Parsed<DurationExpr> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             let span = self.peek().span;
             self.note(span, format!("expression is nested more than {MAX_DEPTH} levels deep"));
             return Err(Stop);
         }
-        let mut lhs = self.duration_operand(context)?;
+        let mut lhs = self.duration_operand(place)?;
         while let Some(op) = self.binary_operator() {
             let arithmetic = matches!(
                 op,
@@ -22,62 +46,59 @@ impl Parser<'_> {
             if !arithmetic || op.precedence() <= floor {
                 break;
             }
-            self.advance();
+            let sign = self.advance().span;
             let below = if op == BinaryOp::Pow {
                 op.precedence() - 1
             } else {
                 op.precedence()
             };
-            let rhs = self.duration_expression(below, context)?;
-            lhs = DurationExpr::Binary {
-                op,
-                lhs: Box::new(lhs),
-                rhs: Box::new(rhs),
-            };
+            let rhs = self.duration_expression(below, place)?;
+            if let Some(why) = by_zero(op, &rhs) {
+                self.note(sign, why);
+            }
+            lhs = binary(op, lhs, rhs);
         }
         self.depth -= 1;
         Ok(lhs)
     }
 
     /// What stands in brackets; a literal must be positive, the value of arithmetic is known to the planner only.
-    pub(super) fn positive_duration(&mut self) -> Parsed<DurationExpr> {
-        let start = self.peek().span.start;
-        let duration = self.duration_expression(0, "subquery selector")?;
-        if let DurationExpr::Seconds { value, .. } = &duration
+    pub(super) fn positive_duration(&mut self, place: Place) -> Parsed<DurationExpr> {
+        let duration = self.duration_expression(0, place)?;
+        if let DurationExpr::Seconds { value, span, .. } = &duration
             && *value <= 0.0
         {
-            self.note(Span::new(start, self.last_closing), "duration must be greater than 0");
+            self.note(*span, "duration must be greater than 0");
         }
         Ok(duration)
     }
 
-    fn duration_operand(&mut self, context: &str) -> Parsed<DurationExpr> {
+    fn duration_operand(&mut self, place: Place) -> Parsed<DurationExpr> {
         let item = self.peek();
         if item.token == Token::Operator && matches!(self.text(item), "+" | "-") {
             self.advance();
             let negative = self.text(item) == "-";
-            let operand = self.duration_expression(BinaryOp::Mul.precedence(), context)?;
-            return Ok(negated(negative, operand));
+            let operand = self.duration_expression(BinaryOp::Mul.precedence(), place)?;
+            return Ok(signed(negative, item.span.start, operand));
         }
-        self.duration_atom(context)
+        self.duration_atom(place)
     }
 
     /// A duration after `offset`: operators that follow belong to the expression around it.
     pub(super) fn offset_duration(&mut self) -> Parsed<DurationExpr> {
         let item = self.peek();
-        let signed = item.token == Token::Operator && matches!(self.text(item), "+" | "-");
-        if signed {
+        let has_sign = item.token == Token::Operator && matches!(self.text(item), "+" | "-");
+        if has_sign {
             self.advance();
         }
-        let operand = self.duration_atom("offset")?;
-        Ok(if signed {
-            negated(self.text(item) == "-", operand)
-        } else {
-            operand
+        let operand = self.duration_atom(Place::Offset)?;
+        Ok(match has_sign {
+            true => signed(self.text(item) == "-", item.span.start, operand),
+            false => operand,
         })
     }
 
-    fn duration_atom(&mut self, context: &str) -> Parsed<DurationExpr> {
+    fn duration_atom(&mut self, place: Place) -> Parsed<DurationExpr> {
         let item = self.peek();
         match item.token {
             Token::Number | Token::Duration => {
@@ -90,62 +111,95 @@ impl Parser<'_> {
                 Ok(DurationExpr::Seconds {
                     value,
                     duration: item.token == Token::Duration,
+                    span: item.span,
                 })
             }
             Token::LeftParen => {
                 self.advance();
-                let inner = self.duration_expression(0, context)?;
+                let inner = self.duration_expression(0, place)?;
                 if !self.eat(Token::RightParen) {
-                    return self.unexpected(context, "\")\"");
+                    return self.no_duration(place);
                 }
-                Ok(DurationExpr::Paren(Box::new(inner)))
+                Ok(match inner {
+                    DurationExpr::Seconds { .. } | DurationExpr::Paren(_) => inner,
+                    inner => DurationExpr::Paren(Box::new(inner)),
+                })
             }
-            Token::Keyword => self.duration_call(context),
-            _ => self.unexpected(context, "number or duration"),
+            Token::Keyword => self.duration_call(place),
+            _ => self.no_duration(place),
         }
     }
 
-    fn duration_call(&mut self, context: &str) -> Parsed<DurationExpr> {
+    fn duration_call(&mut self, place: Place) -> Parsed<DurationExpr> {
         let item = self.peek();
         let word = self.word(item);
         if !matches!(word.as_str(), "step" | "range" | "min_of" | "max_of") {
-            return self.unexpected(context, "number or duration");
+            return self.no_duration(place);
         }
         self.advance();
         if !self.eat(Token::LeftParen) {
-            return self.unexpected(context, "\"(\"");
+            return self.no_duration(place);
         }
-        let expr = if word == "step" {
-            DurationExpr::Step
-        } else if word == "range" {
-            DurationExpr::Range
-        } else {
-            let first = Box::new(self.duration_expression(0, context)?);
-            if !self.eat(Token::Comma) {
-                return self.unexpected(context, "\",\"");
+        if matches!(word.as_str(), "step" | "range") {
+            let close = self.peek().span.end;
+            if !self.eat(Token::RightParen) {
+                return self.no_duration(place);
             }
-            let second = Box::new(self.duration_expression(0, context)?);
-            if word == "min_of" {
-                DurationExpr::Min(first, second)
-            } else {
-                DurationExpr::Max(first, second)
-            }
-        };
+            let span = Span::new(item.span.start, close);
+            return Ok(match word.as_str() {
+                "step" => DurationExpr::Step(span),
+                _ => DurationExpr::Range(span),
+            });
+        }
+        let first = Box::new(self.duration_expression(0, place)?);
+        if !self.eat(Token::Comma) {
+            return self.no_duration(place);
+        }
+        let second = Box::new(self.duration_expression(0, place)?);
         if !self.eat(Token::RightParen) {
-            return self.unexpected(context, "\")\"");
+            return self.no_duration(place);
         }
-        Ok(expr)
+        Ok(match word.as_str() {
+            "min_of" => DurationExpr::Min(first, second),
+            _ => DurationExpr::Max(first, second),
+        })
     }
 }
 
-fn negated(negative: bool, operand: DurationExpr) -> DurationExpr {
+/// Why nothing can be divided by a number, if so.
+fn by_zero(op: BinaryOp, divisor: &DurationExpr) -> Option<&'static str> {
+    match (op, divisor) {
+        (BinaryOp::Div, DurationExpr::Seconds { value: 0.0, .. }) => Some("division by zero"),
+        (BinaryOp::Mod, DurationExpr::Seconds { value: 0.0, .. }) => Some("modulo by zero"),
+        _ => None,
+    }
+}
+
+fn binary(op: BinaryOp, lhs: DurationExpr, rhs: DurationExpr) -> DurationExpr {
+    let lhs = match lhs {
+        // Without its parentheses the sign would be that of the power.
+        DurationExpr::Seconds { value, .. } if op == BinaryOp::Pow && value.is_sign_negative() => {
+            DurationExpr::Paren(Box::new(lhs))
+        }
+        lhs => lhs,
+    };
+    DurationExpr::Binary {
+        op,
+        lhs: Box::new(lhs),
+        rhs: Box::new(rhs),
+    }
+}
+
+fn signed(negative: bool, start: usize, operand: DurationExpr) -> DurationExpr {
     match operand {
-        DurationExpr::Seconds { value, duration } => DurationExpr::Seconds {
+        DurationExpr::Seconds { value, duration, span } => DurationExpr::Seconds {
             value: if negative { -value } else { value },
             duration,
+            span: Span::new(start, span.end),
         },
         operand if negative => DurationExpr::Unary {
             negative,
+            start,
             expr: Box::new(operand),
         },
         operand => operand,

@@ -1,5 +1,6 @@
 //! Series selectors and what may follow an operand: ranges, subqueries, `offset`, `@`.
 
+use super::duration::Place;
 use super::{MAX_PATTERN_BYTES, Parsed, Parser};
 use crate::ast::{At, DurationExpr, Expr, ExprKind, MatrixSelector, Span, SubqueryExpr, VectorSelector};
 use crate::lexer::{Item, Token};
@@ -160,14 +161,11 @@ impl Parser<'_> {
     fn range(&mut self, expr: Expr) -> Parsed<Expr> {
         let open = self.advance();
         let saved = std::mem::take(&mut self.aggregations);
-        let range = self.positive_duration()?;
+        let range = self.positive_duration(Place::Range)?;
         if self.eat(Token::Colon) {
             let step = match self.peek().token {
                 Token::RightBracket => None,
-                Token::Number | Token::Duration | Token::LeftParen | Token::Keyword | Token::Operator => {
-                    Some(self.positive_duration()?)
-                }
-                _ => return self.unexpected("subquery selector", "number or duration or \"]\""),
+                _ => Some(self.positive_duration(Place::Step)?),
             };
             if !self.eat(Token::RightBracket) {
                 return self.unexpected("subquery selector", "\"]\"");
