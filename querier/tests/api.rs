@@ -428,6 +428,25 @@ async fn status_endpoints() {
     let features: serde_json::Value = serde_json::from_str(&cluster.ok("/api/v1/features").await).unwrap();
     assert_eq!(features["data"]["promql_functions"]["rate"], true);
     assert_eq!(features["data"]["api"]["lifecycle"], true);
+    for (area, feature, there) in [
+        ("api", "admin", false),
+        ("api", "openapi_3.2", true),
+        ("otlp_receiver", "native_delta_ingestion", false),
+        ("prometheus", "server_mode", true),
+        ("promql", "group_left", true),
+        ("promql", "fill", false),
+        ("promql", "per_query_lookback_delta", true),
+        ("promql_operators", "=~", true),
+        ("promql_operators", "limitk", false),
+        ("rules", "keep_firing_for", false),
+        ("scrape", "extra_scrape_metrics", true),
+        ("service_discovery_providers", "file", true),
+        ("tsdb", "exemplar_storage", true),
+        ("ui", "ui_v3", false),
+    ] {
+        assert_eq!(features["data"][area][feature], there, "{area} {feature}");
+    }
+    assert!(features["data"]["service_discovery_providers"]["consul"].is_null());
 }
 
 #[tokio::test(flavor = "multi_thread")]

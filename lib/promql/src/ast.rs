@@ -215,7 +215,7 @@ pub enum BinaryOp {
 }
 
 impl BinaryOp {
-    const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Add,
         Self::Sub,
         Self::Mul,
@@ -349,7 +349,7 @@ pub enum AggregateOp {
 }
 
 impl AggregateOp {
-    const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Sum,
         Self::Avg,
         Self::Count,

@@ -32,6 +32,7 @@
 pub mod ast;
 pub mod buffers;
 mod engine;
+pub mod features;
 pub mod functions;
 mod lexer;
 mod limits;

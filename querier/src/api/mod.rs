@@ -2,6 +2,7 @@
 
 mod admin;
 mod exemplars;
+mod features;
 mod labels;
 mod language;
 mod metadata;
@@ -97,7 +98,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/rules", get_alone(rules::rules)),
         ("/alerts", get_alone(rules::alerts)),
         ("/alertmanagers", get_alone(rules::alertmanagers)),
-        ("/features", get_alone(status::features)),
+        ("/features", get_alone(features::features)),
         ("/openapi.yaml", get_alone(openapi::document)),
     ]
 }

@@ -1,4 +1,4 @@
-//! `status/*` and `features`.
+//! `status/*`.
 
 use crate::answer::Answer;
 use crate::error::ApiError;
@@ -8,10 +8,9 @@ use crate::instant::{Rfc3339, or_zero_time};
 use crate::router::Api;
 use crate::state::PROMETHEUS_API_VERSION;
 use axum::extract::State;
-use gnomon_promql::functions::FUNCTIONS;
 use gnomon_proto::v1::{HeadStatsResponse, NameCount};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Rows of each list of `status/tsdb`, as Prometheus.
@@ -250,52 +249,4 @@ pub(super) async fn blocks(State(api): State<Arc<Api>>) -> Result<Answer, ApiErr
     Answer::of(&Blocks {
         blocks: live.into_iter().map(shown).collect(),
     })
-}
-
-/// `/features`: what is there, by area.
-pub(super) async fn features(State(api): State<Arc<Api>>) -> Result<Answer, ApiError> {
-    let language = &api.state.query.language;
-    let of_api = BTreeMap::from([
-        ("exclude_alerts", false),
-        ("federation", true),
-        ("label_values_match", true),
-        (
-            "lifecycle",
-            api.state.flags.get("web.enable-lifecycle").is_some_and(|v| v == "true"),
-        ),
-        ("query_exemplars", true),
-        ("query_stats", true),
-        ("query_warnings", true),
-        (
-            "remote_write_receiver",
-            api.state
-                .flags
-                .get("web.enable-remote-write-receiver")
-                .is_some_and(|v| v == "true"),
-        ),
-        ("remote_read", true),
-        ("rule_group_limits", false),
-        ("search", api.state.query.search.enabled),
-        ("time_range_labels", true),
-        ("time_range_series", true),
-    ]);
-    let of_promql = BTreeMap::from([
-        ("anchored", language.extended_range_selectors),
-        ("at_modifier", true),
-        ("delayed_name_removal", api.state.query.delayed_name_removal),
-        ("duration_expr", true),
-        ("experimental_functions", language.experimental_functions),
-        ("negative_offset", true),
-        ("offset", true),
-        ("smoothed", language.extended_range_selectors),
-        ("subqueries", true),
-    ]);
-    let functions = FUNCTIONS
-        .iter()
-        .map(|f| (f.name, !f.experimental || language.experimental_functions));
-    Answer::of(&BTreeMap::from([
-        ("api", of_api),
-        ("promql", of_promql),
-        ("promql_functions", functions.collect()),
-    ]))
 }
