@@ -67,28 +67,36 @@ pub(crate) fn duration_nanos(text: &str) -> Result<i64, String> {
     }
 }
 
-fn time_or(form: &Form, name: &str, default_ms: i64) -> Result<i64, ApiError> {
+/// A time; the default where it is absent.
+///
+/// # Errors
+/// What is wrong with it.
+fn time_or(form: &Form, name: &str, default_ms: i64) -> Result<i64, String> {
     match form.get(name) {
         "" => Ok(default_ms),
-        text => time(text).map_err(|e| ApiError::parameter(name, format!("invalid time value for '{name}': {e}"))),
+        text => time(text).map_err(|e| format!("invalid time value for '{name}': {e}")),
     }
 }
 
 /// `time`; the default where it is absent.
 pub(crate) fn instant_param(form: &Form, default_ms: i64) -> Result<i64, ApiError> {
-    time_or(form, "time", default_ms)
+    time_or(form, "time", default_ms).map_err(|why| ApiError::parameter("time", why))
 }
 
 /// `start` and `end`, all time where they are absent.
 pub(crate) fn window(form: &Form) -> Result<Window, ApiError> {
-    window_or(form, MIN_TIME.1, MAX_TIME.1)
+    window_or(form, MIN_TIME.1, MAX_TIME.1).map_err(|(name, why)| ApiError::parameter(name, why))
 }
 
 /// `start` and `end`; the defaults where they are absent.
-pub(crate) fn window_or(form: &Form, start_ms: i64, end_ms: i64) -> Result<Window, ApiError> {
+///
+/// # Errors
+/// Which of them cannot be read, and why.
+pub(crate) fn window_or(form: &Form, start_ms: i64, end_ms: i64) -> Result<Window, (&'static str, String)> {
+    let read = |name: &'static str, default_ms| time_or(form, name, default_ms).map_err(|why| (name, why));
     Ok(Window {
-        start_ms: time_or(form, "start", start_ms)?,
-        end_ms: time_or(form, "end", end_ms)?,
+        start_ms: read("start", start_ms)?,
+        end_ms: read("end", end_ms)?,
     })
 }
 

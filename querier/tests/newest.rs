@@ -66,6 +66,24 @@ async fn federation_speaks_protobuf() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn another_value_of_stats_than_those_there_are_is_warned_of() {
+    let cluster = example();
+    let warning = r#"value "foo" for parameter "stats" is deprecated and will be rejected in the next major release, use "true" or "all""#;
+    for query in ["query?query=up", "query_range?query=up&start=1&end=2&step=1"] {
+        for (stats, warnings) in [
+            ("foo", serde_json::json!([warning])),
+            ("true", serde_json::Value::Null),
+            ("all", serde_json::Value::Null),
+        ] {
+            let body = cluster.ok(&format!("/api/v1/{query}&stats={stats}")).await;
+            let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(json["warnings"], warnings, "{body}");
+            assert!(json["data"]["stats"].is_object(), "{body}");
+        }
+    }
+}
+
 /// Who federates writes markers for series that are not there: better no answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn federation_is_refused_where_a_source_is_missing() {

@@ -222,6 +222,10 @@ async fn names_are_searched_for() {
             "invalid case_sensitive \\\"maybe\\\": must be boolean",
         ),
         (
+            "metric_names?start=x",
+            r#""error":"invalid time value for 'start': cannot parse \"x\" to a valid timestamp""#,
+        ),
+        (
             "label_names?start=2&end=1",
             "end timestamp must not be before start timestamp",
         ),

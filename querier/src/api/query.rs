@@ -29,6 +29,8 @@ struct Common {
     stats: bool,
     /// `stats=all`, where Prometheus' feature `promql-per-step-stats` is on.
     per_step: bool,
+    /// What is to be said of the value of `stats`.
+    stats_warning: Option<String>,
 }
 
 impl Common {
@@ -61,6 +63,7 @@ impl Common {
             cache: form.get("nocache") != "1",
             stats: !form.get("stats").is_empty(),
             per_step: form.get("stats") == "all" && options.per_step_stats,
+            stats_warning: stats_warning(form.get("stats")),
         })
     }
 
@@ -118,10 +121,21 @@ impl Common {
         if truncate(&mut value, self.limit) {
             warnings.push(TRUNCATED.to_owned());
         }
+        warnings.extend(self.stats_warning);
         Ok(result::answer(value, held, stats, explain)
             .with_warnings(warnings)
             .with_infos(result.infos))
     }
+}
+
+/// Any value asks for statistics, yet.
+fn stats_warning(value: &str) -> Option<String> {
+    (!matches!(value, "" | "true" | "all")).then(|| {
+        format!(
+            "value {value:?} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \
+             \"true\" or \"all\""
+        )
+    })
 }
 
 fn truncate(value: &mut Value, limit: usize) -> bool {

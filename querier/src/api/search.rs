@@ -54,7 +54,8 @@ impl Request {
     fn read(api: &Api, form: &Form, endpoint: &str) -> Result<Self, ApiError> {
         form.require_whole()?;
         let now_ms = api.state.clock.now().0;
-        let window = params::window_or(form, now_ms.saturating_sub(HOUR_MS), now_ms)?;
+        // As there, without the name of the parameter before it.
+        let window = params::window_or(form, now_ms.saturating_sub(HOUR_MS), now_ms).map_err(|(_, why)| bad(why))?;
         if window.end_ms < window.start_ms {
             return Err(bad("end timestamp must not be before start timestamp"));
         }
