@@ -107,9 +107,37 @@ impl Current {
             config,
         })
     }
+
+    /// Itself, where it keeps out whom `before` keeps out.
+    ///
+    /// # Errors
+    /// When it does not: a file that was emptied, or cut off, must not open the port.
+    pub(super) fn in_place_of(self, before: Option<&Self>, path: &Path) -> Result<Self, TlsError> {
+        match before.and_then(|before| before.config.lost_by(&self.config)) {
+            Some(lost) => Err(TlsError::new(format!("{}: {lost}", path.display()))),
+            None => Ok(self),
+        }
+    }
 }
 
 impl WebConfig {
+    /// What would no longer be asked of those who come, if `new` stood here; and what to do where that is meant.
+    fn lost_by(&self, new: &Self) -> Option<&'static str> {
+        let clients = |config: &Self| config.tls.as_ref().map_or(ClientAuth::None, |tls| tls.client_auth);
+        let (had, has) = (clients(self), clients(new));
+        if self.tls.is_some() && new.tls.is_none() {
+            return Some("has no certificate in tls_server_config, and TLS is in force: only a restart turns it off");
+        }
+        if !self.users.is_empty() && new.users.is_empty() {
+            return Some("has no basic_auth_users, and passwords are asked for: only a restart turns that off");
+        }
+        let is_open = had.is_required() && !has.is_required();
+        let is_unchecked = had == ClientAuth::RequireAndVerify && has != had;
+        (is_open || is_unchecked).then_some(
+            "tls_server_config.client_auth_type asks less of clients than what is in force: only a restart turns that off",
+        )
+    }
+
     /// Of a text that stands (or would stand) at `path`: names of files are relative to its folder.
     ///
     /// # Errors

@@ -4,6 +4,9 @@
 //!
 //! The file, and those that it names, are followed while the process runs, within a second: connections and requests that
 //! begin then go by what they hold. Where that cannot be used, the last good one stays in force.
+//!
+//! Invariant: what keeps others out (TLS, passwords, certificates that clients must have) goes by a restart, never by a file
+//! that no longer has it.
 
 mod clients;
 mod config;
@@ -48,10 +51,11 @@ impl Web {
         registry: &prometheus::Registry,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, TlsError> {
-        let make = move || {
+        let make = move |before: Option<&Current>| {
             let mut files = Files::default();
+            let read = Current::read(&path, &mut files);
             Made {
-                value: Current::read(&path, &mut files),
+                value: read.and_then(|current| current.in_place_of(before, &path)),
                 files,
             }
         };

@@ -212,6 +212,41 @@ fn files_that_it_names_are_read_and_named_where_they_are_not_good() {
 }
 
 #[test]
+fn a_file_that_asks_less_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("web.yml");
+    pki::Authority::new("ours").pair(&["a.test"]).write(folder.path());
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Current::read(&path, &mut Files::default()).unwrap()
+    };
+    let tls = "tls_server_config:\n  cert_file: node.pem\n  key_file: node.key\n";
+    let (users, any) = (
+        format!("basic_auth_users:\n  alice: {}\n", hash()),
+        format!("{tls}  client_auth_type: RequireAnyClientCert\n"),
+    );
+    for (before, after, part) in [
+        (tls, "", "TLS is in force"),
+        (&*users, "{}", "passwords are asked for"),
+        (&*any, tls, "client_auth_type asks less"),
+    ] {
+        let refused = read(after)
+            .in_place_of(Some(&read(before)), &path)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains(part) && refused.contains("web.yml: ") && refused.contains("restart"),
+            "{refused}"
+        );
+        assert!(
+            read(before).in_place_of(Some(&read(after)), &path).is_ok(),
+            "more is asked"
+        );
+        assert!(read(after).in_place_of(None, &path).is_ok(), "at the start");
+    }
+}
+
+#[test]
 fn names_in_certificates_are_found_and_damage_is_no_panic() {
     use rcgen::SanType;
     let authority = pki::Authority::new("ours");

@@ -142,12 +142,13 @@ async fn certificates_of_clients_are_looked_at_as_far_as_was_asked_for() {
     let clients = [None, Some(&good), Some(&other), Some(&expired), Some(&strange)];
     let ca = "  client_ca_file: ca.pem\n";
     let sans = "  client_allowed_sans: [elsewhere.test, client.test]\n";
+    // Each asks for as much as the one before: less would not be taken.
     for (how, with, taken) in [
         ("NoClientCert", "", [true; 5]),
         ("RequestClientCert", ca, [true; 5]),
+        ("VerifyClientCertIfGiven", ca, [true, true, true, false, false]),
         ("RequireAnyClientCert", ca, [false, true, true, true, true]),
         ("RequireAnyClientCert", sans, [false, true, false, true, true]),
-        ("VerifyClientCertIfGiven", ca, [true, true, true, false, false]),
         ("RequireAndVerifyClientCert", ca, [false, true, true, false, false]),
         (
             "RequireAndVerifyClientCert",
@@ -195,11 +196,56 @@ async fn passwords_are_asked_for_everywhere_and_may_change() {
     server.turn("basic_auth_users:\n  bob: [\n");
     assert_eq!(server.status("http", None).await, StatusCode::UNAUTHORIZED);
     assert_eq!(server.status("http", Some(("bob", "wonder"))).await, StatusCode::OK);
-    server.turn("");
-    assert_eq!(server.status("http", None).await, StatusCode::OK);
-    // TLS too may come and go.
+    // TLS may come.
     server.turn(&format!("{TLS}{}", users("bob")));
     assert_eq!(server.status("https", Some(("bob", "wonder"))).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_keeps_others_out_does_not_go_with_what_the_file_held() {
+    let users = format!("basic_auth_users:\n  alice: {}\n", hash());
+    let required = "  client_ca_file: ca.pem\n  client_auth_type: RequireAndVerifyClientCert\n";
+    let server = Server::start(&format!("{TLS}{required}{users}")).await;
+    let ours = server.ours.pair(&["client.test"]);
+    let strange = Authority::new("theirs").pair(&["client.test"]);
+    let in_force = async |what: &str| {
+        assert!(!server.takes(None).await, "{what}: a certificate is required");
+        assert!(!server.takes(Some(&strange)).await, "{what}: and looked at");
+        let client = server.client(Some(&ours));
+        let answer = client.get(server.url("https")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{what}");
+        let plain = client.get(server.url("http")).send().await;
+        assert!(
+            !plain.is_ok_and(|answer| answer.status().is_success()),
+            "{what}: no plain text"
+        );
+    };
+    in_force("at the start").await;
+    for less in [
+        String::new(),
+        "# cleared\n".to_owned(),
+        users.clone(),
+        format!("{TLS}{required}"),
+        format!("{TLS}{required}basic_auth_users: {{}}\n"),
+        format!("{TLS}{users}"),
+        format!("{TLS}{}{users}", required.replace("RequireAndVerify", "RequireAny")),
+        format!(
+            "{TLS}{}{users}",
+            required.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven")
+        ),
+    ] {
+        server.turn(&less);
+        in_force(&less).await;
+    }
+    // Emptied in place, as an editor or `>` does it.
+    std::fs::write(server.folder.path().join("web.yml"), "").unwrap();
+    server.clock.advance(Duration::from_secs(2));
+    in_force("truncated").await;
+    // What is whole is taken again.
+    server.turn(&format!("{TLS}{required}{}", users.replace("alice", "bob")));
+    let request = server.client(Some(&ours)).get(server.url("https"));
+    let answer = request.basic_auth("bob", Some("wonder")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ impl ClusterTls {
     /// # Errors
     /// When a file cannot be read, or they do not fit together; the message names the file.
     pub fn open(files: TlsFiles, clock: Arc<dyn Clock>) -> Result<Arc<Self>, TlsError> {
-        let make = move || {
+        let make = move |_: Option<&Ends>| {
             let mut read = Files::default();
             Made {
                 value: ends(&files, &mut read),

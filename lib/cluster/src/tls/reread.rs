@@ -12,6 +12,9 @@ use std::time::Duration;
 
 /// How often files are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Files that have changed must stand still for so long before they are taken: one that is written in place is empty, or
+/// half there, for a moment.
+const STILL_FOR: Duration = Duration::from_millis(100);
 /// Certificates, keys and configurations are smaller by far.
 const MOST_BYTES: u64 = 4 << 20;
 
@@ -71,7 +74,8 @@ pub struct Made<T> {
     pub files: Files,
 }
 
-type Make<T> = Box<dyn Fn() -> Made<T> + Send + Sync>;
+/// Is given what is in force; none at the start.
+type Make<T> = Box<dyn Fn(Option<&T>) -> Made<T> + Send + Sync>;
 
 /// Something made of files.
 pub struct Reread<T> {
@@ -92,14 +96,16 @@ struct Looked {
 }
 
 impl<T: Send + Sync + 'static> Reread<T> {
+    /// `make` is given what is in force, or none now: it may refuse to put something in its place.
+    ///
     /// # Errors
     /// When it cannot be made now.
     pub fn first(
         what: &'static str,
         clock: Arc<dyn Clock>,
-        make: impl Fn() -> Made<T> + Send + Sync + 'static,
+        make: impl Fn(Option<&T>) -> Made<T> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, TlsError> {
-        let made = make();
+        let made = make(None);
         let state = Looked {
             files: made.files,
             at: clock.monotonic(),
@@ -142,15 +148,25 @@ impl<T: Send + Sync + 'static> Reread<T> {
 
     fn look(&self) {
         let files = std::mem::take(&mut self.state.lock().files);
-        let files = if files.are_as_read() { files } else { self.make_again() };
+        let files = if files.are_as_read() {
+            files
+        } else {
+            self.make_again(files)
+        };
         let mut state = self.state.lock();
         state.files = files;
         state.at = self.clock.monotonic();
         state.is_looking = false;
     }
 
-    fn make_again(&self) -> Files {
-        let made = (self.make)();
+    /// Blocks for a moment. Gives the files that were read, or `before` where they do not stand still: they are looked at
+    /// again then.
+    fn make_again(&self, before: Files) -> Files {
+        let made = (self.make)(Some(&*self.last()));
+        std::thread::sleep(STILL_FOR);
+        if !made.files.are_as_read() {
+            return before;
+        }
         match made.value {
             Ok(value) => {
                 tracing::info!("{}: files have changed and are in use", self.what);

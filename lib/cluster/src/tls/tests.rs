@@ -317,6 +317,30 @@ async fn files_that_cannot_be_used_leave_the_last_good_ones() {
     assert_eq!(shown(&node.address, &ends.tls).await, der(&next));
 }
 
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_taken_half() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, "first").unwrap();
+    let clock = Arc::new(ManualClock::at(TimestampMs(0)));
+    let of = path.clone();
+    let make = move |_: Option<&String>| {
+        let mut files = Files::default();
+        let text = files.read(&of).map(|bytes| String::from_utf8(bytes).unwrap());
+        // Whoever writes it goes on after it was read.
+        if text.as_deref() == Ok("half") {
+            std::fs::write(&of, "half and half").unwrap();
+        }
+        Made { value: text, files }
+    };
+    let reread = Reread::first("a file", clock.clone(), make).unwrap();
+    std::fs::write(&path, "half").unwrap();
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(*reread.newest().await, "first");
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(*reread.newest().await, "half and half");
+}
+
 #[test]
 fn files_that_do_not_fit_are_named() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
