@@ -1,21 +1,20 @@
 //! A successful answer: the envelope `{"status":"success","data":…}` around what an endpoint gives.
 
 use crate::json::{Gone, Json, Sink};
+use crate::writers::{WRITERS, Writers};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
 use gnomon_promql::Reserved;
 use http::{HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Semaphore;
-use tokio_stream::wrappers::ReceiverStream;
+use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Chunks between the writer and the connection.
 const CHUNKS_IN_FLIGHT: usize = 4;
-
-/// Answers that are written at the same time: each keeps a thread, and slow readers must not take all there are.
-static WRITERS: Semaphore = Semaphore::const_new(256);
 
 /// Warnings, and infos, that are shown; as Prometheus.
 const SHOWN_TEXTS: usize = 10;
@@ -114,31 +113,42 @@ impl IntoResponse for Answer {
 }
 
 fn text_in_chunks(write: Write) -> Body {
-    in_chunks(|sink| {
+    in_chunks(&WRITERS, |sink| {
         let mut out = Json::chunks(sink);
         write(&mut out).and_then(|()| out.finish())
     })
 }
 
-/// What `write` writes, chunk by chunk, on a thread of its own.
-fn in_chunks(write: impl FnOnce(Sink) -> Result<(), Gone> + Send + 'static) -> Body {
+/// What `write` writes, chunk by chunk, on a thread of its own. A body that is not written to its end breaks off.
+fn in_chunks(writers: &'static Writers, write: impl FnOnce(Sink) -> Result<(), Gone> + Send + 'static) -> Body {
     let (sink, chunks) = tokio::sync::mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
+    let chunks = Arc::new(Mutex::new(chunks));
+    let (whole, is_whole) = oneshot::channel::<()>();
     let runtime = tokio::runtime::Handle::current();
+    // The body alone keeps the receiver: once it is gone, so is the reader.
+    let untaken = Arc::downgrade(&chunks);
     tokio::spawn(async move {
-        // Closed never.
-        let place = WRITERS.acquire().await;
-        let writing = tokio::task::spawn_blocking(move || {
-            if write(Sink::new(sink, runtime)).is_err() {
-                tracing::debug!("client went away, or stopped reading, before the answer was written");
+        let place = writers.place().await;
+        let writing = tokio::task::spawn_blocking(move || write(Sink::new(sink, runtime, writers))).await;
+        match writing {
+            Ok(Ok(())) => {
+                // An error is that the reader has gone.
+                let _ = whole.send(());
             }
-        });
-        if let Err(panicked) = writing.await {
-            tracing::error!(%panicked, "an answer could not be written");
+            Ok(Err(Gone)) => {
+                tracing::debug!("client went away, or stopped reading, before the answer was written");
+                // Its place may be another's: what it was given must not pile up behind those that stand still.
+                if let Some(untaken) = untaken.upgrade() {
+                    while untaken.lock().try_recv().is_ok() {}
+                }
+            }
+            Err(panicked) => tracing::error!(%panicked, "an answer could not be written"),
         }
         drop(place);
     });
-    let stream = ReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>);
-    Body::from_stream(stream)
+    let written = futures::stream::poll_fn(move |context| chunks.lock().poll_recv(context)).map(Ok::<_, Gone>);
+    let end = futures::stream::once(is_whole).filter_map(|end| std::future::ready(end.err().map(|_| Err(Gone))));
+    Body::from_stream(written.chain(end))
 }
 
 /// A text that is no JSON document, written chunk by chunk.
@@ -148,7 +158,7 @@ pub(crate) fn text_response(content_type: &'static str, write: Write) -> Respons
 
 /// Bytes, written chunk by chunk.
 pub(crate) fn bytes_response(content_type: &'static str, write: WriteBytes) -> Response {
-    response(content_type, in_chunks(|sink| write(&sink)))
+    response(content_type, in_chunks(&WRITERS, |sink| write(&sink)))
 }
 
 fn response(content_type: &'static str, body: Body) -> Response {
@@ -166,4 +176,77 @@ pub(crate) fn json_response(status: StatusCode, body: impl Into<Body>) -> Respon
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+    use std::time::Duration;
+
+    const CHUNKS: usize = 100;
+    const CHUNK: &[u8] = &[b'x'; 1024];
+    /// Within the patience with readers that nobody waits behind.
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn answer(writers: &'static Writers) -> Body {
+        in_chunks(writers, |sink| {
+            (0..CHUNKS).try_for_each(|_| sink.send(Bytes::from_static(CHUNK)))
+        })
+    }
+
+    /// Of a body that is read now: its length, or that it broke off.
+    async fn read(body: Body) -> Result<usize, axum::Error> {
+        let read = tokio::time::timeout(SOON, to_bytes(body, usize::MAX)).await.unwrap();
+        read.map(|bytes| bytes.len())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_that_stand_still_give_way_to_those_that_wait() {
+        static FEW: Writers = Writers::new(2);
+        let still = [answer(&FEW), answer(&FEW)];
+        assert_eq!(read(answer(&FEW)).await.unwrap(), CHUNKS * CHUNK.len());
+        let mut broken_off = 0;
+        for body in still {
+            match read(body).await {
+                Ok(length) => assert_eq!(length, CHUNKS * CHUNK.len(), "all of it, or an error"),
+                Err(_) => broken_off += 1,
+            }
+        }
+        assert!(broken_off > 0, "one had to give way");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_stands_still_keeps_a_place_that_nobody_wants() {
+        static FEW: Writers = Writers::new(2);
+        let still = answer(&FEW);
+        tokio::time::sleep(crate::writers::MAY_STAND_STILL * 2).await;
+        assert_eq!(read(answer(&FEW)).await.unwrap(), CHUNKS * CHUNK.len());
+        assert_eq!(read(still).await.unwrap(), CHUNKS * CHUNK.len());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_written_for_those_who_have_gone() {
+        static ONE: Writers = Writers::new(1);
+        let (done, is_done) = oneshot::channel();
+        let body = in_chunks(&ONE, |sink| {
+            let written = (0..CHUNKS).try_for_each(|_| sink.send(Bytes::from_static(CHUNK)));
+            done.send(written).unwrap();
+            written
+        });
+        drop(body);
+        let written = tokio::time::timeout(SOON, is_done).await.unwrap();
+        assert_eq!(written.unwrap(), Err(Gone));
+    }
+
+    /// What is cut short must not look like all there is.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_answer_that_is_not_written_to_its_end_breaks_off() {
+        static ONE: Writers = Writers::new(1);
+        let body = in_chunks(&ONE, |sink| {
+            sink.send(Bytes::from_static(CHUNK))?;
+            Err(Gone)
+        });
+        assert!(read(body).await.is_err());
+    }
 }

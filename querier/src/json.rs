@@ -1,5 +1,6 @@
 //! JSON byte for byte as Prometheus writes it, into a buffer or, for large answers, into a channel a chunk at a time.
 
+use crate::writers::{MAY_STAND_STILL, Writers};
 use bytes::Bytes;
 use gnomon_model::LabelsRef;
 use gnomon_model::gofloat;
@@ -8,6 +9,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 
 /// Bytes that gather before a chunk is sent.
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
@@ -25,17 +27,38 @@ pub(crate) struct Gone;
 pub(crate) struct Sink {
     chunks: mpsc::Sender<Bytes>,
     runtime: Handle,
+    /// Those among which this one has a place.
+    writers: &'static Writers,
 }
 
 impl Sink {
-    pub(crate) const fn new(chunks: mpsc::Sender<Bytes>, runtime: Handle) -> Self {
-        Self { chunks, runtime }
+    pub(crate) const fn new(chunks: mpsc::Sender<Bytes>, runtime: Handle, writers: &'static Writers) -> Self {
+        Self {
+            chunks,
+            runtime,
+            writers,
+        }
     }
 
     /// Blocks while the channel is full, so it must not run on an async thread.
     pub(crate) fn send(&self, chunk: Bytes) -> Result<(), Gone> {
-        let sent = self.chunks.send_timeout(chunk, READER_PATIENCE);
-        self.runtime.block_on(sent).map_err(|_| Gone)
+        self.runtime.block_on(self.give(chunk))
+    }
+
+    async fn give(&self, chunk: Bytes) -> Result<(), Gone> {
+        let chunk = match self.chunks.send_timeout(chunk, MAY_STAND_STILL).await {
+            Ok(()) => return Ok(()),
+            Err(SendTimeoutError::Timeout(chunk)) => chunk,
+            Err(SendTimeoutError::Closed(_)) => return Err(Gone),
+        };
+        let mut still = self.writers.stands_still();
+        tokio::select! {
+            biased;
+            sent = self.chunks.send_timeout(chunk, READER_PATIENCE.saturating_sub(MAY_STAND_STILL)) => {
+                sent.map_err(|_| Gone)
+            }
+            () = still.ended() => Err(Gone),
+        }
     }
 }
 

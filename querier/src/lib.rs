@@ -32,6 +32,7 @@ mod scrapers;
 mod snapshot;
 mod state;
 mod target_counts;
+mod writers;
 
 pub use cors::with_cors;
 pub use error::{ApiError, ErrorType};

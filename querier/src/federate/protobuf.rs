@@ -168,7 +168,7 @@ mod tests {
 
     async fn written(found: Found, external: Labels, escaping: Escaping) -> Vec<MetricFamily> {
         let (chunks, mut received) = tokio::sync::mpsc::channel(64);
-        let sink = Sink::new(chunks, tokio::runtime::Handle::current());
+        let sink = Sink::new(chunks, tokio::runtime::Handle::current(), &crate::writers::WRITERS);
         let writing = tokio::task::spawn_blocking(move || write(&sink, &found, &external, escaping));
         writing.await.unwrap().unwrap();
         let mut bytes = Vec::new();
