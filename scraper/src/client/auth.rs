@@ -1,7 +1,8 @@
 //! What a request carries to authenticate. Files are read for every request, so that rotated secrets need no reload.
 
+use super::error::{Via, innermost, reason};
 use super::files::Files;
-use super::{ClientError, HttpClient};
+use super::{ClientError, HttpClient, shown_text};
 use crate::config::http::{Auth, HttpClientConfig, OAuth2};
 use crate::config::{SecretSource, TextSource};
 use crate::scrape::AGENT;
@@ -213,7 +214,7 @@ const MOST_SAID: usize = 500;
 /// Where it ends early, or is longer than an answer may be.
 async fn bounded(mut answer: reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|e| super::error::innermost(&e))? {
+    while let Some(chunk) = answer.chunk().await.map_err(|e| innermost(&e))? {
         if body.len() + chunk.len() > MOST_TOKEN_BYTES {
             return Err(format!("the answer has more than {MOST_TOKEN_BYTES} bytes"));
         }
@@ -229,7 +230,13 @@ async fn fetch_token(
     password: &str,
     in_form: &OnceLock<bool>,
 ) -> Result<Token, ClientError> {
-    let failed = |reason: String| ClientError(format!("oauth2: cannot fetch token from {}: {reason}", oauth.token_url));
+    let shown = shown_text(&oauth.token_url);
+    let failed = |why: String| ClientError(format!("oauth2: cannot fetch token from {shown}: {why}"));
+    let via = Via::of(&oauth.proxy);
+    let of_request = |error: reqwest::Error| match url::Url::parse(&oauth.token_url) {
+        Ok(url) => failed(reason(&url, &via, &error)),
+        Err(bad) => failed(bad.to_string()),
+    };
     let form_encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let basic = basic_header(&form_encoded(&oauth.client_id), &form_encoded(password))?;
     let ask = async |basic: Option<&HeaderValue>, form: String| {
@@ -242,7 +249,7 @@ async fn fetch_token(
             Some(basic) => request.header(AUTHORIZATION, basic),
             None => request,
         };
-        let answer = request.send().await.map_err(|e| failed(super::error::innermost(&e)))?;
+        let answer = request.send().await.map_err(of_request)?;
         let status = answer.status();
         let body = bounded(answer).await.map_err(failed)?;
         Ok((status, body))
@@ -361,6 +368,29 @@ mod tests {
         token
             .map(|token| token.header.to_str().unwrap().to_owned())
             .map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn errors_do_not_tell_the_password_of_the_token_url() {
+        for (token_url, told) in [
+            (
+                "http://tu:QSECRET@127.0.0.1:1/token",
+                "from http://tu:***@127.0.0.1:1/token: dial tcp 127.0.0.1:1: connect: connection refused",
+            ),
+            (
+                "http://tu:QSECRET@bad:host:1/token",
+                "from ***@bad:host:1/token: invalid port number",
+            ),
+        ] {
+            let oauth = OAuth2 {
+                token_url: token_url.to_owned(),
+                ..OAuth2::default()
+            };
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            let token = fetch_token(&client, &oauth, "word", &OnceLock::new()).await;
+            let error = token.err().unwrap().to_string();
+            assert!(error.ends_with(told), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -10,8 +10,10 @@ mod verify;
 pub use error::FetchError;
 
 use crate::config::http::{HttpClientConfig, ProxyConfig};
+use crate::config::shape::without_credentials;
 use async_trait::async_trait;
 use auth::Authenticator;
+use error::Via;
 use files::Files;
 use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -35,6 +37,8 @@ const MOST_HEADERS: usize = 2000;
 tokio::task_local! {
     /// Where the request under way was last redirected to.
     static HOP: Mutex<Option<Url>>;
+    /// Through what the request under way goes.
+    static VIA: Via;
 }
 
 /// A client that cannot be made from its configuration.
@@ -73,9 +77,10 @@ impl Carrier for Http {
         let url = request.url().clone();
         let exchange = async {
             let sent = client.execute(request).await;
+            let via = VIA.try_with(Via::clone).unwrap_or_default();
             sent.map_err(|e| match HOP.with(|hop| hop.lock().take()) {
-                Some(hop) => FetchError::of_request(&hop, &shown(&hop), &e),
-                None => FetchError::of_request(&url, shown_url, &e),
+                Some(hop) => FetchError::of_request(&hop, &shown(&hop), &via, &e),
+                None => FetchError::of_request(&url, shown_url, &via, &e),
             })
         };
         HOP.scope(Mutex::new(None), exchange).await
@@ -225,8 +230,9 @@ impl HttpClient {
         self.add_headers(&mut all).await.map_err(own)?;
         self.auth.add_to(&mut all).await.map_err(own)?;
         let request = client.get(url.clone()).headers(all).build();
-        let request = request.map_err(|e| FetchError::of_request(url, shown_url, &e))?;
-        carrier.carry(client, request, shown_url).await
+        let via = Via::of(&self.config.proxy);
+        let request = request.map_err(|e| FetchError::of_request(url, shown_url, &via, &e))?;
+        VIA.scope(via, carrier.carry(client, request, shown_url)).await
     }
 
     /// Reads the files that a request would be made with, and sends none.
@@ -267,6 +273,11 @@ fn shown(url: &Url) -> String {
         let _ = url.set_password(Some("***"));
     }
     url.into()
+}
+
+/// The same of a text that may be no URL.
+fn shown_text(text: &str) -> String {
+    Url::parse(text).map_or_else(|_| without_credentials(text), |url| shown(&url))
 }
 
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
@@ -339,7 +350,7 @@ fn with_proxy(builder: reqwest::ClientBuilder, config: &ProxyConfig) -> Result<r
         return Ok(builder.no_proxy());
     };
     let mut proxy = reqwest::Proxy::all(url.clone())
-        .map_err(|e| ClientError(format!("proxy_url {url}: {}", error::innermost(&e))))?;
+        .map_err(|e| ClientError(format!("proxy_url {}: {}", shown(url), error::innermost(&e))))?;
     if let Some(hosts) = &config.no_proxy {
         // As Go's: this machine itself is never asked through a proxy then.
         let hosts = format!("{hosts},localhost,127.0.0.0/8,::1");

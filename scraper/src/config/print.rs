@@ -308,7 +308,7 @@ impl OAuth2 {
             .map(|(name, value)| (name.clone(), Out::text(value)))
             .collect();
         out.put_filled("scopes", Out::texts(&self.scopes))
-            .put("token_url", Out::text(&self.token_url))
+            .put("token_url", Out::text(mask_password(&self.token_url)))
             .put_filled("endpoint_params", Out::Map(params));
         out.0.extend(self.tls.to_fields());
         self.proxy.print(&mut out);

@@ -4,6 +4,7 @@ use super::http::{
     Auth, Authorization, BasicAuth, HeaderValues, HttpClientConfig, OAuth2, ProxyConfig, TlsConfig, TlsVersion,
 };
 use super::secret::{Secret, SecretSource, TextSource};
+use super::shape::without_credentials;
 use gnomon_model::yaml::{At, Fields, YamlError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -344,7 +345,7 @@ fn proxy_url(at: &At<'_>) -> Result<Option<url::Url>, YamlError> {
     }
     url::Url::parse(text)
         .map(Some)
-        .map_err(|e| at.error(format!("{text:?} is not a URL: {e}")))
+        .map_err(|e| at.error(format!("{:?} is not a URL: {e}", without_credentials(text))))
 }
 
 fn read_headers(at: &At<'_>, dir: &Path) -> Result<BTreeMap<String, HeaderValues>, YamlError> {

@@ -327,7 +327,7 @@ fn strict_url(at: &At<'_>) -> Result<String, YamlError> {
 
 fn loose_url(at: &At<'_>) -> Result<String, YamlError> {
     let text = at.text()?;
-    let bad = |why: &str| Err(at.error(format!("{text:?} is not a URL: {why}")));
+    let bad = |why: &str| Err(at.error(format!("{:?} is not a URL: {why}", without_credentials(text))));
     if text.contains(|c: char| c.is_ascii_control()) {
         return bad("it holds a control character");
     }
@@ -340,6 +340,14 @@ fn loose_url(at: &At<'_>) -> Result<String, YamlError> {
             }
         }
         _ => Ok(text.to_owned()),
+    }
+}
+
+/// Of a text that is no URL: what stands before its last `@` may have a password in it.
+pub(crate) fn without_credentials(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, rest)) => format!("***@{rest}"),
+        None => text.to_owned(),
     }
 }
 

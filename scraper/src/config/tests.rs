@@ -93,6 +93,13 @@ fn client_options_are_read_and_secrets_stay_secret() {
         "{shown}"
     );
     assert!(!format!("{config:?}").contains("s3cr3t"));
+    let oauth = "job_name: x\noauth2: {client_id: c, client_secret: s3cr3t, token_url: 'http://tu:pw@a/t'}\n";
+    let shown = read(oauth).unwrap().to_out().to_yaml();
+    assert!(shown.contains("token_url: http://tu:xxxxx@a/t"), "{shown}");
+    let bad = read("{job_name: x, proxy_url: 'http://me:pw@bad:host:1'}")
+        .unwrap_err()
+        .to_string();
+    assert!(bad.contains("***@bad:host:1") && !bad.contains("pw@"), "{bad}");
 }
 
 #[test]
