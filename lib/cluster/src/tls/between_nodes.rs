@@ -1,12 +1,14 @@
 //! Mutual TLS between nodes: both sides show a certificate of the cluster's own authority; who connects checks the name
 //! of who answers as well.
 
+use super::refusals::Refusals;
 use super::reread::{Files, Made, Reread};
 use super::{Offer, TlsError, certificates, private_key, roots};
 use async_trait::async_trait;
 use gnomon_model::Clock;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::ServerName;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
@@ -33,7 +35,11 @@ struct Ends {
 
 /// Both ends of a node's connections to others.
 #[derive(Debug)]
-pub struct ClusterTls(Arc<Reread<Ends>>);
+pub struct ClusterTls {
+    ends: Arc<Reread<Ends>>,
+    /// Peers, by address, with which there is no TLS.
+    pub(super) refusals: Refusals<Arc<str>>,
+}
 
 impl ClusterTls {
     /// # Errors
@@ -46,18 +52,32 @@ impl ClusterTls {
                 files: read,
             }
         };
-        Ok(Arc::new(Self(Reread::first("TLS between nodes", clock, make)?)))
+        Ok(Arc::new(Self {
+            ends: Reread::first("TLS between nodes", Arc::clone(&clock), make)?,
+            refusals: Refusals::new(clock),
+        }))
     }
 
     pub(super) async fn client(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.0.newest().await.client)
+        Arc::clone(&self.ends.newest().await.client)
+    }
+
+    /// Says in the log that the certificate of the peer at `address`, which should be for `name`, is not taken here, or
+    /// ours not there. Connections that broke off are left to those who call.
+    pub(super) fn refused(&self, address: &Arc<str>, name: &ServerName<'_>, error: &std::io::Error) {
+        let is_of_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        let why = error.to_string();
+        if is_of_tls && let Some(more) = self.refusals.tell(Arc::clone(address), &why) {
+            let expected = name.to_str();
+            tracing::warn!(peer = %address, %expected, %why, more, "no TLS with a peer: it is not reached from here");
+        }
     }
 }
 
 #[async_trait]
 impl Offer for ClusterTls {
     async fn tls(&self) -> Option<Arc<ServerConfig>> {
-        Some(Arc::clone(&self.0.newest().await.server))
+        Some(Arc::clone(&self.ends.newest().await.server))
     }
 }
 

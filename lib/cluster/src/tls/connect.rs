@@ -76,9 +76,12 @@ impl Service<Uri> for Connector {
         let Self { tls, name, address, .. } = self.clone();
         Box::pin(async move {
             let stream = connecting.await?.into_inner();
-            let failed = |error: std::io::Error| TlsError(format!("TLS with {address}: {error}"));
+            let failed = |error: std::io::Error| {
+                tls.refused(&address, &name, &error);
+                TlsError(format!("TLS with {address}: {error}"))
+            };
             let client = tokio_rustls::TlsConnector::from(tls.client().await);
-            let mut stream = client.connect(name, stream).await.map_err(failed)?;
+            let mut stream = client.connect(name.clone(), stream).await.map_err(failed)?;
             // In TLS 1.3 the other side looks at our certificate after the handshake is over for us. Its first bytes,
             // which are HTTP/2's settings, say that it is taken; else there is an alert that says why not.
             if stream.fill_buf().await.map_err(failed)?.is_empty() {

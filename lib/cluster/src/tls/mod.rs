@@ -8,6 +8,7 @@ mod accept;
 mod between_nodes;
 mod connect;
 mod pem;
+mod refusals;
 mod reread;
 mod stream;
 #[cfg(test)]

@@ -160,7 +160,7 @@ async fn nodes_of_one_authority_talk_and_no_others() {
         (ours.expired(&NAMES), "certificate expired"),
         (
             ours.pair(&["elsewhere.test"]),
-            "certificate not valid for name \"127.0.0.1\"",
+            "certificate not valid for name \"127.0.0.1\"; certificate is only valid for DnsName(\"elsewhere.test\")",
         ),
         (theirs.pair(&NAMES), "UnknownIssuer"),
     ];
@@ -170,6 +170,11 @@ async fn nodes_of_one_authority_talk_and_no_others() {
         let text = error.to_string();
         assert!(matches!(error, ServiceError::Unavailable(_)), "{text}");
         assert!(text.contains(why) && text.contains(&other.address), "{text}");
+        let told = good.tls.refusals.said();
+        let is_told = told
+            .iter()
+            .any(|(peer, said)| **peer == *other.address && said.contains(why));
+        assert!(is_told, "whoever connects says so in its log: {told:?}");
         other.until("failed", 1).await;
     }
     node.until("failed", 2).await;
