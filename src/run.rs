@@ -155,6 +155,7 @@ impl Node {
             .retention
             .send_replace(process.settings.retention(&config.storage));
         let web = web::open(&process)?;
+        web::watch_certificates(&process, web.as_ref());
         let listeners = Listeners::bind(&process.settings).await?;
         let addresses = listeners.addresses.clone();
         let routes = http::Routes::new(web::early_routes(&process, lifecycle.clone()));

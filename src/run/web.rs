@@ -33,9 +33,13 @@ use gnomon_tsdb::bucket::Bucket;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Memory for open readers of blocks, bytes.
 const BLOCK_READERS_BYTES: usize = 64 << 20;
+
+/// How often certificates are looked at where nobody connects.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(30);
 
 /// What the web configuration asks for; none where there is none.
 ///
@@ -52,6 +56,28 @@ pub(super) fn open(process: &Process) -> anyhow::Result<Option<Arc<Web>>> {
     }
     tracing::info!(file = %file.display(), tls = web.is_secure(), "web configuration in force");
     Ok(Some(web))
+}
+
+/// Looks at the certificates now and then, also where nobody connects: what is wrong with new ones is in the log before it
+/// is needed.
+pub(super) fn watch_certificates(process: &Process, web: Option<&Arc<Web>>) {
+    let (web, cluster, stop) = (web.cloned(), process.cluster_tls.clone(), process.stop.clone());
+    if web.is_none() && cluster.is_none() {
+        return;
+    }
+    process.tasks.spawn(async move {
+        while tokio::time::timeout(CERTIFICATES_EVERY, stop.cancelled())
+            .await
+            .is_err()
+        {
+            if let Some(web) = &web {
+                web.look().await;
+            }
+            if let Some(cluster) = &cluster {
+                cluster.look().await;
+            }
+        }
+    });
 }
 
 /// How this process reads blocks: itself, with what it has read kept in memory and on the disk.

@@ -1,8 +1,9 @@
 //! The file's contents, typed.
 
 use super::{read, tls};
-use gnomon_cluster::tls::{Files, TlsError};
+use gnomon_cluster::tls::{Files, Leaf, TlsError};
 use gnomon_model::yaml::{self, At, Mark};
+use gnomon_model::{SystemClock, TimestampMs};
 use gnomon_scraper::config::Secret;
 use http::{HeaderName, HeaderValue};
 use rustls::crypto::SupportedKxGroup;
@@ -89,6 +90,8 @@ pub(super) enum Pem {
 pub(super) struct Current {
     pub(super) config: WebConfig,
     pub(super) tls: Option<Arc<ServerConfig>>,
+    /// The certificate that is shown.
+    leaf: Option<Leaf>,
 }
 
 impl Current {
@@ -102,21 +105,27 @@ impl Current {
             .tls
             .as_ref()
             .map(|tls| tls::server_config(tls, config.http2, path, files));
+        let (tls, leaf) = built.transpose()?.unzip();
         Ok(Self {
-            tls: built.transpose()?.map(Arc::new),
+            tls: tls.map(Arc::new),
+            leaf,
             config,
         })
     }
 
-    /// Itself, where it keeps out whom `before` keeps out.
+    /// Itself, where it keeps out whom `before` keeps out, and its certificate is no worse.
     ///
     /// # Errors
-    /// When it does not: a file that was emptied, or cut off, must not open the port.
-    pub(super) fn in_place_of(self, before: Option<&Self>, path: &Path) -> Result<Self, TlsError> {
-        match before.and_then(|before| before.config.lost_by(&self.config)) {
-            Some(lost) => Err(TlsError::new(format!("{}: {lost}", path.display()))),
-            None => Ok(self),
+    /// When it does not: a file that was emptied, or cut off, must not open the port. Or when its certificate has expired
+    /// and the one in force has not.
+    pub(super) fn in_place_of(self, before: Option<&Self>, path: &Path, now: TimestampMs) -> Result<Self, TlsError> {
+        if let Some(lost) = before.and_then(|before| before.config.lost_by(&self.config)) {
+            return Err(TlsError::new(format!("{}: {lost}", path.display())));
         }
+        if let Some(leaf) = &self.leaf {
+            leaf.admitted(before.and_then(|before| before.leaf.as_ref()), now)?;
+        }
+        Ok(self)
     }
 }
 
@@ -158,7 +167,9 @@ impl WebConfig {
 /// The first thing that is wrong.
 pub fn check(path: &Path) -> Result<(String, Vec<String>), TlsError> {
     let current = Current::read(path, &mut Files::default())?;
-    let config = current.config;
+    let mut config = current.config;
+    let now = SystemClock::shared().now();
+    config.warnings.extend(current.leaf.and_then(|leaf| leaf.trouble(now)));
     let clients = config.tls.as_ref().map_or(ClientAuth::None, |tls| tls.client_auth);
     let tls = match (current.tls.is_some(), clients) {
         (false, _) => "plain text",

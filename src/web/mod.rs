@@ -51,11 +51,12 @@ impl Web {
         registry: &prometheus::Registry,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, TlsError> {
+        let times = Arc::clone(&clock);
         let make = move |before: Option<&Current>| {
             let mut files = Files::default();
             let read = Current::read(&path, &mut files);
             Made {
-                value: read.and_then(|current| current.in_place_of(before, &path)),
+                value: read.and_then(|current| current.in_place_of(before, &path, times.now())),
                 files,
             }
         };
@@ -68,6 +69,11 @@ impl Web {
             handshakes,
             clock,
         }))
+    }
+
+    /// Looks at the files, so that what is wrong with them is in the log before it is needed.
+    pub async fn look(&self) {
+        self.current.newest().await;
     }
 
     /// Whether the port speaks TLS just now.

@@ -7,9 +7,9 @@
 //! value       = SEQUENCE OF ([1] e-mail | [2] DNS name | [6] URI | [7] address | others)
 //! ```
 
+use gnomon_cluster::tls::der::{SEQUENCE, element, within};
 use std::net::{IpAddr, Ipv6Addr};
 
-const SEQUENCE: u8 = 0x30;
 const OCTETS: u8 = 0x04;
 const OBJECT_ID: u8 = 0x06;
 const EXTENSIONS: u8 = 0xa3;
@@ -65,29 +65,4 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
     let v6 = <[u8; 16]>::try_from(bytes).ok()?;
     Some(IpAddr::from(Ipv6Addr::from(v6)).to_canonical())
-}
-
-/// The content of the next element, which must be of this kind.
-fn within<'d>(rest: &mut &'d [u8], wanted: u8) -> Option<&'d [u8]> {
-    let (tag, content) = element(rest)?;
-    (tag == wanted).then_some(content)
-}
-
-/// The next element: its tag, of one byte, and its content. Lengths are definite in DER.
-fn element<'d>(rest: &mut &'d [u8]) -> Option<(u8, &'d [u8])> {
-    let (&tag, after) = rest.split_first()?;
-    let (&first, mut after) = after.split_first()?;
-    let mut length = usize::from(first);
-    if first & 0x80 != 0 {
-        let digits = usize::from(first & 0x7f);
-        if digits == 0 || digits > 4 {
-            return None;
-        }
-        let (bytes, behind) = after.split_at_checked(digits)?;
-        length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-        after = behind;
-    }
-    let (content, behind) = after.split_at_checked(length)?;
-    *rest = behind;
-    Some((tag, content))
 }

@@ -190,6 +190,14 @@ fn files_that_it_names_are_read_and_named_where_they_are_not_good() {
     let good = "tls_server_config:\n  cert_file: node.pem\n  key_file: node.key\n";
     assert_eq!(checked(good).unwrap().0, "TLS, 0 users");
     assert_eq!(checked("").unwrap().0, "plain text, 0 users");
+    assert!(checked(good).unwrap().1.is_empty());
+    authority.expired(&["a.test"]).write(folder.path());
+    let (_, warnings) = checked(good).unwrap();
+    let is_told = warnings
+        .iter()
+        .any(|warning| warning.ends_with("node.pem: the certificate expired on 2002-01-01 00:00 UTC"));
+    assert!(is_told, "{warnings:?}");
+    authority.pair(&["a.test"]).write(folder.path());
     let gone = checked(&good.replace("node.key", "gone.key")).unwrap_err();
     assert_eq!(
         gone,
@@ -220,6 +228,7 @@ fn a_file_that_asks_less_says_what_to_do() {
         std::fs::write(&path, text).unwrap();
         Current::read(&path, &mut Files::default()).unwrap()
     };
+    let now = gnomon_model::TimestampMs(1_790_000_000_000);
     let tls = "tls_server_config:\n  cert_file: node.pem\n  key_file: node.key\n";
     let (users, any) = (
         format!("basic_auth_users:\n  alice: {}\n", hash()),
@@ -231,7 +240,7 @@ fn a_file_that_asks_less_says_what_to_do() {
         (&*any, tls, "client_auth_type asks less"),
     ] {
         let refused = read(after)
-            .in_place_of(Some(&read(before)), &path)
+            .in_place_of(Some(&read(before)), &path, now)
             .unwrap_err()
             .to_string();
         assert!(
@@ -239,10 +248,10 @@ fn a_file_that_asks_less_says_what_to_do() {
             "{refused}"
         );
         assert!(
-            read(before).in_place_of(Some(&read(after)), &path).is_ok(),
+            read(before).in_place_of(Some(&read(after)), &path, now).is_ok(),
             "more is asked"
         );
-        assert!(read(after).in_place_of(None, &path).is_ok(), "at the start");
+        assert!(read(after).in_place_of(None, &path, now).is_ok(), "at the start");
     }
 }
 

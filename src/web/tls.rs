@@ -2,7 +2,7 @@
 
 use super::clients::Clients;
 use super::config::{ClientAuth, Pem, Source, TlsServer};
-use gnomon_cluster::tls::{Files, TlsError, certificates, private_key, roots};
+use gnomon_cluster::tls::{Files, Leaf, TlsError, certificates, private_key, roots};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -21,17 +21,19 @@ fn read(source: &Source, web: &Path, files: &mut Files) -> Result<(Vec<u8>, Stri
     }
 }
 
+/// With the certificate that it shows.
 pub(super) fn server_config(
     tls: &TlsServer,
     http2: bool,
     web: &Path,
     files: &mut Files,
-) -> Result<ServerConfig, TlsError> {
+) -> Result<(ServerConfig, Leaf), TlsError> {
     // All are read first: whichever is wrong, a change of any is looked at again.
     let (cert, key) = (read(&tls.cert, web, files), read(&tls.key, web, files));
     let ca = tls.client_ca.as_ref().map(|ca| read(ca, web, files)).transpose();
     let ((cert, cert_from), (key, key_from)) = (cert?, key?);
     let chain = certificates(&cert, &cert_from)?;
+    let leaf = Leaf::of(&chain, &cert_from);
     let private = private_key(&key, &key_from)?;
     let provider = Arc::new(CryptoProvider {
         cipher_suites: tls.suites.clone(),
@@ -69,5 +71,5 @@ pub(super) fn server_config(
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(config)
+    Ok((config, leaf))
 }

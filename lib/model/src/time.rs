@@ -83,9 +83,31 @@ pub const fn date_of_days(days: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + is_next, month, day)
 }
 
+/// Days from 1970-01-01 to a date: the inverse of [`date_of_days`].
+#[must_use]
+pub const fn days_of_date(year: i64, month: i64, day: i64) -> i64 {
+    let (march_month, is_before) = if month > 2 { (month - 3, 0) } else { (month + 9, 1) };
+    let year = year - is_before;
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_are_days_and_back() {
+        for (date, days) in [((1970, 1, 1), 0), ((2000, 2, 29), 11_016), ((1969, 12, 31), -1)] {
+            assert_eq!((date_of_days(days), days_of_date(date.0, date.1, date.2)), (date, days));
+        }
+        for days in (-1_000_000..1_000_000).step_by(97) {
+            let (year, month, day) = date_of_days(days);
+            assert_eq!(days_of_date(year, month, day), days);
+        }
+    }
 
     #[test]
     fn windows_are_aligned_and_half_open_before_the_epoch_too() {

@@ -265,6 +265,11 @@ async fn the_servers_certificate_may_change_and_a_broken_one_is_not_taken() {
     replace(&folder.join("node.pem"), "-----BEGIN CERTIFICATE-----\n");
     server.clock.advance(Duration::from_secs(2));
     assert!(server.takes(None).await);
+    // Here it was 1970 until now; in 2026 it is known that this one has expired.
+    server.clock.advance(Duration::from_secs(1_790_000_000));
+    server.ours.expired(&["127.0.0.1"]).write(folder);
+    server.clock.advance(Duration::from_secs(2));
+    assert!(server.takes(None).await);
     assert_eq!(server.handshakes.of("web", "failed"), 1);
 }
 

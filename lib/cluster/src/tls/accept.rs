@@ -2,6 +2,7 @@
 //! dawdles keeps a place for some seconds, and those of its own address only.
 
 use super::Secured;
+use super::refusals::Refusals;
 use async_trait::async_trait;
 use gnomon_model::Clock;
 use parking_lot::Mutex;
@@ -19,8 +20,6 @@ use tokio_rustls::TlsAcceptor;
 const DONE: usize = 64;
 /// After an error of the listener: too many open files, mostly.
 const PAUSE: Duration = Duration::from_millis(200);
-/// What goes wrong with handshakes is said this often at most.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// What a listener offers to the next connection.
 #[async_trait]
@@ -89,9 +88,8 @@ pub fn accept(
         offer,
         limits,
         metrics,
-        clock,
         by_address: Mutex::default(),
-        said: Mutex::default(),
+        refusals: Refusals::new(clock),
     });
     tokio::spawn(door.run(listener, done));
     receiver
@@ -102,16 +100,8 @@ struct Door {
     offer: Arc<dyn Offer>,
     limits: HandshakeLimits,
     metrics: HandshakeMetrics,
-    clock: Arc<dyn Clock>,
     by_address: Mutex<HashMap<IpAddr, usize>>,
-    said: Mutex<Said>,
-}
-
-#[derive(Default)]
-struct Said {
-    /// On the monotonic clock.
-    last: Option<Duration>,
-    kept_quiet: u64,
+    refusals: Refusals<IpAddr>,
 }
 
 /// A place among the handshakes under way.
@@ -230,15 +220,9 @@ impl Door {
     }
 
     fn say(&self, address: SocketAddr, why: &str) {
-        let now = self.clock.monotonic();
-        let mut said = self.said.lock();
-        if said.last.is_some_and(|last| now.saturating_sub(last) < SAY_EVERY) {
-            said.kept_quiet += 1;
-            return;
+        if let Some(more) = self.refusals.tell(owner(address.ip()), why) {
+            tracing::warn!(listener = self.name, peer = %address, why, more, "a TLS connection was refused");
         }
-        let more = std::mem::take(&mut said.kept_quiet);
-        said.last = Some(now);
-        tracing::warn!(listener = self.name, peer = %address, why, more, "a TLS connection was refused");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::refusals::Refusals;
 use super::reread::{Files, Made, Reread};
-use super::{Offer, TlsError, certificates, private_key, roots};
+use super::{Leaf, Offer, TlsError, certificates, private_key, roots};
 use async_trait::async_trait;
 use gnomon_model::Clock;
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -31,6 +31,7 @@ pub struct TlsFiles {
 struct Ends {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    leaf: Leaf,
 }
 
 /// Both ends of a node's connections to others.
@@ -45,12 +46,14 @@ impl ClusterTls {
     /// # Errors
     /// When a file cannot be read, or they do not fit together; the message names the file.
     pub fn open(files: TlsFiles, clock: Arc<dyn Clock>) -> Result<Arc<Self>, TlsError> {
-        let make = move |_: Option<&Ends>| {
+        let times = Arc::clone(&clock);
+        let make = move |before: Option<&Ends>| {
             let mut read = Files::default();
-            Made {
-                value: ends(&files, &mut read),
-                files: read,
-            }
+            let value = ends(&files, &mut read).and_then(|ends| {
+                ends.leaf.admitted(before.map(|before| &before.leaf), times.now())?;
+                Ok(ends)
+            });
+            Made { value, files: read }
         };
         Ok(Arc::new(Self {
             ends: Reread::first("TLS between nodes", Arc::clone(&clock), make)?,
@@ -60,6 +63,11 @@ impl ClusterTls {
 
     pub(super) async fn client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.ends.newest().await.client)
+    }
+
+    /// Looks at the files, so that what is wrong with them is in the log before it is needed.
+    pub async fn look(&self) {
+        self.ends.newest().await;
     }
 
     /// Says in the log that the certificate of the peer at `address`, which should be for `name`, is not taken here, or
@@ -87,6 +95,7 @@ fn ends(files: &TlsFiles, read: &mut Files) -> Result<Ends, TlsError> {
     let (cert_name, key_name) = (files.cert.display().to_string(), files.key.display().to_string());
     let ca_name = files.ca.display().to_string();
     let chain = certificates(&cert?, &cert_name)?;
+    let leaf = Leaf::of(&chain, &cert_name);
     let key = private_key(&key?, &key_name)?;
     let roots = Arc::new(roots(&ca?, &ca_name)?);
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -112,6 +121,7 @@ fn ends(files: &TlsFiles, read: &mut Files) -> Result<Ends, TlsError> {
     Ok(Ends {
         server: Arc::new(server),
         client: Arc::new(client),
+        leaf,
     })
 }
 

@@ -7,6 +7,8 @@
 mod accept;
 mod between_nodes;
 mod connect;
+pub mod der;
+mod leaf;
 mod pem;
 mod refusals;
 mod reread;
@@ -17,6 +19,7 @@ pub(crate) mod tests;
 pub use accept::{HandshakeLimits, HandshakeMetrics, Offer, accept};
 pub use between_nodes::{ClusterTls, TlsFiles};
 pub(crate) use connect::{host_of, lazily};
+pub use leaf::Leaf;
 pub use pem::{certificates, private_key, roots};
 pub use reread::{Files, Made, Reread};
 pub use stream::Secured;

@@ -315,6 +315,10 @@ async fn files_that_cannot_be_used_leave_the_last_good_ones() {
         ends.turn(&broken, &ours.cert);
         assert_eq!(shown(&node.address, &ends.tls).await, der(&first));
     }
+    // Until then its clock said 1970.
+    ends.clock.advance(Duration::from_secs(1_790_000_000));
+    ends.turn(&ours.expired(&NAMES), &ours.cert);
+    assert_eq!(shown(&node.address, &ends.tls).await, der(&first));
     std::fs::remove_file(ends.folder.path().join("node.pem")).unwrap();
     ends.clock.advance(Duration::from_secs(2));
     assert_eq!(shown(&node.address, &ends.tls).await, der(&first));
