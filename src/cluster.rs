@@ -178,8 +178,8 @@ struct Server<'a> {
 impl Server<'_> {
     async fn ask(&self, method: Method, path: &str, pairs: &[(&str, String)]) -> anyhow::Result<Value> {
         let text = format!("{}/api/v1/cluster/{path}", self.url);
-        let mut url =
-            Url::parse(&text).with_context(|| format!("--server {:?} is no URL like http://host:port", self.url))?;
+        let mut url = Url::parse(&text)
+            .with_context(|| format!("--server {:?} is no URL like http://host:port", shown_url(self.url)))?;
         for (name, value) in pairs {
             url.query_pairs_mut().append_pair(name, value);
         }

@@ -2,6 +2,7 @@
 
 use crate::flags::Query;
 use anyhow::{Context, bail};
+use gnomon_scraper::config::shape::without_credentials;
 use reqwest::Url;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -56,15 +57,16 @@ pub(crate) fn shown_url(url: &str) -> String {
             let _ = parsed.set_password(Some("***"));
             parsed.into()
         }
-        _ => url.to_owned(),
+        Ok(_) => url.to_owned(),
+        Err(_) => without_credentials(url),
     }
 }
 
 fn url(what: &Query) -> anyhow::Result<Url> {
     let path = if what.is_range() { "query_range" } else { "query" };
     let base = format!("{}/api/v1/{path}", what.server.trim_end_matches('/'));
-    let mut url =
-        Url::parse(&base).with_context(|| format!("--server {:?} is no URL like http://host:port", what.server))?;
+    let mut url = Url::parse(&base)
+        .with_context(|| format!("--server {:?} is no URL like http://host:port", shown_url(&what.server)))?;
     {
         let mut pairs = url.query_pairs_mut();
         pairs.append_pair("query", &what.expr);
@@ -187,6 +189,7 @@ mod tests {
             shown_url("https://alice:wonder@host:9090"),
             "https://alice:***@host:9090/"
         );
+        assert_eq!(shown_url("https://alice:wonder@bad:host:1"), "***@bad:host:1");
         for plain in ["http://host:9090", "https://alice@host/", "nonsense"] {
             assert_eq!(shown_url(plain), plain);
         }

@@ -109,4 +109,8 @@ impl Offer for Web {
     async fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.current.newest().await.tls.clone()
     }
+
+    fn is_for_browsers(&self) -> bool {
+        true
+    }
 }

@@ -344,7 +344,8 @@ fn loose_url(at: &At<'_>) -> Result<String, YamlError> {
 }
 
 /// Of a text that is no URL: what stands before its last `@` may have a password in it.
-pub(crate) fn without_credentials(text: &str) -> String {
+#[must_use]
+pub fn without_credentials(text: &str) -> String {
     match text.rsplit_once('@') {
         Some((_, rest)) => format!("***@{rest}"),
         None => text.to_owned(),

@@ -118,9 +118,11 @@ async fn https_is_served_as_http_2_where_both_sides_can() {
     let server = Server::start(TLS).await;
     let answer = server.client(None).get(server.url("https")).send().await.unwrap();
     assert_eq!((answer.version(), answer.status()), (Version::HTTP_2, StatusCode::OK));
-    assert!(
-        server.client(None).get(server.url("http")).send().await.is_err(),
-        "no plain text"
+    let plain = server.client(None).get(server.url("http")).send().await.unwrap();
+    assert_eq!(plain.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(
+        plain.text().await.unwrap(),
+        "Client sent an HTTP request to an HTTPS server.\n"
     );
     server.turn(&format!("{TLS}http_server_config:\n  http2: false\n"));
     let answer = server.client(None).get(server.url("https")).send().await.unwrap();

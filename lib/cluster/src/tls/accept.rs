@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -20,12 +21,23 @@ use tokio_rustls::TlsAcceptor;
 const DONE: usize = 64;
 /// After an error of the listener: too many open files, mostly.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How requests of HTTP/1 begin, as Go's server knows them.
+const HTTP: [&[u8; 5]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
+/// What Go's server says to them where it expects TLS.
+const NOT_HTTP: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+/// Of such a request so much is read, so that its client reads the answer too.
+const REQUEST_BYTES: usize = 8 << 10;
 
 /// What a listener offers to the next connection.
 #[async_trait]
 pub trait Offer: Send + Sync + 'static {
     /// None is plain text.
     async fn tls(&self) -> Option<Arc<ServerConfig>>;
+
+    /// Whether those who speak HTTP where TLS is expected are told so.
+    fn is_for_browsers(&self) -> bool {
+        false
+    }
 }
 
 /// Bounds on handshakes under way.
@@ -202,6 +214,13 @@ impl Door {
         let Some(config) = self.offer.tls().await else {
             return Some(Secured::Plain(stream));
         };
+        if self.offer.is_for_browsers() && is_http(&stream).await {
+            self.count("failed");
+            self.say(address, "HTTP without TLS");
+            // It may have gone.
+            let _ = say_what_is_spoken(stream).await;
+            return None;
+        }
         match TlsAcceptor::from(config).accept(stream).await {
             Ok(stream) => {
                 self.count("done");
@@ -224,6 +243,21 @@ impl Door {
             tracing::warn!(listener = self.name, peer = %address, why, more, "a TLS connection was refused");
         }
     }
+}
+
+/// Whether the first bytes are those of a request. Where they come in pieces, it is not known and not waited for.
+async fn is_http(stream: &TcpStream) -> bool {
+    let mut first = [0; 5];
+    matches!(stream.peek(&mut first).await, Ok(5)) && HTTP.contains(&&first)
+}
+
+async fn say_what_is_spoken(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = vec![0; REQUEST_BYTES];
+    if stream.read(&mut request).await? == 0 {
+        return Ok(());
+    }
+    stream.write_all(NOT_HTTP).await?;
+    stream.shutdown().await
 }
 
 /// The peer went away before it was accepted; the listener is well.
