@@ -176,7 +176,8 @@ pub(super) fn reason(url: &Url, via: &Via, error: &reqwest::Error) -> String {
     }
 }
 
-/// What a proxy said, or did, instead of leading to the target; none of other errors, and where it was not reached over HTTP.
+/// What a proxy said, or did, instead of leading to the target. None of other errors, nor where HTTP did not get to it: what
+/// that error wraps tells more.
 fn of_proxy(error: &(dyn Error + 'static)) -> Option<String> {
     let text = error.to_string();
     if text == "SOCKS error: failed to create underlying connection" {
@@ -188,7 +189,6 @@ fn of_proxy(error: &(dyn Error + 'static)) -> Option<String> {
     }
     let what = text.strip_prefix("tunnel error: ")?;
     match what {
-        // That is told by what it wraps.
         "failed to create underlying connection" => None,
         "proxy authorization required" => Some("Proxy Authentication Required".to_owned()),
         "unsuccessful" => Some("the proxy refused to connect".to_owned()),
