@@ -4,6 +4,7 @@ mod compare;
 
 use crate::block::place::check_mark;
 use crate::flags::BucketCheck;
+use crate::output;
 use anyhow::{Context, bail};
 use compare::{Content, Finding, Kind, Object, Totals, compare, totals};
 use futures::{StreamExt, TryStreamExt};
@@ -24,7 +25,6 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ pub fn run(what: &BucketCheck) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("gnomon bucket check: {error:#}");
+            output::tell(format_args!("gnomon bucket check: {error:#}"));
             ExitCode::from(CANNOT)
         }
     }
@@ -130,11 +130,11 @@ pub(crate) async fn check(what: &BucketCheck) -> anyhow::Result<bool> {
     }
     let is_lost = matches!(checked.source, Source::Lost(_));
     let is_sound = checked.findings.iter().all(|f| f.repaired) && (!is_lost || what.found_anew);
-    say(&if what.json {
+    output::say(&if what.json {
         checked.json(is_sound)?
     } else {
         checked.table(is_sound)
-    });
+    })?;
     Ok(is_sound)
 }
 
@@ -159,11 +159,6 @@ async fn confirmed(bucket: &Bucket, source: &Source, findings: Vec<Finding>) -> 
         left.retain(|finding| finding.block.is_empty() || is_live(&finding.block));
     }
     Ok(left)
-}
-
-/// Prints; that nobody reads it (a closed pipe) is no failure.
-fn say(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 async fn list(bucket: &Bucket) -> anyhow::Result<Vec<ObjectMeta>> {

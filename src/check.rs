@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::flags::{CheckConfig, CheckMetrics, CheckWebConfig};
+use crate::output::Output;
 use crate::web;
 use gnomon_scraper::check_files;
 use gnomon_scraper::config::ScrapeConfig;
@@ -18,10 +19,19 @@ const EXIT_LINT: u8 = 3;
 #[must_use]
 pub fn config(what: &CheckConfig) -> ExitCode {
     let environment = |name: &str| std::env::var(name).ok();
-    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let (mut out, mut err) = (Output::new(std::io::stdout().lock()), std::io::stderr().lock());
     let mut good = true;
     for path in &what.files {
         good &= config_file(path, what, &environment, &mut out, &mut err);
+    }
+    end(good, &mut out, &mut err)
+}
+
+/// The exit code of a command whose words are said.
+fn end(good: bool, out: &mut Output<impl Write>, err: &mut dyn Write) -> ExitCode {
+    if let Err(error) = out.end() {
+        let _ = writeln!(err, "gnomon check: {error:#}");
+        return ExitCode::FAILURE;
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -93,7 +103,7 @@ fn named_files(path: &Path, jobs: &[Arc<ScrapeConfig>], err: &mut dyn Write) -> 
 /// `gnomon check web-config`: one line per file, problems on standard error; 1 if a file is not good.
 #[must_use]
 pub fn web_config(what: &CheckWebConfig) -> ExitCode {
-    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let (mut out, mut err) = (Output::new(std::io::stdout().lock()), std::io::stderr().lock());
     let mut good = true;
     for path in &what.files {
         match web::check(path) {
@@ -109,7 +119,7 @@ pub fn web_config(what: &CheckWebConfig) -> ExitCode {
             }
         }
     }
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    end(good, &mut out, &mut err)
 }
 
 /// `gnomon check metrics`: problems on standard error; 1 if an exposition is refused, 3 if it is only unconventional.

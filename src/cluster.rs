@@ -1,13 +1,14 @@
 //! `gnomon cluster`: the cluster in tables that a person can read, and what an operator may ask of it.
 
 use crate::flags::{Cluster, ClusterTask};
+use crate::output;
 use crate::query::shown_url;
 use anyhow::{Context, bail};
 use gnomon_cluster::node::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,15 +24,12 @@ pub fn run(what: &Cluster) -> ExitCode {
         .enable_all()
         .build()
         .context("cannot start")
-        .and_then(|runtime| runtime.block_on(carry_out(what)));
+        .and_then(|runtime| runtime.block_on(carry_out(what)))
+        .and_then(|text| output::say(&text));
     match done {
-        Ok(text) => {
-            // That nobody reads it (a closed pipe) is no failure.
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gnomon cluster: {error:#}");
+            output::tell(format_args!("gnomon cluster: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -187,10 +185,10 @@ impl Server<'_> {
         let answer = match tokio::time::timeout(SAY_AFTER, &mut asking).await {
             Ok(answer) => answer,
             Err(_) => {
-                eprintln!(
+                output::tell(format_args!(
                     "{} has not answered yet: without most voters of the metadata group nothing can be changed (gnomon cluster status)",
                     shown_url(self.url)
-                );
+                ));
                 asking.await
             }
         };
@@ -215,11 +213,11 @@ impl Server<'_> {
             let left = left(&shards);
             most = most.max(left);
             if is_watched {
-                eprint!("\r{doing}: {} of {most} done ", most - left);
+                output::show(format_args!("\r{doing}: {} of {most} done ", most - left));
             }
             if left == 0 {
                 if is_watched {
-                    eprintln!();
+                    output::tell(format_args!(""));
                 }
                 return Ok(format!("{doing}: done\n"));
             }

@@ -1,6 +1,8 @@
 //! The `gnomon` package: command line, configuration file, and what wires the roles together.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+// They panic where nothing can be written: see `output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod block;
 pub mod bucket;
@@ -15,6 +17,7 @@ mod leave;
 pub mod lifecycle;
 pub mod logging;
 pub mod memory;
+pub mod output;
 pub mod query;
 pub mod recover;
 pub mod run;

@@ -1,7 +1,10 @@
 //! The `gnomon` binary: reads the command line and does what it says.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use gnomon::flags::{self, Command};
-use gnomon::{block, bucket, check, cluster, lifecycle, logging, query, recover, run};
+use gnomon::{block, bucket, check, cluster, lifecycle, logging, output, query, recover, run};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 /// Set by `.cargo/config.toml`; why: `docs/decisions/0012-jemalloc.md`.
@@ -13,8 +16,10 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are "errors" with exit code 0.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return match error.print() {
+                Err(lost) if error.exit_code() == 0 && lost.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+                _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+            };
         }
     };
     match parsed.command {
@@ -36,7 +41,7 @@ fn main() -> ExitCode {
                 logging::Format::Logfmt
             };
             if let Err(error) = logging::start(&settings.log_level, format) {
-                eprintln!("gnomon: {error}");
+                output::tell(format_args!("gnomon: {error}"));
                 return ExitCode::FAILURE;
             }
             for (flag, why) in &parsed.without_effect {

@@ -1,25 +1,21 @@
 //! `gnomon query`: asks a server, and shows the answer, the plan, and what each part of it took.
 
 use crate::flags::Query;
+use crate::output;
 use anyhow::{Context, bail};
 use gnomon_scraper::config::shape::without_credentials;
 use reqwest::Url;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Runs the command; 1 where there is no answer.
 #[must_use]
 pub fn run(what: &Query) -> ExitCode {
-    match answer(what) {
-        Ok(text) => {
-            // That nobody reads it (a closed pipe) is no failure of the query's.
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+    match answer(what).and_then(|text| output::say(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gnomon query: {error:#}");
+            output::tell(format_args!("gnomon query: {error:#}"));
             ExitCode::FAILURE
         }
     }

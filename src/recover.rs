@@ -9,6 +9,7 @@
 
 use crate::bucket;
 use crate::flags::Recover;
+use crate::output;
 use anyhow::{Context, bail};
 use gnomon_cluster::meta::read_newest_checkpoint;
 use gnomon_cluster::node::{ClusterMark, LeftNode};
@@ -18,7 +19,6 @@ use gnomon_tsdb::bucket::{CLUSTER_MARKER, checkpoint_path};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub fn run(what: &Recover) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("gnomon cluster recover: {error:#}");
+            output::tell(format_args!("gnomon cluster recover: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -77,16 +77,11 @@ async fn recover(what: &Recover) -> anyhow::Result<ExitCode> {
             )
         }
     };
-    say(&next);
+    output::say(&next)?;
     Ok(match changed || !what.confirm {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
-}
-
-fn say(text: &str) {
-    // That nobody reads it (a closed pipe) is no failure.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// Whether a node answers. One whose name is not known cannot be asked, which is no silence.
@@ -205,7 +200,7 @@ async fn go_on_alone(what: &Recover, left: &mut LeftNode) -> anyhow::Result<()> 
         .iter()
         .any(|left| left.group == GroupId::METADATA && left.is_recoverable())
     {
-        say(&text);
+        output::say(&text)?;
         bail!(
             "node {node} does not vote in the metadata group: use another ingester that is left, or the bucket (without \
              --from-minority)"
@@ -229,8 +224,7 @@ async fn go_on_alone(what: &Recover, left: &mut LeftNode) -> anyhow::Result<()> 
              the bucket. The data folders of the lost nodes must never be started again"
         );
     }
-    say(&text);
-    Ok(())
+    output::say(&text)
 }
 
 fn table(groups: &[LeftGroup]) -> String {

@@ -19,6 +19,7 @@ use crate::http;
 use crate::leave;
 use crate::lifecycle::{Lifecycle, Reload};
 use crate::logging;
+use crate::output;
 use crate::status::{Status, hostname};
 use anyhow::Context as _;
 use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
@@ -311,12 +312,12 @@ fn announce(process: &Process, addresses: &[SocketAddr], is_secure: bool) {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         };
-        println!(
+        output::announce(format_args!(
             "gnomon is ready: {}://{host}:{}{}",
             if is_secure { "https" } else { "http" },
             address.port(),
             process.settings.route_prefix
-        );
+        ));
     }
 }
 

@@ -34,6 +34,8 @@ mod kill;
 mod lifecycle;
 #[path = "one_node/migration.rs"]
 mod migration;
+#[path = "one_node/output.rs"]
+mod output;
 #[path = "one_node/remote_read.rs"]
 mod remote_read;
 #[path = "one_node/remote_write.rs"]

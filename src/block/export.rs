@@ -9,6 +9,7 @@ use super::place::{Place, bucket};
 use super::progress::Progress;
 use super::stop::{INTERRUPTED, Interrupted, on_signals};
 use crate::flags::{Export, ExportFormat};
+use crate::output;
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
 use gnomon_cluster::deletes::{BadRecord, KnownDeletes};
@@ -30,18 +31,18 @@ pub fn run(what: &Export) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("gnomon block export: {error}");
+            output::tell(format_args!("gnomon block export: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(export(what)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("interrupted: what was finished stays");
+            output::tell(format_args!("interrupted: what was finished stays"));
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("gnomon block export: {error:#}");
+            output::tell(format_args!("gnomon block export: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -129,10 +130,10 @@ async fn open_all(what: &Export, damage: &mut Damage, bucket: &Bucket) -> anyhow
         .with_context(|| format!("{}: which deletes there are", bucket.url()))?;
     let objects: Vec<_> = bucket.store().list(None).try_collect().await?;
     if checkpoint.is_none() {
-        eprintln!(
+        output::tell(format_args!(
             "{} has no copy of the catalogue: deletes that are not carried out yet are not known",
             bucket.url()
-        );
+        ));
     }
     let state = checkpoint.unwrap_or_default();
     let records: HashMap<&str, &BlockRecord> = state.blocks.iter().map(|b| (b.path.as_str(), b)).collect();
@@ -161,7 +162,7 @@ async fn open_all(what: &Export, damage: &mut Damage, bucket: &Bucket) -> anyhow
         if is_missed(record, &metas) {
             damage.leave_out(error)?;
         } else {
-            eprintln!("{error:#}; others have all that was in it");
+            output::tell(format_args!("{error:#}; others have all that was in it"));
         }
     }
     let kept = not_superseded(&metas);

@@ -8,13 +8,14 @@ mod progress;
 mod stop;
 
 use crate::flags::{Block, BlockTask};
+use crate::output::{self, say};
 use anyhow::{Context, bail};
 use gnomon_querier::Rfc3339;
 use gnomon_tsdb::page::{HistogramSample, Page, PageSamples};
 use gnomon_tsdb::{BlockReader, Bucket, SeriesMerge, SeriesStream};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub fn run(what: &Block) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("gnomon block: {error:#}");
+            output::tell(format_args!("gnomon block: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -47,11 +48,6 @@ fn done(what: &Block) -> anyhow::Result<bool> {
             BlockTask::Diff => differ(what).await.map(|differ| !differ),
         }
     })
-}
-
-/// Prints; that nobody reads it (a closed pipe) is no failure.
-fn say(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// A file, or an object of a store that is named.
@@ -73,7 +69,7 @@ async fn open(object_store: Option<&str>, block: &str) -> anyhow::Result<Arc<Blo
 
 async fn inspect_all(what: &Block) -> anyhow::Result<bool> {
     for block in &what.blocks {
-        say(&inspected(block, &*open(what.object_store.as_deref(), block).await?)?);
+        say(&inspected(block, &*open(what.object_store.as_deref(), block).await?)?)?;
     }
     Ok(true)
 }
@@ -160,12 +156,12 @@ async fn verify_all(what: &Block) -> anyhow::Result<bool> {
                 let percent = (bytes * 50 / length).min(100);
                 if is_terminal && percent != shown {
                     shown = percent;
-                    eprint!("\r{name}: {percent:3} %");
+                    output::show(format_args!("\r{name}: {percent:3} %"));
                 }
             };
             let report = block.verify_with(&mut progress).await;
             if is_terminal {
-                eprint!("\r\x1b[K");
+                output::show(format_args!("\r\x1b[K"));
             }
             anyhow::Ok(report?)
         };
@@ -173,9 +169,9 @@ async fn verify_all(what: &Block) -> anyhow::Result<bool> {
             Ok(report) => say(&format!(
                 "{name}: sound, {} series, {} samples, {} bytes\n",
                 report.stats.series, report.stats.samples, report.bytes
-            )),
+            ))?,
             Err(error) => {
-                eprintln!("{name}: {error:#}");
+                output::tell(format_args!("{name}: {error:#}"));
                 sound = false;
             }
         }
@@ -243,21 +239,21 @@ async fn differ(what: &Block) -> anyhow::Result<bool> {
         for difference in differences(&next.sources).with_context(|| format!("series {}", next.labels))? {
             count += 1;
             if count <= TOLD {
-                say(&format!("{}: {difference}\n", next.labels));
+                say(&format!("{}: {difference}\n", next.labels))?;
             }
         }
     }
     for difference in extras::differences(&blocks).await? {
         count += 1;
         if count <= TOLD {
-            say(&format!("{difference}\n"));
+            say(&format!("{difference}\n"))?;
         }
     }
     if count > TOLD {
-        say(&format!("and {} more\n", count - TOLD));
+        say(&format!("and {} more\n", count - TOLD))?;
     }
     if count == 0 {
-        say(&format!("the same {series} series with the same samples\n"));
+        say(&format!("the same {series} series with the same samples\n"))?;
     }
     Ok(count > 0)
 }

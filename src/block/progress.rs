@@ -1,5 +1,6 @@
 //! How far it has come: a bar on a terminal, else a line now and then.
 
+use crate::output;
 use gnomon_model::{Clock, SystemClock};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -57,16 +58,16 @@ impl Progress {
         self.shown = now;
         let text = text(self.what, self.done, self.total, now.saturating_sub(self.began));
         if self.is_terminal {
-            eprint!("\r\x1b[K{} {text}", bar(self.done, self.total));
+            output::show(format_args!("\r\x1b[K{} {text}", bar(self.done, self.total)));
         } else {
-            eprintln!("{text}");
+            output::tell(format_args!("{text}"));
         }
     }
 
     /// A line of its own: the bar comes again below it.
     pub(super) fn say(&self, text: &str) {
         let clear = if self.is_terminal { "\r\x1b[K" } else { "" };
-        eprintln!("{clear}{text}");
+        output::tell(format_args!("{clear}{text}"));
     }
 }
 
@@ -74,7 +75,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_terminal {
-            eprint!("\r\x1b[K");
+            output::show(format_args!("\r\x1b[K"));
         }
     }
 }

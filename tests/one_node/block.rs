@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Twenty series; `last` is the last value of the last one.
-async fn block(closed: bool, last: f64) -> Vec<u8> {
+pub(crate) async fn block(closed: bool, last: f64) -> Vec<u8> {
     let window = TimeRange::new(TimestampMs(0), TimestampMs(7_200_000));
     let meta = BlockMeta::new(BlockId(9), ClusterId(1), TenantId::anonymous(), ShardId(3), window);
     let mut writer = BlockWriter::new(meta, MemorySink::default());

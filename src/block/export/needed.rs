@@ -1,5 +1,6 @@
 //! Which of the blocks of a bucket are exported, and what becomes of those that are damaged.
 
+use crate::output;
 use anyhow::Context;
 use gnomon_model::{PartId, ShardId};
 use gnomon_proto::v1::BlockRecord;
@@ -93,7 +94,7 @@ impl Damage {
             let advice = "nothing is exported (with --skip-damaged it is left out, and all else goes on)";
             return Err(error).context(advice);
         }
-        eprintln!("left out: {error:#}");
+        output::tell(format_args!("left out: {error:#}"));
         self.left_out += 1;
         Ok(())
     }
@@ -101,10 +102,10 @@ impl Damage {
     /// Says at the end what was left out.
     pub(super) fn tell(&self) {
         if self.left_out > 0 {
-            eprintln!(
+            output::tell(format_args!(
                 "{} damaged or missing blocks were left out: what is only in them is missing",
                 self.left_out
-            );
+            ));
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Source;
 use super::window::for_each_series;
 use crate::block::progress::Progress;
+use crate::output;
 use anyhow::Context;
 use gnomon_querier::Rfc3339;
 use gnomon_tsdb::parquet::ParquetWriter;
@@ -34,8 +35,7 @@ pub(super) async fn write(source: &Source<'_>, mut progress: Progress, stop: &Ca
             }
         }
     }
-    println!("exported {rows} samples into {files} files");
-    Ok(())
+    output::say(&format!("exported {rows} samples into {files} files\n"))
 }
 
 /// One file; how many rows it has.

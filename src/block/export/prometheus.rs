@@ -4,6 +4,7 @@ use super::Source;
 use super::window::{SERIES_PER_TURN, for_each_series, len};
 use crate::block::progress::Progress;
 use crate::block::stop::check;
+use crate::output;
 use gnomon_model::{SystemClock, TimeRange, TimestampMs};
 use gnomon_tsdb::Starts;
 use gnomon_tsdb::prometheus::{TsdbWriter, Ulid, WrittenBlock};
@@ -26,8 +27,9 @@ pub(super) async fn write(source: &Source<'_>, mut progress: Progress, stop: &Ca
             ));
         }
     }
-    println!("exported {samples} samples into {blocks} blocks of at most {series} series");
-    Ok(())
+    output::say(&format!(
+        "exported {samples} samples into {blocks} blocks of at most {series} series\n"
+    ))
 }
 
 /// One block; none where no series has a sample there.

@@ -15,6 +15,7 @@ use super::place::{Place, budget};
 use super::progress::Progress;
 use super::stop::{INTERRUPTED, Interrupted, check, on_signals};
 use crate::flags::Import;
+use crate::output;
 use anyhow::Context;
 use gnomon_cluster::placement::{Placement, TenantSeed, epochs_in_force};
 use gnomon_cluster::retention::Budget;
@@ -47,18 +48,20 @@ pub fn run(what: &Import) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("gnomon block import: {error}");
+            output::tell(format_args!("gnomon block import: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(import(what)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("interrupted: what was published stays; the same command goes on from there");
+            output::tell(format_args!(
+                "interrupted: what was published stays; the same command goes on from there"
+            ));
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("gnomon block import: {error:#}");
+            output::tell(format_args!("gnomon block import: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -73,7 +76,7 @@ async fn import(what: &Import) -> anyhow::Result<()> {
             match TsdbMeta::read(&folder) {
                 Ok(meta) => folders.push((folder, meta)),
                 Err(error) if what.skip_damaged => {
-                    eprintln!("left out: {error}");
+                    output::tell(format_args!("left out: {error}"));
                     unreadable += 1;
                 }
                 Err(error) => return Err(damage(error)),
@@ -101,8 +104,7 @@ async fn import(what: &Import) -> anyhow::Result<()> {
     };
     let counts = imported.await;
     place.close().await;
-    println!("{}", counts?.text());
-    Ok(())
+    output::say(&format!("{}\n", counts?.text()))
 }
 
 /// What damage there is, and what can be done.
