@@ -22,7 +22,7 @@ use crate::logging;
 use crate::output;
 use crate::status::{Status, hostname};
 use anyhow::Context as _;
-use gnomon_cluster::node::{NodeHandle, NodeOptions, start_node};
+use gnomon_cluster::node::{Claim, NodeHandle, NodeOptions, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
 use gnomon_cluster::tls::{ClusterTls, HandshakeMetrics};
 use gnomon_model::{Clock, SystemClock};
@@ -169,7 +169,10 @@ impl Node {
         if let Some(attempts) = bucket.attempts() {
             attempts.register(&process.registry).context("metrics")?;
         }
+        let claim = process.claim(&bucket)?;
+        let bucket = bucket.behind(claim.bucket());
         let mut options = process.node_options(&listeners, &bucket)?;
+        options.claim = Some(claim);
         let (timeout, most) = (process.settings.read_timeout, process.settings.max_connections);
         let limits = http::ConnectionLimits::new(timeout, most);
         for (listener, address) in listeners.http {
@@ -397,6 +400,12 @@ impl Process {
                 "blocks are in a folder: every node of the cluster must have mounted the same one"
             );
         }
+    }
+
+    /// Keeps this process from the bucket once that is another cluster's.
+    fn claim(&self, bucket: &Bucket) -> anyhow::Result<Arc<Claim>> {
+        let (store, clock) = (Arc::clone(bucket.store()), Arc::clone(&self.clock));
+        Claim::new(store, bucket.url(), clock, &self.registry).context("metrics")
     }
 
     /// What blocks may take. This node's own log and head count where it is all there is.

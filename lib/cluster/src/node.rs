@@ -9,6 +9,7 @@
 //! Invariant: a node id belongs to one data folder; a wiped folder is a new node.
 
 mod assigner;
+mod claim;
 mod clocks;
 mod error;
 mod expiry;
@@ -22,6 +23,7 @@ mod peers;
 mod tests;
 mod wishes;
 
+pub use claim::Claim;
 pub use clocks::{CLOCK_MAY_BE_OFF_MS, Jumps, is_clock_wrong};
 pub use error::NodeError;
 pub use identity::{ClusterMark, NodeIdentity};
@@ -29,7 +31,7 @@ use lease::Scraping;
 pub use lease::{
     SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING, asked_ms, left_ring_ms, ring_changed_ms, scrapes_or_may,
 };
-pub use left::LeftNode;
+pub use left::{LeftNode, check_unused};
 use peers::KnownPeers;
 pub use wishes::{GroupWishes, LastHeard};
 
@@ -72,6 +74,8 @@ pub struct NodeOptions {
     pub bucket: Arc<dyn ObjectStore>,
     /// As the user wrote it, for messages.
     pub bucket_name: String,
+    /// What keeps the node from writing to the bucket once it is another cluster's; `bucket` is behind it then.
+    pub claim: Option<Arc<Claim>>,
     /// Roles that run here: `scraper`, `ingester`, `querier`, `compactor`.
     pub roles: Vec<String>,
     /// host:port by which other nodes reach this one's gRPC listener.
@@ -127,6 +131,7 @@ impl NodeOptions {
     ) -> Self {
         Self {
             bucket_name: bucket.to_string(),
+            claim: None,
             data_folder,
             bucket,
             roles,
@@ -360,6 +365,7 @@ impl Starting {
         }
         let mut identity = identity.ok_or(NodeError::Stopped)?;
         options.channel.membership.learn(identity.cluster_id);
+        self.claim_bucket(&identity);
         if client.is_none() {
             self.refuse_copy_early(&identity).await?;
         }

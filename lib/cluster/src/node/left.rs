@@ -3,11 +3,41 @@
 use super::identity::{ClusterMark, IdentityFile, NodeIdentity, read_mark, replace_mark};
 use super::{NodeError, store_folder};
 use crate::raft::{LeftGroup, left_groups, make_only_voter};
-use crate::store::{NodeStore, StoreOptions};
+use crate::store::{NodeStore, StoreError, StoreOptions};
 use gnomon_model::Clock;
 use object_store::ObjectStore;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Whether no process has the store of a data folder open: by the lock that the engine holds. A folder without a store has none.
+///
+/// # Errors
+/// When a process has it open, or that cannot be told.
+pub fn check_unused(data_folder: &Path) -> Result<(), NodeError> {
+    let store = store_folder(data_folder).join("rocksdb");
+    let lock = store.join("LOCK");
+    let error = |why: String| NodeError::Folder {
+        path: lock.display().to_string(),
+        why,
+    };
+    let file = match File::options().read(true).write(true).open(&lock) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(error(cause.to_string())),
+    };
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::AGAIN | Errno::ACCESS) => {
+            let path = store.display().to_string();
+            Err(StoreError::InUse { path }.into())
+        }
+        Err(cause) => Err(error(cause.to_string())),
+    }
+}
 
 /// An ingester's data folder that no process uses. Blocks.
 pub struct LeftNode {

@@ -167,6 +167,12 @@ impl Bucket {
         }
     }
 
+    /// The same bucket by way of `store`, which passes requests on to it.
+    #[must_use]
+    pub fn behind(self, store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, ..self }
+    }
+
     #[must_use]
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
