@@ -13,6 +13,7 @@ use gnomon_cluster::layers::CallMetrics;
 use gnomon_cluster::meta::{
     FoundBlock, FoundDelete, read_newest_checkpoint, rebuild, remove_newer_checkpoints, write_checkpoint,
 };
+use gnomon_cluster::node::check_unused;
 use gnomon_model::{Clock, SystemClock};
 use gnomon_proto::service::MetaService;
 use gnomon_proto::v1::block_record::State;
@@ -32,6 +33,8 @@ use std::sync::Arc;
 const AT_ONCE: usize = 16;
 /// What could not be checked.
 const CANNOT: u8 = 2;
+/// A copy of the catalogue that is newer has a writer.
+const QUIET_MS: i64 = 60_000;
 
 /// Runs the command: 0 where all is well (or is now), 1 where it is not, 2 where that cannot be told.
 #[must_use]
@@ -51,16 +54,26 @@ pub fn run(what: &BucketCheck) -> ExitCode {
     }
 }
 
-/// Opens a bucket without touching it: a folder may be that of a node that runs.
 pub(crate) fn open(what: &BucketCheck) -> anyhow::Result<Bucket> {
-    let folder = match &what.object_store {
-        None => what.data_dir.join("bucket"),
-        Some(url) => match reqwest::Url::parse(url).ok().filter(|url| url.scheme() == "file") {
-            Some(url) => url
-                .to_file_path()
-                .map_err(|()| anyhow::anyhow!("{url} is no path here"))?,
-            None => return Ok(Bucket::open(Some(url), std::path::Path::new("."))?),
-        },
+    open_as_it_is(what.object_store.as_deref(), &what.data_dir.join("bucket"))
+}
+
+/// Opens a bucket without touching it: a folder may be that of a node that runs, and one that is mistyped is not made.
+pub(crate) fn open_as_it_is(url: Option<&str>, default_folder: &std::path::Path) -> anyhow::Result<Bucket> {
+    let folder = match url.filter(|url| !url.is_empty()) {
+        None => default_folder.to_owned(),
+        Some(text) => {
+            // Others are opened without a request, or refused.
+            let is_folder = |url: &reqwest::Url| {
+                let is_whole = || text.get("file:".len()..).is_some_and(|path| path.starts_with('/'));
+                url.scheme() == "file" && url.password().is_none() && is_whole()
+            };
+            let Some(url) = reqwest::Url::parse(text).ok().filter(is_folder) else {
+                return Ok(Bucket::open(Some(text), default_folder)?);
+            };
+            let folder = url.to_file_path();
+            folder.map_err(|()| anyhow::anyhow!("{url} is no path here"))?
+        }
     };
     let store = LocalFileSystem::new_with_prefix(&folder);
     let store = store.with_context(|| format!("there is no bucket in the folder {}", folder.display()))?;
@@ -96,9 +109,16 @@ struct Checked {
 
 pub(crate) async fn check(what: &BucketCheck) -> anyhow::Result<bool> {
     let bucket = open(what)?;
+    if what.found_anew {
+        check_unused_folder(what)?;
+        check_quiet(&bucket).await?;
+    }
     // Listed first: what is listed and has no record afterwards never had one, or has none any more.
     let listed = list(&bucket).await?;
     let (state, source) = catalogue(what, &bucket).await?;
+    if listed.is_empty() && matches!(source, Source::Nothing) {
+        check_is_bucket(&bucket).await?;
+    }
     let (objects, deletes) = look_into(what, &bucket, listed).await?;
     let source = match source {
         Source::Nothing if !(objects.is_empty() && deletes.is_empty()) => {
@@ -136,6 +156,48 @@ pub(crate) async fn check(what: &BucketCheck) -> anyhow::Result<bool> {
         checked.table(is_sound)
     })?;
     Ok(is_sound)
+}
+
+/// A data folder whose store a process has open is that of a node that runs, and so is its bucket. One that is only the default
+/// says nothing of an object store that was named.
+fn check_unused_folder(what: &BucketCheck) -> anyhow::Result<()> {
+    if what.object_store.is_some() && !what.data_is_named {
+        return Ok(());
+    }
+    check_unused(&what.data_dir).context("the bucket of a node that runs is not given to a new cluster")
+}
+
+/// A copy of the catalogue that was just written has a writer. An older one says nothing: copies are written only when the
+/// catalogue changes, which may take hours.
+async fn check_quiet(bucket: &Bucket) -> anyhow::Result<()> {
+    // One that cannot be read is judged by what follows.
+    let Ok(Some(state)) = read_newest_checkpoint(bucket.store().as_ref()).await else {
+        return Ok(());
+    };
+    let path = checkpoint_path(state.catalogue_revision);
+    let written = bucket.store().head(&path).await;
+    let written = written.context("the newest copy of the catalogue")?;
+    let age_ms = SystemClock::shared().now().0 - written.last_modified.timestamp_millis();
+    if age_ms < QUIET_MS {
+        bail!(
+            "{path} was written {} s ago: its cluster seems to run. Where it does not, ask again in a minute",
+            age_ms.max(0) / 1000
+        );
+    }
+    Ok(())
+}
+
+/// A folder that has nothing of a gnomon's is mistyped, it may be: nothing can be told of it.
+async fn check_is_bucket(bucket: &Bucket) -> anyhow::Result<()> {
+    match bucket.store().head(&Path::from(CLUSTER_MARKER)).await {
+        Ok(_) => Ok(()),
+        Err(object_store::Error::NotFound { .. }) => bail!(
+            "{} has neither a cluster's mark ({CLUSTER_MARKER}) nor a catalogue: it is not the bucket of a gnomon. Name the \
+             server's in --storage.object-store or --storage.tsdb.path",
+            bucket.url()
+        ),
+        Err(error) => Err(error).context(bucket.url().to_owned()),
+    }
 }
 
 /// Without what was only changing while it was looked at: a block that came after the listing, or was replaced after the

@@ -11,11 +11,10 @@ use crate::bucket;
 use crate::flags::Recover;
 use crate::output;
 use anyhow::{Context, bail};
-use gnomon_cluster::meta::read_newest_checkpoint;
 use gnomon_cluster::node::{ClusterMark, LeftNode};
 use gnomon_cluster::raft::LeftGroup;
 use gnomon_model::{ClusterId, GroupId, SystemClock};
-use gnomon_tsdb::bucket::{CLUSTER_MARKER, checkpoint_path};
+use gnomon_tsdb::bucket::CLUSTER_MARKER;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use std::fmt::Write as _;
@@ -25,9 +24,6 @@ use std::time::Duration;
 
 /// How long a node may take to answer a knock.
 const KNOCK: Duration = Duration::from_secs(2);
-/// A copy of the catalogue that is newer has a writer. An older one says nothing: copies are written only when the
-/// catalogue changes, which may take hours, so that the peers and the cluster's id are asked for as well.
-const QUIET_MS: i64 = 60_000;
 
 /// Runs the command: 0 where it is done, or would be; 1 where it cannot be.
 #[must_use]
@@ -59,7 +55,6 @@ async fn recover(what: &Recover) -> anyhow::Result<ExitCode> {
         return from_minority(what).await.map(|()| ExitCode::SUCCESS);
     }
     let owner = check_owner(what).await?;
-    check_quiet(what).await?;
     let changed = bucket::check(&what.bucket).await?;
     let next = match what.confirm {
         true => {
@@ -141,30 +136,6 @@ fn check_named(what: &Recover, owner: ClusterId, place: &str, is_required: bool)
         ),
         _ => Ok(()),
     }
-}
-
-/// A copy of the catalogue that was just written has a writer.
-async fn check_quiet(what: &Recover) -> anyhow::Result<()> {
-    let bucket = bucket::open(&what.bucket)?;
-    // One that cannot be read is judged by what follows.
-    let Ok(Some(state)) = read_newest_checkpoint(bucket.store().as_ref()).await else {
-        return Ok(());
-    };
-    let path = checkpoint_path(state.catalogue_revision);
-    let written = bucket
-        .store()
-        .head(&path)
-        .await
-        .context("the newest copy of the catalogue")?;
-    let age_ms = SystemClock::shared().now().0 - written.last_modified.timestamp_millis();
-    if what.confirm && age_ms < QUIET_MS {
-        bail!(
-            "{} was written {} s ago: its cluster seems to run. Where it does not, ask again in a minute",
-            path,
-            age_ms.max(0) / 1000
-        );
-    }
-    Ok(())
 }
 
 async fn from_minority(what: &Recover) -> anyhow::Result<()> {
@@ -271,6 +242,7 @@ mod tests {
             bucket: BucketCheck {
                 object_store: None,
                 data_dir: data_dir.into(),
+                data_is_named: true,
                 peers: Vec::new(),
                 tls: None,
                 shards: Some(1),

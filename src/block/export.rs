@@ -5,9 +5,10 @@ mod parquet;
 mod prometheus;
 mod window;
 
-use super::place::{Place, bucket};
+use super::place::Place;
 use super::progress::Progress;
 use super::stop::{INTERRUPTED, Interrupted, on_signals};
+use crate::bucket::open_as_it_is;
 use crate::flags::{Export, ExportFormat};
 use crate::output;
 use anyhow::{Context, bail};
@@ -97,7 +98,9 @@ async fn open_blocks(what: &Export, damage: &mut Damage, stop: &CancellationToke
     }
     let tenant = what.from.tenant.as_str();
     if what.from.peers.is_empty() {
-        return open_all(what, damage, &bucket(&what.from)?).await;
+        let folder = what.from.data_dir.join("bucket");
+        let bucket = open_as_it_is(what.from.object_store.as_deref(), &folder)?;
+        return open_all(what, damage, &bucket).await;
     }
     let known = KnownDeletes::default();
     let place = Place::open(&what.from, stop).await?;

@@ -7,12 +7,13 @@ pub(crate) mod place;
 mod progress;
 mod stop;
 
+use crate::bucket::open_as_it_is;
 use crate::flags::{Block, BlockTask};
 use crate::output::{self, say};
 use anyhow::{Context, bail};
 use gnomon_querier::Rfc3339;
 use gnomon_tsdb::page::{HistogramSample, Page, PageSamples};
-use gnomon_tsdb::{BlockReader, Bucket, SeriesMerge, SeriesStream};
+use gnomon_tsdb::{BlockReader, SeriesMerge, SeriesStream};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -54,7 +55,7 @@ fn done(what: &Block) -> anyhow::Result<bool> {
 async fn open(object_store: Option<&str>, block: &str) -> anyhow::Result<Arc<BlockReader>> {
     let path = Path::new(block);
     let (bucket, key) = if object_store.is_some() {
-        (Bucket::open(object_store, Path::new("."))?, block.to_owned())
+        (open_as_it_is(object_store, Path::new("."))?, block.to_owned())
     } else {
         if !path.is_file() {
             bail!("{block}: there is no such file (for blocks in an object store: --storage.object-store)");
@@ -62,7 +63,7 @@ async fn open(object_store: Option<&str>, block: &str) -> anyhow::Result<Arc<Blo
         let path = std::path::absolute(path)?;
         let (folder, name) = path.parent().zip(path.file_name()).context("a file name")?;
         let name = name.to_str().context("the name of the file is no UTF-8")?;
-        (Bucket::open(None, folder)?, name.to_owned())
+        (open_as_it_is(None, folder)?, name.to_owned())
     };
     Ok(Arc::new(BlockReader::open_in(&bucket, &key).await?))
 }

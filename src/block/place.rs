@@ -1,10 +1,11 @@
 //! The gnomon whose blocks are meant: its bucket, and its metadata group, wherever that is.
 
+use crate::bucket::open_as_it_is;
 use crate::flags::Where;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use gnomon_cluster::clients::MetaClient;
 use gnomon_cluster::layers::CallMetrics;
-use gnomon_cluster::node::{ClusterMark, NodeHandle, NodeOptions, start_node};
+use gnomon_cluster::node::{Claim, ClusterMark, NodeHandle, NodeOptions, check_unused, start_node};
 use gnomon_cluster::retention::{Budget, OwnBytes, Retention};
 use gnomon_model::{Clock, SystemClock};
 use gnomon_proto::service::MetaService;
@@ -21,15 +22,34 @@ use tokio_util::sync::CancellationToken;
 /// How long the metadata group of a stopped gnomon is waited for, which is this process alone.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
+const TAKEN_FOR_STOPPED: &str = "gnomon is taken for stopped, since --cluster.peers names none that runs (its \
+                                 --cluster.listen-address, say --cluster.peers=127.0.0.1:9095)";
+
 /// The file of a data folder that says which node's it is.
 const NODE_FILE: &str = "node.json";
 
-/// Its bucket, which needs nobody.
-pub(super) fn bucket(place: &Where) -> anyhow::Result<Bucket> {
-    Ok(Bucket::open(
-        place.object_store.as_deref(),
-        &place.data_dir.join("bucket"),
-    )?)
+/// Its bucket, to be written to. It is there: one that is not, as its name is mistyped, is not made. Others may write to it at the
+/// same time.
+fn bucket(place: &Where) -> anyhow::Result<Bucket> {
+    let folder = place.data_dir.join("bucket");
+    open_as_it_is(place.object_store.as_deref(), &folder)?;
+    let url = match place.object_store.as_deref().filter(|url| !url.is_empty()) {
+        Some(url) => url.to_owned(),
+        None => {
+            let folder = std::path::absolute(&folder).with_context(|| folder.display().to_string())?;
+            let url = reqwest::Url::from_file_path(&folder);
+            url.map_err(|()| anyhow!("{} is no path", folder.display()))?.into()
+        }
+    };
+    Ok(Bucket::open(Some(&url), &folder)?)
+}
+
+/// The same for as long as it is that of a cluster.
+fn claimed(place: &Where) -> anyhow::Result<(Bucket, Arc<Claim>)> {
+    let bucket = bucket(place)?;
+    let (store, registry) = (Arc::clone(bucket.store()), prometheus::Registry::new());
+    let claim = Claim::new(store, bucket.url(), SystemClock::shared(), &registry)?;
+    Ok((bucket.behind(claim.bucket()), claim))
 }
 
 /// An open gnomon: one that runs, or one that is stopped and whose metadata group runs here meanwhile.
@@ -46,7 +66,8 @@ impl Place {
     pub(super) async fn open(place: &Where, stop: &CancellationToken) -> anyhow::Result<Self> {
         if place.peers.is_empty() {
             check_folder(&place.data_dir)?;
-            return Self::start(place, bucket(place)?, stop).await;
+            check_unused(&place.data_dir).context(TAKEN_FOR_STOPPED)?;
+            return Self::start(place, stop).await;
         }
         let folder = place.data_dir.join("bucket");
         if place.object_store.is_none() && !folder.is_dir() {
@@ -56,7 +77,7 @@ impl Place {
                 folder.display()
             );
         }
-        let bucket = bucket(place)?;
+        let (bucket, claim) = claimed(place)?;
         let clock: Arc<dyn Clock> = SystemClock::shared();
         let metrics = CallMetrics::register(&prometheus::Registry::new())?;
         let channel = crate::channel::options(place.tls.as_ref(), &clock)?;
@@ -66,7 +87,7 @@ impl Place {
         let state = client.read().await.with_context(|| {
             format!("--cluster.peers={peers}: no gnomon answers there (its --cluster.listen-address is meant)")
         })?;
-        check_mark(&bucket, &state).await?;
+        claim.hold(check_mark(&bucket, &state).await?.cluster_id, None);
         Ok(Self {
             bucket,
             meta: Arc::new(client),
@@ -74,7 +95,8 @@ impl Place {
         })
     }
 
-    async fn start(place: &Where, bucket: Bucket, stop: &CancellationToken) -> anyhow::Result<Self> {
+    async fn start(place: &Where, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let (bucket, claim) = claimed(place)?;
         let mut options = NodeOptions::new(
             place.data_dir.clone(),
             Arc::clone(bucket.store()),
@@ -85,12 +107,10 @@ impl Place {
         );
         bucket.url().clone_into(&mut options.bucket_name);
         env!("CARGO_PKG_VERSION").clone_into(&mut options.version);
+        options.claim = Some(claim);
         options.join_timeout = START_WITHIN;
         options.stop = stop.child_token();
-        let node = start_node(options).await.context(
-            "gnomon is taken for stopped, since --cluster.peers names none that runs (its --cluster.listen-address, say \
-             --cluster.peers=127.0.0.1:9095)",
-        )?;
+        let node = start_node(options).await.context(TAKEN_FOR_STOPPED)?;
         let state = node.meta.read().await?;
         let meta = Arc::clone(&node.meta);
         let opened = Self {
@@ -132,8 +152,8 @@ fn check_folder(folder: &std::path::Path) -> anyhow::Result<()> {
     )
 }
 
-/// Blocks in another cluster's bucket would never be found.
-pub(crate) async fn check_mark(bucket: &Bucket, state: &MetaState) -> anyhow::Result<()> {
+/// Blocks in another cluster's bucket would never be found. The mark that is there.
+pub(crate) async fn check_mark(bucket: &Bucket, state: &MetaState) -> anyhow::Result<ClusterMark> {
     let url = bucket.url();
     let hint = "name the server's in --storage.object-store or --storage.tsdb.path";
     let found = match bucket.store().get(&Path::from(CLUSTER_MARKER)).await {
@@ -150,7 +170,7 @@ pub(crate) async fn check_mark(bucket: &Bucket, state: &MetaState) -> anyhow::Re
             state.cluster_id
         );
     }
-    Ok(())
+    Ok(mark)
 }
 
 /// What retention leaves for blocks. The node's own log counts where its folder is here.

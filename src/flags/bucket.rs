@@ -1,6 +1,7 @@
 //! `gnomon bucket`: what its task takes.
 
 use super::{Command, cluster_tls};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 use gnomon_cluster::tls::TlsFiles;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ pub struct BucketCheck {
     pub object_store: Option<String>,
     /// As `--storage.tsdb.path` of the server: its bucket is there where no object store is named.
     pub data_dir: PathBuf,
+    /// Whether it was said: a default says nothing where an object store is named.
+    pub data_is_named: bool,
     /// Nodes of the running cluster; none compares with a checkpoint.
     pub peers: Vec<String>,
     /// To speak to them.
@@ -90,6 +93,11 @@ pub(super) fn bucket() -> clap::Command {
         .subcommand(check)
 }
 
+/// Whether an argument with a default was given.
+pub(super) fn is_named(matches: &ArgMatches, name: &str) -> bool {
+    matches.value_source(name) == Some(ValueSource::CommandLine)
+}
+
 pub(super) fn bucket_command(bucket: &ArgMatches) -> Result<Command, String> {
     let check = bucket.subcommand().map_or(bucket, |(_, check)| check);
     let text = |name: &str| check.get_one::<String>(name).cloned();
@@ -98,6 +106,7 @@ pub(super) fn bucket_command(bucket: &ArgMatches) -> Result<Command, String> {
     Ok(Command::BucketCheck(BucketCheck {
         object_store: text("object-store"),
         data_dir: text("data").unwrap_or_default().into(),
+        data_is_named: is_named(check, "data"),
         peers: peers
             .split(',')
             .map(str::trim)

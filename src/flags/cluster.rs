@@ -1,5 +1,6 @@
 //! `gnomon cluster`: what its tasks take.
 
+use super::bucket::is_named;
 use super::{BucketCheck, Command};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
@@ -204,6 +205,7 @@ fn recover_command(task: &ArgMatches) -> Command {
         bucket: BucketCheck {
             object_store: text("object-store"),
             data_dir: text("data").unwrap_or_default().into(),
+            data_is_named: is_named(task, "data"),
             peers: Vec::new(),
             tls: None,
             shards: task.get_one("shards").copied(),

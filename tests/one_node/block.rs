@@ -91,3 +91,24 @@ async fn blocks_are_shown_verified_and_compared() {
     let (code, _, err) = run(&["verify", "nowhere.gnb"]);
     assert!(code == Some(1) && err.contains("no such file"), "{err}");
 }
+
+#[test]
+fn a_mistyped_folder_is_not_made() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let url = format!("--storage.object-store=file://{}/mistyped", folder.path().display());
+    for args in [
+        &["inspect", "a.gnb", &url][..],
+        &["verify", "a.gnb", &url],
+        &["export", "--format=parquet", "--output=out", &url],
+        &["export", "--format=parquet", "--output=out", "a.gnb", &url],
+        &["import", ".", "--cluster.peers=127.0.0.1:1", &url],
+    ] {
+        let (code, _, err) = run(folder.path(), args);
+        assert_eq!(code, Some(1), "{args:?}: {err}");
+        assert!(!folder.path().join("mistyped").exists(), "{args:?}");
+        assert!(
+            err.contains("there is no bucket in the folder") || args[0] == "import",
+            "{args:?}: {err}"
+        );
+    }
+}

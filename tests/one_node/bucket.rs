@@ -6,6 +6,7 @@ use crate::retention::{newest_due_window, now_ms};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// A tenth of the retention is one window: nothing is merged, at whatever hour of the day this runs.
 const FLAGS: [&str; 6] = [
@@ -29,6 +30,25 @@ fn check(folder: &Path, more: &[&str]) -> (Option<i32>, Value) {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     let document = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}{errors}"));
     (output.status.code(), document)
+}
+
+/// Exit code, and what was said of errors.
+fn refused(args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary()).args(["bucket", "check"]).args(args).output();
+    let output = output.expect("gnomon runs");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+/// As if files had been written so long ago.
+fn written_before(files: &[PathBuf], age: Duration) {
+    let since_epoch = std::time::UNIX_EPOCH.elapsed().expect("after 1970") - age;
+    for path in files {
+        let file = std::fs::File::options().write(true).open(path).expect("a file");
+        file.set_modified(std::time::UNIX_EPOCH + since_epoch).expect("a time");
+    }
 }
 
 fn kinds(document: &Value) -> Vec<(&str, bool)> {
@@ -183,15 +203,35 @@ async fn a_cluster_whose_folders_are_lost_is_founded_anew() {
         let (code, body) = node.http.post(&path, "text/plain", Vec::new()).await;
         assert_eq!(code, 204, "{body}");
         assert_eq!(count(&node, now).await, 60);
+        let data = folder.path().join("data");
+        let checkpoints = data.join("bucket/catalogue");
         if !without_checkpoints {
-            let checkpoints = folder.path().join("data/bucket/catalogue");
             eventually("a checkpoint", async || {
                 (!files_below(&checkpoints).is_empty()).then_some(())
             })
             .await;
         }
+        let path = format!("--storage.tsdb.path={}", data.display());
+        let take = [path.as_str(), "--repair", "--found-anew", "--ingest.shards=2"];
+        // Not from a node that runs, however old the copies of its catalogue are.
+        written_before(&files_below(&checkpoints), Duration::from_secs(120));
+        let (code, errors) = refused(&take);
+        assert!(
+            code == Some(2) && errors.contains("in use by another process"),
+            "{errors}"
+        );
         node.process.kill();
-        let data = folder.path().join("data");
+        assert!(data.join("bucket/cluster.json").exists());
+        if !without_checkpoints {
+            // Somebody wrote it: elsewhere, it may be.
+            written_before(&files_below(&checkpoints), Duration::ZERO);
+            let (code, errors) = refused(&take);
+            assert!(
+                code == Some(2) && errors.contains("its cluster seems to run"),
+                "{errors}"
+            );
+            written_before(&files_below(&checkpoints), Duration::from_secs(120));
+        }
         std::fs::remove_dir_all(data.join("store")).expect("the store is lost");
         for file in std::fs::read_dir(&data).expect("the folder").flatten() {
             if file.path().is_file() {
@@ -226,4 +266,81 @@ async fn a_cluster_whose_folders_are_lost_is_founded_anew() {
         assert_eq!(count(&node, now).await, 61);
         assert_eq!(node.process.interrupt().await, Some(0), "{}", node.process.log());
     }
+}
+
+/// The mark goes into its place in one step, as a put to a bucket does.
+fn mark(bucket: &Path, text: &str) {
+    let written = bucket.join("mark.new");
+    std::fs::write(&written, text).expect("write");
+    std::fs::rename(&written, bucket.join("cluster.json")).expect("rename");
+}
+
+#[tokio::test]
+async fn a_node_that_runs_leaves_a_bucket_alone_that_another_cluster_has() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let now = now_ms();
+    let mut node = filled(folder.path(), now).await;
+    let bucket = folder.path().join("data/bucket");
+    let own = std::fs::read_to_string(bucket.join("cluster.json")).expect("a mark");
+    let mut other: Value = serde_json::from_str(&own).expect("JSON");
+    let id = other["cluster_id"].as_str().expect("an id").to_owned();
+    let other_id = "00000000000000000000000000000001";
+    other["cluster_id"] = other_id.into();
+    mark(&bucket, &other.to_string());
+    // The other one's: this node's catalogue does not name it.
+    let blocks = files_below(&bucket.join("anonymous/blocks"));
+    let foreign = blocks[0].with_file_name("000000000000000000000000000000ff.gnb");
+    std::fs::copy(&blocks[0], &foreign).expect("copy");
+    written_before(std::slice::from_ref(&foreign), Duration::from_secs(2 * 3600));
+    let is_foreign = async |value: u8| {
+        eventually("the node to see whose bucket it is", async || {
+            let (_, metrics) = node.http.get("/metrics").await;
+            metrics
+                .contains(&format!("gnomon_bucket_foreign {value}\n"))
+                .then_some(())
+        })
+        .await;
+    };
+    is_foreign(1).await;
+    eventually("a cycle of the compactor that was refused", async || {
+        node.process.log().contains("compactor cycle failed").then_some(())
+    })
+    .await;
+    assert!(foreign.exists());
+    let log = node.process.log();
+    let said = log
+        .lines()
+        .find(|line| line.contains("the bucket is not this cluster's"));
+    let said = said.unwrap_or_else(|| panic!("{log}"));
+    assert!(
+        said.contains("level=ERROR") && said.contains(&id) && said.contains(other_id),
+        "{said}"
+    );
+    assert_eq!(count(&node, now).await, 80, "queries are answered all the same");
+    mark(&bucket, &own);
+    eventually(
+        "the object to go, which is nobody's in the node's own bucket",
+        async || (!foreign.exists()).then_some(()),
+    )
+    .await;
+    is_foreign(0).await;
+    assert_eq!(node.process.interrupt().await, Some(0), "{}", node.process.log());
+}
+
+#[test]
+fn nothing_can_be_told_of_a_folder_that_is_no_bucket() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let url = format!("--storage.object-store=file://{}", folder.path().display());
+    let (code, errors) = refused(&[&url]);
+    let name = folder.path().display().to_string();
+    assert!(
+        code == Some(2) && errors.contains("neither a cluster's mark") && errors.contains(&name),
+        "{code:?} {errors}"
+    );
+    let (code, errors) = refused(&[&format!("{url}/absent")]);
+    assert!(
+        code == Some(2) && errors.contains("there is no bucket in the folder"),
+        "{errors}"
+    );
+    assert!(!folder.path().join("absent").exists());
 }

@@ -10,6 +10,7 @@ async fn recovered(place: &Place, peers: &[&Place], confirm: bool) -> ExitCode {
         bucket: BucketCheck {
             object_store: Some(format!("file://{}", place.bucket.display())),
             data_dir: place.folder.join("data"),
+            data_is_named: true,
             peers: Vec::new(),
             tls: None,
             shards: None,
