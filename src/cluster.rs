@@ -2,7 +2,7 @@
 
 use crate::flags::{Cluster, ClusterTask};
 use crate::output;
-use crate::query::shown_url;
+use crate::query::{beginning, shown_url};
 use anyhow::{Context, bail};
 use gnomon_cluster::node::{SCRAPER_ASIDE, SCRAPER_LEAVING, SCRAPER_STARTING};
 use reqwest::{Method, Url};
@@ -16,6 +16,9 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Answers mostly come at once.
 const SAY_AFTER: Duration = Duration::from_secs(5);
+/// How long a node may take to show what it knows; while something goes on that is waited for, longer.
+const SHOW_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the command; 1 where it could not be done.
 #[must_use]
@@ -39,6 +42,10 @@ async fn carry_out(what: &Cluster) -> anyhow::Result<String> {
     let server = Server {
         url: what.server.trim_end_matches('/'),
         client: reqwest::Client::new(),
+        reads_within: match what.task {
+            ClusterTask::Status => SHOW_WITHIN,
+            _ => LOOK_WITHIN,
+        },
     };
     let said = match &what.task {
         ClusterTask::Status => return status(&server, what.json).await,
@@ -171,6 +178,8 @@ fn coming(change: &Value) -> Option<String> {
 struct Server<'a> {
     url: &'a str,
     client: reqwest::Client,
+    /// A change may wait for the metadata group, which is said; what is only shown does not.
+    reads_within: Duration,
 }
 
 impl Server<'_> {
@@ -181,22 +190,28 @@ impl Server<'_> {
         for (name, value) in pairs {
             url.query_pairs_mut().append_pair(name, value);
         }
-        let mut asking = std::pin::pin!(self.client.request(method, url.clone()).send());
-        let answer = match tokio::time::timeout(SAY_AFTER, &mut asking).await {
-            Ok(answer) => answer,
+        let (server, is_read) = (shown_url(self.url), method == Method::GET);
+        let asking = async {
+            let answer = self.client.request(method, url.clone()).send().await;
+            let answer = answer.with_context(|| format!("{server} cannot be asked"))?;
+            let status = answer.status();
+            anyhow::Ok((status, answer.text().await.context("the answer ended early")?))
+        };
+        let mut asking = std::pin::pin!(asking);
+        let first = if is_read { self.reads_within } else { SAY_AFTER };
+        let (status, body) = match tokio::time::timeout(first, &mut asking).await {
+            Ok(answer) => answer?,
+            Err(_) if is_read => bail!("{server} has not answered within {} s", first.as_secs()),
             Err(_) => {
                 output::tell(format_args!(
-                    "{} has not answered yet: without most voters of the metadata group nothing can be changed (gnomon cluster status)",
-                    shown_url(self.url)
+                    "{server} has not answered yet: without most voters of the metadata group nothing can be changed (gnomon \
+                     cluster status)"
                 ));
-                asking.await
+                asking.await?
             }
         };
-        let answer = answer.with_context(|| format!("{} cannot be asked", shown_url(self.url)))?;
-        let status = answer.status();
-        let body = answer.text().await.context("the answer ended early")?;
         let Ok(mut answer) = serde_json::from_str::<Value>(&body) else {
-            bail!("{} answers {status}: {}", shown_url(url.as_str()), body.trim());
+            bail!("{} answers {status}: {}", shown_url(url.as_str()), beginning(&body));
         };
         if answer["status"] == "success" {
             return Ok(answer["data"].take());
@@ -400,6 +415,19 @@ impl<const N: usize> Table<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_only_shown_is_not_waited_for_for_ever() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = Server {
+            url: &url,
+            client: reqwest::Client::new(),
+            reads_within: Duration::from_millis(100),
+        };
+        let error = status(&server, true).await.unwrap_err().to_string();
+        assert!(error.contains("has not answered within"), "{error}");
+    }
 
     #[test]
     fn the_status_is_two_tables() {

@@ -3,11 +3,15 @@
 use crate::flags::Query;
 use crate::output;
 use anyhow::{Context, bail};
+use gnomon_model::duration::format_duration_ms;
 use gnomon_scraper::config::shape::without_credentials;
 use reqwest::Url;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::process::ExitCode;
+
+/// Characters.
+const SHOWN_OF_A_BODY: usize = 200;
 
 /// Runs the command; 1 where there is no answer.
 #[must_use]
@@ -31,7 +35,22 @@ fn answer(what: &Query) -> anyhow::Result<String> {
     shown(&answer)
 }
 
+/// The answer, where it is all there in time: a server that is stuck gives none.
 async fn fetch(what: &Query) -> anyhow::Result<String> {
+    match tokio::time::timeout(what.timeout, ask(what)).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let waited_ms = i64::try_from(what.timeout.as_millis()).unwrap_or(i64::MAX);
+            bail!(
+                "{} has not answered within {} (--timeout)",
+                shown_url(&what.server),
+                format_duration_ms(waited_ms)
+            )
+        }
+    }
+}
+
+async fn ask(what: &Query) -> anyhow::Result<String> {
     let url = url(what)?;
     let answer = reqwest::get(url.clone())
         .await
@@ -40,9 +59,18 @@ async fn fetch(what: &Query) -> anyhow::Result<String> {
     let body = answer.text().await.context("the answer ended early")?;
     // Errors of the API say what is wrong in JSON; others are not the API's.
     if !body.starts_with('{') {
-        bail!("{} answers {status}: {}", shown_url(url.as_str()), body.trim());
+        bail!("{} answers {status}: {}", shown_url(url.as_str()), beginning(&body));
     }
     Ok(body)
+}
+
+/// Of a body that is no answer of the API's, a proxy's page, say: so much as tells what it is.
+pub(crate) fn beginning(body: &str) -> String {
+    let body = body.trim();
+    match body.char_indices().nth(SHOWN_OF_A_BODY) {
+        Some((end, _)) => format!("{}…", &body[..end]),
+        None => body.to_owned(),
+    }
 }
 
 /// A URL as it may stand in a log: without its password.
@@ -178,6 +206,7 @@ fn table(out: &mut String, rows: Vec<(String, Point)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_password_is_not_shown() {
@@ -189,6 +218,26 @@ mod tests {
         for plain in ["http://host:9090", "https://alice@host/", "nonsense"] {
             assert_eq!(shown_url(plain), plain);
         }
+    }
+
+    #[test]
+    fn of_a_page_the_beginning_is_shown() {
+        assert_eq!(beginning(" <p>no\n"), "<p>no");
+        let long = "ä".repeat(SHOWN_OF_A_BODY + 1);
+        assert_eq!(beginning(&long), "ä".repeat(SHOWN_OF_A_BODY) + "…");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_is_not_waited_for_for_ever() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let query = Query {
+            server: format!("http://{}", listener.local_addr().unwrap()),
+            expr: "up".to_owned(),
+            timeout: Duration::from_millis(100),
+            ..Query::default()
+        };
+        let error = fetch(&query).await.unwrap_err().to_string();
+        assert!(error.contains("has not answered within 100ms (--timeout)"), "{error}");
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Query {
     pub analyze: bool,
     /// The server's answer as it is.
     pub json: bool,
+    /// How long the answer is waited for.
+    pub timeout: Duration,
 }
 
 impl Query {
@@ -731,6 +733,15 @@ pub(super) fn query() -> clap::Command {
             "Show the plan with what each part took: time, series, samples, bytes, pages.",
         ))
         .arg(flag("json", "Print the server's answer as it is."))
+        .arg(
+            text(
+                "timeout",
+                "DURATION",
+                "How long to wait for the answer. The server ends a query after its own --query.timeout.",
+            )
+            .default_value("2m30s")
+            .value_parser(|text: &str| parse_duration_ms(text).map_err(|e| e.to_string())),
+        )
 }
 
 pub(super) fn query_command(query: &ArgMatches) -> Command {
@@ -745,5 +756,6 @@ pub(super) fn query_command(query: &ArgMatches) -> Command {
         explain: query.get_flag("explain"),
         analyze: query.get_flag("analyze"),
         json: query.get_flag("json"),
+        timeout: Duration::from_millis(query.get_one::<i64>("timeout").map_or(0, |ms| ms.unsigned_abs())),
     }))
 }

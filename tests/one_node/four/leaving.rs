@@ -59,3 +59,40 @@ async fn sigterm_drains_first_where_a_flag_says_so() {
         now() - begun
     );
 }
+
+/// With one ingester too, where nothing else can be moved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_querier_that_is_gone_is_forgotten() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let mut four = Four::new(folder.path(), "").with_flags(&["--web.enable-admin-api"]);
+    four.launch("ingester");
+    four.launch("querier");
+    four.until_ready().await;
+    let address = four.address("querier");
+    let id = async |four: &Four| {
+        let nodes = four.http("ingester").api("/api/v1/cluster/nodes").await;
+        let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
+        let found = nodes.iter().find(|node| node["address"] == address.as_str());
+        found.and_then(|node| node["id"].as_u64())
+    };
+    let ask = async |four: &Four, what: String| {
+        let path = format!("/api/v1/cluster/{what}");
+        four.http("ingester").post(&path, "text/plain", Vec::new()).await
+    };
+    let querier = id(&four).await.expect("its id");
+    let (code, text) = ask(&four, "forget?node=99".to_owned()).await;
+    assert!(code == 400 && text.contains("there is no node 99"), "{code} {text}");
+    let (code, text) = ask(&four, format!("forget?node={querier}")).await;
+    assert!(code == 400 && text.contains("is alive"), "{code} {text}");
+    // As many shards as there are: nothing is to be done.
+    let (code, text) = ask(&four, "reshard?shards=2".to_owned()).await;
+    assert!(code == 200 && text.contains("\"data\":null"), "{code} {text}");
+
+    four.node("querier").process.signal("-TERM");
+    assert_eq!(four.node("querier").process.ended().await, Some(0));
+    let forgotten = async || (ask(&four, format!("forget?node={querier}")).await.0 == 200).then_some(());
+    eventually("the querier to be forgotten", forgotten).await;
+    assert_eq!(id(&four).await, None);
+    four.forget("querier");
+    four.stop().await;
+}
