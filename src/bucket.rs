@@ -48,7 +48,7 @@ pub fn run(what: &BucketCheck) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            output::tell(format_args!("gnomon bucket check: {error:#}"));
+            output::fail("gnomon bucket check", &error);
             ExitCode::from(CANNOT)
         }
     }
@@ -239,7 +239,10 @@ async fn catalogue(what: &BucketCheck, bucket: &Bucket) -> anyhow::Result<(MetaS
         let clock: Arc<dyn Clock> = SystemClock::shared();
         let channel = crate::channel::options(what.tls.as_ref(), &clock)?;
         let client = MetaClient::new(None, &what.peers, channel, metrics, clock)?;
-        let state = client.read().await.context("the cluster's metadata group")?;
+        let state = client.read().await.with_context(|| match what.tls {
+            Some(_) => "the cluster's metadata group",
+            None => "the cluster's metadata group (where its nodes speak TLS, --cluster.tls.* has to be given)",
+        })?;
         if state.epochs.is_empty() {
             bail!("the cluster is not initialized yet");
         }

@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::flags::{CheckConfig, CheckMetrics, CheckWebConfig};
+use crate::logging::error_text;
 use crate::output::Output;
 use crate::web;
 use gnomon_scraper::check_files;
@@ -30,7 +31,7 @@ pub fn config(what: &CheckConfig) -> ExitCode {
 /// The exit code of a command whose words are said.
 fn end(good: bool, out: &mut Output<impl Write>, err: &mut dyn Write) -> ExitCode {
     if let Err(error) = out.end() {
-        let _ = writeln!(err, "gnomon check: {error:#}");
+        let _ = writeln!(err, "gnomon check: {}", error_text(error.as_ref()));
         return ExitCode::FAILURE;
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -60,6 +61,8 @@ fn config_file(
     if what.strict
         && let Err(error) = config.require_supported()
     {
+        // The server's flag is named another way.
+        let error = error.to_string().replace("--config.strict", "--strict");
         let _ = writeln!(err, "{error}");
         return false;
     }
@@ -204,7 +207,9 @@ mod tests {
         let later = "rule_files: [a]";
         let (good, _, err) = check(later, false);
         assert!(good && err.contains("/p.yml:1: rule_files has no effect"), "{err}");
-        assert!(!check(later, true).0);
+        let (good, _, err) = check(later, true);
+        assert!(!good && err.contains("--strict forbids"), "{err}");
+        assert!(!err.contains("--config.strict"), "{err}");
         let names = "scrape_configs: [{job_name: x, tls_config: {ca_file: /gone.pem}}]";
         let (good, out, err) = check(names, false);
         assert_eq!((good, out.as_str()), (false, ""));

@@ -32,7 +32,7 @@ pub fn run(what: &Cluster) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::tell(format_args!("gnomon cluster: {error:#}"));
+            output::fail("gnomon cluster", &error);
             ExitCode::FAILURE
         }
     }

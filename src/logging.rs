@@ -109,7 +109,7 @@ pub fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let told = error.to_string();
-        if !text.ends_with(&told) {
+        if !text.contains(&told) {
             let _ = write!(text, ": {told}");
         }
         cause = error.source();
@@ -243,6 +243,8 @@ mod tests {
         let io = || std::io::Error::other("no room");
         let error = anyhow::Error::new(io()).context("file x: no room").context("start");
         assert_eq!(error_text(error.as_ref()), "start: file x: no room");
+        let error = anyhow::Error::new(io()).context("no room for file x");
+        assert_eq!(error_text(error.as_ref()), "no room for file x");
         let error = anyhow::Error::new(io()).context("file x");
         assert_eq!(error_text(error.as_ref()), "file x: no room");
     }

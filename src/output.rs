@@ -3,6 +3,7 @@
 //! Invariant: nothing ends since its words cannot be written. What a command was asked for is lost then, which is an error of
 //! the command; that nobody reads on (a closed pipe) is none.
 
+use crate::logging::error_text;
 use anyhow::Context as _;
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -26,6 +27,11 @@ pub fn announce(line: Arguments<'_>) {
 /// A line on standard error.
 pub fn tell(line: Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Why a command ends, on standard error: the error and its causes, each once.
+pub fn fail(command: &str, error: &anyhow::Error) {
+    tell(format_args!("{command}: {}", error_text(error.as_ref())));
 }
 
 /// A piece of a line on standard error, which is a terminal.

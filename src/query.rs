@@ -19,7 +19,7 @@ pub fn run(what: &Query) -> ExitCode {
     match answer(what).and_then(|text| output::say(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::tell(format_args!("gnomon query: {error:#}"));
+            output::fail("gnomon query", &error);
             ExitCode::FAILURE
         }
     }

@@ -36,7 +36,7 @@ pub fn run(what: &Recover) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            output::tell(format_args!("gnomon cluster recover: {error:#}"));
+            output::fail("gnomon cluster recover", &error);
             ExitCode::FAILURE
         }
     }

@@ -161,10 +161,7 @@ impl Node {
         let addresses = listeners.addresses.clone();
         let routes = http::Routes::new(web::early_routes(&process, lifecycle.clone()));
         let mut servers = JoinSet::new();
-        let bucket = Bucket::open(
-            process.settings.object_store.as_deref(),
-            &process.settings.data_dir.join("bucket"),
-        )?;
+        let bucket = process.open_bucket()?;
         process.say_where_blocks_are(&bucket);
         if let Some(attempts) = bucket.attempts() {
             attempts.register(&process.registry).context("metrics")?;
@@ -402,6 +399,18 @@ impl Process {
         }
     }
 
+    /// With the data folder made, where the bucket is unless another is named.
+    fn open_bucket(&self) -> anyhow::Result<Bucket> {
+        let settings = &self.settings;
+        let place = || format!("data folder {} (--storage.tsdb.path)", settings.data_dir.display());
+        std::fs::create_dir_all(&settings.data_dir).with_context(place)?;
+        let bucket = Bucket::open(settings.object_store.as_deref(), &settings.data_dir.join("bucket"));
+        match settings.object_store {
+            Some(_) => Ok(bucket?),
+            None => bucket.with_context(place),
+        }
+    }
+
     /// Keeps this process from the bucket once that is another cluster's.
     fn claim(&self, bucket: &Bucket) -> anyhow::Result<Arc<Claim>> {
         let (store, clock) = (Arc::clone(bucket.store()), Arc::clone(&self.clock));
@@ -429,8 +438,6 @@ impl Process {
             None if own.ip().is_unspecified() => format!("127.0.0.1:{}", own.port()),
             None => own.to_string(),
         };
-        std::fs::create_dir_all(&settings.data_dir)
-            .with_context(|| format!("data folder {}", settings.data_dir.display()))?;
         let mut options = NodeOptions::new(
             settings.data_dir.clone(),
             Arc::clone(bucket.store()),

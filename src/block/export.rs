@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::stop::{INTERRUPTED, Interrupted, on_signals};
 use crate::bucket::open_as_it_is;
 use crate::flags::{Export, ExportFormat};
+use crate::logging::error_text;
 use crate::output;
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
@@ -43,7 +44,7 @@ pub fn run(what: &Export) -> ExitCode {
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            output::tell(format_args!("gnomon block export: {error:#}"));
+            output::fail("gnomon block export", &error);
             ExitCode::FAILURE
         }
     }
@@ -74,6 +75,15 @@ async fn export(what: &Export) -> anyhow::Result<()> {
     }
     damage.tell();
     Ok(())
+}
+
+/// Where nothing was written the place is the right one, it may be, and what is selected of it is not.
+fn tell_if_nothing(samples: u64) {
+    if samples == 0 {
+        output::tell(format_args!(
+            "nothing is exported: no block has samples of the time and of the series that are asked for (--start, --end, --match)"
+        ));
+    }
 }
 
 /// A block that is read, without what is deleted of it.
@@ -165,7 +175,10 @@ async fn open_all(what: &Export, damage: &mut Damage, bucket: &Bucket) -> anyhow
         if is_missed(record, &metas) {
             damage.leave_out(error)?;
         } else {
-            output::tell(format_args!("{error:#}; others have all that was in it"));
+            output::tell(format_args!(
+                "{}; others have all that was in it",
+                error_text(error.as_ref())
+            ));
         }
     }
     let kept = not_superseded(&metas);

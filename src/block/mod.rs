@@ -33,7 +33,7 @@ pub fn run(what: &Block) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            output::tell(format_args!("gnomon block: {error:#}"));
+            output::fail("gnomon block", &error);
             ExitCode::FAILURE
         }
     }
@@ -55,7 +55,10 @@ fn done(what: &Block) -> anyhow::Result<bool> {
 async fn open(object_store: Option<&str>, block: &str) -> anyhow::Result<Arc<BlockReader>> {
     let path = Path::new(block);
     let (bucket, key) = if object_store.is_some() {
-        (open_as_it_is(object_store, Path::new("."))?, block.to_owned())
+        (
+            open_as_it_is(object_store, Path::new("."))?,
+            without_dot(block).to_owned(),
+        )
     } else {
         if !path.is_file() {
             bail!("{block}: there is no such file (for blocks in an object store: --storage.object-store)");
@@ -66,6 +69,11 @@ async fn open(object_store: Option<&str>, block: &str) -> anyhow::Result<Arc<Blo
         (open_as_it_is(None, folder)?, name.to_owned())
     };
     Ok(Arc::new(BlockReader::open_in(&bucket, &key).await?))
+}
+
+/// A path in an object store as a shell completes it for a folder.
+fn without_dot(path: &str) -> &str {
+    path.trim_start_matches("./")
 }
 
 async fn inspect_all(what: &Block) -> anyhow::Result<bool> {
@@ -172,7 +180,7 @@ async fn verify_all(what: &Block) -> anyhow::Result<bool> {
                 report.stats.series, report.stats.samples, report.bytes
             ))?,
             Err(error) => {
-                output::tell(format_args!("{name}: {error:#}"));
+                output::fail(name, &error);
                 sound = false;
             }
         }

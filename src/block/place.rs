@@ -85,7 +85,12 @@ impl Place {
         let client = client.context("--cluster.peers")?;
         let peers = place.peers.join(",");
         let state = client.read().await.with_context(|| {
-            format!("--cluster.peers={peers}: no gnomon answers there (its --cluster.listen-address is meant)")
+            let hint = if place.tls.is_none() {
+                "; where it speaks TLS, --cluster.tls.* has to be given"
+            } else {
+                ""
+            };
+            format!("--cluster.peers={peers}: no gnomon answers there (its --cluster.listen-address is meant{hint})")
         })?;
         claim.hold(check_mark(&bucket, &state).await?.cluster_id, None);
         Ok(Self {

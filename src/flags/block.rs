@@ -331,6 +331,11 @@ fn import_of(matches: &ArgMatches) -> Result<Import, String> {
 }
 
 fn export_of(matches: &ArgMatches) -> Result<Export, String> {
+    let start_ms = matches.get_one("start").copied().unwrap_or(i64::MIN);
+    let end_ms = matches.get_one("end").copied().unwrap_or(i64::MAX);
+    if start_ms > end_ms {
+        return Err("--start is after --end: nothing is between them".to_owned());
+    }
     Ok(Export {
         format: match matches.get_one::<String>("format").map(String::as_str) {
             Some("parquet") => ExportFormat::Parquet,
@@ -339,8 +344,8 @@ fn export_of(matches: &ArgMatches) -> Result<Export, String> {
         output: matches.get_one("output").cloned().unwrap_or_default(),
         blocks: matches.get_many("blocks").into_iter().flatten().cloned().collect(),
         from: where_of(matches)?,
-        start_ms: matches.get_one("start").copied().unwrap_or(i64::MIN),
-        end_ms: matches.get_one("end").copied().unwrap_or(i64::MAX),
+        start_ms,
+        end_ms,
         matchers: matches.get_many("match").into_iter().flatten().cloned().collect(),
         width_ms: matches.get_one("width").copied().unwrap_or(2 * 3_600_000),
         with_starts: matches.get_flag("start-timestamps"),

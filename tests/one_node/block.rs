@@ -112,3 +112,31 @@ fn a_mistyped_folder_is_not_made() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_export_of_nothing_says_so() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    std::fs::write(folder.path().join("a.gnb"), block(false, 1.0).await).expect("a file");
+    let export = |more: &[&str]| {
+        let args = ["export", "--format=parquet", "--output=out", "a.gnb"];
+        run(folder.path(), &[&args[..], more].concat())
+    };
+    let (code, out, err) = export(&["--match={n=\"99\"}"]);
+    assert_eq!((code, &*out), (Some(0), "exported 0 samples into 0 files\n"));
+    assert!(err.contains("nothing is exported"), "{err}");
+    let (code, _, err) = export(&["--start=10", "--end=5"]);
+    assert!(
+        code == Some(2) && err.contains("--start is after --end"),
+        "{code:?} {err}"
+    );
+    let (code, out, err) = export(&[]);
+    assert_eq!((code, &*out), (Some(0), "exported 200 samples into 1 files\n"));
+    assert!(!err.contains("nothing is exported"), "{err}");
+    // As a shell completes it.
+    let url = format!("--storage.object-store=file://{}", folder.path().display());
+    let (code, out, err) = run(folder.path(), &["verify", "./a.gnb", &url]);
+    assert!(
+        code == Some(0) && out.starts_with("./a.gnb: sound"),
+        "{code:?} {out} {err}"
+    );
+}

@@ -1,6 +1,6 @@
 //! Start, reload, stop; flags and files that users bring.
 
-use crate::harness::{Node, client, eventually};
+use crate::harness::{Node, binary, client, eventually};
 use std::process::Command;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -274,4 +274,26 @@ fn unknown_flags_and_impossible_promises_are_errors() {
     assert!(code != Some(0) && text.contains("no.such.flag"), "{text}");
     let (code, text) = run(&["--enable-feature=agent"]);
     assert!(code != Some(0) && text.contains("agent"), "{text}");
+}
+
+#[test]
+fn a_data_folder_that_is_none_is_named_with_its_flag() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    let output = Command::new(binary())
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--storage.tsdb.path={}", file.display()))
+        .args([
+            "--web.listen-address=127.0.0.1:0",
+            "--cluster.listen-address=127.0.0.1:0",
+        ])
+        .output();
+    let output = output.expect("gnomon runs");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let last = errors.lines().last().unwrap_or_default();
+    let cause = "File exists (os error 17)";
+    assert!(last.contains("--storage.tsdb.path"), "{errors}");
+    assert_eq!(last.matches(cause).count(), 1, "{errors}");
 }

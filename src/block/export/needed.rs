@@ -94,7 +94,7 @@ impl Damage {
             let advice = "nothing is exported (with --skip-damaged it is left out, and all else goes on)";
             return Err(error).context(advice);
         }
-        output::tell(format_args!("left out: {error:#}"));
+        output::fail("left out", &error);
         self.left_out += 1;
         Ok(())
     }

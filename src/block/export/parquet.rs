@@ -1,7 +1,7 @@
 //! Parquet files: one for each window, named by its beginning.
 
-use super::Source;
 use super::window::for_each_series;
+use super::{Source, tell_if_nothing};
 use crate::block::progress::Progress;
 use crate::output;
 use anyhow::Context;
@@ -35,6 +35,7 @@ pub(super) async fn write(source: &Source<'_>, mut progress: Progress, stop: &Ca
             }
         }
     }
+    tell_if_nothing(rows);
     output::say(&format!("exported {rows} samples into {files} files\n"))
 }
 

@@ -1,7 +1,7 @@
 //! Blocks of Prometheus': one for each window, series as they come out of the merge.
 
-use super::Source;
 use super::window::{SERIES_PER_TURN, for_each_series, len};
+use super::{Source, tell_if_nothing};
 use crate::block::progress::Progress;
 use crate::block::stop::check;
 use crate::output;
@@ -27,6 +27,7 @@ pub(super) async fn write(source: &Source<'_>, mut progress: Progress, stop: &Ca
             ));
         }
     }
+    tell_if_nothing(samples);
     output::say(&format!(
         "exported {samples} samples into {blocks} blocks of at most {series} series\n"
     ))

@@ -15,6 +15,7 @@ use super::place::{Place, budget};
 use super::progress::Progress;
 use super::stop::{INTERRUPTED, Interrupted, check, on_signals};
 use crate::flags::Import;
+use crate::logging::error_text;
 use crate::output;
 use anyhow::Context;
 use gnomon_cluster::placement::{Placement, TenantSeed, epochs_in_force};
@@ -61,7 +62,7 @@ pub fn run(what: &Import) -> ExitCode {
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            output::tell(format_args!("gnomon block import: {error:#}"));
+            output::fail("gnomon block import", &error);
             ExitCode::FAILURE
         }
     }
@@ -211,8 +212,10 @@ impl<'a> Importer<'a> {
                     .is_some_and(|error| error.is_damage() || matches!(error, TsdbError::Unsupported { .. }));
                 if is_bad && self.what.skip_damaged {
                     self.counts.skipped_blocks += 1;
-                    self.progress
-                        .say(&format!("{name}: the rest of it is left out: {error:#}"));
+                    self.progress.say(&format!(
+                        "{name}: the rest of it is left out: {}",
+                        error_text(error.as_ref())
+                    ));
                     return Ok(());
                 }
                 match error.downcast::<TsdbError>() {

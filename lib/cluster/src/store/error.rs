@@ -28,7 +28,7 @@ pub enum StoreError {
     WrongIdentity { found: String, expected: String },
     #[error("stored record {what} cannot be understood: {why}")]
     Corrupt { what: String, why: String },
-    #[error("data folder {path}: {message}")]
+    #[error("data folder {path} (--storage.tsdb.path): {message}")]
     Folder { path: String, message: String },
     #[error("{path} is in use by another process: give each process a data folder (--storage.tsdb.path) of its own")]
     InUse { path: String },
