@@ -158,8 +158,8 @@ pub(crate) async fn check(what: &BucketCheck) -> anyhow::Result<bool> {
     Ok(is_sound)
 }
 
-/// A data folder whose store a process has open is that of a node that runs, and so is its bucket. One that is only the default
-/// says nothing of an object store that was named.
+/// A data folder whose store a process has open is that of a node that runs, and so is its bucket. One that is only the
+/// default says nothing of an object store that was named.
 fn check_unused_folder(what: &BucketCheck) -> anyhow::Result<()> {
     if what.object_store.is_some() && !what.data_is_named {
         return Ok(());

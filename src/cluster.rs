@@ -204,8 +204,8 @@ impl Server<'_> {
             Err(_) if is_read => bail!("{server} has not answered within {} s", first.as_secs()),
             Err(_) => {
                 output::tell(format_args!(
-                    "{server} has not answered yet: without most voters of the metadata group nothing can be changed (gnomon \
-                     cluster status)"
+                    "{server} has not answered yet: without most voters of the metadata group nothing can be changed \
+                     (gnomon cluster status)"
                 ));
                 asking.await?
             }

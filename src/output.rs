@@ -1,7 +1,7 @@
 //! What commands, and a node that starts, write to standard output and standard error.
 //!
-//! Invariant: nothing ends since its words cannot be written. What a command was asked for is lost then, which is an error of
-//! the command; that nobody reads on (a closed pipe) is none.
+//! Invariant: nothing ends since its words cannot be written. What a command was asked for is lost then, which is an
+//! error of the command; that nobody reads on (a closed pipe) is none.
 
 use crate::logging::error_text;
 use anyhow::Context as _;

@@ -81,7 +81,7 @@ async fn export(what: &Export) -> anyhow::Result<()> {
 fn tell_if_nothing(samples: u64) {
     if samples == 0 {
         output::tell(format_args!(
-            "nothing is exported: no block has samples of the time and of the series that are asked for (--start, --end, --match)"
+            "nothing is exported: no block has samples of the time and the series that are meant (--start, --end, --match)"
         ));
     }
 }

@@ -28,8 +28,8 @@ const TAKEN_FOR_STOPPED: &str = "gnomon is taken for stopped, since --cluster.pe
 /// The file of a data folder that says which node's it is.
 const NODE_FILE: &str = "node.json";
 
-/// Its bucket, to be written to. It is there: one that is not, as its name is mistyped, is not made. Others may write to it at the
-/// same time.
+/// Its bucket, to be written to. It is there: one that is not, as its name is mistyped, is not made. Others may write
+/// to it at the same time.
 fn bucket(place: &Where) -> anyhow::Result<Bucket> {
     let folder = place.data_dir.join("bucket");
     open_as_it_is(place.object_store.as_deref(), &folder)?;

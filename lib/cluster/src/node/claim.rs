@@ -1,8 +1,8 @@
 //! Whether the bucket is still this node's cluster's, while the node runs.
 //!
-//! A bucket can be given to another cluster (`gnomon cluster recover`), which founds itself on what is in it. A node of before that
-//! went on merging and deleting would take the new one's data. So whatever writes or deletes goes through [`Claim::bucket`], which
-//! compares the bucket's mark with what the node knows itself to be:
+//! A bucket can be given to another cluster (`gnomon cluster recover`), which founds itself on what is in it. A node of
+//! before that went on merging and deleting would take the new one's data. So whatever writes or deletes goes through
+//! [`Claim::bucket`], which compares the bucket's mark with what the node knows itself to be:
 //!
 //! ```text
 //! before an object is written    the mark as it was read within the last ten seconds
@@ -42,8 +42,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     cluster: ClusterId,
-    /// The highest that it may be: the node has something of an earlier one otherwise. None for a node without replicas, until it
-    /// has seen one.
+    /// The highest that it may be: the node has something of an earlier one otherwise. None for a node without
+    /// replicas, until it has seen one.
     generation: Option<u64>,
 }
 
@@ -51,9 +51,9 @@ struct Held {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Lost {
     #[error(
-        "the bucket {bucket} is that of cluster {found}, and this node is a member of cluster {ours}: another cluster was founded \
-         on it. This node writes nothing to it and deletes nothing in it. Stop the nodes of the cluster that is not to go on; \
-         two cannot share a bucket"
+        "the bucket {bucket} is that of cluster {found}, and this node is a member of cluster {ours}: another cluster \
+         was founded on it. This node writes nothing to it and deletes nothing in it. Stop the nodes of the cluster \
+         that is not to go on; two cannot share a bucket"
     )]
     ToCluster {
         bucket: String,
@@ -61,9 +61,9 @@ enum Lost {
         found: ClusterId,
     },
     #[error(
-        "cluster {cluster} was recovered without this node (gnomon cluster recover): the bucket {bucket} is of generation {found} \
-         of it, this node is of generation {ours}. This node writes nothing to the bucket and deletes nothing in it. Stop it; an \
-         ingester starts again with an empty data folder"
+        "cluster {cluster} was recovered without this node (gnomon cluster recover): the bucket {bucket} is of \
+         generation {found} of it, this node is of generation {ours}. This node writes nothing to the bucket and \
+         deletes nothing in it. Stop it; an ingester starts again with an empty data folder"
     )]
     ToGeneration {
         bucket: String,
@@ -72,9 +72,10 @@ enum Lost {
         found: u64,
     },
     #[error(
-        "the bucket {bucket} has no mark (cluster.json) any more, and this node is a member of cluster {ours}: it was given up for \
-         a new cluster (gnomon cluster recover), or is another bucket. This node writes nothing to it and deletes nothing in it. \
-         Stop the nodes of cluster {ours}; where it is the one that goes on, put this into the bucket as cluster.json: {mark}"
+        "the bucket {bucket} has no mark (cluster.json) any more, and this node is a member of cluster {ours}: it was \
+         given up for a new cluster (gnomon cluster recover), or is another bucket. This node writes nothing to it and \
+         deletes nothing in it. Stop the nodes of cluster {ours}; where it is the one that goes on, put this into the \
+         bucket as cluster.json: {mark}"
     )]
     Unmarked {
         bucket: String,
@@ -148,7 +149,8 @@ impl Claim {
         })
     }
 
-    /// From now on the bucket has to be that of `cluster`, at a generation of at most this; none: at that which is found first.
+    /// From now on the bucket has to be that of `cluster`, at a generation of at most this; none: at that which is
+    /// found first.
     pub fn hold(&self, cluster: ClusterId, generation: Option<u64>) {
         *self.held.lock() = Some(Held { cluster, generation });
     }

@@ -13,7 +13,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Whether no process has the store of a data folder open: by the lock that the engine holds. A folder without a store has none.
+/// Whether no process has the store of a data folder open: by the lock that the engine holds. A folder without a store
+/// has none.
 ///
 /// # Errors
 /// When a process has it open, or that cannot be told.
