@@ -6,6 +6,19 @@ use crate::prometheus::{
 };
 use gnomon_model::histogram::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, ResetHint, Span};
 use gnomon_model::is_stale_nan;
+use prost::Message;
+
+/// The finest exponential schema that is kept.
+pub const FINEST_SCHEMA: i32 = 8;
+
+/// The finest one that is read. What is finer than [`FINEST_SCHEMA`] is brought to it on its way in, as in Prometheus.
+const FINEST_SENT_SCHEMA: i32 = 52;
+
+/// Whether a histogram is read, and is finer than is kept.
+#[must_use]
+pub const fn is_too_fine(schema: i32) -> bool {
+    FINEST_SCHEMA < schema && schema <= FINEST_SENT_SCHEMA
+}
 
 /// A histogram message that is no histogram.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -40,11 +53,27 @@ pub struct Decoded {
 }
 
 /// # Errors
-/// When the message is inconsistent. Allocates in proportion to the message only.
+/// When the message is inconsistent, or is finer than is kept. Allocates in proportion to the message only.
 pub fn from_wire(wire: &Histogram) -> Result<Decoded, BadHistogram> {
-    if !(-4..=8).contains(&wire.schema) && wire.schema != CUSTOM_BUCKETS_SCHEMA {
+    if !(-4..=FINEST_SCHEMA).contains(&wire.schema) && wire.schema != CUSTOM_BUCKETS_SCHEMA {
         return Err(BadHistogram::Schema(wire.schema));
     }
+    from_wire_of_any_schema(wire)
+}
+
+/// A message that is too fine, at the finest resolution that is kept. None of another one, and of one that is
+/// inconsistent, of which [`from_wire`] says what is wrong.
+#[must_use]
+pub fn made_coarser(encoded: &[u8]) -> Option<Vec<u8>> {
+    let wire = Histogram::decode(encoded)
+        .ok()
+        .filter(|wire| is_too_fine(wire.schema))?;
+    let Decoded { histogram, is_integer } = from_wire_of_any_schema(&wire).ok()?;
+    let coarser = histogram.at_schema(FINEST_SCHEMA);
+    Some(to_wire(&coarser, is_integer, wire.timestamp).encode_to_vec())
+}
+
+fn from_wire_of_any_schema(wire: &Histogram) -> Result<Decoded, BadHistogram> {
     let is_integer = !matches!(wire.count, Some(Count::CountFloat(_)));
     let count = match wire.count {
         Some(Count::CountInt(n)) => n as f64,
@@ -246,6 +275,32 @@ mod tests {
             let decoded = from_wire(&to_wire(&histogram, is_integer, 7)).unwrap();
             assert_eq!(decoded, Decoded { histogram, is_integer });
         }
+    }
+
+    #[test]
+    fn what_is_too_fine_is_made_coarser() {
+        for (schema, is_integer) in [(9, true), (52, false)] {
+            let fine = FloatHistogram {
+                schema,
+                ..example(is_integer)
+            };
+            let wire = to_wire(&fine, is_integer, 7);
+            assert_eq!(from_wire(&wire), Err(BadHistogram::Schema(schema)));
+            let coarser = made_coarser(&wire.encode_to_vec()).unwrap();
+            let coarser = Histogram::decode(&coarser[..]).unwrap();
+            let decoded = from_wire(&coarser).unwrap();
+            let kept = (decoded.histogram.count, decoded.histogram.sum, coarser.timestamp);
+            assert_eq!((kept, decoded.is_integer), ((fine.count, fine.sum, 7), is_integer));
+            assert_eq!(decoded.histogram, fine.at_schema(8));
+        }
+        let kept = |schema: i32| {
+            let histogram = FloatHistogram {
+                schema,
+                ..example(true)
+            };
+            made_coarser(&to_wire(&histogram, true, 0).encode_to_vec())
+        };
+        assert_eq!((kept(8), kept(53), made_coarser(b"\xff")), (None, None, None));
     }
 
     #[test]

@@ -6,11 +6,12 @@
 use super::read::{Buckets, ExponentialPoint, HistogramPoint};
 use gnomon_model::STALE_NAN;
 use gnomon_model::histogram::CUSTOM_BUCKETS_SCHEMA;
+use gnomon_proto::histogram::FINEST_SCHEMA;
 use gnomon_proto::prometheus::histogram::{Count, ResetHint, ZeroCount};
 use gnomon_proto::prometheus::{BucketSpan, Histogram};
 
 const MIN_SCHEMA: i64 = -4;
-const MAX_SCHEMA: i64 = 8;
+const MAX_SCHEMA: i64 = FINEST_SCHEMA as i64;
 /// Width of the zero bucket where a point does not say it, as Prometheus has it.
 const ZERO_THRESHOLD: f64 = 1e-128;
 /// Empty buckets that are written between others; a longer gap begins a span.

@@ -274,30 +274,33 @@ pub(crate) fn started_sample(bytes: &[u8]) -> Result<(i64, f64, i64), BadBody> {
     Ok((timestamp_ms, number, start_ms))
 }
 
-/// Timestamp and start timestamp (ms) of a histogram of version 2.0; its other fields are checked where it is decoded.
-pub(crate) fn histogram_times(bytes: &[u8]) -> Result<(i64, i64), BadBody> {
-    let (mut timestamp_ms, mut start_ms) = (0, 0);
+/// What has to be known of a histogram before it is decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HistogramHead {
+    pub(crate) timestamp_ms: i64,
+    /// 0 where there is none, as in version 1.0.
+    pub(crate) start_ms: i64,
+    pub(crate) schema: i32,
+}
+
+/// The head of a histogram; its other fields are checked where it is decoded.
+pub(crate) fn histogram(bytes: &[u8]) -> Result<HistogramHead, BadBody> {
+    let mut head = HistogramHead::default();
     let mut fields = Fields::of("Histogram", bytes);
     while let Some((field, value)) = fields.next()? {
         match field {
-            15 => timestamp_ms = fields.varint(field, value)? as i64,
-            17 => start_ms = fields.varint(field, value)? as i64,
+            4 => head.schema = unzigzag(fields.varint(field, value)?),
+            15 => head.timestamp_ms = fields.varint(field, value)? as i64,
+            17 => head.start_ms = fields.varint(field, value)? as i64,
             _ => {}
         }
     }
-    Ok((timestamp_ms, start_ms))
+    Ok(head)
 }
 
-/// Timestamp (ms) of a histogram; its other fields are checked where it is decoded.
-pub(crate) fn histogram_time(bytes: &[u8]) -> Result<i64, BadBody> {
-    let mut timestamp_ms = 0;
-    let mut fields = Fields::of("Histogram", bytes);
-    while let Some((field, value)) = fields.next()? {
-        if field == 15 {
-            timestamp_ms = fields.varint(field, value)? as i64;
-        }
-    }
-    Ok(timestamp_ms)
+/// A `sint32`.
+const fn unzigzag(coded: u64) -> i32 {
+    (coded as u32 >> 1) as i32 ^ -((coded & 1) as i32)
 }
 
 /// An exemplar: timestamp (ms), value; its labels go to `each`.

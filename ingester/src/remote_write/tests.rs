@@ -212,6 +212,14 @@ async fn histograms_exemplars_and_metadata_come_along() {
         (metadata[0].r#type.as_str(), metadata[0].unit.as_str()),
         ("histogram", "seconds")
     );
+    // Finer than what is kept.
+    one.histograms[0].schema = 12;
+    one.histograms[0].timestamp += 1;
+    assert_eq!(rig.post(pack(&request(vec![one.clone()]))).await, (204, String::new()));
+    assert_eq!(
+        rig.read().await[r#"{__name__="h", job="x"}"#],
+        [(NOW, 7.5), (NOW + 1, 7.5)]
+    );
     // Buckets that do not add up.
     one.histograms[0].positive_deltas = vec![9, 9];
     one.histograms[0].timestamp += 1;

@@ -1,11 +1,12 @@
 //! Writing a request of version 1.0.
 
 use super::labels::{self, BodyLabels};
-use super::scan::{self, BadBody, Fields, Outline};
+use super::scan::{self, BadBody, Fields, HistogramHead, Outline};
 use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NotWritten, Rows, Written, reading};
 use gnomon_cluster::router::{MetricInfo, RouterBatch, WriteOutcome};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
+use gnomon_proto::histogram::{is_too_fine, made_coarser};
 
 /// The series of a decompressed body.
 struct Series<'a> {
@@ -136,7 +137,11 @@ fn replicas<'a>(series: &Series<'a>, ha: &HaOptions) -> Result<Replicas<'a>, Not
                         .map_err(malformed)?
                         .0
                 }
-                4 => scan::histogram_time(fields.bytes(field, value).map_err(malformed)?).map_err(malformed)?,
+                4 => {
+                    scan::histogram(fields.bytes(field, value).map_err(malformed)?)
+                        .map_err(malformed)?
+                        .timestamp_ms
+                }
                 _ => continue,
             };
             replicas.sample(timestamp_ms);
@@ -161,13 +166,19 @@ pub(super) fn add_items(batch: &mut impl Rows, series: &[u8], written: &mut Writ
             }
             4 => {
                 let encoded = fields.bytes(field, value)?;
-                batch.histogram(scan::histogram_time(encoded)?, encoded);
+                add_histogram(batch, &scan::histogram(encoded)?, encoded);
                 written.histograms += 1;
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Adds a histogram, at the finest resolution that is kept where it is finer.
+pub(super) fn add_histogram(rows: &mut impl Rows, head: &HistogramHead, encoded: &[u8]) {
+    let coarser = is_too_fine(head.schema).then(|| made_coarser(encoded)).flatten();
+    rows.histogram(head.timestamp_ms, coarser.as_deref().unwrap_or(encoded));
 }
 
 /// An exemplar whose labels are no label set is left out, as Prometheus does.

@@ -4,7 +4,7 @@
 
 use super::labels::what_is_wrong;
 use super::scan::{self, BadBody, Fields, Span, Value};
-use super::version_1::kind_name;
+use super::version_1::{add_histogram, kind_name};
 use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NO_LABELS, NotWritten, Rows, Written, put_canonical, reading};
 use gnomon_cluster::router::{LabelSource, MetricInfo, RouterBatch, WriteOutcome};
@@ -156,9 +156,9 @@ impl<'a> Request<'a> {
                 }
                 3 => {
                     let encoded = fields.bytes(field, value)?;
-                    let (timestamp_ms, start_ms) = scan::histogram_times(encoded)?;
-                    rows.since(start_ms);
-                    rows.histogram(timestamp_ms, encoded);
+                    let head = scan::histogram(encoded)?;
+                    rows.since(head.start_ms);
+                    add_histogram(rows, &head, encoded);
                     written.histograms += 1;
                 }
                 4 => {
@@ -274,7 +274,11 @@ impl<'a> Request<'a> {
             while let Some((field, value)) = fields.next().map_err(bad)? {
                 let timestamp_ms = match field {
                     2 => scan::sample(fields.bytes(field, value).map_err(bad)?).map_err(bad)?.0,
-                    3 => scan::histogram_time(fields.bytes(field, value).map_err(bad)?).map_err(bad)?,
+                    3 => {
+                        scan::histogram(fields.bytes(field, value).map_err(bad)?)
+                            .map_err(bad)?
+                            .timestamp_ms
+                    }
                     _ => continue,
                 };
                 replicas.sample(timestamp_ms);
