@@ -7,6 +7,7 @@ use crate::merge::{Merger, job_name, reservation};
 use crate::metrics::Metrics;
 use crate::plan::{self, Merge, Policy};
 use gnomon_cluster::deletes::KnownDeletes;
+use gnomon_cluster::node::Claim;
 use gnomon_cluster::retention::{Budget, used_bytes};
 use gnomon_model::{Clock, NodeId};
 use gnomon_proto::service::MetaService;
@@ -37,6 +38,8 @@ pub struct Settings {
 pub struct Compactor {
     catalogue: Catalogue,
     bucket: Bucket,
+    /// Whether it may be written to; none: it always may.
+    claim: Option<Arc<Claim>>,
     clock: Arc<dyn Clock>,
     settings: Settings,
     budget: Budget,
@@ -71,6 +74,7 @@ impl Compactor {
         Ok(Self {
             catalogue: Catalogue::new(meta, node),
             bucket,
+            claim: None,
             clock,
             settings,
             budget,
@@ -80,6 +84,20 @@ impl Compactor {
             deletes: KnownDeletes::default(),
             named_deletes: Mutex::default(),
         })
+    }
+
+    /// Nothing is merged, and no object deleted, where the node may not write to its bucket.
+    #[must_use]
+    pub fn with_claim(self, claim: Option<Arc<Claim>>) -> Self {
+        Self { claim, ..self }
+    }
+
+    /// Before what the catalogue would keep for as long as the bucket is not written to.
+    async fn check_bucket(&self) -> Result<(), CompactorError> {
+        match &self.claim {
+            Some(claim) => Ok(claim.may_write().await?),
+            None => Ok(()),
+        }
     }
 
     /// Runs until `stop`. A cycle that fails is tried again after the interval.
@@ -238,6 +256,7 @@ impl Compactor {
             if self.is_on_hold(&job) {
                 continue;
             }
+            self.check_bucket().await?;
             let Some(lease) = self.catalogue.acquire(&job, self.settings.lease).await? else {
                 continue;
             };

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_cluster::meta::MetaMachine;
+use gnomon_cluster::node::Claim;
 use gnomon_cluster::retention::{Budget, Retention, charged_bytes, used_bytes};
 use gnomon_model::ids::CURRENT_FEATURE_LEVEL;
 use gnomon_model::{
@@ -474,6 +475,31 @@ async fn a_stopped_merge_leaves_its_inputs_and_frees_the_job() {
         Err(crate::CompactorError::Stopped)
     ));
     assert_eq!(world.live().len(), 3);
+    world.cycle().await.unwrap();
+    assert_eq!(world.live().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_staged_while_the_bucket_may_not_be_written_to() {
+    let mut world = World::new(0, settings()).await;
+    for number in 1..=3 {
+        world.add_part(number, (number as i64 - 1) * 2 * H, 0, number).await;
+    }
+    world.at(100);
+    let (bucket, registry) = (world.memory.clone(), prometheus::Registry::new());
+    let claim = Claim::new(bucket, "memory", world.clock.clone(), &registry).unwrap();
+    claim.hold(CLUSTER.parse().unwrap(), Some(0));
+    world.compactor = world.compactor.with_claim(Some(claim));
+    let before = world.state();
+    assert!(world.cycle().await.is_err(), "there is no mark");
+    assert_eq!(world.state().blocks, before.blocks);
+    let mark = format!(r#"{{"format":1,"cluster_id":"{CLUSTER}","created_ms":0,"generation":0}}"#);
+    world
+        .memory
+        .put(&Path::from("cluster.json"), mark.into())
+        .await
+        .unwrap();
+    world.clock.advance(Duration::from_secs(10));
     world.cycle().await.unwrap();
     assert_eq!(world.live().len(), 1);
 }

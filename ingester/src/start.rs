@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gnomon_cluster::assign::{Rules, has_replica, voters};
 use gnomon_cluster::clients::decide;
-use gnomon_cluster::node::{GroupWishes, LastHeard, is_clock_wrong};
+use gnomon_cluster::node::{Claim, GroupWishes, LastHeard, is_clock_wrong};
 use gnomon_cluster::others::OtherNodes;
 use gnomon_cluster::raft::{Group, GroupError, GroupHost, ProposeError, ReadError, keep_members};
 use gnomon_cluster::retention::Budget;
@@ -60,6 +60,8 @@ pub struct IngesterOptions {
     /// Its state, for the shard map.
     pub meta_watch: watch::Receiver<Arc<MetaState>>,
     pub bucket: Arc<dyn ObjectStore>,
+    /// Whether it may be written to.
+    pub claim: Option<Arc<Claim>>,
     pub budget: Budget,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
@@ -110,6 +112,7 @@ impl Ingester {
             meta: options.meta.clone(),
             states: options.meta_watch.clone(),
             bucket: options.bucket.clone(),
+            claim: options.claim.clone(),
             budget: options.budget.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),

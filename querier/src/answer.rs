@@ -128,7 +128,11 @@ fn in_chunks(writers: &'static Writers, write: impl FnOnce(Sink) -> Result<(), G
     // The body alone keeps the receiver: once it is gone, so is the reader.
     let untaken = Arc::downgrade(&chunks);
     tokio::spawn(async move {
-        let place = writers.place().await;
+        let place = tokio::select! {
+            place = writers.place() => place,
+            // The reader has gone: nobody gives way to it.
+            () = sink.closed() => return,
+        };
         let writing = tokio::task::spawn_blocking(move || write(Sink::new(sink, runtime, writers))).await;
         match writing {
             Ok(Ok(())) => {
@@ -222,6 +226,17 @@ mod tests {
         let still = answer(&FEW);
         tokio::time::sleep(crate::writers::MAY_STAND_STILL * 2).await;
         assert_eq!(read(answer(&FEW)).await.unwrap(), CHUNKS * CHUNK.len());
+        assert_eq!(read(still).await.unwrap(), CHUNKS * CHUNK.len());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_gives_way_to_those_who_have_gone() {
+        static ONE: Writers = Writers::new(1);
+        let still = answer(&ONE);
+        for _ in 0..20 {
+            drop(answer(&ONE));
+        }
+        tokio::time::sleep(crate::writers::MAY_STAND_STILL * 2).await;
         assert_eq!(read(still).await.unwrap(), CHUNKS * CHUNK.len());
     }
 

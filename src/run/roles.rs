@@ -168,6 +168,7 @@ fn start_ingester(
         meta: Arc::clone(&node.meta),
         meta_watch: node.meta_watch.clone(),
         bucket: Arc::clone(bucket.store()),
+        claim: node.claim.clone(),
         budget: budget.clone(),
         clock: Arc::clone(&process.clock),
         registry: process.registry.clone(),
@@ -241,6 +242,7 @@ fn start_compactor(
         let (meta, clock) = (Arc::clone(&node.meta), Arc::clone(&process.clock));
         let (bucket, budget) = (bucket.clone(), budget.clone());
         let compactor = Compactor::new(meta, node.node_id, bucket, clock, settings, budget, &process.registry)?;
+        let compactor = compactor.with_claim(node.claim.clone());
         let stop = process.stop.clone();
         tasks.spawn(async move { compactor.run(stop).await });
     }

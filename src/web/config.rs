@@ -140,6 +140,13 @@ impl WebConfig {
         if !self.users.is_empty() && new.users.is_empty() {
             return Some("has no basic_auth_users, and passwords are asked for: only a restart turns that off");
         }
+        let names = |config: &Self| config.tls.as_ref().is_some_and(|tls| tls.allowed_sans.is_some());
+        if names(self) && !names(new) {
+            return Some(
+                "has no tls_server_config.client_allowed_sans, and clients are told by their names: only a restart turns \
+                 that off",
+            );
+        }
         let is_open = had.is_required() && !has.is_required();
         let is_unchecked = had == ClientAuth::RequireAndVerify && has != had;
         (is_open || is_unchecked).then_some(

@@ -18,7 +18,7 @@ pub use upload::UploadError;
 use crate::metrics::IngesterMetrics;
 use crate::service::Shard;
 use crate::shard::entry::Limits;
-use gnomon_cluster::node::Jumps;
+use gnomon_cluster::node::{Claim, Jumps};
 use gnomon_cluster::retention::Budget;
 use gnomon_model::Clock;
 use gnomon_proto::service::MetaService;
@@ -70,6 +70,8 @@ pub struct DutyContext {
     /// The newest state of it that was seen.
     pub states: watch::Receiver<Arc<MetaState>>,
     pub bucket: Arc<dyn ObjectStore>,
+    /// Whether it may be written to; none: it always may.
+    pub claim: Option<Arc<Claim>>,
     pub budget: Budget,
     pub clock: Arc<dyn Clock>,
     pub metrics: IngesterMetrics,

@@ -123,6 +123,7 @@ impl Rig {
             states: meta.machine.watch(),
             meta: meta.clone(),
             bucket: bucket.clone(),
+            claim: None,
             budget: Budget::fixed(Retention::default()),
             clock: node.clock.clone(),
             metrics: node.metrics.clone(),

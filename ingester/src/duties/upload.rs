@@ -52,6 +52,8 @@ pub enum UploadError {
     Service(#[from] ServiceError),
     #[error(transparent)]
     Block(#[from] BlockError),
+    #[error("bucket: {0}")]
+    Bucket(#[from] object_store::Error),
     #[error("the part was dropped while it was read: another leader published it")]
     Dropped,
     #[error("the metadata group names no cluster")]
@@ -293,6 +295,9 @@ impl Duties {
 
     /// False where nothing of the part is left.
     async fn upload(&self, state: &MetaState, part: &Waiting) -> Result<bool, UploadError> {
+        if let Some(claim) = &self.context.claim {
+            claim.may_write().await?;
+        }
         let block = BlockId(rand::random());
         let shard = self.shard.id();
         let path = block_path(&part.tenant, shard, part.window.start, block);

@@ -76,6 +76,7 @@ async fn start(backend: Arc<MemoryBackend>, flush_log_bytes: u64) -> Running {
         meta: Arc::new(NoMeta),
         meta_watch,
         bucket: Arc::new(InMemory::new()),
+        claim: None,
         budget: gnomon_cluster::retention::Budget::fixed(gnomon_cluster::retention::Retention::default()),
         clock,
         registry,

@@ -396,6 +396,7 @@ impl Begun {
             meta: node.meta.clone(),
             meta_watch: node.meta_watch.clone(),
             bucket,
+            claim: None,
             budget: Budget::fixed(Retention::default()),
             clock,
             registry,

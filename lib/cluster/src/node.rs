@@ -183,6 +183,8 @@ pub struct NodeHandle {
     pub meta: Arc<dyn MetaService>,
     pub meta_watch: watch::Receiver<Arc<MetaState>>,
     pub directory: Arc<Directory>,
+    /// On the bucket.
+    pub claim: Option<Arc<Claim>>,
     /// What ingesters have besides.
     pub ingester: Option<IngesterNode>,
     lease: Duration,
@@ -365,7 +367,8 @@ impl Starting {
         }
         let mut identity = identity.ok_or(NodeError::Stopped)?;
         options.channel.membership.learn(identity.cluster_id);
-        self.claim_bucket(&identity);
+        let (ends, over) = watch::channel(None);
+        self.claim_bucket(&identity, &ends);
         if client.is_none() {
             self.refuse_copy_early(&identity).await?;
         }
@@ -399,7 +402,6 @@ impl Starting {
         self.tasks
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
         let (scraping, told) = watch::channel(Scraping::Starting);
-        let (ends, over) = watch::channel(None);
         let lease = lease::Renewal {
             meta: client.clone(),
             node: self.as_node(identity.node_id, identity.incarnation),
@@ -448,6 +450,7 @@ impl Starting {
             lease: options.lease,
             scraping,
             over,
+            claim: options.claim.clone(),
             meta: client,
             meta_watch,
             directory,

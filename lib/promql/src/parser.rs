@@ -125,6 +125,8 @@ struct Parser<'a> {
     depth: usize,
     /// Of the expression parsed last.
     height: usize,
+    /// Of the duration being parsed.
+    duration_operators: usize,
     /// Regular expressions so far; the same one is compiled once,
     patterns: HashSet<String>,
     /// and occupies so much of all.
@@ -145,6 +147,7 @@ impl<'a> Parser<'a> {
             errors: Vec::new(),
             depth: 0,
             height: 0,
+            duration_operators: 0,
             patterns: HashSet::new(),
             pattern_bytes: 0,
             aggregations: 0,

@@ -279,6 +279,8 @@ fn nesting_is_bounded() {
         "(".repeat(190) + &"x or ".repeat(300) + "x" + &")".repeat(190),
         "abs(".repeat(190) + "x" + &")".repeat(190),
         "max_over_time(".repeat(90) + "x" + &"[1m:1m])".repeat(90),
+        "last_over_time(x[1m".to_owned() + &" + 1".repeat(490) + "])",
+        "x offset (1m".to_owned() + &" ^ 1".repeat(190) + ")",
     ] {
         let expr = parse(&query, &ParseOptions::default()).unwrap();
         assert!(!expr.to_string().is_empty());
@@ -291,6 +293,13 @@ fn nesting_is_bounded() {
     assert!(error(&("x + ".repeat(100_000) + "x")).contains("operators in a row"));
     assert!(error(&("x".to_owned() + &"[5m:]".repeat(100_000))).contains("nested more than"));
     assert!(error(&("x[".to_owned() + &"(".repeat(100_000) + "1")).contains("nested more than"));
+    for many in [
+        "x[1".to_owned() + &"+1".repeat(100_000) + "]",
+        "x offset (1".to_owned() + &"+1".repeat(100_000) + ")",
+        "x[".to_owned() + &("(1".to_owned() + &"+1".repeat(400) + "+").repeat(100) + "1" + &")".repeat(100) + "]",
+    ] {
+        assert!(error(&many).contains("more than 500 operators"), "{}", error(&many));
+    }
 }
 
 #[test]

@@ -150,7 +150,6 @@ async fn certificates_of_clients_are_looked_at_as_far_as_was_asked_for() {
         ("RequestClientCert", ca, [true; 5]),
         ("VerifyClientCertIfGiven", ca, [true, true, true, false, false]),
         ("RequireAnyClientCert", ca, [false, true, true, true, true]),
-        ("RequireAnyClientCert", sans, [false, true, false, true, true]),
         ("RequireAndVerifyClientCert", ca, [false, true, true, false, false]),
         (
             "RequireAndVerifyClientCert",
@@ -162,6 +161,20 @@ async fn certificates_of_clients_are_looked_at_as_far_as_was_asked_for() {
         for (n, (client, expected)) in clients.iter().zip(taken).enumerate() {
             assert_eq!(server.takes(*client).await, expected, "{how} {with} client {n}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_names_of_clients_are_asked_for_until_a_restart() {
+    let how = "  client_auth_type: RequireAnyClientCert\n";
+    let sans = "  client_allowed_sans: [elsewhere.test, client.test]\n";
+    let server = Server::start(&format!("{TLS}{sans}{how}")).await;
+    let (good, other) = (server.ours.pair(&["client.test"]), server.ours.pair(&["other.test"]));
+    let strange = Authority::new("theirs").pair(&["client.test"]);
+    for text in [format!("{TLS}{sans}{how}"), format!("{TLS}{how}")] {
+        server.turn(&text);
+        assert!(server.takes(Some(&good)).await && server.takes(Some(&strange)).await);
+        assert!(!server.takes(Some(&other)).await && !server.takes(None).await, "{text}");
     }
 }
 

@@ -11,9 +11,11 @@
 //! read, list                     nothing
 //! ```
 //!
-//! Invariant: where the mark is another's, or cannot be read, nothing is deleted, and nothing counts as written.
+//! Invariant: where the mark is another's, or cannot be read, nothing is deleted, and nothing counts as written. Who would
+//! have to undo something else then asks before ([`Claim::may_write`]).
 
 use super::Starting;
+use super::error::NodeError;
 use super::identity::{ClusterMark, NodeIdentity, read_mark};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +33,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How old what is known of the mark may be where an upload begins, and how often a node looks that has nothing to write.
@@ -45,6 +48,7 @@ struct Held {
     /// The highest that it may be: the node has something of an earlier one otherwise. None for a node without
     /// replicas, until it has seen one.
     generation: Option<u64>,
+    has_replicas: bool,
 }
 
 /// Why the bucket is not this node's any more.
@@ -72,10 +76,15 @@ enum Lost {
         found: u64,
     },
     #[error(
+        "cluster {cluster} was recovered (gnomon cluster recover) while this node ran, and what it knows may be of \
+         before. It writes nothing to the bucket {bucket} and deletes nothing in it: start it again"
+    )]
+    ToRecovery { bucket: String, cluster: ClusterId },
+    #[error(
         "the bucket {bucket} has no mark (cluster.json) any more, and this node is a member of cluster {ours}: it was \
          given up for a new cluster (gnomon cluster recover), or is another bucket. This node writes nothing to it and \
-         deletes nothing in it. Stop the nodes of cluster {ours}; where it is the one that goes on, put this into the \
-         bucket as cluster.json: {mark}"
+         deletes nothing in it. Stop the nodes of cluster {ours}; where it is the one that goes on, put {mark} into the \
+         bucket as cluster.json"
     )]
     Unmarked {
         bucket: String,
@@ -84,13 +93,43 @@ enum Lost {
     },
 }
 
-/// What is known of the mark.
-#[derive(Debug, Default)]
+/// What a look at the mark came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Look {
+    Ours,
+    Lost(Lost),
+    /// It cannot be told: why.
+    Unread(String),
+}
+
+impl Look {
+    fn outcome(&self) -> Result<()> {
+        match self {
+            Self::Ours => Ok(()),
+            Self::Lost(lost) => Err(generic(Box::new(lost.clone()))),
+            Self::Unread(why) => Err(generic(why.clone().into())),
+        }
+    }
+}
+
+/// What is known of the mark. Looks are numbered as they begin.
+#[derive(Debug)]
 struct Seen {
-    /// When it was read.
-    at: Option<Duration>,
-    lost: Option<Lost>,
+    begun: u64,
+    /// Of the newest that has ended, and when it began.
+    number: u64,
+    at: Duration,
+    look: Look,
     said: Option<Duration>,
+}
+
+impl Seen {
+    /// What the newest look came to, if it began after so many others, or lately and tells whose the bucket is.
+    fn known(&self, after: u64, now: Duration, max_age: Duration) -> Option<Result<()>> {
+        let tells = self.number > 0 && !matches!(self.look, Look::Unread(_));
+        let is_fresh = tells && now.saturating_sub(self.at) < max_age;
+        (self.number > after || is_fresh).then(|| self.look.outcome())
+    }
 }
 
 /// A node's hold on its bucket.
@@ -101,8 +140,9 @@ pub struct Claim {
     clock: Arc<dyn Clock>,
     /// None until the node knows which cluster it is of.
     held: Mutex<Option<Held>>,
+    seen: Mutex<Seen>,
     /// Held while the mark is read: who comes meanwhile waits for that.
-    seen: tokio::sync::Mutex<Seen>,
+    looking: tokio::sync::Mutex<()>,
     foreign: IntGauge,
 }
 
@@ -127,7 +167,8 @@ impl Claim {
     ) -> std::result::Result<Arc<Self>, prometheus::Error> {
         let foreign = IntGauge::new(
             "gnomon_bucket_foreign",
-            "1 while the mark in the bucket is not that of this node's cluster: this node writes and deletes nothing in it.",
+            "1 while the mark in the bucket is not that of this node's cluster, or cannot be read: this node writes and \
+             deletes nothing in it.",
         )?;
         registry.register(Box::new(foreign.clone()))?;
         Ok(Arc::new(Self {
@@ -135,7 +176,14 @@ impl Claim {
             bucket: bucket.into(),
             clock,
             held: Mutex::default(),
-            seen: tokio::sync::Mutex::default(),
+            seen: Mutex::new(Seen {
+                begun: 0,
+                number: 0,
+                at: Duration::ZERO,
+                look: Look::Ours,
+                said: None,
+            }),
+            looking: tokio::sync::Mutex::default(),
             foreign,
         }))
     }
@@ -149,19 +197,36 @@ impl Claim {
         })
     }
 
-    /// From now on the bucket has to be that of `cluster`, at a generation of at most this; none: at that which is
-    /// found first.
+    /// From now on the bucket has to be that of `cluster`, at a generation of at most this; none, of a node without
+    /// replicas: at that which is found first.
     pub fn hold(&self, cluster: ClusterId, generation: Option<u64>) {
-        *self.held.lock() = Some(Held { cluster, generation });
+        *self.held.lock() = Some(Held {
+            cluster,
+            generation,
+            has_replicas: generation.is_some(),
+        });
     }
 
-    /// Looks now and then, so that it is told before there is something to write.
-    async fn watch(self: Arc<Self>, stop: CancellationToken) {
+    /// Before work that would be for nothing where the bucket may not be written to, or that the catalogue would have to be
+    /// told to forget.
+    ///
+    /// # Errors
+    /// Where the mark is not this node's as it was read within ten seconds, or cannot be read.
+    pub async fn may_write(&self) -> Result<()> {
+        self.check(FRESH_FOR).await
+    }
+
+    /// Looks now and then, so that it is told before there is something to write. A node that has to start again ends, and
+    /// says so to `over`.
+    async fn watch(self: Arc<Self>, over: watch::Sender<Option<String>>, stop: CancellationToken) {
         let looking = async {
             loop {
                 tokio::time::sleep(FRESH_FOR).await;
-                // A bucket that does not answer is told by those who need it.
+                // It is told as it is noted.
                 let _ = self.check(FRESH_FOR).await;
+                if let Look::Lost(lost @ Lost::ToRecovery { .. }) = &self.seen.lock().look {
+                    over.send_replace(Some(lost.to_string()));
+                }
             }
         };
         tokio::select! {
@@ -171,75 +236,97 @@ impl Claim {
     }
 
     /// # Errors
-    /// Where the mark is not this node's, or cannot be read; as it was read within `max_age`, or is read now.
+    /// Where the mark is not this node's, or cannot be read; as it was read within `max_age`, or is read from now on.
     async fn check(&self, max_age: Duration) -> Result<()> {
-        let held = *self.held.lock();
-        let Some(held) = held else {
+        if self.held.lock().is_none() {
             return Ok(());
+        }
+        let (now, after) = (self.clock.monotonic(), self.seen.lock().begun);
+        let known = || self.seen.lock().known(after, now, max_age);
+        if let Some(known) = known() {
+            return known;
+        }
+        let _looking = self.looking.lock().await;
+        // Somebody else may have looked meanwhile.
+        if let Some(known) = known() {
+            return known;
+        }
+        let at = self.clock.monotonic();
+        let number = {
+            let mut seen = self.seen.lock();
+            seen.begun += 1;
+            seen.begun
         };
-        let mut seen = self.seen.lock().await;
-        let now = self.clock.monotonic();
-        if seen.at.is_none_or(|at| now.saturating_sub(at) >= max_age) {
-            let found = read_mark(self.store.as_ref()).await;
-            let found = found.map_err(|error| generic(Box::new(error)))?;
-            seen.at = Some(now);
-            let lost = self.judge(held, found);
-            self.note(&mut seen, lost, now);
-        }
-        match &seen.lost {
-            Some(lost) => Err(generic(Box::new(lost.clone()))),
-            None => Ok(()),
-        }
+        let found = read_mark(self.store.as_ref()).await;
+        let look = self.judge(found);
+        let outcome = look.outcome();
+        self.note(number, at, look);
+        outcome
     }
 
-    fn judge(&self, held: Held, found: Option<ClusterMark>) -> Option<Lost> {
-        let (bucket, ours) = (self.bucket.clone(), held.cluster);
-        let Some(found) = found else {
-            let mark = ClusterMark {
-                format: 1,
-                cluster_id: ours,
-                created_ms: self.clock.now().0,
-                generation: held.generation.unwrap_or_default(),
-            };
-            let mark = serde_json::to_string(&mark).unwrap_or_default();
-            return Some(Lost::Unmarked { bucket, ours, mark });
+    fn judge(&self, found: std::result::Result<Option<ClusterMark>, NodeError>) -> Look {
+        let mut held = self.held.lock();
+        let Some(held) = held.as_mut() else {
+            return Look::Ours;
         };
-        if found.cluster_id != ours {
-            let found = found.cluster_id;
-            return Some(Lost::ToCluster { bucket, ours, found });
+        let (bucket, cluster) = (self.bucket.clone(), held.cluster);
+        let found = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                let (ours, mark) = (cluster, mark_of(held));
+                return Look::Lost(Lost::Unmarked { bucket, ours, mark });
+            }
+            Err(error) => return Look::Unread(error.to_string()),
+        };
+        if found.cluster_id != cluster {
+            let (ours, found) = (cluster, found.cluster_id);
+            return Look::Lost(Lost::ToCluster { bucket, ours, found });
         }
-        match held.generation {
-            Some(generation) if found.generation > generation => Some(Lost::ToGeneration {
+        let ours = *held.generation.get_or_insert(found.generation);
+        if found.generation <= ours {
+            return Look::Ours;
+        }
+        Look::Lost(match held.has_replicas {
+            true => Lost::ToGeneration {
                 bucket,
-                cluster: ours,
-                ours: generation,
+                cluster,
+                ours,
                 found: found.generation,
-            }),
-            Some(_) => None,
-            None => {
-                self.hold(ours, Some(found.generation));
-                None
-            }
-        }
+            },
+            false => Lost::ToRecovery { bucket, cluster },
+        })
     }
 
-    fn note(&self, seen: &mut Seen, lost: Option<Lost>, now: Duration) {
-        self.foreign.set(i64::from(lost.is_some()));
-        match &lost {
-            Some(error) => {
-                let is_due = seen.said.is_none_or(|said| now.saturating_sub(said) >= SAY_AGAIN);
-                if is_due || seen.lost != lost {
-                    tracing::error!(%error, "the bucket is not this cluster's");
-                    seen.said = Some(now);
-                }
+    fn note(&self, number: u64, at: Duration, look: Look) {
+        self.foreign.set(i64::from(look != Look::Ours));
+        let mut seen = self.seen.lock();
+        let is_due = seen.said.is_none_or(|said| at.saturating_sub(said) >= SAY_AGAIN);
+        let is_new = match (&seen.look, &look) {
+            // In other words, it may be.
+            (Look::Unread(_), Look::Unread(_)) => false,
+            (before, now) => before != now,
+        };
+        match &look {
+            Look::Lost(error) if is_due || is_new => {
+                tracing::error!(%error, "the bucket is not this cluster's");
+                seen.said = Some(at);
             }
-            None if seen.lost.is_some() => {
+            Look::Unread(error) if is_due || is_new => {
+                let bucket = &self.bucket;
+                tracing::warn!(
+                    bucket,
+                    error,
+                    "the bucket's mark cannot be read: nothing is written to it and nothing deleted until it can"
+                );
+                seen.said = Some(at);
+            }
+            Look::Ours if is_new => {
                 tracing::info!(bucket = %self.bucket, "the bucket has the mark of this node's cluster again");
                 seen.said = None;
             }
-            None => {}
+            _ => {}
         }
-        seen.lost = lost;
+        (seen.number, seen.at, seen.look) = (number, at, look);
     }
 
     /// Something is written: it counts where the bucket is this node's afterwards too.
@@ -251,14 +338,29 @@ impl Claim {
     }
 }
 
+/// What to put into a bucket that lost it. Not known where the node has no replicas and has not seen it yet.
+fn mark_of(held: &Held) -> String {
+    let mark = held.generation.map(|generation| ClusterMark {
+        format: 1,
+        cluster_id: held.cluster,
+        created_ms: 0,
+        generation,
+    });
+    match mark.map(|mark| serde_json::to_string(&mark)) {
+        Some(Ok(mark)) => mark,
+        _ => "what an ingester's log says".to_owned(),
+    }
+}
+
 impl Starting {
     /// From now on nothing is written to the bucket, or deleted in it, unless it is that of the node's cluster.
-    pub(super) fn claim_bucket(&self, identity: &NodeIdentity) {
+    pub(super) fn claim_bucket(&self, identity: &NodeIdentity, over: &watch::Sender<Option<String>>) {
         let options = &self.options;
         if let Some(claim) = options.claim.as_ref().filter(|_| options.uses_bucket()) {
             let generation = options.is_ingester().then_some(identity.generation);
             claim.hold(identity.cluster_id, generation);
-            self.tasks.spawn(Arc::clone(claim).watch(self.stop.child_token()));
+            let watching = Arc::clone(claim).watch(over.clone(), self.stop.child_token());
+            self.tasks.spawn(watching);
         }
     }
 }
@@ -293,7 +395,11 @@ impl ObjectStore for Claimed {
         self.claim.check(FRESH_FOR).await?;
         let inner = self.store.put_multipart_opts(location, opts).await?;
         let claim = Arc::clone(&self.claim);
-        Ok(Box::new(ClaimedUpload { inner, claim }))
+        Ok(Box::new(ClaimedUpload {
+            inner,
+            claim,
+            is_whole: false,
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -337,6 +443,8 @@ impl ObjectStore for Claimed {
 struct ClaimedUpload {
     inner: Box<dyn MultipartUpload>,
     claim: Arc<Claim>,
+    /// There is nothing to abort any more, whether or not it counts.
+    is_whole: bool,
 }
 
 #[async_trait]
@@ -346,10 +454,19 @@ impl MultipartUpload for ClaimedUpload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.claim.around(self.inner.complete()).await
+        let Self { inner, claim, is_whole } = self;
+        let completing = async {
+            let completed = inner.complete().await;
+            *is_whole = completed.is_ok();
+            completed
+        };
+        claim.around(completing).await
     }
 
     async fn abort(&mut self) -> Result<()> {
+        if self.is_whole {
+            return Ok(());
+        }
         self.inner.abort().await
     }
 }
@@ -464,15 +581,111 @@ mod tests {
         rig.plain.delete(&path).await.unwrap();
         let error = rig.delete("a").await.unwrap_err().to_string();
         assert!(error.contains("has no mark"), "{error}");
-        let (_, mark) = error.split_once("as cluster.json: ").unwrap();
-        rig.plain.put(&path, mark.to_owned().into()).await.unwrap();
+        let mark = error
+            .split_once(", put ")
+            .and_then(|(_, then)| then.split_once(" into the bucket"));
+        rig.plain.put(&path, mark.unwrap().0.to_owned().into()).await.unwrap();
         rig.delete("a").await.unwrap();
         rig.plain.put(&path, "{".into()).await.unwrap();
         assert!(rig.delete("a").await.is_err(), "it cannot be told");
-        // One without replicas goes by the first that it sees.
+        assert_eq!(rig.claim.foreign.get(), 1);
+        rig.mark(7, 1).await;
+        rig.claim
+            .may_write()
+            .await
+            .expect("what could not be told is looked at again");
+        assert_eq!(rig.claim.foreign.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_without_replicas_goes_by_the_first_generation_and_ends_where_there_is_another() {
         let rig = Rig::new(None).await;
+        rig.plain.delete(&Path::from("cluster.json")).await.unwrap();
+        let error = rig.delete("a").await.unwrap_err().to_string();
+        assert!(error.contains("put what an ingester's log says into"), "{error}");
+        rig.mark(7, 3).await;
         rig.put("a").await.unwrap();
-        rig.mark(7, 2).await;
-        assert!(rig.delete("a").await.is_err());
+        let (over, mut told) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let watching = tokio::spawn(Arc::clone(&rig.claim).watch(over, stop.clone()));
+        rig.mark(7, 4).await;
+        rig.clock.advance(FRESH_FOR);
+        let told = told.wait_for(Option::is_some).await.unwrap().clone();
+        assert!(told.unwrap().contains("start it again"));
+        assert!(rig.delete("a").await.is_err() && rig.has("a").await);
+        stop.cancel();
+        watching.await.unwrap();
+    }
+
+    /// Reads wait until they are let go.
+    #[derive(Debug)]
+    struct Slow {
+        inner: Arc<dyn ObjectStore>,
+        reads: std::sync::atomic::AtomicUsize,
+        goes: tokio::sync::Semaphore,
+    }
+
+    impl fmt::Display for Slow {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("slow")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Slow {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+            self.inner.put_opts(location, payload, opts).await
+        }
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            opts: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(location, opts).await
+        }
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.goes.acquire().await.unwrap().forget();
+            self.inner.get_opts(location, options).await
+        }
+        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.inner.delete_stream(locations)
+        }
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_look_at_the_mark_shares_the_next_one() {
+        let rig = Rig::new(Some(1)).await;
+        let slow = Arc::new(Slow {
+            inner: rig.plain.clone(),
+            reads: 0.into(),
+            goes: tokio::sync::Semaphore::new(0),
+        });
+        let store: Arc<dyn ObjectStore> = slow.clone();
+        let claim = Claim::new(store, "s3://b", rig.clock.clone(), &Registry::new()).unwrap();
+        claim.hold(ClusterId(7), Some(1));
+        let mut checks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let claim = Arc::clone(&claim);
+            checks.spawn(async move { claim.check(Duration::ZERO).await });
+        }
+        // All of them have begun once the first one reads, and each gave way.
+        while slow.reads.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        slow.goes.add_permits(20);
+        while let Some(checked) = checks.join_next().await {
+            checked.unwrap().unwrap();
+        }
+        assert!(slow.reads.load(std::sync::atomic::Ordering::Relaxed) <= 2);
     }
 }

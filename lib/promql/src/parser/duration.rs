@@ -1,6 +1,6 @@
 //! Durations, and arithmetic with them.
 
-use super::{MAX_DEPTH, Parsed, Parser, Stop};
+use super::{MAX_DEPTH, MAX_HEIGHT, Parsed, Parser, Stop};
 use crate::ast::{BinaryOp, DurationExpr, Span};
 use crate::lexer::Token;
 
@@ -47,6 +47,7 @@ impl Parser<'_> {
                 break;
             }
             let sign = self.advance().span;
+            self.count_duration_operator(sign)?;
             let below = if op == BinaryOp::Pow {
                 op.precedence() - 1
             } else {
@@ -62,8 +63,19 @@ impl Parser<'_> {
         Ok(lhs)
     }
 
+    /// All operators of one duration count, since each may lie within the ones before.
+    fn count_duration_operator(&mut self, span: Span) -> Parsed<()> {
+        self.duration_operators += 1;
+        if self.duration_operators <= MAX_HEIGHT {
+            return Ok(());
+        }
+        self.note(span, format!("duration has more than {MAX_HEIGHT} operators"));
+        Err(Stop)
+    }
+
     /// What stands in brackets; a literal must be positive, the value of arithmetic is known to the planner only.
     pub(super) fn positive_duration(&mut self, place: Place) -> Parsed<DurationExpr> {
+        self.duration_operators = 0;
         let duration = self.duration_expression(0, place)?;
         if let DurationExpr::Seconds { value, span, .. } = &duration
             && *value <= 0.0
@@ -86,6 +98,7 @@ impl Parser<'_> {
 
     /// A duration after `offset`: operators that follow belong to the expression around it.
     pub(super) fn offset_duration(&mut self) -> Parsed<DurationExpr> {
+        self.duration_operators = 0;
         let item = self.peek();
         let has_sign = item.token == Token::Operator && matches!(self.text(item), "+" | "-");
         if has_sign {
