@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! before an object is written    the mark as it was read within the last ten seconds
+//! before a copy of the catalogue the mark as it is
 //! after one is whole             the mark as it is: an object that is in another's bucket is not uploaded
 //! before a delete                the mark as it is: what is deleted does not come back
 //! read, list                     nothing
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gnomon_model::{Clock, ClusterId};
+use gnomon_tsdb::bucket::checkpoint_revision;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
@@ -330,8 +332,8 @@ impl Claim {
     }
 
     /// Something is written: it counts where the bucket is this node's afterwards too.
-    async fn around<T>(&self, writing: impl Future<Output = Result<T>>) -> Result<T> {
-        self.check(FRESH_FOR).await?;
+    async fn around<T>(&self, max_age: Duration, writing: impl Future<Output = Result<T>>) -> Result<T> {
+        self.check(max_age).await?;
         let written = writing.await?;
         self.check(Duration::ZERO).await?;
         Ok(written)
@@ -388,7 +390,11 @@ impl fmt::Display for Claimed {
 #[async_trait]
 impl ObjectStore for Claimed {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.claim.around(self.store.put_opts(location, payload, opts)).await
+        // Who founds on the bucket takes the newest one for the catalogue.
+        let is_catalogue = checkpoint_revision(location).is_some();
+        let max_age = if is_catalogue { Duration::ZERO } else { FRESH_FOR };
+        let putting = self.store.put_opts(location, payload, opts);
+        self.claim.around(max_age, putting).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -434,7 +440,9 @@ impl ObjectStore for Claimed {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.claim.around(self.store.copy_opts(from, to, options)).await
+        self.claim
+            .around(FRESH_FOR, self.store.copy_opts(from, to, options))
+            .await
     }
 }
 
@@ -460,7 +468,7 @@ impl MultipartUpload for ClaimedUpload {
             *is_whole = completed.is_ok();
             completed
         };
-        claim.around(completing).await
+        claim.around(FRESH_FOR, completing).await
     }
 
     async fn abort(&mut self) -> Result<()> {
@@ -476,6 +484,7 @@ mod tests {
     use super::super::identity::replace_mark;
     use super::*;
     use gnomon_model::{ManualClock, TimestampMs};
+    use gnomon_tsdb::bucket::checkpoint_path;
     use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
 
@@ -569,6 +578,10 @@ mod tests {
         assert!(rig.put("c").await.is_err(), "as it was read within ten seconds");
         rig.clock.advance(FRESH_FOR);
         rig.put("c").await.unwrap();
+        rig.mark(8, 0).await;
+        let checkpoint = checkpoint_path(9);
+        let put = rig.bucket.put(&checkpoint, "x".into()).await;
+        assert!(put.is_err() && rig.plain.head(&checkpoint).await.is_err());
     }
 
     #[tokio::test]
