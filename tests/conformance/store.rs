@@ -204,6 +204,7 @@ impl Store {
             states: meta.0.watch(),
             meta: meta.clone(),
             bucket: bucket.clone() as Arc<dyn ObjectStore>,
+            claim: None,
             budget: Budget::fixed(Retention::default()),
             clock: clock.clone(),
             metrics: metrics.clone(),

@@ -166,6 +166,7 @@ impl Running {
             meta: meta.clone(),
             states: machine.watch(),
             bucket: bucket.clone(),
+            claim: None,
             budget: budget.clone(),
             clock: clock.clone(),
             metrics,

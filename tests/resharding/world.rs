@@ -119,6 +119,7 @@ impl World {
             states: meta.machine.watch(),
             meta: meta.clone(),
             bucket: bucket.clone(),
+            claim: None,
             budget: Budget::fixed(Retention::default()),
             clock: clock.clone(),
             metrics: metrics.clone(),

@@ -186,6 +186,7 @@ async fn the_documents_web_configuration_does_what_it_says() {
     assert!(log.contains("gnomon is ready: https://127.0.0.1"), "{log}");
     let wrong = succeeds(&folder, &format!("{} --silent", ask.replace("wonder", "wander")));
     assert_eq!(wrong, "Unauthorized\n");
-    assert!(!shell(&folder, &ask.replace("https", "http")).status.success());
+    let plain = succeeds(&folder, &format!("{} --silent", ask.replace("https", "http")));
+    assert_eq!(plain, "Client sent an HTTP request to an HTTPS server.\n");
     assert_eq!(server.interrupt().await, Some(0));
 }
