@@ -39,7 +39,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 /// The files that were read for something, and as what.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Files(Vec<(PathBuf, Option<Stamp>)>);
 
 impl Files {
@@ -147,7 +147,8 @@ impl<T: Send + Sync + 'static> Reread<T> {
     }
 
     fn look(&self) {
-        let files = std::mem::take(&mut self.state.lock().files);
+        // They stay there, for the next look, where this one comes to no end.
+        let files = self.state.lock().files.clone();
         let files = if files.are_as_read() {
             files
         } else {
