@@ -256,7 +256,10 @@ impl Compactor {
             if self.is_on_hold(&job) {
                 continue;
             }
-            self.check_bucket().await?;
+            if let Err(error) = self.check_bucket().await {
+                tracing::debug!(%error, "nothing is merged");
+                return Ok(());
+            }
             let Some(lease) = self.catalogue.acquire(&job, self.settings.lease).await? else {
                 continue;
             };

@@ -92,7 +92,8 @@ impl Place {
             };
             format!("--cluster.peers={peers}: no gnomon answers there (its --cluster.listen-address is meant{hint})")
         })?;
-        claim.hold(check_mark(&bucket, &state).await?.cluster_id, None);
+        let mark = check_mark(&bucket, &state).await?;
+        claim.hold(mark.cluster_id, mark.generation, false);
         Ok(Self {
             bucket,
             meta: Arc::new(client),

@@ -180,6 +180,10 @@ impl Duties {
             if let Some(why) = self.let_go_by(&state, part) {
                 outcome = Outcome::LetGo(why);
             } else {
+                // Or blocks would make room for what cannot be uploaded.
+                if let Some(claim) = &self.context.claim {
+                    claim.may_write().await?;
+                }
                 state = self.clear_leftovers(state, part).await?;
                 self.make_room(&state, part).await?;
                 if !self.upload(&state, part).await? {
@@ -295,9 +299,6 @@ impl Duties {
 
     /// False where nothing of the part is left.
     async fn upload(&self, state: &MetaState, part: &Waiting) -> Result<bool, UploadError> {
-        if let Some(claim) = &self.context.claim {
-            claim.may_write().await?;
-        }
         let block = BlockId(rand::random());
         let shard = self.shard.id();
         let path = block_path(&part.tenant, shard, part.window.start, block);

@@ -4,7 +4,7 @@ use super::labels::{self, BodyLabels};
 use super::scan::{self, BadBody, Fields, HistogramHead, Outline};
 use crate::ha::{Fill, Form, HaOptions, Replicas, Verdicts};
 use crate::intake::{Intake, NotWritten, Rows, Written, reading};
-use gnomon_cluster::router::{MetricInfo, RouterBatch, WriteOutcome};
+use gnomon_cluster::router::{MAX_ITEM_BYTES, MetricInfo, RouterBatch, WriteOutcome};
 use gnomon_model::{LabelsBuilder, LabelsRef, TenantId};
 use gnomon_proto::histogram::{is_too_fine, made_coarser};
 
@@ -177,7 +177,9 @@ pub(super) fn add_items(batch: &mut impl Rows, series: &[u8], written: &mut Writ
 
 /// Adds a histogram, at the finest resolution that is kept where it is finer.
 pub(super) fn add_histogram(rows: &mut impl Rows, head: &HistogramHead, encoded: &[u8]) {
-    let coarser = is_too_fine(head.schema).then(|| made_coarser(encoded)).flatten();
+    // A longer one is refused by its length, and is not decoded.
+    let is_made_coarser = is_too_fine(head.schema) && encoded.len() <= MAX_ITEM_BYTES;
+    let coarser = is_made_coarser.then(|| made_coarser(encoded)).flatten();
     rows.histogram(head.timestamp_ms, coarser.as_deref().unwrap_or(encoded));
 }
 

@@ -367,8 +367,7 @@ impl Starting {
         }
         let mut identity = identity.ok_or(NodeError::Stopped)?;
         options.channel.membership.learn(identity.cluster_id);
-        let (ends, over) = watch::channel(None);
-        self.claim_bucket(&identity, &ends);
+        self.claim_bucket(&identity);
         if client.is_none() {
             self.refuse_copy_early(&identity).await?;
         }
@@ -402,6 +401,7 @@ impl Starting {
         self.tasks
             .spawn(follow_meta(client.clone(), states, self.stop.child_token()));
         let (scraping, told) = watch::channel(Scraping::Starting);
+        let (ends, over) = watch::channel(None);
         let lease = lease::Renewal {
             meta: client.clone(),
             node: self.as_node(identity.node_id, identity.incarnation),

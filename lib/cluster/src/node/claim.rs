@@ -31,11 +31,11 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use prometheus::{IntGauge, Registry};
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How old what is known of the mark may be where an upload begins, and how often a node looks that has nothing to write.
@@ -47,10 +47,11 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     cluster: ClusterId,
-    /// The highest that it may be: the node has something of an earlier one otherwise. None for a node without
-    /// replicas, until it has seen one.
-    generation: Option<u64>,
+    /// What the node has, or knows, is of this one.
+    generation: u64,
     has_replicas: bool,
+    /// A later one was seen: this node does not know what the mark should be.
+    is_behind: bool,
 }
 
 /// Why the bucket is not this node's any more.
@@ -79,9 +80,22 @@ enum Lost {
     },
     #[error(
         "cluster {cluster} was recovered (gnomon cluster recover) while this node ran, and what it knows may be of \
-         before. It writes nothing to the bucket {bucket} and deletes nothing in it: start it again"
+         before. It writes nothing to the bucket {bucket} and deletes nothing in it: start it again once no ingester \
+         of before runs any more"
     )]
     ToRecovery { bucket: String, cluster: ClusterId },
+    #[error(
+        "the bucket {bucket} has the mark of an earlier generation of cluster {cluster} ({found}; this node is of \
+         {ours}), as it was before that was recovered. This node writes nothing to it and deletes nothing in it. Stop \
+         the nodes that were left behind, and put {mark} into the bucket as cluster.json"
+    )]
+    ToEarlier {
+        bucket: String,
+        cluster: ClusterId,
+        ours: u64,
+        found: u64,
+        mark: String,
+    },
     #[error(
         "the bucket {bucket} has no mark (cluster.json) any more, and this node is a member of cluster {ours}: it was \
          given up for a new cluster (gnomon cluster recover), or is another bucket. This node writes nothing to it and \
@@ -122,6 +136,8 @@ struct Seen {
     number: u64,
     at: Duration,
     look: Look,
+    /// Since when it cannot be told.
+    unread: Option<Duration>,
     said: Option<Duration>,
 }
 
@@ -169,8 +185,8 @@ impl Claim {
     ) -> std::result::Result<Arc<Self>, prometheus::Error> {
         let foreign = IntGauge::new(
             "gnomon_bucket_foreign",
-            "1 while the mark in the bucket is not that of this node's cluster, or cannot be read: this node writes and \
-             deletes nothing in it.",
+            "1 while the mark in the bucket is not that of this node's cluster, or could not be read for a minute: this \
+             node writes and deletes nothing in it.",
         )?;
         registry.register(Box::new(foreign.clone()))?;
         Ok(Arc::new(Self {
@@ -183,6 +199,7 @@ impl Claim {
                 number: 0,
                 at: Duration::ZERO,
                 look: Look::Ours,
+                unread: None,
                 said: None,
             }),
             looking: tokio::sync::Mutex::default(),
@@ -199,13 +216,13 @@ impl Claim {
         })
     }
 
-    /// From now on the bucket has to be that of `cluster`, at a generation of at most this; none, of a node without
-    /// replicas: at that which is found first.
-    pub fn hold(&self, cluster: ClusterId, generation: Option<u64>) {
+    /// From now on the bucket has to be that of `cluster`, at the generation of which the node is, or that it found.
+    pub fn hold(&self, cluster: ClusterId, generation: u64, has_replicas: bool) {
         *self.held.lock() = Some(Held {
             cluster,
             generation,
-            has_replicas: generation.is_some(),
+            has_replicas,
+            is_behind: false,
         });
     }
 
@@ -218,17 +235,13 @@ impl Claim {
         self.check(FRESH_FOR).await
     }
 
-    /// Looks now and then, so that it is told before there is something to write. A node that has to start again ends, and
-    /// says so to `over`.
-    async fn watch(self: Arc<Self>, over: watch::Sender<Option<String>>, stop: CancellationToken) {
+    /// Looks now and then, so that it is told before there is something to write.
+    async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let looking = async {
             loop {
-                tokio::time::sleep(FRESH_FOR).await;
                 // It is told as it is noted.
-                let _ = self.check(FRESH_FOR).await;
-                if let Look::Lost(lost @ Lost::ToRecovery { .. }) = &self.seen.lock().look {
-                    over.send_replace(Some(lost.to_string()));
-                }
+                let _ = self.check(Duration::ZERO).await;
+                tokio::time::sleep(FRESH_FOR).await;
             }
         };
         tokio::select! {
@@ -243,8 +256,8 @@ impl Claim {
         if self.held.lock().is_none() {
             return Ok(());
         }
-        let (now, after) = (self.clock.monotonic(), self.seen.lock().begun);
-        let known = || self.seen.lock().known(after, now, max_age);
+        let after = self.seen.lock().begun;
+        let known = || self.seen.lock().known(after, self.clock.monotonic(), max_age);
         if let Some(known) = known() {
             return known;
         }
@@ -284,24 +297,37 @@ impl Claim {
             let (ours, found) = (cluster, found.cluster_id);
             return Look::Lost(Lost::ToCluster { bucket, ours, found });
         }
-        let ours = *held.generation.get_or_insert(found.generation);
-        if found.generation <= ours {
-            return Look::Ours;
-        }
-        Look::Lost(match held.has_replicas {
-            true => Lost::ToGeneration {
+        let (ours, found) = (held.generation, found.generation);
+        held.is_behind |= found > ours;
+        match found.cmp(&ours) {
+            Ordering::Equal => Look::Ours,
+            Ordering::Less => Look::Lost(Lost::ToEarlier {
                 bucket,
                 cluster,
                 ours,
-                found: found.generation,
-            },
-            false => Lost::ToRecovery { bucket, cluster },
-        })
+                found,
+                mark: mark_of(held),
+            }),
+            Ordering::Greater => Look::Lost(match held.has_replicas {
+                true => Lost::ToGeneration {
+                    bucket,
+                    cluster,
+                    ours,
+                    found,
+                },
+                false => Lost::ToRecovery { bucket, cluster },
+            }),
+        }
     }
 
     fn note(&self, number: u64, at: Duration, look: Look) {
-        self.foreign.set(i64::from(look != Look::Ours));
         let mut seen = self.seen.lock();
+        seen.unread = match &look {
+            Look::Unread(_) => seen.unread.or(Some(at)),
+            Look::Ours | Look::Lost(_) => None,
+        };
+        let is_unread = seen.unread.is_some_and(|since| at.saturating_sub(since) >= SAY_AGAIN);
+        self.foreign.set(i64::from(is_unread || matches!(look, Look::Lost(_))));
         let is_due = seen.said.is_none_or(|said| at.saturating_sub(said) >= SAY_AGAIN);
         let is_new = match (&seen.look, &look) {
             // In other words, it may be.
@@ -340,29 +366,27 @@ impl Claim {
     }
 }
 
-/// What to put into a bucket that lost it. Not known where the node has no replicas and has not seen it yet.
+/// What to put into a bucket that lost it.
 fn mark_of(held: &Held) -> String {
-    let mark = held.generation.map(|generation| ClusterMark {
+    let mark = ClusterMark {
         format: 1,
         cluster_id: held.cluster,
         created_ms: 0,
-        generation,
-    });
-    match mark.map(|mark| serde_json::to_string(&mark)) {
-        Some(Ok(mark)) => mark,
-        _ => "what an ingester's log says".to_owned(),
+        generation: held.generation,
+    };
+    match serde_json::to_string(&mark) {
+        Ok(mark) if !held.is_behind => mark,
+        _ => "what the logs of its ingesters say".to_owned(),
     }
 }
 
 impl Starting {
     /// From now on nothing is written to the bucket, or deleted in it, unless it is that of the node's cluster.
-    pub(super) fn claim_bucket(&self, identity: &NodeIdentity, over: &watch::Sender<Option<String>>) {
+    pub(super) fn claim_bucket(&self, identity: &NodeIdentity) {
         let options = &self.options;
         if let Some(claim) = options.claim.as_ref().filter(|_| options.uses_bucket()) {
-            let generation = options.is_ingester().then_some(identity.generation);
-            claim.hold(identity.cluster_id, generation);
-            let watching = Arc::clone(claim).watch(over.clone(), self.stop.child_token());
-            self.tasks.spawn(watching);
+            claim.hold(identity.cluster_id, identity.generation, options.is_ingester());
+            self.tasks.spawn(Arc::clone(claim).watch(self.stop.child_token()));
         }
     }
 }
@@ -497,7 +521,7 @@ mod tests {
 
     impl Rig {
         /// A node of cluster 7.
-        async fn new(generation: Option<u64>) -> Self {
+        async fn new(has_replicas: bool) -> Self {
             let plain = Arc::new(InMemory::new());
             let clock = Arc::new(ManualClock::at(TimestampMs(0)));
             let store: Arc<dyn ObjectStore> = plain.clone();
@@ -509,7 +533,7 @@ mod tests {
                 clock,
             };
             rig.mark(7, 1).await;
-            rig.claim.hold(ClusterId(7), generation);
+            rig.claim.hold(ClusterId(7), 1, has_replicas);
             rig
         }
 
@@ -538,7 +562,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_clusters_bucket_is_neither_written_to_nor_deleted_from() {
-        let rig = Rig::new(Some(1)).await;
+        let rig = Rig::new(true).await;
         rig.put("a").await.unwrap();
         rig.put("b").await.unwrap();
         rig.delete("b").await.unwrap();
@@ -568,7 +592,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_mark_is_read_once_in_a_while_and_after_each_object() {
-        let rig = Rig::new(Some(1)).await;
+        let rig = Rig::new(true).await;
         rig.put("a").await.unwrap();
         rig.mark(8, 0).await;
         // It was known a moment before, and is there now: but it does not count.
@@ -586,7 +610,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bucket_without_a_mark_or_of_a_later_generation_is_not_this_nodes() {
-        let rig = Rig::new(Some(1)).await;
+        let rig = Rig::new(true).await;
         rig.mark(7, 2).await;
         let error = rig.delete("a").await.unwrap_err().to_string();
         assert!(error.contains("recovered without this node"), "{error}");
@@ -594,13 +618,23 @@ mod tests {
         rig.plain.delete(&path).await.unwrap();
         let error = rig.delete("a").await.unwrap_err().to_string();
         assert!(error.contains("has no mark"), "{error}");
+        assert!(error.contains("put what the logs of its ingesters say into"), "{error}");
+        let rig = Rig::new(true).await;
+        rig.plain.delete(&path).await.unwrap();
+        let error = rig.delete("a").await.unwrap_err().to_string();
         let mark = error
             .split_once(", put ")
             .and_then(|(_, then)| then.split_once(" into the bucket"));
         rig.plain.put(&path, mark.unwrap().0.to_owned().into()).await.unwrap();
         rig.delete("a").await.unwrap();
+        rig.mark(7, 0).await;
+        let error = rig.delete("a").await.unwrap_err().to_string();
+        assert!(error.contains("earlier generation"), "{error}");
         rig.plain.put(&path, "{".into()).await.unwrap();
         assert!(rig.delete("a").await.is_err(), "it cannot be told");
+        assert_eq!(rig.claim.foreign.get(), 0, "not yet");
+        rig.clock.advance(SAY_AGAIN);
+        assert!(rig.delete("a").await.is_err());
         assert_eq!(rig.claim.foreign.get(), 1);
         rig.mark(7, 1).await;
         rig.claim
@@ -611,21 +645,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_without_replicas_goes_by_the_first_generation_and_ends_where_there_is_another() {
-        let rig = Rig::new(None).await;
-        rig.plain.delete(&Path::from("cluster.json")).await.unwrap();
-        let error = rig.delete("a").await.unwrap_err().to_string();
-        assert!(error.contains("put what an ingester's log says into"), "{error}");
-        rig.mark(7, 3).await;
+    async fn a_node_without_replicas_is_told_to_start_again() {
+        let rig = Rig::new(false).await;
         rig.put("a").await.unwrap();
-        let (over, mut told) = watch::channel(None);
+        rig.mark(7, 2).await;
         let stop = CancellationToken::new();
-        let watching = tokio::spawn(Arc::clone(&rig.claim).watch(over, stop.clone()));
-        rig.mark(7, 4).await;
-        rig.clock.advance(FRESH_FOR);
-        let told = told.wait_for(Option::is_some).await.unwrap().clone();
-        assert!(told.unwrap().contains("start it again"));
-        assert!(rig.delete("a").await.is_err() && rig.has("a").await);
+        let watching = tokio::spawn(Arc::clone(&rig.claim).watch(stop.clone()));
+        while rig.claim.foreign.get() == 0 {
+            tokio::time::sleep(FRESH_FOR).await;
+        }
+        let error = rig.delete("a").await.unwrap_err().to_string();
+        assert!(error.contains("start it again once"), "{error}");
+        assert!(rig.has("a").await);
         stop.cancel();
         watching.await.unwrap();
     }
@@ -677,7 +708,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_a_look_at_the_mark_shares_the_next_one() {
-        let rig = Rig::new(Some(1)).await;
+        let rig = Rig::new(true).await;
         let slow = Arc::new(Slow {
             inner: rig.plain.clone(),
             reads: 0.into(),
@@ -685,7 +716,7 @@ mod tests {
         });
         let store: Arc<dyn ObjectStore> = slow.clone();
         let claim = Claim::new(store, "s3://b", rig.clock.clone(), &Registry::new()).unwrap();
-        claim.hold(ClusterId(7), Some(1));
+        claim.hold(ClusterId(7), 1, true);
         let mut checks = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let claim = Arc::clone(&claim);
