@@ -55,6 +55,7 @@ use gnomon_proto::v1::{EndLease, MetaCommand, MetaState};
 use object_store::ObjectStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -317,6 +318,7 @@ pub async fn start_node(options: NodeOptions) -> Result<NodeHandle, NodeError> {
         metrics: CallMetrics::register(&options.registry)?,
         tasks: TaskTracker::new(),
         stop: stop.clone(),
+        has_read_mark: AtomicBool::new(false),
         options,
     };
     let tasks = starting.tasks.clone();
@@ -342,6 +344,8 @@ struct Starting {
     metrics: CallMetrics,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// A node without replicas goes on without it.
+    has_read_mark: AtomicBool,
 }
 
 impl Starting {

@@ -34,7 +34,7 @@ use prometheus::{IntGauge, Registry};
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, atomic};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,8 @@ struct Held {
     cluster: ClusterId,
     /// What the node has, or knows, is of this one.
     generation: u64,
+    /// Where the mark could not be read before: the first one that can be says which.
+    is_certain: bool,
     has_replicas: bool,
     /// A later one was seen: this node does not know what the mark should be.
     is_behind: bool,
@@ -221,7 +223,19 @@ impl Claim {
         *self.held.lock() = Some(Held {
             cluster,
             generation,
+            is_certain: true,
             has_replicas,
+            is_behind: false,
+        });
+    }
+
+    /// As [`Self::hold`], of a node without replicas, which could not ask the bucket: at the generation that is found first.
+    pub fn hold_unasked(&self, cluster: ClusterId) {
+        *self.held.lock() = Some(Held {
+            cluster,
+            generation: 0,
+            is_certain: false,
+            has_replicas: false,
             is_behind: false,
         });
     }
@@ -296,6 +310,9 @@ impl Claim {
         if found.cluster_id != cluster {
             let (ours, found) = (cluster, found.cluster_id);
             return Look::Lost(Lost::ToCluster { bucket, ours, found });
+        }
+        if !held.is_certain {
+            (held.generation, held.is_certain) = (found.generation, true);
         }
         let (ours, found) = (held.generation, found.generation);
         held.is_behind |= found > ours;
@@ -375,7 +392,7 @@ fn mark_of(held: &Held) -> String {
         generation: held.generation,
     };
     match serde_json::to_string(&mark) {
-        Ok(mark) if !held.is_behind => mark,
+        Ok(mark) if held.is_certain && !held.is_behind => mark,
         _ => "what the logs of its ingesters say".to_owned(),
     }
 }
@@ -385,7 +402,11 @@ impl Starting {
     pub(super) fn claim_bucket(&self, identity: &NodeIdentity) {
         let options = &self.options;
         if let Some(claim) = options.claim.as_ref().filter(|_| options.uses_bucket()) {
-            claim.hold(identity.cluster_id, identity.generation, options.is_ingester());
+            if options.is_ingester() || self.has_read_mark.load(atomic::Ordering::Relaxed) {
+                claim.hold(identity.cluster_id, identity.generation, options.is_ingester());
+            } else {
+                claim.hold_unasked(identity.cluster_id);
+            }
             self.tasks.spawn(Arc::clone(claim).watch(self.stop.child_token()));
         }
     }
@@ -642,6 +663,18 @@ mod tests {
             .await
             .expect("what could not be told is looked at again");
         assert_eq!(rig.claim.foreign.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_could_not_ask_goes_by_the_first_mark_that_it_sees() {
+        let rig = Rig::new(false).await;
+        rig.mark(7, 3).await;
+        assert!(rig.put("a").await.is_err());
+        rig.claim.hold_unasked(ClusterId(7));
+        rig.clock.advance(FRESH_FOR);
+        rig.put("a").await.unwrap();
+        rig.mark(7, 4).await;
+        assert!(rig.delete("a").await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

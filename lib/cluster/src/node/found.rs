@@ -16,6 +16,7 @@ use gnomon_proto::v1::{
 };
 use prost::Message;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The node that founds a cluster.
@@ -134,7 +135,10 @@ impl Starting {
         let bucket = options.bucket.as_ref();
         let mark = tokio::time::timeout(MARK_PATIENCE, read_mark(bucket)).await;
         let found = match mark {
-            Ok(Ok(Some(mark))) => mark,
+            Ok(Ok(Some(mark))) => {
+                self.has_read_mark.store(true, Ordering::Relaxed);
+                mark
+            }
             // Its folder is a default that nothing is put into.
             Ok(Ok(None)) if !options.uses_bucket() => return Ok(identity.generation),
             Ok(Ok(None)) => {
@@ -242,7 +246,10 @@ impl Starting {
     async fn mark_within(&self, patience: Duration) -> Result<Option<ClusterMark>, NodeError> {
         let options = &self.options;
         match tokio::time::timeout(patience, read_mark(options.bucket.as_ref())).await {
-            Ok(mark) => mark,
+            Ok(mark) => {
+                self.has_read_mark.fetch_or(mark.is_ok(), Ordering::Relaxed);
+                mark
+            }
             Err(_) => Err(NodeError::Bucket(format!(
                 "{} has not answered within {patience:?}: check --storage.object-store, and whether this node reaches it",
                 options.bucket_name
