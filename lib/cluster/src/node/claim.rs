@@ -229,11 +229,12 @@ impl Claim {
         });
     }
 
-    /// As [`Self::hold`], of a node without replicas, which could not ask the bucket: at the generation that is found first.
-    pub fn hold_unasked(&self, cluster: ClusterId) {
+    /// As [`Self::hold`], of a node without replicas, which could not ask the bucket: at the generation that is found first,
+    /// or at the one that it knew where that is later.
+    pub fn hold_unasked(&self, cluster: ClusterId, known: u64) {
         *self.held.lock() = Some(Held {
             cluster,
-            generation: 0,
+            generation: known,
             is_certain: false,
             has_replicas: false,
             is_behind: false,
@@ -312,7 +313,7 @@ impl Claim {
             return Look::Lost(Lost::ToCluster { bucket, ours, found });
         }
         if !held.is_certain {
-            (held.generation, held.is_certain) = (found.generation, true);
+            (held.generation, held.is_certain) = (found.generation.max(held.generation), true);
         }
         let (ours, found) = (held.generation, found.generation);
         held.is_behind |= found > ours;
@@ -344,7 +345,13 @@ impl Claim {
             Look::Ours | Look::Lost(_) => None,
         };
         let is_unread = seen.unread.is_some_and(|since| at.saturating_sub(since) >= SAY_AGAIN);
-        self.foreign.set(i64::from(is_unread || matches!(look, Look::Lost(_))));
+        match &look {
+            Look::Ours => self.foreign.set(0),
+            Look::Lost(_) => self.foreign.set(1),
+            // What was told before holds until the mark is read.
+            Look::Unread(_) if is_unread => self.foreign.set(1),
+            Look::Unread(_) => {}
+        }
         let is_due = seen.said.is_none_or(|said| at.saturating_sub(said) >= SAY_AGAIN);
         let is_new = match (&seen.look, &look) {
             // In other words, it may be.
@@ -405,7 +412,7 @@ impl Starting {
             if options.is_ingester() || self.has_read_mark.load(atomic::Ordering::Relaxed) {
                 claim.hold(identity.cluster_id, identity.generation, options.is_ingester());
             } else {
-                claim.hold_unasked(identity.cluster_id);
+                claim.hold_unasked(identity.cluster_id, identity.generation);
             }
             self.tasks.spawn(Arc::clone(claim).watch(self.stop.child_token()));
         }

@@ -125,12 +125,20 @@ async fn a_bucket_without_a_mark_or_of_a_later_generation_is_not_this_nodes() {
     rig.mark(7, 0).await;
     let error = rig.delete("a").await.unwrap_err().to_string();
     assert!(error.contains("earlier generation"), "{error}");
+    assert_eq!(rig.claim.foreign.get(), 1);
+    rig.mark(7, 1).await;
+    rig.delete("a").await.unwrap();
     rig.plain.put(&path, "{".into()).await.unwrap();
     assert!(rig.delete("a").await.is_err(), "it cannot be told");
     assert_eq!(rig.claim.foreign.get(), 0, "not yet");
     rig.clock.advance(SAY_AGAIN);
     assert!(rig.delete("a").await.is_err());
     assert_eq!(rig.claim.foreign.get(), 1);
+    rig.mark(8, 1).await;
+    assert!(rig.delete("a").await.is_err());
+    rig.plain.put(&path, "{".into()).await.unwrap();
+    assert!(rig.delete("a").await.is_err());
+    assert_eq!(rig.claim.foreign.get(), 1, "as it was told before");
     rig.mark(7, 1).await;
     rig.claim
         .may_write()
@@ -144,11 +152,16 @@ async fn a_node_that_could_not_ask_goes_by_the_first_mark_that_it_sees() {
     let rig = Rig::new(false).await;
     rig.mark(7, 3).await;
     assert!(rig.put("a").await.is_err());
-    rig.claim.hold_unasked(ClusterId(7));
+    rig.claim.hold_unasked(ClusterId(7), 2);
     rig.clock.advance(FRESH_FOR);
     rig.put("a").await.unwrap();
     rig.mark(7, 4).await;
     assert!(rig.delete("a").await.is_err());
+    rig.claim.hold_unasked(ClusterId(7), 5);
+    assert!(
+        rig.delete("a").await.is_err(),
+        "it is known to have been of a later one"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,9 +171,10 @@ async fn a_node_without_replicas_is_told_to_start_again() {
     rig.mark(7, 2).await;
     let stop = CancellationToken::new();
     let watching = tokio::spawn(Arc::clone(&rig.claim).watch(stop.clone()));
-    while rig.claim.foreign.get() == 0 {
+    for _ in 0..10 {
         tokio::time::sleep(FRESH_FOR).await;
     }
+    assert_eq!(rig.claim.foreign.get(), 1);
     let error = rig.delete("a").await.unwrap_err().to_string();
     assert!(error.contains("start it again once"), "{error}");
     assert!(rig.has("a").await);
