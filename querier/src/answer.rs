@@ -251,7 +251,10 @@ mod tests {
         });
         drop(body);
         let written = tokio::time::timeout(SOON, is_done).await.unwrap();
-        assert_eq!(written.unwrap(), Err(Gone));
+        assert!(
+            matches!(written, Err(_) | Ok(Err(Gone))),
+            "it is not begun, or breaks off"
+        );
     }
 
     /// What is cut short must not look like all there is.
