@@ -1,8 +1,9 @@
 //! Whether the bucket is still this node's cluster's, while the node runs.
 //!
-//! A bucket can be given to another cluster (`gnomon cluster recover`), which founds itself on what is in it. A node of
-//! before that went on merging and deleting would take the new one's data. So whatever writes or deletes goes through
-//! [`Claim::bucket`], which compares the bucket's mark with what the node knows itself to be:
+//! A bucket can be given to another cluster (`gnomon bucket check --found-anew`), or be gone on with by one of its nodes
+//! (`gnomon cluster recover`). A node of before that went on merging and deleting would take the new one's data. So
+//! whatever writes or deletes goes through [`Claim::bucket`], which compares the bucket's mark with what the node knows
+//! itself to be:
 //!
 //! ```text
 //! before an object is written    the mark as it was read within the last ten seconds
@@ -100,9 +101,9 @@ enum Lost {
     },
     #[error(
         "the bucket {bucket} has no mark (cluster.json) any more, and this node is a member of cluster {ours}: it was \
-         given up for a new cluster (gnomon cluster recover), or is another bucket. This node writes nothing to it and \
-         deletes nothing in it. Stop the nodes of cluster {ours}; where it is the one that goes on, put {mark} into the \
-         bucket as cluster.json"
+         given up for a new cluster (gnomon cluster recover, bucket check --found-anew), or is another bucket. This node \
+         writes nothing to it and deletes nothing in it. Stop the nodes of cluster {ours}; where it is the one that goes \
+         on, put {mark} into the bucket as cluster.json"
     )]
     Unmarked {
         bucket: String,
